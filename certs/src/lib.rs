@@ -1,1 +1,36 @@
-//! credence-certs
+//! X.509 and key vocabulary: values only.
+//!
+//! This crate knows no network, no file, no clock and no identity scheme: what a SPIFFE ID is stands in
+//! `spiffe`, who may sign in `ca`. Private bytes live in [`SecretKey`] and nowhere else in the workspace.
+//!
+//! Start reading at [`Template`] (one certificate about to be signed), [`Chain`] (what comes back) and
+//! [`verify_chain`] (what anybody must hold against it).
+//!
+//! ```text
+//! Csr --public key--> Template --profile--> sign(Signer) --> Certificate --> Chain --> verify_chain(anchors)
+//!                                              ^ SecretKey
+//! ```
+
+mod certificate;
+mod chain;
+mod csr;
+mod pem;
+mod profile;
+mod secret;
+mod serial;
+mod signer;
+mod template;
+mod time;
+
+pub use self::certificate::{Certificate, CertificateError, SubjectAltName};
+pub use self::chain::{Chain, ChainError, MAX_CHAIN_BYTES, MAX_CHAIN_CERTIFICATES};
+pub use self::csr::{Csr, CsrError, MAX_CSR_BYTES};
+pub use self::pem::{PemError, certificates_from_pem, certificates_to_pem};
+pub use self::profile::Profile;
+pub use self::secret::{KeyError, KeyKind, PublicKey, SecretKey, SpkiHash};
+pub use self::serial::{Serial, SerialError};
+pub use self::signer::{SignError, Signer, SoftwareSigner};
+pub use self::template::{IssueError, Template, Validity, sign};
+#[cfg(any(test, feature = "testing"))]
+pub use self::time::ManualClock;
+pub use self::time::{Clock, Timestamp, format_duration, parse_duration};

@@ -1,0 +1,206 @@
+//! One certificate, parsed once: the facts that the rest of the workspace asks for.
+
+use std::{fmt, net::IpAddr, sync::Arc};
+
+use thiserror::Error;
+use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
+
+use crate::{Serial, SerialError, SpkiHash, Timestamp};
+
+/// Why bytes are not a certificate that Credence can read.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum CertificateError {
+    /// Not DER, or not X.509, or bytes follow.
+    #[error("certificate does not parse: {0}")]
+    Malformed(String),
+    /// A serial number that RFC 5280 4.1.2.2 forbids.
+    #[error("certificate has a bad serial number: {0}")]
+    Serial(#[from] SerialError),
+}
+
+/// A name in the SubjectAltName extension.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum SubjectAltName {
+    /// uniformResourceIdentifier, where SPIFFE IDs stand.
+    Uri(String),
+    /// dNSName.
+    Dns(String),
+    /// iPAddress.
+    Ip(IpAddr),
+    /// Any other form, by the name of its type.
+    Other(&'static str),
+}
+
+/// A certificate: its DER bytes and what they say. Cheap to clone. Parsing says nothing about trust.
+#[derive(Clone)]
+pub struct Certificate(Arc<Facts>);
+
+struct Facts {
+    der: Vec<u8>,
+    serial: Serial,
+    not_before: Timestamp,
+    not_after: Timestamp,
+    subject: String,
+    issuer: String,
+    spki_der: Vec<u8>,
+    subject_alt_names: Vec<SubjectAltName>,
+    is_ca: bool,
+    subject_key_id: Option<Vec<u8>>,
+    authority_key_id: Option<Vec<u8>>,
+}
+
+impl Certificate {
+    /// Parses DER; nothing may follow the certificate.
+    ///
+    /// # Errors
+    /// When it does not parse, or its serial number is not positive.
+    pub fn from_der(der: &[u8]) -> Result<Self, CertificateError> {
+        let malformed = |reason: &dyn fmt::Display| CertificateError::Malformed(reason.to_string());
+        let (rest, parsed) = X509Certificate::from_der(der).map_err(|error| malformed(&error))?;
+        if !rest.is_empty() {
+            return Err(malformed(&format_args!("{} bytes follow it", rest.len())));
+        }
+        let mut facts = Facts {
+            der: der.to_vec(),
+            serial: Serial::from_der_integer(parsed.raw_serial())?,
+            not_before: Timestamp::from_unix_secs(parsed.validity().not_before.timestamp()),
+            not_after: Timestamp::from_unix_secs(parsed.validity().not_after.timestamp()),
+            subject: parsed.subject().to_string(),
+            issuer: parsed.issuer().to_string(),
+            spki_der: parsed.public_key().raw.to_vec(),
+            subject_alt_names: Vec::new(),
+            is_ca: false,
+            subject_key_id: None,
+            authority_key_id: None,
+        };
+        for extension in parsed.extensions() {
+            match extension.parsed_extension() {
+                ParsedExtension::BasicConstraints(basic) => facts.is_ca = basic.ca,
+                ParsedExtension::SubjectKeyIdentifier(id) => facts.subject_key_id = Some(id.0.to_vec()),
+                ParsedExtension::AuthorityKeyIdentifier(id) => {
+                    facts.authority_key_id = id.key_identifier.as_ref().map(|id| id.0.to_vec());
+                }
+                ParsedExtension::SubjectAlternativeName(names) => {
+                    facts.subject_alt_names = names.general_names.iter().map(alt_name).collect();
+                }
+                _ => {}
+            }
+        }
+        Ok(Self(Arc::new(facts)))
+    }
+
+    /// The DER bytes.
+    #[must_use]
+    pub fn der(&self) -> &[u8] {
+        &self.0.der
+    }
+
+    /// The serial number.
+    #[must_use]
+    pub fn serial(&self) -> &Serial {
+        &self.0.serial
+    }
+
+    /// The first second in which it is valid.
+    #[must_use]
+    pub fn not_before(&self) -> Timestamp {
+        self.0.not_before
+    }
+
+    /// The last second in which it is valid.
+    #[must_use]
+    pub fn not_after(&self) -> Timestamp {
+        self.0.not_after
+    }
+
+    /// The subject's distinguished name as text; empty for our leaves.
+    #[must_use]
+    pub fn subject(&self) -> &str {
+        &self.0.subject
+    }
+
+    /// The issuer's distinguished name as text.
+    #[must_use]
+    pub fn issuer(&self) -> &str {
+        &self.0.issuer
+    }
+
+    /// The DER SubjectPublicKeyInfo.
+    #[must_use]
+    pub fn spki_der(&self) -> &[u8] {
+        &self.0.spki_der
+    }
+
+    /// SHA-256 over the SubjectPublicKeyInfo.
+    #[must_use]
+    pub fn spki_hash(&self) -> SpkiHash {
+        SpkiHash::of(&self.0.spki_der)
+    }
+
+    /// Every name in SubjectAltName, in order.
+    #[must_use]
+    pub fn subject_alt_names(&self) -> &[SubjectAltName] {
+        &self.0.subject_alt_names
+    }
+
+    /// Whether BasicConstraints says that it may sign certificates.
+    #[must_use]
+    pub fn is_ca(&self) -> bool {
+        self.0.is_ca
+    }
+
+    /// SubjectKeyIdentifier, if present.
+    #[must_use]
+    pub fn subject_key_id(&self) -> Option<&[u8]> {
+        self.0.subject_key_id.as_deref()
+    }
+
+    /// AuthorityKeyIdentifier's key id, if present.
+    #[must_use]
+    pub fn authority_key_id(&self) -> Option<&[u8]> {
+        self.0.authority_key_id.as_deref()
+    }
+
+    /// SHA-256 over the DER bytes, as people compare certificates.
+    #[must_use]
+    pub fn fingerprint(&self) -> [u8; 32] {
+        SpkiHash::of(&self.0.der).0
+    }
+}
+
+impl PartialEq for Certificate {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.der == other.0.der
+    }
+}
+
+impl Eq for Certificate {}
+
+impl fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Certificate")
+            .field("serial", &self.0.serial)
+            .field("subject", &self.0.subject)
+            .field("names", &self.0.subject_alt_names)
+            .field("not_after", &self.0.not_after)
+            .finish_non_exhaustive()
+    }
+}
+
+fn alt_name(name: &GeneralName<'_>) -> SubjectAltName {
+    match name {
+        GeneralName::URI(uri) => SubjectAltName::Uri((*uri).to_owned()),
+        GeneralName::DNSName(dns) => SubjectAltName::Dns((*dns).to_owned()),
+        GeneralName::IPAddress(octets) => match octets.len() {
+            4 => <[u8; 4]>::try_from(*octets).map(|ip| SubjectAltName::Ip(ip.into())),
+            16 => <[u8; 16]>::try_from(*octets).map(|ip| SubjectAltName::Ip(ip.into())),
+            _ => return SubjectAltName::Other("malformed iPAddress"),
+        }
+        .unwrap_or(SubjectAltName::Other("malformed iPAddress")),
+        GeneralName::RFC822Name(_) => SubjectAltName::Other("rfc822Name"),
+        GeneralName::DirectoryName(_) => SubjectAltName::Other("directoryName"),
+        GeneralName::OtherName(..) => SubjectAltName::Other("otherName"),
+        GeneralName::RegisteredID(_) => SubjectAltName::Other("registeredID"),
+        _ => SubjectAltName::Other("other"),
+    }
+}

@@ -1,0 +1,107 @@
+//! Serial numbers: 20 octets, 159 random bits.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// A certificate's serial number, unique under its issuer: positive, at most 20 octets (RFC 5280 4.1.2.2),
+/// kept as the DER integer's content without a leading zero.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct Serial(Vec<u8>);
+
+/// Why bytes or text are no serial number.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum SerialError {
+    /// Not 1 to 20 octets.
+    #[error("serial number has {0} octets, 1 to 20 are allowed")]
+    Length(usize),
+    /// Zero, or the top bit set.
+    #[error("serial number is not positive")]
+    NotPositive,
+    /// Not hexadecimal.
+    #[error("serial number is not hexadecimal")]
+    NotHex,
+}
+
+impl Serial {
+    /// Makes a serial of 159 bits out of 20 random octets: the top bit is cleared, and the next one set so
+    /// that all serials have the same length.
+    #[must_use]
+    pub fn from_random(mut octets: [u8; 20]) -> Self {
+        octets[0] = (octets[0] & 0x7f) | 0x40;
+        Self(octets.to_vec())
+    }
+
+    /// Draws one from the system's random generator.
+    #[must_use]
+    pub fn random() -> Self {
+        let mut octets = [0; 20];
+        aws_lc_rs::rand::fill(&mut octets).expect("the system random generator answers");
+        Self::from_random(octets)
+    }
+
+    /// Takes the octets of a DER INTEGER (a leading zero that only keeps it positive is dropped).
+    ///
+    /// # Errors
+    /// When the number is zero, negative or longer than 20 octets.
+    pub fn from_der_integer(octets: &[u8]) -> Result<Self, SerialError> {
+        if octets.is_empty() || octets.len() > 20 {
+            return Err(SerialError::Length(octets.len()));
+        }
+        if octets[0] & 0x80 != 0 {
+            return Err(SerialError::NotPositive);
+        }
+        let significant = if octets[0] == 0 { &octets[1..] } else { octets };
+        if significant.iter().all(|octet| *octet == 0) {
+            return Err(SerialError::NotPositive);
+        }
+        Ok(Self(significant.to_vec()))
+    }
+
+    /// The octets, most significant first.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Display for Serial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(&self.0))
+    }
+}
+
+impl fmt::Debug for Serial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Serial {
+    type Err = SerialError;
+    fn from_str(text: &str) -> Result<Self, SerialError> {
+        let octets = hex::decode(text.replace(':', "")).map_err(|_| SerialError::NotHex)?;
+        if octets.is_empty() || octets.len() > 20 {
+            return Err(SerialError::Length(octets.len()));
+        }
+        if octets.iter().all(|octet| *octet == 0) {
+            return Err(SerialError::NotPositive);
+        }
+        Ok(Self(octets))
+    }
+}
+
+impl From<Serial> for String {
+    fn from(serial: Serial) -> Self {
+        serial.to_string()
+    }
+}
+
+impl TryFrom<String> for Serial {
+    type Error = SerialError;
+    fn try_from(text: String) -> Result<Self, SerialError> {
+        text.parse()
+    }
+}

@@ -1,0 +1,256 @@
+//! One certificate about to be signed. Everything in it is ours; a request gave the public key alone.
+
+use std::{net::IpAddr, time::Duration};
+
+use ::time::OffsetDateTime;
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyUsagePurpose, SanType, SerialNumber, string::Ia5String,
+};
+use rustls_pki_types::CertificateDer;
+use thiserror::Error;
+
+use crate::{Certificate, CertificateError, Profile, PublicKey, Serial, SignError, Signer, Timestamp};
+
+/// From when to when, both inclusive and in whole seconds (RFC 5280 4.1.2.5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Validity {
+    /// The first valid second.
+    pub not_before: Timestamp,
+    /// The last valid second.
+    pub not_after: Timestamp,
+}
+
+impl Validity {
+    /// How far `notBefore` is set back, for peers whose clocks lag.
+    pub const BACKDATE: Duration = Duration::from_secs(60);
+
+    /// A life of `lifetime` counted from `now`, backdated by [`Validity::BACKDATE`], inside the issuer's own
+    /// validity: never before its start, and at most a second before its end.
+    #[must_use]
+    pub fn starting(now: Timestamp, lifetime: Duration, issuer: Option<Self>) -> Self {
+        let mut not_before = (now - Self::BACKDATE).floor_secs();
+        let mut not_after = (now + lifetime).floor_secs();
+        if let Some(issuer) = issuer {
+            not_before = not_before.max(issuer.not_before);
+            not_after = not_after.min(issuer.not_after - Duration::from_secs(1));
+        }
+        Self { not_before, not_after }
+    }
+}
+
+/// What a certificate will say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Template {
+    /// Which kind; it decides constraints and usages.
+    pub profile: Profile,
+    /// Its number under the issuer.
+    pub serial: Serial,
+    /// Its life.
+    pub validity: Validity,
+    /// The key it certifies.
+    pub public_key: PublicKey,
+    /// Organization and common name, for authorities only; the subject of a leaf is empty.
+    pub subject: Option<(String, String)>,
+    /// The one URI name: the SPIFFE ID of a leaf, the trust domain of an authority.
+    pub uri: String,
+    /// Further DNS names, for our own server.
+    pub dns_names: Vec<String>,
+    /// Further addresses, for our own server.
+    pub ip_addresses: Vec<IpAddr>,
+}
+
+/// Why a certificate was not made.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum IssueError {
+    /// A name does not fit into the certificate.
+    #[error("name {0:?} cannot stand in a certificate")]
+    Name(String),
+    /// The template breaks a rule of its profile.
+    #[error("template breaks its profile: {0}")]
+    Template(&'static str),
+    /// The issuer's certificate cannot issue.
+    #[error("issuer certificate cannot be used: {0}")]
+    Issuer(String),
+    /// The key did not sign.
+    #[error(transparent)]
+    Sign(#[from] SignError),
+    /// What was made does not read back.
+    #[error("issued certificate does not read back: {0}")]
+    Output(#[from] CertificateError),
+}
+
+/// Builds what `template` says and signs it. `issuer` is the signer's certificate; `None` makes a self-signed
+/// root, whose signer must hold the template's own key.
+///
+/// This is the assembly only: who may ask for what is `ca`'s to decide, and what may come out is checked by
+/// the lint.
+///
+/// # Errors
+/// See [`IssueError`].
+pub fn sign(
+    template: &Template,
+    issuer: Option<&Certificate>,
+    signer: &dyn Signer,
+) -> Result<Certificate, IssueError> {
+    let params = params(template)?;
+    let key = RcgenSigner(signer);
+    let der = match issuer {
+        None => {
+            if signer.public() != &template.public_key {
+                return Err(IssueError::Template("a self-signed certificate certifies its own key"));
+            }
+            params.self_signed(&key)
+        }
+        Some(certificate) => {
+            if certificate.spki_der() != signer.public().spki_der() {
+                return Err(IssueError::Issuer("its key is not the signer's".to_owned()));
+            }
+            let der = CertificateDer::from(certificate.der());
+            let issuer =
+                Issuer::from_ca_cert_der(&der, key).map_err(|error| IssueError::Issuer(error.to_string()))?;
+            params.signed_by(&RcgenPublic(&template.public_key), &issuer)
+        }
+    }
+    .map_err(|error| SignError::Failed(error.to_string()))?;
+    Ok(Certificate::from_der(der.der())?)
+}
+
+fn params(template: &Template) -> Result<CertificateParams, IssueError> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    if let Some((organization, common_name)) = &template.subject {
+        params.distinguished_name.push(DnType::OrganizationName, organization.as_str());
+        params.distinguished_name.push(DnType::CommonName, common_name.as_str());
+    }
+    let ia5 = |name: &String| Ia5String::try_from(name.as_str()).map_err(|_| IssueError::Name(name.clone()));
+    params.subject_alt_names.push(SanType::URI(ia5(&template.uri)?));
+    for name in &template.dns_names {
+        params.subject_alt_names.push(SanType::DnsName(ia5(name)?));
+    }
+    params.subject_alt_names.extend(template.ip_addresses.iter().copied().map(SanType::IpAddress));
+    params.serial_number = Some(SerialNumber::from_slice(template.serial.as_bytes()));
+    params.not_before = date(template.validity.not_before)?;
+    params.not_after = date(template.validity.not_after)?;
+    params.use_authority_key_identifier_extension = template.profile != Profile::Root;
+    match template.profile.path_length() {
+        Some(length) => {
+            if template.subject.is_none() {
+                return Err(IssueError::Template("an authority has a subject"));
+            }
+            params.is_ca = IsCa::Ca(BasicConstraints::Constrained(length));
+            params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        }
+        None => {
+            if template.subject.is_some() {
+                return Err(IssueError::Template("a leaf has an empty subject"));
+            }
+            params.is_ca = IsCa::ExplicitNoCa;
+            params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+            params.extended_key_usages =
+                vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        }
+    }
+    Ok(params)
+}
+
+fn date(at: Timestamp) -> Result<OffsetDateTime, IssueError> {
+    OffsetDateTime::from_unix_timestamp(at.unix_secs())
+        .map_err(|_| IssueError::Template("validity is out of range"))
+}
+
+/// Lets rcgen sign through the [`Signer`] port.
+struct RcgenSigner<'a>(&'a dyn Signer);
+
+impl rcgen::PublicKeyData for RcgenSigner<'_> {
+    fn der_bytes(&self) -> &[u8] {
+        point(self.0.public())
+    }
+    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
+        self.0.public().kind().rcgen()
+    }
+}
+
+impl rcgen::SigningKey for RcgenSigner<'_> {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+        self.0.sign(message).map_err(|_| rcgen::Error::RemoteKeyError)
+    }
+}
+
+struct RcgenPublic<'a>(&'a PublicKey);
+
+impl rcgen::PublicKeyData for RcgenPublic<'_> {
+    fn der_bytes(&self) -> &[u8] {
+        point(self.0)
+    }
+    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
+        self.0.kind().rcgen()
+    }
+}
+
+/// The uncompressed point: what follows the fixed prefix that [`PublicKey`] checked.
+fn point(key: &PublicKey) -> &[u8] {
+    let length = match key.kind() {
+        crate::KeyKind::P256 => 65,
+        crate::KeyKind::P384 => 97,
+    };
+    &key.spki_der()[key.spki_der().len() - length..]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Csr, SecretKey, SoftwareSigner, SubjectAltName};
+
+    #[test]
+    fn a_leaf_says_what_its_template_says() {
+        let now = Timestamp::from_unix_secs(1_800_000_000);
+        let root_key = SecretKey::generate(Profile::Root.key_kind());
+        let root_signer = SoftwareSigner::try_new(&root_key).unwrap();
+        let root = sign(
+            &Template {
+                profile: Profile::Root,
+                serial: Serial::random(),
+                validity: Validity::starting(now, Profile::Root.default_lifetime(), None),
+                public_key: root_key.public().clone(),
+                subject: Some(("Credence".into(), "td root".into())),
+                uri: "spiffe://td".into(),
+                dns_names: vec![],
+                ip_addresses: vec![],
+            },
+            None,
+            &root_signer,
+        )
+        .unwrap();
+        assert!(root.is_ca());
+
+        let key = SecretKey::generate(Profile::Workload.key_kind());
+        let csr = Csr::from_der(&Csr::build(&key)).unwrap();
+        let template = Template {
+            profile: Profile::Workload,
+            serial: Serial::random(),
+            validity: Validity::starting(now, Duration::from_secs(3600), None),
+            public_key: csr.public_key().clone(),
+            subject: None,
+            uri: "spiffe://td/web".into(),
+            dns_names: vec!["localhost".into()],
+            ip_addresses: vec!["127.0.0.1".parse().unwrap(), "::1".parse().unwrap()],
+        };
+        let leaf = sign(&template, Some(&root), &root_signer).unwrap();
+        assert_eq!(leaf.serial(), &template.serial);
+        assert_eq!(leaf.not_after(), template.validity.not_after);
+        assert_eq!(leaf.subject(), "");
+        assert_eq!(leaf.spki_der(), key.public().spki_der());
+        assert_eq!(leaf.authority_key_id(), root.subject_key_id());
+        assert_eq!(
+            leaf.subject_alt_names(),
+            [
+                SubjectAltName::Uri("spiffe://td/web".into()),
+                SubjectAltName::Dns("localhost".into()),
+                SubjectAltName::Ip("127.0.0.1".parse().unwrap()),
+                SubjectAltName::Ip("::1".parse().unwrap()),
+            ]
+        );
+        assert!(!leaf.is_ca());
+    }
+}
