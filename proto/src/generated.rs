@@ -1,0 +1,14 @@
+//! What `build.rs` writes. Its documentation is that of the `.proto` files.
+
+#[expect(dead_code, missing_docs, unreachable_pub, unused_qualifications, clippy::all, reason = "generated")]
+mod code {
+    include!(concat!(env!("OUT_DIR"), "/envoy/mod.rs"));
+    /// Our own services: enrolment and renewal of nodes.
+    pub mod credence {
+        pub mod v1 {
+            include!(concat!(env!("OUT_DIR"), "/credence/credence.v1.rs"));
+        }
+    }
+}
+
+pub use code::{credence, envoy, google, xds};
