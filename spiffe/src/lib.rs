@@ -1,1 +1,27 @@
-//! credence-spiffe
+//! Who someone is: SPIFFE identities, the documents that prove them, and what an identity is entitled to.
+//!
+//! This crate knows no socket, store or Envoy. It parses and compares; deciding to sign is `ca`'s, sending is
+//! `xds`'s. Start reading at [`SpiffeId`], then [`Peer`] (a verified other end), then [`Binding`] (what a node
+//! may have).
+//!
+//! ```text
+//! TLS chain --verify_svid(TrustBundle)--> Peer --Bindings--> Binding --> names it may ask for
+//! ```
+
+mod binding;
+mod block;
+mod bundle;
+mod id;
+mod issuer;
+mod names;
+mod peer;
+
+pub use self::binding::{Binding, BindingError, BindingState, Bindings, MAX_IDENTITIES, MAX_LABELS};
+pub use self::block::BlockList;
+pub use self::bundle::{Trust, TrustBundle};
+pub use self::id::{IdError, MAX_ID_BYTES, MAX_TRUST_DOMAIN_BYTES, SpiffeId, TrustDomain};
+pub use self::issuer::{
+    AuthorityId, IssueError, IssuedSvid, Purpose, SvidIssuer, SvidRequest, TokenRefusal, TokenSpend,
+};
+pub use self::names::{Labels, NameError, Namespace, NodeId, RequestId, Tenant};
+pub use self::peer::{Class, Peer, VerifiedSvid};

@@ -1,0 +1,156 @@
+//! What a node's identity entitles it to.
+
+use std::collections::BTreeMap;
+
+use certs::Timestamp;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::{Class, Labels, Namespace, NodeId, SpiffeId, Tenant, TrustDomain};
+
+/// The most workload identities one node may speak for.
+pub const MAX_IDENTITIES: usize = 64;
+/// The most labels one node may have.
+pub const MAX_LABELS: usize = 64;
+
+/// Whether a node may connect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BindingState {
+    /// It may enrol, connect and renew.
+    Enabled,
+    /// It may do nothing; kept so that its name is not given away unnoticed.
+    Disabled,
+}
+
+/// Why a binding cannot be written.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum BindingError {
+    /// A node without a workload identity cannot serve anything.
+    #[error("node {0} has no workload identity")]
+    NoIdentity(NodeId),
+    /// An identity of another trust domain.
+    #[error("identity {id} is not in trust domain {domain}")]
+    ForeignIdentity {
+        /// The identity asked for.
+        id: SpiffeId,
+        /// The one trust domain of this deployment.
+        domain: TrustDomain,
+    },
+    /// An identity under `/credence/`.
+    #[error("identity {0} is reserved")]
+    ReservedIdentity(SpiffeId),
+    /// More than [`MAX_IDENTITIES`] or [`MAX_LABELS`].
+    #[error("{what}: {count} are too many, at most {limit} are allowed")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many.
+        count: usize,
+        /// How many are allowed.
+        limit: usize,
+    },
+}
+
+/// What one node is entitled to. Looked up by the identity of its certificate; what the node says of itself is
+/// compared with it and never believed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Binding {
+    /// The node.
+    pub node: NodeId,
+    /// Whose it is.
+    pub tenant: Tenant,
+    /// Which documents may reach it.
+    pub namespace: Namespace,
+    /// What selectors match.
+    pub labels: Labels,
+    /// The workload identities it speaks for; the first is its `default`. Never empty.
+    pub identities: Vec<SpiffeId>,
+    /// Whether it may connect.
+    pub state: BindingState,
+    /// When it was written first.
+    pub created: Timestamp,
+}
+
+impl Binding {
+    /// Checks the rules that hold for every binding of `domain`.
+    ///
+    /// # Errors
+    /// See [`BindingError`].
+    pub fn validate(&self, domain: &TrustDomain) -> Result<(), BindingError> {
+        if self.identities.is_empty() {
+            return Err(BindingError::NoIdentity(self.node.clone()));
+        }
+        for (what, count, limit) in
+            [("identities", self.identities.len(), MAX_IDENTITIES), ("labels", self.labels.len(), MAX_LABELS)]
+        {
+            if count > limit {
+                return Err(BindingError::TooMany { what, count, limit });
+            }
+        }
+        for id in &self.identities {
+            if id.trust_domain() != domain {
+                return Err(BindingError::ForeignIdentity { id: id.clone(), domain: domain.clone() });
+            }
+            if id.class() != Ok(Class::Workload) {
+                return Err(BindingError::ReservedIdentity(id.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    /// The identity that the secret name `default` means.
+    #[must_use]
+    pub fn default_identity(&self) -> &SpiffeId {
+        self.identities.first().expect("a validated binding has an identity")
+    }
+
+    /// Whether the node carries every label of `wanted`.
+    #[must_use]
+    pub fn matches(&self, wanted: &Labels) -> bool {
+        wanted.iter().all(|(key, value)| self.labels.get(key) == Some(value))
+    }
+}
+
+/// All bindings at one moment. Published as `watch<Arc<Bindings>>`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Bindings {
+    by_node: BTreeMap<NodeId, Binding>,
+}
+
+impl Bindings {
+    /// Collects bindings; a later one of the same node wins.
+    #[must_use]
+    pub fn new(bindings: impl IntoIterator<Item = Binding>) -> Self {
+        Self { by_node: bindings.into_iter().map(|binding| (binding.node.clone(), binding)).collect() }
+    }
+
+    /// The binding of `node`.
+    #[must_use]
+    pub fn get(&self, node: &NodeId) -> Option<&Binding> {
+        self.by_node.get(node)
+    }
+
+    /// The binding of `node` if it may connect.
+    #[must_use]
+    pub fn enabled(&self, node: &NodeId) -> Option<&Binding> {
+        self.get(node).filter(|binding| binding.state == BindingState::Enabled)
+    }
+
+    /// All of them, by node.
+    pub fn iter(&self) -> impl Iterator<Item = &Binding> {
+        self.by_node.values()
+    }
+
+    /// How many.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.by_node.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.by_node.is_empty()
+    }
+}

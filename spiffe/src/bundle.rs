@@ -1,0 +1,101 @@
+//! The certificates that are authoritative for a trust domain.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use certs::{Certificate, SpkiHash, Timestamp};
+use ring::digest;
+
+use crate::TrustDomain;
+
+/// The roots of one trust domain, with a sequence number that grows with every change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrustBundle {
+    domain: TrustDomain,
+    authorities: Vec<Certificate>,
+    sequence: u64,
+}
+
+impl TrustBundle {
+    /// A bundle of `authorities`, in an order that does not depend on how they were found.
+    #[must_use]
+    pub fn new(domain: TrustDomain, mut authorities: Vec<Certificate>, sequence: u64) -> Self {
+        authorities.sort_by_key(Certificate::fingerprint);
+        authorities.dedup();
+        Self { domain, authorities, sequence }
+    }
+
+    /// Whose it is.
+    #[must_use]
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.domain
+    }
+
+    /// The roots.
+    #[must_use]
+    pub fn authorities(&self) -> &[Certificate] {
+        &self.authorities
+    }
+
+    /// Grows with every change.
+    #[must_use]
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// The roots that are valid at `now`: an expired anchor is no anchor.
+    pub fn valid_authorities(&self, now: Timestamp) -> impl Iterator<Item = &Certificate> {
+        self.authorities.iter().filter(move |root| root.not_before() <= now && now <= root.not_after())
+    }
+
+    /// SHA-256 over the sorted roots: two bundles with equal content have equal hashes.
+    #[must_use]
+    pub fn content_hash(&self) -> [u8; 32] {
+        let mut context = digest::Context::new(&digest::SHA256);
+        for root in &self.authorities {
+            context.update(&root.fingerprint());
+        }
+        let mut hash = [0; 32];
+        hash.copy_from_slice(context.finish().as_ref());
+        hash
+    }
+}
+
+/// Everything that may be trusted: the own bundle, and those of federated domains beside it, never pooled.
+/// Published as `watch<Arc<Trust>>`.
+#[derive(Debug, Clone)]
+pub struct Trust {
+    own: Arc<TrustBundle>,
+    federated: BTreeMap<TrustDomain, Arc<TrustBundle>>,
+    tainted: Vec<SpkiHash>,
+}
+
+impl Trust {
+    /// The own bundle alone.
+    #[must_use]
+    pub fn new(own: TrustBundle) -> Self {
+        Self { own: Arc::new(own), federated: BTreeMap::new(), tainted: Vec::new() }
+    }
+
+    /// The bundle of our own trust domain.
+    #[must_use]
+    pub fn own(&self) -> &Arc<TrustBundle> {
+        &self.own
+    }
+
+    /// The bundle of `domain`, which alone may vouch for its identities (SPIFFE Federation 7.3).
+    #[must_use]
+    pub fn of(&self, domain: &TrustDomain) -> Option<&Arc<TrustBundle>> {
+        if self.own.trust_domain() == domain { Some(&self.own) } else { self.federated.get(domain) }
+    }
+
+    /// Every bundle, the own one first.
+    pub fn bundles(&self) -> impl Iterator<Item = &Arc<TrustBundle>> {
+        std::iter::once(&self.own).chain(self.federated.values())
+    }
+
+    /// Keys that no certificate may carry any more.
+    #[must_use]
+    pub fn tainted(&self) -> &[SpkiHash] {
+        &self.tainted
+    }
+}

@@ -1,0 +1,133 @@
+//! The authenticated other end of a connection.
+
+use std::net::SocketAddr;
+
+use certs::{Serial, SpkiHash, Timestamp};
+
+use crate::{NodeId, SpiffeId};
+
+/// Which class of certificate an identity belongs to (DESIGN section 5). Each listener admits its own only.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// `/credence/node/NODE`: a proxy or agent towards us.
+    Node(NodeId),
+    /// Any other path: proxy to proxy, nothing of ours.
+    Workload,
+    /// `/credence/server`: us.
+    Server,
+    /// `/credence/operator/NAME`: whoever operates us.
+    Operator(String),
+}
+
+impl Class {
+    /// The word that audit and metrics use.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Node(_) => "node",
+            Self::Workload => "workload",
+            Self::Server => "server",
+            Self::Operator(_) => "operator",
+        }
+    }
+}
+
+/// What `verify_svid` found: the proof that a chain is an SVID of this identity. It cannot be made by hand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifiedSvid {
+    pub(crate) id: SpiffeId,
+    pub(crate) class: Class,
+    pub(crate) serial: Serial,
+    pub(crate) spki: SpkiHash,
+    pub(crate) authority: SpkiHash,
+    pub(crate) not_after: Timestamp,
+}
+
+impl VerifiedSvid {
+    /// Whose.
+    #[must_use]
+    pub fn id(&self) -> &SpiffeId {
+        &self.id
+    }
+
+    /// Of which class.
+    #[must_use]
+    pub fn class(&self) -> &Class {
+        &self.class
+    }
+
+    /// The leaf's serial number.
+    #[must_use]
+    pub fn serial(&self) -> &Serial {
+        &self.serial
+    }
+
+    /// The leaf's key.
+    #[must_use]
+    pub fn spki(&self) -> SpkiHash {
+        self.spki
+    }
+
+    /// The key that signed the leaf.
+    #[must_use]
+    pub fn authority(&self) -> SpkiHash {
+        self.authority
+    }
+
+    /// When the leaf ends.
+    #[must_use]
+    pub fn not_after(&self) -> Timestamp {
+        self.not_after
+    }
+
+    /// An SVID without proof, for tests of what comes after verification.
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn for_tests(id: SpiffeId, not_after: Timestamp) -> Self {
+        let class = id.class().expect("test identities have a class");
+        let spki = SpkiHash::of(id.as_str().as_bytes());
+        Self { id, class, serial: Serial::random(), spki, authority: SpkiHash([0; 32]), not_after }
+    }
+}
+
+/// A verified SVID at the other end of one connection. Every stream and every call begins with one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    svid: VerifiedSvid,
+    remote: SocketAddr,
+}
+
+impl Peer {
+    /// The peer that presented `svid` from `remote`.
+    #[must_use]
+    pub fn new(svid: VerifiedSvid, remote: SocketAddr) -> Self {
+        Self { svid, remote }
+    }
+
+    /// What it proved.
+    #[must_use]
+    pub fn svid(&self) -> &VerifiedSvid {
+        &self.svid
+    }
+
+    /// Its identity.
+    #[must_use]
+    pub fn id(&self) -> &SpiffeId {
+        &self.svid.id
+    }
+
+    /// The node it is, if it is one.
+    #[must_use]
+    pub fn node(&self) -> Option<&NodeId> {
+        match &self.svid.class {
+            Class::Node(node) => Some(node),
+            Class::Workload | Class::Server | Class::Operator(_) => None,
+        }
+    }
+
+    /// Where it connected from; for logs and audit, never for decisions.
+    #[must_use]
+    pub fn remote(&self) -> SocketAddr {
+        self.remote
+    }
+}
