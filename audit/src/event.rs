@@ -1,0 +1,205 @@
+//! One thing that happened.
+
+use std::{collections::BTreeMap, fmt, net::SocketAddr};
+
+use certs::Timestamp;
+use serde::{Deserialize, Serialize};
+use spiffe::{RequestId, SpiffeId, Tenant};
+
+/// Who did it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Actor {
+    /// Credence itself, on a schedule.
+    System,
+    /// Whoever runs commands on the host, such as `init`.
+    Host,
+    /// A verified identity.
+    Identity {
+        /// Its SPIFFE ID.
+        id: SpiffeId,
+    },
+    /// Somebody who proved nothing: the address is all there is.
+    Stranger {
+        /// Where the connection came from.
+        address: String,
+    },
+}
+
+impl Actor {
+    /// A stranger at `remote`. Only the address counts, not the port, so that a stranger stays one stranger.
+    #[must_use]
+    pub fn stranger(remote: SocketAddr) -> Self {
+        Self::Stranger { address: remote.ip().to_string() }
+    }
+}
+
+impl fmt::Display for Actor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::System => f.write_str("system"),
+            Self::Host => f.write_str("host"),
+            Self::Identity { id } => id.fmt(f),
+            Self::Stranger { address } => f.write_str(address),
+        }
+    }
+}
+
+/// What was done or refused. The words are part of the contract: people search for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    /// The data directory, root and issuing authority were made.
+    Init,
+    /// The server process started.
+    Start,
+    /// A draft revision of a document was stored.
+    DocumentPut,
+    /// A revision became effective.
+    DocumentApply,
+    /// A document was deleted.
+    DocumentDelete,
+    /// An older revision became effective again, as a new one.
+    DocumentRollback,
+    /// A node's binding was written, with a join token.
+    ProxyEnroll,
+    /// A node's binding was removed.
+    ProxyRemove,
+    /// A node was told to fetch everything again.
+    ProxyReload,
+    /// A join token was revoked.
+    TokenRevoke,
+    /// A join token was burned by wrong secrets.
+    TokenBurn,
+    /// A node got its first certificate.
+    NodeEnrol,
+    /// A certificate is about to be signed.
+    CertificateIntent,
+    /// A certificate was issued.
+    CertificateIssue,
+    /// A certificate was not issued although it was intended.
+    CertificateFail,
+    /// An authority was made.
+    AuthorityPrepare,
+    /// An authority began to sign.
+    AuthorityActivate,
+    /// An authority stopped signing and only verifies.
+    AuthorityRetire,
+    /// An authority left, its key destroyed.
+    AuthorityRemove,
+    /// An identity was blocked.
+    IdentityBlock,
+    /// A block was lifted.
+    IdentityUnblock,
+    /// A connection was refused, before or after its handshake.
+    ConnectionRefuse,
+    /// A discovery stream was refused or ended by us.
+    StreamRefuse,
+    /// A secret was asked for by a node that may not have it.
+    SecretRefuse,
+    /// An enrolment was refused.
+    EnrolRefuse,
+    /// A renewal of a node certificate was refused.
+    RenewalRefuse,
+    /// A management call was refused.
+    CallRefuse,
+    /// An operator's certificate was issued again on the host.
+    OperatorReissue,
+}
+
+impl Action {
+    /// The word, as it is stored and searched.
+    #[must_use]
+    pub fn word(self) -> String {
+        serde_json::to_value(self).ok().and_then(|word| word.as_str().map(str::to_owned)).unwrap_or_default()
+    }
+}
+
+/// How it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// Done.
+    Done,
+    /// Not allowed.
+    Refused,
+    /// Allowed, and failed.
+    Failed,
+}
+
+/// One thing that happened. Its fields are names and numbers; no type that holds a secret fits in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// When.
+    pub at: Timestamp,
+    /// Who.
+    pub actor: Actor,
+    /// What.
+    pub action: Action,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// On whose account.
+    pub tenant: Tenant,
+    /// To what: a SPIFFE ID, `Kind namespace/name`, an authority or token id.
+    pub object: String,
+    /// Why, in one sentence; empty where the action says it all.
+    pub reason: String,
+    /// Further names and numbers, by key, in the keys of the log fields.
+    pub details: BTreeMap<String, String>,
+    /// The request that it belongs to.
+    pub request_id: Option<RequestId>,
+    /// How often it happened within its minute: 1 for changes, more for repeated refusals.
+    pub count: u64,
+}
+
+impl Event {
+    /// Something that was done.
+    #[must_use]
+    pub fn done(at: Timestamp, actor: Actor, action: Action, object: impl Into<String>) -> Self {
+        Self {
+            at,
+            actor,
+            action,
+            outcome: Outcome::Done,
+            tenant: Tenant::default(),
+            object: object.into(),
+            reason: String::new(),
+            details: BTreeMap::new(),
+            request_id: None,
+            count: 1,
+        }
+    }
+
+    /// Something that was refused, with the reason.
+    #[must_use]
+    pub fn refused(
+        at: Timestamp,
+        actor: Actor,
+        action: Action,
+        object: impl Into<String>,
+        reason: impl Into<String>,
+    ) -> Self {
+        Self { outcome: Outcome::Refused, reason: reason.into(), ..Self::done(at, actor, action, object) }
+    }
+
+    /// The same with one more detail.
+    #[must_use]
+    pub fn with(mut self, key: &str, value: impl fmt::Display) -> Self {
+        self.details.insert(key.to_owned(), value.to_string());
+        self
+    }
+
+    /// The same on account of `tenant`.
+    #[must_use]
+    pub fn for_tenant(mut self, tenant: Tenant) -> Self {
+        self.tenant = tenant;
+        self
+    }
+
+    /// The same as part of `request`.
+    #[must_use]
+    pub fn in_request(mut self, request: RequestId) -> Self {
+        self.request_id = Some(request);
+        self
+    }
+}
