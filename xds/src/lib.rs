@@ -1,1 +1,18 @@
-//! credence-xds
+//! Configuration delivery: from what operators declare to what each proxy has acknowledged.
+//!
+//! Knows names of secrets and never secrets: those enter a session only as opaque [`Resource`]s that a
+//! [`SecretSource`] supplies per peer. Knows no store and no issuer.
+//!
+//! ```text
+//! documents --model--> validate --translate--> Resource --> Snapshot --> Views --hub--> Session --> proxy
+//!                                                            SecretSource ------------> Session
+//!                                                                     status <--ACK/NACK--'
+//! ```
+
+mod resource;
+mod secrets;
+mod snapshot;
+
+pub use self::resource::{Resource, TypeUrl, Version};
+pub use self::secrets::{SecretFeed, SecretOffer, SecretSource, SecretView};
+pub use self::snapshot::{Snapshot, ViewId, Views};
