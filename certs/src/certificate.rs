@@ -5,7 +5,11 @@ use std::{fmt, net::IpAddr, sync::Arc};
 use thiserror::Error;
 use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
 
-use crate::{Serial, SerialError, SpkiHash, Timestamp};
+use crate::{
+    Serial, SerialError, SpkiHash, Timestamp,
+    anatomy::{self, Anatomy, oid},
+    der,
+};
 
 /// Why bytes are not a certificate that Credence can read.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -31,6 +35,58 @@ pub enum SubjectAltName {
     Other(&'static str),
 }
 
+/// The KeyUsage extension (RFC 5280 4.2.1.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyUsage {
+    critical: bool,
+    bits: u16,
+}
+
+impl KeyUsage {
+    /// Whether the extension is critical.
+    #[must_use]
+    pub fn is_critical(self) -> bool {
+        self.critical
+    }
+
+    /// Whether the key may authenticate a TLS peer.
+    #[must_use]
+    pub fn has_digital_signature(self) -> bool {
+        self.bits & 0x8000 != 0
+    }
+
+    /// Whether the key may sign certificates.
+    #[must_use]
+    pub fn has_key_cert_sign(self) -> bool {
+        self.bits & 0x0400 != 0
+    }
+
+    /// Whether the key may sign revocation lists.
+    #[must_use]
+    pub fn has_crl_sign(self) -> bool {
+        self.bits & 0x0200 != 0
+    }
+
+    /// All bits, digitalSignature the highest.
+    #[must_use]
+    pub fn bits(self) -> u16 {
+        self.bits
+    }
+}
+
+/// A purpose in the ExtendedKeyUsage extension (RFC 5280 4.2.1.12).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ExtendedKeyUsage {
+    /// TLS server authentication.
+    ServerAuth,
+    /// TLS client authentication.
+    ClientAuth,
+    /// Any purpose.
+    Any,
+    /// Another one, by its object identifier in dotted decimals.
+    Other(String),
+}
+
 /// A certificate: its DER bytes and what they say. Cheap to clone. Parsing says nothing about trust.
 #[derive(Clone)]
 pub struct Certificate(Arc<Facts>);
@@ -47,6 +103,9 @@ struct Facts {
     is_ca: bool,
     subject_key_id: Option<Vec<u8>>,
     authority_key_id: Option<Vec<u8>>,
+    uri_names: Vec<Vec<u8>>,
+    key_usage: Option<KeyUsage>,
+    extended_key_usages: Vec<ExtendedKeyUsage>,
 }
 
 impl Certificate {
@@ -54,14 +113,14 @@ impl Certificate {
     ///
     /// # Errors
     /// When it does not parse, or its serial number is not positive.
-    pub fn from_der(der: &[u8]) -> Result<Self, CertificateError> {
+    pub fn from_der(octets: &[u8]) -> Result<Self, CertificateError> {
         let malformed = |reason: &dyn fmt::Display| CertificateError::Malformed(reason.to_string());
-        let (rest, parsed) = X509Certificate::from_der(der).map_err(|error| malformed(&error))?;
+        let (rest, parsed) = X509Certificate::from_der(octets).map_err(|error| malformed(&error))?;
         if !rest.is_empty() {
             return Err(malformed(&format_args!("{} bytes follow it", rest.len())));
         }
         let mut facts = Facts {
-            der: der.to_vec(),
+            der: octets.to_vec(),
             serial: Serial::from_der_integer(parsed.raw_serial())?,
             not_before: Timestamp::from_unix_secs(parsed.validity().not_before.timestamp()),
             not_after: Timestamp::from_unix_secs(parsed.validity().not_after.timestamp()),
@@ -72,7 +131,11 @@ impl Certificate {
             is_ca: false,
             subject_key_id: None,
             authority_key_id: None,
+            uri_names: Vec::new(),
+            key_usage: None,
+            extended_key_usages: Vec::new(),
         };
+        facts.read_octets(octets);
         for extension in parsed.extensions() {
             match extension.parsed_extension() {
                 ParsedExtension::BasicConstraints(basic) => facts.is_ca = basic.ca,
@@ -149,6 +212,24 @@ impl Certificate {
         self.0.is_ca
     }
 
+    /// The octets of every URI name in SubjectAltName, in order, as they were signed.
+    #[must_use]
+    pub fn uri_names(&self) -> &[Vec<u8>] {
+        &self.0.uri_names
+    }
+
+    /// KeyUsage, if present and well formed.
+    #[must_use]
+    pub fn key_usage(&self) -> Option<KeyUsage> {
+        self.0.key_usage
+    }
+
+    /// The purposes in ExtendedKeyUsage, in order; empty if it is absent.
+    #[must_use]
+    pub fn extended_key_usages(&self) -> &[ExtendedKeyUsage] {
+        &self.0.extended_key_usages
+    }
+
     /// SubjectKeyIdentifier, if present.
     #[must_use]
     pub fn subject_key_id(&self) -> Option<&[u8]> {
@@ -161,10 +242,47 @@ impl Certificate {
         self.0.authority_key_id.as_deref()
     }
 
+    /// Whether the key of `issuer` made its signature. Says nothing about anything else.
+    #[must_use]
+    pub fn is_signed_by(&self, issuer: &Self) -> bool {
+        let parse = |octets| X509Certificate::from_der(octets).map(|(_, parsed)| parsed);
+        let (Ok(parsed), Ok(above)) = (parse(self.der()), parse(issuer.der())) else { return false };
+        parsed.verify_signature(Some(above.public_key())).is_ok()
+    }
+
     /// SHA-256 over the DER bytes, as people compare certificates.
     #[must_use]
     pub fn fingerprint(&self) -> [u8; 32] {
         SpkiHash::of(&self.0.der).0
+    }
+}
+
+impl Facts {
+    /// What decides about identity is read from the octets, not from what a lenient parser made of them.
+    fn read_octets(&mut self, octets: &[u8]) {
+        let Ok(parts) = Anatomy::of(octets) else { return };
+        if let Some(names) = parts.extension(oid::SUBJECT_ALT_NAME) {
+            let names = anatomy::general_names(names.value).unwrap_or_default();
+            let uris = names.into_iter().filter(|(tag, _)| *tag == anatomy::tag::URI);
+            self.uri_names = uris.map(|(_, value)| value.to_vec()).collect();
+        }
+        self.key_usage = parts.extension(oid::KEY_USAGE).and_then(|extension| {
+            let bits = anatomy::key_usage_bits(extension.value).ok()?;
+            Some(KeyUsage { critical: extension.critical, bits })
+        });
+        if let Some(purposes) = parts.extension(oid::EXTENDED_KEY_USAGE) {
+            let purposes = anatomy::extended_key_usages(purposes.value).unwrap_or_default();
+            self.extended_key_usages = purposes.into_iter().map(purpose).collect();
+        }
+    }
+}
+
+fn purpose(id: &[u8]) -> ExtendedKeyUsage {
+    match id {
+        oid::SERVER_AUTH => ExtendedKeyUsage::ServerAuth,
+        oid::CLIENT_AUTH => ExtendedKeyUsage::ClientAuth,
+        oid::ANY_USAGE => ExtendedKeyUsage::Any,
+        other => ExtendedKeyUsage::Other(der::dotted(other)),
     }
 }
 

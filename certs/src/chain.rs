@@ -71,6 +71,19 @@ impl Chain {
         Ok(Self { leaf: parsed.remove(0), intermediates })
     }
 
+    /// Refuses more than [`MAX_CHAIN_CERTIFICATES`] or [`MAX_CHAIN_BYTES`], however the chain was put together.
+    pub(crate) fn check_bounds(&self) -> Result<(), ChainError> {
+        let count = 1 + self.intermediates.len();
+        let bytes = self.certificates().map(|certificate| certificate.der().len()).sum();
+        if count > MAX_CHAIN_CERTIFICATES {
+            Err(ChainError::TooMany(count))
+        } else if bytes > MAX_CHAIN_BYTES {
+            Err(ChainError::TooLarge(bytes))
+        } else {
+            Ok(())
+        }
+    }
+
     /// The end-entity certificate.
     #[must_use]
     pub fn leaf(&self) -> &Certificate {

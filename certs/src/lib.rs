@@ -11,9 +11,13 @@
 //!                                              ^ SecretKey
 //! ```
 
+mod anatomy;
 mod certificate;
 mod chain;
+mod crl;
 mod csr;
+mod der;
+mod lint;
 mod pem;
 mod profile;
 mod secret;
@@ -21,16 +25,23 @@ mod serial;
 mod signer;
 mod template;
 mod time;
+mod verify;
 
-pub use self::certificate::{Certificate, CertificateError, SubjectAltName};
+pub use self::certificate::{Certificate, CertificateError, ExtendedKeyUsage, KeyUsage, SubjectAltName};
 pub use self::chain::{Chain, ChainError, MAX_CHAIN_BYTES, MAX_CHAIN_CERTIFICATES};
+pub use self::crl::{Crl, CrlError};
 pub use self::csr::{Csr, CsrError, MAX_CSR_BYTES};
+pub use self::lint::{Finding, Severity, lint};
 pub use self::pem::{PemError, certificates_from_pem, certificates_to_pem};
 pub use self::profile::Profile;
 pub use self::secret::{KeyError, KeyKind, PublicKey, SecretKey, SpkiHash};
 pub use self::serial::{Serial, SerialError};
 pub use self::signer::{SignError, Signer, SoftwareSigner};
-pub use self::template::{IssueError, Template, Validity, sign};
+pub use self::template::{IssueError, Template, Validity, rehearse, sign};
 #[cfg(any(test, feature = "testing"))]
 pub use self::time::ManualClock;
 pub use self::time::{Clock, Timestamp, format_duration, parse_duration};
+pub use self::verify::{
+    Fault, MAX_DEPTH, MAX_SIGNATURE_CHECKS, Position, Usage, VerifiedChain, VerifyError, VerifyOptions,
+    verify_chain, verify_chain_counting,
+};

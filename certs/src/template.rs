@@ -10,7 +10,10 @@ use rcgen::{
 use rustls_pki_types::CertificateDer;
 use thiserror::Error;
 
-use crate::{Certificate, CertificateError, Profile, PublicKey, Serial, SignError, Signer, Timestamp};
+use crate::{
+    Certificate, CertificateError, Profile, PublicKey, SecretKey, Serial, SignError, Signer, SoftwareSigner,
+    Timestamp,
+};
 
 /// From when to when, both inclusive and in whole seconds (RFC 5280 4.1.2.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,19 +96,43 @@ pub fn sign(
     issuer: Option<&Certificate>,
     signer: &dyn Signer,
 ) -> Result<Certificate, IssueError> {
+    match issuer {
+        None if signer.public() != &template.public_key => {
+            Err(IssueError::Template("a self-signed certificate certifies its own key"))
+        }
+        Some(certificate) if certificate.spki_der() != signer.public().spki_der() => {
+            Err(IssueError::Issuer("its key is not the signer's".to_owned()))
+        }
+        _ => assemble(template, issuer, signer),
+    }
+}
+
+/// What [`sign`] would make, byte for byte, but signed by a key that is thrown away: for [`crate::lint`], before
+/// the authority's key is used at all. A root's own key is replaced too.
+///
+/// # Errors
+/// See [`IssueError`].
+pub fn rehearse(template: &Template, issuer: Option<&Certificate>) -> Result<Certificate, IssueError> {
+    let kind = match issuer {
+        None => template.public_key.kind(),
+        Some(issuer) => PublicKey::from_spki_der(issuer.spki_der())
+            .map_err(|error| IssueError::Issuer(error.to_string()))?
+            .kind(),
+    };
+    let throwaway = SoftwareSigner::try_new(&SecretKey::generate(kind)).expect("a generated key signs");
+    assemble(template, issuer, &throwaway)
+}
+
+fn assemble(
+    template: &Template,
+    issuer: Option<&Certificate>,
+    signer: &dyn Signer,
+) -> Result<Certificate, IssueError> {
     let params = params(template)?;
     let key = RcgenSigner(signer);
     let der = match issuer {
-        None => {
-            if signer.public() != &template.public_key {
-                return Err(IssueError::Template("a self-signed certificate certifies its own key"));
-            }
-            params.self_signed(&key)
-        }
+        None => params.self_signed(&key),
         Some(certificate) => {
-            if certificate.spki_der() != signer.public().spki_der() {
-                return Err(IssueError::Issuer("its key is not the signer's".to_owned()));
-            }
             let der = CertificateDer::from(certificate.der());
             let issuer =
                 Issuer::from_ca_cert_der(&der, key).map_err(|error| IssueError::Issuer(error.to_string()))?;
@@ -200,7 +227,9 @@ fn point(key: &PublicKey) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Csr, SecretKey, SoftwareSigner, SubjectAltName};
+    use crate::{
+        Chain, Csr, SecretKey, SoftwareSigner, SubjectAltName, Usage, VerifyOptions, lint, verify_chain,
+    };
 
     #[test]
     fn a_leaf_says_what_its_template_says() {
@@ -252,5 +281,109 @@ mod tests {
             ]
         );
         assert!(!leaf.is_ca());
+        assert!(leaf.is_signed_by(&root));
+    }
+
+    /// Root, issuing authority with its signer, all valid at `now`.
+    fn authorities(now: Timestamp) -> (Certificate, Certificate, SoftwareSigner) {
+        let make = |profile: Profile, issuer: Option<(&Certificate, &SoftwareSigner)>| {
+            let key = SecretKey::generate(profile.key_kind());
+            let signer = SoftwareSigner::try_new(&key).unwrap();
+            let above =
+                issuer.map(|(c, _)| Validity { not_before: c.not_before(), not_after: c.not_after() });
+            let template = Template {
+                profile,
+                serial: Serial::random(),
+                validity: Validity::starting(now, profile.default_lifetime(), above),
+                public_key: key.public().clone(),
+                subject: Some(("Credence".into(), format!("td {profile:?}"))),
+                uri: "spiffe://td".into(),
+                dns_names: vec![],
+                ip_addresses: vec![],
+            };
+            let certificate =
+                sign(&template, issuer.map(|(c, _)| c), issuer.map_or(&signer, |(_, s)| s)).unwrap();
+            assert_eq!(lint(&certificate, issuer.map(|(c, _)| c), profile), []);
+            (certificate, signer)
+        };
+        let (root, root_signer) = make(Profile::Root, None);
+        let (issuing, signer) = make(Profile::Issuing, Some((&root, &root_signer)));
+        (root, issuing, signer)
+    }
+
+    #[test]
+    fn every_profile_passes_its_lint_and_the_verifier() {
+        let now = Timestamp::from_unix_secs(1_800_000_000);
+        let (root, issuing, signer) = authorities(now);
+        for profile in [Profile::Node, Profile::Workload, Profile::Server, Profile::Operator] {
+            let key = SecretKey::generate(profile.key_kind());
+            let within = Validity { not_before: issuing.not_before(), not_after: issuing.not_after() };
+            let template = Template {
+                profile,
+                serial: Serial::random(),
+                validity: Validity::starting(now, profile.default_lifetime(), Some(within)),
+                public_key: key.public().clone(),
+                subject: None,
+                uri: "spiffe://td/web".into(),
+                dns_names: if profile == Profile::Server { vec!["localhost".into()] } else { vec![] },
+                ip_addresses: vec![],
+            };
+            let rehearsal = rehearse(&template, Some(&issuing)).unwrap();
+            assert_eq!(lint(&rehearsal, Some(&issuing), profile), []);
+            assert!(!rehearsal.is_signed_by(&issuing));
+            let leaf = sign(&template, Some(&issuing), &signer).unwrap();
+            assert_eq!(lint(&leaf, Some(&issuing), profile), []);
+            assert!(leaf.is_signed_by(&issuing));
+            let chain = Chain::new(leaf.clone(), vec![issuing.clone()]);
+            let verified =
+                verify_chain(&chain, &[root.clone()], &VerifyOptions::new(now, Usage::Client)).unwrap();
+            assert_eq!(verified.path(), [leaf, issuing.clone(), root.clone()]);
+        }
+    }
+
+    #[test]
+    fn the_lint_names_what_a_profile_does_not_allow() {
+        let now = Timestamp::from_unix_secs(1_800_000_000);
+        let (root, issuing, signer) = authorities(now);
+        let check = |change: &dyn Fn(&mut Template), profile: Profile, expected: &[&str]| {
+            let key = SecretKey::generate(Profile::Workload.key_kind());
+            let mut template = Template {
+                profile: Profile::Workload,
+                serial: Serial::random(),
+                validity: Validity::starting(now, Duration::from_secs(3600), None),
+                public_key: key.public().clone(),
+                subject: None,
+                uri: "spiffe://td/web".into(),
+                dns_names: vec![],
+                ip_addresses: vec![],
+            };
+            change(&mut template);
+            let leaf = sign(&template, Some(&issuing), &signer).unwrap();
+            let rules: Vec<_> = lint(&leaf, Some(&issuing), profile).iter().map(|f| f.rule).collect();
+            assert_eq!(rules, expected, "{template:?}");
+        };
+        let day = Duration::from_secs(86_400);
+        check(&|_| {}, Profile::Workload, &[]);
+        check(&|t| t.uri = "https://td/web".into(), Profile::Workload, &["uri"]);
+        check(&|t| t.uri = "spiffe://td".into(), Profile::Workload, &["uri"]);
+        check(&|t| t.serial = "01".parse().unwrap(), Profile::Workload, &["serial-entropy"]);
+        check(&|t| t.validity.not_after = t.validity.not_after + 2 * day, Profile::Node, &["lifetime"]);
+        check(&|t| t.validity.not_after = now + Duration::from_secs(15), Profile::Node, &["lifetime"]);
+        check(
+            &|t| t.validity.not_before = t.validity.not_before - day,
+            Profile::Operator,
+            &["outlives-issuer"],
+        );
+        check(&|t| t.validity.not_after = now + 40 * day, Profile::Operator, &["outlives-issuer"]);
+        check(&|t| t.dns_names = vec!["a".into()], Profile::Node, &["names"]);
+        check(&|t| t.dns_names = vec!["a_b".into()], Profile::Server, &["name"]);
+        check(
+            &|t| t.public_key = PublicKey::from_spki_der(issuing.spki_der()).unwrap(),
+            Profile::Workload,
+            &["authority-key"],
+        );
+        assert!(!lint(&issuing, Some(&root), Profile::Root).is_empty());
+        assert!(!lint(&root, None, Profile::Issuing).is_empty());
+        assert!(!lint(&issuing, Some(&issuing), Profile::Issuing).is_empty());
     }
 }

@@ -1,0 +1,86 @@
+//! Certificate revocation lists, as far as verifying needs them.
+
+use std::fmt;
+
+use thiserror::Error;
+use webpki::{BorrowedCertRevocationList, CertRevocationList, OwnedCertRevocationList};
+
+use crate::{
+    anatomy::{self, oid},
+    der::{self, NotDer, Reader},
+};
+
+/// Why bytes are no revocation list that Credence reads.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum CrlError {
+    /// Not DER, or not a version 2 list.
+    #[error("revocation list does not parse: {0}")]
+    Malformed(String),
+    /// No CRLNumber (RFC 5280 5.2.3).
+    #[error("revocation list has no number")]
+    NoNumber,
+    /// A critical CRLNumber (RFC 5280 5.2.3).
+    #[error("revocation list has a critical number")]
+    CriticalNumber,
+}
+
+/// A list of revoked serial numbers, parsed; its signature is checked when a path uses it.
+pub struct Crl {
+    issuer: Vec<u8>,
+    list: CertRevocationList<'static>,
+}
+
+impl Crl {
+    /// Parses DER.
+    ///
+    /// # Errors
+    /// See [`CrlError`].
+    pub fn from_der(der: &[u8]) -> Result<Self, CrlError> {
+        let (issuer, number) =
+            issuer_and_number(der).map_err(|NotDer| CrlError::Malformed("not DER".into()))?;
+        match number {
+            None => return Err(CrlError::NoNumber),
+            Some(true) => return Err(CrlError::CriticalNumber),
+            Some(false) => {}
+        }
+        let list: OwnedCertRevocationList = BorrowedCertRevocationList::from_der(der)
+            .and_then(|list| list.to_owned())
+            .map_err(|error| CrlError::Malformed(format!("{error:?}")))?;
+        Ok(Self { issuer, list: list.into() })
+    }
+
+    /// The content octets of the issuer's name.
+    pub(crate) fn issuer(&self) -> &[u8] {
+        &self.issuer
+    }
+
+    pub(crate) fn list(&self) -> &CertRevocationList<'static> {
+        &self.list
+    }
+}
+
+impl fmt::Debug for Crl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Crl").field("issuer", &hex::encode(&self.issuer)).finish_non_exhaustive()
+    }
+}
+
+/// The issuer's name, and whether CRLNumber is critical, if there is one (RFC 5280 5.1).
+fn issuer_and_number(der: &[u8]) -> Result<(Vec<u8>, Option<bool>), NotDer> {
+    let mut list = der::open(der, der::SEQUENCE)?;
+    let mut tbs = Reader::new(list.expect(der::SEQUENCE)?.value);
+    tbs.optional(der::INTEGER)?;
+    tbs.expect(der::SEQUENCE)?;
+    let issuer = tbs.expect(der::SEQUENCE)?.value.to_vec();
+    let mut number = None;
+    while !tbs.is_empty() {
+        let element = tbs.next()?;
+        if element.tag == 0xa0 {
+            number = anatomy::extensions(der::open(element.value, der::SEQUENCE)?)?
+                .into_iter()
+                .find(|extension| extension.oid == oid::CRL_NUMBER)
+                .map(|extension| extension.critical);
+        }
+    }
+    Ok((issuer, number))
+}

@@ -1,0 +1,417 @@
+//! What anybody must hold against a chain: webpki builds the path, and a strict layer refuses what webpki lets by.
+//!
+//! It knows no identity scheme: what a SPIFFE ID is, and which anchors may vouch for it, stands in `spiffe`.
+
+mod fault;
+mod keys;
+mod names;
+pub(crate) mod rules;
+mod work;
+
+use std::cell::Cell;
+
+use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, TrustAnchor, UnixTime};
+use thiserror::Error;
+use webpki::{
+    CertRevocationList, EndEntityCert, ExpirationPolicy, ExtendedKeyUsageValidator, KeyPurposeIdIter,
+    KeyUsage, RevocationCheckDepth, RevocationOptionsBuilder, UnknownStatusPolicy, VerifiedPath,
+};
+
+pub use self::fault::{Fault, Position};
+pub use self::work::MAX_SIGNATURE_CHECKS;
+use self::{
+    rules::{Role, faults},
+    work::Work,
+};
+use crate::{Certificate, Chain, ChainError, Crl, Serial, SpkiHash, Timestamp, anatomy::Anatomy};
+
+/// The most intermediates between leaf and anchor; self-issued ones are not counted (RFC 5280 6.1.4 l).
+pub const MAX_DEPTH: usize = 4;
+
+/// What the leaf is about to be used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Usage {
+    /// To authenticate a TLS server.
+    Server,
+    /// To authenticate a TLS client.
+    Client,
+    /// Not known yet: its purposes are not looked at, except that "any purpose" is refused.
+    Any,
+}
+
+/// What a chain is held against, beside the anchors.
+#[derive(Debug, Clone, Copy)]
+pub struct VerifyOptions<'a> {
+    /// The time for which it must be valid.
+    pub now: Timestamp,
+    /// What the leaf is used for.
+    pub usage: Usage,
+    /// Revocation lists. With none, revocation is not asked about; with any, every certificate of the path but
+    /// the anchor needs a fresh one.
+    pub crls: &'a [Crl],
+    /// The most intermediates, see [`MAX_DEPTH`].
+    pub max_depth: usize,
+    /// Keys that no certificate of the path may carry any more.
+    pub tainted: &'a [SpkiHash],
+}
+
+impl VerifyOptions<'_> {
+    /// Without revocation lists and tainted keys, and [`MAX_DEPTH`] deep.
+    #[must_use]
+    pub fn new(now: Timestamp, usage: Usage) -> Self {
+        Self { now, usage, crls: &[], max_depth: MAX_DEPTH, tainted: &[] }
+    }
+}
+
+/// Why a chain is not believed.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum VerifyError {
+    /// Too many or too large certificates.
+    #[error(transparent)]
+    Chain(#[from] ChainError),
+    /// One certificate breaks a rule by itself.
+    #[error("{position} {fault}")]
+    Certificate {
+        /// Which one.
+        position: Position,
+        /// Which rule.
+        fault: Fault,
+    },
+    /// Nobody is trusted.
+    #[error("no anchor is trusted")]
+    NoAnchor,
+    /// No path leads from the leaf to an anchor.
+    #[error("no path from a certificate of {issuer:?} to a trusted anchor")]
+    UnknownIssuer {
+        /// The issuer of the leaf.
+        issuer: String,
+    },
+    /// A signature on every path does not verify.
+    #[error("signature in the path does not verify")]
+    BadSignature,
+    /// The signature's algorithm does not fit the key.
+    #[error("signature algorithm does not fit the issuer's key")]
+    AlgorithmMismatch,
+    /// More signature checks than [`MAX_SIGNATURE_CHECKS`] would be needed.
+    #[error("path needs more than {0} signature checks")]
+    TooMuchWork(u32),
+    /// Deeper than allowed.
+    #[error("path has more than {0} intermediates")]
+    TooDeep(usize),
+    /// An authority has more authorities below it than it may (RFC 5280 4.2.1.9).
+    #[error("path is longer than an authority allows")]
+    PathLength,
+    /// A name lies outside the name constraints of an authority (RFC 5280 4.2.1.10).
+    #[error("name is outside the constraints of an authority")]
+    NameConstraint,
+    /// An intermediate is not for the purpose of the leaf.
+    #[error("path is not for this purpose")]
+    WrongUsage,
+    /// The leaf, or an authority above it, is revoked.
+    #[error("certificate {serial} or one of its authorities is revoked")]
+    Revoked {
+        /// The leaf's serial number.
+        serial: Serial,
+    },
+    /// No list covers a certificate of the path.
+    #[error("no revocation list covers the path")]
+    RevocationUnknown,
+    /// The list that covers it has passed its next update.
+    #[error("revocation list is out of date")]
+    CrlExpired,
+    /// A list that its issuer may not sign, or did not.
+    #[error("revocation list is not signed by an authority that may")]
+    CrlIssuer,
+    /// Refused by the path builder for another reason.
+    #[error("path is refused: {0}")]
+    Other(String),
+}
+
+impl VerifyError {
+    /// The stable name of the reason, for audit and metrics.
+    #[must_use]
+    pub fn rule(&self) -> &'static str {
+        match self {
+            Self::Chain(_) => "chain-bounds",
+            Self::Certificate { fault, .. } => fault.rule(),
+            Self::NoAnchor => "no-anchor",
+            Self::UnknownIssuer { .. } => "unknown-issuer",
+            Self::BadSignature => "bad-signature",
+            Self::AlgorithmMismatch => "algorithm-mismatch",
+            Self::TooMuchWork(_) => "too-much-work",
+            Self::TooDeep(_) => "too-deep",
+            Self::PathLength => "path-length",
+            Self::NameConstraint => "name-constraint",
+            Self::WrongUsage => "wrong-usage",
+            Self::Revoked { .. } => "revoked",
+            Self::RevocationUnknown => "revocation-unknown",
+            Self::CrlExpired => "crl-expired",
+            Self::CrlIssuer => "crl-issuer",
+            Self::Other(_) => "other",
+        }
+    }
+}
+
+/// A path that holds: every certificate from the leaf to the anchor. It cannot be made by hand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifiedChain {
+    path: Vec<Certificate>,
+}
+
+impl VerifiedChain {
+    /// Leaf first, anchor last.
+    #[must_use]
+    pub fn path(&self) -> &[Certificate] {
+        &self.path
+    }
+
+    /// The end-entity certificate.
+    #[must_use]
+    pub fn leaf(&self) -> &Certificate {
+        &self.path[0]
+    }
+
+    /// The certificate whose key signed the leaf.
+    #[must_use]
+    pub fn authority(&self) -> &Certificate {
+        &self.path[1]
+    }
+
+    /// The trusted certificate at the end.
+    #[must_use]
+    pub fn anchor(&self) -> &Certificate {
+        &self.path[self.path.len() - 1]
+    }
+}
+
+/// Holds `chain` against `anchors`.
+///
+/// # Errors
+/// See [`VerifyError`]; the first reason found is the answer.
+pub fn verify_chain(
+    chain: &Chain,
+    anchors: &[Certificate],
+    options: &VerifyOptions<'_>,
+) -> Result<VerifiedChain, VerifyError> {
+    verify_chain_counting(chain, anchors, options).0
+}
+
+/// As [`verify_chain`], and says how many signatures were checked on the way: at most [`MAX_SIGNATURE_CHECKS`].
+pub fn verify_chain_counting(
+    chain: &Chain,
+    anchors: &[Certificate],
+    options: &VerifyOptions<'_>,
+) -> (Result<VerifiedChain, VerifyError>, u32) {
+    let work = Work::default();
+    let result = Verifier { chain, options, work: &work }.verify(anchors);
+    (result, work.checks())
+}
+
+struct Verifier<'a> {
+    chain: &'a Chain,
+    options: &'a VerifyOptions<'a>,
+    work: &'a Work,
+}
+
+/// A certificate that was left out of path building, and why.
+struct Dropped<'a> {
+    certificate: &'a Certificate,
+    reason: VerifyError,
+}
+
+impl<'a> Verifier<'a> {
+    fn verify(&self, anchors: &'a [Certificate]) -> Result<VerifiedChain, VerifyError> {
+        self.chain.check_bounds()?;
+        let leaf = self.chain.leaf();
+        if let Some(reason) = self.fault(leaf, Role::Leaf(self.options.usage), Position::Leaf) {
+            return Err(reason);
+        }
+        if anchors.is_empty() {
+            return Err(VerifyError::NoAnchor);
+        }
+        let mut dropped = Vec::new();
+        let mut keep = |certificate: &'a Certificate, role, position| {
+            let fault = self.fault(certificate, role, position);
+            fault.map(|reason| dropped.push(Dropped { certificate, reason })).is_none()
+        };
+        let mut intermediates: Vec<&Certificate> = Vec::new();
+        for (index, certificate) in self.chain.intermediates().iter().enumerate() {
+            if !intermediates.contains(&certificate)
+                && certificate != leaf
+                && keep(certificate, Role::Intermediate, Position::Intermediate(index + 1))
+            {
+                intermediates.push(certificate);
+            }
+        }
+        let anchors: Vec<&Certificate> = anchors
+            .iter()
+            .enumerate()
+            .filter(|(index, certificate)| keep(certificate, Role::Anchor, Position::Anchor(*index)))
+            .map(|(_, certificate)| certificate)
+            .collect();
+        self.build(leaf, &intermediates, &anchors).map_err(|error| match error {
+            VerifyError::UnknownIssuer { .. } => self.explain(&intermediates, dropped).unwrap_or(error),
+            other => other,
+        })
+    }
+
+    fn fault(&self, certificate: &Certificate, role: Role, position: Position) -> Option<VerifyError> {
+        let tainted = || {
+            let tainted = self.options.tainted.contains(&certificate.spki_hash());
+            tainted.then_some(Fault::TaintedKey)
+        };
+        let fault = faults(certificate, role, Some(self.options.now)).into_iter().next().or_else(tainted)?;
+        Some(VerifyError::Certificate { position, fault })
+    }
+
+    /// No path was found: the reason is a dropped certificate if one could have stood in it.
+    fn explain(&self, kept: &[&Certificate], dropped: Vec<Dropped<'_>>) -> Option<VerifyError> {
+        let names = |certificate: &Certificate| {
+            Anatomy::of(certificate.der()).map(|parts| (parts.subject.to_vec(), parts.issuer.to_vec())).ok()
+        };
+        let wanted: Vec<Vec<u8>> = std::iter::once(self.chain.leaf())
+            .chain(kept.iter().copied())
+            .filter_map(|certificate| names(certificate).map(|(_, issuer)| issuer))
+            .collect();
+        let blamed =
+            |one: &Dropped<'_>| names(one.certificate).is_none_or(|(subject, _)| wanted.contains(&subject));
+        dropped.into_iter().find(|one| blamed(one)).map(|one| one.reason)
+    }
+
+    fn build(
+        &self,
+        leaf: &Certificate,
+        intermediates: &[&Certificate],
+        anchors: &[&Certificate],
+    ) -> Result<VerifiedChain, VerifyError> {
+        let anchor_ders: Vec<CertificateDer<'_>> =
+            anchors.iter().map(|anchor| CertificateDer::from(anchor.der())).collect();
+        let trusted: Vec<TrustAnchor<'_>> = anchor_ders
+            .iter()
+            .map(webpki::anchor_from_trusted_cert)
+            .collect::<Result<_, _>>()
+            .map_err(|error| self.translate(error, None))?;
+        let presented: Vec<CertificateDer<'_>> =
+            intermediates.iter().map(|certificate| CertificateDer::from(certificate.der())).collect();
+        let end_der = CertificateDer::from(leaf.der());
+        let end = EndEntityCert::try_from(&end_der).map_err(|error| self.translate(error, None))?;
+        let lists: Vec<&CertRevocationList<'_>> = self.options.crls.iter().map(Crl::list).collect();
+        let revocation = RevocationOptionsBuilder::new(&lists).ok().map(|builder| {
+            builder
+                .with_depth(RevocationCheckDepth::Chain)
+                .with_status_policy(UnknownStatusPolicy::Deny)
+                .with_expiration_policy(ExpirationPolicy::Enforce)
+                .build()
+        });
+        let counted = self.work.algorithms();
+        let algorithms: Vec<&dyn SignatureVerificationAlgorithm> =
+            counted.iter().map(|algorithm| algorithm as &dyn SignatureVerificationAlgorithm).collect();
+        let refusal = Cell::new(None);
+        let check = |path: &VerifiedPath<'_>| {
+            self.check_path(&resolve(path, leaf, intermediates, anchors, &trusted)).map_err(|reason| {
+                refusal.set(Some(reason));
+                webpki::Error::UnknownIssuer
+            })
+        };
+        let found = end.verify_for_usage(
+            &algorithms,
+            &trusted,
+            &presented,
+            UnixTime::since_unix_epoch(self.options.now.floor_secs().since(Timestamp::EPOCH)),
+            Purpose(self.options.usage),
+            revocation,
+            Some(&check),
+        );
+        match found {
+            Ok(path) => Ok(VerifiedChain { path: resolve(&path, leaf, intermediates, anchors, &trusted) }),
+            Err(error) => Err(self.translate(error, refusal.take())),
+        }
+    }
+
+    /// What must hold for a whole path.
+    fn check_path(&self, path: &[Certificate]) -> Result<(), VerifyError> {
+        let (leaf, authorities) = (&path[0], &path[1..]);
+        let counted = authorities[..authorities.len() - 1]
+            .iter()
+            .filter(|authority| !Anatomy::of(authority.der()).is_ok_and(|parts| parts.is_self_issued()))
+            .count();
+        if counted > self.options.max_depth {
+            return Err(VerifyError::TooDeep(self.options.max_depth));
+        }
+        for authority in authorities {
+            if authority.spki_der() == leaf.spki_der() {
+                let fault = Fault::AuthorityKey;
+                return Err(VerifyError::Certificate { position: Position::Leaf, fault });
+            }
+            let signs_a_list = || {
+                let subject = Anatomy::of(authority.der()).map(|parts| parts.subject);
+                self.options.crls.iter().any(|crl| subject == Ok(crl.issuer()))
+            };
+            if rules::may_not_sign_crls(authority) && signs_a_list() {
+                return Err(VerifyError::CrlIssuer);
+            }
+        }
+        Ok(())
+    }
+
+    fn translate(&self, error: webpki::Error, refusal: Option<VerifyError>) -> VerifyError {
+        use webpki::Error;
+        if self.work.is_exhausted() {
+            return VerifyError::TooMuchWork(MAX_SIGNATURE_CHECKS);
+        }
+        let leaf = self.chain.leaf();
+        match error {
+            Error::UnknownIssuer => {
+                refusal.unwrap_or_else(|| VerifyError::UnknownIssuer { issuer: leaf.issuer().to_owned() })
+            }
+            Error::InvalidSignatureForPublicKey => VerifyError::BadSignature,
+            Error::SignatureAlgorithmMismatch
+            | Error::UnsupportedSignatureAlgorithmContext(_)
+            | Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => VerifyError::AlgorithmMismatch,
+            Error::MaximumSignatureChecksExceeded
+            | Error::MaximumPathBuildCallsExceeded
+            | Error::MaximumNameConstraintComparisonsExceeded => {
+                VerifyError::TooMuchWork(MAX_SIGNATURE_CHECKS)
+            }
+            Error::MaximumPathDepthExceeded => VerifyError::TooDeep(self.options.max_depth),
+            Error::PathLenConstraintViolated => VerifyError::PathLength,
+            Error::NameConstraintViolation => VerifyError::NameConstraint,
+            Error::RequiredEkuNotFoundContext(_) => VerifyError::WrongUsage,
+            Error::CertRevoked => VerifyError::Revoked { serial: leaf.serial().clone() },
+            Error::UnknownRevocationStatus => VerifyError::RevocationUnknown,
+            Error::CrlExpired { .. } => VerifyError::CrlExpired,
+            Error::IssuerNotCrlSigner | Error::InvalidCrlSignatureForPublicKey => VerifyError::CrlIssuer,
+            other => VerifyError::Other(format!("{other:?}")),
+        }
+    }
+}
+
+/// The parsed certificates of webpki's path, leaf first, anchor last.
+fn resolve(
+    path: &VerifiedPath<'_>,
+    leaf: &Certificate,
+    intermediates: &[&Certificate],
+    anchors: &[&Certificate],
+    trusted: &[TrustAnchor<'_>],
+) -> Vec<Certificate> {
+    let same = |one: &&&Certificate, der: &[u8]| one.der() == der;
+    let between = path
+        .intermediate_certificates()
+        .filter_map(|step| intermediates.iter().find(|one| same(one, step.der().as_ref())));
+    // Two certificates of one anchor (same name, key and constraints) are worth the same.
+    let anchor = trusted.iter().position(|anchor| anchor == path.anchor()).map(|index| &anchors[index]);
+    std::iter::once(&leaf).chain(between).chain(anchor).map(|one| (*one).clone()).collect()
+}
+
+/// Purposes of every certificate of a path, for webpki.
+struct Purpose(Usage);
+
+impl ExtendedKeyUsageValidator for Purpose {
+    fn validate(&self, purposes: KeyPurposeIdIter<'_, '_>) -> Result<(), webpki::Error> {
+        match self.0 {
+            Usage::Server => KeyUsage::server_auth().validate(purposes),
+            Usage::Client => KeyUsage::client_auth().validate(purposes),
+            Usage::Any => Ok(()),
+        }
+    }
+}
