@@ -15,6 +15,7 @@ mod id;
 mod issuer;
 mod names;
 mod peer;
+mod verify;
 
 pub use self::binding::{Binding, BindingError, BindingState, Bindings, MAX_IDENTITIES, MAX_LABELS};
 pub use self::block::BlockList;
@@ -25,3 +26,4 @@ pub use self::issuer::{
 };
 pub use self::names::{Labels, NameError, Namespace, NodeId, RequestId, Tenant};
 pub use self::peer::{Class, Peer, VerifiedSvid};
+pub use self::verify::{SvidError, verify_svid};
