@@ -5,5 +5,7 @@
 //! transaction of the change itself.
 
 mod event;
+mod refusal;
 
 pub use self::event::{Action, Actor, Event, Outcome};
+pub use self::refusal::Refusals;

@@ -27,3 +27,6 @@ pub use self::issuer::{
 pub use self::names::{Labels, NameError, Namespace, NodeId, RequestId, Tenant};
 pub use self::peer::{Class, Peer, VerifiedSvid};
 pub use self::verify::{SvidError, verify_svid};
+
+// For crates that know identities and must not know certificates: the time port, and nothing else of `certs`.
+pub use certs::{Clock, Timestamp};

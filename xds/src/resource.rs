@@ -211,6 +211,15 @@ impl Resource {
     }
 }
 
+impl PartialEq for Resource {
+    /// Equal name and content; content is compared by its version.
+    fn eq(&self, other: &Self) -> bool {
+        self.version == other.version && self.type_url == other.type_url && self.name == other.name
+    }
+}
+
+impl Eq for Resource {}
+
 impl fmt::Debug for Resource {
     /// Type, name, version and length; never content, which may be a secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 use crate::{Resource, Version};
 
 /// What is known of one secret name for one peer.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SecretOffer {
     /// Here it is.
     Held(Arc<Resource>),
