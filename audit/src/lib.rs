@@ -2,10 +2,14 @@
 //! that makes edits visible.
 //!
 //! This crate stores nothing. A port method that changes state takes an [`Event`]; the store writes it in the
-//! transaction of the change itself.
+//! transaction of the change itself. Refusals change nothing: they go through [`Refusals`] to [`AuditLog`].
 
+mod chain;
 mod event;
+mod log;
 mod refusal;
 
+pub use self::chain::{Broken, Head, chain_hash, verify_chain};
 pub use self::event::{Action, Actor, Event, Outcome};
+pub use self::log::{AuditError, AuditFilter, AuditLog, AuditRow};
 pub use self::refusal::Refusals;

@@ -1,1 +1,6 @@
-//! credence-ca
+//! Authorities and what they sign: who may have which certificate, the journal of issuances, and the life of
+//! the keys that sign.
+//!
+//! Knows no Envoy, no network and no database: what it needs kept stands in [`ports`], and `store` keeps it.
+
+pub mod ports;

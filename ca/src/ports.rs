@@ -1,0 +1,291 @@
+//! What this crate needs kept: the journal of issuances and the authorities with their sealed keys. `store`
+//! implements both. A change and its audit events share a transaction.
+
+use async_trait::async_trait;
+use audit::Event;
+use certs::{Certificate, Profile, SecretKey, Serial, SpkiHash, Timestamp};
+use serde::{Deserialize, Serialize};
+use spiffe::{AuthorityId, NodeId, Purpose, RequestId, SpiffeId, Tenant, TokenRefusal, TokenSpend};
+use thiserror::Error;
+
+/// What is about to be signed, written down before it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Intent {
+    /// The reserved number, unique under `authority`.
+    pub serial: Serial,
+    /// Who will sign.
+    pub authority: AuthorityId,
+    /// The writer's epoch.
+    pub epoch: u64,
+    /// SHA-256 over the to-be-signed certificate, byte for byte.
+    pub tbs_sha256: [u8; 32],
+    /// Whose certificate.
+    pub id: SpiffeId,
+    /// Of which class.
+    pub profile: Profile,
+    /// On whose account.
+    pub tenant: Tenant,
+    /// For which node, if for one.
+    pub node: Option<NodeId>,
+    /// Why.
+    pub purpose: Purpose,
+    /// The key that it certifies.
+    pub spki: SpkiHash,
+    /// Its first valid second.
+    pub not_before: Timestamp,
+    /// Its last valid second.
+    pub not_after: Timestamp,
+    /// When it was decided; life is counted from here.
+    pub at: Timestamp,
+    /// Follows the request through logs and audit.
+    pub request_id: RequestId,
+}
+
+/// What became of an intent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IssueOutcome {
+    /// Signed and checked: the chain as DER, leaf first, root left out.
+    Issued(Vec<Vec<u8>>),
+    /// Not released, for this reason.
+    Failed(String),
+}
+
+/// The result of an intent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResultRecord {
+    /// Of the certificate with this number
+    pub serial: Serial,
+    /// under this authority.
+    pub authority: AuthorityId,
+    /// What became of it.
+    pub outcome: IssueOutcome,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// Why an intent or result was not recorded.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum JournalError {
+    /// The authority has used this serial number; draw another.
+    #[error("serial number {0} is taken")]
+    SerialTaken(Serial),
+    /// The join token is not accepted.
+    #[error(transparent)]
+    Token(#[from] TokenRefusal),
+    /// The token was spent for this very key, and this is the certificate that it got.
+    #[error("issued before under the same token and key")]
+    AlreadyIssued {
+        /// The chain as DER, leaf first.
+        chain: Vec<Vec<u8>>,
+        /// Who signed it.
+        authority: AuthorityId,
+        /// When: the `at` of its intent.
+        issued: Timestamp,
+    },
+    /// No open intent with this serial number and authority: never recorded, or it has its result already.
+    #[error("no open intent has serial number {0}")]
+    NoIntent(Serial),
+    /// The store cannot write or read now.
+    #[error("journal is unavailable: {0}")]
+    Unavailable(String),
+}
+
+/// Where a certificate stands in the journal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", content = "reason", rename_all = "kebab-case")]
+pub enum CertificateState {
+    /// Intended, with no result: being signed at this moment, or the process ended in between. It was not
+    /// released.
+    Unknown,
+    /// Issued.
+    Issued,
+    /// Not released, for this reason.
+    Failed(String),
+}
+
+/// One row of the journal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateRow {
+    /// What was intended.
+    pub intent: Intent,
+    /// What became of it.
+    pub state: CertificateState,
+    /// When that was recorded.
+    pub finished: Option<Timestamp>,
+    /// The chain as DER, leaf first; empty unless issued.
+    pub chain: Vec<Vec<u8>>,
+}
+
+/// Which rows to list. Absent fields do not restrict.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CertificateFilter {
+    /// With this serial number, under any authority.
+    pub serial: Option<Serial>,
+    /// Of this identity.
+    pub id: Option<SpiffeId>,
+    /// For this node.
+    pub node: Option<NodeId>,
+    /// Of this class.
+    pub profile: Option<Profile>,
+    /// Signed by this authority.
+    pub authority: Option<AuthorityId>,
+    /// Whose last valid second is not before this time.
+    pub valid_at: Option<Timestamp>,
+    /// Only issued ones, and of those only the newest of each pair of identity and node.
+    pub newest_only: bool,
+    /// At most this many; 0 for as many as the journal is willing to answer at once.
+    pub limit: usize,
+    /// Skips this many rows of the answer, for pages.
+    pub offset: usize,
+}
+
+/// What still depends on an authority.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Leaves {
+    /// How many leaves it signed, or may have signed, that have not expired.
+    pub count: u64,
+    /// The last second of the one that lives longest.
+    pub last: Option<Timestamp>,
+}
+
+/// The newest issued leaf of an identity for a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remaining {
+    /// Whose.
+    pub id: SpiffeId,
+    /// For which node, if for one.
+    pub node: Option<NodeId>,
+    /// Its last second.
+    pub not_after: Timestamp,
+}
+
+/// Append-only record of intents and results.
+#[async_trait]
+pub trait Journal: Send + Sync {
+    /// Records `intent` and `event`, and spends `spend`, in one transaction; it is durable before the answer.
+    ///
+    /// The token is judged at `intent.at`, in this order: unknown, revoked, expired, spent for another key. A
+    /// token spent for `spend.spki` whose certificate was issued answers [`JournalError::AlreadyIssued`], and
+    /// nothing is written; one whose certificate failed or never got a result may be spent for that key again.
+    async fn record_intent(
+        &self,
+        intent: Intent,
+        spend: Option<TokenSpend>,
+        event: Event,
+    ) -> Result<(), JournalError>;
+
+    /// Records what became of an intent, with `event`, in one transaction. An intent has one result.
+    async fn record_result(&self, result: ResultRecord, event: Event) -> Result<(), JournalError>;
+
+    /// What depends on `authority` at `now`: issued and unknown rows with `not_after >= now`.
+    async fn unexpired_leaves(&self, authority: AuthorityId, now: Timestamp) -> Result<Leaves, JournalError>;
+
+    /// The rows that `filter` asks for, newest intent first.
+    async fn certificates(&self, filter: &CertificateFilter) -> Result<Vec<CertificateRow>, JournalError>;
+
+    /// The newest issued leaf of each pair of identity and node, as far as it has not expired at `now`.
+    async fn remaining(&self, now: Timestamp) -> Result<Vec<Remaining>, JournalError>;
+}
+
+/// The place of an authority in the chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Place {
+    /// Self-signed; stands in the bundle; signs issuing authorities.
+    Root,
+    /// Signed by a root; signs leaves.
+    Issuing,
+}
+
+/// Where an authority stands in its life. It goes forward only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AuthorityState {
+    /// It exists and has signed nothing.
+    Prepared,
+    /// It signs. One of each place does.
+    Active,
+    /// It signs no more; what it signed verifies.
+    Retired,
+    /// Nothing depends on it, and its key is destroyed.
+    Removed,
+}
+
+/// An authority as it is kept, its key apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuthorityRecord {
+    /// Named after its public key.
+    pub id: AuthorityId,
+    /// Its place in the chain.
+    pub place: Place,
+    /// Where it stands.
+    pub state: AuthorityState,
+    /// Its certificate.
+    pub certificate: Certificate,
+    /// Who signed it; none for a root.
+    pub parent: Option<AuthorityId>,
+    /// When it was made.
+    pub created: Timestamp,
+    /// When it became active.
+    pub activated: Option<Timestamp>,
+    /// When it retired.
+    pub retired: Option<Timestamp>,
+    /// When it was removed.
+    pub removed: Option<Timestamp>,
+}
+
+/// A step of one authority's life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Transition {
+    /// Which authority.
+    pub id: AuthorityId,
+    /// Where it must stand now.
+    pub from: AuthorityState,
+    /// Where it goes.
+    pub to: AuthorityState,
+    /// When: becomes `activated`, `retired` or `removed`.
+    pub at: Timestamp,
+}
+
+/// Why authorities were neither kept nor changed.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum AuthorityError {
+    /// There is no such authority, or its key is destroyed.
+    #[error("authority {0} or its key does not exist")]
+    NotFound(AuthorityId),
+    /// One with this key exists.
+    #[error("authority {0} exists already")]
+    Exists(AuthorityId),
+    /// It is not in the state that the step starts from, or two of one place would be active.
+    #[error("authority {0} is in another state")]
+    Conflict(AuthorityId),
+    /// The store cannot write or read now, or a key does not unseal.
+    #[error("authorities are unavailable: {0}")]
+    Unavailable(String),
+}
+
+/// Keeps authorities, their keys sealed.
+#[async_trait]
+pub trait Authorities: Send + Sync {
+    /// Every authority, removed ones included, oldest first.
+    async fn load(&self) -> Result<Vec<AuthorityRecord>, AuthorityError>;
+
+    /// Keeps all of `authorities` with their keys, and `events`, in one transaction.
+    async fn insert(
+        &self,
+        authorities: Vec<(AuthorityRecord, SecretKey)>,
+        events: Vec<Event>,
+    ) -> Result<(), AuthorityError>;
+
+    /// Carries out all of `transitions` or none, with `events`, in one transaction; a transition to
+    /// [`AuthorityState::Removed`] destroys the key in it. Of each place at most one authority is active after
+    /// it, else [`AuthorityError::Conflict`].
+    async fn transition(
+        &self,
+        transitions: Vec<Transition>,
+        events: Vec<Event>,
+    ) -> Result<(), AuthorityError>;
+
+    /// Unseals the key of `id`.
+    async fn load_key(&self, id: AuthorityId) -> Result<SecretKey, AuthorityError>;
+}
