@@ -1,0 +1,207 @@
+//! One connection from its first request to its end.
+//!
+//! A connection of a node never outlives the node's certificate: at 80 % of the time it has, it gets its own
+//! GOAWAY and its streams end, so that Envoy opens a *new TCP connection* with the certificate it renewed
+//! meanwhile; at the end it is cut (security reference 3.2). Ending the streams alone would not do: Envoy
+//! reopens them on the same connection, with the old certificate.
+
+use std::{future::Future, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+
+use api::node::TlsExporter;
+use certs::Timestamp;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use rand::RngExt;
+use spiffe::{Class, Peer};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+use xds::ConnectionDrain;
+
+use super::{Door, Service};
+
+/// The longest life of a node's connection, before jitter.
+const MAX_AGE: Duration = Duration::from_secs(3600);
+/// How long a stranger or an operator may keep a connection without a certificate.
+const MAX_STRANGER_AGE: Duration = Duration::from_secs(60);
+/// How long a connection that was told to go may take before it is cut.
+const GRACE: Duration = Duration::from_secs(10);
+/// Between the GOAWAY and the end of the streams: the peer must read them in this order.
+const GOAWAY_LEAD: Duration = Duration::from_millis(20);
+
+impl Door {
+    pub(super) async fn serve_plain(&self, tcp: TcpStream, shutdown: CancellationToken) {
+        let ends = Ends { go_away: self.clock.now() + MAX_STRANGER_AGE, cut: self.clock.now() + MAX_STRANGER_AGE + GRACE };
+        self.drive(TokioIo::new(tcp), self.service.clone(), None, ends, shutdown).await;
+    }
+
+    pub(super) async fn serve_tls(
+        &self,
+        tls: TlsStream<TcpStream>,
+        remote: SocketAddr,
+        peer: Option<Arc<Peer>>,
+        shutdown: CancellationToken,
+    ) {
+        let exporter = exporter(&tls);
+        let drain = ConnectionDrain::default();
+        let service = with_extensions(self.service.clone(), remote, peer.clone(), exporter, drain.clone());
+        let ends = self.ends(peer.as_deref());
+        let connection = Connected { peer: peer.clone(), drain };
+        let replaced = CancellationToken::new();
+        let node = peer.as_ref().and_then(|peer| peer.node().cloned());
+        let entered = node.as_ref().map(|node| self.registry.enter(node, replaced.clone()));
+        tokio::select! {
+            () = self.drive(TokioIo::new(tls), service, Some(&connection), ends, shutdown) => {}
+            () = replaced.cancelled() => {
+                tracing::info!(node_id = node.as_ref().map(tracing::field::display), "connection gave way to a newer one");
+            }
+        }
+        if let (Some(node), Some(number)) = (node, entered) {
+            self.registry.leave(&node, number);
+        }
+    }
+
+    /// When a connection of `peer` gets its GOAWAY and when it is cut.
+    fn ends(&self, peer: Option<&Peer>) -> Ends {
+        let now = self.clock.now();
+        let age = match peer {
+            None => MAX_STRANGER_AGE,
+            // Spread over a fifth either way, so that a fleet that connected at once does not reconnect at once.
+            Some(_) => MAX_AGE.mul_f64(rand::rng().random_range(0.8..1.2)),
+        };
+        let end = peer.map_or(now + age, |peer| (now + age).min(peer.svid().not_after()));
+        let left = end.since(now);
+        Ends { go_away: now + left.mul_f64(0.8), cut: end }
+    }
+
+    async fn drive<I>(
+        &self,
+        io: I,
+        service: Service,
+        connected: Option<&Connected>,
+        ends: Ends,
+        shutdown: CancellationToken,
+    ) where
+        I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+    {
+        let builder = builder();
+        let connection = builder.serve_connection(io, hyper_util::service::TowerToHyperService::new(service));
+        tokio::pin!(connection);
+        self.metrics.open.inc();
+        let mut leaving = false;
+        let mut cut = ends.cut;
+        let mut refused = Box::pin(self.no_longer_welcome(connected));
+        loop {
+            let next = if leaving { cut } else { ends.go_away };
+            tokio::select! {
+                done = connection.as_mut() => {
+                    if let Err(error) = done {
+                        tracing::debug!(door = self.name, %error, "connection ended");
+                    }
+                    break;
+                }
+                () = self.clock.sleep_until(next) => {
+                    if leaving {
+                        break;
+                    }
+                }
+                () = shutdown.cancelled(), if !leaving => cut = cut.min(self.clock.now() + GRACE),
+                () = refused.as_mut() => break,
+            }
+            leaving = true;
+            connection.as_mut().graceful_shutdown();
+            let _ = tokio::time::timeout(GOAWAY_LEAD, connection.as_mut()).await.is_ok_and(|_| true);
+            if let Some(connected) = connected {
+                connected.drain.go_away();
+            }
+        }
+        self.metrics.open.dec();
+    }
+
+    /// Completes when the peer's identity is blocked or its binding is gone: what it holds open ends at once.
+    async fn no_longer_welcome(&self, connected: Option<&Connected>) {
+        let Some(peer) = connected.and_then(|connected| connected.peer.as_ref()) else {
+            return std::future::pending().await;
+        };
+        let (mut blocks, mut bindings) = (self.blocks.clone(), self.bindings.clone());
+        loop {
+            let blocked = blocks.borrow_and_update().contains(peer.id());
+            let unbound = match peer.svid().class() {
+                Class::Node(node) => bindings.borrow_and_update().enabled(node).is_none(),
+                Class::Workload | Class::Server | Class::Operator(_) => false,
+            };
+            // A node without a binding is answered by the session first, with a status and a correlation id;
+            // the connection follows once that had time to leave.
+            if blocked || unbound {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                return;
+            }
+            tokio::select! {
+                changed = blocks.changed() => if changed.is_err() { return std::future::pending().await },
+                changed = bindings.changed() => if changed.is_err() { return std::future::pending().await },
+            }
+        }
+    }
+}
+
+struct Ends {
+    go_away: Timestamp,
+    cut: Timestamp,
+}
+
+struct Connected {
+    peer: Option<Arc<Peer>>,
+    drain: ConnectionDrain,
+}
+
+fn builder() -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(32)
+        .max_pending_accept_reset_streams(20)
+        .max_local_error_reset_streams(256)
+        .max_header_list_size(16 * 1024)
+        .max_send_buf_size(64 * 1024)
+        .keep_alive_interval(Duration::from_secs(30))
+        .keep_alive_timeout(Duration::from_secs(10));
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(Duration::from_secs(10))
+        .max_buf_size(64 * 1024)
+        .max_headers(64);
+    builder
+}
+
+fn exporter(tls: &TlsStream<TcpStream>) -> Option<TlsExporter> {
+    let mut value = [0; 32];
+    tls.get_ref().1.export_keying_material(&mut value, api::node::EXPORTER_LABEL, None).ok()?;
+    Some(TlsExporter(value))
+}
+
+fn with_extensions(
+    service: Service,
+    remote: SocketAddr,
+    peer: Option<Arc<Peer>>,
+    exporter: Option<TlsExporter>,
+    drain: ConnectionDrain,
+) -> Service {
+    Service::new(tower::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
+        let extensions = request.extensions_mut();
+        extensions.insert(remote);
+        extensions.insert(drain.clone());
+        if let Some(peer) = &peer {
+            extensions.insert(peer.clone());
+        }
+        if let Some(exporter) = exporter {
+            extensions.insert(exporter);
+        }
+        let answer: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(service.clone().oneshot(request));
+        answer
+    }))
+}

@@ -1,0 +1,188 @@
+//! The accept loops: the only place that spawns per connection.
+//!
+//! A door owns one listener. It lets handshakes run beside each other, each with a deadline and all under a cap,
+//! so that one silent peer cannot stall the others, and hands every connection that passed to its service with
+//! the verified [`spiffe::Peer`] among the request's extensions. What came in is served by `connection`.
+
+mod connection;
+mod registry;
+
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use audit::{Action, Actor, Event, Refusals};
+use axum::body::Body;
+use certs::Clock;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use spiffe::{Bindings, BlockList, Peer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, watch},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_util::sync::CancellationToken;
+use tower::util::BoxCloneSyncService;
+
+use crate::{
+    metrics::DoorMetrics,
+    tls::{Admits, CertificateRefusal, Gatekeeper},
+};
+
+pub(crate) use self::registry::Registry;
+
+/// What a door hands requests to.
+pub(crate) type Service = BoxCloneSyncService<Request<Incoming>, Response<Body>, Infallible>;
+
+/// A handshake that is not done by then is dropped (R10).
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How many handshakes may be under way at once.
+const HANDSHAKES: usize = 2_000;
+/// How many connections one door holds.
+const CONNECTIONS: usize = 20_000;
+/// How long open connections may take to end once the door closes.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// How a door protects what comes through it.
+pub(crate) enum Security {
+    /// TLS 1.3, admitting one class.
+    Tls(Gatekeeper, Admits),
+    /// None: probes and scrapers on loopback.
+    Plain,
+}
+
+/// One listener and what stands behind it.
+pub(crate) struct Door {
+    pub(crate) name: &'static str,
+    pub(crate) listener: TcpListener,
+    pub(crate) security: Security,
+    pub(crate) service: Service,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) refusals: Arc<dyn Refusals>,
+    pub(crate) bindings: watch::Receiver<Arc<Bindings>>,
+    pub(crate) blocks: watch::Receiver<Arc<BlockList>>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) metrics: Arc<DoorMetrics>,
+}
+
+impl Door {
+    /// Accepts until `shutdown`, then lets open connections finish within the drain time.
+    ///
+    /// # Errors
+    /// Only when the listener itself is gone.
+    pub(crate) async fn run(self, shutdown: CancellationToken) -> io::Result<()> {
+        let door = Arc::new(self);
+        let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+        let connections = Arc::new(Semaphore::new(CONNECTIONS));
+        let mut tasks = JoinSet::new();
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                accepted = door.listener.accept() => accepted,
+                Some(_) = tasks.join_next() => continue,
+            };
+            let (tcp, remote) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    door.back_off(&error).await;
+                    continue;
+                }
+            };
+            let (Ok(handshake), Ok(place)) =
+                (handshakes.clone().try_acquire_owned(), connections.clone().try_acquire_owned())
+            else {
+                door.metrics.overloaded.inc();
+                continue;
+            };
+            let (door, shutdown) = (door.clone(), shutdown.clone());
+            tasks.spawn(async move {
+                let _place = place;
+                door.admit(tcp, remote, handshake, shutdown).await;
+            });
+        }
+        let drained = async { while tasks.join_next().await.is_some() {} };
+        if timeout(DRAIN, drained).await.is_err() {
+            tracing::warn!(door = door.name, "connections were still open after the drain time");
+        }
+        Ok(())
+    }
+
+    /// Out of descriptors or memory: waiting is all that helps, and leaving the loop would close the door.
+    async fn back_off(&self, error: &io::Error) {
+        tracing::warn!(door = self.name, %error, "cannot accept");
+        self.metrics.overloaded.inc();
+        sleep(Duration::from_millis(100)).await;
+    }
+
+    async fn admit(
+        &self,
+        tcp: TcpStream,
+        remote: SocketAddr,
+        handshake: tokio::sync::OwnedSemaphorePermit,
+        shutdown: CancellationToken,
+    ) {
+        let _ = tcp.set_nodelay(true);
+        match &self.security {
+            Security::Plain => {
+                drop(handshake);
+                self.serve_plain(tcp, shutdown).await;
+            }
+            Security::Tls(gatekeeper, admits) => {
+                let Some((tls, peer)) = self.shake_hands(gatekeeper, *admits, tcp, remote).await else { return };
+                drop(handshake);
+                self.serve_tls(tls, remote, peer, shutdown).await;
+            }
+        }
+    }
+
+    async fn shake_hands(
+        &self,
+        gatekeeper: &Gatekeeper,
+        admits: Admits,
+        tcp: TcpStream,
+        remote: SocketAddr,
+    ) -> Option<(TlsStream<TcpStream>, Option<Arc<Peer>>)> {
+        let alpn: &[&[u8]] = if admits == Admits::Operators { &[b"h2", b"http/1.1"] } else { &[b"h2"] };
+        let (config, found) = match gatekeeper.configure(admits, alpn) {
+            Ok(configured) => configured,
+            Err(error) => {
+                tracing::error!(door = self.name, %error, "cannot configure TLS");
+                return None;
+            }
+        };
+        let accepted = timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(tcp)).await;
+        let tls = match accepted {
+            Ok(Ok(tls)) => tls,
+            Ok(Err(error)) => {
+                let refusal = found.get().and_then(|found| found.as_ref().err());
+                self.note_refusal(remote, refusal, &error.to_string());
+                return None;
+            }
+            Err(_) => {
+                self.note_refusal(remote, None, "handshake was not finished within 5 s");
+                return None;
+            }
+        };
+        let peer = match found.get() {
+            Some(Ok(svid)) => Some(Arc::new(Peer::new(svid.clone(), remote))),
+            _ => None,
+        };
+        if admits == Admits::Nodes && peer.is_none() {
+            self.note_refusal(remote, None, "handshake ended without a verified node certificate");
+            return None;
+        }
+        self.metrics.accepted.inc();
+        Some((tls, peer))
+    }
+
+    fn note_refusal(&self, remote: SocketAddr, refusal: Option<&CertificateRefusal>, error: &str) {
+        let reason = refusal.map_or_else(|| error.to_owned(), ToString::to_string);
+        self.metrics.refused.inc();
+        tracing::info!(door = self.name, %remote, reason, "connection refused");
+        let event =
+            Event::refused(self.clock.now(), Actor::stranger(remote), Action::ConnectionRefuse, self.name, reason);
+        self.refusals.refuse(event);
+    }
+}
