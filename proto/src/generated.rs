@@ -1,6 +1,6 @@
 //! What `build.rs` writes. Its documentation is that of the `.proto` files.
 
-#[expect(dead_code, missing_docs, unreachable_pub, unused_qualifications, clippy::all, reason = "generated")]
+#[expect(missing_docs, unreachable_pub, unused_qualifications, clippy::all, reason = "generated")]
 mod code {
     include!(concat!(env!("OUT_DIR"), "/envoy/mod.rs"));
     /// Our own services: enrolment and renewal of nodes.
@@ -11,4 +11,5 @@ mod code {
     }
 }
 
-pub use code::{credence, envoy, google, xds};
+pub(crate) use code::validate;
+pub use code::{credence, envoy, google, udpa, xds};

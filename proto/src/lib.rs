@@ -9,9 +9,12 @@ use std::sync::LazyLock;
 use prost_reflect::DescriptorPool;
 
 mod generated;
+pub mod pgv;
 mod redact;
+mod sensitive;
+pub mod text;
 
-pub use generated::{credence, envoy, google, xds};
+pub use generated::{credence, envoy, google, udpa, xds};
 
 /// Every file of Envoy's API and of ours, with all options, as an encoded `google.protobuf.FileDescriptorSet`.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.binpb"));
