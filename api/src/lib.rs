@@ -1,1 +1,15 @@
-//! credence-api
+//! The operator's door: REST over the same calls that every other front uses, and the node door beside it
+//! (enrolment on 18001, renewal on 18000).
+//!
+//! Knows no database: what it needs kept stands in [`ports`], and `store` keeps it. Knows no socket: `server`
+//! accepts connections and puts the verified peer into each request. Start reading at [`calls::Calls`], which
+//! holds one function per operation; [`rest`] only turns HTTP into calls and back.
+//!
+//! ```text
+//! request --rest--> access --> calls --> configs::Manager --> store, xds::catalog --> Views
+//!    ^-- problem <--'            '-----> ports (nodes, blocks, audit, authorities, delivery)
+//! ```
+
+pub mod limit;
+pub mod ports;
+pub mod token;

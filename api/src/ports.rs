@@ -1,0 +1,243 @@
+//! What this crate needs kept. `store` implements these; a change and its audit event share a transaction.
+
+use async_trait::async_trait;
+use audit::Event;
+use certs::{SpkiHash, Timestamp};
+use serde::{Deserialize, Serialize};
+use spiffe::{Binding, BlockList, Namespace, NodeId, SpiffeId, Tenant};
+use thiserror::Error;
+use uuid::Uuid;
+
+/// Why something was not kept or found.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// No such thing.
+    #[error("{what} {name} does not exist")]
+    NotFound {
+        /// Of which sort.
+        what: &'static str,
+        /// Its name or id.
+        name: String,
+    },
+    /// There is one of that name already.
+    #[error("{what} {name} exists already")]
+    Exists {
+        /// Of which sort.
+        what: &'static str,
+        /// Its name or id.
+        name: String,
+    },
+    /// Somebody else changed it since it was read.
+    #[error("{what} {name} is at revision {actual}, not {expected}")]
+    Conflict {
+        /// Of which sort.
+        what: &'static str,
+        /// Its name or id.
+        name: String,
+        /// What the caller had read.
+        expected: u64,
+        /// What it is now.
+        actual: u64,
+    },
+    /// The disk is full, the file is damaged, the process is shutting down.
+    #[error("store is unavailable: {0}")]
+    Unavailable(String),
+}
+
+/// Where a revision of a document stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RevisionState {
+    /// Stored, not effective.
+    Draft,
+    /// Effective, or was when it was the newest.
+    Applied,
+    /// The document ended here.
+    Deleted,
+}
+
+/// One revision of one document, as it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredDocument {
+    /// The document, over all its revisions: a UUIDv7.
+    pub id: Uuid,
+    /// Whose.
+    pub tenant: Tenant,
+    /// In which namespace.
+    pub namespace: Namespace,
+    /// `ProxyConfig`, `Endpoints`.
+    pub kind: String,
+    /// Its name, unique for kind and namespace.
+    pub name: String,
+    /// Grows over all documents: one number names one change.
+    pub revision: u64,
+    /// Where it stands.
+    pub state: RevisionState,
+    /// The source text, byte for byte.
+    pub text: String,
+    /// Who wrote it.
+    pub author: String,
+    /// Why, as the author said; may be empty.
+    pub reason: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// One step of a commit; all steps of a commit happen, or none.
+#[derive(Debug, Clone)]
+pub enum DocumentChange {
+    /// Stores a revision; creates the document if there is none of this kind, namespace and name. Effective at
+    /// once if `apply`, else a draft beside the effective one.
+    Put {
+        /// Whose.
+        tenant: Tenant,
+        /// In which namespace.
+        namespace: Namespace,
+        /// Which kind.
+        kind: String,
+        /// Its name.
+        name: String,
+        /// The source text.
+        text: String,
+        /// The revision that the author had read: `Some(0)` for "must not exist", `None` for "whatever is there".
+        expected: Option<u64>,
+        /// Whether it becomes effective.
+        apply: bool,
+    },
+    /// Makes the newest draft effective.
+    Apply {
+        /// Which document.
+        id: Uuid,
+        /// The revision that the caller had read, if it insists.
+        expected: Option<u64>,
+    },
+    /// Ends the document; its name is free again, its history stays.
+    Delete {
+        /// Which document.
+        id: Uuid,
+        /// The revision that the caller had read, if it insists.
+        expected: Option<u64>,
+    },
+}
+
+/// Which documents to list. Empty fields do not restrict.
+#[derive(Debug, Clone, Default)]
+pub struct DocumentFilter {
+    /// Whose; `None` for all, which only the server itself asks for.
+    pub tenant: Option<Tenant>,
+    /// In which namespace.
+    pub namespace: Option<Namespace>,
+    /// Of which kind.
+    pub kind: Option<String>,
+    /// With which name.
+    pub name: Option<String>,
+    /// At most this many (0: all), by id, after `after`.
+    pub limit: usize,
+    /// Continue after this id.
+    pub after: Option<Uuid>,
+}
+
+/// Keeps documents and every revision of them.
+#[async_trait]
+pub trait DocumentStore: Send + Sync {
+    /// Carries out all of `changes` or none, with `event`, and answers the revisions that they made.
+    async fn commit(
+        &self,
+        changes: Vec<DocumentChange>,
+        author: &str,
+        reason: &str,
+        event: Event,
+    ) -> Result<Vec<StoredDocument>, StoreError>;
+
+    /// The newest revision of each live document: a draft if one is newer than what is effective.
+    async fn newest(&self, filter: &DocumentFilter) -> Result<Vec<StoredDocument>, StoreError>;
+
+    /// The effective revision of each live document that has one.
+    async fn effective(&self, filter: &DocumentFilter) -> Result<Vec<StoredDocument>, StoreError>;
+
+    /// The newest revision of one document, deleted or not.
+    async fn get(&self, id: Uuid) -> Result<Option<StoredDocument>, StoreError>;
+
+    /// Every revision of the documents that ever had this name, newest first, at most `limit`.
+    async fn history(
+        &self,
+        tenant: &Tenant,
+        namespace: &Namespace,
+        kind: &str,
+        name: &str,
+        limit: usize,
+    ) -> Result<Vec<StoredDocument>, StoreError>;
+}
+
+/// A join token as it is kept: an HMAC of its secret, never the secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredToken {
+    /// Its public half.
+    pub id: String,
+    /// HMAC-SHA-256 of the secret half.
+    pub mac: [u8; 32],
+    /// Whose.
+    pub tenant: Tenant,
+    /// The one node it enrols.
+    pub node: NodeId,
+    /// Who made it.
+    pub author: String,
+    /// When.
+    pub created: Timestamp,
+    /// Its end.
+    pub expires: Timestamp,
+    /// When, and for which key, it was spent.
+    pub spent: Option<(Timestamp, SpkiHash)>,
+    /// When it was revoked or burned.
+    pub revoked: Option<Timestamp>,
+    /// How many wrong secrets were tried; the fifth burns it.
+    pub failures: u32,
+}
+
+/// Keeps bindings and the tokens that enrol them.
+#[async_trait]
+pub trait NodeStore: Send + Sync {
+    /// All bindings.
+    async fn bindings(&self) -> Result<Vec<Binding>, StoreError>;
+
+    /// Writes a binding and its join token together. With `replace` an existing binding is overwritten and its
+    /// older unspent tokens are revoked, else it is refused.
+    async fn enroll(
+        &self,
+        binding: &Binding,
+        token: &StoredToken,
+        replace: bool,
+        event: Event,
+    ) -> Result<(), StoreError>;
+
+    /// Removes a binding, and revokes its unspent tokens.
+    async fn remove(&self, node: &NodeId, event: Event) -> Result<(), StoreError>;
+
+    /// All tokens that are not older than a day past their end.
+    async fn tokens(&self) -> Result<Vec<StoredToken>, StoreError>;
+
+    /// One token by its public half.
+    async fn token(&self, id: &str) -> Result<Option<StoredToken>, StoreError>;
+
+    /// Revokes a token.
+    async fn revoke_token(&self, id: &str, event: Event) -> Result<(), StoreError>;
+
+    /// Counts a wrong secret; the fifth revokes the token (with `burned` as the event). Answers the count.
+    async fn token_failure(&self, id: &str, burned: Event) -> Result<u32, StoreError>;
+
+    /// The key under which token secrets are hashed; made with the store, sealed in it.
+    async fn token_key(&self) -> Result<[u8; 32], StoreError>;
+}
+
+/// Keeps the identities that are blocked.
+#[async_trait]
+pub trait BlockStore: Send + Sync {
+    /// All blocks.
+    async fn blocks(&self) -> Result<BlockList, StoreError>;
+
+    /// Blocks an identity.
+    async fn block(&self, id: &SpiffeId, reason: &str, event: Event) -> Result<(), StoreError>;
+
+    /// Lifts a block.
+    async fn unblock(&self, id: &SpiffeId, event: Event) -> Result<(), StoreError>;
+}
