@@ -1,6 +1,14 @@
 //! What `build.rs` writes. Its documentation is that of the `.proto` files.
 
-#[expect(missing_docs, unreachable_pub, unused_qualifications, clippy::all, reason = "generated")]
+#[expect(
+    missing_docs,
+    unreachable_pub,
+    unused_qualifications,
+    clippy::all,
+    clippy::allow_attributes_without_reason,
+    clippy::use_self,
+    reason = "generated"
+)]
 mod code {
     include!(concat!(env!("OUT_DIR"), "/envoy/mod.rs"));
     /// Our own services: enrolment and renewal of nodes.

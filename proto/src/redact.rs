@@ -97,3 +97,64 @@ impl fmt::Debug for FinishRequest {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Debug;
+
+    use super::*;
+    use crate::envoy::extensions::transport_sockets::tls::v3::{
+        GenericSecret, Secret, TlsCertificate, TlsSessionTicketKeys, secret,
+    };
+    use crate::envoy::service::discovery::v3::DeltaDiscoveryResponse;
+
+    const KEY: &[u8] = b"hunter2";
+
+    fn source() -> DataSource {
+        DataSource { specifier: Some(Specifier::InlineBytes(KEY.to_vec())), ..Default::default() }
+    }
+
+    fn secret() -> Secret {
+        let private_key = Some(source());
+        Secret {
+            name: "spiffe://prod.example.org/web".to_owned(),
+            r#type: Some(secret::Type::TlsCertificate(TlsCertificate { private_key, ..Default::default() })),
+        }
+    }
+
+    /// Neither as text nor as the numbers that a derived `Debug` prints of bytes.
+    fn check(message: &impl Debug) {
+        let printed = format!("{message:?} {message:#?}");
+        assert!(!printed.contains("hunter2"), "{printed}");
+        assert!(!printed.replace([' ', '\n'], "").contains("104,117,110"), "{printed}");
+    }
+
+    #[test]
+    fn debug_does_not_show_keys() {
+        let text = Specifier::InlineString("hunter2".to_owned());
+        let any = Any::from_msg(&secret()).unwrap();
+        let resource = Resource { resource: Some(any.clone()), ..Default::default() };
+        check(&source());
+        check(&DataSource { specifier: Some(text), ..Default::default() });
+        check(&secret());
+        check(&GenericSecret { secret: Some(source()), ..Default::default() });
+        check(&TlsSessionTicketKeys { keys: vec![source()] });
+        check(&DiscoveryResponse { resources: vec![any.clone()], ..Default::default() });
+        check(&DeltaDiscoveryResponse { resources: vec![resource.clone()], ..Default::default() });
+        check(&resource);
+        check(&TransportSocket { config_type: Some(ConfigType::TypedConfig(any)), ..Default::default() });
+        check(&FinishRequest { join_token: "hunter2".to_owned(), ..Default::default() });
+    }
+
+    #[test]
+    fn debug_shows_what_is_safe() {
+        let file = DataSource { specifier: Some(Specifier::Filename("/a".to_owned())), ..Default::default() };
+        assert!(format!("{file:?}").contains("\"/a\""));
+        assert!(format!("{:?}", source()).contains("InlineBytes([7 bytes])"));
+        assert!(format!("{:?}", secret()).contains("spiffe://prod.example.org/web"));
+        let any = Any::from_msg(&secret()).unwrap();
+        let response = DiscoveryResponse { resources: vec![any], ..Default::default() };
+        let expected = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret [";
+        assert!(format!("{response:?}").contains(expected), "{response:?}");
+    }
+}

@@ -136,6 +136,31 @@ impl Check {
         }
     }
 
+    /// Whether the check was read in full and is about values of the kind.
+    #[cfg(test)]
+    pub(super) fn is_sound_for(&self, kind: &Kind) -> bool {
+        use Kind::{Bool, Bytes, Double, Enum, Float, Message, String};
+        let wrapper = match kind {
+            Message(message) => message.full_name().strip_prefix("google.protobuf."),
+            _ => None,
+        };
+        match self {
+            Self::Text(check) => check.is_sound() && (*kind == String || wrapper == Some("StringValue")),
+            Self::Bytes(check) => check.is_sound() && (*kind == Bytes || wrapper == Some("BytesValue")),
+            Self::Bool(_) => *kind == Bool || wrapper == Some("BoolValue"),
+            Self::Enum(_, defined) => matches!(kind, Enum(_)) && defined.is_some(),
+            Self::Real(_) => {
+                matches!(kind, Float | Double) || matches!(wrapper, Some("FloatValue" | "DoubleValue"))
+            }
+            // Envoy has no rules for timestamps, so that none needs a clock.
+            Self::Time(_) => wrapper == Some("Duration"),
+            Self::Integer(_) => match wrapper {
+                Some(name) => name.contains("Int"),
+                None => !matches!(kind, Message(_) | Enum(_) | String | Bytes | Bool | Float | Double),
+            },
+        }
+    }
+
     /// The rules that a value breaks. A value of another type breaks none: descriptors were checked when the rules
     /// were compiled.
     pub(super) fn broken(&self, value: &Value) -> Vec<Broken> {

@@ -42,7 +42,7 @@ pub(super) enum Shape {
 pub(super) struct ValuePlan {
     pub(super) required: bool,
     pub(super) skip: bool,
-    pub(super) check: Option<Check>,
+    pub(super) check: Option<Box<Check>>,
     pub(super) any: Option<AnyRules>,
 }
 
@@ -123,7 +123,7 @@ impl FieldPlan {
 }
 
 impl Shape {
-    fn read(field: &FieldDescriptor, rules: &FieldRules) -> Self {
+    pub(super) fn read(field: &FieldDescriptor, rules: &FieldRules) -> Self {
         let skip = rules.message.as_ref().is_some_and(|message| message.skip());
         let inner = |rules: Option<&FieldRules>, kind: &Kind| {
             let mut plan = rules.map(|rules| ValuePlan::read(rules, kind)).unwrap_or_default();
@@ -183,7 +183,7 @@ impl ValuePlan {
         Self {
             required: required || message.required(),
             skip: message.skip(),
-            check: rules.r#type.as_ref().and_then(|rules| Check::read(rules, kind)),
+            check: rules.r#type.as_ref().and_then(|rules| Check::read(rules, kind)).map(Box::new),
             any,
         }
     }

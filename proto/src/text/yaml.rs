@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 
 use serde_json::Number;
-use serde_saphyr::granit_parser::{Event, Marker, Parser, ScalarStyle, Tag};
+use serde_saphyr::granit_parser::{ErrorKind, Event, Marker, Parser, ScalarStyle, ScanError, Tag};
 
 use super::tree::{Content, Key, Node};
 use super::{MAX_BYTES, MAX_COPIED, MAX_DEPTH, MAX_NODES, Position, Problem, Reason};
@@ -17,13 +17,12 @@ pub(super) fn read(text: &str) -> Result<Node, Problem> {
     let mut build = Build::default();
     let options = serde_saphyr::granit_parser::options! {
         emit_comments: false,
-        // More than we take, because the parser looks ahead and we say it better.
         flow_nesting_limit: 2 * MAX_DEPTH,
         block_nesting_limit: 2 * MAX_DEPTH,
     };
     for event in Parser::new_from_str_with_options(text, options) {
         let (event, span) =
-            event.map_err(|error| problem(Some(position(error.marker())), Reason::Syntax(error.info())))?;
+            event.map_err(|error| problem(Some(position(error.marker())), unreadable(&error)))?;
         let at = Some(position(&span.start));
         build.event(event, at).map_err(|reason| problem(at, reason))?;
     }
@@ -32,6 +31,14 @@ pub(super) fn read(text: &str) -> Result<Node, Problem> {
 
 fn problem(position: Option<Position>, reason: Reason) -> Problem {
     Problem { path: String::new(), position, reason }
+}
+
+fn unreadable(error: &ScanError) -> Reason {
+    match error.kind() {
+        // The parser looks ahead of its events, so that this may come before our own count.
+        ErrorKind::RecursionLimitExceeded => Reason::TooDeep,
+        _ => Reason::Syntax(error.info()),
+    }
 }
 
 fn position(marker: &Marker) -> Position {
