@@ -121,7 +121,7 @@ impl Certificate {
         }
         let mut facts = Facts {
             der: octets.to_vec(),
-            serial: Serial::from_der_integer(parsed.raw_serial())?,
+            serial: serial(&parsed)?,
             not_before: Timestamp::from_unix_secs(parsed.validity().not_before.timestamp()),
             not_after: Timestamp::from_unix_secs(parsed.validity().not_after.timestamp()),
             subject: parsed.subject().to_string(),
@@ -275,6 +275,14 @@ impl Facts {
             self.extended_key_usages = purposes.into_iter().map(purpose).collect();
         }
     }
+}
+
+/// Positive (RFC 5280 4.1.2.2), except that old self-signed roots, some of them widely trusted, have zero.
+fn serial(parsed: &X509Certificate<'_>) -> Result<Serial, SerialError> {
+    if parsed.raw_serial() == [0] && parsed.issuer().as_raw() == parsed.subject().as_raw() {
+        return Ok(Serial::zero());
+    }
+    Serial::from_der_integer(parsed.raw_serial())
 }
 
 fn purpose(id: &[u8]) -> ExtendedKeyUsage {

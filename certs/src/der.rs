@@ -10,6 +10,7 @@ pub(crate) const OBJECT_ID: u8 = 0x06;
 pub(crate) const UTC_TIME: u8 = 0x17;
 pub(crate) const GENERALIZED_TIME: u8 = 0x18;
 pub(crate) const SEQUENCE: u8 = 0x30;
+pub(crate) const SET: u8 = 0x31;
 
 /// Not DER.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,8 +91,9 @@ pub(crate) fn open(octets: &[u8], tag: u8) -> Result<Reader<'_>, NotDer> {
 pub(crate) fn is_shortest_integer(value: &[u8]) -> bool {
     match *value {
         [] => false,
-        [_] => true,
-        [first, second, ..] => !(first == 0 && second & 0x80 == 0) && !(first == 0xff && second & 0x80 != 0),
+        [0, second, ..] => second & 0x80 != 0,
+        [0xff, second, ..] => second & 0x80 == 0,
+        [..] => true,
     }
 }
 

@@ -60,6 +60,11 @@ impl Serial {
         Ok(Self(significant.to_vec()))
     }
 
+    /// The number zero, which old self-signed roots have and nothing else may.
+    pub(crate) fn zero() -> Self {
+        Self(vec![0])
+    }
+
     /// The octets, most significant first.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {

@@ -336,7 +336,8 @@ mod tests {
             assert!(leaf.is_signed_by(&issuing));
             let chain = Chain::new(leaf.clone(), vec![issuing.clone()]);
             let verified =
-                verify_chain(&chain, &[root.clone()], &VerifyOptions::new(now, Usage::Client)).unwrap();
+                verify_chain(&chain, std::slice::from_ref(&root), &VerifyOptions::new(now, Usage::Client))
+                    .unwrap();
             assert_eq!(verified.path(), [leaf, issuing.clone(), root.clone()]);
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! It knows no identity scheme: what a SPIFFE ID is, and which anchors may vouch for it, stands in `spiffe`.
 
+mod constraints;
 mod fault;
 mod keys;
 mod names;
@@ -20,6 +21,7 @@ use webpki::{
 pub use self::fault::{Fault, Position};
 pub use self::work::MAX_SIGNATURE_CHECKS;
 use self::{
+    constraints::Violation,
     rules::{Role, faults},
     work::Work,
 };
@@ -289,6 +291,8 @@ impl<'a> Verifier<'a> {
         let trusted: Vec<TrustAnchor<'_>> = anchor_ders
             .iter()
             .map(webpki::anchor_from_trusted_cert)
+            // The constraints of anchors are ours to check: webpki refuses mailboxes and directory names.
+            .map(|anchor| anchor.map(|anchor| TrustAnchor { name_constraints: None, ..anchor }))
             .collect::<Result<_, _>>()
             .map_err(|error| self.translate(error, None))?;
         let presented: Vec<CertificateDer<'_>> =
@@ -331,6 +335,9 @@ impl<'a> Verifier<'a> {
     /// What must hold for a whole path.
     fn check_path(&self, path: &[Certificate]) -> Result<(), VerifyError> {
         let (leaf, authorities) = (&path[0], &path[1..]);
+        if authorities.is_empty() {
+            return Err(VerifyError::Other("path without an anchor".to_owned()));
+        }
         let counted = authorities[..authorities.len() - 1]
             .iter()
             .filter(|authority| !Anatomy::of(authority.der()).is_ok_and(|parts| parts.is_self_issued()))
@@ -338,6 +345,10 @@ impl<'a> Verifier<'a> {
         if counted > self.options.max_depth {
             return Err(VerifyError::TooDeep(self.options.max_depth));
         }
+        constraints::check_path(path).map_err(|violation| match violation {
+            Violation::Outside => VerifyError::NameConstraint,
+            Violation::TooMuchWork => VerifyError::TooMuchWork(MAX_SIGNATURE_CHECKS),
+        })?;
         for authority in authorities {
             if authority.spki_der() == leaf.spki_der() {
                 let fault = Fault::AuthorityKey;
@@ -398,8 +409,9 @@ fn resolve(
     let between = path
         .intermediate_certificates()
         .filter_map(|step| intermediates.iter().find(|one| same(one, step.der().as_ref())));
-    // Two certificates of one anchor (same name, key and constraints) are worth the same.
-    let anchor = trusted.iter().position(|anchor| anchor == path.anchor()).map(|index| &anchors[index]);
+    // By address: two anchors may differ in nothing that webpki looks at, and only in their constraints.
+    let anchor =
+        trusted.iter().position(|anchor| std::ptr::eq(anchor, path.anchor())).map(|index| &anchors[index]);
     std::iter::once(&leaf).chain(between).chain(anchor).map(|one| (*one).clone()).collect()
 }
 

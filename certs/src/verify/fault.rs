@@ -48,6 +48,9 @@ pub enum Fault {
     /// The serial number is not in its shortest form (X.690 8.3.2).
     #[error("has a serial number that is not in its shortest form")]
     SerialForm,
+    /// The serial number is zero (RFC 5280 4.1.2.2); only a self-signed anchor is excused.
+    #[error("has the serial number zero")]
+    SerialZero,
     /// A date in a form that RFC 5280 4.1.2.5 forbids.
     #[error("has a date in a forbidden form")]
     DateForm,
@@ -151,7 +154,7 @@ impl Fault {
             Self::UniqueId => "unique-id",
             Self::AlgorithmMismatch => "algorithm-mismatch",
             Self::SignatureAlgorithm(_) => "signature-algorithm",
-            Self::SerialForm => "serial",
+            Self::SerialForm | Self::SerialZero => "serial",
             Self::DateForm => "date-form",
             Self::NegativeValidity => "negative-validity",
             Self::NotYetValid { .. } => "not-yet-valid",

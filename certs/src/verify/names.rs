@@ -59,7 +59,7 @@ fn is_uri(value: &[u8]) -> bool {
 }
 
 /// A local part, one `@`, a host (RFC 5280 4.2.1.6); literal asterisks in the local part are just characters.
-fn is_mailbox(value: &[u8]) -> bool {
+pub(super) fn is_mailbox(value: &[u8]) -> bool {
     let Some(at) = value.iter().rposition(|octet| *octet == b'@') else { return false };
     let (local, host) = (&value[..at], &value[at + 1..]);
     !local.is_empty()

@@ -1,6 +1,6 @@
 //! The strict layer: what webpki does not ask of a certificate, and we do (security reference 5.2).
 
-use super::{Fault, Usage, keys, names};
+use super::{Fault, Usage, constraints::Subtrees, keys, names};
 use crate::{
     Certificate, Timestamp,
     anatomy::{self, Anatomy, BasicConstraints, Extension, oid, tag},
@@ -60,6 +60,9 @@ fn encoding(anatomy: &Anatomy<'_>, role: Role, found: &mut Vec<Fault>) {
     }
     if !der::is_shortest_integer(anatomy.serial) {
         found.push(Fault::SerialForm);
+    }
+    if role != Role::Anchor && anatomy.serial == [0] {
+        found.push(Fault::SerialZero);
     }
     if !anatomy.algorithms_agree {
         found.push(Fault::AlgorithmMismatch);
@@ -199,62 +202,13 @@ fn constraints(anatomy: &Anatomy<'_>, role: Role, found: &mut Vec<Fault>) {
         if !extension.critical {
             found.push(Fault::UncriticalExtension(NAMES));
         }
-        if !is_name_constraints(extension.value) {
+        if Subtrees::parse(extension.value).is_err() {
             found.push(Fault::MalformedExtension(NAMES));
         }
     }
     if anatomy.extension(oid::POLICY_CONSTRAINTS).is_some_and(|extension| !extension.critical) {
         found.push(Fault::UncriticalExtension("PolicyConstraints"));
     }
-}
-
-/// At least one list, each with at least one subtree, each without minimum and maximum (RFC 5280 4.2.1.10).
-fn is_name_constraints(value: &[u8]) -> bool {
-    let parse = || -> Result<bool, NotDer> {
-        let mut lists = der::open(value, der::SEQUENCE)?;
-        if lists.is_empty() {
-            return Ok(false);
-        }
-        for tag in [0xa0, 0xa1] {
-            let Some(list) = lists.optional(tag)? else { continue };
-            let mut subtrees = Reader::new(list.value);
-            loop {
-                let mut subtree = Reader::new(subtrees.expect(der::SEQUENCE)?.value);
-                let base = subtree.next()?;
-                subtree.finish()?;
-                if !is_constraint(base.tag, base.value) {
-                    return Ok(false);
-                }
-                if subtrees.is_empty() {
-                    break;
-                }
-            }
-        }
-        lists.finish()?;
-        Ok(true)
-    };
-    parse().unwrap_or(false)
-}
-
-fn is_constraint(kind: u8, value: &[u8]) -> bool {
-    match kind {
-        tag::DNS => value.is_empty() || (!value.starts_with(b"*") && names::is_dns_name(value)),
-        tag::IP => match value.len() {
-            8 | 32 => is_prefix_mask(&value[value.len() / 2..]),
-            _ => false,
-        },
-        _ => true,
-    }
-}
-
-/// Ones, then zeros.
-fn is_prefix_mask(mask: &[u8]) -> bool {
-    let ones: u32 = mask.iter().map(|octet| octet.count_ones()).sum();
-    let leading = mask
-        .iter()
-        .position(|octet| *octet != 0xff)
-        .map_or(mask.len() * 8, |index| index * 8 + mask[index].leading_ones() as usize);
-    ones as usize == leading
 }
 
 fn usages(anatomy: &Anatomy<'_>, role: Role, found: &mut Vec<Fault>) {
