@@ -19,6 +19,8 @@ mod convert;
 mod tree;
 mod yaml;
 
+pub use self::tree::{Content, Key, Node};
+
 #[cfg(test)]
 mod tests;
 
@@ -169,6 +171,14 @@ pub struct Parsed {
     pub message: DynamicMessage,
     /// Where its fields stand.
     pub positions: Positions,
+}
+
+/// Reads YAML or JSON into a tree that knows where each part stands, for callers with a vocabulary of their own.
+///
+/// # Errors
+/// Where the text is no YAML, repeats a key, or passes a bound.
+pub fn read(text: &str) -> Result<Node, Problem> {
+    yaml::read(text)
 }
 
 /// The descriptor of a message by its full name, for instance `envoy.config.listener.v3.Listener`.

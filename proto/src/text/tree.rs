@@ -6,32 +6,42 @@ use super::{MAX_DEPTH, Position, Problem, Reason};
 
 /// A value with its place.
 #[derive(Clone)]
-pub(super) struct Node {
-    pub(super) position: Option<Position>,
-    pub(super) content: Content,
+pub struct Node {
+    /// Where it begins, if the input had positions.
+    pub position: Option<Position>,
+    /// What stands there.
+    pub content: Content,
 }
 
 /// A value.
 #[derive(Clone)]
-pub(super) enum Content {
+pub enum Content {
+    /// Nothing, or `null`.
     Null,
+    /// True or false.
     Bool(bool),
+    /// Any number.
     Number(Number),
+    /// A text.
     Text(String),
+    /// A list.
     List(Vec<Node>),
+    /// A map in the order of the text; no key stands twice.
     Map(Vec<(Key, Node)>),
 }
 
 /// A key with its place.
 #[derive(Clone)]
-pub(super) struct Key {
-    pub(super) position: Option<Position>,
-    pub(super) name: String,
+pub struct Key {
+    /// Where it begins, if the input had positions.
+    pub position: Option<Position>,
+    /// The key.
+    pub name: String,
 }
 
 impl Node {
     /// The value without its places.
-    pub(super) fn to_value(&self) -> Value {
+    pub fn to_value(&self) -> Value {
         match &self.content {
             Content::Null => Value::Null,
             Content::Bool(value) => Value::Bool(*value),
@@ -45,7 +55,7 @@ impl Node {
     }
 
     /// What it is, for people.
-    pub(super) fn kind(&self) -> &'static str {
+    pub fn kind(&self) -> &'static str {
         match self.content {
             Content::Null => "nothing",
             Content::Bool(_) => "true or false",

@@ -1,0 +1,112 @@
+//! Starting, being ready, and ending.
+//!
+//! Readiness is a guard: each part holds one and drops it when it has served its first truth. The first
+//! unexpected end of a part ends the process.
+
+use std::{
+    collections::BTreeSet,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use anyhow::{Context, anyhow};
+use tokio::{signal::unix::{SignalKind, signal}, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+/// Which parts are not ready yet.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Readiness(Arc<Mutex<BTreeSet<&'static str>>>);
+
+impl Readiness {
+    /// A guard for `part`, which is not ready until the guard is dropped.
+    pub(crate) fn guard(&self, part: &'static str) -> Guard {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(part);
+        Guard { readiness: self.clone(), part }
+    }
+
+    /// The parts that are not ready.
+    pub(crate) fn missing(&self) -> Vec<&'static str> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
+    }
+}
+
+/// Keeps one part not ready.
+#[must_use]
+pub(crate) struct Guard {
+    readiness: Readiness,
+    part: &'static str,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.readiness.0.lock().unwrap_or_else(PoisonError::into_inner).remove(self.part);
+    }
+}
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Guard({})", self.part)
+    }
+}
+
+/// The parts that run, each by name.
+#[derive(Debug, Default)]
+pub(crate) struct Parts {
+    tasks: JoinSet<(&'static str, anyhow::Result<()>)>,
+}
+
+impl Parts {
+    /// Starts a part.
+    pub(crate) fn spawn<E>(
+        &mut self,
+        name: &'static str,
+        part: impl Future<Output = Result<(), E>> + Send + 'static,
+    ) where
+        E: Into<anyhow::Error> + Send + 'static,
+    {
+        self.tasks.spawn(async move { (name, part.await.map_err(Into::into)) });
+    }
+
+    /// Waits until `shutdown`, or until a part ends by itself, which is an error whatever it answered.
+    pub(crate) async fn watch(&mut self, shutdown: &CancellationToken) -> anyhow::Result<()> {
+        tokio::select! {
+            () = shutdown.cancelled() => Ok(()),
+            Some(ended) = self.tasks.join_next() => {
+                let (name, result) = ended.context("a part of the server panicked")?;
+                result.with_context(|| format!("{name} failed"))?;
+                if shutdown.is_cancelled() { Ok(()) } else { Err(anyhow!("{name} ended although nobody asked it to")) }
+            }
+        }
+    }
+
+    /// Lets every part end.
+    pub(crate) async fn finish(mut self) -> anyhow::Result<()> {
+        let mut first = Ok(());
+        while let Some(ended) = self.tasks.join_next().await {
+            let result = match ended {
+                Ok((name, result)) => result.with_context(|| format!("{name} failed while ending")),
+                Err(error) => Err(anyhow!(error)),
+            };
+            if first.is_ok() {
+                first = result;
+            }
+        }
+        first
+    }
+}
+
+/// Cancels `shutdown` at SIGTERM or SIGINT.
+///
+/// # Errors
+/// When the process may not listen to signals.
+pub(crate) async fn watch_signals(shutdown: CancellationToken) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("terminating: draining"),
+        _ = interrupt.recv() => tracing::info!("interrupted: draining"),
+        () = shutdown.cancelled() => {}
+    }
+    shutdown.cancel();
+    Ok(())
+}

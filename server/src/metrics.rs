@@ -1,0 +1,162 @@
+//! The numbers that operators ask for, in the Prometheus text format. Every name starts with `credence_`.
+//!
+//! Counters that belong to the accept loops live here. Everything else is read from the parts' own read models
+//! when somebody scrapes, so that no part knows of metrics.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric, text::encode},
+    metrics::{counter::Counter, gauge::Gauge, gauge::ConstGauge, counter::ConstCounter},
+    registry::{Registry, Unit},
+};
+
+/// What one accept loop counts.
+#[derive(Debug, Default)]
+pub(crate) struct DoorMetrics {
+    pub(crate) accepted: Counter,
+    pub(crate) refused: Counter,
+    pub(crate) overloaded: Counter,
+    pub(crate) open: Gauge,
+}
+
+/// One number at the time of a scrape.
+#[derive(Debug, Clone)]
+pub(crate) struct Sample {
+    pub(crate) name: &'static str,
+    pub(crate) help: &'static str,
+    pub(crate) labels: Vec<(&'static str, String)>,
+    pub(crate) value: SampleValue,
+}
+
+/// Its kind decides how scrapers treat it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum SampleValue {
+    /// Goes up and down.
+    Gauge(f64),
+    /// Only grows while the process lives.
+    Counter(u64),
+}
+
+type Source = Box<dyn Fn() -> Vec<Sample> + Send + Sync>;
+
+/// All metrics of the process.
+pub(crate) struct Metrics {
+    registry: Mutex<Registry>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self { registry: Mutex::new(Registry::with_prefix("credence")) }
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+impl Metrics {
+    /// The counters of the door `name`.
+    pub(crate) fn door(&self, name: &'static str) -> Arc<DoorMetrics> {
+        let metrics = Arc::new(DoorMetrics::default());
+        let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        let labelled = registry.sub_registry_with_label(("door".into(), name.into()));
+        labelled.register("connections_accepted", "Connections that passed their handshake", metrics.accepted.clone());
+        labelled.register("connections_refused", "Connections refused in their handshake", metrics.refused.clone());
+        labelled.register(
+            "connections_overloaded",
+            "Connections dropped because a limit was reached",
+            metrics.overloaded.clone(),
+        );
+        labelled.register("connections_open", "Open connections", metrics.open.clone());
+        metrics
+    }
+
+    /// Adds numbers that are read at each scrape.
+    pub(crate) fn add_source(&self, source: impl Fn() -> Vec<Sample> + Send + Sync + 'static) {
+        let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        registry.register_collector(Box::new(Scraped(Box::new(source))));
+    }
+
+    /// The text that a scraper reads.
+    pub(crate) fn to_text(&self) -> String {
+        let mut text = String::new();
+        let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        match encode(&mut text, &registry) {
+            Ok(()) => text,
+            Err(error) => format!("# metrics could not be written: {error}\n# EOF\n"),
+        }
+    }
+}
+
+struct Scraped(Source);
+
+impl fmt::Debug for Scraped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Scraped")
+    }
+}
+
+impl Collector for Scraped {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let mut samples = (self.0)();
+        samples.sort_by(|a, b| a.name.cmp(b.name));
+        for family in samples.chunk_by(|a, b| a.name == b.name) {
+            let first = &family[0];
+            let none: Option<&Unit> = None;
+            match first.value {
+                SampleValue::Gauge(_) => {
+                    let kind = ConstGauge::<f64>::new(0.0).metric_type();
+                    let mut metric = encoder.encode_descriptor(first.name, first.help, none, kind)?;
+                    for sample in family {
+                        if let SampleValue::Gauge(value) = sample.value {
+                            ConstGauge::new(value).encode(metric.encode_family(&sample.labels)?)?;
+                        }
+                    }
+                }
+                SampleValue::Counter(_) => {
+                    let kind = ConstCounter::<u64>::new(0).metric_type();
+                    let mut metric = encoder.encode_descriptor(first.name, first.help, none, kind)?;
+                    for sample in family {
+                        if let SampleValue::Counter(value) = sample.value {
+                            ConstCounter::new(value).encode(metric.encode_family(&sample.labels)?)?;
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scraped_samples_stand_in_one_family_with_their_labels() {
+        let metrics = Metrics::default();
+        metrics.door("xds").accepted.inc();
+        metrics.add_source(|| {
+            ["root", "issuing"]
+                .into_iter()
+                .map(|name| Sample {
+                    name: "expiry_seconds",
+                    help: "Seconds until it expires",
+                    labels: vec![("kind", "authority".into()), ("name", name.into())],
+                    value: SampleValue::Gauge(12.5),
+                })
+                .collect()
+        });
+        let text = metrics.to_text();
+        assert!(text.contains("credence_connections_accepted_total{door=\"xds\"} 1"), "{text}");
+        assert!(text.contains("credence_expiry_seconds{kind=\"authority\",name=\"issuing\"} 12.5"), "{text}");
+        assert_eq!(text.matches("# TYPE credence_expiry_seconds gauge").count(), 1, "{text}");
+    }
+}
