@@ -9,6 +9,7 @@ use std::sync::LazyLock;
 use prost_reflect::DescriptorPool;
 
 mod generated;
+mod path;
 pub mod pgv;
 mod redact;
 mod sensitive;

@@ -12,6 +12,7 @@ use prost_reflect::{DynamicMessage, ReflectMessage, Value};
 use prost_types::Any;
 
 use crate::POOL;
+use crate::path::{push, shortened};
 
 mod check;
 mod formats;
@@ -95,10 +96,7 @@ impl Walk {
 
     fn below(&mut self, step: &str, act: impl FnOnce(&mut Self)) {
         let length = self.path.len();
-        if length > 0 && !step.starts_with('[') {
-            self.path.push('.');
-        }
-        self.path.push_str(step);
+        push(&mut self.path, step);
         act(self);
         self.path.truncate(length);
     }
@@ -183,7 +181,7 @@ impl Walk {
                     .collect();
                 entries.sort_by(|left, right| left.0.cmp(&right.0));
                 for (name, key, value) in entries {
-                    self.below(&format!("[{name}]"), |walk| {
+                    self.below(&format!("[{}]", shortened(&name)), |walk| {
                         walk.value(&key, keys);
                         walk.value(value, values);
                     });

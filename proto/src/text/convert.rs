@@ -1,7 +1,7 @@
 //! A tree to a message. What is nested is walked here, so that errors have paths; scalars and the well-known
 //! types are left to prost-reflect.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use prost::Message;
 use prost_reflect::{
@@ -11,6 +11,7 @@ use prost_reflect::{
 use super::tree::{Content, Key, Node};
 use super::{MAX_ERRORS, Position, Positions, Problem, Problems, Reason};
 use crate::POOL;
+use crate::path::{push, shortened};
 use crate::sensitive::is_sensitive;
 
 const TYPE_KEY: &str = "@type";
@@ -21,10 +22,9 @@ pub(super) fn convert(
     descriptor: &MessageDescriptor,
     node: &Node,
 ) -> Result<(DynamicMessage, Positions), Problems> {
-    let mut walk = Walk::default();
-    walk.mark(node.position);
+    let mut walk = Walk { positions: node.position.map(Positions::new), ..Walk::default() };
     match walk.message(descriptor, node) {
-        Some(message) if walk.problems.is_empty() => Ok((message, Positions(walk.positions))),
+        Some(message) if walk.problems.is_empty() => Ok((message, walk.positions.unwrap_or_default())),
         _ => Err(Problems(walk.problems)),
     }
 }
@@ -33,21 +33,15 @@ pub(super) fn convert(
 struct Walk {
     /// Keys as written.
     written: String,
-    /// The same path in proto field names, as validation reports it.
-    canonical: String,
     /// Inside a field that holds secrets.
     secret: bool,
-    positions: BTreeMap<String, Position>,
+    /// The same path in proto field names, as validation reports it, and where its parts stand.
+    positions: Option<Positions>,
+    place: usize,
     problems: Vec<Problem>,
 }
 
 impl Walk {
-    fn mark(&mut self, position: Option<Position>) {
-        if let Some(position) = position {
-            self.positions.insert(self.canonical.clone(), position);
-        }
-    }
-
     fn refuse<T>(&mut self, position: Option<Position>, reason: Reason) -> Option<T> {
         if self.problems.len() < MAX_ERRORS {
             self.problems.push(Problem { path: self.written.clone(), position, reason });
@@ -59,15 +53,28 @@ impl Walk {
         self.refuse(node.position, Reason::Shape { expected, found: node.kind() })
     }
 
-    /// Does something one step further down.
-    fn below<T>(&mut self, written: &str, canonical: &str, act: impl FnOnce(&mut Self) -> T) -> T {
-        let (written_length, canonical_length) = (self.written.len(), self.canonical.len());
-        step(&mut self.written, written);
-        step(&mut self.canonical, canonical);
+    /// Does something one step further down, at a value.
+    fn below<T>(
+        &mut self,
+        written: &str,
+        canonical: &str,
+        position: Option<Position>,
+        act: impl FnOnce(&mut Self) -> T,
+    ) -> T {
+        let (length, place) = (self.written.len(), self.place);
+        push(&mut self.written, written);
+        if let (Some(positions), Some(position)) = (&mut self.positions, position) {
+            self.place = positions.add(place, canonical, position);
+        }
         let result = act(self);
-        self.written.truncate(written_length);
-        self.canonical.truncate(canonical_length);
+        self.written.truncate(length);
+        self.place = place;
         result
+    }
+
+    /// Refuses a key.
+    fn refuse_key<T>(&mut self, key: &str, position: Option<Position>, reason: Reason) -> Option<T> {
+        self.below(&shortened(key), "", None, |walk| walk.refuse(position, reason))
     }
 
     fn message(&mut self, descriptor: &MessageDescriptor, node: &Node) -> Option<DynamicMessage> {
@@ -94,17 +101,16 @@ impl Walk {
                 .or_else(|| descriptor.get_field_by_name(&key.name));
             let Some(field) = found else {
                 let reason = Reason::UnknownField {
-                    name: key.name.clone(),
+                    name: shortened(&key.name),
                     message: descriptor.full_name().to_owned(),
                     nearest: nearest(descriptor, &key.name),
                 };
-                self.below(&key.name, &key.name, |walk| walk.refuse::<()>(key.position, reason));
+                self.refuse_key::<()>(&key.name, key.position, reason);
                 continue;
             };
             let secret_above = self.secret;
             self.secret |= is_sensitive(&field);
-            self.below(&key.name, field.name(), |walk| {
-                walk.mark(node.position);
+            self.below(&key.name, field.name(), node.position, |walk| {
                 if let Some(reason) = clash(&given, &field) {
                     walk.refuse::<()>(key.position, reason);
                 } else if let Some(value) = walk.field(&field, node) {
@@ -135,10 +141,7 @@ impl Walk {
         let mut list = Vec::with_capacity(items.len());
         for (index, item) in items.iter().enumerate() {
             let step = format!("[{index}]");
-            let value = self.below(&step, &step, |walk| {
-                walk.mark(item.position);
-                walk.single(field, item)
-            });
+            let value = self.below(&step, &step, item.position, |walk| walk.single(field, item));
             list.extend(value);
         }
         Some(Value::List(list))
@@ -151,8 +154,8 @@ impl Walk {
         let (key_field, value_field) = (entry.map_entry_key_field(), entry.map_entry_value_field());
         let mut map = HashMap::with_capacity(entries.len());
         for (key, item) in entries {
-            let converted = self.below(&key.name, &format!("[{}]", key.name), |walk| {
-                walk.mark(item.position);
+            let name = shortened(&key.name);
+            let converted = self.below(&name, &format!("[{name}]"), item.position, |walk| {
                 Some((walk.map_key(&key_field, key)?, walk.single(&value_field, item)?))
             });
             map.extend(converted);
@@ -200,13 +203,13 @@ impl Walk {
         let Some(inner) = url.strip_prefix(TYPE_PREFIX).and_then(|name| POOL.get_message_by_name(name))
         else {
             let reason = Reason::UnknownType(shortened(url));
-            return self.below(TYPE_KEY, TYPE_KEY, |walk| walk.refuse(named.position, reason));
+            return self.refuse_key(TYPE_KEY, named.position, reason);
         };
         let mut rest = entries.iter().filter(|(key, _)| key.name != TYPE_KEY);
         let message = if is_well_known(&inner) || inner.full_name() == descriptor.full_name() {
             match (rest.next(), rest.next()) {
                 (Some((key, value)), None) if key.name == "value" => {
-                    self.below("value", "value", |walk| walk.message(&inner, value))?
+                    self.below("value", "value", value.position, |walk| walk.message(&inner, value))?
                 }
                 _ => return self.refuse_shape(node, "\"@type\" and \"value\", and nothing else"),
             }
@@ -236,13 +239,6 @@ impl Walk {
     }
 }
 
-fn step(path: &mut String, part: &str) {
-    if !path.is_empty() && !part.starts_with('[') {
-        path.push('.');
-    }
-    path.push_str(part);
-}
-
 /// Why a field cannot be given beside those already given.
 fn clash(given: &[FieldDescriptor], field: &FieldDescriptor) -> Option<Reason> {
     let name = field.name().to_owned();
@@ -265,15 +261,6 @@ fn takes_null(field: &FieldDescriptor) -> bool {
         Kind::Message(message) => message.full_name() == "google.protobuf.Value",
         Kind::Enum(kind) => kind.full_name() == "google.protobuf.NullValue",
         _ => false,
-    }
-}
-
-/// What others wrote, short enough for a line of an error.
-fn shortened(text: &str) -> String {
-    const LIMIT: usize = 200;
-    match text.char_indices().nth(LIMIT) {
-        Some((end, _)) => format!("{}...", &text[..end]),
-        None => text.to_owned(),
     }
 }
 

@@ -6,7 +6,6 @@
 //! written, for callers that keep an index of their own. All input is bounded: [`MAX_BYTES`], [`MAX_DEPTH`],
 //! [`MAX_NODES`] and [`MAX_COPIED`].
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use prost::{Message, Name};
@@ -14,6 +13,7 @@ use prost_reflect::{DynamicMessage, MessageDescriptor, SerializeOptions};
 use thiserror::Error;
 
 use crate::POOL;
+pub use crate::path::Positions;
 
 mod convert;
 mod tree;
@@ -141,27 +141,6 @@ pub enum Reason {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
 pub struct Problems(pub Vec<Problem>);
-
-/// Where each field of a parsed message stands, by the paths that [`crate::pgv`] reports.
-#[derive(Clone, Debug, Default)]
-pub struct Positions(BTreeMap<String, Position>);
-
-impl Positions {
-    /// The position of a path, or of the nearest part of it that the text has: a rule about an absent field is
-    /// reported at the message that lacks it.
-    pub fn find(&self, path: &str) -> Option<Position> {
-        let mut rest = path;
-        loop {
-            if let Some(found) = self.0.get(rest) {
-                return Some(*found);
-            }
-            if rest.is_empty() {
-                return None;
-            }
-            rest = &rest[..rest.rfind(['.', '[']).unwrap_or(0)];
-        }
-    }
-}
 
 /// A message with the positions of its fields. Without `Debug`, because prost-reflect's prints all of a message,
 /// secrets too, and its descriptor, which for recursive types never ends.

@@ -375,13 +375,30 @@ fn refuses_deep_values() {
 }
 
 #[test]
-fn takes_the_deepest_extension_that_is_allowed() {
-    let mut text = "{}".to_owned();
-    for _ in 0..30 {
-        text = format!("{{default_value: {{and_matcher: {{rules: [{text}]}}}}}}");
+fn takes_messages_up_to_the_depth() {
+    let nested = |levels| format!("{}{{any: true}}{}", "{not_rule: ".repeat(levels), "}".repeat(levels));
+    let permission = type_named("config.rbac.v3.Permission");
+    let parsed = parse(&permission, &nested(MAX_DEPTH - 1)).unwrap();
+    let rules: Vec<_> =
+        crate::pgv::validate(&parsed.message).iter().map(|violation| violation.rule).collect();
+    assert_eq!(rules, ["depth"]);
+    let parsed = parse(&permission, &nested(60)).unwrap();
+    assert_eq!(crate::pgv::validate(&parsed.message), []);
+    assert_eq!(
+        first_problem("config.rbac.v3.Permission", &nested(MAX_DEPTH)).matches("nested deeper").count(),
+        1
+    );
+}
+
+#[test]
+fn takes_deep_structures() {
+    let mut text = "1".to_owned();
+    for level in 0..MAX_DEPTH - 10 {
+        text = if level % 2 == 0 { format!("[{text}]") } else { format!("{{a: {text}}}") };
     }
-    // Far too deep for a person, well-formed or not: an answer, not a crash.
-    assert!(parse(&listener(), &text).is_err());
+    // The wire form of such values is two or three messages per level, and protobuf allows a hundred.
+    let text = format!("{{metadata: {{filter_metadata: {{a: {{b: {text}}}}}}}}}");
+    assert!(first_problem("config.listener.v3.Listener", &text).contains("recursion limit"));
 }
 
 #[test]
@@ -396,6 +413,8 @@ fn errors_do_not_show_secrets() {
 fn errors_are_short() {
     let text = format!("traffic_direction: {}", "x".repeat(100_000));
     assert!(first_problem("config.listener.v3.Listener", &text).len() < 400);
+    let text = format!("{{? {} : 1}}", "x".repeat(100_000));
+    assert!(first_problem("config.listener.v3.Listener", &text).len() < 600);
 }
 
 #[test]

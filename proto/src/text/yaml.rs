@@ -8,6 +8,7 @@ use serde_saphyr::granit_parser::{ErrorKind, Event, Marker, Parser, ScalarStyle,
 
 use super::tree::{Content, Key, Node};
 use super::{MAX_BYTES, MAX_COPIED, MAX_DEPTH, MAX_NODES, Position, Problem, Reason};
+use crate::path::shortened;
 
 /// Reads one document.
 pub(super) fn read(text: &str) -> Result<Node, Problem> {
@@ -125,7 +126,7 @@ impl Build {
         self.count()?;
         if let Some(Open { content: OpenContent::Map { names, key: slot, .. }, .. }) = self.open.last_mut() {
             if !names.insert(key.name.clone()) {
-                return Err(Reason::Twice { name: key.name });
+                return Err(Reason::Twice { name: shortened(&key.name) });
             }
             *slot = Some(key);
         }
