@@ -1,1 +1,11 @@
-//! credence-server
+//! The program `credence`: everything else put together.
+//!
+//! `app` is the composition root, `door` the accept loops, `tls` who passes a handshake, `commands` what people
+//! type. Nothing below this crate has a clock, spawns, or reads the environment.
+
+pub mod clock;
+pub mod config;
+// mod door;
+mod lifecycle;
+mod metrics;
+pub mod tls;

@@ -10,7 +10,10 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
-use tokio::{signal::unix::{SignalKind, signal}, task::JoinSet};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 
 /// Which parts are not ready yet.

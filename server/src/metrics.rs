@@ -11,7 +11,7 @@ use std::{
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric, text::encode},
-    metrics::{counter::Counter, gauge::Gauge, gauge::ConstGauge, counter::ConstCounter},
+    metrics::{counter::ConstCounter, counter::Counter, gauge::ConstGauge, gauge::Gauge},
     registry::{Registry, Unit},
 };
 
@@ -67,8 +67,16 @@ impl Metrics {
         let metrics = Arc::new(DoorMetrics::default());
         let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
         let labelled = registry.sub_registry_with_label(("door".into(), name.into()));
-        labelled.register("connections_accepted", "Connections that passed their handshake", metrics.accepted.clone());
-        labelled.register("connections_refused", "Connections refused in their handshake", metrics.refused.clone());
+        labelled.register(
+            "connections_accepted",
+            "Connections that passed their handshake",
+            metrics.accepted.clone(),
+        );
+        labelled.register(
+            "connections_refused",
+            "Connections refused in their handshake",
+            metrics.refused.clone(),
+        );
         labelled.register(
             "connections_overloaded",
             "Connections dropped because a limit was reached",

@@ -38,7 +38,8 @@ pub fn provider() -> Arc<CryptoProvider> {
 /// # Errors
 /// When they do not.
 pub fn certified_key(chain: &Chain, key: &SecretKey) -> Result<CertifiedKey, rustls::Error> {
-    let ders = chain.certificates().map(|certificate| CertificateDer::from(certificate.der().to_vec())).collect();
+    let ders =
+        chain.certificates().map(|certificate| CertificateDer::from(certificate.der().to_vec())).collect();
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.expose_secret().to_vec()));
     CertifiedKey::from_der(ders, key, &provider())
 }
@@ -140,14 +141,22 @@ impl Gatekeeper {
     ///
     /// # Errors
     /// When the provider lacks TLS 1.3, which ours does not.
-    pub(crate) fn configure(&self, admits: Admits, alpn: &[&[u8]]) -> Result<(Arc<ServerConfig>, Found), rustls::Error> {
+    pub(crate) fn configure(
+        &self,
+        admits: Admits,
+        alpn: &[&[u8]],
+    ) -> Result<(Arc<ServerConfig>, Found), rustls::Error> {
         let found = Found::default();
         let builder = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])?;
         let builder = if admits == Admits::Strangers {
             builder.with_no_client_auth()
         } else {
-            builder.with_client_cert_verifier(Arc::new(Verifier { keeper: self.clone(), admits, found: found.clone() }))
+            builder.with_client_cert_verifier(Arc::new(Verifier {
+                keeper: self.clone(),
+                admits,
+                found: found.clone(),
+            }))
         };
         let mut config = builder.with_cert_resolver(self.own.clone());
         config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
@@ -171,7 +180,11 @@ impl Gatekeeper {
             (Admits::Nodes, Class::Node(_)) | (Admits::Operators, Class::Operator(_))
         );
         if !admitted {
-            return Err(CertificateRefusal::WrongClass { id: svid.id().clone(), got: svid.class().word(), wanted });
+            return Err(CertificateRefusal::WrongClass {
+                id: svid.id().clone(),
+                got: svid.class().word(),
+                wanted,
+            });
         }
         if self.blocks.borrow().contains(svid.id()) {
             return Err(CertificateRefusal::Blocked(svid.id().clone()));

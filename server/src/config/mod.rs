@@ -1,0 +1,178 @@
+//! `credence.yaml`: one file, read once. Unknown keys are refused, all problems are reported at once, each with
+//! its place and what to write instead. Secrets never stand in it; they come from files that it names.
+
+mod read;
+
+use std::{fmt, net::IpAddr, path::PathBuf, time::Duration};
+
+use spiffe::TrustDomain;
+use thiserror::Error;
+
+pub use self::read::{environment, parse};
+
+/// One thing that is wrong with the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub struct ConfigProblem {
+    /// The file, or the environment variable.
+    pub source_name: String,
+    /// Line and column, where the value stands in the file.
+    pub place: Option<(u64, u64)>,
+    /// The key, as `server.grpc.port`.
+    pub path: String,
+    /// What is wrong.
+    pub message: String,
+    /// What to do.
+    pub hint: Option<String>,
+}
+
+impl fmt::Display for ConfigProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({}", self.message, self.source_name)?;
+        if let Some((line, column)) = self.place {
+            write!(f, ":{line}:{column}")?;
+        }
+        if self.path.is_empty() { write!(f, ")") } else { write!(f, ", {})", self.path) }
+    }
+}
+
+/// Where a listener listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listen {
+    /// The address; loopback unless configured.
+    pub address: IpAddr,
+    /// The port; 0 lets the system choose, for tests.
+    pub port: u16,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// From where the key-encryption key comes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KekSource {
+    /// A file of 32 random octets.
+    File(PathBuf),
+    /// A passphrase, read from a file or file descriptor path such as `/dev/fd/3`.
+    PassphraseFile(PathBuf),
+}
+
+/// What happens to a listener whose document says nothing of mTLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DefaultMtls {
+    /// Only mTLS. The default.
+    Strict,
+    /// mTLS and plaintext.
+    Permissive,
+    /// Plaintext.
+    Off,
+}
+
+/// How long each class of certificate lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lifetimes {
+    /// The root.
+    pub root: Duration,
+    /// An issuing authority; replaced by itself at half of it.
+    pub issuing: Duration,
+    /// A workload's leaf.
+    pub leaf: Duration,
+    /// A node's certificate.
+    pub node: Duration,
+    /// An operator's certificate.
+    pub operator: Duration,
+    /// Our own.
+    pub server: Duration,
+}
+
+/// The whole configuration, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The one trust domain.
+    pub trust_domain: TrustDomain,
+    /// xDS, SDS and renewal of node certificates. Default 127.0.0.1:18000.
+    pub grpc: Listen,
+    /// Enrolment. Default 127.0.0.1:18001.
+    pub enrolment: Listen,
+    /// Management. Default 127.0.0.1:8080.
+    pub rest: Listen,
+    /// Probes and metrics, plain HTTP. Default 127.0.0.1:9090; `None` when switched off.
+    pub probes: Option<Listen>,
+    /// Names that our own certificate carries. Default localhost, 127.0.0.1, ::1.
+    pub names: Vec<String>,
+    /// The data directory. Default ./credence-data.
+    pub data_dir: PathBuf,
+    /// Default: the file ./credence.kek.
+    pub kek: KekSource,
+    /// Where `init` put the operator's certificate, for the commands on this host. Default ./credence-admin.
+    pub admin_dir: PathBuf,
+    /// How long certificates live.
+    pub lifetimes: Lifetimes,
+    /// How long a join token lives unless asked otherwise. Default 10 minutes, at most 24 hours.
+    pub token_ttl: Duration,
+    /// For listeners that do not say. Default strict.
+    pub default_mtls: DefaultMtls,
+    /// The least level that is logged, as `info` or `credence_xds=debug,info`. Default `info`.
+    pub log_level: String,
+    /// Default text on a terminal, JSON elsewhere.
+    pub log_format: Option<LogFormat>,
+    /// Development mode: short lives are allowed, listeners must be on loopback. Never from the file.
+    pub dev: bool,
+}
+
+impl Config {
+    /// Every address we listen on, for the check that no document takes one away.
+    #[must_use]
+    pub fn own_addresses(&self) -> Vec<std::net::SocketAddr> {
+        [Some(self.grpc), Some(self.enrolment), Some(self.rest), self.probes]
+            .into_iter()
+            .flatten()
+            .map(|listen| (listen.address, listen.port).into())
+            .collect()
+    }
+
+    /// The file that says what this configuration says, as `init` writes it.
+    #[must_use]
+    pub fn to_yaml(&self) -> String {
+        let kek = match &self.kek {
+            KekSource::File(path) => format!("kek_file: {}", quoted(path)),
+            KekSource::PassphraseFile(path) => format!("passphrase_file: {}", quoted(path)),
+        };
+        let probes = self.probes.map_or("enabled: false".to_owned(), |listen| {
+            format!("enabled: true\n    address: \"{}\"\n    port: {}", listen.address, listen.port)
+        });
+        let names: Vec<String> = self.names.iter().map(|name| format!("\"{name}\"")).collect();
+        format!(
+            "# Credence. Every key, its default and its meaning: docs/reference/configuration.md\n\
+             trust_domain: {domain}\n\n\
+             server:\n  \
+               names: [{names}]\n  \
+               grpc:\n    address: \"{grpc_address}\"\n    port: {grpc_port}\n  \
+               rest:\n    address: \"{rest_address}\"\n    port: {rest_port}\n\n\
+             enrolment:\n  address: \"{enrolment_address}\"\n  port: {enrolment_port}\n\n\
+             storage:\n  type: sqlite\n  path: {data}\n\n\
+             secrets:\n  {kek}\n  admin_dir: {admin}\n\n\
+             observability:\n  metrics:\n    {probes}\n  logging:\n    level: \"{level}\"\n",
+            domain = self.trust_domain,
+            names = names.join(", "),
+            grpc_address = self.grpc.address,
+            grpc_port = self.grpc.port,
+            rest_address = self.rest.address,
+            rest_port = self.rest.port,
+            enrolment_address = self.enrolment.address,
+            enrolment_port = self.enrolment.port,
+            data = quoted(&self.data_dir),
+            admin = quoted(&self.admin_dir),
+            level = self.log_level,
+        )
+    }
+}
+
+fn quoted(path: &std::path::Path) -> String {
+    serde_json::to_string(&path.to_string_lossy()).unwrap_or_default()
+}

@@ -1,0 +1,710 @@
+//! From text to [`Config`].
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use certs::{Profile, format_duration, parse_duration};
+use proto::text::{Content, Key, Node, read};
+use spiffe::TrustDomain;
+
+use super::{Config, ConfigProblem, DefaultMtls, KekSource, Lifetimes, Listen, LogFormat};
+
+const MAX_FILE_BYTES: usize = 1 << 20;
+const PREFIX: &str = "CREDENCE_";
+const SECTIONS: &[&str] = &[
+    "trust_domain",
+    "server",
+    "enrolment",
+    "storage",
+    "secrets",
+    "ca",
+    "issuers",
+    "defaults",
+    "observability",
+    "cache",
+    "service_discovery",
+    "security",
+];
+/// Keys of the requirements that are understood and cannot be honoured yet.
+const NOT_YET: &[&str] = &[
+    "cache",
+    "service_discovery",
+    "security",
+    "observability.tracing",
+    "storage.connection_string",
+    "storage.pool_size",
+    "server.grpc.tls.cert_path",
+    "server.grpc.tls.key_path",
+];
+
+/// The variables that overlay the file: `CREDENCE_SERVER__GRPC__PORT=18000` sets `server.grpc.port`.
+#[must_use]
+pub fn environment(variables: impl Iterator<Item = (String, String)>) -> Vec<(String, String)> {
+    variables
+        .filter(|(name, _)| {
+            let path = name.strip_prefix(PREFIX).unwrap_or_default().to_lowercase();
+            SECTIONS.contains(&path.split("__").next().unwrap_or_default())
+        })
+        .collect()
+}
+
+/// Reads a configuration and its overlay. Relative paths count from `base`, the file's own directory.
+///
+/// # Errors
+/// Everything that is wrong, at once.
+pub fn parse(
+    source_name: &str,
+    text: &str,
+    overlay: &[(String, String)],
+    base: &Path,
+    dev: bool,
+) -> Result<Config, Vec<ConfigProblem>> {
+    let problem = |message: String, place| {
+        vec![ConfigProblem {
+            source_name: source_name.to_owned(),
+            place,
+            path: String::new(),
+            message,
+            hint: None,
+        }]
+    };
+    if text.len() > MAX_FILE_BYTES {
+        return Err(problem(
+            format!("the file has {} bytes, at most {MAX_FILE_BYTES} are allowed", text.len()),
+            None,
+        ));
+    }
+    let mut tree = read(text).map_err(|error| {
+        problem(error.reason.to_string(), error.position.map(|position| (position.line, position.column)))
+    })?;
+    let mut from_environment = BTreeMap::new();
+    for (name, value) in overlay {
+        let path = name.strip_prefix(PREFIX).unwrap_or(name).to_lowercase().replace("__", ".");
+        set(&mut tree, &path.split('.').collect::<Vec<_>>(), value);
+        from_environment.insert(path, name.clone());
+    }
+    let mut reader = Reader { source_name, from_environment, base, dev, problems: Vec::new() };
+    let config = reader.config(&tree);
+    match config {
+        Some(config) if reader.problems.is_empty() => Ok(config),
+        _ => Err(reader.problems),
+    }
+}
+
+fn set(node: &mut Node, path: &[&str], value: &str) {
+    let [first, rest @ ..] = path else { return };
+    if !matches!(node.content, Content::Map(_)) {
+        node.content = Content::Map(Vec::new());
+    }
+    let Content::Map(entries) = &mut node.content else { return };
+    let index = entries.iter().position(|(key, _)| key.name == *first).unwrap_or_else(|| {
+        let key = Key { position: None, name: (*first).to_owned() };
+        entries.push((key, Node { position: None, content: Content::Null }));
+        entries.len() - 1
+    });
+    let child = &mut entries[index].1;
+    if rest.is_empty() {
+        // A scalar as YAML would read it, so that numbers and booleans are what they look like.
+        *child = read(value).unwrap_or(Node { position: None, content: Content::Text(value.to_owned()) });
+        child.position = None;
+    } else {
+        set(child, rest, value);
+    }
+}
+
+struct Reader<'a> {
+    source_name: &'a str,
+    from_environment: BTreeMap<String, String>,
+    base: &'a Path,
+    dev: bool,
+    problems: Vec<ConfigProblem>,
+}
+
+/// A map whose keys are taken one by one; what is left is unknown.
+struct Section<'t> {
+    path: String,
+    entries: Vec<&'t (Key, Node)>,
+    known: Vec<&'static str>,
+}
+
+impl<'t> Section<'t> {
+    fn path_of(&self, key: &str) -> String {
+        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+    }
+
+    fn take(&mut self, key: &'static str) -> Option<&'t Node> {
+        self.known.push(key);
+        let index = self.entries.iter().position(|(found, _)| found.name == key)?;
+        let (_, node) = self.entries.remove(index);
+        (!matches!(node.content, Content::Null)).then_some(node)
+    }
+}
+
+impl Reader<'_> {
+    fn refuse(&mut self, node: &Node, path: &str, message: impl Into<String>, hint: Option<String>) {
+        let source_name = self.from_environment.get(path).cloned();
+        self.problems.push(ConfigProblem {
+            place: node
+                .position
+                .filter(|_| source_name.is_none())
+                .map(|position| (position.line, position.column)),
+            source_name: source_name.unwrap_or_else(|| self.source_name.to_owned()),
+            path: path.to_owned(),
+            message: message.into(),
+            hint,
+        });
+    }
+
+    fn section<'t>(&mut self, node: Option<&'t Node>, path: &str) -> Section<'t> {
+        let mut section = Section { path: path.to_owned(), entries: Vec::new(), known: Vec::new() };
+        match node.map(|node| (node, &node.content)) {
+            None | Some((_, Content::Null)) => {}
+            Some((_, Content::Map(entries))) => section.entries = entries.iter().collect(),
+            Some((node, _)) => {
+                self.refuse(node, path, format!("expected a map, found {}", kind(node)), None);
+            }
+        }
+        section
+    }
+
+    fn sub<'t>(&mut self, parent: &mut Section<'t>, key: &'static str) -> Section<'t> {
+        let path = parent.path_of(key);
+        let node = parent.take(key);
+        self.section(node, &path)
+    }
+
+    /// Whatever was not taken is either known and not built, or unknown.
+    fn close(&mut self, section: Section<'_>) {
+        for (key, node) in &section.entries {
+            let path = section.path_of(&key.name);
+            let at = Node { position: key.position.or(node.position), content: Content::Null };
+            if NOT_YET.contains(&path.as_str()) {
+                self.refuse(
+                    &at,
+                    &path,
+                    format!("{path} is known, not in this version"),
+                    Some("leave it out".to_owned()),
+                );
+                continue;
+            }
+            let not_yet = NOT_YET.iter().filter_map(|path| path.strip_prefix(&format!("{}.", section.path)));
+            let nearest = nearest(&key.name, section.known.iter().copied().chain(not_yet));
+            self.refuse(
+                &at,
+                &path,
+                format!("unknown key {:?}", key.name),
+                nearest.map(|name| format!("did you mean {name:?}?")),
+            );
+        }
+    }
+
+    fn config(&mut self, tree: &Node) -> Option<Config> {
+        let mut top = self.section(Some(tree), "");
+        let trust_domain = self.trust_domain(&mut top, tree);
+        let mut server = self.sub(&mut top, "server");
+        let grpc = self.grpc(&mut server);
+        let rest = {
+            let mut rest = self.sub(&mut server, "rest");
+            let listen = self.listen(&mut rest, 8080);
+            self.close(rest);
+            listen
+        };
+        let names = self.names(&mut server);
+        self.close(server);
+        let mut enrolment_section = self.sub(&mut top, "enrolment");
+        let enrolment = self.listen(&mut enrolment_section, 18001);
+        let token_ttl = self.duration(
+            &mut enrolment_section,
+            "token_ttl",
+            Duration::from_secs(600),
+            Duration::from_secs(10),
+            Duration::from_secs(86_400),
+        );
+        self.close(enrolment_section);
+        let data_dir = self.storage(&mut top);
+        let (kek, admin_dir) = self.secrets(&mut top);
+        let lifetimes = self.lifetimes(&mut top);
+        self.issuers(&mut top);
+        let default_mtls = self.defaults(&mut top);
+        let (probes, log_level, log_format) = self.observability(&mut top);
+        self.close(top);
+        let config = Config {
+            trust_domain: trust_domain?,
+            grpc,
+            enrolment,
+            rest,
+            probes,
+            names,
+            data_dir,
+            kek,
+            admin_dir,
+            lifetimes,
+            token_ttl,
+            default_mtls,
+            log_level,
+            log_format,
+            dev: self.dev,
+        };
+        self.dev_is_local(&config);
+        Some(config)
+    }
+
+    /// Switches that are unsafe by choice never leave the host.
+    fn dev_is_local(&mut self, config: &Config) {
+        if !config.dev {
+            return;
+        }
+        for address in config.own_addresses() {
+            if !address.ip().is_loopback() {
+                let node = Node { position: None, content: Content::Null };
+                self.refuse(
+                    &node,
+                    "server",
+                    format!("--dev listens on loopback only, not on {address}"),
+                    Some("leave out --dev, or configure loopback addresses".to_owned()),
+                );
+            }
+        }
+    }
+
+    fn trust_domain(&mut self, top: &mut Section<'_>, tree: &Node) -> Option<TrustDomain> {
+        let Some(node) = top.take("trust_domain") else {
+            let hint = "write a name of your own, such as trust_domain: prod.example".to_owned();
+            self.refuse(tree, "trust_domain", "trust_domain is missing", Some(hint));
+            return None;
+        };
+        let text = self.text(node, "trust_domain")?;
+        TrustDomain::parse(&text)
+            .map_err(|error| {
+                let lower = text.to_lowercase();
+                let hint = TrustDomain::parse(&lower)
+                    .is_ok()
+                    .then(|| format!("SPIFFE trust domains are lower case; write {lower:?}"));
+                self.refuse(node, "trust_domain", error.to_string(), hint);
+            })
+            .ok()
+    }
+
+    fn grpc(&mut self, server: &mut Section<'_>) -> Listen {
+        let mut grpc = self.sub(server, "grpc");
+        let listen = self.listen(&mut grpc, 18000);
+        let mut tls = self.sub(&mut grpc, "tls");
+        if let Some(node) = tls.take("enabled") {
+            match node.content {
+                Content::Bool(true) => {}
+                _ => self.refuse(
+                    node,
+                    "server.grpc.tls.enabled",
+                    "xDS is served over mutual TLS only; it cannot be switched off",
+                    Some("leave the key out, or write true".to_owned()),
+                ),
+            }
+        }
+        self.close(tls);
+        self.close(grpc);
+        listen
+    }
+
+    fn listen(&mut self, section: &mut Section<'_>, default_port: u16) -> Listen {
+        let mut listen = Listen { address: IpAddr::V4(Ipv4Addr::LOCALHOST), port: default_port };
+        let path = section.path_of("address");
+        if let Some(node) = section.take("address")
+            && let Some(text) = self.text(node, &path)
+        {
+            match text.parse() {
+                Ok(address) => listen.address = address,
+                Err(_) => self.refuse(
+                    node,
+                    &path,
+                    format!("{text:?} is not an IP address"),
+                    Some("write an address of this host, such as 127.0.0.1 or 0.0.0.0".to_owned()),
+                ),
+            }
+        }
+        let path = section.path_of("port");
+        if let Some(node) = section.take("port") {
+            match &node.content {
+                Content::Number(number)
+                    if number.as_u64().is_some_and(|port| port <= u64::from(u16::MAX)) =>
+                {
+                    listen.port = u16::try_from(number.as_u64().unwrap_or_default()).unwrap_or_default();
+                }
+                _ => self.refuse(node, &path, "a port is a number from 0 to 65535", None),
+            }
+        }
+        listen
+    }
+
+    fn names(&mut self, server: &mut Section<'_>) -> Vec<String> {
+        let default = || ["localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec();
+        let Some(node) = server.take("names") else { return default() };
+        let Content::List(items) = &node.content else {
+            self.refuse(
+                node,
+                "server.names",
+                format!("expected a list of names, found {}", kind(node)),
+                None,
+            );
+            return default();
+        };
+        let mut names = Vec::new();
+        for (index, item) in items.iter().enumerate() {
+            let path = format!("server.names[{index}]");
+            let Some(name) = self.text(item, &path) else { continue };
+            let is_dns = !name.is_empty()
+                && name.len() <= 253
+                && name.split('.').all(|label| {
+                    !label.is_empty()
+                        && label.len() <= 63
+                        && !label.starts_with('-')
+                        && !label.ends_with('-')
+                        && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+                });
+            if is_dns || name.parse::<IpAddr>().is_ok() {
+                names.push(name);
+            } else {
+                self.refuse(item, &path, format!("{name:?} is neither a DNS name nor an IP address"), None);
+            }
+        }
+        names
+    }
+
+    fn storage(&mut self, top: &mut Section<'_>) -> PathBuf {
+        let mut storage = self.sub(top, "storage");
+        if let Some(node) = storage.take("type")
+            && let Some(kind) = self.text(node, "storage.type")
+        {
+            match kind.as_str() {
+                "sqlite" | "embedded" => {}
+                "postgres" | "etcd" | "redis" => self.refuse(
+                    node,
+                    "storage.type",
+                    format!("storage type {kind} is known, not in this version"),
+                    Some("write sqlite".to_owned()),
+                ),
+                _ => self.refuse(
+                    node,
+                    "storage.type",
+                    format!("unknown storage type {kind:?}"),
+                    Some("write sqlite".to_owned()),
+                ),
+            }
+        }
+        let path = self.path(&mut storage, "path", "credence-data");
+        self.close(storage);
+        path
+    }
+
+    fn secrets(&mut self, top: &mut Section<'_>) -> (KekSource, PathBuf) {
+        let mut secrets = self.sub(top, "secrets");
+        let both = secrets.entries.iter().any(|(key, _)| key.name == "kek_file");
+        let kek = match secrets.take("passphrase_file") {
+            Some(node) => {
+                if both {
+                    self.refuse(
+                        node,
+                        "secrets.passphrase_file",
+                        "kek_file is given too; one of them is enough",
+                        None,
+                    );
+                }
+                let text = self.text(node, "secrets.passphrase_file").unwrap_or_default();
+                let _ = secrets.take("kek_file");
+                KekSource::PassphraseFile(self.base.join(text))
+            }
+            None => KekSource::File(self.path(&mut secrets, "kek_file", "credence.kek")),
+        };
+        let admin_dir = self.path(&mut secrets, "admin_dir", "credence-admin");
+        self.close(secrets);
+        (kek, admin_dir)
+    }
+
+    fn path(&mut self, section: &mut Section<'_>, key: &'static str, default: &str) -> PathBuf {
+        let path = section.path_of(key);
+        let text = section.take(key).and_then(|node| self.text(node, &path));
+        self.base.join(text.as_deref().unwrap_or(default))
+    }
+
+    fn lifetimes(&mut self, top: &mut Section<'_>) -> Lifetimes {
+        let mut ca = self.sub(top, "ca");
+        let dev = self.dev;
+        let mut of = |reader: &mut Self, key, profile: Profile| {
+            let min = if dev { Duration::from_secs(5) } else { profile.min_lifetime() };
+            reader.duration(&mut ca, key, profile.default_lifetime(), min, profile.max_lifetime())
+        };
+        let lifetimes = Lifetimes {
+            root: of(self, "root_lifetime", Profile::Root),
+            issuing: of(self, "issuing_lifetime", Profile::Issuing),
+            leaf: of(self, "leaf_lifetime", Profile::Workload),
+            node: of(self, "node_lifetime", Profile::Node),
+            operator: of(self, "operator_lifetime", Profile::Operator),
+            server: of(self, "server_lifetime", Profile::Server),
+        };
+        self.close(ca);
+        for (key, shorter, longer) in [
+            (
+                "ca.issuing_lifetime",
+                lifetimes.leaf.max(lifetimes.node).max(lifetimes.server) * 6,
+                lifetimes.issuing,
+            ),
+            ("ca.root_lifetime", lifetimes.issuing * 2, lifetimes.root),
+        ] {
+            if longer < shorter && !dev {
+                let node = Node { position: None, content: Content::Null };
+                self.refuse(
+                    &node,
+                    key,
+                    format!("{key} of {} is too short for what hangs on it", format_duration(longer)),
+                    Some(format!("at least {} keeps every leaf renewable", format_duration(shorter))),
+                );
+            }
+        }
+        lifetimes
+    }
+
+    fn issuers(&mut self, top: &mut Section<'_>) {
+        let Some(node) = top.take("issuers") else { return };
+        let Content::List(items) = &node.content else {
+            self.refuse(node, "issuers", format!("expected a list, found {}", kind(node)), None);
+            return;
+        };
+        for (index, item) in items.iter().enumerate() {
+            let mut issuer = self.section(Some(item), &format!("issuers[{index}]"));
+            let _ = issuer.take("name");
+            let path = issuer.path_of("type");
+            match issuer.take("type") {
+                Some(node) => match self.text(node, &path).as_deref() {
+                    Some("builtin") | None => {}
+                    Some(kind @ ("vault" | "acme")) => self.refuse(
+                        node,
+                        &path,
+                        format!("issuer type {kind} is known, not in this version"),
+                        Some("write builtin, or leave issuers out".to_owned()),
+                    ),
+                    Some(kind) => self.refuse(
+                        node,
+                        &path,
+                        format!("unknown issuer type {kind:?}"),
+                        Some("write builtin".to_owned()),
+                    ),
+                },
+                None => {
+                    self.refuse(item, &path, "an issuer has a type", Some("write type: builtin".to_owned()))
+                }
+            }
+            self.close(issuer);
+        }
+    }
+
+    fn defaults(&mut self, top: &mut Section<'_>) -> DefaultMtls {
+        let mut defaults = self.sub(top, "defaults");
+        let mut mtls = DefaultMtls::Strict;
+        if let Some(node) = defaults.take("mtls") {
+            match &node.content {
+                Content::Text(text) if text == "strict" => {}
+                Content::Text(text) if text == "permissive" => mtls = DefaultMtls::Permissive,
+                Content::Text(text) if text == "off" => mtls = DefaultMtls::Off,
+                Content::Bool(false) => mtls = DefaultMtls::Off,
+                _ => self.refuse(node, "defaults.mtls", "mtls is strict, permissive or off", None),
+            }
+        }
+        self.close(defaults);
+        mtls
+    }
+
+    fn observability(&mut self, top: &mut Section<'_>) -> (Option<Listen>, String, Option<LogFormat>) {
+        let mut observability = self.sub(top, "observability");
+        let mut metrics = self.sub(&mut observability, "metrics");
+        let enabled = match metrics.take("enabled") {
+            None => true,
+            Some(node) => match node.content {
+                Content::Bool(enabled) => enabled,
+                _ => {
+                    self.refuse(node, "observability.metrics.enabled", "expected true or false", None);
+                    true
+                }
+            },
+        };
+        let listen = self.listen(&mut metrics, 9090);
+        if enabled && !listen.address.is_loopback() {
+            let node = Node { position: None, content: Content::Null };
+            self.refuse(
+                &node,
+                "observability.metrics.address",
+                format!("plain HTTP on {} would show metrics to everybody", listen.address),
+                Some("listen on loopback; the same paths are served with authentication on the management port".to_owned()),
+            );
+        }
+        self.close(metrics);
+        let mut logging = self.sub(&mut observability, "logging");
+        let level = match logging.take("level") {
+            Some(node) => self.text(node, "observability.logging.level").unwrap_or_else(|| "info".to_owned()),
+            None => "info".to_owned(),
+        };
+        let mut format = None;
+        if let Some(node) = logging.take("format") {
+            match self.text(node, "observability.logging.format").as_deref() {
+                Some("json") => format = Some(LogFormat::Json),
+                Some("text") => format = Some(LogFormat::Text),
+                _ => self.refuse(node, "observability.logging.format", "a log format is json or text", None),
+            }
+        }
+        self.close(logging);
+        self.close(observability);
+        (enabled.then_some(listen), level, format)
+    }
+
+    fn duration(
+        &mut self,
+        section: &mut Section<'_>,
+        key: &'static str,
+        default: Duration,
+        min: Duration,
+        max: Duration,
+    ) -> Duration {
+        let path = section.path_of(key);
+        let Some(node) = section.take(key) else { return default };
+        let Some(text) = self.text(node, &path) else { return default };
+        let Some(length) = parse_duration(&text) else {
+            self.refuse(
+                node,
+                &path,
+                format!("{text:?} is not a duration"),
+                Some("write a number and ms, s, m, h or d, such as 12h".to_owned()),
+            );
+            return default;
+        };
+        if length < min || length > max {
+            let hint = if length < min && !self.dev {
+                Some("shorter lives need serve --dev".to_owned())
+            } else {
+                None
+            };
+            self.refuse(
+                node,
+                &path,
+                format!("{text} is outside {} to {}", format_duration(min), format_duration(max)),
+                hint,
+            );
+        }
+        length
+    }
+
+    fn text(&mut self, node: &Node, path: &str) -> Option<String> {
+        if let Content::Text(text) = &node.content {
+            return Some(text.clone());
+        }
+        self.refuse(node, path, format!("expected a text, found {}", kind(node)), None);
+        None
+    }
+}
+
+fn kind(node: &Node) -> &'static str {
+    match node.content {
+        Content::Null => "nothing",
+        Content::Bool(_) => "true or false",
+        Content::Number(_) => "a number",
+        Content::Text(_) => "a text",
+        Content::List(_) => "a list",
+        Content::Map(_) => "a map",
+    }
+}
+
+/// The known key that differs least from `name`, if few letters differ.
+fn nearest<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
+    known
+        .map(|key| (distance(name, key), key))
+        .filter(|(distance, key)| *distance * 3 <= key.len().max(3))
+        .min()
+        .map(|(_, key)| key)
+}
+
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, left) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, right) in b.iter().enumerate() {
+            let change = diagonal + usize::from(left != *right);
+            diagonal = row[j + 1];
+            row[j + 1] = change.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(text: &str) -> Vec<String> {
+        match parse("credence.yaml", text, &[], Path::new("/x"), false) {
+            Ok(config) => panic!("accepted: {config:?}"),
+            Err(problems) => problems.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    #[test]
+    fn absent_keys_have_safe_defaults() {
+        let config = parse("credence.yaml", "trust_domain: td", &[], Path::new("/x"), false).unwrap();
+        assert!(config.own_addresses().iter().all(|address| address.ip().is_loopback()));
+        assert_eq!(config.grpc.port, 18000);
+        assert_eq!(config.default_mtls, DefaultMtls::Strict);
+        assert_eq!(config.kek, KekSource::File("/x/credence.kek".into()));
+        assert_eq!(config.lifetimes.leaf, Duration::from_secs(12 * 3600));
+    }
+
+    #[test]
+    fn the_file_that_init_writes_reads_back() {
+        let config = parse("a", "trust_domain: td", &[], Path::new("/x"), false).unwrap();
+        assert_eq!(parse("b", &config.to_yaml(), &[], Path::new("/y"), false), Ok(config));
+    }
+
+    #[test]
+    fn all_problems_come_at_once_with_their_places() {
+        let text = "trust_domain: Prod.Example\nserver:\n  grpc:\n    prot: 1\n    tls: {enabled: false}\n  rest: {port: 70000}\nsecurity: {auth: {type: jwt}}\nstorage: {type: postgres}\nca: {leaf_lifetime: 12s}\n";
+        assert_eq!(
+            problems(text),
+            [
+                "trust domain \"Prod.Example\" has capital letters (credence.yaml:1:15, trust_domain)",
+                "xDS is served over mutual TLS only; it cannot be switched off (credence.yaml:5:20, server.grpc.tls.enabled)",
+                "unknown key \"prot\" (credence.yaml:4:5, server.grpc.prot)",
+                "a port is a number from 0 to 65535 (credence.yaml:6:16, server.rest.port)",
+                "storage type postgres is known, not in this version (credence.yaml:8:17, storage.type)",
+                "12s is outside 10m to 1d (credence.yaml:9:21, ca.leaf_lifetime)",
+                "security is known, not in this version (credence.yaml:7:1, security)",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_environment_overlays_the_file() {
+        let overlay = environment(
+            [("CREDENCE_SERVER__GRPC__PORT", "19000"), ("CREDENCE_LIMBO_JSON", "x"), ("HOME", "/")]
+                .into_iter()
+                .map(|(name, value)| (name.to_owned(), value.to_owned())),
+        );
+        let config =
+            parse("f", "trust_domain: td\nserver: {grpc: {port: 1}}", &overlay, Path::new("/"), false)
+                .unwrap();
+        assert_eq!(config.grpc.port, 19000);
+        let overlay = vec![("CREDENCE_SERVER__GRPC__PORT".to_owned(), "many".to_owned())];
+        let problems = parse("f", "trust_domain: td", &overlay, Path::new("/"), false).unwrap_err();
+        assert_eq!(
+            problems[0].to_string(),
+            "a port is a number from 0 to 65535 (CREDENCE_SERVER__GRPC__PORT, server.grpc.port)"
+        );
+    }
+
+    #[test]
+    fn development_mode_stays_on_loopback() {
+        let text = "trust_domain: td\nserver: {grpc: {address: 0.0.0.0}}";
+        assert!(parse("f", text, &[], Path::new("/"), false).is_ok());
+        assert!(parse("f", text, &[], Path::new("/"), true).is_err());
+    }
+}
