@@ -5,11 +5,13 @@
 //! transaction of the change itself. Refusals change nothing: they go through [`Refusals`] to [`AuditLog`].
 
 mod chain;
+mod counter;
 mod event;
 mod log;
 mod refusal;
 
 pub use self::chain::{Broken, Head, chain_hash, verify_chain};
+pub use self::counter::{CounterEvent, MAX_KEYS, RefusalCounter, WINDOW};
 pub use self::event::{Action, Actor, Event, Outcome};
 pub use self::log::{AuditError, AuditFilter, AuditLog, AuditRow};
 pub use self::refusal::Refusals;
