@@ -4,3 +4,5 @@
 //! Knows no Envoy, no network and no database: what it needs kept stands in [`ports`], and `store` keeps it.
 
 pub mod ports;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;

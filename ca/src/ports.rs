@@ -131,7 +131,8 @@ pub struct CertificateFilter {
     pub authority: Option<AuthorityId>,
     /// Whose last valid second is not before this time.
     pub valid_at: Option<Timestamp>,
-    /// Only issued ones, and of those only the newest of each pair of identity and node.
+    /// Only issued ones, and of those only the newest of each pair of identity and node. Which is the newest is
+    /// decided before the other fields restrict.
     pub newest_only: bool,
     /// At most this many; 0 for as many as the journal is willing to answer at once.
     pub limit: usize,

@@ -242,6 +242,15 @@ impl Certificate {
         self.0.authority_key_id.as_deref()
     }
 
+    /// The octets that its signature covers: all of the certificate but the signature.
+    #[must_use]
+    pub fn to_be_signed(&self) -> &[u8] {
+        // What is no DER at all has no such part; the lint and the verifier refuse it by its own rule.
+        der::open(self.der(), der::SEQUENCE)
+            .and_then(|mut certificate| certificate.expect(der::SEQUENCE))
+            .map_or(self.der(), |part| part.raw)
+    }
+
     /// Whether the key of `issuer` made its signature. Says nothing about anything else.
     #[must_use]
     pub fn is_signed_by(&self, issuer: &Self) -> bool {

@@ -167,6 +167,13 @@ impl SecretKey {
         &self.public
     }
 
+    /// A second copy, for fakes of the store. Nothing but tests copies a private key.
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn copy_for_tests(&self) -> Self {
+        Self { pkcs8_der: self.pkcs8_der.clone(), public: self.public.clone() }
+    }
+
     /// The PKCS#8 DER bytes. Called in five files of the workspace only; a test keeps the list.
     #[must_use]
     pub fn expose_secret(&self) -> &[u8] {

@@ -1,0 +1,312 @@
+//! Journal and authorities in memory.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use async_trait::async_trait;
+use audit::Event;
+use certs::{SecretKey, Serial, SpkiHash, Timestamp};
+use spiffe::{AuthorityId, TokenRefusal, TokenSpend};
+
+use crate::ports::{
+    Authorities, AuthorityError, AuthorityRecord, AuthorityState, CertificateFilter, CertificateRow,
+    CertificateState, Intent, IssueOutcome, Journal, JournalError, Leaves, Remaining, ResultRecord,
+    Transition,
+};
+
+/// The calls that can be made to fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Call {
+    /// [`Journal::record_intent`], before anything is written.
+    Intent,
+    /// [`Journal::record_result`], before anything is written.
+    Result,
+    /// [`Journal::unexpired_leaves`].
+    Leaves,
+    /// [`Authorities::insert`].
+    Insert,
+    /// [`Authorities::transition`].
+    Transition,
+    /// [`Authorities::load_key`].
+    LoadKey,
+}
+
+struct Token {
+    expires: Timestamp,
+    revoked: bool,
+    spent: Option<SpkiHash>,
+    issuance: Option<usize>,
+}
+
+#[derive(Default)]
+struct State {
+    rows: Vec<CertificateRow>,
+    index: HashMap<(AuthorityId, Serial), usize>,
+    tokens: HashMap<String, Token>,
+    authorities: Vec<AuthorityRecord>,
+    keys: BTreeMap<AuthorityId, SecretKey>,
+    events: Vec<Event>,
+    failing: HashSet<Call>,
+}
+
+/// A journal and authorities that live as long as the process. Clones share one state, so that "the process
+/// ended and began again" is a second manager on a clone.
+#[derive(Clone, Default)]
+pub struct MemoryStore(Arc<Mutex<State>>);
+
+impl MemoryStore {
+    /// An empty one.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn reachable(&self, call: Call) -> Result<MutexGuard<'_, State>, String> {
+        let state = self.state();
+        if state.failing.contains(&call) { Err(format!("{call:?} fails in this test")) } else { Ok(state) }
+    }
+
+    /// Makes `call` fail from now on.
+    pub fn fail(&self, call: Call) {
+        self.state().failing.insert(call);
+    }
+
+    /// Makes `call` work again.
+    pub fn heal(&self, call: Call) {
+        self.state().failing.remove(&call);
+    }
+
+    /// Plants a join token.
+    pub fn add_token(&self, id: &str, expires: Timestamp) {
+        let token = Token { expires, revoked: false, spent: None, issuance: None };
+        self.state().tokens.insert(id.to_owned(), token);
+    }
+
+    /// Revokes a join token.
+    pub fn revoke_token(&self, id: &str) {
+        if let Some(token) = self.state().tokens.get_mut(id) {
+            token.revoked = true;
+        }
+    }
+
+    /// Every event that was written with a change, oldest first.
+    #[must_use]
+    pub fn events(&self) -> Vec<Event> {
+        self.state().events.clone()
+    }
+
+    /// How many authorities' keys are kept.
+    #[must_use]
+    pub fn key_count(&self) -> usize {
+        self.state().keys.len()
+    }
+}
+
+impl State {
+    /// Whether the spend is accepted.
+    fn judge(&self, spend: &TokenSpend, now: Timestamp) -> Result<(), JournalError> {
+        let token = self.tokens.get(&spend.token_id).ok_or(TokenRefusal::Unknown)?;
+        if token.revoked {
+            return Err(TokenRefusal::Revoked.into());
+        }
+        if token.expires <= now {
+            return Err(TokenRefusal::Expired.into());
+        }
+        match token.spent {
+            Some(spki) if spki != spend.spki => return Err(TokenRefusal::Spent.into()),
+            _ => {}
+        }
+        let row = token.issuance.map(|index| &self.rows[index]);
+        match row {
+            Some(row) if row.state == CertificateState::Issued => Err(JournalError::AlreadyIssued {
+                chain: row.chain.clone(),
+                authority: row.intent.authority,
+                issued: row.intent.at,
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[async_trait]
+impl Journal for MemoryStore {
+    async fn record_intent(
+        &self,
+        intent: Intent,
+        spend: Option<TokenSpend>,
+        event: Event,
+    ) -> Result<(), JournalError> {
+        let mut state = self.reachable(Call::Intent).map_err(JournalError::Unavailable)?;
+        let key = (intent.authority, intent.serial.clone());
+        if state.index.contains_key(&key) {
+            return Err(JournalError::SerialTaken(intent.serial));
+        }
+        let index = state.rows.len();
+        if let Some(spend) = spend {
+            state.judge(&spend, intent.at)?;
+            if let Some(token) = state.tokens.get_mut(&spend.token_id) {
+                token.spent = Some(spend.spki);
+                token.issuance = Some(index);
+            }
+        }
+        state.index.insert(key, index);
+        let state_now = CertificateState::Unknown;
+        state.rows.push(CertificateRow { intent, state: state_now, finished: None, chain: Vec::new() });
+        state.events.push(event);
+        Ok(())
+    }
+
+    async fn record_result(&self, result: ResultRecord, event: Event) -> Result<(), JournalError> {
+        let mut state = self.reachable(Call::Result).map_err(JournalError::Unavailable)?;
+        let index = state.index.get(&(result.authority, result.serial.clone())).copied();
+        let row = index
+            .and_then(|index| state.rows.get_mut(index))
+            .filter(|row| row.state == CertificateState::Unknown)
+            .ok_or(JournalError::NoIntent(result.serial))?;
+        row.finished = Some(result.at);
+        match result.outcome {
+            IssueOutcome::Issued(chain) => {
+                row.state = CertificateState::Issued;
+                row.chain = chain;
+            }
+            IssueOutcome::Failed(reason) => row.state = CertificateState::Failed(reason),
+        }
+        state.events.push(event);
+        Ok(())
+    }
+
+    async fn unexpired_leaves(&self, authority: AuthorityId, now: Timestamp) -> Result<Leaves, JournalError> {
+        let state = self.reachable(Call::Leaves).map_err(JournalError::Unavailable)?;
+        let mut leaves = Leaves::default();
+        for row in state.rows.iter().filter(|row| {
+            row.intent.authority == authority
+                && row.intent.not_after >= now
+                && !matches!(row.state, CertificateState::Failed(_))
+        }) {
+            leaves.count += 1;
+            leaves.last = leaves.last.max(Some(row.intent.not_after));
+        }
+        Ok(leaves)
+    }
+
+    async fn certificates(&self, filter: &CertificateFilter) -> Result<Vec<CertificateRow>, JournalError> {
+        let state = self.state();
+        let mut seen = HashSet::new();
+        let limit = if filter.limit == 0 { usize::MAX } else { filter.limit };
+        Ok(state
+            .rows
+            .iter()
+            .rev()
+            .filter(|row| {
+                !filter.newest_only
+                    || row.state == CertificateState::Issued
+                        && seen.insert((row.intent.id.clone(), row.intent.node.clone()))
+            })
+            .filter(|row| matches(filter, &row.intent))
+            .skip(filter.offset)
+            .take(limit)
+            .cloned()
+            .collect())
+    }
+
+    async fn remaining(&self, now: Timestamp) -> Result<Vec<Remaining>, JournalError> {
+        let filter = CertificateFilter { newest_only: true, valid_at: Some(now), ..Default::default() };
+        let rows = self.certificates(&filter).await?;
+        let remaining = |row: CertificateRow| Remaining {
+            id: row.intent.id,
+            node: row.intent.node,
+            not_after: row.intent.not_after,
+        };
+        Ok(rows.into_iter().map(remaining).collect())
+    }
+}
+
+fn matches(filter: &CertificateFilter, intent: &Intent) -> bool {
+    filter.serial.as_ref().is_none_or(|serial| *serial == intent.serial)
+        && filter.id.as_ref().is_none_or(|id| *id == intent.id)
+        && filter.node.as_ref().is_none_or(|node| Some(node) == intent.node.as_ref())
+        && filter.profile.is_none_or(|profile| profile == intent.profile)
+        && filter.authority.is_none_or(|authority| authority == intent.authority)
+        && filter.valid_at.is_none_or(|at| intent.not_after >= at)
+}
+
+#[async_trait]
+impl Authorities for MemoryStore {
+    async fn load(&self) -> Result<Vec<AuthorityRecord>, AuthorityError> {
+        Ok(self.state().authorities.clone())
+    }
+
+    async fn insert(
+        &self,
+        authorities: Vec<(AuthorityRecord, SecretKey)>,
+        events: Vec<Event>,
+    ) -> Result<(), AuthorityError> {
+        let mut state = self.reachable(Call::Insert).map_err(AuthorityError::Unavailable)?;
+        let mut after = state.authorities.clone();
+        for (record, _) in &authorities {
+            if after.iter().any(|known| known.id == record.id) {
+                return Err(AuthorityError::Exists(record.id));
+            }
+            after.push(record.clone());
+        }
+        check_one_active(&after)?;
+        state.authorities = after;
+        state.keys.extend(authorities.into_iter().map(|(record, key)| (record.id, key)));
+        state.events.extend(events);
+        Ok(())
+    }
+
+    async fn transition(
+        &self,
+        transitions: Vec<Transition>,
+        events: Vec<Event>,
+    ) -> Result<(), AuthorityError> {
+        let mut state = self.reachable(Call::Transition).map_err(AuthorityError::Unavailable)?;
+        let mut after = state.authorities.clone();
+        for step in &transitions {
+            let record = after
+                .iter_mut()
+                .find(|record| record.id == step.id)
+                .ok_or(AuthorityError::NotFound(step.id))?;
+            if record.state != step.from || step.to <= step.from {
+                return Err(AuthorityError::Conflict(step.id));
+            }
+            record.state = step.to;
+            match step.to {
+                AuthorityState::Prepared => {}
+                AuthorityState::Active => record.activated = Some(step.at),
+                AuthorityState::Retired => record.retired = Some(step.at),
+                AuthorityState::Removed => record.removed = Some(step.at),
+            }
+        }
+        check_one_active(&after)?;
+        state.authorities = after;
+        for step in transitions.iter().filter(|step| step.to == AuthorityState::Removed) {
+            state.keys.remove(&step.id);
+        }
+        state.events.extend(events);
+        Ok(())
+    }
+
+    async fn load_key(&self, id: AuthorityId) -> Result<SecretKey, AuthorityError> {
+        let state = self.reachable(Call::LoadKey).map_err(AuthorityError::Unavailable)?;
+        state.keys.get(&id).map(SecretKey::copy_for_tests).ok_or(AuthorityError::NotFound(id))
+    }
+}
+
+fn check_one_active(authorities: &[AuthorityRecord]) -> Result<(), AuthorityError> {
+    let mut places = HashSet::new();
+    match authorities
+        .iter()
+        .find(|record| record.state == AuthorityState::Active && !places.insert(record.place))
+    {
+        Some(second) => Err(AuthorityError::Conflict(second.id)),
+        None => Ok(()),
+    }
+}
