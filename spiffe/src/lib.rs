@@ -8,6 +8,7 @@
 //! TLS chain --verify_svid(TrustBundle)--> Peer --Bindings--> Binding --> names it may ask for
 //! ```
 
+pub mod attestation;
 mod binding;
 mod block;
 mod bundle;
