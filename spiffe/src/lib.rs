@@ -12,6 +12,8 @@ pub mod attestation;
 mod binding;
 mod block;
 mod bundle;
+#[cfg(any(test, feature = "testing"))]
+pub mod fake;
 mod id;
 mod issuer;
 mod names;
