@@ -1,0 +1,106 @@
+//! Which secret a name means, and whether a node may have it (PURE; DESIGN section 5, "Names in SDS").
+
+use spiffe::{Binding, Bindings, BlockList, NodeId, SpiffeId, Trust, TrustDomain};
+use thiserror::Error;
+
+/// What a granted name stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Grant {
+    /// The node's own SVID of this identity.
+    Svid(SpiffeId),
+    /// The validation context of this trust domain.
+    Context(TrustDomain),
+    /// Every bundle that proxies may trust, each for its own domain.
+    All,
+}
+
+/// Why a name does not exist for a node. The node hears none of it; the words stand in audit.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Absence {
+    /// No name of the grammar.
+    #[error("no such name")]
+    UnknownName,
+    /// The node has no binding, or a disabled one.
+    #[error("node {0} has no enabled binding")]
+    NotBound(NodeId),
+    /// The identity is not among those of the binding.
+    #[error("identity {0} is not bound to the node")]
+    NotGranted(SpiffeId),
+    /// The node itself or the identity is blocked.
+    #[error("identity {0} is blocked")]
+    Blocked(SpiffeId),
+    /// There is no bundle of that trust domain.
+    #[error("trust domain {0} is not trusted")]
+    UnknownDomain(TrustDomain),
+}
+
+/// What decides: the facts of one moment.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts<'a> {
+    /// What nodes are entitled to.
+    pub bindings: &'a Bindings,
+    /// Who is blocked.
+    pub blocks: &'a BlockList,
+    /// What may be trusted.
+    pub trust: &'a Trust,
+}
+
+/// Says what `name` means for `node`. A drain generation `?g=N` changes the name and not the meaning.
+///
+/// # Errors
+/// See [`Absence`]; towards the node all of them look the same.
+pub fn decide(node: &NodeId, name: &str, facts: Facts<'_>) -> Result<Grant, Absence> {
+    let binding = facts.bindings.enabled(node).ok_or_else(|| Absence::NotBound(node.clone()))?;
+    let own = facts.trust.own().trust_domain();
+    let itself = own.node_id(node);
+    if facts.blocks.contains(&itself) {
+        return Err(Absence::Blocked(itself));
+    }
+    let base = without_generation(name).ok_or(Absence::UnknownName)?;
+    match base {
+        "default" => may_have(binding, binding.default_identity().clone(), facts.blocks),
+        "ROOTCA" => Ok(Grant::Context(own.clone())),
+        "ALL" => Ok(Grant::All),
+        _ => {
+            let rest = base.strip_prefix("spiffe://").ok_or(Absence::UnknownName)?;
+            if rest.contains('/') {
+                let id = SpiffeId::parse(base).map_err(|_| Absence::UnknownName)?;
+                return may_have(binding, id, facts.blocks);
+            }
+            let domain = TrustDomain::parse(rest).map_err(|_| Absence::UnknownName)?;
+            match facts.trust.of(&domain) {
+                Some(_) => Ok(Grant::Context(domain)),
+                None => Err(Absence::UnknownDomain(domain)),
+            }
+        }
+    }
+}
+
+/// Whether `node` may still hold a leaf of `id`.
+///
+/// # Errors
+/// See [`Absence`].
+pub fn may_hold(node: &NodeId, id: &SpiffeId, facts: Facts<'_>) -> Result<(), Absence> {
+    decide(node, id.as_str(), facts).map(|_| ())
+}
+
+fn may_have(binding: &Binding, id: SpiffeId, blocks: &BlockList) -> Result<Grant, Absence> {
+    if !binding.identities.contains(&id) {
+        Err(Absence::NotGranted(id))
+    } else if blocks.contains(&id) {
+        Err(Absence::Blocked(id))
+    } else {
+        Ok(Grant::Svid(id))
+    }
+}
+
+/// Cuts a well-formed `?g=N` off; `None` when there is a question mark and something else behind it. One number
+/// has one spelling, so that two names never mean one generation.
+fn without_generation(name: &str) -> Option<&str> {
+    let Some((base, query)) = name.split_once('?') else { return Some(name) };
+    let number = query.strip_prefix("g=")?;
+    (number.parse::<u64>().ok()?.to_string() == number).then_some(base)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,129 @@
+use certs::Timestamp;
+use spiffe::{BindingState, Labels, TrustBundle};
+
+use super::*;
+
+fn id(text: &str) -> SpiffeId {
+    SpiffeId::parse(text).unwrap()
+}
+
+fn node(name: &str) -> NodeId {
+    NodeId::parse(name).unwrap()
+}
+
+fn binding(name: &str, identities: &[&str], state: BindingState) -> Binding {
+    Binding {
+        node: node(name),
+        tenant: Default::default(),
+        namespace: Default::default(),
+        labels: Labels::new(),
+        identities: identities.iter().map(|text| id(text)).collect(),
+        state,
+        created: Timestamp::EPOCH,
+    }
+}
+
+struct World {
+    bindings: Bindings,
+    blocks: BlockList,
+    trust: Trust,
+}
+
+fn world(blocked: &[&str]) -> World {
+    World {
+        bindings: Bindings::new([
+            binding("web-1", &["spiffe://td/web", "spiffe://td/web/admin"], BindingState::Enabled),
+            binding("pay-1", &["spiffe://td/payments"], BindingState::Enabled),
+            binding("old-1", &["spiffe://td/old"], BindingState::Disabled),
+        ]),
+        blocks: BlockList::new(blocked.iter().map(|text| (id(text), Timestamp::EPOCH, String::new()))),
+        trust: Trust::new(TrustBundle::new(TrustDomain::parse("td").unwrap(), Vec::new(), 1)),
+    }
+}
+
+fn asked(world: &World, name: &str, secret: &str) -> Result<Grant, Absence> {
+    let facts = Facts { bindings: &world.bindings, blocks: &world.blocks, trust: &world.trust };
+    decide(&node(name), secret, facts)
+}
+
+#[test]
+fn grants_each_name_of_the_grammar_to_its_owner() {
+    let world = world(&[]);
+    let check = |secret: &str, expected: Grant| {
+        assert_eq!(asked(&world, "web-1", secret), Ok(expected), "{secret}");
+    };
+    let td = TrustDomain::parse("td").unwrap();
+    check("default", Grant::Svid(id("spiffe://td/web")));
+    check("default?g=7", Grant::Svid(id("spiffe://td/web")));
+    check("spiffe://td/web", Grant::Svid(id("spiffe://td/web")));
+    check("spiffe://td/web/admin?g=0", Grant::Svid(id("spiffe://td/web/admin")));
+    check("spiffe://td", Grant::Context(td.clone()));
+    check("spiffe://td?g=18446744073709551615", Grant::Context(td.clone()));
+    check("ROOTCA", Grant::Context(td));
+    check("ALL?g=2", Grant::All);
+}
+
+#[test]
+fn everything_else_does_not_exist() {
+    let world = world(&[]);
+    let check = |secret: &str| {
+        assert_eq!(asked(&world, "web-1", secret), Err(Absence::UnknownName), "{secret}");
+    };
+    for secret in ["", "Default", "rootca", "all", "*", "edge://shop", "secret://default/db", "web", "?g=1"] {
+        check(secret);
+    }
+    for secret in ["default?", "default?g=", "default?g=01", "default?g=+1", "default?g=-1", "default?h=1"] {
+        check(secret);
+    }
+    for secret in ["default?g=1?g=2", "default?g=18446744073709551616", "default?g=1&x=2", "spiffe://"] {
+        check(secret);
+    }
+    for secret in
+        ["spiffe://TD", "spiffe://td/", "spiffe://td/../web", "SPIFFE://td/web", "spiffe://td/web#x"]
+    {
+        check(secret);
+    }
+}
+
+#[test]
+fn refuses_what_belongs_to_another() {
+    let world = world(&[]);
+    let not_granted = |text: &str| Err(Absence::NotGranted(id(text)));
+    assert_eq!(asked(&world, "web-1", "spiffe://td/payments"), not_granted("spiffe://td/payments"));
+    assert_eq!(
+        asked(&world, "web-1", "spiffe://td/credence/server"),
+        not_granted("spiffe://td/credence/server")
+    );
+    assert_eq!(
+        asked(&world, "web-1", "spiffe://td/credence/node/web-1"),
+        not_granted("spiffe://td/credence/node/web-1")
+    );
+    assert_eq!(asked(&world, "web-1", "spiffe://other/web"), not_granted("spiffe://other/web"));
+    let other = TrustDomain::parse("other").unwrap();
+    assert_eq!(asked(&world, "web-1", "spiffe://other"), Err(Absence::UnknownDomain(other)));
+}
+
+#[test]
+fn refuses_nodes_that_are_not_bound() {
+    let world = world(&[]);
+    for name in ["old-1", "stranger"] {
+        for secret in ["default", "ROOTCA", "ALL", "spiffe://td/old"] {
+            assert_eq!(asked(&world, name, secret), Err(Absence::NotBound(node(name))), "{name} {secret}");
+        }
+    }
+}
+
+#[test]
+fn a_block_hides_the_identity_and_a_blocked_node_sees_nothing() {
+    let workload = world(&["spiffe://td/web"]);
+    assert_eq!(asked(&workload, "web-1", "default"), Err(Absence::Blocked(id("spiffe://td/web"))));
+    assert_eq!(
+        asked(&workload, "web-1", "spiffe://td/web/admin"),
+        Ok(Grant::Svid(id("spiffe://td/web/admin")))
+    );
+    let whole = world(&["spiffe://td/credence/node/web-1"]);
+    for secret in ["default", "ROOTCA", "ALL", "spiffe://td/web/admin"] {
+        let blocked = Err(Absence::Blocked(id("spiffe://td/credence/node/web-1")));
+        assert_eq!(asked(&whole, "web-1", secret), blocked, "{secret}");
+    }
+}

@@ -1,0 +1,610 @@
+//! Who wants which name, and what is there: streams, leaves and contexts, and the order in which leaves are asked
+//! for. The one owner of this state is the manager's task; nothing in here waits.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use audit::{Action as AuditAction, Actor, Event as AuditEvent, Refusals};
+use certs::{SecretKey, Timestamp};
+use spiffe::{
+    AuthorityId, Bindings, BlockList, IssueError, IssuedSvid, NodeId, Peer, Purpose, SpiffeId, Tenant, Trust,
+};
+use tokio::sync::watch;
+use xds::{Resource, SecretOffer, SecretView, Version};
+
+use crate::{
+    LeafKey, SdsSettings,
+    access::{self, Facts, Grant},
+    rotation::{Action, Event, Leaf, Rotation},
+    schedule::Life,
+    secret::{self, Material},
+    status::{LeafPhase, LeafStatus, SdsStatus},
+};
+
+/// The most names one stream may ask for; further ones are passed over in silence.
+pub(crate) const MAX_NAMES: usize = 256;
+/// The most contexts that are kept encoded; further ones are encoded for each asker.
+const MAX_CONTEXTS: usize = 1024;
+/// The longest text of a stranger's or an issuer's that is kept.
+const MAX_TEXT: usize = 256;
+
+/// The facts that decide, as the manager last saw them.
+#[derive(Debug, Clone)]
+pub(crate) struct World {
+    pub(crate) trust: Arc<Trust>,
+    pub(crate) bindings: Arc<Bindings>,
+    pub(crate) blocks: Arc<BlockList>,
+}
+
+impl World {
+    fn facts(&self) -> Facts<'_> {
+        Facts { bindings: &self.bindings, blocks: &self.blocks, trust: &self.trust }
+    }
+
+    /// Whether `node` stands in `other` as it stands here.
+    fn is_same_for(&self, node: &NodeId, other: &Self) -> bool {
+        let domain = self.trust.own().trust_domain();
+        let binding = self.bindings.get(node);
+        let blocked = |world: &Self, id: &SpiffeId| world.blocks.contains(id);
+        binding == other.bindings.get(node)
+            && blocked(self, &domain.node_id(node)) == blocked(other, &domain.node_id(node))
+            && binding.is_none_or(|binding| {
+                binding.identities.iter().all(|id| blocked(self, id) == blocked(other, id))
+            })
+    }
+}
+
+/// A leaf to be asked for now.
+pub(crate) struct Order {
+    pub(crate) key: LeafKey,
+    pub(crate) tenant: Tenant,
+    pub(crate) purpose: Purpose,
+    pub(crate) replaces: Option<Timestamp>,
+}
+
+struct Stream {
+    peer: Arc<Peer>,
+    node: NodeId,
+    /// What each name was found to mean; `None` if it does not exist for this node.
+    names: BTreeMap<Arc<str>, Option<Grant>>,
+    view: watch::Sender<SecretView>,
+}
+
+struct LeafState {
+    rotation: Rotation,
+    /// What the machine holds, encoded.
+    material: Option<Material>,
+    /// The same under each name that was asked for.
+    resources: HashMap<Arc<str>, Arc<Resource>>,
+    /// The streams, and their names, that want it.
+    holders: BTreeSet<(u64, Arc<str>)>,
+    /// Why the queued or running request was made.
+    asked: Option<(Purpose, Option<Timestamp>)>,
+    deadline: Option<Timestamp>,
+    last_error: Option<String>,
+    acknowledged: Option<certs::Serial>,
+    refusal: Option<String>,
+}
+
+pub(crate) struct Deliveries {
+    settings: SdsSettings,
+    refusals: Arc<dyn Refusals>,
+    world: World,
+    /// When leaves that the journal knows of end, by owner: after a restart the soonest is asked for first.
+    known: HashMap<LeafKey, Timestamp>,
+    streams: HashMap<u64, Stream>,
+    leaves: HashMap<LeafKey, LeafState>,
+    deadlines: BTreeSet<(Timestamp, LeafKey)>,
+    /// Least remaining life first; nothing in hand and nothing known counts as none left.
+    queue: BTreeSet<(Timestamp, u64, LeafKey)>,
+    queued: u64,
+    contexts: HashMap<Arc<str>, Arc<Resource>>,
+    status: SdsStatus,
+    is_dirty: bool,
+}
+
+impl Deliveries {
+    pub(crate) fn new(
+        settings: SdsSettings,
+        refusals: Arc<dyn Refusals>,
+        world: World,
+        known: HashMap<LeafKey, Timestamp>,
+    ) -> Self {
+        Self {
+            settings,
+            refusals,
+            world,
+            known,
+            streams: HashMap::new(),
+            leaves: HashMap::new(),
+            deadlines: BTreeSet::new(),
+            queue: BTreeSet::new(),
+            queued: 0,
+            contexts: HashMap::new(),
+            status: SdsStatus::default(),
+            is_dirty: false,
+        }
+    }
+
+    pub(crate) fn open(
+        &mut self,
+        stream: u64,
+        peer: Arc<Peer>,
+        node: NodeId,
+        view: watch::Sender<SecretView>,
+    ) {
+        self.streams.insert(stream, Stream { peer, node, names: BTreeMap::new(), view });
+    }
+
+    pub(crate) fn interest(&mut self, stream: u64, changes: Vec<(Arc<str>, bool)>, now: Timestamp) {
+        let mut offers = Vec::new();
+        for (name, wanted) in changes {
+            if wanted {
+                let Some(state) = self.streams.get(&stream) else { return };
+                if state.names.contains_key(&name) {
+                    continue;
+                }
+                if state.names.len() >= MAX_NAMES {
+                    tracing::warn!(node_id = %state.node, limit = MAX_NAMES, "stream asks for too many secrets");
+                    continue;
+                }
+                let offer = self.evaluate(stream, &name, now);
+                offers.push((name, Some(offer)));
+            } else {
+                self.let_go(stream, &name, now);
+                offers.push((name, None));
+            }
+        }
+        self.show(stream, offers);
+    }
+
+    pub(crate) fn close(&mut self, stream: u64, now: Timestamp) {
+        let Some(state) = self.streams.get(&stream) else { return };
+        for name in state.names.keys().cloned().collect::<Vec<_>>() {
+            self.let_go(stream, &name, now);
+        }
+        self.streams.remove(&stream);
+    }
+
+    pub(crate) fn settled(
+        &mut self,
+        node: &NodeId,
+        name: &Arc<str>,
+        version: &Version,
+        refusal: Option<String>,
+        now: Timestamp,
+    ) {
+        if let Some(words) = &refusal {
+            self.status.counters.refused_by_node += 1;
+            self.is_dirty = true;
+            tracing::warn!(node_id = %node, secret = %name, %version, words = %shorten(words), "proxy refused a secret");
+        }
+        let Ok(Grant::Svid(identity)) = access::decide(node, name, self.world.facts()) else { return };
+        let key = LeafKey { node: node.clone(), identity };
+        let Some(leaf) = self.leaves.get_mut(&key) else { return };
+        // A reply to a version that is no longer on offer says nothing about the one that is.
+        if leaf.resources.get(name).is_none_or(|resource| resource.version() != version) {
+            return;
+        }
+        let accepted = refusal.is_none();
+        if accepted {
+            leaf.acknowledged = leaf.rotation.held().map(|held| held.leaf.serial.clone());
+        }
+        leaf.refusal = refusal.as_deref().map(shorten);
+        self.step(&key, Event::Settled { accepted }, now);
+    }
+
+    /// Takes the facts as they are now, and looks again at whatever they touch.
+    pub(crate) fn set_world(&mut self, world: World, now: Timestamp) {
+        let before = std::mem::replace(&mut self.world, world);
+        let trust_changed = !Arc::ptr_eq(&before.trust, &self.world.trust);
+        if trust_changed {
+            self.contexts.clear();
+        }
+        let barred: Vec<LeafKey> = self
+            .leaves
+            .keys()
+            .filter(|key| access::may_hold(&key.node, &key.identity, self.world.facts()).is_err())
+            .cloned()
+            .collect();
+        for key in barred {
+            self.step(&key, Event::Barred, now);
+        }
+        let touched: Vec<u64> = self
+            .streams
+            .iter()
+            .filter(|(_, stream)| trust_changed || !self.world.is_same_for(&stream.node, &before))
+            .map(|(key, _)| *key)
+            .collect();
+        for stream in touched {
+            self.look_again(stream, now);
+        }
+    }
+
+    /// Another authority signs: leaves of others are replaced before their time.
+    pub(crate) fn set_authority(&mut self, active: AuthorityId, now: Timestamp) {
+        let event = Event::AuthorityChanged { active, spread: self.settings.authority_spread };
+        for key in self.leaves.keys().cloned().collect::<Vec<_>>() {
+            self.step(&key, event.clone(), now);
+        }
+    }
+
+    /// Roots begin and end: contexts are made anew.
+    pub(crate) fn refresh_contexts(&mut self, now: Timestamp) {
+        self.contexts.clear();
+        for stream in self.streams.keys().copied().collect::<Vec<_>>() {
+            self.look_again(stream, now);
+        }
+    }
+
+    /// When a root begins or ends next: the validation contexts change with it.
+    pub(crate) fn next_root_change(&self, now: Timestamp) -> Option<Timestamp> {
+        let just_after = |end: Timestamp| end + std::time::Duration::from_millis(1);
+        self.world
+            .trust
+            .bundles()
+            .flat_map(|bundle| bundle.authorities())
+            .flat_map(|root| [root.not_before(), just_after(root.not_after())])
+            .filter(|at| *at > now)
+            .min()
+    }
+
+    /// Steps every leaf whose time has come.
+    pub(crate) fn tick(&mut self, now: Timestamp) {
+        while let Some((at, key)) = self.deadlines.first().cloned() {
+            if at > now {
+                return;
+            }
+            self.step(&key, Event::Tick, now);
+        }
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Timestamp> {
+        self.deadlines.first().map(|(at, _)| *at)
+    }
+
+    /// The next leaf to ask for, if any waits.
+    pub(crate) fn next_order(&mut self, now: Timestamp) -> Option<Order> {
+        while let Some((_, _, key)) = self.queue.pop_first() {
+            let leaf = self.leaves.get(&key)?;
+            let still_wanted = leaf.rotation.requested().is_some();
+            let binding = self.world.bindings.enabled(&key.node);
+            if let (true, Some((purpose, replaces)), Some(binding)) = (still_wanted, leaf.asked, binding) {
+                return Some(Order { tenant: binding.tenant.clone(), key, purpose, replaces });
+            }
+            self.step(&key, Event::Failed, now);
+        }
+        None
+    }
+
+    /// What an order brought.
+    pub(crate) fn issued(
+        &mut self,
+        key: &LeafKey,
+        secret: SecretKey,
+        result: Result<IssuedSvid, IssueError>,
+        now: Timestamp,
+    ) {
+        let result = match result {
+            Ok(svid) if svid.chain.leaf().spki_der() != secret.public().spki_der() => {
+                Err(IssueError::BadOutput("it certifies another key".to_owned()))
+            }
+            other => other,
+        };
+        match result {
+            Ok(svid) => self.take(key, secret, &svid, now),
+            Err(error) => self.fail(key, &error, now),
+        }
+    }
+
+    /// The read model, if it changed since it was last taken.
+    pub(crate) fn take_status(&mut self) -> Option<Arc<SdsStatus>> {
+        std::mem::take(&mut self.is_dirty).then(|| Arc::new(self.status.clone()))
+    }
+
+    fn take(&mut self, key: &LeafKey, secret: SecretKey, svid: &IssuedSvid, now: Timestamp) {
+        let Some(leaf) = self.leaves.get_mut(key) else { return };
+        let life = Life { issued: svid.issued, expires: svid.chain.leaf().not_after() };
+        let facts = Leaf { serial: svid.chain.leaf().serial().clone(), authority: svid.authority, life };
+        let previous = leaf.material.replace(Material::encode(&svid.chain, secret));
+        let asked = leaf.asked;
+        let actions = leaf.rotation.step(Event::Issued(facts), now, (self.settings.jitter)());
+        if actions.contains(&Action::Offer) {
+            leaf.last_error = None;
+            leaf.refusal = None;
+            self.count(asked.map(|(purpose, _)| purpose));
+            tracing::debug!(
+                node_id = %key.node, spiffe_id = %key.identity, serial = %svid.chain.leaf().serial(),
+                authority_id = %svid.authority, "leaf issued"
+            );
+        } else {
+            leaf.material = previous;
+        }
+        self.carry_out(key, actions);
+    }
+
+    fn fail(&mut self, key: &LeafKey, error: &IssueError, now: Timestamp) {
+        self.status.counters.failures += 1;
+        self.is_dirty = true;
+        if let Some(leaf) = self.leaves.get_mut(key) {
+            leaf.last_error = Some(shorten(&error.to_string()));
+            tracing::warn!(
+                node_id = %key.node, spiffe_id = %key.identity, failures = leaf.rotation.failures() + 1,
+                error = %error, "leaf not issued, the one in hand stays"
+            );
+        }
+        self.step(key, Event::Failed, now);
+    }
+
+    fn count(&mut self, purpose: Option<Purpose>) {
+        match purpose {
+            Some(Purpose::Renewal) => self.status.counters.rotations += 1,
+            Some(Purpose::ForcedRenewal) => self.status.counters.rotations_forced += 1,
+            Some(_) => self.status.counters.deliveries += 1,
+            None => {}
+        }
+    }
+
+    fn step(&mut self, key: &LeafKey, event: Event, now: Timestamp) {
+        let Some(leaf) = self.leaves.get_mut(key) else { return };
+        let actions = leaf.rotation.step(event, now, (self.settings.jitter)());
+        self.carry_out(key, actions);
+    }
+
+    fn carry_out(&mut self, key: &LeafKey, actions: Vec<Action>) {
+        let mut is_offer_changed = false;
+        for action in actions {
+            let Some(leaf) = self.leaves.get_mut(key) else { return };
+            match action {
+                Action::Request { purpose, replaces } => {
+                    leaf.asked = Some((purpose, replaces));
+                    let urgency = replaces.or_else(|| self.known.remove(key)).unwrap_or(Timestamp::EPOCH);
+                    self.queued += 1;
+                    self.queue.insert((urgency, self.queued, key.clone()));
+                }
+                Action::Offer => {
+                    leaf.resources.clear();
+                    is_offer_changed = true;
+                }
+                Action::Expire => {
+                    leaf.material = None;
+                    leaf.resources.clear();
+                    is_offer_changed = true;
+                    self.status.counters.expired += 1;
+                    tracing::error!(node_id = %key.node, spiffe_id = %key.identity, "leaf expired before a new one was in hand");
+                }
+                Action::Forget => {
+                    leaf.material = None;
+                    leaf.resources.clear();
+                    is_offer_changed = true;
+                }
+                Action::AtRisk => {
+                    tracing::warn!(node_id = %key.node, spiffe_id = %key.identity, "leaf has passed 70 % of its life unrenewed");
+                }
+            }
+        }
+        if is_offer_changed {
+            self.publish(key);
+        }
+        self.keep_books(key);
+    }
+
+    /// Shows the leaf as it is to each stream that wants it.
+    fn publish(&mut self, key: &LeafKey) {
+        let Some(leaf) = self.leaves.get_mut(key) else { return };
+        let holders: Vec<(u64, Arc<str>)> = leaf.holders.iter().cloned().collect();
+        for (stream, name) in holders {
+            let offer = leaf.offer(&name, &self.settings.version_key);
+            if let Some(stream) = self.streams.get(&stream) {
+                stream.view.send_modify(|view| {
+                    view.insert(name, offer);
+                });
+            }
+        }
+    }
+
+    /// Brings deadline and read model up to date; drops the leaf if nothing is left of it.
+    fn keep_books(&mut self, key: &LeafKey) {
+        let Some(leaf) = self.leaves.get_mut(key) else { return };
+        if let Some(before) = leaf.deadline.take() {
+            self.deadlines.remove(&(before, key.clone()));
+        }
+        self.is_dirty = true;
+        if leaf.rotation.is_over() && leaf.holders.is_empty() {
+            self.leaves.remove(key);
+            self.status.leaves.remove(key);
+            return;
+        }
+        leaf.deadline = leaf.rotation.deadline();
+        if let Some(at) = leaf.deadline {
+            self.deadlines.insert((at, key.clone()));
+        }
+        self.status.leaves.insert(key.clone(), leaf.status(key));
+    }
+
+    fn look_again(&mut self, stream: u64, now: Timestamp) {
+        let Some(state) = self.streams.get(&stream) else { return };
+        let names: Vec<Arc<str>> = state.names.keys().cloned().collect();
+        let offers = names
+            .into_iter()
+            .map(|name| {
+                let offer = self.evaluate(stream, &name, now);
+                (name, Some(offer))
+            })
+            .collect();
+        self.show(stream, offers);
+    }
+
+    /// Puts the offers into the stream's view at once; `None` takes a name out. Wakes nobody if nothing changes.
+    fn show(&self, stream: u64, offers: Vec<(Arc<str>, Option<SecretOffer>)>) {
+        let Some(stream) = self.streams.get(&stream) else { return };
+        stream.view.send_if_modified(|view| {
+            let mut is_changed = false;
+            for (name, offer) in offers {
+                is_changed |= match (&offer, view.get(&name)) {
+                    (Some(new), Some(old)) => !is_same(new, old),
+                    (None, None) => false,
+                    _ => true,
+                };
+                match offer {
+                    Some(offer) => view.insert(name, offer),
+                    None => view.remove(&name),
+                };
+            }
+            is_changed
+        });
+    }
+
+    /// Decides about a name anew: keeps the leaf's holders in step, audits a refusal once, answers what to show.
+    fn evaluate(&mut self, stream: u64, name: &Arc<str>, now: Timestamp) -> SecretOffer {
+        let Some(state) = self.streams.get_mut(&stream) else { return SecretOffer::Absent };
+        let node = state.node.clone();
+        let decision = access::decide(&node, name, self.world.facts());
+        let before = state.names.insert(Arc::clone(name), decision.as_ref().ok().cloned());
+        if let Some(Some(Grant::Svid(old))) = &before
+            && decision.as_ref() != Ok(&Grant::Svid(old.clone()))
+        {
+            self.release(stream, name, &LeafKey { node: node.clone(), identity: old.clone() }, now);
+        }
+        match decision {
+            Ok(Grant::Svid(identity)) => self.hold(stream, name, LeafKey { node, identity }, now),
+            Ok(Grant::Context(domain)) => {
+                let trust = Arc::clone(&self.world.trust);
+                self.context(name, || secret::context(name, trust.of(&domain)?, now))
+            }
+            Ok(Grant::All) => {
+                let trust = Arc::clone(&self.world.trust);
+                self.context(name, || secret::all_bundles(name, &trust, now))
+            }
+            Err(absence) => {
+                if before != Some(None) {
+                    self.refuse(stream, name, &absence, now);
+                }
+                SecretOffer::Absent
+            }
+        }
+    }
+
+    fn hold(&mut self, stream: u64, name: &Arc<str>, key: LeafKey, now: Timestamp) -> SecretOffer {
+        let grace = self.settings.grace;
+        let leaf = self.leaves.entry(key.clone()).or_insert_with(|| LeafState::new(grace));
+        leaf.holders.insert((stream, Arc::clone(name)));
+        if !leaf.rotation.is_wanted() {
+            self.step(&key, Event::Wanted, now);
+        }
+        match self.leaves.get_mut(&key) {
+            Some(leaf) => leaf.offer(name, &self.settings.version_key),
+            None => SecretOffer::Pending,
+        }
+    }
+
+    fn let_go(&mut self, stream: u64, name: &Arc<str>, now: Timestamp) {
+        let Some(state) = self.streams.get_mut(&stream) else { return };
+        let node = state.node.clone();
+        if let Some(Some(Grant::Svid(identity))) = state.names.remove(name) {
+            self.release(stream, name, &LeafKey { node, identity }, now);
+        }
+    }
+
+    fn release(&mut self, stream: u64, name: &Arc<str>, key: &LeafKey, now: Timestamp) {
+        let Some(leaf) = self.leaves.get_mut(key) else { return };
+        leaf.holders.remove(&(stream, Arc::clone(name)));
+        if !leaf.holders.iter().any(|(_, other)| other == name) {
+            leaf.resources.remove(name);
+        }
+        if leaf.holders.is_empty() {
+            self.step(key, Event::Unwanted, now);
+        }
+    }
+
+    fn context(&mut self, name: &Arc<str>, encode: impl FnOnce() -> Option<Arc<Resource>>) -> SecretOffer {
+        if let Some(known) = self.contexts.get(name) {
+            return SecretOffer::Held(Arc::clone(known));
+        }
+        let Some(resource) = encode() else { return SecretOffer::Pending };
+        if self.contexts.len() < MAX_CONTEXTS {
+            self.contexts.insert(Arc::clone(name), Arc::clone(&resource));
+        }
+        SecretOffer::Held(resource)
+    }
+
+    fn refuse(&mut self, stream: u64, name: &str, absence: &access::Absence, now: Timestamp) {
+        self.status.counters.refused_names += 1;
+        self.is_dirty = true;
+        let Some(state) = self.streams.get(&stream) else { return };
+        let tenant =
+            self.world.bindings.get(&state.node).map(|binding| binding.tenant.clone()).unwrap_or_default();
+        let actor = Actor::Identity { id: state.peer.id().clone() };
+        let event = AuditEvent::refused(
+            now,
+            actor,
+            AuditAction::SecretRefuse,
+            shorten(name),
+            shorten(&absence.to_string()),
+        );
+        self.refusals.refuse(event.for_tenant(tenant).with("node_id", &state.node));
+    }
+}
+
+impl LeafState {
+    fn new(grace: std::time::Duration) -> Self {
+        Self {
+            rotation: Rotation::new(grace),
+            material: None,
+            resources: HashMap::new(),
+            holders: BTreeSet::new(),
+            asked: None,
+            deadline: None,
+            last_error: None,
+            acknowledged: None,
+            refusal: None,
+        }
+    }
+
+    fn offer(&mut self, name: &Arc<str>, version_key: &[u8; 32]) -> SecretOffer {
+        let Some(material) = &self.material else { return SecretOffer::Pending };
+        let resource =
+            self.resources.entry(Arc::clone(name)).or_insert_with(|| material.to_resource(name, version_key));
+        SecretOffer::Held(Arc::clone(resource))
+    }
+
+    fn status(&self, key: &LeafKey) -> LeafStatus {
+        let held = self.rotation.held();
+        let phase = match (held, self.rotation.requested(), self.rotation.failures()) {
+            (None, ..) => LeafPhase::Requested,
+            (Some(_), Some(_), _) => LeafPhase::Renewing,
+            (Some(_), None, 0) => LeafPhase::Held,
+            (Some(_), None, _) => LeafPhase::Retrying,
+        };
+        LeafStatus {
+            node: key.node.clone(),
+            identity: key.identity.clone(),
+            phase,
+            wanted: self.rotation.is_wanted(),
+            serial: held.map(|held| held.leaf.serial.clone()),
+            authority: held.map(|held| held.leaf.authority),
+            issued: held.map(|held| held.leaf.life.issued),
+            not_after: held.map(|held| held.leaf.life.expires),
+            at_risk: held.is_some_and(|held| held.at_risk),
+            next_request: self.rotation.next_request(),
+            failures: self.rotation.failures(),
+            last_error: self.last_error.clone(),
+            acknowledged: self.acknowledged.clone(),
+            refusal: self.refusal.clone(),
+        }
+    }
+}
+
+fn is_same(new: &SecretOffer, old: &SecretOffer) -> bool {
+    match (new, old) {
+        (SecretOffer::Held(new), SecretOffer::Held(old)) => new.version() == old.version(),
+        (SecretOffer::Pending, SecretOffer::Pending) | (SecretOffer::Absent, SecretOffer::Absent) => true,
+        _ => false,
+    }
+}
+
+fn shorten(text: &str) -> String {
+    text.chars().take(MAX_TEXT).flat_map(char::escape_debug).collect()
+}

@@ -1,0 +1,505 @@
+//! The whole of `sds` with a clock moved by hand and a fake issuer.
+
+use std::sync::Mutex;
+
+use audit::{Action, Event};
+use certs::ManualClock;
+use prost::Message;
+use proto::envoy::{
+    config::core::v3::data_source::Specifier,
+    extensions::transport_sockets::tls::v3::{Secret, secret},
+};
+use spiffe::{Binding, BindingState, Purpose, VerifiedSvid, fake::FakeIssuer};
+use xds::{Resource, SecretOffer};
+
+use super::*;
+use crate::{LeafPhase, SdsCounters};
+
+const LIFE: Duration = Duration::from_secs(600);
+
+#[derive(Debug, Default)]
+struct Heard(Mutex<Vec<Event>>);
+
+impl Refusals for Heard {
+    fn refuse(&self, event: Event) {
+        self.0.lock().unwrap().push(event);
+    }
+}
+
+/// A running manager and everything around it.
+struct World {
+    clock: ManualClock,
+    issuer: Arc<FakeIssuer>,
+    trust: watch::Sender<Arc<Trust>>,
+    bindings: watch::Sender<Arc<Bindings>>,
+    blocks: watch::Sender<Arc<BlockList>>,
+    authority: watch::Sender<AuthorityId>,
+    heard: Arc<Heard>,
+    sds: Sds,
+    shutdown: CancellationToken,
+}
+
+fn id(text: &str) -> SpiffeId {
+    SpiffeId::parse(text).unwrap()
+}
+
+fn node(name: &str) -> NodeId {
+    NodeId::parse(name).unwrap()
+}
+
+fn binding(name: &str, identities: &[&str]) -> Binding {
+    Binding {
+        node: node(name),
+        tenant: Default::default(),
+        namespace: Default::default(),
+        labels: Default::default(),
+        identities: identities.iter().map(|text| id(text)).collect(),
+        state: BindingState::Enabled,
+        created: Timestamp::EPOCH,
+    }
+}
+
+fn blocked(ids: &[&str]) -> Arc<BlockList> {
+    Arc::new(BlockList::new(ids.iter().map(|text| (id(text), Timestamp::EPOCH, "test".to_owned()))))
+}
+
+fn two_nodes() -> Vec<Binding> {
+    vec![binding("web-1", &["spiffe://td/web"]), binding("pay-1", &["spiffe://td/payments"])]
+}
+
+impl World {
+    fn new() -> Self {
+        Self::with(two_nodes(), SdsSettings::default(), HashMap::new())
+    }
+
+    fn with(bindings: Vec<Binding>, settings: SdsSettings, known: HashMap<LeafKey, Timestamp>) -> Self {
+        let clock = ManualClock::new(Timestamp::from_unix_secs(1_800_000_000));
+        let issuer = Arc::new(FakeIssuer::new("td", Arc::new(clock.clone())));
+        let (trust, trust_read) = watch::channel(Arc::new(issuer.trust()));
+        let (bindings, bindings_read) = watch::channel(Arc::new(Bindings::new(bindings)));
+        let (blocks, blocks_read) = watch::channel(blocked(&[]));
+        let (authority, authority_read) = watch::channel(issuer.authority());
+        let heard = Arc::new(Heard::default());
+        let inputs = SdsInputs {
+            issuer: Arc::clone(&issuer) as Arc<dyn SvidIssuer>,
+            trust: trust_read,
+            bindings: bindings_read,
+            blocks: blocks_read,
+            authority: authority_read,
+            known,
+            refusals: Arc::clone(&heard) as Arc<dyn Refusals>,
+            clock: Arc::new(clock.clone()),
+        };
+        let settings = SdsSettings { leaf_lifetime: LIFE, jitter: || Jitter::NONE, ..settings };
+        let (sds, manager) = SdsManager::new(settings, inputs);
+        let shutdown = CancellationToken::new();
+        spawn(manager.run(shutdown.clone()));
+        Self { clock, issuer, trust, bindings, blocks, authority, heard, sds, shutdown }
+    }
+
+    fn open(&self, name: &str) -> Stream {
+        let id = id(&format!("spiffe://td/credence/node/{name}"));
+        let svid = VerifiedSvid::for_tests(id, self.clock.now() + Duration::from_secs(86_400));
+        let peer = Arc::new(Peer::new(svid, "127.0.0.1:4000".parse().unwrap()));
+        Stream(self.sds.open(&peer, 1))
+    }
+
+    /// Waits until what is published satisfies `wanted`.
+    async fn status(&self, wanted: impl FnMut(&Arc<SdsStatus>) -> bool) -> Arc<SdsStatus> {
+        Arc::clone(&*within(self.sds.status().wait_for(wanted)).await.unwrap())
+    }
+
+    async fn counters(&self, wanted: impl Fn(SdsCounters) -> bool) -> SdsCounters {
+        self.status(|status| wanted(status.counters())).await.counters()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test has no server to spawn for it")]
+fn spawn(task: impl Future<Output = ()> + Send + 'static) {
+    tokio::spawn(task);
+}
+
+/// Turns a wait for ever into a failure.
+async fn within<T>(wait: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), wait).await.expect("it happens in time")
+}
+
+/// Lets every other task run until it waits.
+async fn settle() {
+    for _ in 0..50 {
+        tokio::task::yield_now().await;
+    }
+}
+
+struct Stream(SecretFeed);
+
+impl Stream {
+    async fn want(&self, name: &str) {
+        self.0.interest.send((name.into(), true)).await.unwrap();
+    }
+
+    async fn offered(&mut self, name: &str, wanted: impl Fn(&SecretOffer) -> bool) -> SecretOffer {
+        let seen = within(self.0.view.wait_for(|view| view.get(name).is_some_and(&wanted))).await;
+        seen.unwrap().get(name).unwrap().clone()
+    }
+
+    async fn held(&mut self, name: &str) -> Arc<Resource> {
+        match self.offered(name, |offer| matches!(offer, SecretOffer::Held(_))).await {
+            SecretOffer::Held(resource) => resource,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn held_other_than(&mut self, name: &str, old: &Arc<Resource>) -> Arc<Resource> {
+        let is_new =
+            |offer: &SecretOffer| matches!(offer, SecretOffer::Held(new) if new.version() != old.version());
+        match self.offered(name, is_new).await {
+            SecretOffer::Held(resource) => resource,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn absent(&mut self, name: &str) {
+        self.offered(name, |offer| matches!(offer, SecretOffer::Absent)).await;
+    }
+
+    fn now(&self, name: &str) -> Option<SecretOffer> {
+        self.0.view.borrow().get(name).cloned()
+    }
+}
+
+fn key_pem(resource: &Resource) -> Vec<u8> {
+    let secret = Secret::decode(&*resource.to_any().unwrap().value).unwrap();
+    let Some(secret::Type::TlsCertificate(certificate)) = secret.r#type else { panic!("no certificate") };
+    match certificate.private_key.unwrap().specifier {
+        Some(Specifier::InlineBytes(bytes)) => bytes,
+        _ => panic!("not inline"),
+    }
+}
+
+#[tokio::test]
+async fn gives_each_node_its_own_leaf_and_the_bundle() {
+    let world = World::new();
+    let mut web = world.open("web-1");
+    for name in ["default", "spiffe://td/web", "spiffe://td/web?g=2", "ROOTCA", "spiffe://td", "ALL"] {
+        web.want(name).await;
+        assert_eq!(web.held(name).await.name().as_ref(), name);
+    }
+    let (first, second) = (web.held("default").await, web.held("spiffe://td/web?g=2").await);
+    assert_eq!(key_pem(&first), key_pem(&second), "names of one identity share one leaf");
+    let requests = world.issuer.seen();
+    assert_eq!(requests.len(), 1);
+    assert_eq!((requests[0].purpose, requests[0].lifetime), (Purpose::Delivery, LIFE));
+    assert_eq!(requests[0].node, Some(node("web-1")));
+}
+
+#[tokio::test]
+async fn two_streams_of_a_node_share_a_leaf_and_two_nodes_do_not() {
+    let both = vec![binding("a", &["spiffe://td/web"]), binding("b", &["spiffe://td/web"])];
+    let world = World::with(both, SdsSettings::default(), HashMap::new());
+    let (mut one, mut two, mut other) = (world.open("a"), world.open("a"), world.open("b"));
+    for stream in [&one, &two, &other] {
+        stream.want("default").await;
+    }
+    let (one, two, other) =
+        (one.held("default").await, two.held("default").await, other.held("default").await);
+    assert_eq!(one.version(), two.version());
+    assert_ne!(key_pem(&one), key_pem(&other), "each node has a key of its own");
+    assert_eq!(world.issuer.seen().len(), 2);
+}
+
+#[tokio::test]
+async fn refuses_secret_of_another_node_and_says_so_in_audit_only() {
+    let world = World::new();
+    let mut web = world.open("web-1");
+    for name in ["spiffe://td/payments", "no-such-name", "spiffe://td/payments?g=1"] {
+        web.want(name).await;
+        web.absent(name).await;
+    }
+    assert!(world.issuer.seen().is_empty(), "nothing is requested before access said yes");
+    let heard = world.heard.0.lock().unwrap().clone();
+    let said: Vec<(&str, &str)> =
+        heard.iter().map(|event| (event.object.as_str(), event.reason.as_str())).collect();
+    let reason = "identity spiffe://td/payments is not bound to the node";
+    assert_eq!(
+        said,
+        [
+            ("spiffe://td/payments", reason),
+            ("no-such-name", "no such name"),
+            ("spiffe://td/payments?g=1", reason)
+        ]
+    );
+    assert!(heard.iter().all(|event| event.action == Action::SecretRefuse));
+    assert_eq!(heard[0].actor.to_string(), "spiffe://td/credence/node/web-1");
+}
+
+#[tokio::test]
+async fn renews_by_its_own_deadline_and_counts_it() {
+    let world = World::new();
+    let mut web = world.open("web-1");
+    web.want("default").await;
+    let mut leaf = web.held("default").await;
+    for rotation in 1..=5 {
+        settle().await;
+        world.clock.advance(Duration::from_secs(240));
+        leaf = web.held_other_than("default", &leaf).await;
+        let counters = world.counters(|counters| counters.rotations == rotation).await;
+        assert_eq!((counters.deliveries, counters.rotations_forced), (1, 0));
+    }
+    let requests = world.issuer.seen();
+    assert!(
+        requests[1..].iter().all(|request| request.purpose == Purpose::Renewal && request.deadline.is_some())
+    );
+}
+
+#[tokio::test]
+async fn keeps_valid_leaf_while_the_issuer_is_down_and_says_that_it_is_at_risk() {
+    let world = World::new();
+    let mut web = world.open("web-1");
+    web.want("default").await;
+    let first = web.held("default").await;
+    world.issuer.fail_with(Some(IssueError::Unavailable("sealed".to_owned())));
+    for _ in 0..45 {
+        settle().await;
+        world.clock.advance(Duration::from_secs(10));
+    }
+    let status = world.status(|status| status.leaves().any(|leaf| leaf.at_risk)).await;
+    let leaf = status.leaves().next().unwrap();
+    assert_eq!(leaf.last_error.as_deref(), Some("issuer is unavailable: sealed"));
+    assert!(leaf.failures >= 3 && status.counters().failures >= 3);
+    assert_eq!(web.held("default").await.version(), first.version(), "the valid leaf stays");
+    world.issuer.fail_with(None);
+    for _ in 0..6 {
+        settle().await;
+        world.clock.advance(Duration::from_secs(5));
+    }
+    web.held_other_than("default", &first).await;
+    let status = world.status(|status| status.leaves().all(|leaf| leaf.failures == 0)).await;
+    assert_eq!(status.leaves().next().unwrap().phase, LeafPhase::Held);
+}
+
+#[tokio::test]
+async fn an_expired_leaf_becomes_pending_and_never_absent() {
+    let world = World::new();
+    let mut web = world.open("web-1");
+    web.want("default").await;
+    web.held("default").await;
+    world.issuer.fail_with(Some(IssueError::Unavailable("gone".to_owned())));
+    settle().await;
+    world.clock.advance(LIFE);
+    web.offered("default", |offer| matches!(offer, SecretOffer::Pending)).await;
+    assert_eq!(world.counters(|counters| counters.expired == 1).await.expired, 1);
+}
+
+#[tokio::test]
+async fn an_issuer_that_never_answers_counts_as_failed() {
+    let world = World::new();
+    world.issuer.delay_by(Duration::from_secs(1_000_000));
+    let mut web = world.open("web-1");
+    web.want("default").await;
+    settle().await;
+    world.clock.advance(Duration::from_secs(30));
+    world.counters(|counters| counters.failures == 1).await;
+    assert!(matches!(web.now("default"), Some(SecretOffer::Pending)));
+    world.issuer.delay_by(Duration::ZERO);
+    settle().await;
+    world.clock.advance(Duration::from_secs(1));
+    web.held("default").await;
+}
+
+#[tokio::test]
+async fn after_a_restart_names_stay_pending_and_the_least_remaining_life_goes_first() {
+    let bindings: Vec<Binding> =
+        ["a", "b", "c"].iter().map(|name| binding(name, &["spiffe://td/web"])).collect();
+    let end = |secs: i64| Timestamp::from_unix_secs(1_800_000_000 + secs);
+    let key = |name: &str| LeafKey { node: node(name), identity: id("spiffe://td/web") };
+    let known = HashMap::from([(key("a"), end(300)), (key("b"), end(100)), (key("c"), end(200))]);
+    let settings = SdsSettings { max_in_flight: 1, ..SdsSettings::default() };
+    let world = World::with(bindings, settings, known);
+    world.issuer.fail_with(Some(IssueError::Unavailable("starting".to_owned())));
+    let mut streams = [world.open("a"), world.open("b"), world.open("c")];
+    for stream in &streams {
+        stream.want("default").await;
+    }
+    for stream in &mut streams {
+        stream.offered("default", |offer| matches!(offer, SecretOffer::Pending)).await;
+    }
+    world.counters(|counters| counters.failures >= 3).await;
+    let order: Vec<String> = world
+        .issuer
+        .seen()
+        .iter()
+        .take(3)
+        .filter_map(|request| request.node.clone())
+        .map(|node| node.to_string())
+        .collect();
+    assert_eq!(order[1..], if order[0] == "a" { ["b", "c"] } else { ["c", "a"] });
+    world.issuer.fail_with(None);
+    settle().await;
+    world.clock.advance(Duration::from_secs(1));
+    for stream in &mut streams {
+        stream.held("default").await;
+    }
+}
+
+#[tokio::test]
+async fn a_block_hides_the_secret_at_once_and_lifting_it_brings_a_fresh_leaf() {
+    let world = World::new();
+    let (mut web, mut pay) = (world.open("web-1"), world.open("pay-1"));
+    web.want("default").await;
+    web.want("ROOTCA").await;
+    pay.want("default").await;
+    let before = web.held("default").await;
+    let untouched = pay.held("default").await;
+    world.blocks.send_replace(blocked(&["spiffe://td/web"]));
+    web.absent("default").await;
+    web.held("ROOTCA").await;
+    world.status(|status| status.of(&node("web-1")).next().is_none()).await;
+    world.blocks.send_replace(blocked(&[]));
+    web.held_other_than("default", &before).await;
+    assert_eq!(pay.held("default").await.version(), untouched.version());
+    world.blocks.send_replace(blocked(&["spiffe://td/credence/node/web-1"]));
+    web.absent("default").await;
+    web.absent("ROOTCA").await;
+}
+
+#[tokio::test]
+async fn an_identity_taken_from_the_binding_is_gone_and_a_new_one_appears() {
+    let world = World::new();
+    let mut web = world.open("web-1");
+    web.want("spiffe://td/web").await;
+    web.want("spiffe://td/shop").await;
+    web.want("default").await;
+    web.held("spiffe://td/web").await;
+    web.absent("spiffe://td/shop").await;
+    let old_default = web.held("default").await;
+    world.bindings.send_replace(Arc::new(Bindings::new([binding("web-1", &["spiffe://td/shop"])])));
+    web.absent("spiffe://td/web").await;
+    web.held("spiffe://td/shop").await;
+    let new_default = web.held_other_than("default", &old_default).await;
+    let shop = web.held("spiffe://td/shop").await;
+    assert_eq!(key_pem(&new_default), key_pem(&shop));
+    world.bindings.send_replace(Arc::new(Bindings::default()));
+    web.absent("default").await;
+}
+
+#[tokio::test]
+async fn another_authority_forces_new_leaves_spread_over_the_window() {
+    let world = World::with(
+        two_nodes(),
+        SdsSettings { authority_spread: Duration::ZERO, ..SdsSettings::default() },
+        HashMap::new(),
+    );
+    let mut web = world.open("web-1");
+    web.want("default").await;
+    let before = web.held("default").await;
+    let active = world.issuer.replace_authority();
+    world.authority.send_replace(active);
+    web.held_other_than("default", &before).await;
+    let status = world.status(|status| status.counters().rotations_forced == 1).await;
+    assert_eq!(status.leaves().next().unwrap().authority, Some(active));
+    assert_eq!(world.issuer.seen().last().unwrap().purpose, Purpose::ForcedRenewal);
+}
+
+#[tokio::test]
+async fn a_new_bundle_reaches_every_context() {
+    let world = World::new();
+    let mut web = world.open("web-1");
+    web.want("ROOTCA").await;
+    web.want("default").await;
+    let (before, leaf) = (web.held("ROOTCA").await, web.held("default").await);
+    let other = FakeIssuer::new("td", Arc::new(world.clock.clone()));
+    world.trust.send_replace(Arc::new(other.trust()));
+    web.held_other_than("ROOTCA", &before).await;
+    assert_eq!(web.held("default").await.version(), leaf.version());
+}
+
+#[tokio::test]
+async fn a_leaf_outlives_its_last_stream_by_the_grace_and_is_then_dropped() {
+    let world = World::with(
+        two_nodes(),
+        SdsSettings { grace: Duration::from_secs(60), ..SdsSettings::default() },
+        HashMap::new(),
+    );
+    let mut web = world.open("web-1");
+    web.want("default").await;
+    let first = web.held("default").await;
+    drop(web);
+    world.status(|status| status.leaves().all(|leaf| !leaf.wanted)).await;
+    let mut again = world.open("web-1");
+    again.want("default").await;
+    assert_eq!(again.held("default").await.version(), first.version(), "no new leaf for a short absence");
+    drop(again);
+    world.status(|status| status.leaves().all(|leaf| !leaf.wanted)).await;
+    settle().await;
+    world.clock.advance(Duration::from_secs(60));
+    world.status(|status| status.leaves().next().is_none()).await;
+    assert_eq!(world.issuer.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn what_the_node_answers_is_in_the_status() {
+    let world = World::new();
+    let mut web = world.open("web-1");
+    web.want("default").await;
+    let leaf = web.held("default").await;
+    let name: Arc<str> = "default".into();
+    world.sds.settled(&node("web-1"), &name, leaf.version(), None);
+    let status = world.status(|status| status.leaves().any(|leaf| leaf.acknowledged.is_some())).await;
+    let shown = status.leaf(&node("web-1"), &id("spiffe://td/web")).unwrap();
+    assert_eq!(shown.acknowledged, shown.serial);
+    world.sds.settled(&node("web-1"), &name, leaf.version(), Some("key does not match"));
+    let status = world.status(|status| status.counters().refused_by_node == 1).await;
+    assert_eq!(status.leaves().next().unwrap().refusal.as_deref(), Some("key does not match"));
+}
+
+#[tokio::test]
+async fn a_thousand_nodes_get_their_leaves_with_a_bounded_number_of_requests() {
+    let names: Vec<String> = (0..1000).map(|n| format!("n{n}")).collect();
+    let bindings = names.iter().map(|name| binding(name, &["spiffe://td/web"])).collect();
+    let world = World::with(bindings, SdsSettings::default(), HashMap::new());
+    world.issuer.delay_by(Duration::from_secs(1));
+    let mut streams: Vec<Stream> = names.iter().map(|name| world.open(name)).collect();
+    for stream in &streams {
+        stream.want("default").await;
+    }
+    for _ in 0..6 {
+        world.status(|status| status.leaves().count() == 1000).await;
+        settle().await;
+        world.clock.advance(Duration::from_secs(1));
+    }
+    for stream in &mut streams {
+        stream.held("default").await;
+    }
+    assert_eq!(world.issuer.most_running(), 256);
+    assert_eq!(world.issuer.seen().len(), 1000);
+    let counters = world.counters(|counters| counters.deliveries == 1000).await;
+    assert_eq!(counters.failures, 0);
+}
+
+#[tokio::test]
+async fn a_stream_that_asks_for_too_much_is_bounded() {
+    let world = World::new();
+    let mut web = world.open("web-1");
+    for number in 0..crate::deliveries::MAX_NAMES + 50 {
+        web.want(&format!("ROOTCA?g={number}")).await;
+    }
+    web.held(&format!("ROOTCA?g={}", crate::deliveries::MAX_NAMES - 1)).await;
+    settle().await;
+    assert_eq!(web.0.view.borrow().len(), crate::deliveries::MAX_NAMES);
+}
+
+#[tokio::test]
+async fn a_peer_that_is_no_node_finds_the_door_closed() {
+    let world = World::new();
+    let svid = VerifiedSvid::for_tests(id("spiffe://td/web"), Timestamp::MAX);
+    let peer = Arc::new(Peer::new(svid, "127.0.0.1:4000".parse().unwrap()));
+    let feed = world.sds.open(&peer, 1);
+    assert!(feed.interest.is_closed());
+}

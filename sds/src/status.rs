@@ -1,0 +1,116 @@
+//! What is known of every leaf: a read model that cannot hold a key.
+
+use certs::{Serial, Timestamp};
+use imbl::OrdMap;
+use serde::{Serialize, Serializer};
+use spiffe::{AuthorityId, NodeId, SpiffeId};
+
+use crate::LeafKey;
+
+/// Where a leaf stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LeafPhase {
+    /// There is none, and the node waits.
+    Requested,
+    /// There is a valid one.
+    Held,
+    /// There is a valid one, and the next is being made.
+    Renewing,
+    /// There is a valid one, the last attempt to renew it failed, and another will follow.
+    Retrying,
+}
+
+/// One leaf of one node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LeafStatus {
+    /// Whose proxy.
+    pub node: NodeId,
+    /// Which identity.
+    pub identity: SpiffeId,
+    /// Where it stands.
+    pub phase: LeafPhase,
+    /// Whether a stream wants it now; if not, it is kept for a grace only.
+    pub wanted: bool,
+    /// Its serial number.
+    pub serial: Option<Serial>,
+    /// Who signed it.
+    pub authority: Option<AuthorityId>,
+    /// When it was issued.
+    pub issued: Option<Timestamp>,
+    /// When it ends.
+    pub not_after: Option<Timestamp>,
+    /// Whether it passed 70 % of its life unrenewed.
+    pub at_risk: bool,
+    /// When the next request is due.
+    pub next_request: Option<Timestamp>,
+    /// Failures in a row.
+    pub failures: u32,
+    /// What the last of them said.
+    pub last_error: Option<String>,
+    /// The newest serial that the node acknowledged.
+    pub acknowledged: Option<Serial>,
+    /// What the node said when it refused the leaf on offer.
+    pub refusal: Option<String>,
+}
+
+/// What happened since the process started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct SdsCounters {
+    /// First leaves: a node asked for the first time, or again after our restart.
+    pub deliveries: u64,
+    /// Renewals by their own deadline.
+    pub rotations: u64,
+    /// Renewals before their time, because the authority was replaced.
+    pub rotations_forced: u64,
+    /// Requests that brought nothing.
+    pub failures: u64,
+    /// Leaves that ended before a new one was in hand.
+    pub expired: u64,
+    /// Names that were asked for and do not exist for the asker.
+    pub refused_names: u64,
+    /// Secrets that a proxy did not accept.
+    pub refused_by_node: u64,
+}
+
+/// All leaves at one moment. Published as `watch<Arc<SdsStatus>>`; cloning shares its parts.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct SdsStatus {
+    #[serde(serialize_with = "values")]
+    pub(crate) leaves: OrdMap<LeafKey, LeafStatus>,
+    pub(crate) counters: SdsCounters,
+}
+
+impl SdsStatus {
+    /// Every leaf, by node and identity.
+    pub fn leaves(&self) -> impl Iterator<Item = &LeafStatus> {
+        self.leaves.values()
+    }
+
+    /// The leaves of one node.
+    pub fn of<'a>(&'a self, node: &'a NodeId) -> impl Iterator<Item = &'a LeafStatus> {
+        self.leaves.values().filter(move |leaf| leaf.node == *node)
+    }
+
+    /// One leaf.
+    #[must_use]
+    pub fn leaf(&self, node: &NodeId, identity: &SpiffeId) -> Option<&LeafStatus> {
+        self.leaves.get(&LeafKey { node: node.clone(), identity: identity.clone() })
+    }
+
+    /// When the first leaf ends, over all nodes.
+    #[must_use]
+    pub fn next_expiry(&self) -> Option<Timestamp> {
+        self.leaves.values().filter_map(|leaf| leaf.not_after).min()
+    }
+
+    /// What happened since the process started.
+    #[must_use]
+    pub fn counters(&self) -> SdsCounters {
+        self.counters
+    }
+}
+
+fn values<S: Serializer>(leaves: &OrdMap<LeafKey, LeafStatus>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(leaves.values())
+}
