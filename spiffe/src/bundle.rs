@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use certs::{Certificate, SpkiHash, Timestamp};
 use ring::digest;
+use thiserror::Error;
 
 use crate::TrustDomain;
 
@@ -60,6 +61,18 @@ impl TrustBundle {
     }
 }
 
+/// Two trust domains have an authority in common.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("trust domains {one} and {other} share the authority key {key}")]
+pub struct SharedAuthority {
+    /// The key.
+    pub key: SpkiHash,
+    /// The domain that had it.
+    pub one: TrustDomain,
+    /// The domain that was to have it too.
+    pub other: TrustDomain,
+}
+
 /// Everything that may be trusted: the own bundle, and those of federated domains beside it, never pooled.
 /// Published as `watch<Arc<Trust>>`.
 #[derive(Debug, Clone)]
@@ -74,6 +87,36 @@ impl Trust {
     #[must_use]
     pub fn new(own: TrustBundle) -> Self {
         Self { own: Arc::new(own), federated: BTreeMap::new(), tainted: Vec::new() }
+    }
+
+    /// Trusts `bundle` for the identities of its own domain, and for no others.
+    ///
+    /// # Errors
+    /// When it shares a key with another bundle: one authority could then vouch for two domains.
+    pub fn with_federated(mut self, bundle: TrustBundle) -> Result<Self, SharedAuthority> {
+        let keys = |bundle: &TrustBundle| -> Vec<SpkiHash> {
+            bundle.authorities.iter().map(Certificate::spki_hash).collect()
+        };
+        let new = keys(&bundle);
+        let others = self.bundles().filter(|other| other.domain != bundle.domain);
+        for other in others {
+            if let Some(key) = keys(other).into_iter().find(|key| new.contains(key)) {
+                return Err(SharedAuthority { key, one: other.domain.clone(), other: bundle.domain });
+            }
+        }
+        if bundle.domain == self.own.domain {
+            self.own = Arc::new(bundle);
+        } else {
+            self.federated.insert(bundle.domain.clone(), Arc::new(bundle));
+        }
+        Ok(self)
+    }
+
+    /// Refuses every path that carries one of these keys.
+    #[must_use]
+    pub fn with_tainted(mut self, keys: Vec<SpkiHash>) -> Self {
+        self.tainted = keys;
+        self
     }
 
     /// The bundle of our own trust domain.
