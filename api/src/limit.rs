@@ -15,16 +15,15 @@ const THOUSANDTHS: u64 = 1000;
 
 #[derive(Debug, Clone, Copy)]
 struct Bucket {
-    /// Thousandths of a request: a millisecond adds `RATE_PER_SECOND` of them.
+    /// Thousandths of a request: a millisecond adds as many as the rate.
     level: u64,
     at: Timestamp,
 }
 
 impl Bucket {
-    fn refill(&mut self, now: Timestamp) {
+    fn refill(&mut self, now: Timestamp, rate: u64, burst: u64) {
         let passed = u64::try_from(now.since(self.at).as_millis()).unwrap_or(u64::MAX);
-        self.level =
-            self.level.saturating_add(passed.saturating_mul(RATE_PER_SECOND)).min(BURST * THOUSANDTHS);
+        self.level = self.level.saturating_add(passed.saturating_mul(rate)).min(burst * THOUSANDTHS);
         self.at = self.at.max(now);
     }
 }
@@ -33,11 +32,21 @@ impl Bucket {
 #[derive(Debug)]
 pub struct RateLimit<K> {
     buckets: HashMap<K, Bucket>,
+    rate: u64,
+    burst: u64,
 }
 
 impl<K> Default for RateLimit<K> {
     fn default() -> Self {
-        Self { buckets: HashMap::new() }
+        Self::new(RATE_PER_SECOND, BURST)
+    }
+}
+
+impl<K> RateLimit<K> {
+    /// Buckets of `burst` requests that fill by `rate` (at least one) per second.
+    #[must_use]
+    pub fn new(rate: u64, burst: u64) -> Self {
+        Self { buckets: HashMap::new(), rate: rate.max(1), burst }
     }
 }
 
@@ -53,22 +62,23 @@ impl<K: Eq + Hash + Clone> RateLimit<K> {
                 return Err(Duration::from_secs(1));
             }
         }
-        let full = Bucket { level: BURST * THOUSANDTHS, at: now };
+        let full = Bucket { level: self.burst * THOUSANDTHS, at: now };
         let bucket = self.buckets.entry(principal.clone()).or_insert(full);
-        bucket.refill(now);
+        bucket.refill(now, self.rate, self.burst);
         match bucket.level.checked_sub(THOUSANDTHS) {
             Some(rest) => {
                 bucket.level = rest;
                 Ok(())
             }
-            None => Err(Duration::from_millis((THOUSANDTHS - bucket.level).div_ceil(RATE_PER_SECOND))),
+            None => Err(Duration::from_millis((THOUSANDTHS - bucket.level).div_ceil(self.rate))),
         }
     }
 
     fn forget_idle(&mut self, now: Timestamp) {
+        let (rate, burst) = (self.rate, self.burst);
         self.buckets.retain(|_, bucket| {
-            bucket.refill(now);
-            bucket.level < BURST * THOUSANDTHS
+            bucket.refill(now, rate, burst);
+            bucket.level < burst * THOUSANDTHS
         });
     }
 }

@@ -2,11 +2,13 @@
 
 use async_trait::async_trait;
 use audit::Event;
-use certs::{SpkiHash, Timestamp};
+use certs::Timestamp;
 use serde::{Deserialize, Serialize};
 use spiffe::{Binding, BlockList, Namespace, NodeId, SpiffeId, Tenant};
 use thiserror::Error;
 use uuid::Uuid;
+
+pub use spiffe::attestation::StoredToken;
 
 /// Why something was not kept or found.
 #[derive(Debug, Error)]
@@ -167,31 +169,6 @@ pub trait DocumentStore: Send + Sync {
         name: &str,
         limit: usize,
     ) -> Result<Vec<StoredDocument>, StoreError>;
-}
-
-/// A join token as it is kept: an HMAC of its secret, never the secret.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredToken {
-    /// Its public half.
-    pub id: String,
-    /// HMAC-SHA-256 of the secret half.
-    pub mac: [u8; 32],
-    /// Whose.
-    pub tenant: Tenant,
-    /// The one node it enrols.
-    pub node: NodeId,
-    /// Who made it.
-    pub author: String,
-    /// When.
-    pub created: Timestamp,
-    /// Its end.
-    pub expires: Timestamp,
-    /// When, and for which key, it was spent.
-    pub spent: Option<(Timestamp, SpkiHash)>,
-    /// When it was revoked or burned.
-    pub revoked: Option<Timestamp>,
-    /// How many wrong secrets were tried; the fifth burns it.
-    pub failures: u32,
 }
 
 /// Keeps bindings and the tokens that enrol them.

@@ -5,6 +5,13 @@ use certs::{KeyKind, PublicKey, SignError, Signer, SpkiHash};
 use ring::{digest, signature};
 use thiserror::Error;
 
+mod cookie;
+mod token;
+
+pub use self::cookie::{COOKIE_LIFE, CookieError, CookieKey, NONCE_OCTETS, Subject};
+pub use self::token::{
+    DEFAULT_TOKEN_LIFE, JoinToken, MAX_TOKEN_LIFE, MAX_WRONG_SECRETS, StoredToken, TokenError,
+};
 use crate::Tenant;
 
 /// The label under which both ends export a value of their TLS connection (RFC 8446 7.5, in the manner of
