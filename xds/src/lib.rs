@@ -9,9 +9,12 @@
 //!                                                                     status <--ACK/NACK--'
 //! ```
 
+pub mod model;
 mod resource;
 mod secrets;
 mod snapshot;
+pub mod translate;
+pub mod validate;
 
 pub use self::resource::{Resource, TypeUrl, Version};
 pub use self::secrets::{SecretFeed, SecretOffer, SecretSource, SecretView};

@@ -1,0 +1,165 @@
+//! Listeners: a chain in strict mode asks for a certificate, in permissive mode it stands twice, for TLS and for
+//! plaintext.
+
+use std::{sync::Arc, time::Duration};
+
+use proto::envoy::{
+    config::{
+        core::v3::CidrRange,
+        listener::v3::{self as envoy, filter, listener_filter},
+    },
+    extensions::filters::{
+        listener::tls_inspector::v3::TlsInspector,
+        network::tcp_proxy::v3::{TcpProxy, tcp_proxy},
+    },
+};
+use spiffe::SpiffeId;
+
+use super::{Defaults, MAX_CONNECTION_DURATION, duration, http, pack, socket_address, tls};
+use crate::{
+    TypeUrl,
+    model::{ChainMatch, Filter, FilterChain, HTTP_FILTER, Listener, MtlsMode, TCP_FILTER, TcpFilter},
+};
+
+const TLS_INSPECTOR: &str = "envoy.filters.listener.tls_inspector";
+/// How long a handshake may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The mode of a listener.
+pub(crate) fn mode(listener: &Listener, defaults: &Defaults) -> MtlsMode {
+    listener.mtls.as_ref().and_then(|mtls| mtls.mode).unwrap_or(defaults.mtls)
+}
+
+/// Which half of a chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Half {
+    Tls,
+    Plaintext,
+}
+
+/// The chains that Envoy gets: the index of the one in the document, and which half of it.
+fn halves(listener: &Listener, defaults: &Defaults) -> Vec<(usize, Half)> {
+    let mode = mode(listener, defaults);
+    let mut halves = Vec::new();
+    for (index, chain) in listener.filter_chains.iter().enumerate() {
+        if mode != MtlsMode::Off {
+            halves.push((index, Half::Tls));
+        }
+        // Plaintext has neither server name nor ALPN: such a half would never match.
+        let only_tls = chain.matching.as_ref().is_some_and(needs_tls);
+        if mode == MtlsMode::Off || (mode == MtlsMode::Permissive && !only_tls) {
+            halves.push((index, Half::Plaintext));
+        }
+    }
+    halves
+}
+
+/// Which chain of the document each chain of the resource was made from.
+pub(super) fn chain_origins(listener: &Listener, defaults: &Defaults) -> Vec<usize> {
+    halves(listener, defaults).into_iter().map(|(index, _)| index).collect()
+}
+
+fn needs_tls(matching: &ChainMatch) -> bool {
+    !matching.server_names.is_empty() || !matching.application_protocols.is_empty()
+}
+
+pub(super) fn listener(listener: &Listener, defaults: &Defaults) -> envoy::Listener {
+    let inspects = mode(listener, defaults) == MtlsMode::Permissive
+        || listener.filter_chains.iter().any(|chain| chain.matching.as_ref().is_some_and(needs_tls));
+    let chains = halves(listener, defaults).into_iter();
+    envoy::Listener {
+        name: listener.name.clone(),
+        address: Some(socket_address(&listener.address.to_string(), listener.port.get())),
+        filter_chains: chains.map(|(index, half)| chain(listener, index, half, defaults)).collect(),
+        listener_filters: if inspects { vec![tls_inspector()] } else { Vec::new() },
+        ..Default::default()
+    }
+}
+
+/// The route tables and secrets that it names.
+pub(super) fn references(listener: &Listener, defaults: &Defaults) -> Vec<(TypeUrl, Arc<str>)> {
+    let filters = listener.filter_chains.iter().flat_map(|chain| &chain.filters);
+    let mut references: Vec<(TypeUrl, Arc<str>)> = filters
+        .filter_map(|filter| match filter {
+            Filter::Http(http) => Some((TypeUrl::Route, http.route_config.as_str().into())),
+            Filter::Tcp(_) => None,
+        })
+        .collect();
+    if mode(listener, defaults) != MtlsMode::Off {
+        references.extend(tls::references(identity(listener), defaults));
+    }
+    references.sort();
+    references.dedup();
+    references
+}
+
+fn identity(listener: &Listener) -> Option<&SpiffeId> {
+    listener.mtls.as_ref().and_then(|mtls| mtls.identity.as_ref())
+}
+
+fn chain(listener: &Listener, index: usize, half: Half, defaults: &Defaults) -> envoy::FilterChain {
+    let FilterChain { matching, filters } = &listener.filter_chains[index];
+    let secured = half == Half::Tls;
+    let is_http = filters.iter().any(|filter| matches!(filter, Filter::Http(_)));
+    let alpn: &[&str] = if is_http { &["h2", "http/1.1"] } else { &[] };
+    let allow = listener.mtls.as_ref().map(|mtls| mtls.allow.as_slice()).unwrap_or_default();
+    let transport_protocol = match (mode(listener, defaults), half) {
+        (MtlsMode::Permissive, Half::Tls) => "tls",
+        (MtlsMode::Permissive, Half::Plaintext) => "raw_buffer",
+        (MtlsMode::Strict | MtlsMode::Off, _) => "",
+    };
+    envoy::FilterChain {
+        name: format!("{index}-{}", if secured { "mtls" } else { "plaintext" }),
+        filter_chain_match: chain_match(matching.as_ref(), transport_protocol),
+        filters: filters.iter().map(|filter| network_filter(filter, &listener.name, secured)).collect(),
+        transport_socket: secured.then(|| tls::downstream(identity(listener), allow, alpn, defaults)),
+        transport_socket_connect_timeout: secured.then(|| duration(HANDSHAKE_TIMEOUT)),
+        ..Default::default()
+    }
+}
+
+fn chain_match(matching: Option<&ChainMatch>, transport_protocol: &str) -> Option<envoy::FilterChainMatch> {
+    if matching.is_none() && transport_protocol.is_empty() {
+        return None;
+    }
+    let mut out =
+        envoy::FilterChainMatch { transport_protocol: transport_protocol.to_owned(), ..Default::default() };
+    if let Some(matching) = matching {
+        out.server_names.clone_from(&matching.server_names);
+        out.application_protocols.clone_from(&matching.application_protocols);
+        out.source_prefix_ranges = matching.source_prefix_ranges.iter().map(|range| cidr(range)).collect();
+    }
+    Some(out)
+}
+
+/// A range that validation has read already.
+fn cidr(range: &str) -> CidrRange {
+    let (address, length) = range.split_once('/').unwrap_or((range, ""));
+    CidrRange { address_prefix: address.to_owned(), prefix_len: length.parse().ok() }
+}
+
+fn network_filter(filter: &Filter, listener: &str, secured: bool) -> envoy::Filter {
+    let (name, config) = match filter {
+        Filter::Http(http) => (HTTP_FILTER, pack(&http::manager(http, listener, secured))),
+        Filter::Tcp(tcp) => (TCP_FILTER, pack(&tcp_config(tcp, listener, secured))),
+    };
+    envoy::Filter { name: name.to_owned(), config_type: Some(filter::ConfigType::TypedConfig(config)) }
+}
+
+fn tcp_config(tcp: &TcpFilter, listener: &str, secured: bool) -> TcpProxy {
+    TcpProxy {
+        stat_prefix: tcp.stat_prefix.as_deref().unwrap_or(listener).to_owned(),
+        idle_timeout: tcp.idle_timeout.map(duration),
+        max_downstream_connection_duration: secured.then(|| duration(MAX_CONNECTION_DURATION)),
+        cluster_specifier: Some(tcp_proxy::ClusterSpecifier::Cluster(tcp.cluster.clone())),
+        ..Default::default()
+    }
+}
+
+fn tls_inspector() -> envoy::ListenerFilter {
+    envoy::ListenerFilter {
+        name: TLS_INSPECTOR.to_owned(),
+        config_type: Some(listener_filter::ConfigType::TypedConfig(pack(&TlsInspector::default()))),
+        ..Default::default()
+    }
+}

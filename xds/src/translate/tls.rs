@@ -1,0 +1,218 @@
+//! TLS contexts: TLS 1.3 only, no resumption (it would skip verification), names of secrets and never keys, exact
+//! matchers of identities.
+
+use std::sync::Arc;
+
+use proto::envoy::{
+    config::core::v3::{TransportSocket, transport_socket},
+    extensions::transport_sockets::tls::v3::{
+        CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, SdsSecretConfig,
+        SubjectAltNameMatcher, TlsParameters, UpstreamTlsContext,
+        common_tls_context::{CombinedCertificateValidationContext, ValidationContextType},
+        downstream_tls_context::SessionTicketKeysType,
+        subject_alt_name_matcher::SanType,
+        tls_parameters::TlsProtocol,
+    },
+    r#type::matcher::v3::{RegexMatcher, StringMatcher, string_matcher::MatchPattern},
+};
+use spiffe::{SpiffeId, TrustDomain};
+
+use super::{Defaults, ads, pack};
+use crate::{TypeUrl, model::ClientMtls};
+
+const SOCKET: &str = "envoy.transport_sockets.tls";
+/// The secret that is the asking node's first identity.
+const DEFAULT_SECRET: &str = "default";
+/// The characters of a SPIFFE path segment, in the order of their codes.
+const SEGMENT: &str = "-.0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz";
+/// The first path segment that no workload has.
+const RESERVED: &str = "credence";
+
+/// What a listener shows and asks for.
+pub(super) fn downstream(
+    identity: Option<&SpiffeId>,
+    allow: &[SpiffeId],
+    alpn: &[&str],
+    defaults: &Defaults,
+) -> TransportSocket {
+    socket(pack(&DownstreamTlsContext {
+        common_tls_context: Some(common(identity, allow, alpn, defaults)),
+        require_client_certificate: Some(true),
+        disable_stateful_session_resumption: true,
+        session_ticket_keys_type: Some(SessionTicketKeysType::DisableStatelessSessionResumption(true)),
+        ..Default::default()
+    }))
+}
+
+/// What a client shows and asks for.
+pub(super) fn upstream(mtls: &ClientMtls, alpn: &[&str], defaults: &Defaults) -> TransportSocket {
+    socket(pack(&UpstreamTlsContext {
+        common_tls_context: Some(common(mtls.identity.as_ref(), &mtls.server, alpn, defaults)),
+        sni: mtls.sni.clone().unwrap_or_default(),
+        max_session_keys: Some(0),
+        ..Default::default()
+    }))
+}
+
+/// The secrets that a context names.
+pub(super) fn references(identity: Option<&SpiffeId>, defaults: &Defaults) -> [(TypeUrl, Arc<str>); 2] {
+    [
+        (TypeUrl::Secret, secret_name(identity).into()),
+        (TypeUrl::Secret, defaults.trust_domain.to_uri().into()),
+    ]
+}
+
+fn socket(context: prost_types::Any) -> TransportSocket {
+    TransportSocket {
+        name: SOCKET.to_owned(),
+        config_type: Some(transport_socket::ConfigType::TypedConfig(context)),
+    }
+}
+
+fn common(
+    identity: Option<&SpiffeId>,
+    peers: &[SpiffeId],
+    alpn: &[&str],
+    defaults: &Defaults,
+) -> CommonTlsContext {
+    let matchers = if peers.is_empty() {
+        vec![any_workload(&defaults.trust_domain)]
+    } else {
+        peers.iter().map(|peer| MatchPattern::Exact(peer.as_str().to_owned())).collect()
+    };
+    let validation = CombinedCertificateValidationContext {
+        default_validation_context: Some(CertificateValidationContext {
+            match_typed_subject_alt_names: matchers.into_iter().map(uri_matcher).collect(),
+            ..Default::default()
+        }),
+        validation_context_sds_secret_config: Some(secret(&defaults.trust_domain.to_uri())),
+        ..Default::default()
+    };
+    CommonTlsContext {
+        tls_params: Some(TlsParameters {
+            tls_minimum_protocol_version: TlsProtocol::TlSv13.into(),
+            tls_maximum_protocol_version: TlsProtocol::TlSv13.into(),
+            ..Default::default()
+        }),
+        tls_certificate_sds_secret_configs: vec![secret(secret_name(identity))],
+        alpn_protocols: alpn.iter().map(|&protocol| protocol.to_owned()).collect(),
+        validation_context_type: Some(ValidationContextType::CombinedValidationContext(validation)),
+        ..Default::default()
+    }
+}
+
+fn secret_name(identity: Option<&SpiffeId>) -> &str {
+    identity.map_or(DEFAULT_SECRET, SpiffeId::as_str)
+}
+
+fn secret(name: &str) -> SdsSecretConfig {
+    SdsSecretConfig { name: name.to_owned(), sds_config: Some(ads()) }
+}
+
+fn uri_matcher(pattern: MatchPattern) -> SubjectAltNameMatcher {
+    SubjectAltNameMatcher {
+        san_type: SanType::Uri.into(),
+        matcher: Some(StringMatcher { match_pattern: Some(pattern), ..Default::default() }),
+        ..Default::default()
+    }
+}
+
+/// Every identity of `domain` but those under the reserved path. A prefix cannot say that, and RE2 knows no
+/// lookahead, so the first segments that differ from the reserved one are written out.
+fn any_workload(domain: &TrustDomain) -> MatchPattern {
+    MatchPattern::SafeRegex(RegexMatcher { regex: workload_regex(domain), ..Default::default() })
+}
+
+fn workload_regex(domain: &TrustDomain) -> String {
+    let any = class(None);
+    let mut first_segments = Vec::new();
+    for (length, next) in RESERVED.char_indices() {
+        let same = &RESERVED[..length];
+        if length > 0 {
+            first_segments.push(same.to_owned());
+        }
+        first_segments.push(format!("{same}{}{any}*", class(Some(next))));
+    }
+    first_segments.push(format!("{RESERVED}{any}+"));
+    let domain = domain.as_str().replace('.', "\\.");
+    format!("spiffe://{domain}/(?:{})(?:/{any}+)*", first_segments.join("|"))
+}
+
+/// A class of all characters of a segment but one, with runs as ranges.
+fn class(without: Option<char>) -> String {
+    let mut runs: Vec<(char, char)> = Vec::new();
+    for next in SEGMENT.chars().filter(|&c| Some(c) != without) {
+        match runs.last_mut() {
+            Some((_, last)) if u32::from(*last) + 1 == u32::from(next) && next.is_ascii_alphanumeric() => {
+                *last = next;
+            }
+            _ => runs.push((next, next)),
+        }
+    }
+    let mut class = "[".to_owned();
+    for (first, last) in runs {
+        if first == '-' {
+            class.push('\\');
+        }
+        class.push(first);
+        if first != last {
+            class.push('-');
+            class.push(last);
+        }
+    }
+    class.push(']');
+    class
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn matcher(domain: &str) -> regex::Regex {
+        let domain = TrustDomain::parse(domain).unwrap();
+        regex::Regex::new(&format!("^(?:{})$", workload_regex(&domain))).unwrap()
+    }
+
+    #[test]
+    fn any_workload_is_any_identity_of_the_domain_but_the_reserved_ones() {
+        let regex = matcher("prod.example");
+        let check = |id: &str, expected: bool| assert_eq!(regex.is_match(id), expected, "{id}");
+        for path in
+            ["a", "web", "c", "cr", "credenc", "credence-x", "credences", "Credence", "x/credence", "c/d"]
+        {
+            check(&format!("spiffe://prod.example/{path}"), true);
+        }
+        for path in ["credences/server", "credenc/server", "crexence/node/n", "ns/prod/sa/web", "_", "-", "."]
+        {
+            check(&format!("spiffe://prod.example/{path}"), true);
+        }
+        for path in
+            ["", "credence", "credence/server", "credence/node/n", "credence/operator/o", "a/", "/a", "a//b"]
+        {
+            check(&format!("spiffe://prod.example/{path}"), false);
+        }
+        for id in
+            ["spiffe://prod.example", "spiffe://prod.example.evil.test/web", "spiffe://prodxexample/web"]
+        {
+            check(id, false);
+        }
+        check("xspiffe://prod.example/web", false);
+        check("spiffe://prod.example/web?x", false);
+    }
+
+    #[test]
+    fn every_first_segment_but_the_reserved_one_matches() {
+        let regex = matcher("d");
+        for at in 0..RESERVED.len() {
+            for letter in SEGMENT.chars() {
+                let changed: String =
+                    RESERVED.chars().enumerate().map(|(i, c)| if i == at { letter } else { c }).collect();
+                assert_eq!(
+                    regex.is_match(&format!("spiffe://d/{changed}")),
+                    changed != RESERVED,
+                    "{changed}"
+                );
+            }
+        }
+    }
+}
