@@ -245,12 +245,20 @@ impl<'a> Verifier<'a> {
                 intermediates.push(certificate);
             }
         }
-        let anchors: Vec<&Certificate> = anchors
+        let mut anchors: Vec<&Certificate> = anchors
             .iter()
             .enumerate()
             .filter(|(index, certificate)| keep(certificate, Role::Anchor, Position::Anchor(*index)))
             .map(|(_, certificate)| certificate)
             .collect();
+        if constraints::is_too_much(intermediates.iter().copied().chain([leaf])) {
+            return Err(VerifyError::TooMuchWork(MAX_SIGNATURE_CHECKS));
+        }
+        let intermediates = reachable(leaf, intermediates, &mut anchors);
+        if anchors.is_empty() {
+            let unknown = VerifyError::UnknownIssuer { issuer: leaf.issuer().to_owned() };
+            return Err(self.explain(&intermediates, dropped).unwrap_or(unknown));
+        }
         self.build(leaf, &intermediates, &anchors).map_err(|error| match error {
             VerifyError::UnknownIssuer { .. } => self.explain(&intermediates, dropped).unwrap_or(error),
             other => other,
@@ -395,6 +403,44 @@ impl<'a> Verifier<'a> {
             other => VerifyError::Other(format!("{other:?}")),
         }
     }
+}
+
+/// What can be reached from the leaf by names alone: the intermediates, and in `anchors` those that end such a
+/// way. Without this, authorities of one name that lead nowhere cost a walk over all their orders. Authorities
+/// whose key id is asked for come first.
+fn reachable<'a>(
+    leaf: &Certificate,
+    mut rest: Vec<&'a Certificate>,
+    anchors: &mut Vec<&Certificate>,
+) -> Vec<&'a Certificate> {
+    let parts = |certificate: &Certificate| {
+        Anatomy::of(certificate.der()).map(|parts| (parts.subject.to_vec(), parts.issuer.to_vec())).ok()
+    };
+    let mut wanted: Vec<Vec<u8>> = parts(leaf).map(|(_, issuer)| issuer).into_iter().collect();
+    let mut ids: Vec<&[u8]> = leaf.authority_key_id().into_iter().collect();
+    let mut found: Vec<&'a Certificate> = Vec::new();
+    loop {
+        let before = found.len();
+        rest.retain(|certificate| {
+            let Some((subject, issuer)) = parts(certificate) else { return false };
+            if wanted.contains(&subject) {
+                wanted.push(issuer);
+                ids.extend(certificate.authority_key_id());
+                found.push(certificate);
+                return false;
+            }
+            true
+        });
+        if found.len() == before {
+            break;
+        }
+    }
+    anchors.retain(|anchor| parts(anchor).is_some_and(|(subject, _)| wanted.contains(&subject)));
+    let is_asked_for =
+        |certificate: &Certificate| certificate.subject_key_id().is_some_and(|id| ids.contains(&id));
+    anchors.sort_by_key(|anchor| !is_asked_for(anchor));
+    found.sort_by_key(|certificate| !is_asked_for(certificate));
+    found
 }
 
 /// The parsed certificates of webpki's path, leaf first, anchor last.

@@ -107,6 +107,23 @@ fn is_prefix_mask(mask: &[u8]) -> bool {
     ones as usize == leading
 }
 
+/// Whether comparing every name of `certificates` with every subtree in them is too much to begin with: webpki
+/// compares before we do.
+pub(super) fn is_too_much<'a>(certificates: impl Iterator<Item = &'a Certificate>) -> bool {
+    let (mut names, mut subtrees) = (0_usize, 0_usize);
+    for certificate in certificates {
+        let Ok(parts) = Anatomy::of(certificate.der()) else { continue };
+        if let Some(extension) = parts.extension(oid::SUBJECT_ALT_NAME) {
+            names += anatomy::general_names(extension.value).map_or(0, |list| list.len());
+        }
+        if let Some(extension) = parts.extension(oid::NAME_CONSTRAINTS) {
+            subtrees += Subtrees::parse(extension.value)
+                .map_or(0, |found| found.permitted.len() + found.excluded.len());
+        }
+    }
+    names.saturating_mul(subtrees) > MAX_COMPARISONS as usize
+}
+
 /// Checks every certificate of `path` (leaf first, anchor last) against the constraints of those above it.
 pub(super) fn check_path(path: &[Certificate]) -> Result<(), Violation> {
     let parts: Vec<Anatomy<'_>> = path
