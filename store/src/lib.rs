@@ -1,1 +1,40 @@
-//! credence-store
+//! What Credence remembers: documents, bindings, tokens, blocks, authorities with their sealed keys, the journal of
+//! issuances and the audit chain, in one SQLite database in one directory that one process holds.
+//!
+//! This crate implements the ports of `api`, `ca` and `audit` and knows none of their reasons. It never sees a leaf
+//! key, never stores a token's secret, and holds private bytes only sealed.
+//!
+//! Start reading at [`initialise`] and [`open`]; how a change becomes durable stands in `writer`, what a secret
+//! looks like on the disk in `seal`.
+//!
+//! ```text
+//! Store (ports) --change, answer channel--> Writer: BEGIN, savepoint per change + audit row, COMMIT, sync --> answers
+//!       \--- reads --> pool of readers                 \--> topics: bindings, blocks, documents
+//! ```
+
+mod audit_log;
+mod authorities;
+mod blocks;
+mod directory;
+mod documents;
+mod integrity;
+mod journal;
+mod kek;
+mod keyring;
+mod nodes;
+mod row;
+mod schema;
+mod seal;
+mod sqlite;
+mod writer;
+
+pub use self::directory::DirectoryError;
+pub use self::integrity::Integrity;
+pub use self::kek::{Cost, KekError, KekSource, SlotKind};
+pub use self::keyring::{NewSlot, UnlockError};
+pub use self::seal::SealError;
+pub use self::sqlite::{InitError, InitOptions, OpenError, OpenOptions, Store, initialise, open};
+pub use self::writer::{Topic, Writer, WriterError};
+
+#[cfg(test)]
+mod tests;

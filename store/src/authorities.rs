@@ -1,0 +1,225 @@
+//! Authorities, and their keys sealed in a table apart.
+
+use async_trait::async_trait;
+use audit::Event;
+use ca::ports::{Authorities, AuthorityError, AuthorityRecord, AuthorityState, Transition};
+use certs::{Certificate, SecretKey, Timestamp};
+use spiffe::AuthorityId;
+use sqlx::{Row, sqlite::SqliteRow};
+
+use crate::{
+    Store,
+    keyring::{Class, RowName},
+    row::{decode, from_word, optional_parsed, optional_time, parsed, time, word},
+    sqlite::insert_sealed,
+    writer::{Change, Fault, Refusal, Tx},
+};
+
+/// Authorities serve the whole deployment.
+const TENANT: &str = "default";
+
+fn key_row(id: &str) -> RowName<'_> {
+    RowName { tenant: TENANT, kind: "authority-key", id, version: 1 }
+}
+
+impl Refusal for AuthorityError {
+    fn unavailable(reason: String) -> Self {
+        Self::Unavailable(reason)
+    }
+}
+
+struct Insert {
+    authorities: Vec<(AuthorityRecord, SecretKey)>,
+    events: Vec<Event>,
+}
+
+#[async_trait]
+impl Change for Insert {
+    type Answer = ();
+    type Refusal = AuthorityError;
+
+    async fn carry_out(self, tx: &mut Tx<'_>) -> Result<(), Fault<AuthorityError>> {
+        for (record, key) in &self.authorities {
+            if !insert(tx, record).await? {
+                return Err(Fault::Refused(AuthorityError::Exists(record.id)));
+            }
+            let id = record.id.to_string();
+            let sealed = tx
+                .keyring
+                .seal_secret_key(Class::Ca, &key_row(&id), key)
+                .map_err(|error| Fault::Refused(AuthorityError::Unavailable(error.to_string())))?;
+            insert_sealed(tx.sql(), Class::Ca, &key_row(&id), &sealed).await?;
+            if record.state == AuthorityState::Active {
+                check_one_active(tx, record.id).await?;
+            }
+        }
+        for event in self.events {
+            tx.record(event).await?;
+        }
+        Ok(())
+    }
+}
+
+async fn insert(tx: &mut Tx<'_>, record: &AuthorityRecord) -> Result<bool, sqlx::Error> {
+    let made = sqlx::query(
+        "INSERT INTO authorities (id, tenant, place, state, certificate, parent, created, activated, retired, removed)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+    )
+    .bind(record.id.to_string())
+    .bind(TENANT)
+    .bind(word(&record.place)?)
+    .bind(word(&record.state)?)
+    .bind(record.certificate.der())
+    .bind(record.parent.map(|parent| parent.to_string()))
+    .bind(record.created.unix_millis())
+    .bind(record.activated.map(Timestamp::unix_millis))
+    .bind(record.retired.map(Timestamp::unix_millis))
+    .bind(record.removed.map(Timestamp::unix_millis))
+    .execute(tx.sql())
+    .await?;
+    Ok(made.rows_affected() == 1)
+}
+
+struct Step {
+    transitions: Vec<Transition>,
+    events: Vec<Event>,
+}
+
+#[async_trait]
+impl Change for Step {
+    type Answer = ();
+    type Refusal = AuthorityError;
+
+    async fn carry_out(self, tx: &mut Tx<'_>) -> Result<(), Fault<AuthorityError>> {
+        for step in &self.transitions {
+            carry_out(tx, step).await?;
+        }
+        for step in self.transitions.iter().filter(|step| step.to == AuthorityState::Active) {
+            check_one_active(tx, step.id).await?;
+        }
+        for event in self.events {
+            tx.record(event).await?;
+        }
+        Ok(())
+    }
+}
+
+async fn carry_out(tx: &mut Tx<'_>, step: &Transition) -> Result<(), Fault<AuthorityError>> {
+    let id = step.id.to_string();
+    let row =
+        sqlx::query("SELECT state FROM authorities WHERE id = ?").bind(&id).fetch_optional(tx.sql()).await?;
+    let Some(row) = row else { return Err(Fault::Refused(AuthorityError::NotFound(step.id))) };
+    if from_word::<AuthorityState>(&row, "state")? != step.from || step.to <= step.from {
+        return Err(Fault::Refused(AuthorityError::Conflict(step.id)));
+    }
+    let update = match step.to {
+        AuthorityState::Prepared => return Err(Fault::Refused(AuthorityError::Conflict(step.id))),
+        AuthorityState::Active => "UPDATE authorities SET state = ?, activated = ? WHERE id = ?",
+        AuthorityState::Retired => "UPDATE authorities SET state = ?, retired = ? WHERE id = ?",
+        AuthorityState::Removed => "UPDATE authorities SET state = ?, removed = ? WHERE id = ?",
+    };
+    sqlx::query(update).bind(word(&step.to)?).bind(step.at.unix_millis()).bind(&id).execute(tx.sql()).await?;
+    if step.to == AuthorityState::Removed {
+        // `secure_delete` overwrites the row's bytes, and emptying the log removes its older copies.
+        sqlx::query("DELETE FROM sealed WHERE tenant = ? AND class = ? AND kind = ? AND id = ?")
+            .bind(TENANT)
+            .bind(Class::Ca.word())
+            .bind(key_row(&id).kind)
+            .bind(&id)
+            .execute(tx.sql())
+            .await?;
+        tx.key_destroyed();
+    }
+    Ok(())
+}
+
+async fn check_one_active(tx: &mut Tx<'_>, id: AuthorityId) -> Result<(), Fault<AuthorityError>> {
+    let row = sqlx::query(
+        "SELECT count(*) AS count FROM authorities
+          WHERE state = 'active' AND place = (SELECT place FROM authorities WHERE id = ?)",
+    )
+    .bind(id.to_string())
+    .fetch_one(tx.sql())
+    .await?;
+    match row.try_get::<i64, _>("count")? {
+        ..=1 => Ok(()),
+        _ => Err(Fault::Refused(AuthorityError::Conflict(id))),
+    }
+}
+
+fn read(row: &SqliteRow) -> Result<AuthorityRecord, sqlx::Error> {
+    let der: &[u8] = row.try_get("certificate")?;
+    Ok(AuthorityRecord {
+        id: parsed(row, "id")?,
+        place: from_word(row, "place")?,
+        state: from_word(row, "state")?,
+        certificate: Certificate::from_der(der).map_err(|error| decode("certificate", error))?,
+        parent: optional_parsed(row, "parent")?,
+        created: time(row, "created")?,
+        activated: optional_time(row, "activated")?,
+        retired: optional_time(row, "retired")?,
+        removed: optional_time(row, "removed")?,
+    })
+}
+
+impl Store {
+    async fn load_authorities(&self) -> Result<Vec<AuthorityRecord>, sqlx::Error> {
+        let rows = sqlx::query("SELECT * FROM authorities ORDER BY sequence")
+            .fetch_all(&mut *self.read().await?)
+            .await?;
+        rows.iter().map(read).collect()
+    }
+
+    /// The sealed record of a row, if there is one.
+    pub(crate) async fn sealed(
+        &self,
+        class: Class,
+        row: &RowName<'_>,
+    ) -> Result<Option<Vec<u8>>, sqlx::Error> {
+        let found =
+            sqlx::query("SELECT record FROM sealed WHERE tenant = ? AND class = ? AND kind = ? AND id = ?")
+                .bind(row.tenant)
+                .bind(class.word())
+                .bind(row.kind)
+                .bind(row.id)
+                .fetch_optional(&mut *self.read().await?)
+                .await?;
+        found.map(|found| found.try_get("record")).transpose()
+    }
+}
+
+fn unavailable(error: sqlx::Error) -> AuthorityError {
+    AuthorityError::Unavailable(error.to_string())
+}
+
+#[async_trait]
+impl Authorities for Store {
+    async fn load(&self) -> Result<Vec<AuthorityRecord>, AuthorityError> {
+        self.load_authorities().await.map_err(unavailable)
+    }
+
+    async fn insert(
+        &self,
+        authorities: Vec<(AuthorityRecord, SecretKey)>,
+        events: Vec<Event>,
+    ) -> Result<(), AuthorityError> {
+        self.write(Insert { authorities, events }).await
+    }
+
+    async fn transition(
+        &self,
+        transitions: Vec<Transition>,
+        events: Vec<Event>,
+    ) -> Result<(), AuthorityError> {
+        self.write(Step { transitions, events }).await
+    }
+
+    async fn load_key(&self, id: AuthorityId) -> Result<SecretKey, AuthorityError> {
+        let name = id.to_string();
+        let record = self.sealed(Class::Ca, &key_row(&name)).await.map_err(unavailable)?;
+        let record = record.ok_or(AuthorityError::NotFound(id))?;
+        self.keyring()
+            .open_secret_key(Class::Ca, &key_row(&name), &record)
+            .map_err(|error| AuthorityError::Unavailable(format!("key of authority {id}: {error}")))
+    }
+}

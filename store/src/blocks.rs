@@ -1,0 +1,87 @@
+//! Blocked identities.
+
+use api::ports::{BlockStore, StoreError};
+use async_trait::async_trait;
+use audit::Event;
+use spiffe::{BlockList, SpiffeId};
+use sqlx::Row;
+
+use crate::{
+    Store, Topic,
+    row::{parsed, time},
+    writer::{Change, Fault, Refusal, Tx},
+};
+
+struct Block {
+    id: SpiffeId,
+    reason: String,
+    event: Event,
+}
+
+#[async_trait]
+impl Change for Block {
+    type Answer = ();
+    type Refusal = StoreError;
+
+    async fn carry_out(self, tx: &mut Tx<'_>) -> Result<(), Fault<StoreError>> {
+        let made = sqlx::query(
+            "INSERT INTO blocks (id, tenant, at, reason) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        )
+        .bind(self.id.as_str())
+        .bind(self.event.tenant.as_str())
+        .bind(self.event.at.unix_millis())
+        .bind(&self.reason)
+        .execute(tx.sql())
+        .await?;
+        if made.rows_affected() == 0 {
+            return Err(Fault::Refused(StoreError::Exists { what: "block of", name: self.id.to_string() }));
+        }
+        tx.record(self.event).await?;
+        tx.touch(Topic::Blocks);
+        Ok(())
+    }
+}
+
+struct Unblock {
+    id: SpiffeId,
+    event: Event,
+}
+
+#[async_trait]
+impl Change for Unblock {
+    type Answer = ();
+    type Refusal = StoreError;
+
+    async fn carry_out(self, tx: &mut Tx<'_>) -> Result<(), Fault<StoreError>> {
+        let gone =
+            sqlx::query("DELETE FROM blocks WHERE id = ?").bind(self.id.as_str()).execute(tx.sql()).await?;
+        if gone.rows_affected() == 0 {
+            return Err(Fault::Refused(StoreError::NotFound { what: "block of", name: self.id.to_string() }));
+        }
+        tx.record(self.event).await?;
+        tx.touch(Topic::Blocks);
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl BlockStore for Store {
+    async fn blocks(&self) -> Result<BlockList, StoreError> {
+        let load = async {
+            let rows =
+                sqlx::query("SELECT id, at, reason FROM blocks").fetch_all(&mut *self.read().await?).await?;
+            let entries =
+                rows.iter().map(|row| Ok((parsed(row, "id")?, time(row, "at")?, row.try_get("reason")?)));
+            Ok(BlockList::new(entries.collect::<Result<Vec<_>, sqlx::Error>>()?))
+        };
+        load.await.map_err(|error: sqlx::Error| StoreError::unavailable(error.to_string()))
+    }
+
+    async fn block(&self, id: &SpiffeId, reason: &str, event: Event) -> Result<(), StoreError> {
+        self.write(Block { id: id.clone(), reason: reason.to_owned(), event }).await
+    }
+
+    async fn unblock(&self, id: &SpiffeId, event: Event) -> Result<(), StoreError> {
+        self.write(Unblock { id: id.clone(), event }).await
+    }
+}

@@ -1,0 +1,315 @@
+//! The journal of issuances: an intent before each signature, its result after it.
+
+use async_trait::async_trait;
+use audit::Event;
+use ca::ports::{
+    CertificateFilter, CertificateRow, CertificateState, Intent, IssueOutcome, Journal, JournalError, Leaves,
+    Remaining, ResultRecord,
+};
+use certs::{Serial, SpkiHash, Timestamp};
+use spiffe::{AuthorityId, RequestId, TokenRefusal, TokenSpend};
+use sqlx::{QueryBuilder, Row, Sqlite, sqlite::SqliteRow};
+
+use crate::{
+    Store,
+    row::{
+        bytes32, decode, from_json, from_word, json, number, optional_parsed, optional_time, parsed, time,
+        unsigned, word,
+    },
+    writer::{Change, Fault, Refusal, Tx},
+};
+
+/// The most rows that one answer holds.
+const PAGE: usize = 10_000;
+
+impl Refusal for JournalError {
+    fn unavailable(reason: String) -> Self {
+        Self::Unavailable(reason)
+    }
+}
+
+struct RecordIntent {
+    intent: Intent,
+    spend: Option<TokenSpend>,
+    event: Event,
+}
+
+#[async_trait]
+impl Change for RecordIntent {
+    type Answer = ();
+    type Refusal = JournalError;
+
+    async fn carry_out(self, tx: &mut Tx<'_>) -> Result<(), Fault<JournalError>> {
+        let Self { intent, spend, event } = self;
+        if let Some(spend) = &spend {
+            judge(tx, spend, intent.at).await?;
+            sqlx::query("UPDATE tokens SET spent = coalesce(spent, ?), spent_spki = ? WHERE id = ?")
+                .bind(intent.at.unix_millis())
+                .bind(spend.spki.0.as_slice())
+                .bind(&spend.token_id)
+                .execute(tx.sql())
+                .await?;
+        }
+        let token = spend.map(|spend| spend.token_id);
+        if !insert(tx, &intent, token.as_deref()).await? {
+            return Err(Fault::Refused(JournalError::SerialTaken(intent.serial)));
+        }
+        tx.record(event).await?;
+        Ok(())
+    }
+}
+
+/// Whether the token may be spent for this key now.
+async fn judge(tx: &mut Tx<'_>, spend: &TokenSpend, now: Timestamp) -> Result<(), Fault<JournalError>> {
+    let refuse = |refusal: TokenRefusal| Err(Fault::Refused(refusal.into()));
+    let row = sqlx::query("SELECT * FROM tokens WHERE id = ?")
+        .bind(&spend.token_id)
+        .fetch_optional(tx.sql())
+        .await?;
+    let Some(row) = row else { return refuse(TokenRefusal::Unknown) };
+    if optional_time(&row, "revoked")?.is_some() {
+        return refuse(TokenRefusal::Revoked);
+    }
+    if time(&row, "expires")? <= now {
+        return refuse(TokenRefusal::Expired);
+    }
+    if optional_time(&row, "spent")?.is_none() {
+        return Ok(());
+    }
+    if bytes32(&row, "spent_spki")? != spend.spki.0 {
+        return refuse(TokenRefusal::Spent);
+    }
+    let issued = sqlx::query(
+        "SELECT chain, authority, at FROM certificates WHERE token = ? AND state = 'issued'
+          ORDER BY sequence DESC LIMIT 1",
+    )
+    .bind(&spend.token_id)
+    .fetch_optional(tx.sql())
+    .await?;
+    match issued {
+        None => Ok(()),
+        Some(row) => Err(Fault::Refused(JournalError::AlreadyIssued {
+            chain: read_chain(&row)?,
+            authority: parsed(&row, "authority")?,
+            issued: time(&row, "at")?,
+        })),
+    }
+}
+
+/// Answers whether the serial number was free.
+async fn insert(tx: &mut Tx<'_>, intent: &Intent, token: Option<&str>) -> Result<bool, sqlx::Error> {
+    let made = sqlx::query(
+        "INSERT INTO certificates (tenant, authority, serial, epoch, tbs_sha256, id, profile, node, purpose, spki,
+                                   not_before, not_after, at, request_id, token, state, reason)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'unknown', '') ON CONFLICT DO NOTHING",
+    )
+    .bind(intent.tenant.as_str())
+    .bind(intent.authority.to_string())
+    .bind(intent.serial.as_bytes())
+    .bind(number(intent.epoch))
+    .bind(intent.tbs_sha256.as_slice())
+    .bind(intent.id.as_str())
+    .bind(word(&intent.profile)?)
+    .bind(intent.node.as_ref().map(|node| node.as_str()))
+    .bind(word(&intent.purpose)?)
+    .bind(intent.spki.0.as_slice())
+    .bind(intent.not_before.unix_millis())
+    .bind(intent.not_after.unix_millis())
+    .bind(intent.at.unix_millis())
+    .bind(json(&intent.request_id)?)
+    .bind(token)
+    .execute(tx.sql())
+    .await?;
+    Ok(made.rows_affected() == 1)
+}
+
+struct RecordResult {
+    result: ResultRecord,
+    event: Event,
+}
+
+#[async_trait]
+impl Change for RecordResult {
+    type Answer = ();
+    type Refusal = JournalError;
+
+    async fn carry_out(self, tx: &mut Tx<'_>) -> Result<(), Fault<JournalError>> {
+        let Self { result, event } = self;
+        let (state, reason, chain) = match result.outcome {
+            IssueOutcome::Issued(chain) => ("issued", String::new(), Some(chain_bytes(&chain))),
+            IssueOutcome::Failed(reason) => ("failed", reason, None),
+        };
+        let recorded = sqlx::query(
+            "UPDATE certificates SET state = ?, reason = ?, chain = ?, finished = ?
+              WHERE authority = ? AND serial = ? AND state = 'unknown'",
+        )
+        .bind(state)
+        .bind(reason)
+        .bind(chain)
+        .bind(result.at.unix_millis())
+        .bind(result.authority.to_string())
+        .bind(result.serial.as_bytes())
+        .execute(tx.sql())
+        .await?;
+        if recorded.rows_affected() == 0 {
+            return Err(Fault::Refused(JournalError::NoIntent(result.serial)));
+        }
+        tx.record(event).await?;
+        Ok(())
+    }
+}
+
+/// Each certificate behind its length (u32, big endian).
+fn chain_bytes(chain: &[Vec<u8>]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for certificate in chain {
+        bytes.extend_from_slice(&u32::try_from(certificate.len()).unwrap_or(u32::MAX).to_be_bytes());
+        bytes.extend_from_slice(certificate);
+    }
+    bytes
+}
+
+fn read_chain(row: &SqliteRow) -> Result<Vec<Vec<u8>>, sqlx::Error> {
+    let Some(mut bytes) = row.try_get::<Option<&[u8]>, _>("chain")? else { return Ok(Vec::new()) };
+    let mut chain = Vec::new();
+    while let Some((length, rest)) = bytes.split_first_chunk::<4>() {
+        let length = u32::from_be_bytes(*length) as usize;
+        let (certificate, rest) =
+            rest.split_at_checked(length).ok_or_else(|| decode("chain", "certificate is cut off"))?;
+        chain.push(certificate.to_vec());
+        bytes = rest;
+    }
+    Ok(chain)
+}
+
+fn read(row: &SqliteRow) -> Result<CertificateRow, sqlx::Error> {
+    let state = match row.try_get::<&str, _>("state")? {
+        "unknown" => CertificateState::Unknown,
+        "issued" => CertificateState::Issued,
+        "failed" => CertificateState::Failed(row.try_get("reason")?),
+        other => return Err(decode("state", format!("unknown state {other}"))),
+    };
+    let serial = Serial::from_der_integer(row.try_get("serial")?).map_err(|error| decode("serial", error))?;
+    let request_id: RequestId = from_json(row, "request_id")?;
+    let intent = Intent {
+        serial,
+        authority: parsed(row, "authority")?,
+        epoch: unsigned(row, "epoch")?,
+        tbs_sha256: bytes32(row, "tbs_sha256")?,
+        id: parsed(row, "id")?,
+        profile: from_word(row, "profile")?,
+        tenant: parsed(row, "tenant")?,
+        node: optional_parsed(row, "node")?,
+        purpose: from_word(row, "purpose")?,
+        spki: SpkiHash(bytes32(row, "spki")?),
+        not_before: time(row, "not_before")?,
+        not_after: time(row, "not_after")?,
+        at: time(row, "at")?,
+        request_id,
+    };
+    Ok(CertificateRow { intent, state, finished: optional_time(row, "finished")?, chain: read_chain(row)? })
+}
+
+/// Keeps the row if no newer one of the same identity and node was issued.
+const NEWEST: &str = " AND c.state = 'issued' AND NOT EXISTS (SELECT 1 FROM certificates n
+    WHERE n.id = c.id AND n.node IS c.node AND n.state = 'issued' AND n.sequence > c.sequence)";
+
+fn listing(filter: &CertificateFilter) -> Result<QueryBuilder<Sqlite>, sqlx::Error> {
+    let mut query = QueryBuilder::new("SELECT * FROM certificates c WHERE true");
+    if let Some(serial) = &filter.serial {
+        query.push(" AND c.serial = ").push_bind(serial.as_bytes().to_vec());
+    }
+    if let Some(id) = &filter.id {
+        query.push(" AND c.id = ").push_bind(id.as_str().to_owned());
+    }
+    if let Some(node) = &filter.node {
+        query.push(" AND c.node = ").push_bind(node.as_str().to_owned());
+    }
+    if let Some(profile) = &filter.profile {
+        query.push(" AND c.profile = ").push_bind(word(profile)?);
+    }
+    if let Some(authority) = &filter.authority {
+        query.push(" AND c.authority = ").push_bind(authority.to_string());
+    }
+    if let Some(at) = filter.valid_at {
+        query.push(" AND c.not_after >= ").push_bind(at.unix_millis());
+    }
+    if filter.newest_only {
+        query.push(NEWEST);
+    }
+    let limit = if filter.limit == 0 { PAGE } else { filter.limit.min(PAGE) };
+    query.push(" ORDER BY c.sequence DESC LIMIT ").push_bind(number(limit as u64));
+    query.push(" OFFSET ").push_bind(number(filter.offset as u64));
+    Ok(query)
+}
+
+impl Store {
+    async fn leaves(&self, authority: AuthorityId, now: Timestamp) -> Result<Leaves, sqlx::Error> {
+        let row = sqlx::query(
+            "SELECT count(*) AS count, max(not_after) AS last FROM certificates
+              WHERE authority = ? AND not_after >= ? AND state <> 'failed'",
+        )
+        .bind(authority.to_string())
+        .bind(now.unix_millis())
+        .fetch_one(&mut *self.read().await?)
+        .await?;
+        Ok(Leaves { count: unsigned(&row, "count")?, last: optional_time(&row, "last")? })
+    }
+
+    async fn list_certificates(
+        &self,
+        filter: &CertificateFilter,
+    ) -> Result<Vec<CertificateRow>, sqlx::Error> {
+        let rows = listing(filter)?.build().fetch_all(&mut *self.read().await?).await?;
+        rows.iter().map(read).collect()
+    }
+
+    async fn list_remaining(&self, now: Timestamp) -> Result<Vec<Remaining>, sqlx::Error> {
+        let mut query = QueryBuilder::<Sqlite>::new(
+            "SELECT id, node, not_after FROM certificates c WHERE c.not_after >= ",
+        );
+        query.push_bind(now.unix_millis()).push(NEWEST).push(" ORDER BY c.not_after");
+        let rows = query.build().fetch_all(&mut *self.read().await?).await?;
+        rows.iter()
+            .map(|row| {
+                Ok(Remaining {
+                    id: parsed(row, "id")?,
+                    node: optional_parsed(row, "node")?,
+                    not_after: time(row, "not_after")?,
+                })
+            })
+            .collect()
+    }
+}
+
+fn unavailable(error: sqlx::Error) -> JournalError {
+    JournalError::Unavailable(error.to_string())
+}
+
+#[async_trait]
+impl Journal for Store {
+    async fn record_intent(
+        &self,
+        intent: Intent,
+        spend: Option<TokenSpend>,
+        event: Event,
+    ) -> Result<(), JournalError> {
+        self.write(RecordIntent { intent, spend, event }).await
+    }
+
+    async fn record_result(&self, result: ResultRecord, event: Event) -> Result<(), JournalError> {
+        self.write(RecordResult { result, event }).await
+    }
+
+    async fn unexpired_leaves(&self, authority: AuthorityId, now: Timestamp) -> Result<Leaves, JournalError> {
+        self.leaves(authority, now).await.map_err(unavailable)
+    }
+
+    async fn certificates(&self, filter: &CertificateFilter) -> Result<Vec<CertificateRow>, JournalError> {
+        self.list_certificates(filter).await.map_err(unavailable)
+    }
+
+    async fn remaining(&self, now: Timestamp) -> Result<Vec<Remaining>, JournalError> {
+        self.list_remaining(now).await.map_err(unavailable)
+    }
+}

@@ -1,0 +1,37 @@
+//! The numbered steps that lead from an empty database to this version's.
+
+use sqlx::{Executor, SqliteConnection};
+
+/// `PRAGMA application_id`: "CRED". Tells our databases from others.
+pub(crate) const APPLICATION: i64 = 0x4352_4544;
+
+/// The schema as a list of steps; a database of version n has seen the first n of them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Schema(pub(crate) &'static [&'static str]);
+
+/// This version's.
+pub(crate) const SCHEMA: Schema = Schema(&[include_str!("schema/0001_initial.sql")]);
+
+impl Schema {
+    pub(crate) fn version(self) -> u32 {
+        u32::try_from(self.0.len()).expect("there are few steps")
+    }
+
+    /// Carries out the steps after `from`, all or none.
+    pub(crate) async fn migrate(
+        self,
+        connection: &mut SqliteConnection,
+        from: u32,
+    ) -> Result<(), sqlx::Error> {
+        connection.execute("BEGIN IMMEDIATE").await?;
+        for step in self.0.iter().skip(from as usize) {
+            connection.execute(sqlx::raw_sql(*step)).await?;
+        }
+        // A pragma takes no bound values; these are numbers of ours.
+        let stamp =
+            format!("PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {}", self.version());
+        connection.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(stamp))).await?;
+        connection.execute("COMMIT").await?;
+        Ok(())
+    }
+}

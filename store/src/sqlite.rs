@@ -1,0 +1,522 @@
+//! Making and opening a store.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use certs::{Clock, Timestamp};
+use sqlx::{
+    ConnectOptions, Connection, Row, Sqlite, SqliteConnection, SqlitePool,
+    pool::PoolConnection,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+use thiserror::Error;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::{
+    audit_log,
+    directory::{self, DATABASE, DirectoryError, DirectoryLock, LOCK},
+    kek::{KekError, KekSource},
+    keyring::{Class, DataKeyRow, Keyring, NewSlot, RowName, Slot, UnlockError, new_id},
+    nodes::TOKEN_KEY,
+    row::{number, unsigned, uuid},
+    schema::{APPLICATION, SCHEMA, Schema},
+    seal::{SealError, random},
+    writer::{Change, Queue, Refusal, Topic, Topics, Writer},
+};
+
+/// How many connections read at the same time.
+const READERS: u32 = 4;
+
+/// How to make a store.
+#[derive(Debug)]
+pub struct InitOptions {
+    /// The data directory; made if it does not exist, else it must be empty.
+    pub directory: PathBuf,
+    /// What will open the store; at least one.
+    pub slots: Vec<NewSlot>,
+    /// When it is made.
+    pub created: Timestamp,
+    /// For throwaway stores: the key file may lie in the data directory.
+    pub dev: bool,
+}
+
+/// How to open a store.
+#[derive(Debug)]
+pub struct OpenOptions {
+    /// The data directory.
+    pub directory: PathBuf,
+    /// What opens a key slot.
+    pub kek: KekSource,
+    /// Where the time comes from.
+    pub clock: Arc<dyn Clock>,
+    /// For throwaway stores: the key file may lie in the data directory.
+    pub dev: bool,
+}
+
+/// Why no store was made.
+#[derive(Debug, Error)]
+pub enum InitError {
+    /// The data directory cannot be used, or holds something already.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// The key-encryption key cannot be used.
+    #[error(transparent)]
+    Kek(#[from] KekError),
+    /// Nothing would ever open the store.
+    #[error("a store needs at least one key slot")]
+    NoSlot,
+    /// The database could not be written.
+    #[error("database {} cannot be made", path.display())]
+    Database {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: sqlx::Error,
+    },
+    /// A first key could not be sealed.
+    #[error("first keys cannot be sealed")]
+    Seal(#[from] SealError),
+}
+
+impl InitError {
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Directory(error) => Some(error.hint()),
+            Self::Kek(error) => Some(error.hint()),
+            Self::NoSlot => Some("name a key file or give a passphrase".into()),
+            Self::Database { .. } => {
+                Some("look at the free space and the permissions of the directory".into())
+            }
+            Self::Seal(_) => None,
+        }
+    }
+}
+
+/// Why a store was not opened. Whichever it is, nothing was written.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// The data directory cannot be used, or another process uses it.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// The key-encryption key was not taken or is the wrong one.
+    #[error(transparent)]
+    Unlock(#[from] UnlockError),
+    /// The file is another program's database.
+    #[error("{} is not a database of Credence", .0.display())]
+    Foreign(PathBuf),
+    /// A newer version has written it.
+    #[error("database {} has schema {found}, this version knows up to {known}", path.display())]
+    Newer {
+        /// Which file.
+        path: PathBuf,
+        /// The schema it has.
+        found: u32,
+        /// The newest that this version knows.
+        known: u32,
+    },
+    /// It is older, and the copy that precedes its migration could not be made.
+    #[error("database {} could not be copied to {} before its migration", path.display(), copy.display())]
+    Copy {
+        /// Which file.
+        path: PathBuf,
+        /// Where to.
+        copy: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It could not be read or written.
+    #[error("database {} cannot be opened", path.display())]
+    Database {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: sqlx::Error,
+    },
+}
+
+impl OpenError {
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Directory(error) => Some(error.hint()),
+            Self::Unlock(error) => Some(error.hint()),
+            Self::Foreign(_) => Some("name the data directory that `credence init` made".into()),
+            Self::Newer { .. } => {
+                Some("run the newer version, or restore the copy it made before migrating".into())
+            }
+            Self::Copy { .. } => Some("look at the free space of the data directory".into()),
+            Self::Database { .. } => Some("restore the database from a backup if it is damaged".into()),
+        }
+    }
+}
+
+/// An open store: implements the ports. Cheap to clone; changes go to its one [`Writer`].
+#[derive(Debug, Clone)]
+pub struct Store(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    id: Uuid,
+    epoch: u64,
+    path: PathBuf,
+    queue: Queue,
+    readers: SqlitePool,
+    keyring: Arc<Keyring>,
+    topics: Arc<Topics>,
+    broken: watch::Receiver<Option<String>>,
+    clock: Arc<dyn Clock>,
+    _lock: Arc<DirectoryLock>,
+}
+
+impl Store {
+    /// The name of this store, made with it and kept through backups.
+    #[must_use]
+    pub fn id(&self) -> Uuid {
+        self.0.id
+    }
+
+    /// How often this store has been opened: each opening has a number of its own.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.0.epoch
+    }
+
+    /// The database file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    /// A counter that changes after each commit that touched `topic`.
+    #[must_use]
+    pub fn changes(&self, topic: Topic) -> watch::Receiver<u64> {
+        self.0.topics.subscribe(topic)
+    }
+
+    /// Why nothing can be written any more, once that is so.
+    #[must_use]
+    pub fn broken(&self) -> watch::Receiver<Option<String>> {
+        self.0.broken.clone()
+    }
+
+    pub(crate) async fn write<C: Change>(&self, change: C) -> Result<C::Answer, C::Refusal> {
+        self.0.queue.write(change).await
+    }
+
+    pub(crate) async fn read(&self) -> Result<PoolConnection<Sqlite>, sqlx::Error> {
+        self.0.readers.acquire().await
+    }
+
+    pub(crate) fn keyring(&self) -> &Keyring {
+        &self.0.keyring
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.0.clock.now()
+    }
+}
+
+impl Refusal for api::ports::StoreError {
+    fn unavailable(reason: String) -> Self {
+        Self::Unavailable(reason)
+    }
+}
+
+/// Makes a data directory with an empty store in it, and the key files of its slots. Refuses, by name, whatever
+/// exists already. When it fails half-way it removes what it made.
+///
+/// # Errors
+/// See [`InitError`].
+pub async fn initialise(options: InitOptions) -> Result<Uuid, InitError> {
+    initialise_as(options, SCHEMA).await
+}
+
+pub(crate) async fn initialise_as(options: InitOptions, schema: Schema) -> Result<Uuid, InitError> {
+    if options.slots.is_empty() {
+        return Err(InitError::NoSlot);
+    }
+    for slot in &options.slots {
+        if let KekSource::File(path) = &slot.source
+            && path.symlink_metadata().is_ok()
+        {
+            return Err(KekError::Exists(path.clone()).into());
+        }
+    }
+    let made_directory = !options.directory.exists();
+    directory::create(&options.directory)?;
+    let made = fill(&options, schema).await;
+    if made.is_err() {
+        remove_made(&options, made_directory);
+    }
+    made
+}
+
+async fn fill(options: &InitOptions, schema: Schema) -> Result<Uuid, InitError> {
+    let directory = &options.directory;
+    let path = directory.join(DATABASE);
+    let fresh = directory.join(format!("{DATABASE}.new"));
+    let io = |source| DirectoryError::Io { path: path.clone(), source };
+    let _lock = DirectoryLock::acquire(directory)?;
+    let id = new_id();
+    let mut keyring = Keyring::generate(id);
+    let apart = (!options.dev).then_some(directory.as_path());
+    let slots: Vec<Slot> =
+        options.slots.iter().map(|slot| keyring.make_slot(slot, apart)).collect::<Result<_, _>>()?;
+    let data_keys: Vec<DataKeyRow> =
+        Class::ALL.iter().map(|class| keyring.make_data_key(TOKEN_KEY.tenant, *class)).collect();
+    let token_key =
+        keyring.seal(Class::AuditMac, &TOKEN_KEY, &zeroize::Zeroizing::new(random::<32>())[..])?;
+    directory::create_private(&fresh)?;
+    let first = FirstRows { id, root: keyring.root_id(), slots, data_keys, token_key };
+    first
+        .write(&fresh, schema, options.created)
+        .await
+        .map_err(|source| InitError::Database { path: path.clone(), source })?;
+    // The database appears under its name only when it is whole.
+    fs::rename(&fresh, &path).map_err(io)?;
+    directory::sync(directory).map_err(io)?;
+    Ok(id)
+}
+
+struct FirstRows {
+    id: Uuid,
+    root: Uuid,
+    slots: Vec<Slot>,
+    data_keys: Vec<DataKeyRow>,
+    token_key: Vec<u8>,
+}
+
+impl FirstRows {
+    async fn write(&self, path: &Path, schema: Schema, at: Timestamp) -> Result<(), sqlx::Error> {
+        let mut connection = writing(path).connect().await?;
+        schema.migrate(&mut connection, 0).await?;
+        let mut transaction = connection.begin().await?;
+        sqlx::query("INSERT INTO store (one, id, created, epoch, root_key) VALUES (1, ?, ?, 0, ?)")
+            .bind(self.id.as_bytes().as_slice())
+            .bind(at.unix_millis())
+            .bind(self.root.as_bytes().as_slice())
+            .execute(&mut *transaction)
+            .await?;
+        for slot in &self.slots {
+            slot.insert(&mut transaction, at).await?;
+        }
+        for key in &self.data_keys {
+            key.insert(&mut transaction, at).await?;
+        }
+        insert_sealed(&mut transaction, Class::AuditMac, &TOKEN_KEY, &self.token_key).await?;
+        transaction.commit().await?;
+        connection.close().await
+    }
+}
+
+fn remove_made(options: &InitOptions, made_directory: bool) {
+    // Best effort: what stays is named by the next attempt.
+    for slot in &options.slots {
+        if let KekSource::File(path) = &slot.source {
+            let _ = fs::remove_file(path);
+        }
+    }
+    for suffix in ["", ".new", ".new-wal", ".new-shm"] {
+        let _ = fs::remove_file(options.directory.join(format!("{DATABASE}{suffix}")));
+    }
+    let _ = fs::remove_file(options.directory.join(LOCK));
+    if made_directory {
+        let _ = fs::remove_dir(&options.directory);
+    }
+}
+
+pub(crate) async fn insert_sealed(
+    connection: &mut SqliteConnection,
+    class: Class,
+    row: &RowName<'_>,
+    record: &[u8],
+) -> Result<(), sqlx::Error> {
+    sqlx::query("INSERT INTO sealed (tenant, class, kind, id, version, record) VALUES (?, ?, ?, ?, ?, ?)")
+        .bind(row.tenant)
+        .bind(class.word())
+        .bind(row.kind)
+        .bind(row.id)
+        .bind(number(row.version))
+        .bind(record)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Opens a store: takes the directory's lock, unlocks the keys, and only then writes anything: first the copy and
+/// the migration of an older database.
+///
+/// Answers the handle and the writer; without the writer [running](Writer::run), no change is ever answered.
+///
+/// # Errors
+/// See [`OpenError`].
+pub async fn open(options: OpenOptions) -> Result<(Store, Writer), OpenError> {
+    open_as(options, SCHEMA).await
+}
+
+pub(crate) async fn open_as(options: OpenOptions, schema: Schema) -> Result<(Store, Writer), OpenError> {
+    directory::check(&options.directory)?;
+    let mut lock = DirectoryLock::acquire(&options.directory)?;
+    let path = options.directory.join(DATABASE);
+    let failed = |source| OpenError::Database { path: path.clone(), source };
+    let facts = Facts::read(&path, schema).await?;
+    let apart = (!options.dev).then_some(options.directory.as_path());
+    let keyring = Keyring::unlock(facts.id, facts.root, &facts.slots, &facts.data_keys, &options.kek, apart)?;
+    lock.sign().map_err(|source| DirectoryError::Io { path: path.clone(), source })?;
+
+    let mut connection = writing(&path).connect().await.map_err(failed)?;
+    if facts.version < schema.version() {
+        copy(&mut connection, &path, facts.version).await?;
+        schema.migrate(&mut connection, facts.version).await.map_err(failed)?;
+    }
+    let epoch = next_epoch(&mut connection).await.map_err(failed)?;
+    let head = audit_log::head(&mut connection).await.map_err(failed)?;
+    let readers = reading(&path);
+    let (lock, keyring, topics) = (Arc::new(lock), Arc::new(keyring), Arc::new(Topics::new()));
+    let (queue, receiver) = Queue::new();
+    let (broken, is_broken) = watch::channel(None);
+    let writer = Writer {
+        connection,
+        queue: receiver,
+        keyring: keyring.clone(),
+        head,
+        topics: topics.clone(),
+        broken,
+        readers: readers.clone(),
+        lock: lock.clone(),
+    };
+    let inner = Inner {
+        id: facts.id,
+        epoch,
+        path,
+        queue,
+        readers,
+        keyring,
+        topics,
+        broken: is_broken,
+        clock: options.clock,
+        _lock: lock,
+    };
+    Ok((Store(Arc::new(inner)), writer))
+}
+
+fn options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(false)
+        .foreign_keys(true)
+        .busy_timeout(Duration::from_secs(5))
+        .pragma("trusted_schema", "OFF")
+        .disable_statement_logging()
+}
+
+/// `synchronous=FULL`: with NORMAL a power cut may take acknowledged commits with it.
+fn writing(path: &Path) -> SqliteConnectOptions {
+    options(path)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .pragma("secure_delete", "ON")
+        .pragma("cell_size_check", "ON")
+}
+
+fn reading(path: &Path) -> SqlitePool {
+    SqlitePoolOptions::new().max_connections(READERS).connect_lazy_with(options(path).read_only(true))
+}
+
+async fn next_epoch(connection: &mut SqliteConnection) -> Result<u64, sqlx::Error> {
+    let row = sqlx::query("UPDATE store SET epoch = epoch + 1 RETURNING epoch").fetch_one(connection).await?;
+    unsigned(&row, "epoch")
+}
+
+/// What must be known of a database before anything is written to it.
+#[derive(Debug)]
+struct Facts {
+    version: u32,
+    id: Uuid,
+    root: Uuid,
+    slots: Vec<Slot>,
+    data_keys: Vec<DataKeyRow>,
+}
+
+impl Facts {
+    async fn read(path: &Path, schema: Schema) -> Result<Self, OpenError> {
+        let failed = |source| OpenError::Database { path: path.into(), source };
+        let mut connection = peeking(path).connect().await.map_err(failed)?;
+        let facts = Self::read_from(&mut connection, path, schema).await;
+        // Closing a connection that only reads cannot lose anything.
+        let _ = connection.close().await;
+        facts
+    }
+
+    async fn read_from(
+        connection: &mut SqliteConnection,
+        path: &Path,
+        schema: Schema,
+    ) -> Result<Self, OpenError> {
+        let failed = |source| OpenError::Database { path: path.into(), source };
+        if pragma(connection, "PRAGMA application_id").await.map_err(failed)? != APPLICATION {
+            return Err(OpenError::Foreign(path.into()));
+        }
+        let found = pragma(connection, "PRAGMA user_version").await.map_err(failed)?;
+        let known = schema.version();
+        let version = match u32::try_from(found) {
+            Ok(version @ 1..) if version <= known => version,
+            Ok(found @ 1..) => return Err(OpenError::Newer { path: path.into(), found, known }),
+            _ => return Err(OpenError::Foreign(path.into())),
+        };
+        let rows = async {
+            let row = sqlx::query("SELECT id, root_key FROM store").fetch_one(&mut *connection).await?;
+            Ok(Self {
+                version,
+                id: uuid(&row, "id")?,
+                root: uuid(&row, "root_key")?,
+                slots: Slot::load(connection).await?,
+                data_keys: DataKeyRow::load(connection).await?,
+            })
+        };
+        rows.await.map_err(failed)
+    }
+}
+
+/// Reads a database that nobody has open, and leaves its bytes alone. After a clean end there is no log, and the
+/// file is all there is. After a crash the log must be read too; that rebuilds the index beside it (`-shm`, which
+/// holds nothing durable) and leaves database and log as they are.
+fn peeking(path: &Path) -> SqliteConnectOptions {
+    let log = path.with_file_name(format!("{DATABASE}-wal"));
+    let is_clean = fs::metadata(log).map_or(true, |facts| facts.len() == 0);
+    options(path).read_only(true).immutable(is_clean)
+}
+
+pub(crate) async fn pragma(
+    connection: &mut SqliteConnection,
+    query: &'static str,
+) -> Result<i64, sqlx::Error> {
+    sqlx::query(query).fetch_one(connection).await?.try_get(0)
+}
+
+/// Copies the database beside itself, as `credence.db.v1.bak`, whole and synchronised, before it is migrated.
+async fn copy(connection: &mut SqliteConnection, path: &Path, version: u32) -> Result<(), OpenError> {
+    let copy = path.with_file_name(format!("{DATABASE}.v{version}.bak"));
+    let fresh = path.with_file_name(format!("{DATABASE}.v{version}.bak.new"));
+    let failed = |source| OpenError::Copy { path: path.into(), copy: copy.clone(), source };
+    match fs::remove_file(&fresh) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    // Into a file that only we may read: SQLite would make it with wider permissions.
+    directory::create_private(&fresh)?;
+    let target = fresh.to_str().ok_or_else(|| failed(io::Error::other("path is not UTF-8")))?;
+    let copied = sqlx::query("VACUUM INTO ?").bind(target).execute(connection).await;
+    copied.map_err(|source| OpenError::Database { path: path.into(), source })?;
+    fs::File::open(&fresh).and_then(|file| file.sync_all()).map_err(failed)?;
+    fs::rename(&fresh, &copy).map_err(failed)?;
+    path.parent().map_or(Ok(()), directory::sync).map_err(failed)
+}

@@ -1,0 +1,363 @@
+//! What the store promises about files, keys and commits.
+
+use std::os::unix::fs::PermissionsExt;
+
+use api::ports::{BlockStore, StoreError};
+use audit::{AuditFilter, AuditLog};
+use spiffe::SpiffeId;
+use sqlx::{ConnectOptions, Connection, Executor, SqliteConnection, sqlite::SqliteConnectOptions};
+
+use super::*;
+
+fn id(number: usize) -> SpiffeId {
+    SpiffeId::parse(&format!("spiffe://td/w{number}")).unwrap()
+}
+
+async fn block(store: &Store, number: usize) -> Result<(), StoreError> {
+    store.block(&id(number), "test", event(Action::IdentityBlock, "w")).await
+}
+
+pub(crate) async fn meddle(place: &Place) -> SqliteConnection {
+    SqliteConnectOptions::new().filename(place.database()).foreign_keys(false).connect().await.unwrap()
+}
+
+#[tokio::test]
+async fn fresh_store_is_private_synchronous_and_sound() {
+    let world = World::new().await;
+    block(&world.store, 1).await.unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    assert_eq!(mode(&world.place.data()), 0o700);
+    for entry in fs::read_dir(world.place.data()).unwrap() {
+        let path = entry.unwrap().path();
+        assert_eq!(mode(&path), 0o600, "{}", path.display());
+    }
+    assert_eq!(mode(&world.place.kek()), 0o400);
+    let integrity = world.store.integrity().await.unwrap();
+    assert_eq!(integrity.problems(), Vec::<String>::new());
+    assert_eq!((integrity.synchronous, integrity.journal_mode.as_str()), (2, "wal"));
+    assert!(integrity.foreign_keys);
+    assert_eq!((integrity.schema, integrity.audit_rows, integrity.sealed), (1, 1, 1));
+}
+
+#[tokio::test]
+async fn second_opening_is_refused_by_process_number() {
+    let world = World::new().await;
+    let error = open(world.place.open_options()).await.unwrap_err();
+    assert!(error.to_string().ends_with(&format!("in use by process {}", std::process::id())), "{error}");
+    assert!(error.hint().unwrap().contains("stop that process"));
+}
+
+#[tokio::test]
+async fn init_names_what_exists_and_overwrites_nothing() {
+    let place = Place::made().await;
+    let before = (place.bytes(), fs::read(place.kek()).unwrap());
+    let error = initialise(place.init_options()).await.unwrap_err();
+    assert!(error.to_string().ends_with("credence.kek exists already and is never overwritten"), "{error}");
+    fs::rename(place.kek(), place.folder.path().join("old.kek")).unwrap();
+    let error = initialise(place.init_options()).await.unwrap_err();
+    assert!(error.to_string().ends_with("exists already"), "{error}");
+    assert!(!place.kek().exists());
+    assert!(place.bytes() == before.0);
+    let nothing = InitOptions { slots: Vec::new(), ..place.init_options() };
+    assert!(matches!(initialise(nothing).await, Err(InitError::NoSlot)));
+}
+
+#[tokio::test]
+async fn failed_init_leaves_nothing() {
+    let place = Place::empty();
+    let inside = KekSource::File(place.data().join("credence.kek"));
+    let slots = vec![
+        NewSlot { name: "primary".into(), source: KekSource::File(place.kek()), cost: Cost::default() },
+        NewSlot { name: "other".into(), source: inside, cost: Cost::default() },
+    ];
+    let error = initialise(InitOptions { slots, ..place.init_options() }).await.unwrap_err();
+    assert!(matches!(error, InitError::Kek(KekError::BesideDatabase { .. })), "{error}");
+    assert_eq!(fs::read_dir(place.folder.path()).unwrap().count(), 0);
+    initialise(place.init_options()).await.unwrap();
+}
+
+#[tokio::test]
+async fn dev_store_may_keep_its_key_beside_it() {
+    let place = Place::empty();
+    let source = || KekSource::File(place.data().join("dev.kek"));
+    let slots = vec![NewSlot { name: "dev".into(), source: source(), cost: Cost::default() }];
+    initialise(InitOptions { slots, dev: true, ..place.init_options() }).await.unwrap();
+    assert!(open(place.open_options_with(source())).await.is_err());
+    open(OpenOptions { dev: true, ..place.open_options_with(source()) }).await.unwrap();
+}
+
+/// Crashed or not, refusals leave every byte as it was.
+#[tokio::test]
+async fn wrong_and_missing_keys_are_refused_and_nothing_is_written() {
+    for crashed in [false, true] {
+        let world = World::new().await;
+        block(&world.store, 1).await.unwrap();
+        let place = if crashed { crash(&world).await } else { world.close().await };
+        let good = fs::read(place.kek()).unwrap();
+        let before = place.bytes();
+        let check = async |key: Option<&[u8]>, mode: u32, expected: &str| {
+            fs::remove_file(place.kek()).unwrap();
+            if let Some(key) = key {
+                fs::write(place.kek(), key).unwrap();
+                fs::set_permissions(place.kek(), fs::Permissions::from_mode(mode)).unwrap();
+            }
+            let error = open(place.open_options()).await.unwrap_err();
+            assert!(error.to_string().contains(expected), "{error}");
+            assert!(!error.hint().unwrap().is_empty());
+            assert!(place.bytes() == before, "crashed: {crashed}, {expected}");
+            fs::write(place.kek(), &good).unwrap();
+        };
+        check(Some(&[1; 32]), 0o400, "is not the key of slot primary (key-file)").await;
+        check(Some(&good), 0o440, "has mode 0440, it must be 0400").await;
+        check(Some(&good[..31]), 0o400, "has 31 bytes").await;
+        check(None, 0, "does not exist").await;
+        let error = open(place.open_options_with(passphrase("x"))).await.unwrap_err();
+        assert!(
+            error.to_string().contains("no slot for a passphrase, it has slot primary (key-file)"),
+            "{error}"
+        );
+        assert!(place.bytes() == before);
+        fs::set_permissions(place.kek(), fs::Permissions::from_mode(0o400)).unwrap();
+        let world = World::open(place).await;
+        assert!(world.store.blocks().await.unwrap().contains(&id(1)));
+    }
+}
+
+/// The files of a running store as a crash leaves them: database, log, no goodbye.
+async fn crash(world: &World) -> Place {
+    let place = Place::empty();
+    fs::create_dir(place.data()).unwrap();
+    fs::set_permissions(place.data(), fs::Permissions::from_mode(0o700)).unwrap();
+    for entry in fs::read_dir(world.place.data()).unwrap() {
+        let path = entry.unwrap().path();
+        if without_shm(&path) {
+            fs::copy(&path, place.data().join(path.file_name().unwrap())).unwrap();
+        }
+    }
+    assert!(fs::metadata(place.data().join("credence.db-wal")).unwrap().len() > 0);
+    fs::copy(world.place.kek(), place.kek()).unwrap();
+    place
+}
+
+#[tokio::test]
+async fn passphrase_opens_its_own_slot() {
+    let place = Place::empty();
+    let slots = vec![
+        NewSlot { name: "primary".into(), source: KekSource::File(place.kek()), cost: Cost::FLOOR },
+        NewSlot { name: "recovery".into(), source: passphrase("correct horse"), cost: Cost::FLOOR },
+    ];
+    initialise(InitOptions { slots, ..place.init_options() }).await.unwrap();
+    let before = place.bytes();
+    let error = open(place.open_options_with(passphrase("wrong horse"))).await.unwrap_err();
+    assert_eq!(error.to_string(), "passphrase is not the key of slot recovery (passphrase)");
+    assert!(place.bytes() == before);
+    fs::remove_file(place.kek()).unwrap();
+    drop(open(place.open_options_with(passphrase("correct horse"))).await.unwrap());
+
+    let mut connection = meddle(&place).await;
+    connection.execute("UPDATE key_slots SET memory_kib = 1024 WHERE name = 'recovery'").await.unwrap();
+    connection.close().await.unwrap();
+    let error = open(place.open_options_with(passphrase("correct horse"))).await.unwrap_err();
+    assert!(
+        error.to_string().contains("stretched with 1 MiB, 3 passes, 4 lanes, at least 64 MiB"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn newer_schema_is_refused_by_both_numbers() {
+    let place = Place::made().await;
+    let mut connection = meddle(&place).await;
+    connection.execute("PRAGMA user_version = 7").await.unwrap();
+    connection.close().await.unwrap();
+    let before = place.bytes();
+    let error = open(place.open_options()).await.unwrap_err();
+    assert!(error.to_string().ends_with("has schema 7, this version knows up to 1"), "{error}");
+    assert!(place.bytes() == before);
+    let mut connection = meddle(&place).await;
+    connection.execute("PRAGMA application_id = 1").await.unwrap();
+    connection.close().await.unwrap();
+    assert!(matches!(open(place.open_options()).await, Err(OpenError::Foreign(_))));
+    fs::write(place.database(), b"not a database, just some text that is long enough").unwrap();
+    assert!(matches!(open(place.open_options()).await, Err(OpenError::Database { .. })));
+}
+
+#[tokio::test]
+async fn older_schema_migrates_after_a_copy() {
+    let world = World::new().await;
+    block(&world.store, 1).await.unwrap();
+    let place = world.close().await;
+    let before = place.bytes();
+    let wrong = place.folder.path().join("wrong");
+    fs::write(&wrong, [1; 32]).unwrap();
+    fs::set_permissions(&wrong, fs::Permissions::from_mode(0o400)).unwrap();
+    open_as(place.open_options_with(KekSource::File(wrong)), TWO_STEPS).await.unwrap_err();
+    assert!(place.bytes() == before, "a key that does not fit migrates nothing");
+
+    let opened = open_as(place.open_options(), TWO_STEPS).await.unwrap();
+    let world = World::run(place, opened);
+    let integrity = world.store.integrity().await.unwrap();
+    assert_eq!((integrity.schema, integrity.problems()), (2, vec![]));
+    assert_eq!(world.store.blocks().await.unwrap().iter().count(), 2);
+    let place = world.close().await;
+    let backup = place.data().join("credence.db.v1.bak");
+    assert_eq!(fs::metadata(&backup).unwrap().permissions().mode() & 0o7777, 0o600);
+    assert!(matches!(open(place.open_options()).await, Err(OpenError::Newer { found: 2, known: 1, .. })));
+    fs::rename(&backup, place.database()).unwrap();
+    let world = World::open(place).await;
+    assert_eq!(world.store.blocks().await.unwrap().iter().count(), 1);
+    assert!(world.store.integrity().await.unwrap().is_sound());
+}
+
+#[tokio::test]
+async fn failed_migration_leaves_the_older_schema() {
+    let broken =
+        Schema(&[include_str!("../schema/0001_initial.sql"), "CREATE TABLE half (x) STRICT; nonsense"]);
+    let place = Place::made().await;
+    open_as(place.open_options(), broken).await.unwrap_err();
+    let world = World::open(place).await;
+    assert!(world.store.integrity().await.unwrap().is_sound());
+}
+
+#[tokio::test]
+async fn directories_that_others_may_enter_are_refused() {
+    let place = Place::made().await;
+    fs::set_permissions(place.data(), fs::Permissions::from_mode(0o755)).unwrap();
+    let error = open(place.open_options()).await.unwrap_err();
+    assert!(error.to_string().contains("has mode 0755"), "{error}");
+    fs::set_permissions(place.data(), fs::Permissions::from_mode(0o700)).unwrap();
+    fs::set_permissions(place.database(), fs::Permissions::from_mode(0o640)).unwrap();
+    assert!(matches!(
+        open(place.open_options()).await,
+        Err(OpenError::Directory(DirectoryError::Mode { .. }))
+    ));
+}
+
+#[tokio::test]
+async fn refused_change_does_not_touch_the_others_of_its_group() {
+    let place = Place::made().await;
+    let (store, writer) = open(place.open_options()).await.unwrap();
+    let mut events = store.changes(Topic::Blocks);
+    events.mark_unchanged();
+    // All of these wait before the writer begins, so they share one transaction.
+    let waiting: Vec<_> = [1, 2, 1, 3, 2, 4]
+        .map(|number| {
+            let store = store.clone();
+            Box::pin(async move { block(&store, number).await })
+        })
+        .into();
+    let mut all = Box::pin(async {
+        let mut answers = Vec::new();
+        for one in join(waiting).await {
+            answers.push(one.is_ok());
+        }
+        answers
+    });
+    assert!(poll_once(&mut all).is_none());
+    let world = World::run(place, (store, writer));
+    assert_eq!(all.await, [true, true, false, true, false, true]);
+    let rows = world.store.list(&AuditFilter::default()).await.unwrap();
+    assert_eq!(rows.iter().map(|row| row.sequence).collect::<Vec<_>>(), [4, 3, 2, 1]);
+    assert_eq!(*world.store.changes(Topic::Blocks).borrow(), 1, "one commit, one notice");
+    assert!(world.store.integrity().await.unwrap().is_sound());
+}
+
+/// All futures at once, each polled until done.
+async fn join<T, F: Future<Output = T> + Unpin>(mut futures: Vec<F>) -> Vec<T> {
+    let mut answers: Vec<Option<T>> = futures.iter().map(|_| None).collect();
+    std::future::poll_fn(|context| {
+        for (future, answer) in futures.iter_mut().zip(&mut answers) {
+            if answer.is_none()
+                && let std::task::Poll::Ready(value) = std::pin::Pin::new(future).poll(context)
+            {
+                *answer = Some(value);
+            }
+        }
+        if answers.iter().all(Option::is_some) {
+            std::task::Poll::Ready(())
+        } else {
+            std::task::Poll::Pending
+        }
+    })
+    .await;
+    answers.into_iter().flatten().collect()
+}
+
+fn poll_once<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    match std::pin::Pin::new(future).poll(&mut context) {
+        std::task::Poll::Ready(value) => Some(value),
+        std::task::Poll::Pending => None,
+    }
+}
+
+#[tokio::test]
+async fn full_queue_and_closed_store_are_answers() {
+    let place = Place::made().await;
+    let (store, writer) = open(place.open_options()).await.unwrap();
+    let mut waiting: Vec<_> = (0..writer::QUEUE)
+        .map(|number| {
+            let store = store.clone();
+            Box::pin(async move { block(&store, number).await })
+        })
+        .collect();
+    for one in &mut waiting {
+        assert!(poll_once(one).is_none());
+    }
+    let refused = block(&store, 5000).await.unwrap_err();
+    assert_eq!(refused.to_string(), "store is unavailable: 1024 changes are waiting to be written");
+    let world = World::run(place, (store.clone(), writer));
+    assert!(join(waiting).await.iter().all(Result::is_ok), "what was queued is written");
+    world.close().await;
+    let closed = block(&store, 5001).await.unwrap_err();
+    assert_eq!(closed.to_string(), "store is unavailable: store is closed");
+}
+
+#[tokio::test]
+async fn long_texts_of_strangers_are_cut() {
+    let world = World::new().await;
+    let mut long = event(Action::CallRefuse, &"ä".repeat(5000)).with("path", "x".repeat(9000));
+    for number in 0..100 {
+        long = long.with(&format!("z{number}"), number);
+    }
+    world.store.append(vec![long]).await.unwrap();
+    let row = world.store.list(&AuditFilter::default()).await.unwrap().remove(0);
+    assert!(row.event.object.len() < 1100 && row.event.details["path"].len() < 1100);
+    assert_eq!(row.event.details.len(), 32);
+    assert!(world.store.integrity().await.unwrap().is_sound());
+}
+
+#[tokio::test]
+async fn audit_lists_filter_and_continue() {
+    let world = World::new().await;
+    let events = (0..5).map(|number| event(Action::CallRefuse, &format!("o{number}"))).collect();
+    world.store.append(events).await.unwrap();
+    let list = async |filter: AuditFilter| -> Vec<u64> {
+        world.store.list(&filter).await.unwrap().iter().map(|row| row.sequence).collect()
+    };
+    assert_eq!(list(AuditFilter { limit: 2, ..Default::default() }).await, [5, 4]);
+    assert_eq!(list(AuditFilter { limit: 2, before_sequence: Some(4), ..Default::default() }).await, [3, 2]);
+    assert_eq!(list(AuditFilter { object: Some("o1".into()), ..Default::default() }).await, [2]);
+    assert_eq!(list(AuditFilter { text: Some("O3".into()), ..Default::default() }).await, [4]);
+    assert_eq!(
+        list(AuditFilter {
+            text: Some("o".into()),
+            limit: 1,
+            before_sequence: Some(3),
+            ..Default::default()
+        })
+        .await,
+        [2]
+    );
+    assert_eq!(
+        list(AuditFilter { action: Some(Action::Init), ..Default::default() }).await,
+        Vec::<u64>::new()
+    );
+    assert_eq!(
+        list(AuditFilter { since: Some(now()), actor: Some("host".into()), ..Default::default() })
+            .await
+            .len(),
+        5
+    );
+    assert_eq!(list(AuditFilter { until: Some(now()), ..Default::default() }).await, Vec::<u64>::new());
+}

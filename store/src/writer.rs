@@ -1,0 +1,347 @@
+//! The one writer of a database: takes what is queued, carries it out in one transaction, synchronises once, and
+//! only then answers.
+//!
+//! Each change runs inside a savepoint of its own: one that is refused is undone alone. When the disk fails, the
+//! writer writes no more: what a failed synchronisation left behind cannot be known, so it is never tried again.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use audit::{Event, Head};
+use sqlx::{Connection, Executor, SqliteConnection, SqlitePool};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::{directory::DirectoryLock, keyring::Keyring};
+
+/// How many changes wait at most.
+pub(crate) const QUEUE: usize = 1024;
+/// How many changes share a transaction at most.
+const GROUP: usize = 256;
+
+/// What a reader can wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Topic {
+    /// Bindings of nodes.
+    Bindings,
+    /// Blocked identities.
+    Blocks,
+    /// Documents.
+    Documents,
+}
+
+const TOPICS: usize = 3;
+
+/// One counter per topic, raised after each commit that touched it.
+#[derive(Debug)]
+pub(crate) struct Topics([watch::Sender<u64>; TOPICS]);
+
+impl Topics {
+    pub(crate) fn new() -> Self {
+        Self(std::array::from_fn(|_| watch::Sender::new(0)))
+    }
+
+    pub(crate) fn subscribe(&self, topic: Topic) -> watch::Receiver<u64> {
+        self.0[topic as usize].subscribe()
+    }
+
+    fn bump(&self, touched: [bool; TOPICS]) {
+        for (sender, _) in self.0.iter().zip(touched).filter(|(_, touched)| *touched) {
+            sender.send_modify(|count| *count += 1);
+        }
+    }
+}
+
+/// Why a change did not happen: refused for a reason of its own, or by the database.
+#[derive(Debug)]
+pub(crate) enum Fault<R> {
+    Refused(R),
+    Database(sqlx::Error),
+}
+
+impl<R> From<sqlx::Error> for Fault<R> {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(error)
+    }
+}
+
+/// A port's error, which must be able to say that the store is away.
+pub(crate) trait Refusal: Send + Sized + 'static {
+    fn unavailable(reason: String) -> Self;
+}
+
+/// Something to be written, with its audit events, all or nothing.
+#[async_trait]
+pub(crate) trait Change: Send + 'static {
+    type Answer: Send + 'static;
+    type Refusal: Refusal;
+
+    async fn carry_out(self, tx: &mut Tx<'_>) -> Result<Self::Answer, Fault<Self::Refusal>>;
+}
+
+/// What a change works with.
+#[derive(Debug)]
+pub(crate) struct Tx<'a> {
+    connection: &'a mut SqliteConnection,
+    pub(crate) keyring: &'a Keyring,
+    state: State,
+}
+
+/// What a savepoint undoes beside the database.
+#[derive(Debug, Clone, Copy)]
+struct State {
+    head: Head,
+    touched: [bool; TOPICS],
+    destroyed: bool,
+}
+
+impl Tx<'_> {
+    pub(crate) fn sql(&mut self) -> &mut SqliteConnection {
+        self.connection
+    }
+
+    /// Raises the topic's counter after the commit.
+    pub(crate) fn touch(&mut self, topic: Topic) {
+        self.state.touched[topic as usize] = true;
+    }
+
+    /// Has the write-ahead log emptied after the commit, so that destroyed keys do not linger there.
+    pub(crate) fn key_destroyed(&mut self) {
+        self.state.destroyed = true;
+    }
+
+    /// Appends an event to the audit chain.
+    pub(crate) async fn record(&mut self, event: Event) -> Result<(), sqlx::Error> {
+        let row = self.state.head.next(crate::audit_log::bounded(event));
+        crate::audit_log::insert(self.connection, &row).await?;
+        self.state.head = Head { sequence: row.sequence, hash: row.hash };
+        Ok(())
+    }
+}
+
+/// A change in the queue, whatever its answer.
+#[async_trait]
+pub(crate) trait Queued: Send {
+    /// Whether what it did stays.
+    async fn carry_out(&mut self, tx: &mut Tx<'_>) -> Result<bool, sqlx::Error>;
+    /// Sends the answer, or that nothing was kept.
+    fn settle(self: Box<Self>, failed: Option<&str>);
+}
+
+struct Pending<C: Change> {
+    change: Option<C>,
+    outcome: Option<Result<C::Answer, C::Refusal>>,
+    reply: oneshot::Sender<Result<C::Answer, C::Refusal>>,
+}
+
+#[async_trait]
+impl<C: Change> Queued for Pending<C> {
+    async fn carry_out(&mut self, tx: &mut Tx<'_>) -> Result<bool, sqlx::Error> {
+        let Some(change) = self.change.take() else { return Ok(false) };
+        match change.carry_out(tx).await {
+            Ok(answer) => self.outcome = Some(Ok(answer)),
+            Err(Fault::Refused(refusal)) => self.outcome = Some(Err(refusal)),
+            Err(Fault::Database(error)) if breaks_group(&error) => return Err(error),
+            Err(Fault::Database(error)) => {
+                self.outcome = Some(Err(C::Refusal::unavailable(error.to_string())))
+            }
+        }
+        Ok(matches!(self.outcome, Some(Ok(_))))
+    }
+
+    fn settle(self: Box<Self>, failed: Option<&str>) {
+        let Self { outcome, reply, .. } = *self;
+        let answer = match (failed, outcome) {
+            (None, Some(outcome)) => outcome,
+            (failed, _) => {
+                Err(C::Refusal::unavailable(failed.unwrap_or("change was not carried out").into()))
+            }
+        };
+        // Whoever asked may have gone; the change stands all the same.
+        let _ = reply.send(answer);
+    }
+}
+
+/// Queues changes and waits for their answers.
+#[derive(Debug, Clone)]
+pub(crate) struct Queue(mpsc::Sender<Box<dyn Queued>>);
+
+impl Queue {
+    pub(crate) fn new() -> (Self, mpsc::Receiver<Box<dyn Queued>>) {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        (Self(sender), receiver)
+    }
+
+    /// Answers once the change is durable. A full queue is an answer too: more waiting would not make the disk
+    /// faster.
+    pub(crate) async fn write<C: Change>(&self, change: C) -> Result<C::Answer, C::Refusal> {
+        let (reply, answer) = oneshot::channel();
+        let pending: Pending<C> = Pending { change: Some(change), outcome: None, reply };
+        self.0.try_send(Box::new(pending)).map_err(|error| {
+            C::Refusal::unavailable(match error {
+                mpsc::error::TrySendError::Full(_) => format!("{QUEUE} changes are waiting to be written"),
+                mpsc::error::TrySendError::Closed(_) => "store is closed".into(),
+            })
+        })?;
+        answer.await.unwrap_or_else(|_| Err(C::Refusal::unavailable("store is closed".into())))
+    }
+}
+
+/// Why the writer ended before it was told to.
+#[derive(Debug, thiserror::Error)]
+#[error("database cannot be written any more: {reason}")]
+pub struct WriterError {
+    /// What the database said when it failed.
+    pub reason: String,
+}
+
+/// The writer of one store. `server` runs it in a task of its own and ends it last.
+#[derive(Debug)]
+pub struct Writer {
+    pub(crate) connection: SqliteConnection,
+    pub(crate) queue: mpsc::Receiver<Box<dyn Queued>>,
+    pub(crate) keyring: Arc<Keyring>,
+    pub(crate) head: Head,
+    pub(crate) topics: Arc<Topics>,
+    pub(crate) broken: watch::Sender<Option<String>>,
+    pub(crate) readers: SqlitePool,
+    pub(crate) lock: Arc<DirectoryLock>,
+}
+
+impl Writer {
+    /// Writes until `shutdown`, then what is queued still, and closes the database.
+    ///
+    /// # Errors
+    /// When the disk failed. Until `shutdown` every change was then answered with that failure, so that what does
+    /// not need to write went on.
+    pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), WriterError> {
+        loop {
+            let first = tokio::select! {
+                biased;
+                queued = self.queue.recv() => queued,
+                () = shutdown.cancelled() => {
+                    self.queue.close();
+                    self.queue.recv().await
+                }
+            };
+            let Some(first) = first else { break };
+            let mut group = vec![first];
+            while group.len() < GROUP
+                && let Ok(next) = self.queue.try_recv()
+            {
+                group.push(next);
+            }
+            self.write(group).await;
+        }
+        self.close().await
+    }
+
+    async fn write(&mut self, mut group: Vec<Box<dyn Queued>>) {
+        let broken = self.broken.borrow().clone();
+        let failed = match broken {
+            Some(reason) => Some(reason),
+            None => match self.transact(&mut group).await {
+                Ok(state) => {
+                    self.head = state.head;
+                    self.topics.bump(state.touched);
+                    if state.destroyed {
+                        self.empty_log().await;
+                    }
+                    None
+                }
+                Err(error) => Some(self.abort(&error).await),
+            },
+        };
+        for queued in group {
+            queued.settle(failed.as_deref());
+        }
+    }
+
+    /// One transaction around the whole group, one savepoint around each change.
+    async fn transact(&mut self, group: &mut [Box<dyn Queued>]) -> Result<State, sqlx::Error> {
+        self.connection.execute("BEGIN IMMEDIATE").await?;
+        let state = State { head: self.head, touched: [false; TOPICS], destroyed: false };
+        let mut tx = Tx { connection: &mut self.connection, keyring: &self.keyring, state };
+        for queued in group {
+            tx.connection.execute("SAVEPOINT change").await?;
+            let before = tx.state;
+            if !queued.carry_out(&mut tx).await? {
+                tx.state = before;
+                tx.connection.execute("ROLLBACK TO change").await?;
+            }
+            tx.connection.execute("RELEASE change").await?;
+        }
+        let state = tx.state;
+        self.connection.execute("COMMIT").await?;
+        Ok(state)
+    }
+
+    /// Undoes the group. Unless it was only that the disk is full, nothing is written from now on.
+    async fn abort(&mut self, error: &sqlx::Error) -> String {
+        let undone = match self.connection.execute("ROLLBACK").await {
+            Ok(_) => true,
+            // SQLite has rolled back by itself.
+            Err(rollback) => primary_code(&rollback) == Some(SQLITE_ERROR),
+        };
+        let reason = match primary_code(error) {
+            Some(SQLITE_FULL) => "disk is full".to_owned(),
+            _ => error.to_string(),
+        };
+        tracing::error!(%reason, "changes were not written");
+        if !(undone && primary_code(error) == Some(SQLITE_FULL)) {
+            self.broken.send_replace(Some(reason.clone()));
+        }
+        reason
+    }
+
+    /// Readers may hold the log for a moment; the next checkpoint gets it then.
+    async fn empty_log(&mut self) {
+        if let Err(error) = self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").await {
+            tracing::warn!(%error, "write-ahead log was not emptied after a key was destroyed");
+        }
+    }
+
+    async fn close(self) -> Result<(), WriterError> {
+        self.readers.close().await;
+        let broken = self.broken.borrow().clone();
+        let closed = self.connection.close().await;
+        drop(self.lock);
+        match (broken, closed) {
+            (Some(reason), _) => Err(WriterError { reason }),
+            (None, Err(error)) => Err(WriterError { reason: error.to_string() }),
+            (None, Ok(())) => Ok(()),
+        }
+    }
+}
+
+const SQLITE_ERROR: i32 = 1;
+const SQLITE_NOMEM: i32 = 7;
+const SQLITE_READONLY: i32 = 8;
+const SQLITE_IOERR: i32 = 10;
+const SQLITE_CORRUPT: i32 = 11;
+const SQLITE_FULL: i32 = 13;
+const SQLITE_CANTOPEN: i32 = 14;
+const SQLITE_NOTADB: i32 = 26;
+
+/// The low byte of SQLite's extended result code.
+fn primary_code(error: &sqlx::Error) -> Option<i32> {
+    let code: i32 = error.as_database_error()?.code()?.parse().ok()?;
+    Some(code & 0xff)
+}
+
+/// Whether the database itself failed, so that the other changes of the group cannot stand either.
+fn breaks_group(error: &sqlx::Error) -> bool {
+    match primary_code(error) {
+        Some(code) => matches!(
+            code,
+            SQLITE_NOMEM
+                | SQLITE_READONLY
+                | SQLITE_IOERR
+                | SQLITE_CORRUPT
+                | SQLITE_FULL
+                | SQLITE_CANTOPEN
+                | SQLITE_NOTADB
+        ),
+        None => matches!(error, sqlx::Error::Io(_) | sqlx::Error::WorkerCrashed | sqlx::Error::Protocol(_)),
+    }
+}
