@@ -9,13 +9,21 @@
 //!                                                                     status <--ACK/NACK--'
 //! ```
 
+mod limits;
 pub mod model;
+mod refusal;
 mod resource;
 mod secrets;
+mod session;
 mod snapshot;
+mod subscription;
 pub mod translate;
 pub mod validate;
 
+pub use self::limits::Limits;
+pub use self::refusal::{Code, Refusal};
 pub use self::resource::{Resource, TypeUrl, Version};
 pub use self::secrets::{SecretFeed, SecretOffer, SecretSource, SecretView};
+pub use self::session::{Action, Event, Method, Note, Opening, Session};
 pub use self::snapshot::{Snapshot, ViewId, Views};
+pub use self::subscription::{Nack, Nonce, Response};

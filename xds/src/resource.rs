@@ -1,6 +1,9 @@
 //! One named, typed, versioned item, encoded once; every stream sends the same bytes.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, LazyLock},
+};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
@@ -41,6 +44,14 @@ impl TypeUrl {
             Self::Extension => "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig",
             Self::Route => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
         }
+    }
+
+    /// The full URL, shared.
+    #[must_use]
+    pub(crate) fn shared(self) -> Arc<str> {
+        static SHARED: LazyLock<[Arc<str>; TypeUrl::ALL.len()]> =
+            LazyLock::new(|| TypeUrl::ALL.map(|known| known.as_str().into()));
+        SHARED[self as usize].clone()
     }
 
     /// Reads a full URL; `None` for types that are not served.

@@ -1,0 +1,173 @@
+//! Who may open a stream, and what ends one: xds.md A, K; R1-R12.
+
+use super::*;
+
+fn refuses(opening: Opening) -> Refusal {
+    Session::open(opening).unwrap_err()
+}
+
+const ADS: Method = Method { only: None, delta: true };
+
+#[test]
+fn opens_for_a_bound_node_and_nobody_else() {
+    assert!(Session::open(opening(ADS)).is_ok());
+    for path in ["shop/web", "credence/server", "credence/operator/admin"] {
+        assert_eq!(refuses(Opening { peer: peer_of(path), ..opening(ADS) }), Refusal::NotANode, "{path}");
+    }
+    assert_eq!(refuses(Opening { is_blocked: true, ..opening(ADS) }), Refusal::Blocked);
+    assert_eq!(refuses(Opening { binding: None, ..opening(ADS) }), Refusal::Unbound);
+    assert_eq!(refuses(Opening { binding: Some(binding_of("edge-2")), ..opening(ADS) }), Refusal::Unbound);
+}
+
+/// xds.md 12.
+#[test]
+fn refuses_to_answer_from_nothing() {
+    assert_eq!(refuses(Opening { view: None, ..opening(ADS) }), Refusal::NotReady);
+    assert_eq!(Refusal::NotReady.code(), Code::Unavailable);
+}
+
+fn first(node: Option<Node>, type_url: &str) -> Vec<String> {
+    let mut world = World::open(true, view(&[resource(C, "a", "1", &[])]));
+    let request = DeltaDiscoveryRequest { node, type_url: type_url.to_owned(), ..Default::default() };
+    world.step(Event::Delta(Box::new(request)))
+}
+
+/// xds.md 1, 141, R2: nothing is sent before access said yes.
+#[test]
+fn what_a_node_says_of_itself_must_be_what_its_certificate_says() {
+    let named = |id: &str, cluster: &str| {
+        Some(Node { id: id.to_owned(), cluster: cluster.to_owned(), ..Node::default() })
+    };
+    assert_eq!(first(named(NODE, "shop"), C.as_str()), ["CDS a=1"]);
+    assert_eq!(first(named(NODE, ""), C.as_str()), ["CDS a=1"]);
+    for (node, words) in [
+        (None, "refused: the first message has no node id"),
+        (named("", "shop"), "refused: the first message has no node id"),
+        (named("edge-2", "shop"), "refused: the certificate is another node's than node.id \"edge-2\""),
+        (named("Edge-1", "shop"), "refused: the certificate is another node's than node.id \"Edge-1\""),
+        (named(NODE, "bank"), "refused: node.cluster \"bank\" is not the namespace of the binding"),
+    ] {
+        assert_eq!(first(node, C.as_str()), [words]);
+    }
+}
+
+/// xds.md 2, 3.
+#[test]
+fn a_later_node_is_the_same_or_the_end() {
+    let mut world = World::open(true, Snapshot::default());
+    world.change(C, &[], &[]);
+    let again = |node| {
+        let request = DeltaDiscoveryRequest { node, type_url: C.as_str().to_owned(), ..Default::default() };
+        Event::Delta(Box::new(request))
+    };
+    assert_eq!(world.step(again(node())), NOTHING);
+    assert_eq!(world.step(again(None)), NOTHING);
+    let other = Some(Node { id: "edge-2".to_owned(), ..Node::default() });
+    assert_eq!(world.step(again(other)), ["refused: node changed during the stream, to \"edge-2\""]);
+    assert_eq!(world.publish(&[resource(C, "a", "1", &[])], &[]), NOTHING);
+}
+
+/// xds.md 5, 6.
+#[test]
+fn a_service_of_one_type_serves_that_type() {
+    let open = |only| {
+        let method = Method { only: Some(only), delta: false };
+        let view = Some(Arc::new(view(&[resource(C, "a", "1", &[])])));
+        let mut world = World::open(false, Snapshot::default());
+        world.session = Session::open(Opening { view, ..opening(method) }).unwrap();
+        world
+    };
+    let ask = |type_url: &str| {
+        let request = DiscoveryRequest { node: node(), type_url: type_url.to_owned(), ..Default::default() };
+        Event::Sotw(Box::new(request))
+    };
+    assert_eq!(open(C).step(ask("")), ["CDS a=1"]);
+    assert_eq!(open(C).step(ask(C.as_str())), ["CDS a=1"]);
+    let refused = open(C).step(ask(S.as_str()));
+    assert!(refused[0].starts_with("refused: type URL"), "{refused:?}");
+    assert_eq!(first(node(), ""), ["refused: a request without type URL on the aggregated service"]);
+}
+
+/// xds.md 7.
+#[test]
+fn an_unknown_type_ends_nothing() {
+    let strange = "type.googleapis.com/envoy.service.runtime.v3.Runtime";
+    let mut world = World::open(true, view(&[resource(C, "a", "1", &[])]));
+    let request = DeltaDiscoveryRequest {
+        node: node(),
+        type_url: strange.to_owned(),
+        resource_names_subscribe: vec!["layer".to_owned()],
+        ..Default::default()
+    };
+    assert_eq!(world.step(Event::Delta(Box::new(request))), ["??? -layer"]);
+    assert_eq!(world.others(), ["UnknownType"]);
+    assert_eq!(world.change(C, &[], &[]), ["CDS a=1"]);
+    let mut world = World::open(false, Snapshot::default());
+    let request = DiscoveryRequest { node: node(), type_url: strange.to_owned(), ..Default::default() };
+    assert_eq!(world.step(Event::Sotw(Box::new(request))), NOTHING);
+}
+
+/// xds.md 80, 148.
+#[test]
+fn names_are_bounded_in_length_and_number() {
+    let mut world = World::open(true, Snapshot::default());
+    let refused = world.change(E, &[&"n".repeat(2049)], &[]);
+    assert_eq!(refused, ["refused: a name of 2049 bytes, at most 2048 are allowed"]);
+    let mut world = World::open(true, Snapshot::default());
+    let names: Vec<String> = (0..6000).map(|n| n.to_string()).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    world.change(E, &names, &[]);
+    let refused = world.change(R, &names, &[]);
+    assert_eq!(refused, ["refused: 12000 names on one stream, at most 10000 are allowed"]);
+}
+
+/// xds.md 149.
+#[test]
+fn a_silent_stream_ends_after_ten_seconds() {
+    let mut world = World::open(true, Snapshot::default());
+    assert_eq!(world.wait(secs(9)), NOTHING);
+    assert_eq!(world.wait(secs(1)), ["refused: no message came in time"]);
+    let mut world = World::open(true, Snapshot::default());
+    world.change(E, &[], &[]);
+    assert_eq!(world.wait(secs(60)), NOTHING);
+}
+
+/// xds.md 143, R8: a decision holds as long as its grounds.
+#[test]
+fn a_stream_ends_with_its_grounds() {
+    let cases: [(fn() -> Event, &str); 4] = [
+        (|| Event::Blocked, "refused: the identity is blocked"),
+        (|| Event::Binding(None), "refused: the node has no enabled binding"),
+        (
+            || Event::Binding(Some(Binding { namespace: Namespace::default(), ..binding_of(NODE) })),
+            "refused: node.cluster \"shop\" is not the namespace of the binding",
+        ),
+        (|| Event::Drain, "closed: Ok"),
+    ];
+    for (event, words) in cases {
+        let mut world = World::open(true, view(&[resource(C, "a", "1", &[])]));
+        world.change(C, &[], &[]);
+        assert_eq!(world.step(event()), [words]);
+        assert_eq!(world.publish(&[resource(C, "b", "1", &[])], &[]), NOTHING);
+        assert_eq!(world.session.deadline(), None);
+    }
+}
+
+/// xds.md 135.
+#[test]
+fn a_draining_stream_finishes_its_flush() {
+    let resources = [resource(C, "a", "1", &[]), resource(L, "l", "1", &[])];
+    let mut world = World::open(true, view(&resources));
+    world.session.is_writable = false;
+    world.change(C, &[], &[]);
+    world.change(L, &[], &[]);
+    world.step(Event::Drain);
+    assert_eq!(world.step(Event::Writable), ["CDS a=1", "LDS l=1", "closed: Ok"]);
+    let mut world = World::open(true, Snapshot::default());
+    assert_eq!(world.step(Event::Drain), ["closed: Unavailable"]);
+    let mut stalled = World::open(true, view(&resources));
+    stalled.session.is_writable = false;
+    stalled.change(C, &[], &[]);
+    stalled.step(Event::Drain);
+    assert_eq!(stalled.wait(secs(5)), ["closed: Unavailable"]);
+}
