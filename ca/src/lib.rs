@@ -3,6 +3,7 @@
 //!
 //! Knows no Envoy, no network and no database: what it needs kept stands in [`ports`], and `store` keeps it.
 
+pub mod lifecycle;
 pub mod ports;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

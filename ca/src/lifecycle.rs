@@ -1,0 +1,308 @@
+//! The life of issuing authorities under one root: when the next is made, which one signs, when an old one may go.
+//!
+//! A pure machine. Under an unchanged root the bundle stays the same, so a prepared authority becomes active at
+//! once; the replacement of a root, which must wait for what proxies have acknowledged, is another machine.
+//!
+//! ```text
+//!            half of life, or asked            at once               nothing depends on it
+//! (absent) ---------------------> Prepared ----------> Active -> Retired ------------> Removed
+//! ```
+//!
+//! Invariants, walked at random in the tests: one authority is active from the first activation on; a retired one
+//! stays while an unexpired leaf depends on it, and two clock allowances longer; what was removed never comes
+//! back.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use certs::Timestamp;
+use spiffe::AuthorityId;
+
+use crate::ports::{AuthorityRecord, AuthorityState, Leaves, Place};
+
+/// The longest wait between two tries.
+const MAX_RETRY: Duration = Duration::from_secs(15 * 60);
+
+/// What the machine goes by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// How far clocks may differ (security reference 5.5).
+    pub clock_allowance: Duration,
+    /// The wait after the first failure; it doubles with each further one, up to 15 minutes.
+    pub retry: Duration,
+}
+
+impl Settings {
+    /// For issuing authorities that live `lifetime`: a minute of clock allowance, and first tries a minute apart,
+    /// closer together for the short lives of tests.
+    #[must_use]
+    pub fn new(lifetime: Duration) -> Self {
+        let retry = (lifetime / 100).clamp(Duration::from_secs(1), Duration::from_secs(60));
+        Self { clock_allowance: Duration::from_secs(60), retry }
+    }
+
+    /// How long after its last leaf, or its retirement, an authority stays.
+    #[must_use]
+    pub fn grace(&self) -> Duration {
+        2 * self.clock_allowance
+    }
+}
+
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// The process began, or time has passed.
+    Tick,
+    /// An operator wants a new issuing authority now.
+    RotationRequested,
+    /// [`Action::Prepare`] succeeded.
+    Prepared {
+        /// The new authority.
+        id: AuthorityId,
+        /// When it was made.
+        created: Timestamp,
+        /// Its last second.
+        not_after: Timestamp,
+    },
+    /// [`Action::Prepare`] failed; nothing was kept.
+    PrepareFailed,
+    /// [`Action::Activate`] succeeded.
+    Activated(AuthorityId),
+    /// [`Action::Activate`] failed; nothing changed.
+    ActivateFailed,
+    /// [`Action::CountLeaves`] was answered.
+    Counted(AuthorityId, Leaves),
+    /// [`Action::CountLeaves`] failed.
+    CountFailed(AuthorityId),
+    /// [`Action::Remove`] succeeded.
+    Removed(AuthorityId),
+    /// [`Action::Remove`] failed; nothing changed.
+    RemoveFailed(AuthorityId),
+}
+
+/// What to do. Each is answered by one event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Make a new key, have the root sign it, and keep both.
+    Prepare,
+    /// Let `new` sign from now on, and let `old` retire in the same transaction.
+    Activate {
+        /// The authority that begins to sign.
+        new: AuthorityId,
+        /// The one that ends.
+        old: Option<AuthorityId>,
+    },
+    /// Count the leaves of an authority that had not expired at a point in time.
+    CountLeaves {
+        /// Which authority.
+        id: AuthorityId,
+        /// At which point.
+        at: Timestamp,
+    },
+    /// Let an authority leave and destroy its key.
+    Remove {
+        /// Which authority.
+        id: AuthorityId,
+        /// Where it stands: retired, or prepared and never used.
+        from: AuthorityState,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Member {
+    state: AuthorityState,
+    created: Timestamp,
+    not_after: Timestamp,
+    /// When a retired one is looked at again; never while an answer is awaited.
+    check: Timestamp,
+}
+
+impl Member {
+    /// Half of its life.
+    fn due(&self) -> Timestamp {
+        self.created + self.not_after.since(self.created) / 2
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rotation {
+    /// Nothing to do before the active authority is due.
+    Idle,
+    /// An action is being carried out.
+    Running,
+    /// The last try failed.
+    Waiting { until: Timestamp },
+}
+
+/// The machine. Feed it every event; carry out every action.
+#[derive(Debug)]
+pub struct Lifecycle {
+    settings: Settings,
+    members: BTreeMap<AuthorityId, Member>,
+    rotation: Rotation,
+    failures: u32,
+    requested: bool,
+}
+
+impl Lifecycle {
+    /// Takes up where `records` say that the last process ended; step [`Event::Tick`] next.
+    #[must_use]
+    pub fn resume(settings: Settings, records: &[AuthorityRecord]) -> Self {
+        let members = records
+            .iter()
+            .filter(|record| record.place == Place::Issuing && record.state != AuthorityState::Removed)
+            .map(|record| {
+                let check = record.retired.map_or(Timestamp::MAX, |retired| retired + settings.grace());
+                let member = Member {
+                    state: record.state,
+                    created: record.created,
+                    not_after: record.certificate.not_after(),
+                    check,
+                };
+                (record.id, member)
+            })
+            .collect();
+        Self { settings, members, rotation: Rotation::Idle, failures: 0, requested: false }
+    }
+
+    /// The authority that signs.
+    #[must_use]
+    pub fn active(&self) -> Option<AuthorityId> {
+        self.in_state(AuthorityState::Active).map(|(id, _)| id)
+    }
+
+    /// When the active authority is replaced by itself.
+    #[must_use]
+    pub fn next_rotation(&self) -> Option<Timestamp> {
+        self.in_state(AuthorityState::Active).map(|(_, member)| member.due())
+    }
+
+    /// When the machine wants an [`Event::Tick`].
+    #[must_use]
+    pub fn deadline(&self) -> Option<Timestamp> {
+        let rotation = match self.rotation {
+            Rotation::Idle => self.next_rotation(),
+            Rotation::Running => None,
+            Rotation::Waiting { until } => Some(until),
+        };
+        let checks = self.members.values().map(|member| member.check).filter(|at| *at < Timestamp::MAX);
+        checks.chain(rotation).min()
+    }
+
+    /// Takes one event and answers what to do now.
+    pub fn step(&mut self, event: Event, now: Timestamp) -> Vec<Action> {
+        let mut actions = Vec::new();
+        match event {
+            Event::Tick => {}
+            Event::RotationRequested => {
+                self.requested = true;
+                if let Rotation::Waiting { .. } = self.rotation {
+                    self.rotation = Rotation::Idle;
+                }
+            }
+            Event::Prepared { id, created, not_after } => {
+                let state = AuthorityState::Prepared;
+                self.members.insert(id, Member { state, created, not_after, check: Timestamp::MAX });
+                self.rotation = Rotation::Idle;
+            }
+            Event::Activated(id) => self.activated(id, now),
+            Event::PrepareFailed | Event::ActivateFailed => self.failed(now),
+            Event::Counted(id, leaves) => actions.extend(self.counted(id, leaves, now)),
+            Event::Removed(id) => {
+                self.members.remove(&id);
+            }
+            Event::CountFailed(id) | Event::RemoveFailed(id) => {
+                if let Some(member) = self.members.get_mut(&id) {
+                    member.check = now + self.settings.retry;
+                }
+            }
+        }
+        actions.extend(self.rotate(now));
+        actions.extend(self.look_after_old_ones(now));
+        actions
+    }
+
+    fn in_state(&self, state: AuthorityState) -> Option<(AuthorityId, &Member)> {
+        let matching = self.members.iter().filter(|(_, member)| member.state == state);
+        matching.max_by_key(|(_, member)| member.created).map(|(id, member)| (*id, member))
+    }
+
+    /// Whether a new authority is wanted: there is none, its half life has come, or somebody asked.
+    fn rotation_is_due(&self, now: Timestamp) -> bool {
+        self.requested || self.next_rotation().is_none_or(|due| due <= now)
+    }
+
+    fn rotate(&mut self, now: Timestamp) -> Option<Action> {
+        match self.rotation {
+            Rotation::Running => return None,
+            Rotation::Waiting { until } if now < until => return None,
+            Rotation::Waiting { .. } | Rotation::Idle => {}
+        }
+        // One that was prepared before a crash, or before its activation failed, is used and not made again.
+        let prepared = self.in_state(AuthorityState::Prepared).filter(|(_, member)| now < member.due());
+        let action = match prepared {
+            Some((new, _)) => Action::Activate { new, old: self.active() },
+            None if self.rotation_is_due(now) => Action::Prepare,
+            None => {
+                self.rotation = Rotation::Idle;
+                return None;
+            }
+        };
+        self.rotation = Rotation::Running;
+        Some(action)
+    }
+
+    fn activated(&mut self, new: AuthorityId, now: Timestamp) {
+        for (id, member) in &mut self.members {
+            if *id == new {
+                member.state = AuthorityState::Active;
+            } else if member.state == AuthorityState::Active {
+                member.state = AuthorityState::Retired;
+                member.check = now + self.settings.grace();
+            } else if member.state == AuthorityState::Prepared {
+                // It was made for nothing: too old when its turn came.
+                member.check = now;
+            }
+        }
+        self.rotation = Rotation::Idle;
+        self.failures = 0;
+        self.requested = false;
+    }
+
+    fn failed(&mut self, now: Timestamp) {
+        let wait = self.settings.retry.saturating_mul(1 << self.failures.min(10)).min(MAX_RETRY);
+        self.failures += 1;
+        self.rotation = Rotation::Waiting { until: now + wait };
+        // Whoever asked was told; the schedule goes on by itself if the authority is due.
+        self.requested = false;
+    }
+
+    fn look_after_old_ones(&mut self, now: Timestamp) -> Vec<Action> {
+        let grace = self.settings.grace();
+        let due = self.members.iter_mut().filter(|(_, member)| member.check <= now);
+        due.map(|(id, member)| {
+            member.check = Timestamp::MAX;
+            match member.state {
+                AuthorityState::Prepared => Action::Remove { id: *id, from: AuthorityState::Prepared },
+                AuthorityState::Active | AuthorityState::Retired | AuthorityState::Removed => {
+                    Action::CountLeaves { id: *id, at: now - grace }
+                }
+            }
+        })
+        .collect()
+    }
+
+    /// A leaf that was valid a grace ago keeps its authority until a grace after its own end.
+    fn counted(&mut self, id: AuthorityId, leaves: Leaves, now: Timestamp) -> Option<Action> {
+        let grace = self.settings.grace();
+        let member = self.members.get_mut(&id).filter(|member| member.state == AuthorityState::Retired)?;
+        if leaves.count == 0 {
+            return Some(Action::Remove { id, from: AuthorityState::Retired });
+        }
+        let next = leaves.last.map_or(now, |last| last + grace);
+        member.check = next.max(now) + Duration::from_secs(1);
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests;
