@@ -2,8 +2,27 @@
 //! the keys that sign.
 //!
 //! Knows no Envoy, no network and no database: what it needs kept stands in [`ports`], and `store` keeps it.
+//! Start reading at [`Manager`], then `issuance` (one certificate) and [`lifecycle`] (one authority).
+//!
+//! ```text
+//! SvidRequest -> Handle -> queue -> issuance -> Journal (intent) -> sign -> check -> Journal (result) -> IssuedSvid
+//!                                      ^ who signs
+//! rotate_issuing -> keeper <-> lifecycle -> Authorities
+//! ```
 
+mod authority;
+mod issuance;
+mod issuer;
+mod keeper;
 pub mod lifecycle;
+mod manager;
+mod policy;
 pub mod ports;
+mod status;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+
+pub use self::authority::PrepareError;
+pub use self::manager::{Deps, Handle, Manager, OpenError, RotateError};
+pub use self::policy::{Lifetimes, Policy, PolicyError};
+pub use self::status::{AuthorityStatus, CaStatus};

@@ -5,5 +5,38 @@
 mod contract;
 mod memory;
 
+use certs::{Profile, SecretKey};
+use spiffe::{Class, NodeId, Purpose, RequestId, SpiffeId, SvidRequest, Tenant};
+
 pub use self::contract::{StoreFixture, authorities_contract, journal_contract};
 pub use self::memory::{Call, MemoryStore};
+
+/// A request that the default policy allows for `spiffe://td` and `path`, with a new key whose private half is
+/// thrown away; workloads are for node `web-1`.
+///
+/// # Panics
+/// When `path` is none.
+#[must_use]
+pub fn request(path: &str, purpose: Purpose) -> SvidRequest {
+    let id = SpiffeId::parse(&format!("spiffe://td{path}")).expect("test paths parse");
+    let (profile, node) = match id.class() {
+        Ok(Class::Node(node)) => (Profile::Node, Some(node)),
+        Ok(Class::Server) => (Profile::Server, None),
+        Ok(Class::Operator(_)) => (Profile::Operator, None),
+        Ok(Class::Workload) | Err(_) => (Profile::Workload, NodeId::parse("web-1").ok()),
+    };
+    SvidRequest {
+        id,
+        profile,
+        public_key: SecretKey::generate(profile.key_kind()).public().clone(),
+        lifetime: profile.default_lifetime(),
+        dns_names: Vec::new(),
+        ip_addresses: Vec::new(),
+        tenant: Tenant::default(),
+        node,
+        purpose,
+        deadline: None,
+        spend: None,
+        request_id: RequestId::random(),
+    }
+}

@@ -1,0 +1,188 @@
+//! Keys that sign certificates: making a root, making an issuing authority under it, and signing with one.
+
+use audit::{Action, Actor, Event};
+use certs::{
+    Certificate, IssueError, KeyError, Profile, SecretKey, Serial, Severity, Signer, SoftwareSigner,
+    Template, Timestamp, Validity, lint, rehearse, sign,
+};
+use spiffe::AuthorityId;
+use thiserror::Error;
+
+use crate::{
+    policy::Policy,
+    ports::{AuthorityError, AuthorityRecord, AuthorityState, Place},
+};
+
+/// Why there is no new authority.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum PrepareError {
+    /// There is no root to sign it.
+    #[error("no root is active")]
+    NoRoot,
+    /// The root has too little life left.
+    #[error("root {root} ends at {not_after}, too soon for another issuing authority")]
+    RootNearItsEnd {
+        /// Which root.
+        root: AuthorityId,
+        /// Its last second.
+        not_after: Timestamp,
+    },
+    /// What would come out breaks a rule.
+    #[error("authority certificate breaks rule {rule}: {message}")]
+    Lint {
+        /// The rule's name.
+        rule: &'static str,
+        /// What is wrong.
+        message: String,
+    },
+    /// The key could not be used.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// It was not signed.
+    #[error(transparent)]
+    Sign(#[from] IssueError),
+    /// It was not kept, or the root's key was not found.
+    #[error(transparent)]
+    Keep(#[from] AuthorityError),
+}
+
+/// Makes a self-signed root that is active at once.
+pub(crate) fn make_root(
+    policy: &Policy,
+    now: Timestamp,
+) -> Result<(AuthorityRecord, SecretKey), PrepareError> {
+    let key = SecretKey::generate(Profile::Root.key_kind());
+    let validity = Validity::starting(now, policy.lifetimes.root, None);
+    let template = template(policy, Profile::Root, &key, validity);
+    check(&rehearse(&template, None)?, None, Profile::Root)?;
+    let certificate = sign(&template, None, &SoftwareSigner::try_new(&key)?)?;
+    check(&certificate, None, Profile::Root)?;
+    let record = record(certificate, Place::Root, None, now);
+    Ok((AuthorityRecord { state: AuthorityState::Active, activated: Some(now), ..record }, key))
+}
+
+/// Makes an issuing authority under `root`, prepared.
+pub(crate) fn make_issuing(
+    policy: &Policy,
+    root: &AuthorityRecord,
+    root_key: &SecretKey,
+    now: Timestamp,
+) -> Result<(AuthorityRecord, SecretKey), PrepareError> {
+    let above = &root.certificate;
+    let bounds = Validity { not_before: above.not_before(), not_after: above.not_after() };
+    let validity = Validity::starting(now, policy.lifetimes.issuing, Some(bounds));
+    // At half of its life it must still have the two leaf lifetimes that signing needs.
+    if validity.not_after.since(now) < 2 * policy.least_remaining() {
+        return Err(PrepareError::RootNearItsEnd { root: root.id, not_after: above.not_after() });
+    }
+    let key = SecretKey::generate(Profile::Issuing.key_kind());
+    let template = template(policy, Profile::Issuing, &key, validity);
+    check(&rehearse(&template, Some(above))?, Some(above), Profile::Issuing)?;
+    let certificate = sign(&template, Some(above), &SoftwareSigner::try_new(root_key)?)?;
+    check(&certificate, Some(above), Profile::Issuing)?;
+    if !certificate.is_signed_by(above) {
+        let message = "the root's key did not make its signature".to_owned();
+        return Err(PrepareError::Lint { rule: "signature", message });
+    }
+    Ok((record(certificate, Place::Issuing, Some(root.id), now), key))
+}
+
+fn template(policy: &Policy, profile: Profile, key: &SecretKey, validity: Validity) -> Template {
+    let id = AuthorityId::of(key.public().hash());
+    let place = if profile == Profile::Root { "root" } else { "issuing" };
+    Template {
+        profile,
+        serial: Serial::random(),
+        validity,
+        public_key: key.public().clone(),
+        subject: Some(("Credence".to_owned(), format!("{place} {id}"))),
+        uri: policy.trust_domain.to_uri(),
+        dns_names: Vec::new(),
+        ip_addresses: Vec::new(),
+    }
+}
+
+fn check(
+    certificate: &Certificate,
+    issuer: Option<&Certificate>,
+    profile: Profile,
+) -> Result<(), PrepareError> {
+    let findings = lint(certificate, issuer, profile);
+    match findings.into_iter().find(|finding| finding.severity == Severity::Error) {
+        Some(finding) => Err(PrepareError::Lint { rule: finding.rule, message: finding.message }),
+        None => Ok(()),
+    }
+}
+
+fn record(
+    certificate: Certificate,
+    place: Place,
+    parent: Option<AuthorityId>,
+    now: Timestamp,
+) -> AuthorityRecord {
+    AuthorityRecord {
+        id: AuthorityId::of(certificate.spki_hash()),
+        place,
+        state: AuthorityState::Prepared,
+        certificate,
+        parent,
+        created: now,
+        activated: None,
+        retired: None,
+        removed: None,
+    }
+}
+
+/// The event of a step in the life of `record`.
+pub(crate) fn event(
+    action: Action,
+    record: &AuthorityRecord,
+    at: Timestamp,
+    actor: Actor,
+    reason: &str,
+) -> Event {
+    let mut event = Event::done(at, actor, action, record.id.to_string())
+        .with("place", if record.place == Place::Root { "root" } else { "issuing" })
+        .with("serial", record.certificate.serial())
+        .with("not_after", record.certificate.not_after());
+    if let Some(parent) = record.parent {
+        event = event.with("parent", parent);
+    }
+    reason.clone_into(&mut event.reason);
+    event
+}
+
+/// An issuing authority with its key at hand.
+#[derive(Debug)]
+pub(crate) struct SigningAuthority {
+    id: AuthorityId,
+    certificate: Certificate,
+    signer: Box<dyn Signer>,
+}
+
+impl SigningAuthority {
+    /// The authority of `record`, whose key is `key`.
+    pub(crate) fn try_new(record: &AuthorityRecord, key: &SecretKey) -> Result<Self, KeyError> {
+        let signer = Box::new(SoftwareSigner::try_new(key)?);
+        Ok(Self { id: record.id, certificate: record.certificate.clone(), signer })
+    }
+
+    pub(crate) fn id(&self) -> AuthorityId {
+        self.id
+    }
+
+    pub(crate) fn certificate(&self) -> &Certificate {
+        &self.certificate
+    }
+
+    /// Signs a leaf. Only `issuance` calls it, with what its journal holds.
+    pub(crate) fn sign(&self, template: &Template) -> Result<Certificate, IssueError> {
+        sign(template, Some(&self.certificate), self.signer.as_ref())
+    }
+
+    /// The same certificate over another signer, to see what bad output leads to.
+    #[cfg(test)]
+    pub(crate) fn with_signer(&self, signer: Box<dyn Signer>) -> Self {
+        Self { id: self.id, certificate: self.certificate.clone(), signer }
+    }
+}

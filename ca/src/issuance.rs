@@ -1,0 +1,392 @@
+//! One certificate from request to release (security reference 5.3).
+//!
+//! Each step is a type that only the step before it makes and the next one consumes, so that nothing is signed
+//! that was not authorized, linted and written down, in this order:
+//!
+//! ```text
+//! SvidRequest -authorize-> Authorized -prepare-> Prepared -record-> Intended -sign-> Signed -release-> IssuedSvid
+//!                                                                          \-> Failed -record-> IssueError
+//! ```
+
+use std::{collections::BTreeSet, time::Duration};
+
+use audit::{Action, Actor, Event, Outcome};
+use certs::{
+    Certificate, Chain, Profile, Serial, Severity, SpkiHash, Template, Timestamp, Usage, Validity,
+    format_duration, lint, rehearse,
+};
+use spiffe::{
+    AuthorityId, Class, IssueError, IssuedSvid, NodeId, Purpose, SpiffeId, SvidRequest, Trust, TrustDomain,
+    verify_svid,
+};
+use thiserror::Error;
+
+use crate::{
+    authority::SigningAuthority,
+    policy::Policy,
+    ports::{Intent, IssueOutcome, Journal, JournalError, ResultRecord},
+};
+
+/// The longest time between deciding and signing. It keeps what a retired authority may still sign inside the
+/// grace after its retirement.
+const MAX_PENDING: Duration = Duration::from_secs(30);
+
+/// Why policy forbids a certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub(crate) enum Refusal {
+    #[error("{id} is outside the trust domain {domain}")]
+    ForeignDomain { id: SpiffeId, domain: TrustDomain },
+    #[error("{0} is reserved and given out to nobody")]
+    Reserved(SpiffeId),
+    #[error("{id} is of class {class}, which a {profile:?} certificate cannot carry")]
+    WrongClass { id: SpiffeId, class: &'static str, profile: Profile },
+    #[error("{id} cannot be issued for node {node}")]
+    WrongNode { id: SpiffeId, node: NodeId },
+    #[error("purpose {purpose:?} does not go with a {profile:?} certificate")]
+    WrongPurpose { purpose: Purpose, profile: Profile },
+    #[error("lifetime {} is not between {} and {}",
+        format_duration(*lifetime), format_duration(*min), format_duration(*max))]
+    Lifetime { lifetime: Duration, min: Duration, max: Duration },
+    #[error("DNS names and addresses are for server certificates, not for {0}")]
+    Names(SpiffeId),
+    #[error("the key is that of an authority")]
+    AuthorityKey,
+    #[error("an enrolment spends a join token for its own key, and nothing else does")]
+    Token,
+    #[error("the certificate would break rule {rule}: {message}")]
+    Lint { rule: &'static str, message: String },
+}
+
+/// A request that policy allows.
+#[derive(Debug)]
+pub(crate) struct Authorized {
+    request: SvidRequest,
+    node: Option<NodeId>,
+}
+
+impl Authorized {
+    /// Holds `request` against policy; `authority_keys` are the keys of every authority there ever was.
+    pub(crate) fn authorize(
+        request: SvidRequest,
+        policy: &Policy,
+        authority_keys: &BTreeSet<SpkiHash>,
+    ) -> Result<Self, Refusal> {
+        let id = &request.id;
+        if *id.trust_domain() != policy.trust_domain {
+            return Err(Refusal::ForeignDomain { id: id.clone(), domain: policy.trust_domain.clone() });
+        }
+        let node = allowed_node(&request)?;
+        if !purpose_fits(request.purpose, request.profile) {
+            return Err(Refusal::WrongPurpose { purpose: request.purpose, profile: request.profile });
+        }
+        let (min, max) = policy.bounds(request.profile);
+        if !(min..=max).contains(&request.lifetime) {
+            return Err(Refusal::Lifetime { lifetime: request.lifetime, min, max });
+        }
+        let has_names = !request.dns_names.is_empty() || !request.ip_addresses.is_empty();
+        if has_names && request.profile != Profile::Server {
+            return Err(Refusal::Names(id.clone()));
+        }
+        let spki = request.public_key.hash();
+        if authority_keys.contains(&spki) {
+            return Err(Refusal::AuthorityKey);
+        }
+        let spends_its_own = request.spend.as_ref().map(|spend| spend.spki == spki);
+        match (request.purpose, spends_its_own) {
+            (Purpose::Enrolment, Some(true)) => {}
+            (Purpose::Enrolment, _) | (_, Some(_)) => return Err(Refusal::Token),
+            (_, None) => {}
+        }
+        Ok(Self { request, node })
+    }
+
+    /// Builds the certificate that `authority` would sign, and lints it as signed by a throwaway key.
+    pub(crate) fn prepare(
+        self,
+        authority: &SigningAuthority,
+        policy: &Policy,
+        serial: Serial,
+        epoch: u64,
+        now: Timestamp,
+    ) -> Result<Prepared, IssueError> {
+        let issuer = authority.certificate();
+        if issuer.not_after().since(now) < policy.least_remaining() {
+            return Err(IssueError::Unavailable(format!(
+                "issuing authority {} ends at {} and needs a successor",
+                authority.id(),
+                issuer.not_after()
+            )));
+        }
+        let bounds = Validity { not_before: issuer.not_before(), not_after: issuer.not_after() };
+        let template = Template {
+            profile: self.request.profile,
+            serial,
+            validity: Validity::starting(now, self.request.lifetime, Some(bounds)),
+            public_key: self.request.public_key.clone(),
+            subject: None,
+            uri: self.request.id.as_str().to_owned(),
+            dns_names: self.request.dns_names.clone(),
+            ip_addresses: self.request.ip_addresses.clone(),
+        };
+        let rehearsal =
+            rehearse(&template, Some(issuer)).map_err(|error| IssueError::Refused(error.to_string()))?;
+        lint_error(&rehearsal, issuer, template.profile)
+            .map_or(Ok(()), Err)
+            .map_err(|refusal| IssueError::Refused(refusal.to_string()))?;
+        let tbs_sha256 = SpkiHash::of(rehearsal.to_be_signed()).0;
+        Ok(Prepared { authorized: self, template, tbs_sha256, authority: authority.id(), epoch, at: now })
+    }
+}
+
+fn allowed_node(request: &SvidRequest) -> Result<Option<NodeId>, Refusal> {
+    let id = &request.id;
+    let class = id.class().map_err(|_| Refusal::Reserved(id.clone()))?;
+    match (request.profile, &class) {
+        (Profile::Node, Class::Node(node)) => match &request.node {
+            Some(other) if other != node => Err(Refusal::WrongNode { id: id.clone(), node: other.clone() }),
+            _ => Ok(Some(node.clone())),
+        },
+        (Profile::Workload, Class::Workload) => Ok(request.node.clone()),
+        (Profile::Server, Class::Server) | (Profile::Operator, Class::Operator(_)) => match &request.node {
+            Some(node) => Err(Refusal::WrongNode { id: id.clone(), node: node.clone() }),
+            None => Ok(None),
+        },
+        (profile, class) => Err(Refusal::WrongClass { id: id.clone(), class: class.word(), profile }),
+    }
+}
+
+fn purpose_fits(purpose: Purpose, profile: Profile) -> bool {
+    match purpose {
+        Purpose::Enrolment | Purpose::NodeRenewal => profile == Profile::Node,
+        Purpose::Delivery => profile == Profile::Workload,
+        Purpose::Renewal | Purpose::ForcedRenewal => matches!(profile, Profile::Workload | Profile::Server),
+        Purpose::Server => profile == Profile::Server,
+        Purpose::Operator => profile == Profile::Operator,
+    }
+}
+
+fn lint_error(certificate: &Certificate, issuer: &Certificate, profile: Profile) -> Option<Refusal> {
+    lint(certificate, Some(issuer), profile)
+        .into_iter()
+        .find(|finding| finding.severity == Severity::Error)
+        .map(|finding| Refusal::Lint { rule: finding.rule, message: finding.message })
+}
+
+/// A certificate that would be good, with a serial number that is not reserved yet.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    authorized: Authorized,
+    template: Template,
+    tbs_sha256: [u8; 32],
+    authority: AuthorityId,
+    epoch: u64,
+    at: Timestamp,
+}
+
+/// What recording an intent led to.
+#[derive(Debug)]
+pub(crate) enum Recorded {
+    /// It is written; it may be signed.
+    Intended(Intended),
+    /// The serial number is taken; prepare it again with another.
+    SerialTaken(Authorized),
+    /// It must not be signed.
+    Refused(IssueError),
+}
+
+impl Prepared {
+    /// Reserves the serial number, spends the token and writes the intent, all in one transaction.
+    pub(crate) async fn record(self, journal: &dyn Journal) -> Recorded {
+        let event = self.event(Action::CertificateIntent, self.at);
+        let spend = self.authorized.request.spend.clone();
+        match journal.record_intent(self.intent(), spend, event).await {
+            Ok(()) => Recorded::Intended(Intended(self)),
+            Err(JournalError::SerialTaken(_)) => Recorded::SerialTaken(self.authorized),
+            Err(error) => Recorded::Refused(refusal_of(error)),
+        }
+    }
+
+    fn intent(&self) -> Intent {
+        let request = &self.authorized.request;
+        Intent {
+            serial: self.template.serial.clone(),
+            authority: self.authority,
+            epoch: self.epoch,
+            tbs_sha256: self.tbs_sha256,
+            id: request.id.clone(),
+            profile: request.profile,
+            tenant: request.tenant.clone(),
+            node: self.authorized.node.clone(),
+            purpose: request.purpose,
+            spki: request.public_key.hash(),
+            not_before: self.template.validity.not_before,
+            not_after: self.template.validity.not_after,
+            at: self.at,
+            request_id: request.request_id.clone(),
+        }
+    }
+
+    fn event(&self, action: Action, at: Timestamp) -> Event {
+        let request = &self.authorized.request;
+        let actor = match &self.authorized.node {
+            Some(node) => Actor::Identity { id: request.id.trust_domain().node_id(node) },
+            None => Actor::System,
+        };
+        let mut event = Event::done(at, actor, action, request.id.as_str())
+            .with("serial", &self.template.serial)
+            .with("authority_id", self.authority)
+            .with("profile", word(&request.profile))
+            .with("purpose", word(&request.purpose))
+            .with("not_after", self.template.validity.not_after)
+            .for_tenant(request.tenant.clone())
+            .in_request(request.request_id.clone());
+        if let Some(node) = &self.authorized.node {
+            event = event.with("node_id", node);
+        }
+        if let Some(spend) = &request.spend {
+            event = event.with("token_id", &spend.token_id);
+        }
+        event
+    }
+}
+
+/// The word that serde writes for a unit variant.
+fn word(value: &impl serde::Serialize) -> String {
+    serde_json::to_value(value).ok().and_then(|word| word.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+fn refusal_of(error: JournalError) -> IssueError {
+    match error {
+        JournalError::Token(refusal) => IssueError::Token(refusal),
+        JournalError::AlreadyIssued { chain, authority, issued } => {
+            match Chain::from_ders(chain.iter().map(Vec::as_slice)) {
+                Ok(chain) => IssueError::AlreadyIssued(Box::new(IssuedSvid { chain, authority, issued })),
+                Err(error) => IssueError::Unavailable(format!("the journal holds a damaged chain: {error}")),
+            }
+        }
+        error @ (JournalError::SerialTaken(_) | JournalError::NoIntent(_) | JournalError::Unavailable(_)) => {
+            IssueError::Unavailable(error.to_string())
+        }
+    }
+}
+
+/// A certificate whose intent is in the journal. The only thing that an authority signs for a leaf.
+#[derive(Debug)]
+pub(crate) struct Intended(Prepared);
+
+impl Intended {
+    /// Signs, and holds the result against lint, verifier and what was intended.
+    pub(crate) fn sign(
+        self,
+        authority: &SigningAuthority,
+        trust: &Trust,
+        now: Timestamp,
+    ) -> Result<Signed, Failed> {
+        let signed = if now.since(self.0.at) > MAX_PENDING {
+            Err(IssueError::Unavailable("the journal took too long to record the intent".to_owned()))
+        } else {
+            authority.sign(&self.0.template).map_err(|error| IssueError::Unavailable(error.to_string()))
+        };
+        let checked = signed.and_then(|leaf| {
+            let chain = Chain::new(leaf, vec![authority.certificate().clone()]);
+            match self.0.fault(&chain, authority, trust, now) {
+                None => Ok(chain),
+                Some(fault) => Err(IssueError::BadOutput(fault)),
+            }
+        });
+        match checked {
+            Ok(chain) => Ok(Signed { prepared: self.0, chain }),
+            Err(error) => Err(Failed { prepared: self.0, error }),
+        }
+    }
+}
+
+impl Prepared {
+    /// What is wrong with the chain that was made for it.
+    fn fault(
+        &self,
+        chain: &Chain,
+        authority: &SigningAuthority,
+        trust: &Trust,
+        now: Timestamp,
+    ) -> Option<String> {
+        let leaf = chain.leaf();
+        if SpkiHash::of(leaf.to_be_signed()).0 != self.tbs_sha256 {
+            return Some("it is not what was intended".to_owned());
+        }
+        let request = &self.authorized.request;
+        if leaf.spki_der() != request.public_key.spki_der() || *leaf.serial() != self.template.serial {
+            return Some("its key or serial number is another".to_owned());
+        }
+        if let Some(refusal) = lint_error(leaf, authority.certificate(), request.profile) {
+            return Some(refusal.to_string());
+        }
+        for usage in [Usage::Server, Usage::Client] {
+            match verify_svid(chain, trust, now, usage) {
+                Ok(svid) if *svid.id() == request.id => {}
+                Ok(svid) => return Some(format!("it names {}", svid.id())),
+                Err(error) => return Some(error.to_string()),
+            }
+        }
+        None
+    }
+
+    fn result(&self, outcome: IssueOutcome, at: Timestamp) -> ResultRecord {
+        let serial = self.template.serial.clone();
+        ResultRecord { serial, authority: self.authority, outcome, at }
+    }
+}
+
+/// A certificate that was signed and checked, and is nobody's yet.
+#[derive(Debug)]
+pub(crate) struct Signed {
+    prepared: Prepared,
+    chain: Chain,
+}
+
+impl Signed {
+    /// Records the result, and only then lets the certificate out.
+    pub(crate) async fn release(
+        self,
+        journal: &dyn Journal,
+        now: Timestamp,
+    ) -> Result<IssuedSvid, IssueError> {
+        let ders = self.chain.certificates().map(|certificate| certificate.der().to_vec()).collect();
+        let result = self.prepared.result(IssueOutcome::Issued(ders), now);
+        let event = self.prepared.event(Action::CertificateIssue, now);
+        journal
+            .record_result(result, event)
+            .await
+            .map_err(|error| IssueError::Unavailable(error.to_string()))?;
+        Ok(IssuedSvid { chain: self.chain, authority: self.prepared.authority, issued: self.prepared.at })
+    }
+}
+
+/// An intent that did not become a certificate.
+#[derive(Debug)]
+pub(crate) struct Failed {
+    prepared: Prepared,
+    error: IssueError,
+}
+
+impl Failed {
+    /// Records the failure and answers it. If that is not possible either, the row stays "unknown".
+    pub(crate) async fn record(self, journal: &dyn Journal, now: Timestamp) -> IssueError {
+        let reason = self.error.to_string();
+        let mut event = self.prepared.event(Action::CertificateFail, now);
+        event.outcome = Outcome::Failed;
+        event.reason.clone_from(&reason);
+        let result = self.prepared.result(IssueOutcome::Failed(reason), now);
+        if let Err(error) = journal.record_result(result, event).await {
+            tracing::warn!(
+                %error,
+                serial = %self.prepared.template.serial,
+                "failed issuance was not recorded, its outcome stays unknown"
+            );
+        }
+        self.error
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,147 @@
+//! The built-in issuer: a bounded queue in front of the issuance pipeline, with many requests in flight so that
+//! they share the commits of the journal.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use audit::{Action, Actor, Event, Refusals};
+use certs::{Clock, Serial, SpkiHash};
+use futures::stream::{FuturesUnordered, StreamExt};
+use spiffe::{IssueError, IssuedSvid, SvidRequest, Trust};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::queue::{Job, MAX_WAITING, Queue};
+use crate::{
+    authority::SigningAuthority,
+    issuance::{Authorized, Recorded},
+    policy::Policy,
+    ports::{Journal, Remaining},
+};
+
+/// How many issuances are under way at once.
+const MAX_IN_FLIGHT: usize = 64;
+/// How often a serial number may turn out to be taken. Of 159 random bits none ever is; a journal that says so
+/// again and again is broken.
+const MAX_SERIALS: u32 = 4;
+
+/// Who signs at the moment, and what the result is held against.
+#[derive(Debug)]
+pub(crate) struct Signing {
+    pub(crate) authority: Option<Arc<SigningAuthority>>,
+    pub(crate) authority_keys: BTreeSet<SpkiHash>,
+    pub(crate) trust: Arc<Trust>,
+}
+
+/// What every issuance needs.
+pub(crate) struct Pipeline {
+    pub(crate) journal: Arc<dyn Journal>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) refusals: Arc<dyn Refusals>,
+    pub(crate) policy: Policy,
+    pub(crate) epoch: u64,
+    pub(crate) signing: watch::Receiver<Arc<Signing>>,
+}
+
+impl Pipeline {
+    async fn issue(&self, request: SvidRequest) -> Result<IssuedSvid, IssueError> {
+        let signing = Arc::clone(&self.signing.borrow());
+        let authority = signing
+            .authority
+            .as_deref()
+            .ok_or_else(|| IssueError::Unavailable("no issuing authority is active".to_owned()))?;
+        let mut authorized =
+            match Authorized::authorize(request.clone(), &self.policy, &signing.authority_keys) {
+                Ok(authorized) => authorized,
+                Err(refusal) => return Err(self.refuse(&request, refusal.to_string())),
+            };
+        for _ in 0..MAX_SERIALS {
+            let now = self.clock.now();
+            let prepared = authorized
+                .prepare(authority, &self.policy, Serial::random(), self.epoch, now)
+                .map_err(|error| match error {
+                    IssueError::Refused(reason) => self.refuse(&request, reason),
+                    error => error,
+                })?;
+            let intended = match prepared.record(self.journal.as_ref()).await {
+                Recorded::Intended(intended) => intended,
+                Recorded::SerialTaken(again) => {
+                    authorized = again;
+                    continue;
+                }
+                Recorded::Refused(error) => return Err(error),
+            };
+            let now = self.clock.now();
+            return match intended.sign(authority, &signing.trust, now) {
+                Ok(signed) => signed.release(self.journal.as_ref(), now).await,
+                Err(failed) => Err(failed.record(self.journal.as_ref(), now).await),
+            };
+        }
+        Err(IssueError::Unavailable("the journal calls every serial number taken".to_owned()))
+    }
+
+    fn refuse(&self, request: &SvidRequest, reason: String) -> IssueError {
+        let actor = match &request.node {
+            Some(node) => Actor::Identity { id: self.policy.trust_domain.node_id(node) },
+            None => Actor::System,
+        };
+        let action = Action::CertificateFail;
+        let event = Event::refused(self.clock.now(), actor, action, request.id.as_str(), reason.clone())
+            .for_tenant(request.tenant.clone())
+            .in_request(request.request_id.clone());
+        self.refusals.refuse(event);
+        IssueError::Refused(reason)
+    }
+}
+
+/// The shell around queue and pipeline.
+pub(crate) struct BuiltinIssuer {
+    pipeline: Pipeline,
+    queue: Queue,
+    jobs: mpsc::Receiver<Job>,
+}
+
+impl BuiltinIssuer {
+    /// An issuer, and where its jobs go in.
+    pub(crate) fn new(pipeline: Pipeline, remaining: Vec<Remaining>) -> (Self, mpsc::Sender<Job>) {
+        let (sender, jobs) = mpsc::channel(MAX_WAITING);
+        (Self { pipeline, queue: Queue::new(remaining), jobs }, sender)
+    }
+
+    /// Issues until `shutdown`; then finishes what is under way and turns the rest away.
+    pub(crate) async fn run(self, shutdown: CancellationToken) {
+        let Self { pipeline, mut queue, mut jobs } = self;
+        let pipeline = &pipeline;
+        let carry_out = async |job: Job| {
+            let token = job.request.spend.as_ref().map(|spend| spend.token_id.clone());
+            let answer = pipeline.issue(job.request).await;
+            // Whoever asked may be gone; the certificate is in the journal all the same.
+            let _ = job.reply.send(answer);
+            token
+        };
+        let mut in_flight = FuturesUnordered::new();
+        loop {
+            while in_flight.len() < MAX_IN_FLIGHT {
+                let Some(job) = queue.pop() else { break };
+                in_flight.push(carry_out(job));
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                Some(token) = in_flight.next(), if !in_flight.is_empty() => {
+                    if let Some(token) = token {
+                        queue.spent(&token);
+                    }
+                }
+                Some(job) = jobs.recv(), if !queue.is_full() => {
+                    let now = pipeline.clock.now();
+                    queue.push(job, now);
+                    while !queue.is_full() && let Ok(job) = jobs.try_recv() {
+                        queue.push(job, now);
+                    }
+                }
+            }
+        }
+        // Dropping queue and channel answers their jobs: the askers see the reply channel close.
+        drop((queue, jobs));
+        while in_flight.next().await.is_some() {}
+    }
+}

@@ -1,0 +1,158 @@
+//! Who is next: whoever has the least life remaining.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use certs::Timestamp;
+use spiffe::{IssueError, IssuedSvid, NodeId, SpiffeId, SvidRequest};
+use tokio::sync::oneshot;
+
+use crate::ports::Remaining;
+
+/// How many requests wait at most; more are told to come again.
+pub(crate) const MAX_WAITING: usize = 16_384;
+
+/// A request and whoever waits for its answer.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) request: SvidRequest,
+    pub(crate) reply: oneshot::Sender<Result<IssuedSvid, IssueError>>,
+}
+
+/// Requests by the end of what they replace. One that replaces nothing is as urgent as one that ends now.
+///
+/// Two requests that spend one token go one after the other, so that the second gets what the first was issued.
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    jobs: BTreeMap<(Timestamp, u64), Job>,
+    arrivals: u64,
+    spending: HashSet<String>,
+    remembered: HashMap<(SpiffeId, Option<NodeId>), Timestamp>,
+}
+
+impl Queue {
+    /// A queue that knows from the journal what leaves are out there. Each is looked at once: after that,
+    /// whoever asks again knows better.
+    pub(crate) fn new(remaining: Vec<Remaining>) -> Self {
+        let remembered = remaining
+            .into_iter()
+            .map(|remaining| ((remaining.id, remaining.node), remaining.not_after))
+            .collect();
+        Self { remembered, ..Self::default() }
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.jobs.len() >= MAX_WAITING
+    }
+
+    pub(crate) fn push(&mut self, job: Job, now: Timestamp) {
+        let remembered = self.remembered.remove(&(job.request.id.clone(), job.request.node.clone()));
+        let deadline = job.request.deadline.or(remembered).unwrap_or(now).max(now);
+        self.arrivals += 1;
+        self.jobs.insert((deadline, self.arrivals), job);
+    }
+
+    /// The next job that may begin. Jobs whose asker went away are dropped.
+    pub(crate) fn pop(&mut self) -> Option<Job> {
+        loop {
+            let free = |job: &Job| token(job).is_none_or(|token| !self.spending.contains(token));
+            let key = self.jobs.iter().find(|(_, job)| free(job)).map(|(key, _)| *key)?;
+            let job = self.jobs.remove(&key)?;
+            if job.reply.is_closed() {
+                continue;
+            }
+            if let Some(token) = token(&job) {
+                self.spending.insert(token.to_owned());
+            }
+            return Some(job);
+        }
+    }
+
+    /// The job that spent `token` has ended.
+    pub(crate) fn spent(&mut self, token: &str) {
+        self.spending.remove(token);
+    }
+}
+
+fn token(job: &Job) -> Option<&str> {
+    job.request.spend.as_ref().map(|spend| spend.token_id.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use certs::SpkiHash;
+    use spiffe::{Purpose, TokenSpend};
+
+    use super::*;
+    use crate::testing::request;
+
+    type Answer = oneshot::Receiver<Result<IssuedSvid, IssueError>>;
+
+    fn job(path: &str, change: impl FnOnce(&mut SvidRequest)) -> (Job, Answer) {
+        let mut request = request(path, Purpose::Delivery);
+        change(&mut request);
+        let (reply, answer) = oneshot::channel();
+        (Job { request, reply }, answer)
+    }
+
+    fn names(queue: &mut Queue) -> Vec<String> {
+        std::iter::from_fn(|| queue.pop()).map(|job| job.request.id.path().to_owned()).collect()
+    }
+
+    #[test]
+    fn the_least_remaining_life_goes_first() {
+        let now = Timestamp::from_unix_secs(1_800_000_000);
+        let after = |secs: u64| now + Duration::from_secs(secs);
+        let known = |path: &str, secs: u64| {
+            let request = request(path, Purpose::Delivery);
+            Remaining { id: request.id, node: request.node, not_after: after(secs) }
+        };
+        let mut queue = Queue::new(vec![known("/known-50", 50), known("/known-20", 20)]);
+        let mut answers = Vec::new();
+        for (path, deadline) in [
+            ("/in-30", Some(after(30))),
+            ("/known-50", None),
+            ("/new", None),
+            ("/known-20", None),
+            ("/late", Some(now - Duration::from_secs(9))),
+            ("/in-10", Some(after(10))),
+            ("/known-50", None),
+        ] {
+            let (job, answer) = job(path, |request| request.deadline = deadline);
+            answers.push(answer);
+            queue.push(job, now);
+        }
+        let order = names(&mut queue);
+        assert_eq!(order, ["/new", "/late", "/known-50", "/in-10", "/known-20", "/in-30", "/known-50"]);
+    }
+
+    #[test]
+    fn one_token_is_spent_by_one_job_at_a_time() {
+        let now = Timestamp::EPOCH;
+        let mut queue = Queue::default();
+        let mut answers = Vec::new();
+        for (path, token) in [("/a", "t1"), ("/b", "t1"), ("/c", "t2")] {
+            let spend = TokenSpend { token_id: token.to_owned(), spki: SpkiHash([0; 32]) };
+            let (job, answer) = job(path, |request| request.spend = Some(spend));
+            answers.push(answer);
+            queue.push(job, now);
+        }
+        assert_eq!(names(&mut queue), ["/a", "/c"]);
+        queue.spent("t2");
+        assert_eq!(names(&mut queue), [""; 0]);
+        queue.spent("t1");
+        assert_eq!(names(&mut queue), ["/b"]);
+    }
+
+    #[test]
+    fn nothing_is_issued_for_whoever_went_away() {
+        let mut queue = Queue::default();
+        let (gone, answer) = job("/gone", |_| {});
+        let (here, _answer) = job("/here", |_| {});
+        queue.push(gone, Timestamp::EPOCH);
+        queue.push(here, Timestamp::EPOCH);
+        drop(answer);
+        assert_eq!(names(&mut queue), ["/here"]);
+    }
+}

@@ -1,0 +1,270 @@
+//! Opens the authorities of a deployment, keeps them alive, and offers the issuer.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use async_trait::async_trait;
+use audit::{Action, Actor, Event, Refusals};
+use certs::{Clock, KeyError, SpkiHash};
+use spiffe::{AuthorityId, IssueError, IssuedSvid, SvidIssuer, SvidRequest, Trust, TrustBundle};
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    authority::{PrepareError, SigningAuthority, event, make_issuing, make_root},
+    issuer::{BuiltinIssuer, Job, Pipeline, Signing},
+    keeper::{Keeper, Rotate},
+    lifecycle::{Lifecycle, Settings},
+    policy::{Policy, PolicyError},
+    ports::{Authorities, AuthorityError, AuthorityRecord, AuthorityState, Journal, JournalError, Place},
+    status::CaStatus,
+};
+
+/// How many operators may ask for a rotation at once.
+const MAX_COMMANDS: usize = 16;
+
+/// What a manager works with.
+#[derive(Clone)]
+pub struct Deps {
+    /// Keeps authorities and their keys.
+    pub authorities: Arc<dyn Authorities>,
+    /// Keeps intents and results.
+    pub journal: Arc<dyn Journal>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Hears of requests that policy refuses.
+    pub refusals: Arc<dyn Refusals>,
+    /// What is issued here.
+    pub policy: Policy,
+    /// The store's writer epoch; stands in every intent.
+    pub epoch: u64,
+}
+
+/// Why a deployment's authorities cannot be made or opened.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// A lifetime that cannot be.
+    #[error("lifetime of {:?}: {problem}", problem.profile())]
+    Policy {
+        /// Which, and why.
+        problem: PolicyError,
+    },
+    /// There are no authorities yet.
+    #[error("no root is active, the data directory is not initialised")]
+    NotInitialised,
+    /// There are authorities already.
+    #[error("authorities exist already, {0} is one")]
+    AlreadyInitialised(AuthorityId),
+    /// The root is another trust domain's.
+    #[error("root {root} is not of trust domain {configured}")]
+    WrongTrustDomain {
+        /// Which root.
+        root: AuthorityId,
+        /// The configured trust domain.
+        configured: String,
+    },
+    /// An authority was not made.
+    #[error(transparent)]
+    Prepare(#[from] PrepareError),
+    /// Authorities were neither kept nor found.
+    #[error(transparent)]
+    Authorities(#[from] AuthorityError),
+    /// A key cannot be used.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The journal does not answer.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+}
+
+/// Why an issuing authority was not replaced. The old one signs on.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum RotateError {
+    /// It was tried and failed.
+    #[error("issuing authority was not replaced: {0}")]
+    Failed(String),
+    /// Too many ask, or the process is shutting down.
+    #[error("rotation cannot be asked for now")]
+    Unavailable,
+}
+
+/// Owns the authorities. [`Manager::run`] must be running for anything to be issued.
+pub struct Manager {
+    keeper: Keeper,
+    issuer: BuiltinIssuer,
+    handle: Handle,
+}
+
+impl Manager {
+    /// Makes the root and the first issuing authority of a deployment, in one transaction.
+    ///
+    /// # Errors
+    /// When the policy is impossible, there are authorities already, or they cannot be kept.
+    pub async fn initialise(deps: &Deps, actor: Actor) -> Result<Vec<AuthorityRecord>, OpenError> {
+        if let Some(problem) = deps.policy.problems().into_iter().next() {
+            return Err(OpenError::Policy { problem });
+        }
+        if let Some(known) = deps.authorities.load().await?.first() {
+            return Err(OpenError::AlreadyInitialised(known.id));
+        }
+        let now = deps.clock.now();
+        let (root, root_key) = make_root(&deps.policy, now)?;
+        let (issuing, issuing_key) = make_issuing(&deps.policy, &root, &root_key, now)?;
+        let issuing = AuthorityRecord { state: AuthorityState::Active, activated: Some(now), ..issuing };
+        let domain = deps.policy.trust_domain.as_str();
+        let mut events = vec![Event::done(now, actor.clone(), Action::Init, domain)];
+        for record in [&root, &issuing] {
+            events.push(event(Action::AuthorityPrepare, record, now, actor.clone(), ""));
+            events.push(event(Action::AuthorityActivate, record, now, actor.clone(), ""));
+        }
+        let records = vec![root.clone(), issuing.clone()];
+        deps.authorities.insert(vec![(root, root_key), (issuing, issuing_key)], events).await?;
+        Ok(records)
+    }
+
+    /// Opens what [`Manager::initialise`] made, wherever the last process ended.
+    ///
+    /// # Errors
+    /// When there is nothing to open, it is of another trust domain, or the store or a key does not answer.
+    pub async fn open(deps: Deps) -> Result<Self, OpenError> {
+        if let Some(problem) = deps.policy.problems().into_iter().next() {
+            return Err(OpenError::Policy { problem });
+        }
+        let records = deps.authorities.load().await?;
+        let root = active(&records, Place::Root).ok_or(OpenError::NotInitialised)?;
+        let uri = deps.policy.trust_domain.to_uri();
+        if root.certificate.uri_names() != [uri.into_bytes()] {
+            let configured = deps.policy.trust_domain.to_string();
+            return Err(OpenError::WrongTrustDomain { root: root.id, configured });
+        }
+        let authority = match active(&records, Place::Issuing) {
+            Some(record) => {
+                let key = deps.authorities.load_key(record.id).await?;
+                Some(Arc::new(SigningAuthority::try_new(record, &key)?))
+            }
+            None => None,
+        };
+        let remaining = deps.journal.remaining(deps.clock.now()).await?;
+        let machine = Lifecycle::resume(Settings::new(deps.policy.lifetimes.issuing), &records);
+
+        let signing = watch::Sender::new(Arc::new(signing(&deps.policy, &records, authority)));
+        let trust = watch::Sender::new(Arc::clone(&signing.borrow().trust));
+        let status = watch::Sender::new(Arc::new(CaStatus::default()));
+        let active = watch::Sender::new(machine.active());
+        let (commands, asked) = mpsc::channel(MAX_COMMANDS);
+        let pipeline = Pipeline {
+            journal: Arc::clone(&deps.journal),
+            clock: Arc::clone(&deps.clock),
+            refusals: Arc::clone(&deps.refusals),
+            policy: deps.policy.clone(),
+            epoch: deps.epoch,
+            signing: signing.subscribe(),
+        };
+        let (issuer, jobs) = BuiltinIssuer::new(pipeline, remaining);
+        let handle = Handle {
+            jobs,
+            commands,
+            trust: trust.subscribe(),
+            status: status.subscribe(),
+            active: active.subscribe(),
+        };
+        let keeper = Keeper::new(deps, machine, records, asked, (signing, trust, status, active));
+        Ok(Self { keeper, issuer, handle })
+    }
+
+    /// The way in, for everybody else.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Issues, and replaces and removes authorities, until `shutdown`.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let Self { keeper, issuer, handle } = self;
+        drop(handle);
+        tokio::join!(keeper.run(shutdown.clone()), issuer.run(shutdown));
+    }
+}
+
+fn active(records: &[AuthorityRecord], place: Place) -> Option<&AuthorityRecord> {
+    records.iter().find(|record| record.place == place && record.state == AuthorityState::Active)
+}
+
+/// What issuances go by, as `records` say it.
+pub(crate) fn signing(
+    policy: &Policy,
+    records: &[AuthorityRecord],
+    authority: Option<Arc<SigningAuthority>>,
+) -> Signing {
+    let roots = || records.iter().filter(|record| record.place == Place::Root);
+    let anchors = roots()
+        .filter(|root| root.state != AuthorityState::Removed)
+        .map(|root| root.certificate.clone())
+        .collect();
+    // Counts every coming and going, so it grows with each change and survives a restart.
+    let gone = roots().filter(|root| root.state == AuthorityState::Removed).count();
+    let sequence = u64::try_from(roots().count() + gone).unwrap_or(u64::MAX);
+    let bundle = TrustBundle::new(policy.trust_domain.clone(), anchors, sequence);
+    let authority_keys: BTreeSet<SpkiHash> =
+        records.iter().map(|record| record.certificate.spki_hash()).collect();
+    Signing { authority, authority_keys, trust: Arc::new(Trust::new(bundle)) }
+}
+
+/// The way to a running [`Manager`]. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    jobs: mpsc::Sender<Job>,
+    commands: mpsc::Sender<Rotate>,
+    trust: watch::Receiver<Arc<Trust>>,
+    status: watch::Receiver<Arc<CaStatus>>,
+    active: watch::Receiver<Option<AuthorityId>>,
+}
+
+impl Handle {
+    /// What is trusted, as it changes.
+    #[must_use]
+    pub fn trust(&self) -> watch::Receiver<Arc<Trust>> {
+        self.trust.clone()
+    }
+
+    /// The authorities, as they change.
+    #[must_use]
+    pub fn status(&self) -> watch::Receiver<Arc<CaStatus>> {
+        self.status.clone()
+    }
+
+    /// The issuing authority that signs. When it changes, leaves of the one before are to be issued again.
+    #[must_use]
+    pub fn active(&self) -> watch::Receiver<Option<AuthorityId>> {
+        self.active.clone()
+    }
+
+    /// Replaces the issuing authority with a new key now, and answers the new one once it signs.
+    ///
+    /// # Errors
+    /// When it was not possible; the old one signs on.
+    pub async fn rotate_issuing(&self, actor: Actor, reason: &str) -> Result<AuthorityId, RotateError> {
+        let (reply, answer) = oneshot::channel();
+        let command = Rotate { actor, reason: reason.to_owned(), reply };
+        self.commands.try_send(command).map_err(|_| RotateError::Unavailable)?;
+        answer.await.map_err(|_| RotateError::Unavailable)?
+    }
+}
+
+#[async_trait]
+impl SvidIssuer for Handle {
+    async fn issue(&self, request: SvidRequest) -> Result<IssuedSvid, IssueError> {
+        let ended = || IssueError::Unavailable("the issuer is shutting down".to_owned());
+        let (reply, answer) = oneshot::channel();
+        self.jobs.try_send(Job { request, reply }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => {
+                IssueError::Unavailable("too many requests are waiting".to_owned())
+            }
+            mpsc::error::TrySendError::Closed(_) => ended(),
+        })?;
+        answer.await.map_err(|_| ended())?
+    }
+}
+
+#[cfg(test)]
+mod tests;
