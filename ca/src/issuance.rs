@@ -60,7 +60,7 @@ pub(crate) enum Refusal {
 /// A request that policy allows.
 #[derive(Debug)]
 pub(crate) struct Authorized {
-    request: SvidRequest,
+    request: Box<SvidRequest>,
     node: Option<NodeId>,
 }
 
@@ -97,7 +97,7 @@ impl Authorized {
             (Purpose::Enrolment, _) | (_, Some(_)) => return Err(Refusal::Token),
             (_, None) => {}
         }
-        Ok(Self { request, node })
+        Ok(Self { request: Box::new(request), node })
     }
 
     /// Builds the certificate that `authority` would sign, and lints it as signed by a throwaway key.
@@ -200,7 +200,7 @@ impl Prepared {
         let event = self.event(Action::CertificateIntent, self.at);
         let spend = self.authorized.request.spend.clone();
         match journal.record_intent(self.intent(), spend, event).await {
-            Ok(()) => Recorded::Intended(Intended(self)),
+            Ok(()) => Recorded::Intended(Intended(Box::new(self))),
             Err(JournalError::SerialTaken(_)) => Recorded::SerialTaken(self.authorized),
             Err(error) => Recorded::Refused(refusal_of(error)),
         }
@@ -272,7 +272,7 @@ fn refusal_of(error: JournalError) -> IssueError {
 
 /// A certificate whose intent is in the journal. The only thing that an authority signs for a leaf.
 #[derive(Debug)]
-pub(crate) struct Intended(Prepared);
+pub(crate) struct Intended(Box<Prepared>);
 
 impl Intended {
     /// Signs, and holds the result against lint, verifier and what was intended.
@@ -340,7 +340,7 @@ impl Prepared {
 /// A certificate that was signed and checked, and is nobody's yet.
 #[derive(Debug)]
 pub(crate) struct Signed {
-    prepared: Prepared,
+    prepared: Box<Prepared>,
     chain: Chain,
 }
 
@@ -365,7 +365,7 @@ impl Signed {
 /// An intent that did not become a certificate.
 #[derive(Debug)]
 pub(crate) struct Failed {
-    prepared: Prepared,
+    prepared: Box<Prepared>,
     error: IssueError,
 }
 

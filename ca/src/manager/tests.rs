@@ -351,7 +351,7 @@ async fn refusals_are_heard_and_leave_no_row_in_the_journal() {
             assert!(matches!(handle.issue(asked).await, Err(IssueError::Refused(_))));
         })
         .await;
-    let heard = world.heard.0.lock().unwrap();
+    let heard = std::mem::take(&mut *world.heard.0.lock().unwrap());
     assert_eq!(heard.len(), 2);
     assert!(heard.iter().all(|event| event.object == "spiffe://td/web"));
     assert!(world.store.certificates(&CertificateFilter::default()).await.unwrap().is_empty());
