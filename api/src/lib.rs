@@ -11,5 +11,6 @@
 //! ```
 
 pub mod limit;
+pub mod node;
 pub mod ports;
 pub mod token;

@@ -88,6 +88,13 @@ impl VerifiedSvid {
         let spki = SpkiHash::of(id.as_str().as_bytes());
         Self { id, class, serial: Serial::random(), spki, authority: SpkiHash([0; 32]), not_after }
     }
+
+    /// The same with a key that the test knows.
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn for_tests_with_key(id: SpiffeId, not_after: Timestamp, spki: SpkiHash) -> Self {
+        Self { spki, ..Self::for_tests(id, not_after) }
+    }
 }
 
 /// A verified SVID at the other end of one connection. Every stream and every call begins with one.

@@ -1,0 +1,278 @@
+//! The node door: enrolment on 18001 (server TLS and evidence) and renewal on 18000 (mTLS).
+//!
+//! Whoever is refused hears a status and a correlation id, and nothing else; the reason stands in audit and log
+//! under that id (security reference 3.1 R12). Knows no socket: the accept loop puts the peer, its address and
+//! the TLS exporter among the extensions of each request. The rules themselves are `spiffe::attestation`'s.
+//!
+//! ```text
+//! Begin --> nonce, cookie        Finish --cookie, proof, token, binding, block--> SvidIssuer --> chain, bundle
+//! ```
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use audit::{Action, Actor, Event, Refusals};
+use certs::{Certificate, Clock, CsrError, Profile, Timestamp};
+use proto::credence::v1::{
+    enrolment_service_server::EnrolmentServiceServer, renewal_service_server::RenewalServiceServer,
+};
+use spiffe::{
+    Binding, Bindings, BlockList, IssueError, IssuedSvid, NodeId, RequestId, SpiffeId, SvidIssuer,
+    SvidRequest, Tenant, TokenRefusal, Trust,
+    attestation::{CookieError, CookieKey, JoinToken, ProofError, StoredToken, TokenError},
+};
+use thiserror::Error;
+use tokio::sync::watch;
+use tonic::Status;
+
+use crate::{
+    limit::RateLimit,
+    ports::{NodeStore, StoreError},
+};
+
+mod enrolment;
+mod renewal;
+
+pub use self::{enrolment::Enrolment, renewal::Renewal};
+pub use spiffe::attestation::EXPORTER_LABEL;
+
+/// The largest message that is read.
+pub const MAX_MESSAGE_BYTES: usize = 64 * 1024;
+
+/// What both ends exported from their TLS connection under [`EXPORTER_LABEL`]. The accept loop puts it among the
+/// extensions of each request; without it nothing is enrolled.
+#[derive(Clone, Copy)]
+pub struct TlsExporter(pub [u8; 32]);
+
+impl fmt::Debug for TlsExporter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TlsExporter")
+    }
+}
+
+/// What the node door decides with.
+#[derive(Debug, Clone)]
+pub struct NodeSettings {
+    /// How long a node's certificate lives.
+    pub lifetime: Duration,
+    /// Where discovery and renewal are served, as `host:port`; told to nodes.
+    pub xds_server: String,
+    /// Calls per second that one address, or one node, may make for ever.
+    pub calls_per_second: u64,
+    /// Calls that one address, or one node, may make at once.
+    pub calls_at_once: u64,
+    /// Authenticates challenges; random and new in each process.
+    pub cookie_key: [u8; 32],
+}
+
+/// What the node door needs from others.
+pub struct NodeInputs {
+    /// Makes certificates.
+    pub issuer: Arc<dyn SvidIssuer>,
+    /// Keeps join tokens.
+    pub store: Arc<dyn NodeStore>,
+    /// What may be trusted.
+    pub trust: watch::Receiver<Arc<Trust>>,
+    /// What nodes are entitled to.
+    pub bindings: watch::Receiver<Arc<Bindings>>,
+    /// Who is blocked.
+    pub blocks: watch::Receiver<Arc<BlockList>>,
+    /// Hears of refusals.
+    pub refusals: Arc<dyn Refusals>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// What enrolment and renewal share.
+pub struct NodeDoor {
+    settings: NodeSettings,
+    cookies: CookieKey,
+    inputs: NodeInputs,
+}
+
+/// Why a node was refused. The node hears none of it.
+#[derive(Debug, Error)]
+enum Refusal {
+    #[error("too many calls from one caller")]
+    TooMany,
+    #[error("method {0:?} is unknown")]
+    Method(String),
+    #[error("tenant is malformed")]
+    Tenant,
+    #[error("key hash has {0} octets instead of 32")]
+    KeyHash(usize),
+    #[error("the connection exports no keying material")]
+    NoExporter,
+    #[error("the connection proved no node identity")]
+    NoPeer,
+    #[error("certificate of the connection has expired")]
+    Expired,
+    #[error(transparent)]
+    Csr(#[from] CsrError),
+    #[error(transparent)]
+    Cookie(#[from] CookieError),
+    #[error(transparent)]
+    Proof(#[from] ProofError),
+    #[error(transparent)]
+    TokenText(#[from] TokenError),
+    #[error(transparent)]
+    Token(#[from] TokenRefusal),
+    #[error("node {0} has no enabled binding")]
+    NotBound(NodeId),
+    #[error("identity {0} is blocked")]
+    Blocked(SpiffeId),
+    #[error("renewal brought the key that it should replace")]
+    SameKey,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Issue(IssueError),
+}
+
+impl Refusal {
+    /// Whether the caller did nothing wrong and may come again.
+    fn is_ours(&self) -> bool {
+        matches!(self, Self::Store(_) | Self::Issue(IssueError::Unavailable(_) | IssueError::BadOutput(_)))
+    }
+
+    fn to_status(&self, id: &RequestId) -> Status {
+        if self.is_ours() {
+            Status::unavailable(format!("unavailable, id {id}"))
+        } else if matches!(self, Self::TooMany) {
+            Status::resource_exhausted(format!("refused, id {id}"))
+        } else {
+            Status::permission_denied(format!("refused, id {id}"))
+        }
+    }
+}
+
+/// One call, for its traces.
+struct Call {
+    id: RequestId,
+    action: Action,
+    actor: Actor,
+    now: Timestamp,
+    tenant: Tenant,
+    /// What it is about, as far as it is known: a node, a token.
+    object: String,
+}
+
+impl NodeDoor {
+    /// The node door.
+    #[must_use]
+    pub fn new(settings: NodeSettings, inputs: NodeInputs) -> Arc<Self> {
+        Arc::new(Self { cookies: CookieKey::new(&settings.cookie_key), settings, inputs })
+    }
+
+    /// What 18001 serves.
+    #[must_use]
+    pub fn enrolment_service(self: &Arc<Self>) -> EnrolmentServiceServer<Enrolment> {
+        EnrolmentServiceServer::new(Enrolment::new(Arc::clone(self)))
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    /// What 18000 serves beside discovery.
+    #[must_use]
+    pub fn renewal_service(self: &Arc<Self>) -> RenewalServiceServer<Renewal> {
+        RenewalServiceServer::new(Renewal::new(Arc::clone(self))).max_decoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    /// The binding of a node that may have a certificate now, and the identity in it.
+    fn entitled(&self, node: &NodeId) -> Result<(Binding, SpiffeId), Refusal> {
+        let binding = self.inputs.bindings.borrow().enabled(node).cloned();
+        let binding = binding.ok_or_else(|| Refusal::NotBound(node.clone()))?;
+        let id = self.inputs.trust.borrow().own().trust_domain().node_id(node);
+        if self.inputs.blocks.borrow().contains(&id) { Err(Refusal::Blocked(id)) } else { Ok((binding, id)) }
+    }
+
+    /// Has it certified. What was issued before under the same token and key is issued: a lost answer burns
+    /// nothing.
+    async fn issue(&self, request: SvidRequest) -> Result<IssuedSvid, Refusal> {
+        match self.inputs.issuer.issue(request).await {
+            Ok(svid) => Ok(svid),
+            Err(IssueError::AlreadyIssued(svid)) => Ok(*svid),
+            Err(IssueError::Token(refusal)) => Err(refusal.into()),
+            Err(error) => Err(Refusal::Issue(error)),
+        }
+    }
+
+    fn trust(&self) -> Arc<Trust> {
+        Arc::clone(&self.inputs.trust.borrow())
+    }
+
+    /// Leaves the reason in log and audit; answers what the caller may hear.
+    fn refused(&self, call: Call, refusal: &Refusal) -> Status {
+        let Call { id, action, actor, now, tenant, object } = call;
+        let action_word = action.word();
+        if refusal.is_ours() {
+            tracing::warn!(request_id = %id, action = action_word, object, reason = %refusal, "node call failed");
+        } else {
+            tracing::info!(request_id = %id, action = action_word, %actor, object, reason = %refusal, "node call refused");
+        }
+        let event = Event::refused(now, actor, action, object, refusal.to_string()).for_tenant(tenant);
+        self.inputs.refusals.refuse(event.in_request(id.clone()));
+        refusal.to_status(&id)
+    }
+}
+
+impl fmt::Debug for NodeDoor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "NodeDoor({:?})", self.settings.xds_server)
+    }
+}
+
+impl Default for NodeSettings {
+    /// Certificates of 24 h, discovery on loopback, a call per second and ten at once, a new cookie key.
+    fn default() -> Self {
+        let mut cookie_key = [0; 32];
+        ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut cookie_key)
+            .expect("the system random generator answers");
+        Self {
+            lifetime: Profile::Node.default_lifetime(),
+            xds_server: "127.0.0.1:18000".to_owned(),
+            calls_per_second: 1,
+            calls_at_once: 10,
+            cookie_key,
+        }
+    }
+}
+
+/// One bucket per caller.
+struct Limiter<K>(Mutex<RateLimit<K>>);
+
+impl<K: Eq + std::hash::Hash + Clone> Limiter<K> {
+    fn new(settings: &NodeSettings) -> Self {
+        Self(Mutex::new(RateLimit::new(settings.calls_per_second, settings.calls_at_once)))
+    }
+
+    fn take(&self, caller: &K, now: Timestamp) -> Result<(), Refusal> {
+        let mut limit = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        limit.take(caller, now).map_err(|_| Refusal::TooMany)
+    }
+}
+
+/// Makes a join token for one node: the text for the one line that is printed, and the record to keep.
+#[must_use]
+pub fn new_token(
+    key: &[u8; 32],
+    tenant: Tenant,
+    node: NodeId,
+    author: String,
+    life: Duration,
+    now: Timestamp,
+) -> (JoinToken, StoredToken) {
+    let token = JoinToken::generate(tenant);
+    let life = life.min(spiffe::attestation::MAX_TOKEN_LIFE);
+    let stored = token.to_stored(key, node, author, now, now + life);
+    (token, stored)
+}
+
+fn ders<'a>(certificates: impl IntoIterator<Item = &'a Certificate>) -> Vec<Vec<u8>> {
+    certificates.into_iter().map(|certificate| certificate.der().to_vec()).collect()
+}
+
+#[cfg(test)]
+mod tests;
