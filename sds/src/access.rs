@@ -50,12 +50,8 @@ pub struct Facts<'a> {
 /// # Errors
 /// See [`Absence`]; towards the node all of them look the same.
 pub fn decide(node: &NodeId, name: &str, facts: Facts<'_>) -> Result<Grant, Absence> {
-    let binding = facts.bindings.enabled(node).ok_or_else(|| Absence::NotBound(node.clone()))?;
+    let binding = admit(node, facts)?;
     let own = facts.trust.own().trust_domain();
-    let itself = own.node_id(node);
-    if facts.blocks.contains(&itself) {
-        return Err(Absence::Blocked(itself));
-    }
     let base = without_generation(name).ok_or(Absence::UnknownName)?;
     match base {
         "default" => may_have(binding, binding.default_identity().clone(), facts.blocks),
@@ -81,7 +77,20 @@ pub fn decide(node: &NodeId, name: &str, facts: Facts<'_>) -> Result<Grant, Abse
 /// # Errors
 /// See [`Absence`].
 pub fn may_hold(node: &NodeId, id: &SpiffeId, facts: Facts<'_>) -> Result<(), Absence> {
-    decide(node, id.as_str(), facts).map(|_| ())
+    may_have(admit(node, facts)?, id.clone(), facts.blocks).map(|_| ())
+}
+
+/// The binding of a node that may ask at all.
+fn admit<'a>(node: &NodeId, facts: Facts<'a>) -> Result<&'a Binding, Absence> {
+    let binding = facts.bindings.enabled(node).ok_or_else(|| Absence::NotBound(node.clone()))?;
+    // Nearly always nobody is blocked, and this is asked for every leaf whenever a binding changes.
+    if !facts.blocks.is_empty() {
+        let itself = facts.trust.own().trust_domain().node_id(node);
+        if facts.blocks.contains(&itself) {
+            return Err(Absence::Blocked(itself));
+        }
+    }
+    Ok(binding)
 }
 
 fn may_have(binding: &Binding, id: SpiffeId, blocks: &BlockList) -> Result<Grant, Absence> {

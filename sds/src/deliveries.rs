@@ -6,22 +6,26 @@ use std::{
     sync::Arc,
 };
 
-use audit::{Action as AuditAction, Actor, Event as AuditEvent, Refusals};
+use audit::Refusals;
 use certs::{SecretKey, Timestamp};
-use spiffe::{
-    AuthorityId, Bindings, BlockList, IssueError, IssuedSvid, NodeId, Peer, Purpose, SpiffeId, Tenant, Trust,
-};
+use spiffe::{AuthorityId, IssueError, IssuedSvid, NodeId, Peer, Purpose, Tenant};
 use tokio::sync::watch;
-use xds::{Resource, SecretOffer, SecretView, Version};
+use xds::{Resource, SecretView, Version};
 
+use self::leaf::LeafState;
+pub(crate) use self::world::World;
 use crate::{
     LeafKey, SdsSettings,
-    access::{self, Facts, Grant},
-    rotation::{Action, Event, Leaf, Rotation},
+    access::{self, Grant},
+    rotation::{Action, Event, Leaf},
     schedule::Life,
-    secret::{self, Material},
-    status::{LeafPhase, LeafStatus, SdsStatus},
+    secret::Material,
+    status::SdsStatus,
 };
+
+mod leaf;
+mod names;
+mod world;
 
 /// The most names one stream may ask for; further ones are passed over in silence.
 pub(crate) const MAX_NAMES: usize = 256;
@@ -29,32 +33,6 @@ pub(crate) const MAX_NAMES: usize = 256;
 const MAX_CONTEXTS: usize = 1024;
 /// The longest text of a stranger's or an issuer's that is kept.
 const MAX_TEXT: usize = 256;
-
-/// The facts that decide, as the manager last saw them.
-#[derive(Debug, Clone)]
-pub(crate) struct World {
-    pub(crate) trust: Arc<Trust>,
-    pub(crate) bindings: Arc<Bindings>,
-    pub(crate) blocks: Arc<BlockList>,
-}
-
-impl World {
-    fn facts(&self) -> Facts<'_> {
-        Facts { bindings: &self.bindings, blocks: &self.blocks, trust: &self.trust }
-    }
-
-    /// Whether `node` stands in `other` as it stands here.
-    fn is_same_for(&self, node: &NodeId, other: &Self) -> bool {
-        let domain = self.trust.own().trust_domain();
-        let binding = self.bindings.get(node);
-        let blocked = |world: &Self, id: &SpiffeId| world.blocks.contains(id);
-        binding == other.bindings.get(node)
-            && blocked(self, &domain.node_id(node)) == blocked(other, &domain.node_id(node))
-            && binding.is_none_or(|binding| {
-                binding.identities.iter().all(|id| blocked(self, id) == blocked(other, id))
-            })
-    }
-}
 
 /// A leaf to be asked for now.
 pub(crate) struct Order {
@@ -70,22 +48,6 @@ struct Stream {
     /// What each name was found to mean; `None` if it does not exist for this node.
     names: BTreeMap<Arc<str>, Option<Grant>>,
     view: watch::Sender<SecretView>,
-}
-
-struct LeafState {
-    rotation: Rotation,
-    /// What the machine holds, encoded.
-    material: Option<Material>,
-    /// The same under each name that was asked for.
-    resources: HashMap<Arc<str>, Arc<Resource>>,
-    /// The streams, and their names, that want it.
-    holders: BTreeSet<(u64, Arc<str>)>,
-    /// Why the queued or running request was made.
-    asked: Option<(Purpose, Option<Timestamp>)>,
-    deadline: Option<Timestamp>,
-    last_error: Option<String>,
-    acknowledged: Option<certs::Serial>,
-    refusal: Option<String>,
 }
 
 pub(crate) struct Deliveries {
@@ -423,188 +385,12 @@ impl Deliveries {
         }
         self.status.leaves.insert(key.clone(), leaf.status(key));
     }
-
-    fn look_again(&mut self, stream: u64, now: Timestamp) {
-        let Some(state) = self.streams.get(&stream) else { return };
-        let names: Vec<Arc<str>> = state.names.keys().cloned().collect();
-        let offers = names
-            .into_iter()
-            .map(|name| {
-                let offer = self.evaluate(stream, &name, now);
-                (name, Some(offer))
-            })
-            .collect();
-        self.show(stream, offers);
-    }
-
-    /// Puts the offers into the stream's view at once; `None` takes a name out. Wakes nobody if nothing changes.
-    fn show(&self, stream: u64, offers: Vec<(Arc<str>, Option<SecretOffer>)>) {
-        let Some(stream) = self.streams.get(&stream) else { return };
-        stream.view.send_if_modified(|view| {
-            let mut is_changed = false;
-            for (name, offer) in offers {
-                is_changed |= match (&offer, view.get(&name)) {
-                    (Some(new), Some(old)) => !is_same(new, old),
-                    (None, None) => false,
-                    _ => true,
-                };
-                match offer {
-                    Some(offer) => view.insert(name, offer),
-                    None => view.remove(&name),
-                };
-            }
-            is_changed
-        });
-    }
-
-    /// Decides about a name anew: keeps the leaf's holders in step, audits a refusal once, answers what to show.
-    fn evaluate(&mut self, stream: u64, name: &Arc<str>, now: Timestamp) -> SecretOffer {
-        let Some(state) = self.streams.get_mut(&stream) else { return SecretOffer::Absent };
-        let node = state.node.clone();
-        let decision = access::decide(&node, name, self.world.facts());
-        let before = state.names.insert(Arc::clone(name), decision.as_ref().ok().cloned());
-        if let Some(Some(Grant::Svid(old))) = &before
-            && decision.as_ref() != Ok(&Grant::Svid(old.clone()))
-        {
-            self.release(stream, name, &LeafKey { node: node.clone(), identity: old.clone() }, now);
-        }
-        match decision {
-            Ok(Grant::Svid(identity)) => self.hold(stream, name, LeafKey { node, identity }, now),
-            Ok(Grant::Context(domain)) => {
-                let trust = Arc::clone(&self.world.trust);
-                self.context(name, || secret::context(name, trust.of(&domain)?, now))
-            }
-            Ok(Grant::All) => {
-                let trust = Arc::clone(&self.world.trust);
-                self.context(name, || secret::all_bundles(name, &trust, now))
-            }
-            Err(absence) => {
-                if before != Some(None) {
-                    self.refuse(stream, name, &absence, now);
-                }
-                SecretOffer::Absent
-            }
-        }
-    }
-
-    fn hold(&mut self, stream: u64, name: &Arc<str>, key: LeafKey, now: Timestamp) -> SecretOffer {
-        let grace = self.settings.grace;
-        let leaf = self.leaves.entry(key.clone()).or_insert_with(|| LeafState::new(grace));
-        leaf.holders.insert((stream, Arc::clone(name)));
-        if !leaf.rotation.is_wanted() {
-            self.step(&key, Event::Wanted, now);
-        }
-        match self.leaves.get_mut(&key) {
-            Some(leaf) => leaf.offer(name, &self.settings.version_key),
-            None => SecretOffer::Pending,
-        }
-    }
-
-    fn let_go(&mut self, stream: u64, name: &Arc<str>, now: Timestamp) {
-        let Some(state) = self.streams.get_mut(&stream) else { return };
-        let node = state.node.clone();
-        if let Some(Some(Grant::Svid(identity))) = state.names.remove(name) {
-            self.release(stream, name, &LeafKey { node, identity }, now);
-        }
-    }
-
-    fn release(&mut self, stream: u64, name: &Arc<str>, key: &LeafKey, now: Timestamp) {
-        let Some(leaf) = self.leaves.get_mut(key) else { return };
-        leaf.holders.remove(&(stream, Arc::clone(name)));
-        if !leaf.holders.iter().any(|(_, other)| other == name) {
-            leaf.resources.remove(name);
-        }
-        if leaf.holders.is_empty() {
-            self.step(key, Event::Unwanted, now);
-        }
-    }
-
-    fn context(&mut self, name: &Arc<str>, encode: impl FnOnce() -> Option<Arc<Resource>>) -> SecretOffer {
-        if let Some(known) = self.contexts.get(name) {
-            return SecretOffer::Held(Arc::clone(known));
-        }
-        let Some(resource) = encode() else { return SecretOffer::Pending };
-        if self.contexts.len() < MAX_CONTEXTS {
-            self.contexts.insert(Arc::clone(name), Arc::clone(&resource));
-        }
-        SecretOffer::Held(resource)
-    }
-
-    fn refuse(&mut self, stream: u64, name: &str, absence: &access::Absence, now: Timestamp) {
-        self.status.counters.refused_names += 1;
-        self.is_dirty = true;
-        let Some(state) = self.streams.get(&stream) else { return };
-        let tenant =
-            self.world.bindings.get(&state.node).map(|binding| binding.tenant.clone()).unwrap_or_default();
-        let actor = Actor::Identity { id: state.peer.id().clone() };
-        let event = AuditEvent::refused(
-            now,
-            actor,
-            AuditAction::SecretRefuse,
-            shorten(name),
-            shorten(&absence.to_string()),
-        );
-        self.refusals.refuse(event.for_tenant(tenant).with("node_id", &state.node));
-    }
 }
 
-impl LeafState {
-    fn new(grace: std::time::Duration) -> Self {
-        Self {
-            rotation: Rotation::new(grace),
-            material: None,
-            resources: HashMap::new(),
-            holders: BTreeSet::new(),
-            asked: None,
-            deadline: None,
-            last_error: None,
-            acknowledged: None,
-            refusal: None,
-        }
-    }
-
-    fn offer(&mut self, name: &Arc<str>, version_key: &[u8; 32]) -> SecretOffer {
-        let Some(material) = &self.material else { return SecretOffer::Pending };
-        let resource =
-            self.resources.entry(Arc::clone(name)).or_insert_with(|| material.to_resource(name, version_key));
-        SecretOffer::Held(Arc::clone(resource))
-    }
-
-    fn status(&self, key: &LeafKey) -> LeafStatus {
-        let held = self.rotation.held();
-        let phase = match (held, self.rotation.requested(), self.rotation.failures()) {
-            (None, ..) => LeafPhase::Requested,
-            (Some(_), Some(_), _) => LeafPhase::Renewing,
-            (Some(_), None, 0) => LeafPhase::Held,
-            (Some(_), None, _) => LeafPhase::Retrying,
-        };
-        LeafStatus {
-            node: key.node.clone(),
-            identity: key.identity.clone(),
-            phase,
-            wanted: self.rotation.is_wanted(),
-            serial: held.map(|held| held.leaf.serial.clone()),
-            authority: held.map(|held| held.leaf.authority),
-            issued: held.map(|held| held.leaf.life.issued),
-            not_after: held.map(|held| held.leaf.life.expires),
-            at_risk: held.is_some_and(|held| held.at_risk),
-            next_request: self.rotation.next_request(),
-            failures: self.rotation.failures(),
-            last_error: self.last_error.clone(),
-            acknowledged: self.acknowledged.clone(),
-            refusal: self.refusal.clone(),
-        }
-    }
-}
-
-fn is_same(new: &SecretOffer, old: &SecretOffer) -> bool {
-    match (new, old) {
-        (SecretOffer::Held(new), SecretOffer::Held(old)) => new.version() == old.version(),
-        (SecretOffer::Pending, SecretOffer::Pending) | (SecretOffer::Absent, SecretOffer::Absent) => true,
-        _ => false,
-    }
-}
-
+/// A stranger's text as it may stand in logs and audit: bounded, without control characters.
 fn shorten(text: &str) -> String {
-    text.chars().take(MAX_TEXT).flat_map(char::escape_debug).collect()
+    text.chars()
+        .take(MAX_TEXT)
+        .map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c })
+        .collect()
 }

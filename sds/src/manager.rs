@@ -86,8 +86,8 @@ pub struct SdsInputs {
     pub bindings: watch::Receiver<Arc<Bindings>>,
     /// Who is blocked.
     pub blocks: watch::Receiver<Arc<BlockList>>,
-    /// Which authority signs now.
-    pub authority: watch::Receiver<AuthorityId>,
+    /// Which authority signs now, if one does.
+    pub authority: watch::Receiver<Option<AuthorityId>>,
     /// When the leaves that the journal knows of end: after a restart the soonest is replaced first.
     pub known: HashMap<LeafKey, Timestamp>,
     /// Hears of names that were asked for and not granted.
@@ -238,7 +238,7 @@ impl SdsManager {
                 }
                 Input::Authority => {
                     let active = *self.inputs.authority.borrow_and_update();
-                    self.deliveries.set_authority(active, now);
+                    active.into_iter().for_each(|active| self.deliveries.set_authority(active, now));
                 }
                 Input::Time => {}
                 Input::Shutdown => return,

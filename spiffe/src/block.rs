@@ -26,6 +26,12 @@ impl BlockList {
         self.entries.contains_key(id)
     }
 
+    /// Whether nobody is blocked.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     /// Every (identity, since, reason).
     pub fn iter(&self) -> impl Iterator<Item = (&SpiffeId, Timestamp, &str)> {
         self.entries.iter().map(|(id, (since, reason))| (id, *since, reason.as_str()))

@@ -33,7 +33,7 @@ struct World {
     trust: watch::Sender<Arc<Trust>>,
     bindings: watch::Sender<Arc<Bindings>>,
     blocks: watch::Sender<Arc<BlockList>>,
-    authority: watch::Sender<AuthorityId>,
+    authority: watch::Sender<Option<AuthorityId>>,
     heard: Arc<Heard>,
     sds: Sds,
     shutdown: CancellationToken,
@@ -78,7 +78,7 @@ impl World {
         let (trust, trust_read) = watch::channel(Arc::new(issuer.trust()));
         let (bindings, bindings_read) = watch::channel(Arc::new(Bindings::new(bindings)));
         let (blocks, blocks_read) = watch::channel(blocked(&[]));
-        let (authority, authority_read) = watch::channel(issuer.authority());
+        let (authority, authority_read) = watch::channel(Some(issuer.authority()));
         let heard = Arc::new(Heard::default());
         let inputs = SdsInputs {
             issuer: Arc::clone(&issuer) as Arc<dyn SvidIssuer>,
@@ -400,7 +400,8 @@ async fn another_authority_forces_new_leaves_spread_over_the_window() {
     web.want("default").await;
     let before = web.held("default").await;
     let active = world.issuer.replace_authority();
-    world.authority.send_replace(active);
+    world.authority.send_replace(None);
+    world.authority.send_replace(Some(active));
     web.held_other_than("default", &before).await;
     let status = world.status(|status| status.counters().rotations_forced == 1).await;
     assert_eq!(status.leaves().next().unwrap().authority, Some(active));

@@ -1,0 +1,84 @@
+//! One leaf in memory: its machine, its encoded forms, and who wants it.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use certs::{Serial, Timestamp};
+use spiffe::Purpose;
+use xds::{Resource, SecretOffer};
+
+use crate::{
+    LeafKey,
+    rotation::Rotation,
+    secret::Material,
+    status::{LeafPhase, LeafStatus},
+};
+
+/// One leaf, encoded, with whoever wants it.
+pub(super) struct LeafState {
+    pub(super) rotation: Rotation,
+    /// What the machine holds, encoded.
+    pub(super) material: Option<Material>,
+    /// The same under each name that was asked for.
+    pub(super) resources: HashMap<Arc<str>, Arc<Resource>>,
+    /// The streams, and their names, that want it.
+    pub(super) holders: BTreeSet<(u64, Arc<str>)>,
+    /// Why the queued or running request was made.
+    pub(super) asked: Option<(Purpose, Option<Timestamp>)>,
+    pub(super) deadline: Option<Timestamp>,
+    pub(super) last_error: Option<String>,
+    pub(super) acknowledged: Option<Serial>,
+    pub(super) refusal: Option<String>,
+}
+
+impl LeafState {
+    pub(super) fn new(grace: Duration) -> Self {
+        Self {
+            rotation: Rotation::new(grace),
+            material: None,
+            resources: HashMap::new(),
+            holders: BTreeSet::new(),
+            asked: None,
+            deadline: None,
+            last_error: None,
+            acknowledged: None,
+            refusal: None,
+        }
+    }
+
+    pub(super) fn offer(&mut self, name: &Arc<str>, version_key: &[u8; 32]) -> SecretOffer {
+        let Some(material) = &self.material else { return SecretOffer::Pending };
+        let resource =
+            self.resources.entry(Arc::clone(name)).or_insert_with(|| material.to_resource(name, version_key));
+        SecretOffer::Held(Arc::clone(resource))
+    }
+
+    pub(super) fn status(&self, key: &LeafKey) -> LeafStatus {
+        let held = self.rotation.held();
+        let phase = match (held, self.rotation.requested(), self.rotation.failures()) {
+            (None, ..) => LeafPhase::Requested,
+            (Some(_), Some(_), _) => LeafPhase::Renewing,
+            (Some(_), None, 0) => LeafPhase::Held,
+            (Some(_), None, _) => LeafPhase::Retrying,
+        };
+        LeafStatus {
+            node: key.node.clone(),
+            identity: key.identity.clone(),
+            phase,
+            wanted: self.rotation.is_wanted(),
+            serial: held.map(|held| held.leaf.serial.clone()),
+            authority: held.map(|held| held.leaf.authority),
+            issued: held.map(|held| held.leaf.life.issued),
+            not_after: held.map(|held| held.leaf.life.expires),
+            at_risk: held.is_some_and(|held| held.at_risk),
+            next_request: self.rotation.next_request(),
+            failures: self.rotation.failures(),
+            last_error: self.last_error.clone(),
+            acknowledged: self.acknowledged.clone(),
+            refusal: self.refusal.clone(),
+        }
+    }
+}

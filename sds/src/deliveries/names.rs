@@ -1,0 +1,148 @@
+//! What each name of each stream means now, and what is shown for it.
+
+use std::sync::Arc;
+
+use audit::{Action, Actor, Event as AuditEvent};
+use certs::Timestamp;
+use xds::{Resource, SecretOffer};
+
+use super::{Deliveries, MAX_CONTEXTS, leaf::LeafState, shorten};
+use crate::{
+    LeafKey,
+    access::{self, Grant},
+    rotation::Event,
+    secret,
+};
+
+impl Deliveries {
+    pub(super) fn look_again(&mut self, stream: u64, now: Timestamp) {
+        let Some(state) = self.streams.get(&stream) else { return };
+        let names: Vec<Arc<str>> = state.names.keys().cloned().collect();
+        let offers = names
+            .into_iter()
+            .map(|name| {
+                let offer = self.evaluate(stream, &name, now);
+                (name, Some(offer))
+            })
+            .collect();
+        self.show(stream, offers);
+    }
+
+    /// Puts the offers into the stream's view at once; `None` takes a name out. Wakes nobody if nothing changes.
+    pub(super) fn show(&self, stream: u64, offers: Vec<(Arc<str>, Option<SecretOffer>)>) {
+        let Some(stream) = self.streams.get(&stream) else { return };
+        stream.view.send_if_modified(|view| {
+            let mut is_changed = false;
+            for (name, offer) in offers {
+                is_changed |= match (&offer, view.get(&name)) {
+                    (Some(new), Some(old)) => !is_same(new, old),
+                    (None, None) => false,
+                    _ => true,
+                };
+                match offer {
+                    Some(offer) => view.insert(name, offer),
+                    None => view.remove(&name),
+                };
+            }
+            is_changed
+        });
+    }
+
+    /// Decides about a name anew: keeps the leaf's holders in step, audits a refusal once, answers what to show.
+    pub(super) fn evaluate(&mut self, stream: u64, name: &Arc<str>, now: Timestamp) -> SecretOffer {
+        let Some(state) = self.streams.get_mut(&stream) else { return SecretOffer::Absent };
+        let node = state.node.clone();
+        let decision = access::decide(&node, name, self.world.facts());
+        let before = state.names.insert(Arc::clone(name), decision.as_ref().ok().cloned());
+        if let Some(Some(Grant::Svid(old))) = &before
+            && decision.as_ref() != Ok(&Grant::Svid(old.clone()))
+        {
+            self.release(stream, name, &LeafKey { node: node.clone(), identity: old.clone() }, now);
+        }
+        match decision {
+            Ok(Grant::Svid(identity)) => self.hold(stream, name, LeafKey { node, identity }, now),
+            Ok(Grant::Context(domain)) => {
+                let trust = Arc::clone(&self.world.trust);
+                self.context(name, || secret::context(name, trust.of(&domain)?, now))
+            }
+            Ok(Grant::All) => {
+                let trust = Arc::clone(&self.world.trust);
+                self.context(name, || secret::all_bundles(name, &trust, now))
+            }
+            Err(absence) => {
+                if before != Some(None) {
+                    self.refuse(stream, name, &absence, now);
+                }
+                SecretOffer::Absent
+            }
+        }
+    }
+
+    fn hold(&mut self, stream: u64, name: &Arc<str>, key: LeafKey, now: Timestamp) -> SecretOffer {
+        let grace = self.settings.grace;
+        let leaf = self.leaves.entry(key.clone()).or_insert_with(|| LeafState::new(grace));
+        leaf.holders.insert((stream, Arc::clone(name)));
+        if !leaf.rotation.is_wanted() {
+            self.step(&key, Event::Wanted, now);
+        }
+        match self.leaves.get_mut(&key) {
+            Some(leaf) => leaf.offer(name, &self.settings.version_key),
+            None => SecretOffer::Pending,
+        }
+    }
+
+    pub(super) fn let_go(&mut self, stream: u64, name: &Arc<str>, now: Timestamp) {
+        let Some(state) = self.streams.get_mut(&stream) else { return };
+        let node = state.node.clone();
+        if let Some(Some(Grant::Svid(identity))) = state.names.remove(name) {
+            self.release(stream, name, &LeafKey { node, identity }, now);
+        }
+    }
+
+    fn release(&mut self, stream: u64, name: &Arc<str>, key: &LeafKey, now: Timestamp) {
+        let Some(leaf) = self.leaves.get_mut(key) else { return };
+        leaf.holders.remove(&(stream, Arc::clone(name)));
+        if !leaf.holders.iter().any(|(_, other)| other == name) {
+            leaf.resources.remove(name);
+        }
+        if leaf.holders.is_empty() {
+            self.step(key, Event::Unwanted, now);
+        }
+    }
+
+    fn context(&mut self, name: &Arc<str>, encode: impl FnOnce() -> Option<Arc<Resource>>) -> SecretOffer {
+        if let Some(known) = self.contexts.get(name) {
+            return SecretOffer::Held(Arc::clone(known));
+        }
+        let Some(resource) = encode() else { return SecretOffer::Pending };
+        if self.contexts.len() < MAX_CONTEXTS {
+            self.contexts.insert(Arc::clone(name), Arc::clone(&resource));
+        }
+        SecretOffer::Held(resource)
+    }
+
+    fn refuse(&mut self, stream: u64, name: &str, absence: &access::Absence, now: Timestamp) {
+        self.status.counters.refused_names += 1;
+        self.is_dirty = true;
+        let Some(state) = self.streams.get(&stream) else { return };
+        let tenant =
+            self.world.bindings.get(&state.node).map(|binding| binding.tenant.clone()).unwrap_or_default();
+        let actor = Actor::Identity { id: state.peer.id().clone() };
+        let event = AuditEvent::refused(
+            now,
+            actor,
+            Action::SecretRefuse,
+            shorten(name),
+            shorten(&absence.to_string()),
+        );
+        self.refusals.refuse(event.for_tenant(tenant).with("node_id", &state.node));
+    }
+}
+
+fn is_same(new: &SecretOffer, old: &SecretOffer) -> bool {
+    match (new, old) {
+        (SecretOffer::Held(new), SecretOffer::Held(old)) => new.version() == old.version(),
+        (SecretOffer::Pending, SecretOffer::Pending) | (SecretOffer::Absent, SecretOffer::Absent) => true,
+        _ => false,
+    }
+}
