@@ -10,7 +10,17 @@
 //!    ^-- problem <--'            '-----> ports (nodes, blocks, audit, authorities, delivery)
 //! ```
 
+pub mod access;
+pub mod calls;
 pub mod limit;
 pub mod node;
+pub mod openapi;
 pub mod ports;
+pub mod problem;
+mod redact;
+pub mod rest;
+pub mod sources;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod token;
+pub mod wire;

@@ -1,0 +1,635 @@
+//! The one owner of what nodes get and may do: documents, bindings and blocks.
+//!
+//! A change is validated whole, committed to the store with its audit event, and only then published. If the
+//! store does not commit, nothing is published and nothing has changed.
+//!
+//! ```text
+//! Handle --Command--> Manager: plan beside what is declared --> store.commit --> watch: Views, Bindings, BlockList
+//! ```
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use audit::{Actor, Event};
+use spiffe::{Binding, Bindings, BlockList, Namespace, NodeId, SpiffeId, Tenant};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+use xds::{
+    Views,
+    model::{self, Document, DocumentKey, Problems, Scope},
+};
+
+use super::{
+    CallError, Caller,
+    documents::{label, shown, to_fault},
+};
+use crate::{
+    ports::{
+        BlockStore, DocumentChange, DocumentFilter, DocumentStore, NodeStore, RevisionState, StoreError,
+        StoredDocument, StoredToken,
+    },
+    wire,
+};
+
+/// How many commands may wait. A caller past it waits with its own deadline.
+const QUEUE: usize = 64;
+
+/// A document as it was read, with the part of the text that is its own.
+#[derive(Debug, Clone)]
+pub struct Written {
+    /// What it says.
+    pub document: Document,
+    /// How it says it.
+    pub text: String,
+}
+
+/// One step of a change.
+#[derive(Debug, Clone)]
+pub enum Step {
+    /// Stores a revision: effective at once if `apply`, else a draft.
+    Put {
+        /// The document.
+        written: Box<Written>,
+        /// The revision that the author had read: `Some(0)` for "must not exist", `None` for "whatever is there".
+        expected: Option<u64>,
+        /// Whether it becomes effective.
+        apply: bool,
+    },
+    /// Makes the newest draft effective.
+    Apply {
+        /// Which document.
+        id: Uuid,
+        /// The revision that the caller had read, if it insists.
+        expected: Option<u64>,
+    },
+    /// Ends a document.
+    Delete {
+        /// Which document.
+        id: Uuid,
+        /// The revision that the caller had read, if it insists.
+        expected: Option<u64>,
+    },
+}
+
+/// A change of documents: all of it happens, or nothing.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// What to do.
+    pub steps: Vec<Step>,
+    /// End every document of this namespace that no step puts.
+    pub prune: Option<(Tenant, Namespace)>,
+    /// Only say what would happen.
+    pub dry_run: bool,
+    /// Who asks.
+    pub author: Actor,
+    /// Why, in the author's words.
+    pub reason: String,
+    /// What the audit log says of it.
+    pub event: Event,
+}
+
+impl Request {
+    /// `steps` for `caller`, without reason, for real.
+    #[must_use]
+    pub fn new(caller: &Caller, steps: Vec<Step>, event: Event) -> Self {
+        let author = caller.actor.clone();
+        Self { steps, prune: None, dry_run: false, author, reason: String::new(), event }
+    }
+
+    /// The same, only to be looked at if `dry_run`.
+    #[must_use]
+    pub fn dry(self, dry_run: bool) -> Self {
+        Self { dry_run, ..self }
+    }
+}
+
+type Reply<T> = oneshot::Sender<Result<T, CallError>>;
+
+enum Command {
+    Change(Box<Request>, Reply<wire::Plan>),
+    Explain(NodeId, Reply<Vec<wire::ExplainedResource>>),
+    Enroll {
+        binding: Box<Binding>,
+        token: Box<StoredToken>,
+        replace: bool,
+        event: Box<Event>,
+        reply: Reply<()>,
+    },
+    Remove(NodeId, Box<Event>, Reply<()>),
+    Block(SpiffeId, String, Box<Event>, Reply<()>),
+    Unblock(SpiffeId, Box<Event>, Reply<()>),
+}
+
+/// How everybody else reaches the manager, and what it publishes.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    commands: mpsc::Sender<Command>,
+    views: watch::Receiver<Arc<Views>>,
+    bindings: watch::Receiver<Arc<Bindings>>,
+    blocks: watch::Receiver<Arc<BlockList>>,
+}
+
+impl Handle {
+    /// What each node gets, now.
+    #[must_use]
+    pub fn views(&self) -> Arc<Views> {
+        self.views.borrow().clone()
+    }
+
+    /// What each node is entitled to, now.
+    #[must_use]
+    pub fn bindings(&self) -> Arc<Bindings> {
+        self.bindings.borrow().clone()
+    }
+
+    /// Who is blocked, now.
+    #[must_use]
+    pub fn blocks(&self) -> Arc<BlockList> {
+        self.blocks.borrow().clone()
+    }
+
+    /// What each node gets, from now on.
+    #[must_use]
+    pub fn watch_views(&self) -> watch::Receiver<Arc<Views>> {
+        self.views.clone()
+    }
+
+    /// What each node is entitled to, from now on.
+    #[must_use]
+    pub fn watch_bindings(&self) -> watch::Receiver<Arc<Bindings>> {
+        self.bindings.clone()
+    }
+
+    /// Who is blocked, from now on.
+    #[must_use]
+    pub fn watch_blocks(&self) -> watch::Receiver<Arc<BlockList>> {
+        self.blocks.clone()
+    }
+
+    /// Plans a change and carries it out unless it is a dry run.
+    ///
+    /// # Errors
+    /// With every problem, when what would be effective is not valid; when the store does not commit.
+    pub async fn change(&self, request: Request) -> Result<wire::Plan, CallError> {
+        self.ask(|reply| Command::Change(Box::new(request), reply)).await
+    }
+
+    /// Which document caused each resource of a node.
+    ///
+    /// # Errors
+    /// When the manager has stopped.
+    pub async fn explain(&self, node: NodeId) -> Result<Vec<wire::ExplainedResource>, CallError> {
+        self.ask(|reply| Command::Explain(node, reply)).await
+    }
+
+    /// Writes a binding and its join token.
+    ///
+    /// # Errors
+    /// When documents that would now meet at this node contradict each other, or the store does not commit.
+    pub async fn enroll(
+        &self,
+        binding: Binding,
+        token: StoredToken,
+        replace: bool,
+        event: Event,
+    ) -> Result<(), CallError> {
+        let (binding, token, event) = (Box::new(binding), Box::new(token), Box::new(event));
+        self.ask(|reply| Command::Enroll { binding, token, replace, event, reply }).await
+    }
+
+    /// Removes a binding.
+    ///
+    /// # Errors
+    /// When there is none, or the store does not commit.
+    pub async fn remove(&self, node: NodeId, event: Event) -> Result<(), CallError> {
+        self.ask(|reply| Command::Remove(node, Box::new(event), reply)).await
+    }
+
+    /// Blocks an identity.
+    ///
+    /// # Errors
+    /// When the store does not commit.
+    pub async fn block(&self, id: SpiffeId, reason: String, event: Event) -> Result<(), CallError> {
+        self.ask(|reply| Command::Block(id, reason, Box::new(event), reply)).await
+    }
+
+    /// Lifts a block.
+    ///
+    /// # Errors
+    /// When the store does not commit.
+    pub async fn unblock(&self, id: SpiffeId, event: Event) -> Result<(), CallError> {
+        self.ask(|reply| Command::Unblock(id, Box::new(event), reply)).await
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, CallError> {
+        let (reply, answer) = oneshot::channel();
+        let stopped = || CallError::stopped("configuration manager");
+        self.commands.send(command(reply)).await.map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())?
+    }
+}
+
+/// The stores that the manager writes to.
+#[derive(Clone)]
+pub struct Stores {
+    /// Documents.
+    pub documents: Arc<dyn DocumentStore>,
+    /// Bindings and tokens.
+    pub nodes: Arc<dyn NodeStore>,
+    /// Blocks.
+    pub blocks: Arc<dyn BlockStore>,
+}
+
+/// The effective revision of a document.
+#[derive(Debug, Clone)]
+struct Effective {
+    id: Uuid,
+    text: String,
+}
+
+/// A change of what is declared: all of it, or nothing.
+#[derive(Debug, Clone, Default)]
+pub struct Delta {
+    /// Documents that are new or replace those of the same name.
+    pub puts: Vec<Document>,
+    /// Documents that end.
+    pub removes: Vec<DocumentKey>,
+    /// All bindings, if they change.
+    pub bindings: Option<Arc<Bindings>>,
+}
+
+/// What would be declared after a [`Delta`].
+pub struct Next {
+    /// All of it.
+    pub declared: Box<dyn Declared>,
+    /// The nodes whose snapshot differs.
+    pub nodes: Vec<NodeId>,
+    /// What a person should read before saying yes.
+    pub warnings: Vec<String>,
+}
+
+/// Effective documents and bindings, and what follows from them for every node. Immutable: a change makes the
+/// next one, which shares everything that did not change.
+pub trait Declared: Send + Sync {
+    /// What `delta` leads to.
+    ///
+    /// # Errors
+    /// Every problem, when what would be effective is not valid as a whole.
+    fn with(&self, delta: &Delta) -> Result<Next, Problems>;
+
+    /// What each node gets.
+    fn views(&self) -> Views;
+
+    /// Which document caused each resource of a node.
+    fn explain(&self, node: &NodeId) -> Vec<wire::ExplainedResource>;
+}
+
+/// Owns what is declared and publishes what follows from it. One task runs it.
+pub struct Manager {
+    stores: Stores,
+    declared: Box<dyn Declared>,
+    effective: BTreeMap<DocumentKey, Effective>,
+    commands: mpsc::Receiver<Command>,
+    views: watch::Sender<Arc<Views>>,
+    bindings: watch::Sender<Arc<Bindings>>,
+    blocks: watch::Sender<Arc<BlockList>>,
+}
+
+/// What a request comes to, before anything is written.
+struct Planned {
+    changes: Vec<DocumentChange>,
+    /// The effective set after it, by what changes: `None` for documents that end.
+    touched: Vec<(DocumentKey, Option<String>)>,
+    next: Next,
+    plan: wire::Plan,
+}
+
+impl Manager {
+    /// Loads what is effective from `stores` on top of `declared`, which has nothing yet.
+    ///
+    /// # Errors
+    /// When the store cannot read, or what it holds is not valid any more: nothing is served then, because a
+    /// part of it would look to proxies like a deletion.
+    pub async fn load(stores: Stores, declared: Box<dyn Declared>) -> Result<(Self, Handle), CallError> {
+        let bindings = Arc::new(Bindings::new(stores.nodes.bindings().await?));
+        let blocks = Arc::new(stores.blocks.blocks().await?);
+        let mut delta = Delta { bindings: Some(bindings.clone()), ..Delta::default() };
+        let mut effective = BTreeMap::new();
+        for stored in stores.documents.effective(&DocumentFilter::default()).await? {
+            let document = reread(&stored)?;
+            let one = Effective { id: stored.id, text: stored.text };
+            effective.insert(document.key.clone(), one);
+            delta.puts.push(document);
+        }
+        let declared = declared.with(&delta).map_err(invalid)?.declared;
+        let (sender, commands) = mpsc::channel(QUEUE);
+        let views = watch::channel(Arc::new(declared.views())).0;
+        let (bindings, blocks) = (watch::channel(bindings).0, watch::channel(blocks).0);
+        let handle = Handle {
+            commands: sender,
+            views: views.subscribe(),
+            bindings: bindings.subscribe(),
+            blocks: blocks.subscribe(),
+        };
+        Ok((Self { stores, declared, effective, commands, views, bindings, blocks }, handle))
+    }
+
+    /// Obeys until `shutdown`, or until nobody can command any more.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        loop {
+            let command = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                command = self.commands.recv() => command,
+            };
+            let Some(command) = command else { return };
+            self.obey(command).await;
+        }
+    }
+
+    /// A caller that has gone does not hear the answer; the change stands all the same.
+    async fn obey(&mut self, command: Command) {
+        match command {
+            Command::Change(request, reply) => drop(reply.send(self.change(*request).await)),
+            Command::Explain(node, reply) => drop(reply.send(Ok(self.declared.explain(&node)))),
+            Command::Enroll { binding, token, replace, event, reply } => {
+                drop(reply.send(self.enroll(*binding, &token, replace, *event).await));
+            }
+            Command::Remove(node, event, reply) => drop(reply.send(self.remove(&node, *event).await)),
+            Command::Block(id, reason, event, reply) => {
+                drop(reply.send(self.block(&id, &reason, *event).await));
+            }
+            Command::Unblock(id, event, reply) => drop(reply.send(self.unblock(&id, *event).await)),
+        }
+    }
+
+    async fn change(&mut self, request: Request) -> Result<wire::Plan, CallError> {
+        let mut planned = self.plan(&request).await?;
+        planned.plan.dry_run = request.dry_run;
+        if request.dry_run || planned.changes.is_empty() {
+            return Ok(planned.plan);
+        }
+        let author = request.author.to_string();
+        let commit = self.stores.documents.commit(planned.changes, &author, &request.reason, request.event);
+        let revisions = commit.await?;
+        planned.plan.revisions = revisions.iter().map(|one| shown(one, false)).collect();
+        if !planned.touched.is_empty() {
+            self.adopt(planned.touched, &revisions);
+            self.publish(planned.next.declared);
+        }
+        Ok(planned.plan)
+    }
+
+    fn adopt(&mut self, touched: Vec<(DocumentKey, Option<String>)>, revisions: &[StoredDocument]) {
+        for (key, text) in touched {
+            let Some(text) = text else {
+                self.effective.remove(&key);
+                continue;
+            };
+            let id = revisions.iter().find(|one| {
+                one.name == *key.name && one.kind == key.kind.word() && one.namespace == key.namespace
+            });
+            if let Some(id) = id.map(|one| one.id) {
+                self.effective.insert(key, Effective { id, text });
+            }
+        }
+    }
+
+    fn publish(&mut self, declared: Box<dyn Declared>) {
+        self.declared = declared;
+        let views = Arc::new(self.declared.views());
+        tracing::info!(revision = views.revision, "configuration published");
+        self.views.send_replace(views);
+    }
+
+    async fn plan(&self, request: &Request) -> Result<Planned, CallError> {
+        let mut draft = Draft::default();
+        for step in &request.steps {
+            self.plan_step(step, &mut draft).await?;
+        }
+        if let Some((tenant, namespace)) = &request.prune {
+            self.plan_prune(tenant, namespace, &mut draft);
+        }
+        let delta = Delta { puts: draft.puts, removes: draft.removes, bindings: None };
+        let next = self.declared.with(&delta).map_err(invalid)?;
+        let plan = wire::Plan {
+            dry_run: request.dry_run,
+            items: draft.items,
+            nodes: if draft.touched.is_empty() {
+                Vec::new()
+            } else {
+                next.nodes.iter().map(ToString::to_string).collect()
+            },
+            warnings: next.warnings.clone(),
+            revisions: Vec::new(),
+        };
+        Ok(Planned { changes: draft.changes, touched: draft.touched, next, plan })
+    }
+
+    async fn plan_step(&self, step: &Step, draft: &mut Draft) -> Result<(), CallError> {
+        match step {
+            Step::Put { written, expected, apply } => {
+                let key = &written.document.key;
+                if draft.items.iter().any(|item| is_of(item, key)) {
+                    let why = "stands twice in the text".to_owned();
+                    return Err(CallError::Conflict { what: "document", name: key.to_string(), why });
+                }
+                if *expected == Some(0) {
+                    self.must_be_new(key).await?;
+                }
+                let before = self.effective.get(key).map(|one| one.text.clone());
+                let same = before.as_ref() == Some(&written.text);
+                draft.item(key, before, Some(written.text.clone()));
+                if same && *apply && !self.has_draft(key).await? {
+                    return Ok(());
+                }
+                draft.puts.push(written.document.clone());
+                draft.changes.push(put(written, *expected, *apply));
+                if *apply {
+                    draft.touched.push((key.clone(), Some(written.text.clone())));
+                }
+            }
+            Step::Apply { id, expected } => {
+                let stored = self.stored(*id).await?;
+                let document = reread(&stored)?;
+                let before = self.effective.get(&document.key).map(|one| one.text.clone());
+                draft.item(&document.key, before, Some(stored.text.clone()));
+                if stored.state == RevisionState::Draft {
+                    draft.touched.push((document.key.clone(), Some(stored.text)));
+                    draft.changes.push(DocumentChange::Apply { id: *id, expected: *expected });
+                    draft.puts.push(document);
+                }
+            }
+            Step::Delete { id, expected } => {
+                let stored = self.stored(*id).await?;
+                let key = reread(&stored)?.key;
+                let before = self.effective.get(&key).map_or(stored.text, |one| one.text.clone());
+                draft.delete(key, *id, *expected, before);
+            }
+        }
+        Ok(())
+    }
+
+    fn plan_prune(&self, tenant: &Tenant, namespace: &Namespace, draft: &mut Draft) {
+        let kept = |key: &DocumentKey, draft: &Draft| draft.items.iter().any(|item| is_of(item, key));
+        for (key, one) in &self.effective {
+            if key.tenant == *tenant && key.namespace == *namespace && !kept(key, draft) {
+                draft.delete(key.clone(), one.id, None, one.text.clone());
+            }
+        }
+    }
+
+    async fn stored(&self, id: Uuid) -> Result<StoredDocument, CallError> {
+        let found = self.stores.documents.get(id).await?;
+        let found = found.filter(|one| one.state != RevisionState::Deleted);
+        found.ok_or_else(|| CallError::NotFound { what: "document", name: id.to_string() })
+    }
+
+    async fn newest(&self, key: &DocumentKey) -> Result<Option<StoredDocument>, CallError> {
+        let filter = DocumentFilter {
+            tenant: Some(key.tenant.clone()),
+            namespace: Some(key.namespace.clone()),
+            kind: Some(key.kind.word().to_owned()),
+            name: Some(key.name.to_string()),
+            ..DocumentFilter::default()
+        };
+        Ok(self.stores.documents.newest(&filter).await?.into_iter().next())
+    }
+
+    async fn must_be_new(&self, key: &DocumentKey) -> Result<(), CallError> {
+        match self.newest(key).await? {
+            Some(stored) => Err(CallError::Exists { what: "document", name: label(&stored) }),
+            None => Ok(()),
+        }
+    }
+
+    async fn has_draft(&self, key: &DocumentKey) -> Result<bool, CallError> {
+        Ok(self.newest(key).await?.is_some_and(|stored| stored.state == RevisionState::Draft))
+    }
+
+    async fn enroll(
+        &mut self,
+        binding: Binding,
+        token: &StoredToken,
+        replace: bool,
+        event: Event,
+    ) -> Result<(), CallError> {
+        let mut next = self.bindings.borrow().iter().cloned().collect::<Vec<_>>();
+        next.push(binding.clone());
+        let next = Arc::new(Bindings::new(next));
+        let planned = self.with_bindings(&next)?;
+        self.stores.nodes.enroll(&binding, token, replace, event).await.map_err(|error| match error {
+            StoreError::Exists { name, .. } => CallError::Exists { what: "node", name },
+            other => other.into(),
+        })?;
+        self.rebind(planned, next);
+        Ok(())
+    }
+
+    async fn remove(&mut self, node: &NodeId, event: Event) -> Result<(), CallError> {
+        let rest = self
+            .bindings
+            .borrow()
+            .iter()
+            .filter(|binding| binding.node != *node)
+            .cloned()
+            .collect::<Vec<_>>();
+        let next = Arc::new(Bindings::new(rest));
+        let planned = self.with_bindings(&next)?;
+        self.stores.nodes.remove(node, event).await?;
+        self.rebind(planned, next);
+        Ok(())
+    }
+
+    fn with_bindings(&self, bindings: &Arc<Bindings>) -> Result<Next, CallError> {
+        let delta = Delta { bindings: Some(bindings.clone()), ..Delta::default() };
+        self.declared.with(&delta).map_err(invalid)
+    }
+
+    /// Views first: whoever sees a binding finds its snapshot.
+    fn rebind(&mut self, planned: Next, bindings: Arc<Bindings>) {
+        self.publish(planned.declared);
+        self.bindings.send_replace(bindings);
+    }
+
+    async fn block(&mut self, id: &SpiffeId, reason: &str, event: Event) -> Result<(), CallError> {
+        self.stores.blocks.block(id, reason, event).await?;
+        self.reload_blocks().await
+    }
+
+    async fn unblock(&mut self, id: &SpiffeId, event: Event) -> Result<(), CallError> {
+        self.stores.blocks.unblock(id, event).await?;
+        self.reload_blocks().await
+    }
+
+    async fn reload_blocks(&mut self) -> Result<(), CallError> {
+        let blocks = self.stores.blocks.blocks().await?;
+        self.blocks.send_replace(Arc::new(blocks));
+        Ok(())
+    }
+}
+
+/// A plan while it grows.
+#[derive(Default)]
+struct Draft {
+    puts: Vec<Document>,
+    removes: Vec<DocumentKey>,
+    changes: Vec<DocumentChange>,
+    touched: Vec<(DocumentKey, Option<String>)>,
+    items: Vec<wire::PlanItem>,
+}
+
+impl Draft {
+    fn item(&mut self, key: &DocumentKey, before: Option<String>, after: Option<String>) {
+        let action = match (&before, &after) {
+            (None, _) => wire::PlanAction::Create,
+            (Some(_), None) => wire::PlanAction::Delete,
+            (Some(before), Some(after)) if before == after => wire::PlanAction::Unchanged,
+            (Some(_), Some(_)) => wire::PlanAction::Update,
+        };
+        self.items.push(wire::PlanItem {
+            action,
+            kind: key.kind.word().to_owned(),
+            namespace: key.namespace.to_string(),
+            name: key.name.to_string(),
+            before,
+            after,
+        });
+    }
+
+    fn delete(&mut self, key: DocumentKey, id: Uuid, expected: Option<u64>, before: String) {
+        self.item(&key, Some(before), None);
+        self.changes.push(DocumentChange::Delete { id, expected });
+        self.removes.push(key.clone());
+        self.touched.push((key, None));
+    }
+}
+
+fn is_of(item: &wire::PlanItem, key: &DocumentKey) -> bool {
+    item.kind == key.kind.word() && item.namespace == key.namespace.as_str() && item.name == *key.name
+}
+
+fn put(written: &Written, expected: Option<u64>, apply: bool) -> DocumentChange {
+    let key = &written.document.key;
+    DocumentChange::Put {
+        tenant: key.tenant.clone(),
+        namespace: key.namespace.clone(),
+        kind: key.kind.word().to_owned(),
+        name: key.name.to_string(),
+        text: written.text.clone(),
+        expected,
+        apply,
+    }
+}
+
+fn invalid(problems: Problems) -> CallError {
+    CallError::Invalid(problems.0.into_iter().map(to_fault).collect())
+}
+
+/// Reads a stored text again; it was readable when it was written.
+fn reread(stored: &StoredDocument) -> Result<Document, CallError> {
+    let scope = Scope { tenant: stored.tenant.clone(), namespace: stored.namespace.clone() };
+    let read = model::parse_in(&scope, &label(stored), &stored.text).map_err(invalid)?;
+    let missing = || CallError::Unavailable { part: "store", why: format!("{} has no text", label(stored)) };
+    read.into_iter().next().ok_or_else(missing)
+}

@@ -1,0 +1,189 @@
+//! Why a call was not answered as asked, by blame: the caller's input, policy, somebody else, our environment.
+
+use std::time::Duration;
+
+use spiffe::{BindingError, IdError, IssueError, NameError};
+use thiserror::Error;
+
+use crate::{ports::StoreError, problem::Fault};
+
+/// Why a call was not answered as asked. Every front maps it exhaustively.
+#[derive(Debug, Error)]
+pub enum CallError {
+    /// The connection proved no identity.
+    #[error("this address needs an operator certificate")]
+    NoCredential,
+    /// The identity may not do this.
+    #[error("{id} may not {operation}")]
+    Forbidden {
+        /// Who.
+        id: String,
+        /// What.
+        operation: String,
+    },
+    /// Too many calls from one principal.
+    #[error("too many requests, at most {} a second", crate::limit::RATE_PER_SECOND)]
+    RateLimited {
+        /// When the next one may come.
+        retry_after: Duration,
+    },
+    /// There is no such address.
+    #[error("there is nothing at {0}")]
+    NoRoute(String),
+    /// The address knows other methods only.
+    #[error("{path} does not take {method}")]
+    NoMethod {
+        /// The method.
+        method: String,
+        /// The path.
+        path: String,
+    },
+    /// The body has another media type.
+    #[error("body has content type {found:?}")]
+    ContentType {
+        /// What the caller sent.
+        found: String,
+    },
+    /// The body is longer than this many bytes.
+    #[error("body is longer than {limit} bytes")]
+    TooLarge {
+        /// How many bytes are allowed.
+        limit: usize,
+    },
+    /// A parameter, header or part of the path means nothing.
+    #[error("{what} is not valid: {why}")]
+    Parameter {
+        /// Which.
+        what: &'static str,
+        /// Why.
+        why: String,
+    },
+    /// The body or document cannot be read at all.
+    #[error("{} cannot be read", plural(.0.len(), "place in the text", "places in the text"))]
+    Syntax(Vec<Fault>),
+    /// The documents are readable and cannot be applied.
+    #[error("{} in the documents", plural(.0.len(), "problem", "problems"))]
+    Invalid(Vec<Fault>),
+    /// No such thing.
+    #[error("{what} {name} does not exist")]
+    NotFound {
+        /// Of which sort.
+        what: &'static str,
+        /// Its name or id.
+        name: String,
+    },
+    /// There is one of that name already.
+    #[error("{what} {name} exists already")]
+    Exists {
+        /// Of which sort.
+        what: &'static str,
+        /// Its name or id.
+        name: String,
+    },
+    /// It is not in a state that allows this.
+    #[error("{what} {name} {why}")]
+    Conflict {
+        /// Of which sort.
+        what: &'static str,
+        /// Its name or id.
+        name: String,
+        /// Why it does not allow it.
+        why: String,
+    },
+    /// Somebody else changed it since the caller read it.
+    #[error("{what} {name} is at revision {actual}, not {expected}")]
+    Stale {
+        /// Of which sort.
+        what: &'static str,
+        /// Its name or id.
+        name: String,
+        /// What the caller had read.
+        expected: u64,
+        /// What it is now.
+        actual: u64,
+    },
+    /// A rule of ours forbids it; asking again does not help.
+    #[error("{0}")]
+    Policy(String),
+    /// The store, an issuer or the process itself cannot answer now.
+    #[error("{part} is unavailable: {why}")]
+    Unavailable {
+        /// Which part.
+        part: &'static str,
+        /// Why; stands in the log, and not in the answer.
+        why: String,
+    },
+    /// The answer took too long.
+    #[error("the call took longer than {0:?}")]
+    TimedOut(Duration),
+}
+
+fn plural(count: usize, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}
+
+impl CallError {
+    /// Something that the configuration manager or another part of the process did not answer.
+    #[must_use]
+    pub fn stopped(part: &'static str) -> Self {
+        Self::Unavailable { part, why: "it has stopped".into() }
+    }
+}
+
+impl From<StoreError> for CallError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::NotFound { what, name } => Self::NotFound { what, name },
+            StoreError::Exists { what, name } => Self::Exists { what, name },
+            StoreError::Conflict { what, name, expected, actual } => {
+                Self::Stale { what, name, expected, actual }
+            }
+            StoreError::Unavailable(why) => Self::Unavailable { part: "store", why },
+        }
+    }
+}
+
+impl From<audit::AuditError> for CallError {
+    fn from(error: audit::AuditError) -> Self {
+        match error {
+            audit::AuditError::Unavailable(why) => Self::Unavailable { part: "audit log", why },
+        }
+    }
+}
+
+impl From<BindingError> for CallError {
+    fn from(error: BindingError) -> Self {
+        let why = error.to_string();
+        match error {
+            BindingError::NoIdentity(_) | BindingError::TooMany { .. } => {
+                Self::Parameter { what: "binding", why }
+            }
+            BindingError::ForeignIdentity { .. } | BindingError::ReservedIdentity(_) => Self::Policy(why),
+        }
+    }
+}
+
+impl From<IssueError> for CallError {
+    fn from(error: IssueError) -> Self {
+        match error {
+            IssueError::Refused(why) => Self::Policy(why),
+            IssueError::Token(refusal) => Self::Policy(refusal.to_string()),
+            IssueError::AlreadyIssued(_) => {
+                Self::Conflict { what: "certificate", name: String::new(), why: "was issued before".into() }
+            }
+            IssueError::Unavailable(why) | IssueError::BadOutput(why) => {
+                Self::Unavailable { part: "issuer", why }
+            }
+        }
+    }
+}
+
+/// Reads a name that came in a path, query or body.
+pub(crate) fn name<T>(what: &'static str, parsed: Result<T, NameError>) -> Result<T, CallError> {
+    parsed.map_err(|error| CallError::Parameter { what, why: error.to_string() })
+}
+
+/// Reads a SPIFFE ID that came in a path, query or body.
+pub(crate) fn id<T>(what: &'static str, parsed: Result<T, IdError>) -> Result<T, CallError> {
+    parsed.map_err(|error| CallError::Parameter { what, why: error.to_string() })
+}

@@ -1,0 +1,101 @@
+//! One function per operation, for every front: REST now, gRPC beside it later. No HTTP here.
+//!
+//! Start at [`Calls`]. Whatever changes what nodes get or may do goes through [`configs::Manager`], the one owner
+//! of documents, bindings and blocks.
+
+use std::sync::Arc;
+
+use audit::{Action, Actor, AuditLog, Event};
+use certs::{Clock, Timestamp};
+use spiffe::{RequestId, SvidIssuer, Tenant, Trust, TrustDomain};
+use tokio::sync::watch;
+
+use crate::{
+    ports::{DocumentStore, NodeStore},
+    sources::{Delivery, MetricsText, Readiness, Renewals, Rotation},
+};
+
+pub mod configs;
+mod documents;
+mod error;
+mod identities;
+mod proxies;
+mod services;
+mod status;
+mod tokens;
+mod trail;
+mod trust;
+
+pub use self::documents::{ConfigFilter, TextChange};
+pub use self::error::CallError;
+pub use self::proxies::{DEFAULT_TTL, MAX_TTL, ProxyFilter};
+pub use self::trust::{CertificateQuery, PROBE_LIFETIME, class_word};
+
+/// On whose account a call happens.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// Who.
+    pub actor: Actor,
+    /// Whose things it sees.
+    pub tenant: Tenant,
+    /// Follows the call through log, answer and audit.
+    pub request_id: RequestId,
+}
+
+impl Caller {
+    /// The event that this caller did `action` to `object`.
+    #[must_use]
+    pub fn event(&self, at: Timestamp, action: Action, object: impl Into<String>) -> Event {
+        Event::done(at, self.actor.clone(), action, object)
+            .for_tenant(self.tenant.clone())
+            .in_request(self.request_id.clone())
+    }
+}
+
+/// What does not change while the process runs.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// Our version.
+    pub version: String,
+    /// `HOST:18001`, as nodes reach it: stands in the line that `proxy enroll` prints.
+    pub enrolment_address: String,
+}
+
+/// Everything that operations need. Cheap to clone.
+#[derive(Clone)]
+pub struct Calls {
+    /// Our one trust domain.
+    pub domain: TrustDomain,
+    /// What does not change.
+    pub facts: Arc<Facts>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// The owner of documents, bindings and blocks.
+    pub configs: configs::Handle,
+    /// Documents, for reading.
+    pub documents: Arc<dyn DocumentStore>,
+    /// Tokens.
+    pub nodes: Arc<dyn NodeStore>,
+    /// Events that change nothing else, and all of them for reading.
+    pub audit: Arc<dyn AuditLog>,
+    /// Takes note of refusals without waiting.
+    pub refusals: Arc<dyn audit::Refusals>,
+    /// What was issued, for reading.
+    pub journal: Arc<dyn ca::ports::Journal>,
+    /// Authorities, for reading.
+    pub authorities: Arc<dyn ca::ports::Authorities>,
+    /// Steers the issuing authority.
+    pub rotation: Arc<dyn Rotation>,
+    /// Issues probe certificates.
+    pub issuer: Arc<dyn SvidIssuer>,
+    /// The roots.
+    pub trust: watch::Receiver<Arc<Trust>>,
+    /// How nodes stand.
+    pub delivery: Arc<dyn Delivery>,
+    /// What renewals fail.
+    pub renewals: Arc<dyn Renewals>,
+    /// Whether the process is ready.
+    pub readiness: Arc<dyn Readiness>,
+    /// The metrics.
+    pub metrics: Arc<dyn MetricsText>,
+}

@@ -1,0 +1,246 @@
+//! Nodes: admit, see, resync, remove.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use audit::{Action, Event};
+use certs::format_duration;
+use spiffe::{Binding, BindingState, Namespace, NodeId, SpiffeId};
+use xds::{Resource, TypeUrl};
+
+use super::{CallError, Caller, Calls, error};
+use crate::{redact, token::JoinToken, wire};
+
+/// How long a join token is good unless asked otherwise.
+pub const DEFAULT_TTL: Duration = Duration::from_secs(600);
+/// The longest that may be asked for.
+pub const MAX_TTL: Duration = Duration::from_secs(24 * 3600);
+
+/// Which nodes to list. Absent fields do not restrict.
+#[derive(Debug, Clone, Default)]
+pub struct ProxyFilter {
+    /// In which namespace.
+    pub namespace: Option<Namespace>,
+    /// At most this many.
+    pub limit: usize,
+    /// After this node.
+    pub after: Option<NodeId>,
+}
+
+impl Calls {
+    /// Writes a binding with a join token; answers the token once.
+    ///
+    /// # Errors
+    /// When a name is not valid, an identity is foreign or reserved, or the node is enrolled already.
+    pub async fn enroll(&self, caller: &Caller, wanted: wire::Enroll) -> Result<wire::Enrolled, CallError> {
+        let now = self.clock.now();
+        let binding = self.binding(caller, &wanted)?;
+        let ttl = wanted.ttl_secs.map_or(DEFAULT_TTL, Duration::from_secs);
+        if ttl.is_zero() || ttl > MAX_TTL {
+            let why = format!("{} is not between 1s and {}", format_duration(ttl), format_duration(MAX_TTL));
+            return Err(CallError::Parameter { what: "ttl_secs", why });
+        }
+        let known = self.configs.bindings().get(&binding.node).is_some();
+        if known && !wanted.replace {
+            return Err(CallError::Exists { what: "node", name: binding.node.to_string() });
+        }
+        let expires = now + ttl;
+        let mut token = None;
+        if !wanted.dry_run {
+            let join = JoinToken::generate(binding.tenant.clone());
+            let key = self.nodes.token_key().await?;
+            let author = caller.actor.to_string();
+            let stored = join.to_stored(&key, binding.node.clone(), author, now, expires);
+            let event = caller
+                .event(now, Action::ProxyEnroll, binding.node.as_str())
+                .with("token", join.id())
+                .with("spiffe_id", binding.default_identity())
+                .with("namespace", &binding.namespace);
+            self.configs.enroll(binding.clone(), stored, wanted.replace, event).await?;
+            token = Some(join.to_clear_text());
+        }
+        Ok(wire::Enrolled {
+            proxy: self.proxy(&binding),
+            token,
+            expires: expires.to_string(),
+            server: self.facts.enrolment_address.clone(),
+            pin: self.pin(),
+        })
+    }
+
+    fn binding(&self, caller: &Caller, wanted: &wire::Enroll) -> Result<Binding, CallError> {
+        let node = error::name("node", NodeId::parse(&wanted.node))?;
+        let namespace = match &wanted.namespace {
+            Some(text) => error::name("namespace", Namespace::parse(text))?,
+            None => Namespace::default(),
+        };
+        let mut identities = wanted
+            .identities
+            .iter()
+            .map(|text| error::id("identity", SpiffeId::parse(text)))
+            .collect::<Result<Vec<_>, _>>()?;
+        if identities.is_empty() {
+            let path = format!("/{namespace}/{node}");
+            identities.push(error::id("identity", self.domain.id(&path))?);
+        }
+        let binding = Binding {
+            node,
+            tenant: caller.tenant.clone(),
+            namespace,
+            labels: wanted.labels.clone(),
+            identities,
+            state: BindingState::Enabled,
+            created: self.clock.now(),
+        };
+        binding.validate(&self.domain)?;
+        Ok(binding)
+    }
+
+    /// `sha256:HEX` of the root that agents are told to expect: the newest one that is valid.
+    fn pin(&self) -> String {
+        let trust = self.trust.borrow().clone();
+        let now = self.clock.now();
+        let newest = trust.own().valid_authorities(now).max_by_key(|root| root.not_before());
+        newest.map(|root| format!("sha256:{}", hex::encode(root.spki_hash().0))).unwrap_or_default()
+    }
+
+    /// The nodes with how they stand, resources left out.
+    #[must_use]
+    pub fn list_proxies(&self, caller: &Caller, filter: &ProxyFilter) -> wire::Page<wire::Proxy> {
+        let bindings = self.configs.bindings();
+        let mut chosen = bindings
+            .iter()
+            .filter(|binding| binding.tenant == caller.tenant)
+            .filter(|binding| filter.namespace.as_ref().is_none_or(|wanted| *wanted == binding.namespace))
+            .filter(|binding| filter.after.as_ref().is_none_or(|after| binding.node > *after));
+        let items: Vec<_> = chosen.by_ref().take(filter.limit).map(|binding| self.listed(binding)).collect();
+        let next = chosen.next().and(items.last()).map(|last| last.node_id.clone());
+        wire::Page { items, next }
+    }
+
+    fn listed(&self, binding: &Binding) -> wire::Proxy {
+        let mut proxy = self.proxy(binding);
+        proxy.status.types.iter_mut().for_each(|of_type| of_type.resources.clear());
+        proxy
+    }
+
+    fn proxy(&self, binding: &Binding) -> wire::Proxy {
+        wire::Proxy {
+            node_id: binding.node.to_string(),
+            tenant: binding.tenant.to_string(),
+            namespace: binding.namespace.to_string(),
+            labels: binding.labels.clone(),
+            identities: binding.identities.iter().map(ToString::to_string).collect(),
+            state: match binding.state {
+                BindingState::Enabled => "enabled".into(),
+                BindingState::Disabled => "disabled".into(),
+            },
+            created: binding.created.to_string(),
+            status: self.delivery.status(&binding.node),
+        }
+    }
+
+    /// One node with how it stands, resource by resource.
+    ///
+    /// # Errors
+    /// When it is not enrolled.
+    pub fn get_proxy(&self, caller: &Caller, node: &str) -> Result<wire::Proxy, CallError> {
+        Ok(self.proxy(&self.known(caller, node)?))
+    }
+
+    pub(super) fn known(&self, caller: &Caller, node: &str) -> Result<Binding, CallError> {
+        let id = error::name("node id", NodeId::parse(node))?;
+        let bindings = self.configs.bindings();
+        let binding = bindings.get(&id).filter(|binding| binding.tenant == caller.tenant);
+        binding.cloned().ok_or_else(|| CallError::NotFound { what: "node", name: node.to_owned() })
+    }
+
+    /// The exact snapshot of a node: what is in the current publication for it, keys redacted; secrets are what
+    /// was sent, by name and version.
+    ///
+    /// # Errors
+    /// When it is not enrolled.
+    pub fn proxy_config(&self, caller: &Caller, node: &str) -> Result<wire::ProxyConfig, CallError> {
+        let binding = self.known(caller, node)?;
+        let views = self.configs.views();
+        let mut types = BTreeMap::new();
+        for of_type in TypeUrl::ALL.into_iter().filter(|of_type| *of_type != TypeUrl::Secret) {
+            let resources: Vec<_> = views
+                .get(&binding.node)
+                .map(|snapshot| snapshot.of(of_type).values().map(|resource| shown(resource)).collect())
+                .unwrap_or_default();
+            types.insert(of_type.word().to_owned(), resources);
+        }
+        let status = self.delivery.status(&binding.node);
+        let secrets = status.types.into_iter().filter(|of_type| of_type.word == TypeUrl::Secret.word());
+        let secrets = secrets.flat_map(|of_type| of_type.resources).map(|resource| wire::ConfigResource {
+            name: resource.name,
+            version: resource.sent.unwrap_or_default(),
+            resource: None,
+        });
+        types.insert(TypeUrl::Secret.word().to_owned(), secrets.collect());
+        Ok(wire::ProxyConfig { node_id: binding.node.to_string(), revision: views.revision, types })
+    }
+
+    /// Which document caused each resource of a node.
+    ///
+    /// # Errors
+    /// When it is not enrolled.
+    pub async fn explain_proxy(&self, caller: &Caller, node: &str) -> Result<wire::Explanation, CallError> {
+        let binding = self.known(caller, node)?;
+        let lines = self.configs.explain(binding.node.clone()).await?;
+        Ok(wire::Explanation { node_id: binding.node.to_string(), lines })
+    }
+
+    /// Sends a node everything again, on the streams it has open. Nothing restarts.
+    ///
+    /// # Errors
+    /// When it is not enrolled, or the audit log cannot be written.
+    pub async fn reload_proxy(
+        &self,
+        caller: &Caller,
+        node: &str,
+        dry_run: bool,
+    ) -> Result<wire::Done, CallError> {
+        let binding = self.known(caller, node)?;
+        let streams = self.delivery.status(&binding.node).streams;
+        if dry_run {
+            let summary = format!("would send everything again on {streams} open streams of {node}");
+            return Ok(wire::Done { dry_run, summary });
+        }
+        let event = caller.event(self.clock.now(), Action::ProxyReload, binding.node.as_str());
+        self.audit.append(vec![event.with("streams", streams)]).await?;
+        let streams = self.delivery.resync(&binding.node);
+        Ok(wire::Done {
+            dry_run,
+            summary: format!("sent everything again on {streams} open streams of {node}"),
+        })
+    }
+
+    /// Removes a node's binding and revokes its tokens: its streams end, and it cannot come back.
+    ///
+    /// # Errors
+    /// When it is not enrolled, or the store cannot write.
+    pub async fn remove_proxy(
+        &self,
+        caller: &Caller,
+        node: &str,
+        dry_run: bool,
+    ) -> Result<wire::Done, CallError> {
+        let binding = self.known(caller, node)?;
+        if !dry_run {
+            let event: Event = caller.event(self.clock.now(), Action::ProxyRemove, binding.node.as_str());
+            self.configs.remove(binding.node.clone(), event).await?;
+        }
+        let word = if dry_run { "would remove" } else { "removed" };
+        let summary = format!("{word} {node}: its streams end, its tokens are revoked, it cannot renew");
+        Ok(wire::Done { dry_run, summary })
+    }
+}
+
+fn shown(resource: &Resource) -> wire::ConfigResource {
+    wire::ConfigResource {
+        name: resource.name().to_string(),
+        version: resource.version().to_string(),
+        resource: resource.to_any().and_then(|any| redact::to_redacted_json(&any)),
+    }
+}

@@ -1,0 +1,252 @@
+//! Authorities and certificates: see them, replace the issuing authority, issue a probe.
+
+use std::time::Duration;
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use ca::ports::{
+    AuthorityRecord, AuthorityState, CertificateFilter, CertificateRow, CertificateState, Place,
+};
+use certs::{Chain, Csr, Profile, Serial, Timestamp, certificates_to_pem};
+use spiffe::{AuthorityId, NodeId, Purpose, SpiffeId, SvidRequest};
+
+use super::{CallError, Caller, Calls, error};
+use crate::wire;
+
+/// How long a probe certificate lives.
+pub const PROBE_LIFETIME: Duration = Duration::from_secs(600);
+const PROBE_PATH: &str = "/credence-probe";
+
+/// Which certificates to list. Absent fields do not restrict.
+#[derive(Debug, Clone, Default)]
+pub struct CertificateQuery {
+    /// Of this identity.
+    pub id: Option<SpiffeId>,
+    /// For this node.
+    pub node: Option<NodeId>,
+    /// Of this class: `node`, `workload`, `server`, `operator`.
+    pub class: Option<Profile>,
+    /// Expired, failed and replaced ones too.
+    pub all: bool,
+    /// At most this many.
+    pub limit: usize,
+    /// Skips this many.
+    pub offset: usize,
+}
+
+impl Calls {
+    /// Every authority that was not removed, roots first.
+    ///
+    /// # Errors
+    /// When the store cannot read.
+    pub async fn list_authorities(&self) -> Result<wire::Page<wire::Authority>, CallError> {
+        let now = self.clock.now();
+        let records = self.authorities.load().await.map_err(|error| unavailable("authorities", &error))?;
+        let next = self.rotation.next();
+        let mut items = Vec::new();
+        for record in records.iter().filter(|record| record.state != AuthorityState::Removed) {
+            let leaves = match record.place {
+                Place::Root => None,
+                Place::Issuing => {
+                    let leaves = self.journal.unexpired_leaves(record.id, now).await;
+                    Some(leaves.map_err(|error| unavailable("journal", &error))?.count)
+                }
+            };
+            let rotates = next.filter(|next| next.active == record.id).map(|next| next.at.to_string());
+            items.push(shown_authority(record, now, leaves, rotates));
+        }
+        items.sort_by_key(|authority| authority.place != "root");
+        Ok(wire::Page::whole(items))
+    }
+
+    /// Replaces the issuing authority by one with a new key.
+    ///
+    /// # Errors
+    /// When none is active, or it cannot be made or kept.
+    pub async fn rotate_issuing(
+        &self,
+        caller: &Caller,
+        wanted: &wire::Rotate,
+    ) -> Result<wire::Rotation, CallError> {
+        let next = self
+            .rotation
+            .next()
+            .ok_or(CallError::Unavailable { part: "issuing authority", why: "none is active".into() })?;
+        let leaves = self.journal.unexpired_leaves(next.active, self.clock.now()).await;
+        let count = leaves.map_err(|error| unavailable("journal", &error))?.count;
+        let to = if wanted.dry_run {
+            None
+        } else {
+            Some(self.rotation.rotate_issuing(caller, &wanted.reason).await?.to_string())
+        };
+        let steps = vec![
+            "make an issuing authority with a new key, signed by the same root".to_owned(),
+            "sign every new leaf with it".to_owned(),
+            format!("renew {count} unexpired leaves, each when its proxy has acknowledged the new one"),
+            format!("retire {} and destroy its key when no unexpired leaf depends on it", next.active),
+        ];
+        Ok(wire::Rotation { dry_run: wanted.dry_run, from: next.active.to_string(), to, steps })
+    }
+
+    /// Certificates as the journal knows them, newest first.
+    ///
+    /// # Errors
+    /// When the store cannot read.
+    pub async fn list_certificates(
+        &self,
+        caller: &Caller,
+        query: &CertificateQuery,
+    ) -> Result<wire::Page<wire::Certificate>, CallError> {
+        let now = self.clock.now();
+        let filter = CertificateFilter {
+            id: query.id.clone(),
+            node: query.node.clone(),
+            profile: query.class,
+            valid_at: (!query.all).then_some(now),
+            newest_only: !query.all,
+            limit: query.limit + 1,
+            offset: query.offset,
+            ..CertificateFilter::default()
+        };
+        let rows =
+            self.journal.certificates(&filter).await.map_err(|error| unavailable("journal", &error))?;
+        let more = rows.len() > query.limit;
+        let own = rows.iter().take(query.limit).filter(|row| row.intent.tenant == caller.tenant);
+        let items = own.map(|row| shown_certificate(row, now)).collect();
+        Ok(wire::Page { items, next: more.then(|| (query.offset + query.limit).to_string()) })
+    }
+
+    /// One certificate with its chain.
+    ///
+    /// # Errors
+    /// When no certificate has this serial number.
+    pub async fn get_certificate(
+        &self,
+        caller: &Caller,
+        serial: &str,
+    ) -> Result<wire::Certificate, CallError> {
+        let bad = |why: String| CallError::Parameter { what: "serial", why };
+        let octets = hex::decode(serial.replace(':', "")).map_err(|error| bad(error.to_string()))?;
+        let parsed = Serial::from_der_integer(&octets).map_err(|error| bad(error.to_string()))?;
+        let filter = CertificateFilter { serial: Some(parsed), limit: 1, ..CertificateFilter::default() };
+        let rows =
+            self.journal.certificates(&filter).await.map_err(|error| unavailable("journal", &error))?;
+        let row = rows.into_iter().find(|row| row.intent.tenant == caller.tenant);
+        let row = row.ok_or_else(|| CallError::NotFound { what: "certificate", name: serial.to_owned() })?;
+        let pem = certificates_to_pem(row.chain.iter().map(Vec::as_slice));
+        Ok(wire::Certificate { pem: Some(pem), ..shown_certificate(&row, self.clock.now()) })
+    }
+
+    /// Issues a short certificate of `spiffe://TD/credence-probe` for `credence verify`. No node speaks for it,
+    /// and nothing of ours opens to it.
+    ///
+    /// # Errors
+    /// When the request is none, or the issuer cannot sign.
+    pub async fn issue_probe(
+        &self,
+        caller: &Caller,
+        wanted: &wire::Probe,
+    ) -> Result<wire::Probed, CallError> {
+        let bad = |why: String| CallError::Parameter { what: "csr", why };
+        let der = STANDARD.decode(&wanted.csr).map_err(|error| bad(error.to_string()))?;
+        let csr = Csr::from_der(&der).map_err(|error| bad(error.to_string()))?;
+        let id = error::id("probe identity", self.domain.id(PROBE_PATH))?;
+        let request = SvidRequest {
+            id: id.clone(),
+            profile: Profile::Workload,
+            public_key: csr.public_key().clone(),
+            lifetime: PROBE_LIFETIME,
+            dns_names: Vec::new(),
+            ip_addresses: Vec::new(),
+            tenant: caller.tenant.clone(),
+            node: None,
+            purpose: Purpose::Operator,
+            deadline: None,
+            spend: None,
+            request_id: caller.request_id.clone(),
+        };
+        let issued = self.issuer.issue(request).await?;
+        let trust = self.trust.borrow().clone();
+        Ok(wire::Probed {
+            id: id.to_string(),
+            expires: issued.chain.leaf().not_after().to_string(),
+            pem: issued.chain.to_pem(),
+            bundle: certificates_to_pem(trust.own().authorities().iter().map(certs::Certificate::der)),
+        })
+    }
+}
+
+pub(super) fn unavailable(part: &'static str, error: &impl ToString) -> CallError {
+    CallError::Unavailable { part, why: error.to_string() }
+}
+
+fn shown_authority(
+    record: &AuthorityRecord,
+    now: Timestamp,
+    live_leaves: Option<u64>,
+    rotates_at: Option<String>,
+) -> wire::Authority {
+    let certificate = &record.certificate;
+    wire::Authority {
+        id: record.id.to_string(),
+        place: match record.place {
+            Place::Root => "root".into(),
+            Place::Issuing => "intermediate".into(),
+        },
+        state: match record.state {
+            AuthorityState::Prepared => "prepared".into(),
+            AuthorityState::Active => "active".into(),
+            AuthorityState::Retired => "retired".into(),
+            AuthorityState::Removed => "removed".into(),
+        },
+        subject: certificate.subject().to_owned(),
+        not_before: certificate.not_before().to_string(),
+        not_after: certificate.not_after().to_string(),
+        expires_in_secs: certificate.not_after().millis_since(now) / 1000,
+        spki_sha256: format!("sha256:{}", hex::encode(certificate.spki_hash().0)),
+        live_leaves,
+        rotates_at,
+        pem: Chain::new(certificate.clone(), Vec::new()).to_pem(),
+    }
+}
+
+fn shown_certificate(row: &CertificateRow, now: Timestamp) -> wire::Certificate {
+    let intent = &row.intent;
+    wire::Certificate {
+        serial: intent.serial.to_string(),
+        id: intent.id.to_string(),
+        class: class_word(intent.profile).to_owned(),
+        node: intent.node.as_ref().map(ToString::to_string),
+        authority: authority_text(intent.authority),
+        purpose: word(&intent.purpose),
+        issued: intent.at.to_string(),
+        expires: intent.not_after.to_string(),
+        expires_in_secs: intent.not_after.millis_since(now) / 1000,
+        state: match row.state {
+            CertificateState::Unknown => "intended".into(),
+            CertificateState::Issued => "issued".into(),
+            CertificateState::Failed(_) => "failed".into(),
+        },
+        pem: None,
+    }
+}
+
+fn authority_text(id: AuthorityId) -> String {
+    id.to_string()
+}
+
+/// The word of a profile in tables and metrics.
+#[must_use]
+pub fn class_word(profile: Profile) -> &'static str {
+    match profile {
+        Profile::Root => "root",
+        Profile::Issuing => "intermediate",
+        Profile::Node => "node",
+        Profile::Workload => "workload",
+        Profile::Server => "server",
+        Profile::Operator => "operator",
+    }
+}
+
+pub(super) fn word(value: &impl serde::Serialize) -> String {
+    serde_json::to_value(value).ok().and_then(|word| word.as_str().map(str::to_owned)).unwrap_or_default()
+}

@@ -1,0 +1,254 @@
+//! The description of the API (OpenAPI 3.1): schemas from the types of [`crate::wire`], addresses from the table
+//! of [`crate::access`] and from [`ROUTES`], which says what each takes and answers. A golden file keeps it.
+
+use axum::Json;
+use serde_json::{Map, Value, json};
+use utoipa::OpenApi;
+
+use crate::{access, problem, wire};
+
+#[derive(OpenApi)]
+#[openapi(components(schemas(
+    problem::Problem,
+    problem::Fault,
+    wire::Config,
+    wire::Plan,
+    wire::PlanItem,
+    wire::PlanAction,
+    wire::Validation,
+    wire::Rollback,
+    wire::Enroll,
+    wire::Enrolled,
+    wire::Proxy,
+    wire::ProxyStatus,
+    wire::TypeStatus,
+    wire::Refusal,
+    wire::ResourceStatus,
+    wire::ProxyConfig,
+    wire::ConfigResource,
+    wire::Explanation,
+    wire::ExplainedResource,
+    wire::Token,
+    wire::Identity,
+    wire::Block,
+    wire::Authority,
+    wire::Rotate,
+    wire::Rotation,
+    wire::Certificate,
+    wire::Probe,
+    wire::Probed,
+    wire::AuditRow,
+    wire::Service,
+    wire::Endpoint,
+    wire::Stats,
+    wire::Status,
+    wire::Expiry,
+    wire::FailedRenewal,
+    wire::Done,
+)))]
+struct Schemas;
+
+/// What a body or answer is.
+#[derive(Clone, Copy)]
+enum Shape {
+    /// Nothing.
+    None,
+    /// Documents as YAML or JSON.
+    Documents,
+    /// Plain text.
+    Text,
+    /// Any JSON.
+    Json,
+    /// One of a schema.
+    One(&'static str),
+    /// A page of a schema.
+    Page(&'static str),
+}
+
+use Shape::{Documents, Json as AnyJson, None as Nothing, One, Page, Text};
+
+/// What one route is for: method, path, summary, query parameters, body, answer.
+type Route = (&'static str, &'static str, &'static str, &'static [&'static str], Shape, Shape);
+
+const DRY: &[&str] = &["dry_run"];
+const IN_NAMESPACE: &[&str] = &["namespace"];
+
+#[rustfmt::skip]
+const ROUTES: &[Route] = &[
+    ("get", "/configs", "The newest revision of each live document", &["namespace", "kind", "name", "text", "limit", "after"], Nothing, Page("Config")),
+    ("post", "/configs", "Store the draft of a new document; 409 if there is one of its name", &["namespace", "dry_run"], Documents, One("Config")),
+    ("get", "/configs/{id}", "The newest revision of a document, with its text; its ETag is the revision", &[], Nothing, One("Config")),
+    ("put", "/configs/{id}", "Store a draft beside the effective revision; If-Match refuses a lost update with 412", DRY, Documents, One("Config")),
+    ("delete", "/configs/{id}", "End a document; refused while another one needs it; takes If-Match", DRY, Nothing, One("Plan")),
+    ("post", "/configs/{id}/validate", "Whether the newest revision could be applied now, and what that would do", &[], Nothing, One("Validation")),
+    ("post", "/configs/{id}/apply", "Make the newest draft effective; safe to repeat; takes If-Match", DRY, Nothing, One("Plan")),
+    ("get", "/configs/{id}/history", "Every revision of a document, newest first", &[], Nothing, Page("Config")),
+    ("post", "/validate", "Whether a text could be applied now, and what that would do; changes nothing", &["namespace", "file"], Documents, One("Validation")),
+    ("post", "/apply", "Store and apply every document of a text, all or none; safe to repeat", &["namespace", "file", "prune", "dry_run", "reason"], Documents, One("Plan")),
+    ("get", "/history", "Every revision of the documents that ever had a name", &["namespace", "kind", "name", "text"], Nothing, Page("Config")),
+    ("post", "/rollback", "Make the text of an older revision effective again, as a new revision", &[], One("Rollback"), One("Plan")),
+    ("get", "/services", "EDS clusters with their addresses and the nodes that have them", IN_NAMESPACE, Nothing, Page("Service")),
+    ("get", "/services/{name}", "The services of one name", IN_NAMESPACE, Nothing, Page("Service")),
+    ("get", "/endpoints", "Every address of every service", IN_NAMESPACE, Nothing, Page("Endpoint")),
+    ("get", "/endpoints/{service}", "The addresses of one service", IN_NAMESPACE, Nothing, Page("Endpoint")),
+    ("get", "/proxies", "The nodes and how they stand", &["namespace", "limit", "after"], Nothing, Page("Proxy")),
+    ("post", "/proxies", "Admit a node: write its binding and answer a join token, once", &[], One("Enroll"), One("Enrolled")),
+    ("get", "/proxies/{node_id}", "One node, resource by resource", &[], Nothing, One("Proxy")),
+    ("delete", "/proxies/{node_id}", "Remove a binding: streams end, tokens are revoked", DRY, Nothing, One("Done")),
+    ("get", "/proxies/{node_id}/status", "What a node was sent, acknowledged and refused", &[], Nothing, One("ProxyStatus")),
+    ("get", "/proxies/{node_id}/config", "The exact snapshot of a node, keys redacted, secrets as names and versions", &[], Nothing, One("ProxyConfig")),
+    ("get", "/proxies/{node_id}/explain", "Which document caused each resource of a node", &[], Nothing, One("Explanation")),
+    ("post", "/proxies/{node_id}/reload", "Send a node everything again on its open streams; restarts nothing", DRY, Nothing, One("Done")),
+    ("get", "/tokens", "Join tokens, without their secrets", &[], Nothing, Page("Token")),
+    ("delete", "/tokens/{id}", "Revoke a join token that was not used", DRY, Nothing, One("Done")),
+    ("get", "/identities", "Every identity that a node is or speaks for, and every blocked one", &[], Nothing, Page("Identity")),
+    ("post", "/identities/block", "Block an identity: its streams end, renewal and enrolment are refused", &[], One("Block"), One("Done")),
+    ("post", "/identities/unblock", "Lift a block", &[], One("Block"), One("Done")),
+    ("get", "/authorities", "Every authority that was not removed, with its certificate", &[], Nothing, Page("Authority")),
+    ("post", "/authorities/rotate", "Replace the issuing authority by one with a new key; each call does it again", &[], One("Rotate"), One("Rotation")),
+    ("get", "/certificates", "Certificates as the journal knows them: the newest valid one of each identity and node, or all", &["id", "node", "class", "all", "limit", "after"], Nothing, Page("Certificate")),
+    ("get", "/certificates/{serial}", "One certificate with its chain", &[], Nothing, One("Certificate")),
+    ("post", "/certificates/probe", "Issue a certificate of 10 minutes for the probe identity", &[], One("Probe"), One("Probed")),
+    ("get", "/audit", "The audit log, newest first", &["since", "until", "action", "actor", "object", "text", "limit", "after"], Nothing, Page("AuditRow")),
+    ("get", "/stats", "The numbers of a front page", &[], Nothing, One("Stats")),
+    ("get", "/status", "Everything that \"credence status\" shows", &[], Nothing, One("Status")),
+    ("get", "/openapi.json", "This description", &[], Nothing, AnyJson),
+    ("get", "/livez", "Whether the process lives", &[], Nothing, Text),
+    ("get", "/health", "The same as /livez", &[], Nothing, Text),
+    ("get", "/readyz", "Whether every part has served its first truth; 503 names those that have not", &[], Nothing, Text),
+    ("get", "/ready", "The same as /readyz", &[], Nothing, Text),
+    ("get", "/metrics", "Metrics in the text format of OpenMetrics", &[], Nothing, Text),
+];
+
+/// `GET /api/v1/openapi.json`.
+pub(crate) async fn document() -> Json<Value> {
+    Json(describe())
+}
+
+/// The whole description.
+#[must_use]
+pub fn describe() -> Value {
+    let mut paths: Map<String, Value> = Map::new();
+    for route in ROUTES {
+        let (method, path) = (route.0, full_path(route.1));
+        let operation = operation(route);
+        if let Some(methods) = paths.entry(path).or_insert_with(|| json!({})).as_object_mut() {
+            methods.insert(method.to_owned(), operation);
+        }
+    }
+    let schemas = serde_json::to_value(Schemas::openapi()).unwrap_or_default();
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Credence",
+            "version": "v1",
+            "description": "Management of Credence. Every call needs an operator certificate (mutual TLS 1.3).",
+        },
+        "paths": paths,
+        "components": schemas["components"],
+    })
+}
+
+fn full_path(path: &str) -> String {
+    let bare = matches!(path, "/livez" | "/health" | "/readyz" | "/ready" | "/metrics");
+    if bare { path.to_owned() } else { format!("/api/v1{path}") }
+}
+
+fn operation(route: &Route) -> Value {
+    let (method, path, summary, query, body, answer) = route;
+    let mut parameters: Vec<Value> = path
+        .split('/')
+        .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
+        .map(|name| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}}))
+        .collect();
+    parameters.extend(
+        query.iter().map(|name| json!({"name": name, "in": "query", "schema": {"type": kind_of(name)}})),
+    );
+    let path = full_path(path);
+    let method = http::Method::from_bytes(method.to_uppercase().as_bytes()).unwrap_or_default();
+    let permission = access::permission(&method, &path).map_or("nothing", access::Permission::words);
+    let mut operation = json!({
+        "summary": summary,
+        "description": format!("Needs the permission to {permission}."),
+        "parameters": parameters,
+        "responses": {
+            "2XX": {"description": "Done", "content": content(*answer)},
+            "default": {
+                "description": "A problem document",
+                "content": {problem::MEDIA_TYPE: {"schema": reference("Problem")}},
+            },
+        },
+    });
+    if !matches!(body, Nothing) {
+        operation["requestBody"] = json!({"content": content(*body)});
+    }
+    operation
+}
+
+fn kind_of(parameter: &str) -> &'static str {
+    match parameter {
+        "limit" => "integer",
+        "dry_run" | "prune" | "all" => "boolean",
+        _ => "string",
+    }
+}
+
+fn reference(schema: &str) -> Value {
+    json!({"$ref": format!("#/components/schemas/{schema}")})
+}
+
+fn content(shape: Shape) -> Value {
+    match shape {
+        Nothing => json!({}),
+        Documents => json!({"application/yaml": {}, "application/json": {}}),
+        Text => json!({"text/plain": {"schema": {"type": "string"}}}),
+        AnyJson => json!({"application/json": {}}),
+        One(schema) => json!({"application/json": {"schema": reference(schema)}}),
+        Page(schema) => json!({"application/json": {"schema": {
+            "type": "object",
+            "required": ["items"],
+            "properties": {
+                "items": {"type": "array", "items": reference(schema)},
+                "next": {"type": "string", "description": "pass this as after for the next page"},
+            },
+        }}}),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn describes_every_route_of_the_access_table_and_no_other() {
+        let described: Vec<String> =
+            ROUTES.iter().map(|route| format!("{} {}", route.0.to_uppercase(), full_path(route.1))).collect();
+        let known: Vec<String> = access::TABLE.iter().map(|row| format!("{} {}", row.0, row.1)).collect();
+        assert_eq!(described, known);
+    }
+
+    #[test]
+    fn every_reference_resolves() {
+        let document = describe();
+        let text = document.to_string();
+        for part in text.split("#/components/schemas/").skip(1) {
+            let name = part.split('"').next().unwrap();
+            assert!(document["components"]["schemas"][name].is_object(), "{name}");
+        }
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "one variable refreshes golden files")]
+    fn is_what_the_golden_file_says() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/openapi.json");
+        let now = serde_json::to_string_pretty(&describe()).unwrap() + "\n";
+        if std::env::var("CREDENCE_UPDATE_GOLDEN").is_ok() {
+            std::fs::write(path, &now).unwrap();
+        }
+        let golden = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(
+            golden == now,
+            "{path} differs: set CREDENCE_UPDATE_GOLDEN=1, run again, and review the change"
+        );
+    }
+}

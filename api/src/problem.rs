@@ -1,0 +1,262 @@
+//! Problem documents (RFC 9457): what every refusal and failure looks like from outside.
+//!
+//! The words in `type` are stable. One exhaustive mapping makes them from [`CallError`], so that a new way to
+//! fail does not compile until it has a word, a status and a hint.
+
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::calls::CallError;
+
+/// The media type of a problem document.
+pub const MEDIA_TYPE: &str = "application/problem+json";
+const PREFIX: &str = "urn:credence:problem:";
+
+/// One thing wrong with a text: what, where, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Fault {
+    /// The file, or `body`.
+    pub file: String,
+    /// The line, from 1; 0 where the problem has no place.
+    pub line: u32,
+    /// The column in characters, from 1.
+    pub column: u32,
+    /// The field, as it is spelled there.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub path: String,
+    /// What stands there, shortened.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub value: String,
+    /// The stable name of the rule.
+    pub rule: String,
+    /// What is wrong.
+    pub message: String,
+    /// What to do.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub fix: String,
+}
+
+/// A problem document.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Problem {
+    /// `urn:credence:problem:WORD`, stable.
+    #[serde(rename = "type")]
+    pub type_uri: String,
+    /// The same in words, equal for every problem of the type.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// What happened this time.
+    pub detail: String,
+    /// What to do.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub hint: String,
+    /// Finds the call in log and audit.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub request_id: String,
+    /// Everything wrong with the text, if it was the text.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<Fault>,
+}
+
+impl Problem {
+    /// The last word of its type.
+    #[must_use]
+    pub fn word(&self) -> &str {
+        self.type_uri.strip_prefix(PREFIX).unwrap_or("")
+    }
+
+    /// The document for `error` in the request `request_id`.
+    #[must_use]
+    pub fn new(error: &CallError, request_id: &str) -> Self {
+        let face = Face::of(error);
+        let detail = match error {
+            // What our environment says may name paths and hosts: it stands in the log.
+            CallError::Unavailable { part, .. } => format!("{part} is unavailable"),
+            other => other.to_string(),
+        };
+        let errors = match error {
+            CallError::Syntax(faults) | CallError::Invalid(faults) => faults.clone(),
+            _ => Vec::new(),
+        };
+        Self {
+            type_uri: format!("{PREFIX}{}", face.word),
+            title: face.title.to_owned(),
+            status: face.status.as_u16(),
+            detail,
+            hint: face.hint,
+            request_id: request_id.to_owned(),
+            errors,
+        }
+    }
+}
+
+struct Face {
+    word: &'static str,
+    title: &'static str,
+    status: StatusCode,
+    hint: String,
+}
+
+impl Face {
+    fn of(error: &CallError) -> Self {
+        let face = |status, word, title, hint: &str| Self { word, title, status, hint: hint.to_owned() };
+        match error {
+            CallError::NoCredential => face(
+                StatusCode::UNAUTHORIZED,
+                "no-credential",
+                "no credential",
+                "connect with the operator certificate that \"credence init\" wrote into --admin-dir",
+            ),
+            CallError::Forbidden { .. } => face(
+                StatusCode::FORBIDDEN,
+                "forbidden",
+                "not allowed",
+                "use a certificate of class operator (spiffe://TRUST-DOMAIN/credence/operator/NAME)",
+            ),
+            CallError::RateLimited { retry_after } => face(
+                StatusCode::TOO_MANY_REQUESTS,
+                "rate-limited",
+                "too many requests",
+                &format!("wait {} ms", retry_after.as_millis()),
+            ),
+            CallError::NoRoute(_) => face(
+                StatusCode::NOT_FOUND,
+                "no-route",
+                "no such address",
+                "GET /api/v1/openapi.json lists every address",
+            ),
+            CallError::NoMethod { .. } => face(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "no-method",
+                "no such method",
+                "GET /api/v1/openapi.json lists the methods of every address",
+            ),
+            CallError::ContentType { .. } => face(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "content-type",
+                "content type is not supported",
+                "send the body as application/yaml or application/json",
+            ),
+            CallError::TooLarge { limit } => face(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "too-large",
+                "body is too large",
+                &format!("split it: {limit} bytes are allowed in one request"),
+            ),
+            CallError::Parameter { what, .. } => face(
+                StatusCode::BAD_REQUEST,
+                "parameter",
+                "parameter is not valid",
+                &format!("correct the {what}"),
+            ),
+            CallError::Syntax(_) => face(
+                StatusCode::BAD_REQUEST,
+                "syntax",
+                "text cannot be read",
+                "correct what \"errors\" lists; \"credence check FILE\" finds the same offline",
+            ),
+            CallError::Invalid(_) => face(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "invalid-document",
+                "documents cannot be applied",
+                "correct what \"errors\" lists; \"credence check FILE\" finds most of it offline",
+            ),
+            CallError::NotFound { what, .. } => {
+                face(StatusCode::NOT_FOUND, "not-found", "no such thing", &not_found_hint(what))
+            }
+            CallError::Exists { what, .. } => {
+                face(StatusCode::CONFLICT, "exists", "exists already", &exists_hint(what))
+            }
+            CallError::Conflict { .. } => face(
+                StatusCode::CONFLICT,
+                "conflict",
+                "its state does not allow this",
+                "read its state again",
+            ),
+            CallError::Stale { actual, .. } => face(
+                StatusCode::PRECONDITION_FAILED,
+                "stale-revision",
+                "somebody else changed it",
+                &format!("read it again, merge, and send If-Match: \"{actual}\""),
+            ),
+            CallError::Policy(_) => face(
+                StatusCode::FORBIDDEN,
+                "policy",
+                "refused by policy",
+                "a rule of this trust domain forbids it; asking again does not help",
+            ),
+            CallError::Unavailable { .. } => face(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "unavailable",
+                "temporarily unavailable",
+                "try again in a few seconds; the server's log has the cause under the request id",
+            ),
+            CallError::TimedOut(_) => face(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "timed-out",
+                "timed out",
+                "the change may or may not have happened: read its state before you try again",
+            ),
+        }
+    }
+}
+
+fn not_found_hint(what: &str) -> String {
+    let command = match what {
+        "node" | "proxy" => "credence proxy list",
+        "token" => "credence token list",
+        "identity" => "credence identity list",
+        "certificate" => "credence cert list",
+        "revision" => "credence history KIND NAME",
+        _ => "credence get KIND",
+    };
+    format!("\"{command}\" shows what there is")
+}
+
+fn exists_hint(what: &str) -> String {
+    match what {
+        "node" | "binding" => "\"credence proxy enroll NODE --replace\" writes its binding anew",
+        _ => "update it by its id, or choose another name",
+    }
+    .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keeps_what_the_environment_says_out_of_the_answer() {
+        let error = CallError::Unavailable { part: "store", why: "/var/lib/credence: disk full".into() };
+        let problem = Problem::new(&error, "0011223344556677");
+        assert_eq!((problem.status, problem.word()), (503, "unavailable"));
+        assert!(!serde_json::to_string(&problem).unwrap().contains("disk"));
+    }
+
+    #[test]
+    fn a_stale_revision_names_both_and_what_to_send() {
+        let error =
+            CallError::Stale { what: "ProxyConfig", name: "default/web".into(), expected: 3, actual: 5 };
+        let problem = Problem::new(&error, "");
+        assert_eq!(problem.status, 412);
+        assert_eq!(problem.detail, "ProxyConfig default/web is at revision 5, not 3");
+        assert!(problem.hint.contains("If-Match: \"5\""));
+    }
+
+    #[test]
+    fn every_problem_says_what_to_do() {
+        for error in [
+            CallError::NoCredential,
+            CallError::NoRoute("/x".into()),
+            CallError::Syntax(Vec::new()),
+            CallError::NotFound { what: "token", name: "x".into() },
+            CallError::Policy("no".into()),
+        ] {
+            let problem = Problem::new(&error, "");
+            assert!(!problem.hint.is_empty(), "{}", problem.word());
+            assert!(!problem.word().is_empty());
+        }
+    }
+}

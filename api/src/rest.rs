@@ -1,0 +1,251 @@
+//! REST on 8080: HTTP into calls, and what they answer into HTTP. No decisions here.
+//!
+//! Every request passes [`guard`]: it gets an id, must come from an operator, is counted, and is held against the
+//! table in [`crate::access`]. Whatever goes wrong leaves as a problem document.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use audit::{Action, Actor, Event};
+use axum::{
+    Json, Router,
+    extract::{FromRequestParts, MatchedPath, Request, State},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts};
+use spiffe::{Peer, RequestId, SpiffeId, Tenant};
+
+use crate::{
+    access,
+    calls::{CallError, Caller, Calls},
+    limit::RateLimit,
+    problem::{MEDIA_TYPE, Problem},
+};
+
+mod configs;
+mod extract;
+mod probes;
+mod proxies;
+mod trust;
+
+#[cfg(test)]
+mod tests;
+
+pub use self::extract::{MAX_BODY_BYTES, MAX_PAGE};
+pub use self::probes::probes;
+
+/// How long a call may take.
+pub const TIMEOUT: Duration = Duration::from_secs(10);
+const REQUEST_ID: &str = "x-request-id";
+
+/// What every handler shares.
+pub(crate) struct Shared {
+    pub(crate) calls: Calls,
+    limit: Mutex<RateLimit<SpiffeId>>,
+}
+
+pub(crate) type App = State<Arc<Shared>>;
+
+/// The router of 8080. `server` puts the verified peer (`Arc<spiffe::Peer>`) and the address (`SocketAddr`) of
+/// the connection into the extensions of every request.
+pub fn router(calls: Calls) -> Router {
+    let shared = Arc::new(Shared { calls, limit: Mutex::default() });
+    routes()
+        .fallback(no_route)
+        .layer(middleware::from_fn_with_state(shared.clone(), guard))
+        .with_state(shared)
+}
+
+fn routes() -> Router<Arc<Shared>> {
+    let v1 = Router::new()
+        .route("/configs", get(configs::list).post(configs::create))
+        .route("/configs/{id}", get(configs::show).put(configs::update).delete(configs::delete))
+        .route("/configs/{id}/validate", post(configs::validate))
+        .route("/configs/{id}/apply", post(configs::apply))
+        .route("/configs/{id}/history", get(configs::history_of))
+        .route("/validate", post(configs::validate_text))
+        .route("/apply", post(configs::apply_text))
+        .route("/history", get(configs::history))
+        .route("/rollback", post(configs::rollback))
+        .route("/services", get(configs::services))
+        .route("/services/{name}", get(configs::service))
+        .route("/endpoints", get(configs::endpoints))
+        .route("/endpoints/{service}", get(configs::endpoints_of))
+        .route("/proxies", get(proxies::list).post(proxies::enroll))
+        .route("/proxies/{node_id}", get(proxies::show).delete(proxies::remove))
+        .route("/proxies/{node_id}/status", get(proxies::status))
+        .route("/proxies/{node_id}/config", get(proxies::config))
+        .route("/proxies/{node_id}/explain", get(proxies::explain))
+        .route("/proxies/{node_id}/reload", post(proxies::reload))
+        .route("/tokens", get(proxies::tokens))
+        .route("/tokens/{id}", axum::routing::delete(proxies::revoke))
+        .route("/identities", get(trust::identities))
+        .route("/identities/block", post(trust::block))
+        .route("/identities/unblock", post(trust::unblock))
+        .route("/authorities", get(trust::authorities))
+        .route("/authorities/rotate", post(trust::rotate))
+        .route("/certificates", get(trust::certificates))
+        .route("/certificates/{serial}", get(trust::certificate))
+        .route("/certificates/probe", post(trust::probe))
+        .route("/audit", get(trust::audit))
+        .route("/stats", get(trust::stats))
+        .route("/status", get(trust::status))
+        .route("/openapi.json", get(crate::openapi::document));
+    Router::new().nest("/api/v1", v1).merge(probes::routes())
+}
+
+async fn no_route(request: Request) -> CallError {
+    CallError::NoRoute(request.uri().path().to_owned())
+}
+
+/// Lets operators in, one at a time and not too often; gives everything that leaves its id and form.
+async fn guard(State(shared): App, mut request: Request, next: Next) -> Response {
+    let request_id = RequestId::random();
+    let response = match shared.admit(&request, &request_id) {
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            match tokio::time::timeout(TIMEOUT, next.run(request)).await {
+                Ok(response) => response,
+                Err(_) => CallError::TimedOut(TIMEOUT).into_response(),
+            }
+        }
+        Err(error) => error.into_response(),
+    };
+    finish(response, &request_id)
+}
+
+impl Shared {
+    fn admit(&self, request: &Request, request_id: &RequestId) -> Result<Caller, CallError> {
+        let Some(peer) = peer(request) else {
+            self.note(request, request_id, Actor::System, &CallError::NoCredential);
+            return Err(CallError::NoCredential);
+        };
+        let actor = Actor::Identity { id: peer.id().clone() };
+        self.judge(&peer, request)
+            .inspect_err(|error| self.note(request, request_id, actor.clone(), error))?;
+        Ok(Caller { actor, tenant: Tenant::default(), request_id: request_id.clone() })
+    }
+
+    fn judge(&self, peer: &Peer, request: &Request) -> Result<(), CallError> {
+        let now = self.calls.clock.now();
+        let taken = self.limit.lock().unwrap_or_else(PoisonError::into_inner).take(peer.id(), now);
+        taken.map_err(|retry_after| CallError::RateLimited { retry_after })?;
+        if self.calls.configs.blocks().contains(peer.id()) {
+            let id = peer.id().to_string();
+            return Err(CallError::Forbidden { id, operation: "call anything, it is blocked".into() });
+        }
+        let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+        match path {
+            Some(path) if access::permission(request.method(), path).is_none() && access::knows(path) => {
+                let (method, path) = (request.method().to_string(), path.to_owned());
+                Err(CallError::NoMethod { method, path })
+            }
+            Some(path) => access::authorize(peer, request.method(), path).map(drop),
+            // Nothing is there, and strangers to the table learn that much.
+            None => access::authorize(peer, &http::Method::GET, "/livez").map(drop),
+        }
+    }
+
+    /// A refusal leaves a row in the audit log. A caller without an identity is known by its address.
+    fn note(&self, request: &Request, request_id: &RequestId, actor: Actor, error: &CallError) {
+        let actor = match (actor, request.extensions().get::<SocketAddr>()) {
+            (Actor::System, Some(remote)) => Actor::stranger(*remote),
+            (Actor::System, None) => Actor::Stranger { address: "unknown".into() },
+            (known, _) => known,
+        };
+        let path = request.extensions().get::<MatchedPath>().map_or("elsewhere", MatchedPath::as_str);
+        let object = format!("{} {path}", request.method());
+        let event =
+            Event::refused(self.calls.clock.now(), actor, Action::CallRefuse, object, error.to_string());
+        self.calls.refusals.refuse(event.in_request(request_id.clone()));
+    }
+}
+
+fn peer(request: &Request) -> Option<Arc<Peer>> {
+    let extensions = request.extensions();
+    let optional = extensions.get::<Option<Arc<Peer>>>().cloned().flatten();
+    optional.or_else(|| extensions.get::<Arc<Peer>>().cloned())
+}
+
+/// A call that failed, on its way to [`finish`].
+#[derive(Debug, Clone)]
+struct Failure(Arc<CallError>);
+
+impl IntoResponse for CallError {
+    fn into_response(self) -> Response {
+        let mut response = StatusCode::INTERNAL_SERVER_ERROR.into_response();
+        response.extensions_mut().insert(Failure(Arc::new(self)));
+        response
+    }
+}
+
+fn finish(mut response: Response, request_id: &RequestId) -> Response {
+    let failure = response.extensions_mut().remove::<Failure>().map(|failure| failure.0);
+    let failure = failure.or_else(|| unexplained(&response).map(Arc::new));
+    if let Some(error) = failure {
+        tell(&error, request_id);
+        response = problem(&error, request_id);
+    }
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Ok(value) = HeaderValue::from_str(request_id.as_str()) {
+        headers.insert(REQUEST_ID, value);
+    }
+    response
+}
+
+/// What the framework refused by itself, such as a path that is not UTF-8.
+fn unexplained(response: &Response) -> Option<CallError> {
+    let status = response.status();
+    let ours = response.headers().get(header::CONTENT_TYPE).is_some_and(|found| found == MEDIA_TYPE);
+    let expected = ours || status == StatusCode::SERVICE_UNAVAILABLE;
+    (status.is_client_error() && !expected)
+        .then(|| CallError::Parameter { what: "request", why: status.to_string() })
+}
+
+fn tell(error: &CallError, request_id: &RequestId) {
+    match error {
+        CallError::Unavailable { .. } | CallError::TimedOut(_) => {
+            tracing::warn!(%request_id, %error, "call failed");
+        }
+        _ => tracing::debug!(%request_id, %error, "call refused"),
+    }
+}
+
+fn problem(error: &CallError, request_id: &RequestId) -> Response {
+    let document = Problem::new(error, request_id.as_str());
+    let status = StatusCode::from_u16(document.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = (status, Json(document)).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
+    match error {
+        CallError::RateLimited { retry_after } => {
+            headers.insert(header::RETRY_AFTER, retry_after.as_secs().max(1).into());
+        }
+        CallError::Unavailable { .. } => {
+            headers.insert(header::RETRY_AFTER, 5.into());
+        }
+        CallError::Stale { actual, .. } => insert_etag(headers, *actual),
+        _ => {}
+    }
+    response
+}
+
+pub(crate) fn insert_etag(headers: &mut HeaderMap, revision: u64) {
+    if let Ok(value) = HeaderValue::from_str(&format!("\"{revision}\"")) {
+        headers.insert(header::ETAG, value);
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Caller {
+    type Rejection = CallError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, CallError> {
+        parts.extensions.get::<Self>().cloned().ok_or(CallError::NoCredential)
+    }
+}

@@ -1,0 +1,177 @@
+//! What comes in with a request, read strictly: bodies, parameters, If-Match.
+
+use axum::{
+    body::{Bytes, to_bytes},
+    extract::{FromRequest, FromRequestParts, Query, Request},
+};
+use http::{HeaderMap, header, request::Parts};
+use serde::{Deserialize, de::DeserializeOwned};
+use spiffe::Namespace;
+use uuid::Uuid;
+
+use crate::{calls::CallError, problem::Fault};
+
+/// The longest body.
+pub const MAX_BODY_BYTES: usize = 1 << 20;
+/// The most items on one page.
+pub const MAX_PAGE: usize = 500;
+const DEFAULT_PAGE: usize = 100;
+
+/// A body of documents: YAML, of which JSON is a part.
+pub(super) struct Text(pub(super) String);
+
+impl<S: Send + Sync> FromRequest<S> for Text {
+    type Rejection = CallError;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, CallError> {
+        let (headers, bytes) = bounded(request).await?;
+        accepted(&headers)?;
+        utf8(bytes).map(Self)
+    }
+}
+
+/// A body of named fields; an absent body has none.
+pub(super) struct Body<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+    type Rejection = CallError;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, CallError> {
+        let (headers, bytes) = bounded(request).await?;
+        if bytes.is_empty() {
+            return parse("{}").map(Self);
+        }
+        accepted(&headers)?;
+        parse(&utf8(bytes)?).map(Self)
+    }
+}
+
+async fn bounded(request: Request) -> Result<(HeaderMap, Bytes), CallError> {
+    let too_large = || CallError::TooLarge { limit: MAX_BODY_BYTES };
+    let (parts, body) = request.into_parts();
+    let declared =
+        parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    if declared.is_some_and(|length: u64| length > MAX_BODY_BYTES as u64) {
+        return Err(too_large());
+    }
+    let bytes = to_bytes(body, MAX_BODY_BYTES).await.map_err(|_| too_large())?;
+    Ok((parts.headers, bytes))
+}
+
+fn accepted(headers: &HeaderMap) -> Result<(), CallError> {
+    let found = headers.get(header::CONTENT_TYPE).map_or("", |value| value.to_str().unwrap_or("?"));
+    let essence = found.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    match essence.as_str() {
+        "application/yaml" | "application/json" => Ok(()),
+        _ => Err(CallError::ContentType { found: found.chars().take(100).collect() }),
+    }
+}
+
+fn utf8(bytes: Bytes) -> Result<String, CallError> {
+    String::from_utf8(bytes.into()).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        let message = format!("byte {} is not UTF-8", at + 1);
+        CallError::Syntax(vec![fault(0, 0, "syntax.utf8", message, "save the text as UTF-8")])
+    })
+}
+
+fn parse<T: DeserializeOwned>(text: &str) -> Result<T, CallError> {
+    serde_saphyr::from_str(text).map_err(|error| {
+        let error = error.without_snippet();
+        let place = error.location().map_or((0, 0), |place| (place.line(), place.column()));
+        let place = (u32::try_from(place.0).unwrap_or(0), u32::try_from(place.1).unwrap_or(0));
+        let fix = "GET /api/v1/openapi.json describes the body";
+        CallError::Syntax(vec![fault(place.0, place.1, "body", error.to_string(), fix)])
+    })
+}
+
+fn fault(line: u32, column: u32, rule: &str, message: String, fix: &str) -> Fault {
+    Fault {
+        file: "body".into(),
+        line,
+        column,
+        path: String::new(),
+        value: String::new(),
+        rule: rule.into(),
+        message,
+        fix: fix.into(),
+    }
+}
+
+/// Query parameters; those that the address does not know are refused.
+pub(super) struct Params<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
+    type Rejection = CallError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, CallError> {
+        let Query(read) = Query::<T>::try_from_uri(&parts.uri)
+            .map_err(|error| CallError::Parameter { what: "query", why: cause(&error) })?;
+        Ok(Self(read))
+    }
+}
+
+/// The innermost text of an error: the outer ones say only that a query failed.
+fn cause(error: &dyn std::error::Error) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}
+
+/// The revision in If-Match; `None` for none, and for `*`.
+pub(super) struct IfMatch(pub(super) Option<u64>);
+
+impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
+    type Rejection = CallError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, CallError> {
+        let Some(value) = parts.headers.get(header::IF_MATCH) else { return Ok(Self(None)) };
+        let text = value.to_str().unwrap_or("?").trim();
+        if text == "*" {
+            return Ok(Self(None));
+        }
+        let number = text
+            .strip_prefix('"')
+            .and_then(|rest| rest.strip_suffix('"'))
+            .and_then(|inner| inner.parse().ok());
+        number.map(|revision| Self(Some(revision))).ok_or_else(|| CallError::Parameter {
+            what: "If-Match",
+            why: format!("{text:?} is not one revision in quotes, such as \"17\""),
+        })
+    }
+}
+
+/// No parameters.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Nothing {}
+
+/// Whether to do it or only to look at it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DryRun {
+    #[serde(default)]
+    pub(super) dry_run: bool,
+}
+
+/// How many items a page has.
+pub(super) fn page(limit: Option<usize>) -> Result<usize, CallError> {
+    match limit.unwrap_or(DEFAULT_PAGE) {
+        limit if (1..=MAX_PAGE).contains(&limit) => Ok(limit),
+        limit => Err(CallError::Parameter {
+            what: "limit",
+            why: format!("{limit} is not between 1 and {MAX_PAGE}"),
+        }),
+    }
+}
+
+pub(super) fn uuid(text: &str) -> Result<Uuid, CallError> {
+    text.parse().map_err(|_| CallError::Parameter { what: "id", why: format!("{text:?} is not a UUID") })
+}
+
+pub(super) fn namespace(text: Option<&str>) -> Result<Option<Namespace>, CallError> {
+    let parsed = text.map(Namespace::parse).transpose();
+    parsed.map_err(|error| CallError::Parameter { what: "namespace", why: error.to_string() })
+}

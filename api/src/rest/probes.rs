@@ -1,0 +1,66 @@
+//! Health, readiness, metrics: on 9090 in clear for probes and scrapers, on 8080 for operators.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::State,
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use http::{StatusCode, header};
+
+use super::{App, Shared};
+use crate::sources::{MetricsText, Readiness};
+
+const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The router of 9090: `/livez` and `/health`, `/readyz` and `/ready`, `/metrics`, and nothing else.
+pub fn probes(readiness: Arc<dyn Readiness>, metrics: Arc<dyn MetricsText>) -> Router {
+    type Parts = (Arc<dyn Readiness>, Arc<dyn MetricsText>);
+    async fn ready(State((readiness, _)): State<Parts>) -> Response {
+        readiness_answer(&*readiness)
+    }
+    async fn metrics_text(State((_, metrics)): State<Parts>) -> Response {
+        metrics_answer(&*metrics)
+    }
+    Router::new()
+        .route("/livez", get(live))
+        .route("/health", get(live))
+        .route("/readyz", get(ready))
+        .route("/ready", get(ready))
+        .route("/metrics", get(metrics_text))
+        .with_state((readiness, metrics))
+}
+
+/// The same paths for 8080, behind its guard.
+pub(super) fn routes() -> Router<Arc<Shared>> {
+    async fn ready(State(shared): App) -> Response {
+        readiness_answer(&*shared.calls.readiness)
+    }
+    async fn metrics_text(State(shared): App) -> Response {
+        metrics_answer(&*shared.calls.metrics)
+    }
+    Router::new()
+        .route("/livez", get(live))
+        .route("/health", get(live))
+        .route("/readyz", get(ready))
+        .route("/ready", get(ready))
+        .route("/metrics", get(metrics_text))
+}
+
+async fn live() -> &'static str {
+    "ok\n"
+}
+
+fn readiness_answer(readiness: &dyn Readiness) -> Response {
+    let missing = readiness.not_ready();
+    if missing.is_empty() {
+        return "ok\n".into_response();
+    }
+    (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}\n", missing.join(", "))).into_response()
+}
+
+fn metrics_answer(metrics: &dyn MetricsText) -> Response {
+    ([(header::CONTENT_TYPE, METRICS_TYPE)], metrics.render()).into_response()
+}

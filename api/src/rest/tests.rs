@@ -1,0 +1,479 @@
+//! The router with stores in memory: every address on its good path, and what it refuses.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{Router, body::Body};
+use certs::{Clock, ManualClock, Timestamp};
+use http::{HeaderMap, Method, Request, StatusCode};
+use serde_json::{Value, json};
+use spiffe::{Peer, SpiffeId, TrustDomain, VerifiedSvid, fake::FakeIssuer};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+use super::*;
+use crate::{
+    calls::{
+        Facts,
+        configs::{Manager, Stores},
+    },
+    testing::{MemoryStore, Plain, Still, StillRotation},
+};
+
+const ENDPOINTS: &str = "apiVersion: v1\nkind: Endpoints\nmetadata: {name: api}\nspec:\n  endpoints:\n    - {address: 127.0.0.1, port: 3001}\n";
+
+struct World {
+    router: Router,
+    store: MemoryStore,
+    still: Still,
+    clock: ManualClock,
+    peer: Option<Arc<Peer>>,
+}
+
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Value,
+}
+
+fn peer(path: &str) -> Arc<Peer> {
+    let id = SpiffeId::parse(&format!("spiffe://td.example{path}")).unwrap();
+    let remote: SocketAddr = "127.0.0.1:5000".parse().unwrap();
+    Arc::new(Peer::new(VerifiedSvid::for_tests(id, Timestamp::MAX), remote))
+}
+
+#[expect(clippy::disallowed_methods, reason = "the manager runs beside the test")]
+async fn world() -> World {
+    let clock = ManualClock::new(Timestamp::from_unix_secs(1_800_000_000));
+    let (store, still) = (MemoryStore::default(), Still::default());
+    let shared = Arc::new(store.clone());
+    let stores = Stores { documents: shared.clone(), nodes: shared.clone(), blocks: shared.clone() };
+    let (manager, configs) = Manager::load(stores, Box::new(Plain::default())).await.unwrap();
+    tokio::spawn(manager.run(CancellationToken::new()));
+    let issuer = Arc::new(FakeIssuer::new("td.example", Arc::new(clock.clone())));
+    let trust = watch::channel(Arc::new(issuer.trust())).1;
+    let ca = Arc::new(ca::testing::MemoryStore::new());
+    let facts = Facts { version: "0.1.0".into(), enrolment_address: "localhost:18001".into() };
+    let calls = Calls {
+        domain: TrustDomain::parse("td.example").unwrap(),
+        facts: Arc::new(facts),
+        clock: Arc::new(clock.clone()),
+        configs,
+        documents: shared.clone(),
+        nodes: shared.clone(),
+        audit: shared.clone(),
+        refusals: shared,
+        journal: ca.clone(),
+        authorities: ca,
+        rotation: Arc::new(StillRotation),
+        issuer,
+        trust,
+        delivery: Arc::new(still.clone()),
+        renewals: Arc::new(still.clone()),
+        readiness: Arc::new(still.clone()),
+        metrics: Arc::new(still.clone()),
+    };
+    let peer = Some(peer("/credence/operator/ann"));
+    World { router: router(calls), store, still, clock, peer }
+}
+
+impl World {
+    async fn send(&self, request: Request<Body>) -> Answer {
+        let mut request = request;
+        request.extensions_mut().insert(self.peer.clone());
+        request.extensions_mut().insert("192.0.2.7:999".parse::<SocketAddr>().unwrap());
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let bytes = axum::body::to_bytes(body, 8 << 20).await.unwrap();
+        let body = serde_json::from_slice(&bytes)
+            .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
+        Answer { status: parts.status, headers: parts.headers, body }
+    }
+
+    async fn get(&self, path: &str) -> Answer {
+        self.send(Request::get(path).body(Body::empty()).unwrap()).await
+    }
+
+    async fn call(&self, method: &str, path: &str, kind: &str, body: impl Into<Body>) -> Answer {
+        let request = Request::builder().method(method).uri(path).header("content-type", kind);
+        self.send(request.body(body.into()).unwrap()).await
+    }
+
+    async fn yaml(&self, method: &str, path: &str, body: &str) -> Answer {
+        self.call(method, path, "application/yaml", body.to_owned()).await
+    }
+
+    async fn json(&self, method: &str, path: &str, body: Value) -> Answer {
+        self.call(method, path, "application/json", body.to_string()).await
+    }
+
+    /// Creates and applies `text`; answers the id of its document.
+    async fn applied(&self, text: &str) -> String {
+        let answer = self.yaml("POST", "/api/v1/apply", text).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        answer.body["revisions"][0]["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Sends what must be refused, as a problem of type `word`, leaving everything as it was.
+    async fn refuses(&self, request: Request<Body>, status: u16, word: &str) -> Answer {
+        let (what, before) = (format!("{} {}", request.method(), request.uri()), self.store.fingerprint());
+        let answer = self.send(request).await;
+        assert_eq!(answer.status.as_u16(), status, "{what}: {}", answer.body);
+        assert_eq!(answer.headers["content-type"], MEDIA_TYPE, "{what}");
+        assert_eq!(answer.body["type"], format!("urn:credence:problem:{word}"), "{what}: {}", answer.body);
+        for field in ["title", "detail", "hint", "request_id"] {
+            assert!(answer.body[field].as_str().is_some_and(|text| !text.is_empty()), "{what}: {field}");
+        }
+        assert_eq!(answer.headers["x-request-id"], answer.body["request_id"].as_str().unwrap());
+        assert_eq!(self.store.fingerprint(), before, "{what} changed something");
+        answer
+    }
+}
+
+fn request(method: &str, path: &str, kind: &str, body: impl Into<Body>) -> Request<Body> {
+    let request = Request::builder().method(method).uri(path).header("content-type", kind);
+    request.body(body.into()).unwrap()
+}
+
+#[tokio::test]
+async fn every_route_has_a_row_and_every_row_a_route() {
+    let world = world().await;
+    for (method, path, _) in access::TABLE {
+        let path = path.replace("{node_id}", "web-1").replace("{id}", "x").replace("{name}", "x");
+        let path = path.replace("{service}", "x").replace("{serial}", "01");
+        let answer = world.send(request(method.as_str(), &path, "text/plain", Body::empty())).await;
+        let word = answer.body["type"].as_str().unwrap_or_default().to_owned();
+        assert!(!word.ends_with("no-route") && !word.ends_with("no-method"), "{method} {path}: {word}");
+        world.clock.advance(Duration::from_secs(1));
+    }
+    // A route that the table does not know would answer something else than this.
+    for method in [Method::PATCH, Method::PUT, Method::DELETE, Method::OPTIONS] {
+        let answer = world.send(request(method.as_str(), "/api/v1/status", "", Body::empty())).await;
+        assert_eq!(answer.status, StatusCode::METHOD_NOT_ALLOWED, "{method}");
+    }
+}
+
+#[tokio::test]
+async fn a_document_lives_from_draft_to_deletion() {
+    let world = world().await;
+    let created = world.yaml("POST", "/api/v1/configs", ENDPOINTS).await;
+    assert_eq!(created.status, StatusCode::CREATED, "{}", created.body);
+    assert_eq!(
+        (&created.body["state"], &created.headers["etag"]),
+        (&json!("draft"), &"\"1\"".parse().unwrap())
+    );
+    let id = created.body["id"].as_str().unwrap();
+    let path = format!("/api/v1/configs/{id}");
+    assert_eq!(created.headers["location"], path.as_str());
+
+    let shown = world.get(&path).await;
+    assert_eq!(shown.body["text"], ENDPOINTS);
+    assert_eq!(world.yaml("POST", &format!("{path}/validate"), "").await.body["valid"], true);
+    let applied = world.yaml("POST", &format!("{path}/apply"), "").await;
+    assert_eq!(applied.body["revisions"][0]["state"], "applied");
+    assert_eq!(world.get("/api/v1/services/api").await.body["items"][0]["endpoints"][0]["port"], 3001);
+    assert_eq!(world.get("/api/v1/endpoints/api").await.body["items"][0]["address"], "127.0.0.1");
+
+    let changed = ENDPOINTS.replace("3001", "3002");
+    let put = Request::put(&path).header("content-type", "application/yaml").header("if-match", "\"2\"");
+    let updated = world.send(put.body(changed.into()).unwrap()).await;
+    assert_eq!(
+        (updated.status, &updated.body["state"]),
+        (StatusCode::OK, &json!("draft")),
+        "{}",
+        updated.body
+    );
+    assert_eq!(world.get("/api/v1/services").await.body["items"][0]["endpoints"][0]["port"], 3001);
+
+    let deleted = world.send(Request::delete(&path).body(Body::empty()).unwrap()).await;
+    assert_eq!(deleted.body["items"][0]["action"], "delete", "{}", deleted.body);
+    assert_eq!(world.get(&path).await.status, StatusCode::NOT_FOUND);
+    let history = world.get("/api/v1/history?kind=Endpoints&name=api").await;
+    assert_eq!(history.body["items"].as_array().unwrap().len(), 4);
+}
+
+#[tokio::test]
+async fn applies_all_documents_of_a_text_or_none() {
+    let world = world().await;
+    let two = format!("{ENDPOINTS}---\n{}", ENDPOINTS.replace("name: api", "name: other"));
+    let plan = world.yaml("POST", "/api/v1/apply?dry_run=true", &two).await;
+    assert_eq!(plan.body["items"].as_array().unwrap().len(), 2, "{}", plan.body);
+    assert!(world.store.events().is_empty(), "a dry run writes nothing");
+
+    let bad = format!("{ENDPOINTS}---\n{}", ENDPOINTS.replace("name: api", "name: dangling"));
+    let refused = request("POST", "/api/v1/apply", "application/yaml", bad);
+    let refused = world.refuses(refused, 422, "invalid-document").await;
+    assert_eq!(refused.body["errors"][0]["line"], 3);
+    assert_eq!(refused.body["errors"][0]["fix"], "declare it, or correct the name");
+
+    world.applied(&two).await;
+    assert_eq!(world.store.events().len(), 1, "one transaction, one row");
+    let again = world.yaml("POST", "/api/v1/apply", &two).await;
+    assert_eq!(again.body["items"][0]["action"], "unchanged");
+    assert_eq!(world.store.events().len(), 1, "nothing changed");
+
+    let pruned = world.yaml("POST", "/api/v1/apply?prune=true", ENDPOINTS).await;
+    assert_eq!(
+        pruned.body["items"][1],
+        json!({"action": "delete", "kind": "Endpoints", "namespace": "default",
+        "name": "other", "before": two.split("---\n").nth(1).unwrap()})
+    );
+    assert_eq!(world.get("/api/v1/configs").await.body["items"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn rolls_back_to_an_older_text_as_a_new_revision() {
+    let world = world().await;
+    world.applied(ENDPOINTS).await;
+    world.applied(&ENDPOINTS.replace("3001", "3002")).await;
+    let body = json!({"kind": "Endpoints", "name": "api", "to": 1, "reason": "it broke"});
+    let plan = world.json("POST", "/api/v1/rollback", body).await;
+    assert_eq!(plan.body["revisions"][0]["revision"], 3, "{}", plan.body);
+    assert_eq!(world.get("/api/v1/endpoints").await.body["items"][0]["port"], 3001);
+    let body = json!({"kind": "Endpoints", "name": "api", "to": 77}).to_string();
+    world.refuses(request("POST", "/api/v1/rollback", "application/json", body), 404, "not-found").await;
+}
+
+#[tokio::test]
+async fn enrols_shows_and_removes_a_node() {
+    let world = world().await;
+    let enrolled =
+        world.json("POST", "/api/v1/proxies", json!({"node": "web-1", "labels": {"app": "web"}})).await;
+    assert_eq!(enrolled.status, StatusCode::CREATED, "{}", enrolled.body);
+    assert_eq!(enrolled.body["proxy"]["identities"][0], "spiffe://td.example/default/web-1");
+    assert!(enrolled.body["pin"].as_str().unwrap().starts_with("sha256:"));
+    let token = crate::token::JoinToken::parse(enrolled.body["token"].as_str().unwrap()).unwrap();
+
+    let tokens = world.get("/api/v1/tokens").await;
+    assert_eq!(tokens.body["items"][0]["id"], token.id());
+    assert_eq!(tokens.body["items"][0]["state"], "unused");
+    assert!(!tokens.body.to_string().contains(enrolled.body["token"].as_str().unwrap()));
+    for path in ["", "/status", "/config", "/explain"] {
+        let answer = world.get(&format!("/api/v1/proxies/web-1{path}")).await;
+        assert_eq!(answer.status, StatusCode::OK, "{path}: {}", answer.body);
+    }
+    assert_eq!(world.get("/api/v1/proxies").await.body["items"][0]["status"]["sync"], "OFFLINE");
+    assert_eq!(world.yaml("POST", "/api/v1/proxies/web-1/reload", "").await.status, StatusCode::OK);
+    let identities = world.get("/api/v1/identities").await;
+    assert_eq!(identities.body["items"].as_array().unwrap().len(), 2);
+
+    let again = request("POST", "/api/v1/proxies", "application/json", r#"{"node": "web-1"}"#);
+    world.refuses(again, 409, "exists").await;
+    let revoke = Request::delete(format!("/api/v1/tokens/{}", token.id()));
+    assert_eq!(world.send(revoke.body(Body::empty()).unwrap()).await.status, StatusCode::OK);
+    let removed = world.send(Request::delete("/api/v1/proxies/web-1").body(Body::empty()).unwrap()).await;
+    assert_eq!(removed.status, StatusCode::OK);
+    world.refuses(Request::get("/api/v1/proxies/web-1").body(Body::empty()).unwrap(), 404, "not-found").await;
+}
+
+#[tokio::test]
+async fn blocks_and_frees_identities() {
+    let world = world().await;
+    let body = json!({"id": "spiffe://td.example/web", "reason": "stolen key"});
+    assert_eq!(world.json("POST", "/api/v1/identities/block", body.clone()).await.status, StatusCode::OK);
+    let listed = world.get("/api/v1/identities").await;
+    assert_eq!(listed.body["items"][0]["blocked_reason"], "stolen key");
+    for (id, status, word) in [
+        ("spiffe://td.example/web", 409, "exists"),
+        ("spiffe://td.example/credence/operator/ann", 403, "policy"),
+        ("spiffe://td.example/credence/server", 403, "policy"),
+        ("spiffe://other.example/web", 403, "policy"),
+        ("web", 400, "parameter"),
+    ] {
+        let body = json!({"id": id}).to_string();
+        let request = request("POST", "/api/v1/identities/block", "application/json", body);
+        world.refuses(request, status, word).await;
+    }
+    assert_eq!(world.json("POST", "/api/v1/identities/unblock", body).await.status, StatusCode::OK);
+    assert!(world.get("/api/v1/identities").await.body["items"].as_array().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn shows_trust_audit_and_status() {
+    let world = world().await;
+    world.applied(ENDPOINTS).await;
+    for path in
+        ["authorities", "certificates", "certificates?class=node&all=true", "stats", "status", "openapi.json"]
+    {
+        let answer = world.get(&format!("/api/v1/{path}")).await;
+        assert_eq!(answer.status, StatusCode::OK, "{path}: {}", answer.body);
+    }
+    let rotated = world.json("POST", "/api/v1/authorities/rotate", json!({"dry_run": true})).await;
+    assert_eq!(rotated.status, StatusCode::OK, "{}", rotated.body);
+    assert!(rotated.body["to"].is_null());
+    assert!(!world.json("POST", "/api/v1/authorities/rotate", json!({})).await.body["to"].is_null());
+    let audit = world.get("/api/v1/audit?action=document-apply").await;
+    assert_eq!(audit.body["items"][0]["actor"], "spiffe://td.example/credence/operator/ann");
+    let key = certs::SecretKey::generate(certs::KeyKind::P256);
+    let csr = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, certs::Csr::build(&key));
+    let probed = world.json("POST", "/api/v1/certificates/probe", json!({"csr": csr})).await;
+    assert_eq!(probed.body["id"], "spiffe://td.example/credence-probe", "{}", probed.body);
+}
+
+#[tokio::test]
+async fn refuses_bad_input_and_leaves_everything_as_it_was() {
+    let world = world().await;
+    let id = world.applied(ENDPOINTS).await;
+    let (yaml, json_type) = ("application/yaml", "application/json");
+    let big = "#".repeat(MAX_BODY_BYTES + 1);
+    let config = format!("/api/v1/configs/{id}");
+    let unknown = ENDPOINTS.replace("spec:", "specs:");
+    let dangling = ENDPOINTS.replace("name: api", "name: dangling");
+    let twice = format!("{ENDPOINTS}---\n{ENDPOINTS}");
+    let renamed = ENDPOINTS.replace("name: api", "name: other");
+    let cases: Vec<(&str, &str, &str, &str, u16, &str)> = vec![
+        ("POST", "/api/v1/configs", yaml, "a: [", 400, "syntax"),
+        ("POST", "/api/v1/configs", json_type, "{\"apiVersion\":", 400, "syntax"),
+        ("POST", "/api/v1/configs", yaml, "", 400, "parameter"),
+        ("POST", "/api/v1/configs", yaml, &unknown, 422, "invalid-document"),
+        ("POST", "/api/v1/configs", yaml, &dangling, 422, "invalid-document"),
+        ("POST", "/api/v1/configs", yaml, ENDPOINTS, 409, "exists"),
+        ("POST", "/api/v1/configs", yaml, &twice, 400, "parameter"),
+        ("POST", "/api/v1/configs", yaml, &big, 413, "too-large"),
+        ("POST", "/api/v1/configs", "text/plain", ENDPOINTS, 415, "content-type"),
+        ("POST", "/api/v1/configs?color=red", yaml, ENDPOINTS, 400, "parameter"),
+        ("POST", "/api/v1/apply", yaml, &twice, 409, "conflict"),
+        ("POST", "/api/v1/apply", yaml, &dangling, 422, "invalid-document"),
+        ("POST", "/api/v1/apply", yaml, "# nothing\n", 400, "parameter"),
+        ("POST", "/api/v1/apply?namespace=No", yaml, ENDPOINTS, 400, "parameter"),
+        ("POST", "/api/v1/validate", yaml, &unknown, 422, "invalid-document"),
+        ("PUT", &config, yaml, &renamed, 400, "parameter"),
+        ("PUT", "/api/v1/configs/none", yaml, ENDPOINTS, 400, "parameter"),
+        ("PUT", "/api/v1/configs/01234567-89ab-7def-8123-456789abcdef", yaml, ENDPOINTS, 404, "not-found"),
+        ("POST", "/api/v1/rollback", json_type, "{\"kind\": 1", 400, "syntax"),
+        ("POST", "/api/v1/rollback", json_type, "{\"kind\": \"Endpoints\", \"nam\": 1}", 400, "syntax"),
+        ("POST", "/api/v1/proxies", json_type, "{\"node\": \"Web 1\"}", 400, "parameter"),
+        ("POST", "/api/v1/proxies", json_type, "{\"node\": \"web-1\", \"ttl_secs\": 0}", 400, "parameter"),
+        (
+            "POST",
+            "/api/v1/proxies",
+            json_type,
+            "{\"node\": \"a\", \"identities\": [\"spiffe://x/y\"]}",
+            403,
+            "policy",
+        ),
+        ("POST", "/api/v1/certificates/probe", json_type, "{\"csr\": \"AAAA\"}", 400, "parameter"),
+        ("GET", "/api/v1/configs?limit=501", yaml, "", 400, "parameter"),
+        ("GET", "/api/v1/audit?since=yesterday", yaml, "", 400, "parameter"),
+        ("GET", "/api/v1/certificates?class=root", yaml, "", 400, "parameter"),
+        ("GET", "/api/v1/certificates/00", yaml, "", 400, "parameter"),
+        ("DELETE", "/api/v1/tokens/none", yaml, "", 404, "not-found"),
+        ("GET", "/api/v2/configs", yaml, "", 404, "no-route"),
+        ("PATCH", "/api/v1/configs", yaml, "", 405, "no-method"),
+    ];
+    for (method, path, kind, body, status, word) in cases {
+        world.refuses(request(method, path, kind, body.to_owned()), status, word).await;
+        world.clock.advance(Duration::from_secs(1));
+    }
+}
+
+#[tokio::test]
+async fn places_syntax_errors_by_line_and_column() {
+    let world = world().await;
+    let broken = request("POST", "/api/v1/configs", "application/yaml", "apiVersion: v1\nkind: [\n");
+    let error = world.refuses(broken, 400, "syntax").await.body["errors"][0].clone();
+    assert_eq!(error["file"], "body");
+    assert!(error["line"].as_u64().unwrap() >= 2, "{error}");
+    let unknown = request("POST", "/api/v1/proxies", "application/json", "{\"node\": \"a\",\n \"nod\": 1}");
+    let error = world.refuses(unknown, 400, "syntax").await.body["errors"][0].clone();
+    assert_eq!(error["line"], 2, "{error}");
+}
+
+#[tokio::test]
+async fn a_stale_if_match_names_both_revisions() {
+    let world = world().await;
+    let id = world.applied(ENDPOINTS).await;
+    let path = format!("/api/v1/configs/{id}");
+    for (method, path) in [("PUT", path.clone()), ("DELETE", path.clone()), ("POST", format!("{path}/apply"))]
+    {
+        let stale = Request::builder().method(method).uri(path).header("if-match", "\"9\"");
+        let stale = stale.header("content-type", "application/yaml").body(Body::from(ENDPOINTS)).unwrap();
+        let answer = world.refuses(stale, 412, "stale-revision").await;
+        assert!(answer.body["detail"].as_str().unwrap().contains("at revision 1, not 9"), "{}", answer.body);
+    }
+    let weak = Request::delete(&path).header("if-match", "W/\"1\"").body(Body::empty()).unwrap();
+    world.refuses(weak, 400, "parameter").await;
+}
+
+#[tokio::test]
+async fn strangers_and_other_classes_get_nothing_but_a_reason() {
+    let mut world = world().await;
+    for (peer_path, status, word) in [
+        (None, 401, "no-credential"),
+        (Some("/web"), 403, "forbidden"),
+        (Some("/credence/node/a"), 403, "forbidden"),
+    ] {
+        world.peer = peer_path.map(peer);
+        for path in ["/api/v1/configs", "/api/v1/nothing", "/metrics", "/livez"] {
+            world.refuses(Request::get(path).body(Body::empty()).unwrap(), status, word).await;
+        }
+    }
+    let events = world.store.events();
+    assert!(events.iter().all(|event| event.action == Action::CallRefuse));
+    assert_eq!(events[0].actor, Actor::Stranger { address: "192.0.2.7".into() });
+}
+
+#[tokio::test]
+async fn a_caller_that_calls_too_often_waits() {
+    let world = world().await;
+    for _ in 0..crate::limit::BURST {
+        assert_eq!(world.get("/livez").await.status, StatusCode::OK);
+    }
+    let answer =
+        world.refuses(Request::get("/livez").body(Body::empty()).unwrap(), 429, "rate-limited").await;
+    assert_eq!(answer.headers["retry-after"], "1");
+    world.clock.advance(Duration::from_secs(1));
+    assert_eq!(world.get("/livez").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_store_that_fails_publishes_nothing() {
+    let world = world().await;
+    world.applied(ENDPOINTS).await;
+    let before = world.get("/api/v1/stats").await.body["revision"].clone();
+    world.store.fail(true);
+    let change = ENDPOINTS.replace("3001", "3002");
+    let change = request("POST", "/api/v1/apply", "application/yaml", change);
+    world.refuses(change, 503, "unavailable").await;
+    let enrol = request("POST", "/api/v1/proxies", "application/json", r#"{"node": "web-1"}"#);
+    world.refuses(enrol, 503, "unavailable").await;
+    assert_eq!(world.get("/api/v1/stats").await.body["revision"], before);
+    assert!(world.get("/api/v1/proxies").await.body["items"].as_array().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn probes_answer_without_identity_and_say_what_is_missing() {
+    let still = Still::default();
+    let probes = probes(Arc::new(still.clone()), Arc::new(still.clone()));
+    let status = async |path: &str| {
+        let request = Request::get(path).body(Body::empty()).unwrap();
+        probes.clone().oneshot(request).await.unwrap().status().as_u16()
+    };
+    for path in ["/livez", "/health", "/readyz", "/ready", "/metrics"] {
+        assert_eq!(status(path).await, 200, "{path}");
+    }
+    still.not_ready.lock().unwrap().push("store".into());
+    assert_eq!((status("/readyz").await, status("/livez").await), (503, 200));
+    assert_eq!(status("/api/v1/status").await, 404);
+    let world = world().await;
+    world.still.not_ready.lock().unwrap().push("store".into());
+    assert_eq!(world.get("/readyz").await.status, StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn pages_are_bounded_and_follow_one_another() {
+    let world = world().await;
+    for name in ["a", "b", "c"] {
+        world.applied(&ENDPOINTS.replace("name: api", &format!("name: {name}"))).await;
+        world.json("POST", "/api/v1/proxies", json!({"node": name})).await;
+    }
+    for path in ["configs", "proxies"] {
+        let first = world.get(&format!("/api/v1/{path}?limit=2")).await.body;
+        assert_eq!(first["items"].as_array().unwrap().len(), 2);
+        let after = first["next"].as_str().unwrap();
+        let second = world.get(&format!("/api/v1/{path}?limit=2&after={after}")).await.body;
+        assert_eq!((second["items"].as_array().unwrap().len(), &second["next"]), (1, &Value::Null), "{path}");
+    }
+    let now = world.clock.now();
+    assert_eq!(world.get(&format!("/api/v1/audit?limit=1&until={now}")).await.status, StatusCode::OK);
+}

@@ -1,0 +1,61 @@
+//! What this crate asks of other parts while it answers: how delivery stands, what renewals fail, whether the
+//! process is ready. `server` connects them; each has a fake in the tests of the router.
+
+use async_trait::async_trait;
+use certs::Timestamp;
+use spiffe::{AuthorityId, NodeId};
+
+use crate::{
+    calls::{CallError, Caller},
+    wire,
+};
+
+/// How the nodes stand.
+pub trait Delivery: Send + Sync {
+    /// How `node` stands, resource by resource; the default (offline) for a node never seen.
+    fn status(&self, node: &NodeId) -> wire::ProxyStatus;
+
+    /// Sends everything again on every stream of `node`. Answers how many streams that were.
+    fn resync(&self, node: &NodeId) -> usize;
+}
+
+/// What the issuing authority does next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NextRotation {
+    /// The authority that signs now.
+    pub active: AuthorityId,
+    /// When it is replaced by itself.
+    pub at: Timestamp,
+}
+
+/// Steers the life of authorities.
+#[async_trait]
+pub trait Rotation: Send + Sync {
+    /// What comes next, if there is an active issuing authority.
+    fn next(&self) -> Option<NextRotation>;
+
+    /// Replaces the issuing authority by one with a new key, now; every leaf is renewed under it, and the old
+    /// one retires when nothing unexpired depends on it. Audited in the transaction of the change.
+    ///
+    /// # Errors
+    /// When it cannot be made or kept, or another rotation is under way.
+    async fn rotate_issuing(&self, caller: &Caller, reason: &str) -> Result<AuthorityId, CallError>;
+}
+
+/// Renewals of leaves, ours and the nodes'.
+pub trait Renewals: Send + Sync {
+    /// Those that failed and have not succeeded since.
+    fn failing(&self) -> Vec<wire::FailedRenewal>;
+}
+
+/// Whether the process can do its work.
+pub trait Readiness: Send + Sync {
+    /// The parts that have not served their first truth yet; none when ready.
+    fn not_ready(&self) -> Vec<String>;
+}
+
+/// The metrics of the process.
+pub trait MetricsText: Send + Sync {
+    /// All of them in the text format of OpenMetrics.
+    fn render(&self) -> String;
+}

@@ -1,0 +1,478 @@
+//! Fakes of the ports: a store in memory that can be told to fail, and sources that answer what they are told.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use async_trait::async_trait;
+use audit::{AuditError, AuditFilter, AuditLog, AuditRow, Event, Head, Refusals};
+use certs::{SpkiHash, Timestamp};
+use spiffe::{AuthorityId, Binding, Bindings, BlockList, Namespace, NodeId, SpiffeId, Tenant};
+use uuid::Uuid;
+use xds::{
+    Snapshot, ViewId, Views,
+    model::{Document, DocumentKey, Problem, Problems},
+};
+
+use crate::{
+    calls::{
+        CallError, Caller,
+        configs::{Declared, Delta, Next},
+    },
+    ports::{
+        BlockStore, DocumentChange, DocumentFilter, DocumentStore, NodeStore, RevisionState, StoreError,
+        StoredDocument, StoredToken,
+    },
+    sources::{Delivery, MetricsText, NextRotation, Readiness, Renewals, Rotation},
+    wire,
+};
+
+#[derive(Clone, Default)]
+struct State {
+    /// Oldest first.
+    revisions: Vec<StoredDocument>,
+    documents: u128,
+    bindings: BTreeMap<NodeId, Binding>,
+    tokens: BTreeMap<String, StoredToken>,
+    blocks: BTreeMap<SpiffeId, (Timestamp, String)>,
+    rows: Vec<AuditRow>,
+    failing: bool,
+}
+
+/// Documents, nodes, blocks and audit rows in memory.
+#[derive(Clone, Default)]
+pub struct MemoryStore(Arc<Mutex<State>>);
+
+impl fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MemoryStore")
+    }
+}
+
+impl MemoryStore {
+    /// Lets every write fail from now on, or no more.
+    pub fn fail(&self, failing: bool) {
+        self.lock().failing = failing;
+    }
+
+    /// Everything that is kept but audit rows, as text: equal before and after means that nothing changed.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        let state = self.lock();
+        format!("{:?} {:?} {:?} {:?}", state.revisions, state.bindings, state.tokens, state.blocks)
+    }
+
+    /// The events that were kept, oldest first.
+    #[must_use]
+    pub fn events(&self) -> Vec<Event> {
+        self.lock().rows.iter().map(|row| row.event.clone()).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Carries `change` out on a copy and keeps it with `event`, or leaves everything as it was.
+    fn write<T>(
+        &self,
+        event: Event,
+        change: impl FnOnce(&mut State) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let mut state = self.lock();
+        if state.failing {
+            return Err(StoreError::Unavailable("told to fail".into()));
+        }
+        let mut next = state.clone();
+        let answer = change(&mut next)?;
+        next.keep(event);
+        *state = next;
+        Ok(answer)
+    }
+}
+
+impl State {
+    fn keep(&mut self, event: Event) {
+        let head =
+            self.rows.last().map_or(Head::GENESIS, |row| Head { sequence: row.sequence, hash: row.hash });
+        self.rows.push(head.next(event));
+    }
+
+    fn newest(&self, id: Uuid) -> Option<&StoredDocument> {
+        self.revisions.iter().rev().find(|one| one.id == id)
+    }
+
+    fn live(&self) -> Vec<&StoredDocument> {
+        let mut newest: BTreeMap<Uuid, &StoredDocument> = BTreeMap::new();
+        for one in &self.revisions {
+            newest.insert(one.id, one);
+        }
+        newest.into_values().filter(|one| one.state != RevisionState::Deleted).collect()
+    }
+
+    fn push(&mut self, mut one: StoredDocument) -> StoredDocument {
+        one.revision = self.revisions.len() as u64 + 1;
+        self.revisions.push(one.clone());
+        one
+    }
+
+    fn check(&self, id: Uuid, expected: Option<u64>) -> Result<StoredDocument, StoreError> {
+        let found = self.newest(id).filter(|one| one.state != RevisionState::Deleted);
+        let found = found.ok_or_else(|| StoreError::NotFound { what: "document", name: id.to_string() })?;
+        match expected {
+            Some(expected) if expected != found.revision => Err(StoreError::Conflict {
+                what: "document",
+                name: found.name.clone(),
+                expected,
+                actual: found.revision,
+            }),
+            _ => Ok(found.clone()),
+        }
+    }
+
+    fn carry_out(&mut self, change: DocumentChange, by: &Author<'_>) -> Result<StoredDocument, StoreError> {
+        let next = match change {
+            DocumentChange::Put { tenant, namespace, kind, name, text, expected, apply } => {
+                let state = if apply { RevisionState::Applied } else { RevisionState::Draft };
+                let same = |one: &&StoredDocument| {
+                    one.tenant == tenant && one.namespace == namespace && one.kind == kind && one.name == name
+                };
+                let current = self.live().into_iter().find(same).cloned();
+                let id = match (current, expected) {
+                    (Some(_), Some(0)) => return Err(StoreError::Exists { what: "document", name }),
+                    (Some(current), _) => self.check(current.id, expected)?.id,
+                    (None, _) => {
+                        self.documents += 1;
+                        Uuid::from_u128(self.documents)
+                    }
+                };
+                let at = by.at;
+                let (author, reason) = (by.author.to_owned(), by.reason.to_owned());
+                StoredDocument {
+                    id,
+                    tenant,
+                    namespace,
+                    kind,
+                    name,
+                    revision: 0,
+                    state,
+                    text,
+                    author,
+                    reason,
+                    at,
+                }
+            }
+            DocumentChange::Apply { id, expected } => {
+                StoredDocument { state: RevisionState::Applied, ..self.check(id, expected)? }
+            }
+            DocumentChange::Delete { id, expected } => StoredDocument {
+                state: RevisionState::Deleted,
+                text: String::new(),
+                ..self.check(id, expected)?
+            },
+        };
+        Ok(self.push(next))
+    }
+}
+
+struct Author<'a> {
+    author: &'a str,
+    reason: &'a str,
+    at: Timestamp,
+}
+
+fn matches(one: &StoredDocument, filter: &DocumentFilter) -> bool {
+    filter.tenant.as_ref().is_none_or(|wanted| *wanted == one.tenant)
+        && filter.namespace.as_ref().is_none_or(|wanted| *wanted == one.namespace)
+        && filter.kind.as_ref().is_none_or(|wanted| *wanted == one.kind)
+        && filter.name.as_ref().is_none_or(|wanted| *wanted == one.name)
+        && filter.after.is_none_or(|after| one.id > after)
+}
+
+fn limited(found: impl Iterator<Item = StoredDocument>, limit: usize) -> Vec<StoredDocument> {
+    found.take(if limit == 0 { usize::MAX } else { limit }).collect()
+}
+
+#[async_trait]
+impl DocumentStore for MemoryStore {
+    async fn commit(
+        &self,
+        changes: Vec<DocumentChange>,
+        author: &str,
+        reason: &str,
+        event: Event,
+    ) -> Result<Vec<StoredDocument>, StoreError> {
+        let by = Author { author, reason, at: event.at };
+        self.write(event, |state| changes.into_iter().map(|change| state.carry_out(change, &by)).collect())
+    }
+
+    async fn newest(&self, filter: &DocumentFilter) -> Result<Vec<StoredDocument>, StoreError> {
+        let state = self.lock();
+        let found = state.live().into_iter().filter(|one| matches(one, filter)).cloned();
+        Ok(limited(found, filter.limit))
+    }
+
+    async fn effective(&self, filter: &DocumentFilter) -> Result<Vec<StoredDocument>, StoreError> {
+        let state = self.lock();
+        let live = state.live();
+        let applied = live.iter().filter_map(|one| {
+            let of_it = state.revisions.iter().rev().filter(|older| older.id == one.id);
+            of_it.into_iter().find(|older| older.state == RevisionState::Applied)
+        });
+        Ok(limited(applied.filter(|one| matches(one, filter)).cloned(), filter.limit))
+    }
+
+    async fn get(&self, id: Uuid) -> Result<Option<StoredDocument>, StoreError> {
+        Ok(self.lock().newest(id).cloned())
+    }
+
+    async fn history(
+        &self,
+        tenant: &Tenant,
+        namespace: &Namespace,
+        kind: &str,
+        name: &str,
+        limit: usize,
+    ) -> Result<Vec<StoredDocument>, StoreError> {
+        let filter = DocumentFilter {
+            tenant: Some(tenant.clone()),
+            namespace: Some(namespace.clone()),
+            kind: Some(kind.to_owned()),
+            name: Some(name.to_owned()),
+            ..DocumentFilter::default()
+        };
+        let state = self.lock();
+        Ok(limited(state.revisions.iter().rev().filter(|one| matches(one, &filter)).cloned(), limit))
+    }
+}
+
+#[async_trait]
+impl NodeStore for MemoryStore {
+    async fn bindings(&self) -> Result<Vec<Binding>, StoreError> {
+        Ok(self.lock().bindings.values().cloned().collect())
+    }
+
+    async fn enroll(
+        &self,
+        binding: &Binding,
+        token: &StoredToken,
+        replace: bool,
+        event: Event,
+    ) -> Result<(), StoreError> {
+        let at = event.at;
+        self.write(event, |state| {
+            if !replace && state.bindings.contains_key(&binding.node) {
+                return Err(StoreError::Exists { what: "node", name: binding.node.to_string() });
+            }
+            state.revoke_unspent(&binding.node, at);
+            state.bindings.insert(binding.node.clone(), binding.clone());
+            state.tokens.insert(token.id.clone(), token.clone());
+            Ok(())
+        })
+    }
+
+    async fn remove(&self, node: &NodeId, event: Event) -> Result<(), StoreError> {
+        let at = event.at;
+        self.write(event, |state| {
+            let missing = || StoreError::NotFound { what: "node", name: node.to_string() };
+            state.bindings.remove(node).ok_or_else(missing)?;
+            state.revoke_unspent(node, at);
+            Ok(())
+        })
+    }
+
+    async fn tokens(&self) -> Result<Vec<StoredToken>, StoreError> {
+        Ok(self.lock().tokens.values().cloned().collect())
+    }
+
+    async fn token(&self, id: &str) -> Result<Option<StoredToken>, StoreError> {
+        Ok(self.lock().tokens.get(id).cloned())
+    }
+
+    async fn revoke_token(&self, id: &str, event: Event) -> Result<(), StoreError> {
+        let at = event.at;
+        self.write(event, |state| {
+            let missing = || StoreError::NotFound { what: "token", name: id.to_owned() };
+            state.tokens.get_mut(id).ok_or_else(missing)?.revoked = Some(at);
+            Ok(())
+        })
+    }
+
+    async fn token_failure(&self, id: &str, burned: Event) -> Result<u32, StoreError> {
+        let mut state = self.lock();
+        let missing = || StoreError::NotFound { what: "token", name: id.to_owned() };
+        let token = state.tokens.get_mut(id).ok_or_else(missing)?;
+        token.failures += 1;
+        let failures = token.failures;
+        if failures == 5 {
+            token.revoked = Some(burned.at);
+            state.keep(burned);
+        }
+        Ok(failures)
+    }
+
+    async fn token_key(&self) -> Result<[u8; 32], StoreError> {
+        Ok([7; 32])
+    }
+}
+
+impl State {
+    fn revoke_unspent(&mut self, node: &NodeId, at: Timestamp) {
+        for token in self.tokens.values_mut().filter(|token| token.node == *node && token.spent.is_none()) {
+            token.revoked.get_or_insert(at);
+        }
+    }
+}
+
+#[async_trait]
+impl BlockStore for MemoryStore {
+    async fn blocks(&self) -> Result<BlockList, StoreError> {
+        let state = self.lock();
+        let entries = state.blocks.iter();
+        Ok(BlockList::new(entries.map(|(id, (since, reason))| (id.clone(), *since, reason.clone()))))
+    }
+
+    async fn block(&self, id: &SpiffeId, reason: &str, event: Event) -> Result<(), StoreError> {
+        let at = event.at;
+        self.write(event, |state| {
+            state.blocks.insert(id.clone(), (at, reason.to_owned()));
+            Ok(())
+        })
+    }
+
+    async fn unblock(&self, id: &SpiffeId, event: Event) -> Result<(), StoreError> {
+        self.write(event, |state| {
+            let missing = || StoreError::NotFound { what: "block of", name: id.to_string() };
+            state.blocks.remove(id).map(drop).ok_or_else(missing)
+        })
+    }
+}
+
+#[async_trait]
+impl AuditLog for MemoryStore {
+    async fn append(&self, events: Vec<Event>) -> Result<(), AuditError> {
+        let mut state = self.lock();
+        if state.failing {
+            return Err(AuditError::Unavailable("told to fail".into()));
+        }
+        events.into_iter().for_each(|event| state.keep(event));
+        Ok(())
+    }
+
+    async fn list(&self, filter: &AuditFilter) -> Result<Vec<AuditRow>, AuditError> {
+        let state = self.lock();
+        let limit = if filter.limit == 0 { usize::MAX } else { filter.limit };
+        Ok(state.rows.iter().rev().filter(|row| filter.matches(row)).take(limit).cloned().collect())
+    }
+}
+
+impl Refusals for MemoryStore {
+    fn refuse(&self, event: Event) {
+        self.lock().keep(event);
+    }
+}
+
+/// Nodes as a test wants them to stand, and everything else at rest.
+#[derive(Clone, Default)]
+pub struct Still {
+    /// How nodes stand; a node that is not in it is offline.
+    pub nodes: Arc<Mutex<BTreeMap<NodeId, wire::ProxyStatus>>>,
+    /// The parts that are not ready.
+    pub not_ready: Arc<Mutex<Vec<String>>>,
+}
+
+impl Delivery for Still {
+    fn status(&self, node: &NodeId) -> wire::ProxyStatus {
+        let offline = || wire::ProxyStatus { sync: "OFFLINE".into(), ..wire::ProxyStatus::default() };
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner).get(node).cloned().unwrap_or_else(offline)
+    }
+
+    fn resync(&self, node: &NodeId) -> usize {
+        self.status(node).streams
+    }
+}
+
+impl Renewals for Still {
+    fn failing(&self) -> Vec<wire::FailedRenewal> {
+        Vec::new()
+    }
+}
+
+impl Readiness for Still {
+    fn not_ready(&self) -> Vec<String> {
+        self.not_ready.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl MetricsText for Still {
+    fn render(&self) -> String {
+        "# EOF\n".into()
+    }
+}
+
+/// Documents without what follows from them: nodes get empty snapshots, and a document named `dangling` is
+/// refused.
+#[derive(Clone, Default)]
+pub struct Plain {
+    documents: BTreeMap<DocumentKey, Document>,
+    bindings: Arc<Bindings>,
+    revision: u64,
+}
+
+impl Declared for Plain {
+    fn with(&self, delta: &Delta) -> Result<Next, Problems> {
+        let mut next = self.clone();
+        next.revision += 1;
+        for document in &delta.puts {
+            if &*document.key.name == "dangling" {
+                return Err(Problems(vec![Problem {
+                    file: "body".into(),
+                    line: 3,
+                    column: 9,
+                    path: "metadata.name".into(),
+                    value: "dangling".into(),
+                    rule: "reference".into(),
+                    message: "cluster \"nowhere\" does not exist".into(),
+                    hint: "declare it, or correct the name".into(),
+                }]));
+            }
+            next.documents.insert(document.key.clone(), document.clone());
+        }
+        for key in &delta.removes {
+            next.documents.remove(key);
+        }
+        if let Some(bindings) = &delta.bindings {
+            next.bindings = bindings.clone();
+        }
+        let nodes = next.bindings.iter().map(|binding| binding.node.clone()).collect();
+        Ok(Next { declared: Box::new(next), nodes, warnings: Vec::new() })
+    }
+
+    fn views(&self) -> Views {
+        let mut views = Views { revision: self.revision, ..Views::default() };
+        for binding in self.bindings.iter() {
+            views.view_of.insert(binding.node.clone(), ViewId(0));
+        }
+        views.snapshots.insert(ViewId(0), Arc::new(Snapshot::default()));
+        views
+    }
+
+    fn explain(&self, _: &NodeId) -> Vec<wire::ExplainedResource> {
+        Vec::new()
+    }
+}
+
+/// An issuing authority that is replaced without a trace.
+pub struct StillRotation;
+
+#[async_trait]
+impl Rotation for StillRotation {
+    fn next(&self) -> Option<NextRotation> {
+        Some(NextRotation { active: AuthorityId::of(SpkiHash([1; 32])), at: Timestamp::EPOCH })
+    }
+
+    async fn rotate_issuing(&self, _: &Caller, _: &str) -> Result<AuthorityId, CallError> {
+        Ok(AuthorityId::of(SpkiHash([2; 32])))
+    }
+}
