@@ -36,5 +36,8 @@ pub use self::seal::SealError;
 pub use self::sqlite::{InitError, InitOptions, OpenError, OpenOptions, Store, initialise, open};
 pub use self::writer::{Topic, Writer, WriterError};
 
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+
 #[cfg(test)]
 mod tests;

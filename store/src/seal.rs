@@ -319,7 +319,7 @@ mod tests {
         for length in 0..record.len() {
             assert!(open(&key(1, 9), &PLACE, &record[..length]).is_err(), "{length} bytes");
         }
-        let mut longer = record.clone();
+        let mut longer = record;
         longer.push(0);
         assert_eq!(open(&key(1, 9), &PLACE, &longer).unwrap_err(), SealError::Altered);
     }

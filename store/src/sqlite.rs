@@ -252,34 +252,50 @@ pub(crate) async fn initialise_as(options: InitOptions, schema: Schema) -> Resul
     }
     let made_directory = !options.directory.exists();
     directory::create(&options.directory)?;
-    let made = fill(&options, schema).await;
-    if made.is_err() {
-        remove_made(&options, made_directory);
+    let mut made = Vec::new();
+    let store = fill(&options, schema, &mut made).await;
+    if store.is_err() {
+        // Best effort: what stays is named by the next attempt.
+        for path in &made {
+            let _ = fs::remove_file(path);
+        }
+        if made_directory {
+            let _ = fs::remove_dir(&options.directory);
+        }
     }
-    made
+    store
 }
 
-async fn fill(options: &InitOptions, schema: Schema) -> Result<Uuid, InitError> {
+/// Notes in `made` each file before or as soon as it is there.
+async fn fill(options: &InitOptions, schema: Schema, made: &mut Vec<PathBuf>) -> Result<Uuid, InitError> {
     let directory = &options.directory;
     let path = directory.join(DATABASE);
     let fresh = directory.join(format!("{DATABASE}.new"));
     let io = |source| DirectoryError::Io { path: path.clone(), source };
+    // The directory was empty and is ours: whatever is in it now, we have made.
+    made.extend(
+        ["", ".new", ".new-wal", ".new-shm"].map(|suffix| directory.join(format!("{DATABASE}{suffix}"))),
+    );
+    made.push(directory.join(LOCK));
     let _lock = DirectoryLock::acquire(directory)?;
     let id = new_id();
     let mut keyring = Keyring::generate(id);
     let apart = (!options.dev).then_some(directory.as_path());
-    let slots: Vec<Slot> =
-        options.slots.iter().map(|slot| keyring.make_slot(slot, apart)).collect::<Result<_, _>>()?;
+    let mut slots = Vec::with_capacity(options.slots.len());
+    for slot in &options.slots {
+        slots.push(keyring.make_slot(slot, apart)?);
+        if let KekSource::File(path) = &slot.source {
+            made.push(path.clone());
+        }
+    }
     let data_keys: Vec<DataKeyRow> =
         Class::ALL.iter().map(|class| keyring.make_data_key(TOKEN_KEY.tenant, *class)).collect();
     let token_key =
         keyring.seal(Class::AuditMac, &TOKEN_KEY, &zeroize::Zeroizing::new(random::<32>())[..])?;
     directory::create_private(&fresh)?;
     let first = FirstRows { id, root: keyring.root_id(), slots, data_keys, token_key };
-    first
-        .write(&fresh, schema, options.created)
-        .await
-        .map_err(|source| InitError::Database { path: path.clone(), source })?;
+    let written = first.write(&fresh, schema, options.created).await;
+    written.map_err(|source| InitError::Database { path: path.clone(), source })?;
     // The database appears under its name only when it is whole.
     fs::rename(&fresh, &path).map_err(io)?;
     directory::sync(directory).map_err(io)?;
@@ -314,22 +330,6 @@ impl FirstRows {
         insert_sealed(&mut transaction, Class::AuditMac, &TOKEN_KEY, &self.token_key).await?;
         transaction.commit().await?;
         connection.close().await
-    }
-}
-
-fn remove_made(options: &InitOptions, made_directory: bool) {
-    // Best effort: what stays is named by the next attempt.
-    for slot in &options.slots {
-        if let KekSource::File(path) = &slot.source {
-            let _ = fs::remove_file(path);
-        }
-    }
-    for suffix in ["", ".new", ".new-wal", ".new-shm"] {
-        let _ = fs::remove_file(options.directory.join(format!("{DATABASE}{suffix}")));
-    }
-    let _ = fs::remove_file(options.directory.join(LOCK));
-    if made_directory {
-        let _ = fs::remove_dir(&options.directory);
     }
 }
 

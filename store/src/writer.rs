@@ -218,11 +218,11 @@ impl Writer {
         loop {
             let first = tokio::select! {
                 biased;
-                queued = self.queue.recv() => queued,
                 () = shutdown.cancelled() => {
                     self.queue.close();
                     self.queue.recv().await
                 }
+                queued = self.queue.recv() => queued,
             };
             let Some(first) = first else { break };
             let mut group = vec![first];
@@ -276,7 +276,8 @@ impl Writer {
         Ok(state)
     }
 
-    /// Undoes the group. Unless it was only that the disk is full, nothing is written from now on.
+    /// Undoes the group. Unless it was only that the disk is full or that another program holds the database for
+    /// too long, nothing is written from now on.
     async fn abort(&mut self, error: &sqlx::Error) -> String {
         let undone = match self.connection.execute("ROLLBACK").await {
             Ok(_) => true,
@@ -288,7 +289,8 @@ impl Writer {
             _ => error.to_string(),
         };
         tracing::error!(%reason, "changes were not written");
-        if !(undone && primary_code(error) == Some(SQLITE_FULL)) {
+        let passes = matches!(primary_code(error), Some(SQLITE_FULL | SQLITE_BUSY | SQLITE_LOCKED));
+        if !(undone && passes) {
             self.broken.send_replace(Some(reason.clone()));
         }
         reason
@@ -315,6 +317,8 @@ impl Writer {
 }
 
 const SQLITE_ERROR: i32 = 1;
+const SQLITE_BUSY: i32 = 5;
+const SQLITE_LOCKED: i32 = 6;
 const SQLITE_NOMEM: i32 = 7;
 const SQLITE_READONLY: i32 = 8;
 const SQLITE_IOERR: i32 = 10;

@@ -361,3 +361,32 @@ async fn audit_lists_filter_and_continue() {
     );
     assert_eq!(list(AuditFilter { until: Some(now()), ..Default::default() }).await, Vec::<u64>::new());
 }
+
+#[tokio::test]
+async fn full_disk_is_an_answer_and_not_the_end() {
+    let place = Place::made().await;
+    let (store, mut writer) = open(place.open_options()).await.unwrap();
+    writer.connection.execute("PRAGMA max_page_count = 80").await.unwrap();
+    let world = World::run(place, (store, writer));
+    let reason = "x".repeat(500_000);
+    let error = world.store.block(&id(1), &reason, event(Action::IdentityBlock, "w")).await.unwrap_err();
+    assert_eq!(error.to_string(), "store is unavailable: disk is full");
+    block(&world.store, 2).await.unwrap();
+    assert_eq!(world.store.blocks().await.unwrap().iter().count(), 1);
+    assert_eq!(*world.store.broken().borrow(), None);
+    assert!(world.store.integrity().await.unwrap().is_sound());
+}
+
+#[tokio::test]
+async fn database_held_by_another_program_is_an_answer_and_not_the_end() {
+    let place = Place::made().await;
+    let (store, mut writer) = open(place.open_options()).await.unwrap();
+    writer.connection.execute("PRAGMA busy_timeout = 1").await.unwrap();
+    let world = World::run(place, (store, writer));
+    let mut other = meddle(&world.place).await;
+    other.execute("BEGIN IMMEDIATE").await.unwrap();
+    let error = block(&world.store, 1).await.unwrap_err();
+    assert!(error.to_string().contains("database is locked"), "{error}");
+    other.execute("ROLLBACK").await.unwrap();
+    block(&world.store, 1).await.unwrap();
+}
