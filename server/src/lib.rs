@@ -5,7 +5,8 @@
 
 pub mod clock;
 pub mod config;
-// mod door;
 mod lifecycle;
 mod metrics;
+pub mod own_certificate;
+mod refusals;
 pub mod tls;

@@ -56,6 +56,7 @@ impl fmt::Debug for Guard {
 #[derive(Debug, Default)]
 pub(crate) struct Parts {
     tasks: JoinSet<(&'static str, anyhow::Result<()>)>,
+    failed: Option<anyhow::Error>,
 }
 
 impl Parts {
@@ -82,9 +83,29 @@ impl Parts {
         }
     }
 
+    /// Waits until the parts with these names have ended.
+    pub(crate) async fn finish_named(&mut self, names: &[&'static str]) {
+        let mut waiting: Vec<&str> = names.to_vec();
+        while !waiting.is_empty() {
+            let Some(ended) = self.tasks.join_next().await else { return };
+            match ended {
+                Ok((name, result)) => {
+                    waiting.retain(|other| *other != name);
+                    if let Err(error) = result {
+                        self.failed.get_or_insert(error.context(format!("{name} failed while ending")));
+                    }
+                }
+                Err(error) => {
+                    self.failed.get_or_insert(anyhow!(error));
+                    return;
+                }
+            }
+        }
+    }
+
     /// Lets every part end.
     pub(crate) async fn finish(mut self) -> anyhow::Result<()> {
-        let mut first = Ok(());
+        let mut first = self.failed.take().map_or(Ok(()), Err);
         while let Some(ended) = self.tasks.join_next().await {
             let result = match ended {
                 Ok((name, result)) => result.with_context(|| format!("{name} failed while ending")),

@@ -46,18 +46,33 @@ pub fn certified_key(chain: &Chain, key: &SecretKey) -> Result<CertifiedKey, rus
 
 /// Our own certificate, swapped while listeners run; a new handshake takes what is there.
 #[derive(Debug, Default)]
-pub struct OwnCertificate(ArcSwapOption<CertifiedKey>);
+pub struct OwnCertificate {
+    plain: ArcSwapOption<CertifiedKey>,
+    with_root: ArcSwapOption<CertifiedKey>,
+}
 
 impl OwnCertificate {
-    /// Puts the next certificate in place.
-    pub fn install(&self, key: CertifiedKey) {
-        self.0.store(Some(Arc::new(key)));
+    /// Puts the next certificate in place: as peers get it that hold the bundle, and with the root behind it for
+    /// joining agents, who know the root by its pin only.
+    pub fn install(&self, plain: CertifiedKey, with_root: CertifiedKey) {
+        self.plain.store(Some(Arc::new(plain)));
+        self.with_root.store(Some(Arc::new(with_root)));
     }
 }
 
 impl ResolvesServerCert for OwnCertificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.0.load_full()
+        self.plain.load_full()
+    }
+}
+
+/// The same certificate with the root behind it.
+#[derive(Debug)]
+struct WithRoot(Arc<OwnCertificate>);
+
+impl ResolvesServerCert for WithRoot {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.0.with_root.load_full()
     }
 }
 
@@ -108,13 +123,13 @@ impl CertificateRefusal {
 }
 
 fn svid_alert(error: &SvidError) -> CertificateError {
-    let text = error.to_string();
-    if text.contains("expired") {
-        CertificateError::Expired
-    } else if text.contains("not trusted") || text.contains("no path") {
-        CertificateError::UnknownIssuer
-    } else {
-        CertificateError::Other(OtherError(Arc::new(error.clone())))
+    match error.rule() {
+        "expired" => CertificateError::Expired,
+        "not-yet-valid" => CertificateError::NotValidYet,
+        "no-anchor" | "unknown-issuer" | "trust-domain" => CertificateError::UnknownIssuer,
+        "bad-signature" => CertificateError::BadSignature,
+        "tainted-key" | "revoked" => CertificateError::Revoked,
+        _ => CertificateError::Other(OtherError(Arc::new(error.clone()))),
     }
 }
 
@@ -158,7 +173,11 @@ impl Gatekeeper {
                 found: found.clone(),
             }))
         };
-        let mut config = builder.with_cert_resolver(self.own.clone());
+        let mut config = if admits == Admits::Strangers {
+            builder.with_cert_resolver(Arc::new(WithRoot(self.own.clone())))
+        } else {
+            builder.with_cert_resolver(self.own.clone())
+        };
         config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
         // A resumed session skips the client verifier: no tickets, no cache, no early data, ever.
         config.send_tls13_tickets = 0;

@@ -5,6 +5,7 @@ mod read;
 
 use std::{fmt, net::IpAddr, path::PathBuf, time::Duration};
 
+use certs::{Profile, format_duration};
 use spiffe::TrustDomain;
 use thiserror::Error;
 
@@ -90,6 +91,25 @@ pub struct Lifetimes {
     pub server: Duration,
 }
 
+impl Lifetimes {
+    /// The section `ca`, with what differs from the defaults; nothing if nothing does.
+    fn to_yaml(self) -> String {
+        let lines: String = [
+            ("root_lifetime", self.root, Profile::Root),
+            ("issuing_lifetime", self.issuing, Profile::Issuing),
+            ("leaf_lifetime", self.leaf, Profile::Workload),
+            ("node_lifetime", self.node, Profile::Node),
+            ("operator_lifetime", self.operator, Profile::Operator),
+            ("server_lifetime", self.server, Profile::Server),
+        ]
+        .into_iter()
+        .filter(|(_, length, profile)| *length != profile.default_lifetime())
+        .map(|(key, length, _)| format!("  {key}: {}\n", format_duration(length)))
+        .collect();
+        if lines.is_empty() { lines } else { format!("ca:\n{lines}\n") }
+    }
+}
+
 /// The whole configuration, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -157,7 +177,8 @@ impl Config {
              enrolment:\n  address: \"{enrolment_address}\"\n  port: {enrolment_port}\n\n\
              storage:\n  type: sqlite\n  path: {data}\n\n\
              secrets:\n  {kek}\n  admin_dir: {admin}\n\n\
-             observability:\n  metrics:\n    {probes}\n  logging:\n    level: \"{level}\"\n",
+             {lifetimes}observability:\n  metrics:\n    {probes}\n  logging:\n    level: \"{level}\"\n",
+            lifetimes = self.lifetimes.to_yaml(),
             domain = self.trust_domain,
             names = names.join(", "),
             grpc_address = self.grpc.address,

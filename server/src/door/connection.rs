@@ -15,7 +15,7 @@ use hyper_util::{
 };
 use rand::RngExt;
 use spiffe::{Class, Peer};
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
@@ -34,7 +34,10 @@ const GOAWAY_LEAD: Duration = Duration::from_millis(20);
 
 impl Door {
     pub(super) async fn serve_plain(&self, tcp: TcpStream, shutdown: CancellationToken) {
-        let ends = Ends { go_away: self.clock.now() + MAX_STRANGER_AGE, cut: self.clock.now() + MAX_STRANGER_AGE + GRACE };
+        let ends = Ends {
+            go_away: self.clock.now() + MAX_STRANGER_AGE,
+            cut: self.clock.now() + MAX_STRANGER_AGE + GRACE,
+        };
         self.drive(TokioIo::new(tcp), self.service.clone(), None, ends, shutdown).await;
     }
 
@@ -46,15 +49,17 @@ impl Door {
         shutdown: CancellationToken,
     ) {
         let exporter = exporter(&tls);
-        let drain = ConnectionDrain::default();
-        let service = with_extensions(self.service.clone(), remote, peer.clone(), exporter, drain.clone());
+        let going_away = CancellationToken::new();
+        let (drain, streams) = ConnectionDrain::new(going_away.clone());
+        let stalled = drain.stalled().clone();
+        let service = with_extensions(self.service.clone(), remote, peer.clone(), exporter, drain);
         let ends = self.ends(peer.as_deref());
-        let connection = Connected { peer: peer.clone(), drain };
+        let connection = Connected { peer: peer.clone(), going_away, stalled, streams };
         let replaced = CancellationToken::new();
         let node = peer.as_ref().and_then(|peer| peer.node().cloned());
         let entered = node.as_ref().map(|node| self.registry.enter(node, replaced.clone()));
         tokio::select! {
-            () = self.drive(TokioIo::new(tls), service, Some(&connection), ends, shutdown) => {}
+            () = self.drive(TokioIo::new(tls), service, Some(connection), ends, shutdown) => {}
             () = replaced.cancelled() => {
                 tracing::info!(node_id = node.as_ref().map(tracing::field::display), "connection gave way to a newer one");
             }
@@ -81,7 +86,7 @@ impl Door {
         &self,
         io: I,
         service: Service,
-        connected: Option<&Connected>,
+        connected: Option<Connected>,
         ends: Ends,
         shutdown: CancellationToken,
     ) where
@@ -90,10 +95,24 @@ impl Door {
         let builder = builder();
         let connection = builder.serve_connection(io, hyper_util::service::TowerToHyperService::new(service));
         tokio::pin!(connection);
+        let (peer, going_away, stalled, streams) = match connected {
+            Some(connected) => {
+                (connected.peer, connected.going_away, connected.stalled, Some(connected.streams))
+            }
+            None => (None, CancellationToken::new(), CancellationToken::new(), None),
+        };
+        // The streams' own work is polled here, beside the connection: no task per stream.
+        let streams = async {
+            if let Some(streams) = streams {
+                streams.await;
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::pin!(streams);
         self.metrics.open.inc();
         let mut leaving = false;
         let mut cut = ends.cut;
-        let mut refused = Box::pin(self.no_longer_welcome(connected));
+        let mut refused = Box::pin(self.no_longer_welcome(peer.as_deref()));
         loop {
             let next = if leaving { cut } else { ends.go_away };
             tokio::select! {
@@ -103,29 +122,33 @@ impl Door {
                     }
                     break;
                 }
+                () = streams.as_mut() => {}
                 () = self.clock.sleep_until(next) => {
                     if leaving {
                         break;
                     }
                 }
                 () = shutdown.cancelled(), if !leaving => cut = cut.min(self.clock.now() + GRACE),
+                () = stalled.cancelled() => {
+                    tracing::info!(door = self.name, "connection cut: its peer does not read");
+                    break;
+                }
                 () = refused.as_mut() => break,
             }
             leaving = true;
             connection.as_mut().graceful_shutdown();
-            let _ = tokio::time::timeout(GOAWAY_LEAD, connection.as_mut()).await.is_ok_and(|_| true);
-            if let Some(connected) = connected {
-                connected.drain.go_away();
+            // The GOAWAY is written before any stream ends.
+            if timeout(GOAWAY_LEAD, connection.as_mut()).await.is_ok() {
+                break;
             }
+            going_away.cancel();
         }
         self.metrics.open.dec();
     }
 
     /// Completes when the peer's identity is blocked or its binding is gone: what it holds open ends at once.
-    async fn no_longer_welcome(&self, connected: Option<&Connected>) {
-        let Some(peer) = connected.and_then(|connected| connected.peer.as_ref()) else {
-            return std::future::pending().await;
-        };
+    async fn no_longer_welcome(&self, peer: Option<&Peer>) {
+        let Some(peer) = peer else { return std::future::pending().await };
         let (mut blocks, mut bindings) = (self.blocks.clone(), self.bindings.clone());
         loop {
             let blocked = blocks.borrow_and_update().contains(peer.id());
@@ -154,7 +177,9 @@ struct Ends {
 
 struct Connected {
     peer: Option<Arc<Peer>>,
-    drain: ConnectionDrain,
+    going_away: CancellationToken,
+    stalled: CancellationToken,
+    streams: xds::Driving,
 }
 
 fn builder() -> auto::Builder<TokioExecutor> {

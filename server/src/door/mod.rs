@@ -130,7 +130,9 @@ impl Door {
                 self.serve_plain(tcp, shutdown).await;
             }
             Security::Tls(gatekeeper, admits) => {
-                let Some((tls, peer)) = self.shake_hands(gatekeeper, *admits, tcp, remote).await else { return };
+                let Some((tls, peer)) = self.shake_hands(gatekeeper, *admits, tcp, remote).await else {
+                    return;
+                };
                 drop(handshake);
                 self.serve_tls(tls, remote, peer, shutdown).await;
             }
@@ -181,8 +183,13 @@ impl Door {
         let reason = refusal.map_or_else(|| error.to_owned(), ToString::to_string);
         self.metrics.refused.inc();
         tracing::info!(door = self.name, %remote, reason, "connection refused");
-        let event =
-            Event::refused(self.clock.now(), Actor::stranger(remote), Action::ConnectionRefuse, self.name, reason);
+        let event = Event::refused(
+            self.clock.now(),
+            Actor::stranger(remote),
+            Action::ConnectionRefuse,
+            self.name,
+            reason,
+        );
         self.refusals.refuse(event);
     }
 }

@@ -1,0 +1,313 @@
+//! The composition root: every part is made here, given what it needs, and started by name.
+//!
+//! Order: listeners are bound (so that a port that is taken is said before anything is opened), the store is opened
+//! (a wrong key changes nothing), then trust, configuration, delivery, secrets, doors. Ending goes the other way:
+//! the doors close and drain, then the parts end, the writer of the store last.
+
+mod adapters;
+mod samples;
+
+use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::{Context, anyhow};
+use api::{
+    calls::{Calls, Facts, configs},
+    node::{NodeDoor, NodeInputs, NodeSettings},
+};
+use axum::Router;
+use certs::Clock;
+use sds::{LeafKey, SdsInputs, SdsManager, SdsSettings};
+use spiffe::AuthorityId;
+use tokio::{net::TcpListener, sync::watch};
+use tokio_util::sync::CancellationToken;
+use xds::{SecretSource, XdsDeps, XdsServer};
+
+use self::adapters::{Board, CaRotation, FailingRenewals, MetricsPage, Ready};
+use crate::{
+    config::{Config, Listen},
+    door::{Door, Registry, Security, Service},
+    init::{ca_deps, open_store, operator_expiry},
+    lifecycle::{Parts, Readiness},
+    metrics::Metrics,
+    own_certificate::{OwnRenewal, OwnStatus},
+    refusals::RefusalWriter,
+    tls::{Admits, Gatekeeper, OwnCertificate},
+};
+
+/// In development mode leaves follow a new authority at once; otherwise they are spread.
+const AUTHORITY_SPREAD: Duration = Duration::from_secs(600);
+
+/// The listeners, bound.
+struct Listeners {
+    xds: TcpListener,
+    enrolment: TcpListener,
+    rest: TcpListener,
+    probes: Option<TcpListener>,
+}
+
+impl Listeners {
+    async fn bind(config: &Config) -> anyhow::Result<Self> {
+        Ok(Self {
+            xds: bind("xDS (server.grpc)", config.grpc).await?,
+            enrolment: bind("enrolment (enrolment)", config.enrolment).await?,
+            rest: bind("management (server.rest)", config.rest).await?,
+            probes: match config.probes {
+                Some(listen) => Some(bind("metrics (observability.metrics)", listen).await?),
+                None => None,
+            },
+        })
+    }
+}
+
+async fn bind(what: &str, listen: Listen) -> anyhow::Result<TcpListener> {
+    let address = SocketAddr::new(listen.address, listen.port);
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address} for {what}"))
+}
+
+/// Runs the control plane until `shutdown`.
+///
+/// # Errors
+/// When it cannot start, or a part of it ends by itself.
+pub async fn run(config: Config, clock: Arc<dyn Clock>, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let listeners = Listeners::bind(&config).await?;
+    let (store, writer) = open_store(&config, clock.clone()).await?;
+    let store_shutdown = CancellationToken::new();
+    let mut last = Parts::default();
+    last.spawn("store", writer.run(store_shutdown.clone()));
+
+    let parts_shutdown = CancellationToken::new();
+    let outcome = serve(config, clock, listeners, store, shutdown, parts_shutdown.clone(), &mut last).await;
+    parts_shutdown.cancel();
+    store_shutdown.cancel();
+    let finished = last.finish().await;
+    outcome.and(finished)
+}
+
+#[expect(clippy::too_many_lines, reason = "the composition root reads from top to bottom")]
+async fn serve(
+    config: Config,
+    clock: Arc<dyn Clock>,
+    listeners: Listeners,
+    store: store::Store,
+    shutdown: CancellationToken,
+    parts_shutdown: CancellationToken,
+    last: &mut Parts,
+) -> anyhow::Result<()> {
+    let (readiness, metrics) = (Readiness::default(), Arc::new(Metrics::default()));
+    let mut parts = Parts::default();
+
+    let (sink, refusal_writer) = RefusalWriter::new(Arc::new(store.clone()), clock.clone());
+    let refusals: Arc<dyn audit::Refusals> = Arc::new(sink);
+    parts.spawn("refusals", refusal_writer.run(parts_shutdown.clone()));
+
+    let deps = ca::Deps { refusals: refusals.clone(), ..ca_deps(&config, &store, clock.clone()) };
+    let journal = deps.journal.clone();
+    let manager = ca::Manager::open(deps).await.context("cannot open the authority")?;
+    let ca = manager.handle();
+    let issuer: Arc<dyn spiffe::SvidIssuer> = Arc::new(ca.clone());
+    spawn(&mut parts, "authority", manager.run(parts_shutdown.clone()));
+    let (authority, follow) = active_authority(ca.active());
+    spawn(&mut parts, "active authority", follow);
+
+    let stores = configs::Stores {
+        documents: Arc::new(store.clone()),
+        nodes: Arc::new(store.clone()),
+        blocks: Arc::new(store.clone()),
+    };
+    let declared = adapters::declared(&config);
+    let counters = declared.counters();
+    let (config_manager, configs) =
+        configs::Manager::load(stores, Box::new(declared)).await.map_err(|error| anyhow!("{error}"))?;
+    spawn(&mut parts, "configuration", config_manager.run(parts_shutdown.clone()));
+
+    let known = journal.remaining(clock.now()).await?;
+    let known: HashMap<LeafKey, _> = known
+        .into_iter()
+        .filter_map(|leaf| Some((LeafKey { node: leaf.node?, identity: leaf.id }, leaf.not_after)))
+        .collect();
+    let (sds, sds_manager) = SdsManager::new(
+        SdsSettings {
+            leaf_lifetime: config.lifetimes.leaf,
+            authority_spread: if config.dev { Duration::ZERO } else { AUTHORITY_SPREAD },
+            ..SdsSettings::default()
+        },
+        SdsInputs {
+            issuer: issuer.clone(),
+            trust: ca.trust(),
+            bindings: configs.watch_bindings(),
+            blocks: configs.watch_blocks(),
+            authority: authority.clone(),
+            known,
+            refusals: refusals.clone(),
+            clock: clock.clone(),
+        },
+    );
+    spawn(&mut parts, "secrets", sds_manager.run(parts_shutdown.clone()));
+
+    let own = Arc::new(OwnCertificate::default());
+    let own_status = watch::Sender::new(OwnStatus::default());
+    let own_status_read = own_status.subscribe();
+    let renewal = OwnRenewal {
+        issuer: issuer.clone(),
+        own: own.clone(),
+        id: config.trust_domain.server_id(),
+        names: config.names.clone(),
+        lifetime: config.lifetimes.server,
+        trust: ca.trust(),
+        authority: authority.clone(),
+        status: own_status,
+        clock: clock.clone(),
+        unready: Some(readiness.guard("own certificate")),
+    };
+    parts.spawn("own certificate", renewal.run(parts_shutdown.clone()));
+
+    let secrets: Arc<dyn SecretSource> = Arc::new(sds.clone());
+    let status = Arc::new(xds::Board::default());
+    let xds = XdsServer::new(XdsDeps {
+        views: configs.watch_views(),
+        bindings: configs.watch_bindings(),
+        blocks: configs.watch_blocks(),
+        secrets,
+        status: status.clone(),
+        audit: refusals.clone(),
+        clock: clock.clone(),
+        counters: counters.clone(),
+        limits: xds::Limits::default(),
+        identifier: concat!("credence/", env!("CARGO_PKG_VERSION")).into(),
+    });
+
+    let node_door = NodeDoor::new(
+        NodeSettings {
+            lifetime: config.lifetimes.node,
+            xds_server: advertised(&config, config.grpc),
+            ..adapters::node_settings()
+        },
+        NodeInputs {
+            issuer: issuer.clone(),
+            store: Arc::new(store.clone()),
+            trust: ca.trust(),
+            bindings: configs.watch_bindings(),
+            blocks: configs.watch_blocks(),
+            refusals: refusals.clone(),
+            clock: clock.clone(),
+        },
+    );
+
+    let operator = operator_expiry(&config.admin_dir);
+    metrics.add_source({
+        let sources = samples::Sources {
+            ca: ca.status(),
+            sds: sds.status(),
+            own: own_status_read.clone(),
+            operator: operator.clone(),
+            counters,
+            delivery: status.clone(),
+            clock: clock.clone(),
+        };
+        move || sources.sample()
+    });
+    let ready: Arc<Ready> = Arc::new(Ready { readiness: readiness.clone(), broken: store.broken() });
+    let page: Arc<MetricsPage> = Arc::new(MetricsPage(metrics.clone()));
+    let calls = Calls {
+        domain: config.trust_domain.clone(),
+        facts: Arc::new(Facts {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            enrolment_address: advertised(&config, config.enrolment),
+        }),
+        clock: clock.clone(),
+        configs: configs.clone(),
+        documents: Arc::new(store.clone()),
+        nodes: Arc::new(store.clone()),
+        audit: Arc::new(store.clone()),
+        refusals: refusals.clone(),
+        journal,
+        authorities: Arc::new(store.clone()),
+        rotation: Arc::new(CaRotation(ca.clone())),
+        issuer,
+        trust: ca.trust(),
+        delivery: Arc::new(Board { status, sds: sds.status() }),
+        renewals: Arc::new(FailingRenewals { sds: sds.status(), own: own_status_read }),
+        readiness: ready.clone(),
+        metrics: page.clone(),
+    };
+
+    let keeper = Gatekeeper { trust: ca.trust(), blocks: configs.watch_blocks(), clock: clock.clone(), own };
+    let registry = Arc::new(Registry::default());
+    let renewal_routes = Router::new().route_service(
+        "/credence.v1.RenewalService/{method}",
+        node_door.renewal_service(),
+    );
+    let enrolment_routes =
+        Router::new().route_service("/credence.v1.EnrolmentService/{method}", node_door.enrolment_service());
+    let doors = [
+        ("xds", Some(listeners.xds), Admits::Nodes, adapters::xds_service(xds, renewal_routes)),
+        ("enrolment", Some(listeners.enrolment), Admits::Strangers, adapters::service(enrolment_routes)),
+        ("management", Some(listeners.rest), Admits::Operators, adapters::service(api::rest::router(calls))),
+    ];
+    let open = |name, listener, security, service: Service| Door {
+        name,
+        listener,
+        security,
+        service,
+        clock: clock.clone(),
+        refusals: refusals.clone(),
+        bindings: configs.watch_bindings(),
+        blocks: configs.watch_blocks(),
+        registry: registry.clone(),
+        metrics: metrics.door(name),
+    };
+    for (name, listener, admits, service) in doors {
+        if let Some(listener) = listener {
+            tracing::info!(door = name, address = %listener.local_addr()?, "listening");
+            parts.spawn(name, open(name, listener, Security::Tls(keeper.clone(), admits), service).run(shutdown.clone()));
+        }
+    }
+    if let Some(listener) = listeners.probes {
+        tracing::info!(door = "probes", address = %listener.local_addr()?, "listening");
+        let service = adapters::service(api::rest::probes(ready, page));
+        parts.spawn("probes", open("probes", listener, Security::Plain, service).run(shutdown.clone()));
+    }
+
+    let outcome = tokio::select! {
+        outcome = parts.watch(&shutdown) => outcome,
+        outcome = last.watch(&shutdown) => outcome,
+    };
+    // Doors drain first: they end by themselves once `shutdown` is cancelled.
+    shutdown.cancel();
+    parts.finish_named(&["xds", "enrolment", "management", "probes"]).await;
+    parts_shutdown.cancel();
+    outcome.and(parts.finish().await)
+}
+
+fn spawn(parts: &mut Parts, name: &'static str, part: impl Future<Output = ()> + Send + 'static) {
+    parts.spawn(name, async move {
+        part.await;
+        anyhow::Ok(())
+    });
+}
+
+/// How nodes reach a listener: by the first name of our own certificate if it listens everywhere.
+fn advertised(config: &Config, listen: Listen) -> String {
+    if listen.address.is_unspecified() {
+        let name = config.names.first().map_or("localhost", String::as_str);
+        return format!("{name}:{}", listen.port);
+    }
+    SocketAddr::new(listen.address, listen.port).to_string()
+}
+
+/// The active authority without the moments in which there is none, and the part that follows it.
+fn active_authority(
+    mut active: watch::Receiver<Option<AuthorityId>>,
+) -> (watch::Receiver<AuthorityId>, impl Future<Output = ()> + Send + 'static) {
+    let first = active.borrow_and_update().unwrap_or(AuthorityId::of(certs::SpkiHash([0; 32])));
+    let sender = watch::Sender::new(first);
+    let receiver = sender.subscribe();
+    let follow = async move {
+        while active.changed().await.is_ok() {
+            if let Some(id) = *active.borrow_and_update() {
+                sender.send_if_modified(|current| std::mem::replace(current, id) != id);
+            }
+        }
+    };
+    (receiver, follow)
+}

@@ -1,0 +1,121 @@
+//! Where ports meet what stands behind them, if that takes more than a line.
+
+use std::{convert::Infallible, sync::Arc};
+
+use api::{
+    calls::{CallError, Caller},
+    node::NodeSettings,
+    sources::{MetricsText, NextRotation, Readiness as ReadinessPort, Renewals, Rotation},
+    wire,
+};
+use async_trait::async_trait;
+use axum::{Router, body::Body};
+use http::Request;
+use hyper::body::Incoming;
+use sds::SdsStatus;
+use spiffe::AuthorityId;
+use tokio::sync::watch;
+use tower::ServiceExt;
+use xds::XdsServer;
+
+use crate::{door::Service, lifecycle::Readiness, metrics::Metrics, own_certificate::OwnStatus};
+
+/// What enrolment and renewal are bounded by.
+pub(super) fn node_settings() -> NodeSettings {
+    NodeSettings {
+        lifetime: std::time::Duration::ZERO,
+        xds_server: String::new(),
+        calls_per_second: 1,
+        calls_at_once: 10,
+        cookie_key: rand::random(),
+    }
+}
+
+/// A router as a door's service.
+pub(super) fn service(router: Router) -> Service {
+    Service::new(tower::service_fn(move |request: Request<Incoming>| router.clone().oneshot(request)))
+}
+
+/// Discovery by its own paths, and what else comes in on the same port.
+pub(super) fn xds_service(xds: XdsServer, others: Router) -> Service {
+    Service::new(tower::service_fn(move |request: Request<Incoming>| {
+        let (xds, others) = (xds.clone(), others.clone());
+        async move {
+            if request.uri().path().starts_with("/envoy.") {
+                Ok::<_, Infallible>(xds.call(request).map(Body::new))
+            } else {
+                others.oneshot(request).await
+            }
+        }
+    }))
+}
+
+/// Steers the authority for operators.
+pub(super) struct CaRotation(pub(super) ca::Handle);
+
+#[async_trait]
+impl Rotation for CaRotation {
+    fn next(&self) -> Option<NextRotation> {
+        let status = self.0.status().borrow().clone();
+        Some(NextRotation { active: status.active?, at: status.next_rotation? })
+    }
+
+    async fn rotate_issuing(&self, caller: &Caller, reason: &str) -> Result<AuthorityId, CallError> {
+        self.0.rotate_issuing(caller.actor.clone(), reason).await.map_err(|error| CallError::Unavailable(error.to_string()))
+    }
+}
+
+/// What renewals fail, workloads' and ours.
+pub(super) struct FailingRenewals {
+    pub(super) sds: watch::Receiver<Arc<SdsStatus>>,
+    pub(super) own: watch::Receiver<OwnStatus>,
+}
+
+impl Renewals for FailingRenewals {
+    fn failing(&self) -> Vec<wire::FailedRenewal> {
+        let sds = self.sds.borrow().clone();
+        let leaves = sds.leaves().filter(|leaf| leaf.failures > 0).map(|leaf| wire::FailedRenewal {
+            class: "workload".to_owned(),
+            name: leaf.identity.to_string(),
+            node: Some(leaf.node.to_string()),
+            at: String::new(),
+            failures: leaf.failures,
+            message: leaf.last_error.clone().unwrap_or_default(),
+            expires: leaf.not_after.map(|at| at.to_string()),
+        });
+        let own = self.own.borrow().clone();
+        let own = own.last_error.map(|message| wire::FailedRenewal {
+            class: "server".to_owned(),
+            name: "server".to_owned(),
+            node: None,
+            at: String::new(),
+            failures: u32::try_from(own.failures).unwrap_or(u32::MAX),
+            message,
+            expires: own.not_after.map(|at| at.to_string()),
+        });
+        leaves.chain(own).collect()
+    }
+}
+
+/// Ready when every part has served its first truth and the store can write.
+pub(super) struct Ready {
+    pub(super) readiness: Readiness,
+    pub(super) broken: watch::Receiver<Option<String>>,
+}
+
+impl ReadinessPort for Ready {
+    fn not_ready(&self) -> Vec<String> {
+        let mut missing: Vec<String> = self.readiness.missing().into_iter().map(str::to_owned).collect();
+        missing.extend(self.broken.borrow().as_ref().map(|reason| format!("store: {reason}")));
+        missing
+    }
+}
+
+/// The metrics as text.
+pub(super) struct MetricsPage(pub(super) Arc<Metrics>);
+
+impl MetricsText for MetricsPage {
+    fn render(&self) -> String {
+        self.0.to_text()
+    }
+}

@@ -1,0 +1,116 @@
+//! The numbers that are read from the parts' read models when somebody scrapes.
+
+use std::sync::Arc;
+
+use ca::{CaStatus, ports::AuthorityState};
+use certs::{Clock, Timestamp};
+use sds::SdsStatus;
+use tokio::sync::watch;
+use xds::{Counters, StatusBoard};
+
+use crate::{
+    metrics::{Sample, SampleValue},
+    own_certificate::OwnStatus,
+};
+
+const EXPIRY: &str = "Seconds until it expires; negative when it has";
+
+/// Where the numbers come from.
+pub(super) struct Sources {
+    pub(super) ca: watch::Receiver<Arc<CaStatus>>,
+    pub(super) sds: watch::Receiver<Arc<SdsStatus>>,
+    pub(super) own: watch::Receiver<OwnStatus>,
+    pub(super) operator: Option<(String, Timestamp)>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) delivery: Arc<StatusBoard>,
+    pub(super) clock: Arc<dyn Clock>,
+}
+
+impl Sources {
+    /// All of them, now.
+    pub(super) fn sample(&self) -> Vec<Sample> {
+        let mut samples = self.expiries();
+        samples.extend(self.renewals());
+        samples.extend(self.delivery());
+        samples
+    }
+
+    fn expiries(&self) -> Vec<Sample> {
+        let now = self.clock.now();
+        let expiry = |kind: &str, name: String, at: Timestamp| {
+            #[expect(clippy::cast_precision_loss, reason = "a metric in seconds")]
+            let seconds = at.millis_since(now) as f64 / 1000.0;
+            gauge("expiry_seconds", EXPIRY, vec![("kind", kind.to_owned()), ("name", name)], seconds)
+        };
+        let ca = self.ca.borrow().clone();
+        let mut samples: Vec<Sample> = ca
+            .authorities
+            .iter()
+            .filter(|authority| authority.state != AuthorityState::Removed)
+            .map(|authority| expiry("authority", authority.id.to_string(), authority.not_after))
+            .collect();
+        if let Some(at) = self.own.borrow().not_after {
+            samples.push(expiry("server", "server".to_owned(), at));
+        }
+        if let Some((name, at)) = &self.operator {
+            samples.push(expiry("operator", name.clone(), *at));
+        }
+        // One number for all leaves, and one for all nodes: a label per node would have no bound.
+        if let Some(at) = self.sds.borrow().next_expiry() {
+            samples.push(expiry("workload", "next".to_owned(), at));
+        }
+        if let Some(at) = self.delivery.next_node_expiry() {
+            samples.push(expiry("node", "next".to_owned(), at));
+        }
+        samples
+    }
+
+    fn renewals(&self) -> Vec<Sample> {
+        let sds = self.sds.borrow().clone();
+        let counters = sds.counters();
+        let rotations = |kind: &str, value| {
+            counter("leaf_rotations", "Leaves replaced by newer ones", vec![("cause", kind.to_owned())], value)
+        };
+        let failed = |class: &str, value| {
+            counter("renewals_failed", "Renewals that failed", vec![("class", class.to_owned())], value)
+        };
+        #[expect(clippy::cast_precision_loss, reason = "a count")]
+        let at_risk = sds.leaves().filter(|leaf| leaf.at_risk).count() as f64;
+        vec![
+            rotations("deadline", counters.rotations),
+            rotations("forced", counters.rotations_forced),
+            failed("workload", counters.failures),
+            failed("server", self.own.borrow().failures),
+            counter("leaves_expired", "Leaves that ended without a successor", vec![], counters.expired),
+            gauge("leaves_at_risk", "Leaves past 70 % of their life without a successor", vec![], at_risk),
+            counter("secrets_refused", "Secret names asked for and not granted", vec![], counters.refused_names),
+        ]
+    }
+
+    fn delivery(&self) -> Vec<Sample> {
+        let counted = self.counters.read();
+        #[expect(clippy::cast_precision_loss, reason = "a count")]
+        let of_nodes = |state: &str, value: usize| {
+            gauge("proxies", "Proxies by state", vec![("state", state.to_owned())], value as f64)
+        };
+        let summary = self.delivery.summary();
+        vec![
+            of_nodes("connected", summary.connected),
+            of_nodes("synced", summary.synced),
+            of_nodes("refusing", summary.refusing),
+            counter("xds_resources_encoded", "Resources encoded", vec![], counted.encoded),
+            counter("xds_resources_hashed", "Resources hashed", vec![], counted.hashed),
+            counter("xds_responses_sent", "Discovery responses sent", vec![], counted.responses),
+            counter("xds_acks", "Responses that proxies applied", vec![], counted.acks),
+            counter("xds_nacks", "Responses that proxies refused", vec![], counted.nacks),
+        ]
+    }
+}
+
+fn gauge(name: &'static str, help: &'static str, labels: Vec<(&'static str, String)>, value: f64) -> Sample {
+    Sample { name, help, labels, value: SampleValue::Gauge(value) }
+}
+
+fn counter(name: &'static str, help: &'static str, labels: Vec<(&'static str, String)>, value: u64) -> Sample {
+    Sample { name, help, labels, value: SampleValue::Counter(value) }
+}

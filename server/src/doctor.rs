@@ -1,0 +1,227 @@
+//! `credence doctor`: looks at an installation from the host it stands on, and says what to do about what it finds.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use certs::{Certificate, Clock, certificates_from_pem, format_duration};
+use serde::Serialize;
+use tokio::{net::TcpStream, time::timeout};
+
+use crate::{
+    clock::SystemClock,
+    config::{Config, KekSource, Listen},
+    envoys,
+    http_get::get,
+    init::{OPERATOR_CERTIFICATE, OPERATOR_KEY, open_store},
+    serve::load_config,
+};
+
+/// How one check ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Finding {
+    /// As it should be.
+    Ok,
+    /// It works, and somebody should look at it.
+    Warning,
+    /// It does not work, or is not safe.
+    Problem,
+}
+
+/// One check.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// What was looked at.
+    pub subject: &'static str,
+    /// How it ended.
+    pub finding: Finding,
+    /// What was found.
+    pub detail: String,
+    /// What to do; empty if nothing.
+    pub hint: String,
+}
+
+fn ok(subject: &'static str, detail: impl Into<String>) -> Check {
+    Check { subject, finding: Finding::Ok, detail: detail.into(), hint: String::new() }
+}
+
+fn warning(subject: &'static str, detail: impl Into<String>, hint: impl Into<String>) -> Check {
+    Check { subject, finding: Finding::Warning, detail: detail.into(), hint: hint.into() }
+}
+
+fn problem(subject: &'static str, detail: impl Into<String>, hint: impl Into<String>) -> Check {
+    Check { subject, finding: Finding::Problem, detail: detail.into(), hint: hint.into() }
+}
+
+/// Runs every check that can be run.
+pub async fn run(config_path: &Path, dev: bool) -> Vec<Check> {
+    let config = match load_config(config_path, dev) {
+        Ok(config) => config,
+        Err(error) => {
+            let hint = "run `credence check` on the file for every problem, or `credence init` to make one";
+            return vec![problem("configuration", format!("{error:#}"), hint)];
+        }
+    };
+    let mut checks = vec![ok("configuration", format!("trust domain {}", config.trust_domain))];
+    checks.push(data_directory(&config));
+    checks.push(key_encryption_key(&config));
+    checks.extend(operator(&config));
+    let running = reaches(config.rest).await;
+    if running {
+        checks.push(readiness(&config).await);
+    } else {
+        checks.push(warning("server", "does not run", "start it: credence serve"));
+        checks.extend(ports(&config).await);
+        checks.push(integrity(&config).await);
+    }
+    checks.push(envoy());
+    checks
+}
+
+fn data_directory(config: &Config) -> Check {
+    let (subject, path) = ("data directory", &config.data_dir);
+    match fs::metadata(path) {
+        Err(error) => problem(subject, format!("{}: {error}", path.display()), "run `credence init`"),
+        Ok(found) if found.permissions().mode() & 0o077 != 0 => problem(
+            subject,
+            format!("{} is open to others (mode {:o})", path.display(), found.permissions().mode() & 0o777),
+            format!("chmod 700 {}", path.display()),
+        ),
+        Ok(_) => ok(subject, path.display().to_string()),
+    }
+}
+
+fn key_encryption_key(config: &Config) -> Check {
+    let subject = "key-encryption key";
+    let KekSource::File(path) = &config.kek else { return ok(subject, "a passphrase") };
+    match fs::symlink_metadata(path) {
+        Err(error) => problem(
+            subject,
+            format!("{}: {error}", path.display()),
+            "without it the store cannot be opened: restore it from where you keep it",
+        ),
+        Ok(found) if !found.is_file() => {
+            problem(subject, format!("{} is not a regular file", path.display()), "put the key itself there")
+        }
+        Ok(found) if found.permissions().mode() & 0o377 != 0 => {
+            problem(subject, format!("{} is open to others", path.display()), format!("chmod 400 {}", path.display()))
+        }
+        Ok(found) if found.len() != 32 => {
+            problem(subject, format!("{} has {} octets, not 32", path.display(), found.len()), "restore it")
+        }
+        Ok(found) => {
+            let data = fs::metadata(&config.data_dir).ok();
+            if data.is_some_and(|data| data.dev() == found.dev()) {
+                return warning(
+                    subject,
+                    format!("{} is on the same volume as the database", path.display()),
+                    "whoever copies the volume has both: keep the key on another one in production",
+                );
+            }
+            ok(subject, path.display().to_string())
+        }
+    }
+}
+
+fn operator(config: &Config) -> Vec<Check> {
+    let (subject, path) = ("operator certificate", config.admin_dir.join(OPERATOR_CERTIFICATE));
+    let leaf = fs::read(&path)
+        .map_err(|error| error.to_string())
+        .and_then(|pem| certificates_from_pem(&pem).map_err(|error| error.to_string()))
+        .and_then(|ders| {
+            let first = ders.first().ok_or("it is empty")?;
+            Certificate::from_der(first).map_err(|error| error.to_string())
+        });
+    let reissue = "on this host, with the server stopped: credence init --reissue-admin";
+    let leaf = match leaf {
+        Ok(leaf) => leaf,
+        Err(error) => return vec![problem(subject, format!("{}: {error}", path.display()), reissue)],
+    };
+    let now = SystemClock.now();
+    let mut checks = Vec::new();
+    if leaf.not_before() > now {
+        checks.push(problem(
+            "clock",
+            format!("this host's clock says {now}, before its own operator certificate begins ({})", leaf.not_before()),
+            "set the clock",
+        ));
+    } else {
+        checks.push(ok("clock", now.to_string()));
+    }
+    let (life, left) = (leaf.not_after().since(leaf.not_before()), leaf.not_after().since(now));
+    checks.push(if left.is_zero() {
+        problem(subject, format!("ended {}", leaf.not_after()), reissue)
+    } else if left < life / 5 {
+        warning(subject, format!("ends in {}", format_duration(left)), reissue)
+    } else {
+        ok(subject, format!("ends in {}", format_duration(left)))
+    });
+    let key = config.admin_dir.join(OPERATOR_KEY);
+    if fs::metadata(&key).is_ok_and(|found| found.permissions().mode() & 0o077 != 0) {
+        let hint = format!("chmod 600 {}", key.display());
+        checks.push(problem("operator key", format!("{} is open to others", key.display()), hint));
+    }
+    checks
+}
+
+async fn reaches(listen: Listen) -> bool {
+    let address = if listen.address.is_unspecified() { std::net::Ipv4Addr::LOCALHOST.into() } else { listen.address };
+    let connect = TcpStream::connect(SocketAddr::new(address, listen.port));
+    timeout(Duration::from_secs(2), connect).await.is_ok_and(|connected| connected.is_ok())
+}
+
+async fn readiness(config: &Config) -> Check {
+    let Some(probes) = config.probes else { return ok("server", "runs; its probes are switched off") };
+    match get(SocketAddr::new(probes.address, probes.port), "/readyz").await {
+        Ok((status, _)) if status.is_success() => ok("server", "runs and is ready"),
+        Ok((_, body)) => problem("server", format!("runs and is not ready: {}", body.trim()), "look at its log"),
+        Err(error) => warning(
+            "server",
+            format!("something answers on the management port, its probes do not: {error}"),
+            "another program may hold the port",
+        ),
+    }
+}
+
+async fn ports(config: &Config) -> Vec<Check> {
+    let mut checks = Vec::new();
+    for address in config.own_addresses() {
+        if let Err(error) = tokio::net::TcpListener::bind(address).await {
+            checks.push(problem("port", format!("{address}: {error}"), "stop what holds it, or configure another"));
+        }
+    }
+    if checks.is_empty() {
+        checks.push(ok("ports", "free"));
+    }
+    checks
+}
+
+/// With nobody else at it, the store is opened and read through: pages, audit chain, sealed rows.
+async fn integrity(config: &Config) -> Check {
+    let subject = "store";
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let (store, _writer) = match open_store(config, clock).await {
+        Ok(opened) => opened,
+        Err(error) => return problem(subject, format!("{error:#}"), "the message names the file and the reason"),
+    };
+    match store.integrity().await {
+        Ok(found) if found.is_sound() => {
+            ok(subject, format!("sound; {} audit rows in an unbroken chain", found.audit_rows))
+        }
+        Ok(found) => problem(subject, found.problems().join("; "), "restore the database from a backup"),
+        Err(error) => problem(subject, error.to_string(), "restore the database from a backup"),
+    }
+}
+
+fn envoy() -> Check {
+    match envoys::find(None) {
+        Some(path) => ok("envoy", path.display().to_string()),
+        None => warning("envoy", "not on the PATH of this host", "only hosts of proxies need one"),
+    }
+}

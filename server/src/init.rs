@@ -1,0 +1,299 @@
+//! `credence init`: everything that exists before the first start, made apart from each other and with nobody
+//! else's eyes on it: the database, the key-encryption key, the operator's certificate, the configuration.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::{Context, anyhow};
+use audit::{Actor, Event, Refusals};
+use certs::{Certificate, Clock, Profile, SecretKey, SpkiHash, Timestamp, certificates_to_pem};
+use spiffe::{Purpose, RequestId, SvidIssuer, SvidRequest, Tenant};
+use store::{Cost, NewSlot, Store};
+use thiserror::Error;
+use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
+
+use crate::{
+    config::{Config, KekSource},
+    lifecycle::Parts,
+};
+
+/// The name of the first operator.
+pub const FIRST_OPERATOR: &str = "admin";
+/// In the admin directory: the operator's chain.
+pub const OPERATOR_CERTIFICATE: &str = "operator.crt";
+/// In the admin directory: the operator's key.
+pub const OPERATOR_KEY: &str = "operator.key";
+/// In the admin directory: what the server is verified against.
+pub const OPERATOR_BUNDLE: &str = "bundle.crt";
+/// In the admin directory: where the management door is.
+pub const OPERATOR_ENDPOINT: &str = "endpoint";
+
+/// What `init` made, for the screen.
+#[derive(Debug, Clone)]
+pub struct Made {
+    /// The root.
+    pub root: Certificate,
+    /// The first issuing authority.
+    pub issuing: Certificate,
+    /// The operator's certificate.
+    pub operator: Certificate,
+    /// What agents pin.
+    pub pin: SpkiHash,
+}
+
+/// Why nothing was made.
+#[derive(Debug, Error)]
+#[error("{what} {} exists already", path.display())]
+pub struct Exists {
+    /// What it is.
+    pub what: &'static str,
+    /// Where it is.
+    pub path: PathBuf,
+}
+
+/// Makes everything, or nothing: when a step fails, what the earlier ones made is removed.
+///
+/// # Errors
+/// [`Exists`] when any of it is there already; else what went wrong, with the path.
+pub async fn initialise(config: &Config, config_path: &Path, clock: Arc<dyn Clock>) -> anyhow::Result<Made> {
+    let kek_file = match &config.kek {
+        KekSource::File(path) => Some(path.clone()),
+        KekSource::PassphraseFile(_) => None,
+    };
+    let mut makes =
+        vec![("configuration", config_path.to_owned()), ("data directory", config.data_dir.clone())];
+    makes.extend(kek_file.map(|path| ("key-encryption key", path)));
+    makes.push(("admin directory", config.admin_dir.clone()));
+    for (what, path) in &makes {
+        if fs::symlink_metadata(path).is_ok() {
+            return Err(Exists { what, path: path.clone() }.into());
+        }
+    }
+    let made = make(config, config_path, clock).await;
+    if made.is_err() {
+        for (_, path) in &makes {
+            let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+        }
+    }
+    made
+}
+
+async fn make(config: &Config, config_path: &Path, clock: Arc<dyn Clock>) -> anyhow::Result<Made> {
+    store::initialise(store::InitOptions {
+        directory: config.data_dir.clone(),
+        slots: vec![NewSlot {
+            name: "primary".to_owned(),
+            source: kek_source(&config.kek)?,
+            cost: Cost::default(),
+        }],
+        created: clock.now(),
+        dev: config.dev,
+    })
+    .await?;
+    let made = with_store(config, &clock, async |store: Store| {
+        let deps = ca_deps(config, &store, clock.clone());
+        ca::Manager::initialise(&deps, Actor::Host).await?;
+        issue_operator(config, deps, FIRST_OPERATOR).await
+    })
+    .await?;
+    write_file(config_path, config.to_yaml().as_bytes())?;
+    Ok(made)
+}
+
+/// Issues an operator's certificate on the host, for `init` and for an operator whose certificate has expired.
+///
+/// # Errors
+/// When the store does not open (a running server holds it) or a file cannot be written.
+pub async fn reissue_operator(config: &Config, name: &str, clock: Arc<dyn Clock>) -> anyhow::Result<Made> {
+    with_store(config, &clock, async |store: Store| {
+        let event = Event::done(clock.now(), Actor::Host, audit::Action::OperatorReissue, name);
+        audit::AuditLog::append(&store, vec![event]).await?;
+        issue_operator(config, ca_deps(config, &store, clock.clone()), name).await
+    })
+    .await
+}
+
+/// Opens the store with its writer running, for as long as `work` takes.
+async fn with_store<T>(
+    config: &Config,
+    clock: &Arc<dyn Clock>,
+    work: impl AsyncFnOnce(Store) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let (store, writer) = open_store(config, clock.clone()).await?;
+    let shutdown = CancellationToken::new();
+    let mut parts = Parts::default();
+    parts.spawn("store", writer.run(shutdown.clone()));
+    let outcome = work(store).await;
+    shutdown.cancel();
+    parts.finish().await?;
+    outcome
+}
+
+/// Opens the store that `config` names.
+///
+/// # Errors
+/// As the store says, with its hint.
+pub(crate) async fn open_store(
+    config: &Config,
+    clock: Arc<dyn Clock>,
+) -> anyhow::Result<(Store, store::Writer)> {
+    let options = store::OpenOptions {
+        directory: config.data_dir.clone(),
+        kek: kek_source(&config.kek)?,
+        clock,
+        dev: config.dev,
+    };
+    Ok(store::open(options).await?)
+}
+
+fn kek_source(kek: &KekSource) -> anyhow::Result<store::KekSource> {
+    Ok(match kek {
+        KekSource::File(path) => store::KekSource::File(path.clone()),
+        KekSource::PassphraseFile(path) => {
+            let text = fs::read(path)
+                .with_context(|| format!("cannot read the passphrase from {}", path.display()))?;
+            let text = Zeroizing::new(text);
+            let end = text.iter().rposition(|byte| !matches!(byte, b'\n' | b'\r')).map_or(0, |last| last + 1);
+            if end < 12 {
+                return Err(anyhow!("the passphrase in {} is shorter than 12 characters", path.display()));
+            }
+            store::KekSource::Passphrase(Zeroizing::new(text[..end].to_vec()))
+        }
+    })
+}
+
+/// What the authority works with.
+pub(crate) fn ca_deps(config: &Config, store: &Store, clock: Arc<dyn Clock>) -> ca::Deps {
+    let lifetimes = config.lifetimes;
+    ca::Deps {
+        authorities: Arc::new(store.clone()),
+        journal: Arc::new(store.clone()),
+        clock,
+        refusals: Arc::new(LoggedRefusals),
+        policy: ca::Policy {
+            trust_domain: config.trust_domain.clone(),
+            lifetimes: ca::Lifetimes {
+                root: lifetimes.root,
+                issuing: lifetimes.issuing,
+                node: lifetimes.node,
+                workload: lifetimes.leaf,
+                server: lifetimes.server,
+                operator: lifetimes.operator,
+            },
+            dev: config.dev,
+        },
+        epoch: store.epoch(),
+    }
+}
+
+/// Before there is an audit writer, a refusal is a log line.
+#[derive(Debug)]
+struct LoggedRefusals;
+
+impl Refusals for LoggedRefusals {
+    fn refuse(&self, event: Event) {
+        tracing::warn!(object = event.object, reason = event.reason, "refused");
+    }
+}
+
+async fn issue_operator(config: &Config, deps: ca::Deps, name: &str) -> anyhow::Result<Made> {
+    let records = deps.authorities.load().await?;
+    let place = |place| {
+        records
+            .iter()
+            .find(|record| record.place == place && record.state == ca::ports::AuthorityState::Active)
+            .map(|record| record.certificate.clone())
+            .context("there is no active authority")
+    };
+    let (root, issuing) = (place(ca::ports::Place::Root)?, place(ca::ports::Place::Issuing)?);
+    let manager = ca::Manager::open(deps).await?;
+    let handle = manager.handle();
+    let shutdown = CancellationToken::new();
+    let mut parts = Parts::default();
+    let stop = shutdown.clone();
+    parts.spawn("authority", async move {
+        manager.run(stop).await;
+        anyhow::Ok(())
+    });
+    let key = SecretKey::generate(Profile::Operator.key_kind());
+    let issued = handle
+        .issue(SvidRequest {
+            id: config.trust_domain.operator_id(name)?,
+            profile: Profile::Operator,
+            public_key: key.public().clone(),
+            lifetime: config.lifetimes.operator,
+            dns_names: vec![],
+            ip_addresses: vec![],
+            tenant: Tenant::default(),
+            node: None,
+            purpose: Purpose::Operator,
+            deadline: None,
+            spend: None,
+            request_id: RequestId::random(),
+        })
+        .await;
+    shutdown.cancel();
+    parts.finish().await?;
+    let issued = issued.context("the operator's certificate was not issued")?;
+    write_operator(config, &issued.chain, &root, &key)?;
+    Ok(Made { pin: root.spki_hash(), root, issuing, operator: issued.chain.leaf().clone() })
+}
+
+fn write_operator(
+    config: &Config,
+    chain: &certs::Chain,
+    root: &Certificate,
+    key: &SecretKey,
+) -> anyhow::Result<()> {
+    let directory = &config.admin_dir;
+    make_private_directory(directory)?;
+    let endpoint = std::net::SocketAddr::new(reachable(config.rest.address), config.rest.port);
+    agent::files::write_private_key(&directory.join(OPERATOR_KEY), key)
+        .with_context(|| format!("cannot write {}", directory.join(OPERATOR_KEY).display()))?;
+    write_file(&directory.join(OPERATOR_CERTIFICATE), chain.to_pem().as_bytes())?;
+    write_file(&directory.join(OPERATOR_BUNDLE), certificates_to_pem([root.der()]).as_bytes())?;
+    write_file(&directory.join(OPERATOR_ENDPOINT), format!("{endpoint}\n").as_bytes())
+}
+
+/// Where this host reaches a listener on `address`: the wildcard address is no destination.
+fn reachable(address: std::net::IpAddr) -> std::net::IpAddr {
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+    match address {
+        IpAddr::V4(v4) if v4.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(v6) if v6.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        other => other,
+    }
+}
+
+fn make_private_directory(path: &Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .with_context(|| format!("cannot make {}", path.display()))
+}
+
+/// Writes a file of mode 0600 by renaming a complete one into place.
+fn write_file(path: &Path, content: &[u8]) -> anyhow::Result<()> {
+    agent::files::write_private(path, content).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// When the operator's certificate in `directory` ends, if there is one.
+#[must_use]
+pub fn operator_expiry(directory: &Path) -> Option<(String, Timestamp)> {
+    let pem = fs::read(directory.join(OPERATOR_CERTIFICATE)).ok()?;
+    let ders = certs::certificates_from_pem(&pem).ok()?;
+    let leaf = Certificate::from_der(ders.first()?).ok()?;
+    let name = leaf.subject_alt_names().iter().find_map(|name| match name {
+        certs::SubjectAltName::Uri(uri) => uri.rsplit('/').next().map(str::to_owned),
+        certs::SubjectAltName::Dns(_) | certs::SubjectAltName::Ip(_) | certs::SubjectAltName::Other(_) => {
+            None
+        }
+    })?;
+    Some((name, leaf.not_after()))
+}

@@ -1,0 +1,144 @@
+//! Our own server certificate: asked for like any other, renewed by itself, put in place without a restart.
+//! Its key lives in memory only; after a restart there is a new one.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use certs::{Chain, Clock, Profile, SecretKey, Timestamp};
+use sds::schedule::{Jitter, Life, retry_in};
+use serde::Serialize;
+use spiffe::{AuthorityId, IssuedSvid, Purpose, RequestId, SpiffeId, SvidIssuer, SvidRequest, Tenant, Trust};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    lifecycle::Guard,
+    tls::{OwnCertificate, certified_key},
+};
+
+/// When the authority that signed us was replaced, we follow within this time.
+const AFTER_ROTATION: Duration = Duration::from_secs(1);
+
+/// What is known of our own certificate.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct OwnStatus {
+    /// Its serial number.
+    pub serial: Option<String>,
+    /// When it ends.
+    pub not_after: Option<Timestamp>,
+    /// Failed renewals since the process started.
+    pub failures: u64,
+    /// The last failure, until the next success.
+    pub last_error: Option<String>,
+}
+
+/// Keeps our own certificate fresh.
+pub(crate) struct OwnRenewal {
+    pub(crate) issuer: Arc<dyn SvidIssuer>,
+    pub(crate) own: Arc<OwnCertificate>,
+    pub(crate) id: SpiffeId,
+    pub(crate) names: Vec<String>,
+    pub(crate) lifetime: Duration,
+    pub(crate) trust: watch::Receiver<Arc<Trust>>,
+    pub(crate) authority: watch::Receiver<AuthorityId>,
+    pub(crate) status: watch::Sender<OwnStatus>,
+    pub(crate) clock: Arc<dyn Clock>,
+    /// Dropped when the first certificate is in place.
+    pub(crate) unready: Option<Guard>,
+}
+
+impl OwnRenewal {
+    /// Runs until `shutdown`. A failure never takes the certificate that is in place away.
+    pub(crate) async fn run(mut self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let mut life: Option<Life> = None;
+        let mut failures = 0;
+        let mut due = self.clock.now();
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                () = self.clock.sleep_until(due) => {}
+                changed = self.authority.changed() => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                    due = due.min(self.clock.now() + Jitter::random().of(AFTER_ROTATION));
+                    continue;
+                }
+            }
+            let now = self.clock.now();
+            match self.renew(life).await {
+                Ok(next) => {
+                    (life, failures) = (Some(next), 0);
+                    due = next.renew_at(Jitter::random());
+                    self.unready = None;
+                }
+                Err(error) => {
+                    failures += 1;
+                    let remaining = life.map(|life| life.remaining(now)).filter(|left| !left.is_zero());
+                    due = self.clock.now() + retry_in(failures, remaining, Jitter::random());
+                    tracing::warn!(error = format!("{error:#}"), next = %due, "own certificate was not renewed");
+                    self.status.send_modify(|status| {
+                        status.failures += 1;
+                        status.last_error = Some(format!("{error:#}"));
+                    });
+                }
+            }
+        }
+    }
+
+    async fn renew(&self, current: Option<Life>) -> anyhow::Result<Life> {
+        let key = SecretKey::generate(Profile::Server.key_kind());
+        let (ip_addresses, dns_names) = split_names(&self.names);
+        let issued = self
+            .issuer
+            .issue(SvidRequest {
+                id: self.id.clone(),
+                profile: Profile::Server,
+                public_key: key.public().clone(),
+                lifetime: self.lifetime,
+                dns_names,
+                ip_addresses,
+                tenant: Tenant::default(),
+                node: None,
+                purpose: Purpose::Server,
+                deadline: current.map(|life| life.expires),
+                spend: None,
+                request_id: RequestId::random(),
+            })
+            .await
+            .context("cannot get our own certificate")?;
+        self.install(&issued, &key)?;
+        let not_after = issued.chain.leaf().not_after();
+        self.status.send_modify(|status| {
+            status.serial = Some(issued.chain.leaf().serial().to_string());
+            status.not_after = Some(not_after);
+            status.last_error = None;
+        });
+        tracing::info!(serial = %issued.chain.leaf().serial(), %not_after, "own certificate renewed");
+        Ok(Life { issued: issued.issued, expires: not_after })
+    }
+
+    fn install(&self, issued: &IssuedSvid, key: &SecretKey) -> anyhow::Result<()> {
+        let plain = certified_key(&issued.chain, key)?;
+        let with_root = certified_key(&self.with_root(&issued.chain), key)?;
+        self.own.install(plain, with_root);
+        Ok(())
+    }
+
+    /// The chain with its root behind it: an agent that joins knows the root by its pin only.
+    fn with_root(&self, chain: &Chain) -> Chain {
+        let last = chain.certificates().last().expect("a chain has a leaf");
+        let trust = self.trust.borrow();
+        let root =
+            trust.own().authorities().iter().find(|root| root.subject_key_id() == last.authority_key_id());
+        let intermediates = chain.intermediates().iter().chain(root).cloned().collect();
+        Chain::new(chain.leaf().clone(), intermediates)
+    }
+}
+
+/// Addresses and DNS names apart.
+pub(crate) fn split_names(names: &[String]) -> (Vec<IpAddr>, Vec<String>) {
+    let addresses = names.iter().filter_map(|name| name.parse().ok()).collect();
+    let dns = names.iter().filter(|name| name.parse::<IpAddr>().is_err()).cloned().collect();
+    (addresses, dns)
+}
