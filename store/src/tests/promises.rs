@@ -390,3 +390,20 @@ async fn database_held_by_another_program_is_an_answer_and_not_the_end() {
     other.execute("ROLLBACK").await.unwrap();
     block(&world.store, 1).await.unwrap();
 }
+
+#[tokio::test]
+async fn changes_that_wait_together_share_a_synchronisation() {
+    let world = World::new().await;
+    let writers = (0..64).map(|writer| {
+        let store = world.store.clone();
+        Box::pin(async move {
+            for number in 0..10 {
+                block(&store, writer * 10 + number).await.unwrap();
+            }
+        })
+    });
+    join(writers.collect()).await;
+    let commits = *world.store.changes(Topic::Blocks).borrow();
+    assert!(commits * 25 <= 640, "{commits} commits for 640 changes of 64 writers");
+    assert_eq!(world.store.integrity().await.unwrap().audit_rows, 640);
+}
