@@ -9,6 +9,8 @@
 //!                                                                     status <--ACK/NACK--'
 //! ```
 
+pub mod catalog;
+mod counters;
 mod limits;
 pub mod model;
 mod refusal;
@@ -20,6 +22,7 @@ mod subscription;
 pub mod translate;
 pub mod validate;
 
+pub use self::counters::Counters;
 pub use self::limits::Limits;
 pub use self::refusal::{Code, Refusal};
 pub use self::resource::{Resource, TypeUrl, Version};

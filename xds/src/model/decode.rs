@@ -244,13 +244,13 @@ impl Field for BTreeMap<String, String> {
 macro_rules! object {
     (
         $(#[$meta:meta])*
-        pub struct $name:ident {
+        $vis:vis struct $name:ident {
             $( $(#[doc = $doc:literal])+ pub $field:ident : $kind:ty = $key:literal, )*
         }
     ) => {
         $(#[$meta])*
         #[derive(Debug, Clone, PartialEq)]
-        pub struct $name {
+        $vis struct $name {
             $( $(#[doc = $doc])+ pub $field: $kind, )*
         }
 

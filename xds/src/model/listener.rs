@@ -158,7 +158,7 @@ pub struct ListenerMtls {
 
 object! {
     /// The long form.
-    pub struct ListenerMtlsFields {
+    struct ListenerMtlsFields {
         /// strict, permissive or off; default strict.
         pub mode: Option<MtlsMode> = "mode",
         /// Whose certificate is shown; default: the node's first identity.

@@ -54,6 +54,19 @@ impl Node {
         }
     }
 
+    /// The same value at another place: problems of what an alias repeats are told where it stands.
+    pub(crate) fn moved_to(&self, place: Place) -> Self {
+        let content = match &self.content {
+            Content::Scalar { .. } => self.content.clone(),
+            Content::List(items) => Content::List(items.iter().map(|item| item.moved_to(place)).collect()),
+            Content::Map(fields) => {
+                let moved = fields.iter().map(|(key, _, value)| (key.clone(), place, value.moved_to(place)));
+                Content::Map(moved.collect())
+            }
+        };
+        Self { place, content }
+    }
+
     pub(crate) fn is_null(&self) -> bool {
         self.scalar() == Some(Scalar::Null)
     }

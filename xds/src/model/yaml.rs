@@ -157,7 +157,7 @@ impl Reading<'_> {
                 let size = budget.anchors.get(&anchor).map_or(0, |(_, size)| *size);
                 self.spend(budget, size, place)?;
                 return match budget.anchors.get(&anchor) {
-                    Some((node, _)) => Ok(Node { place, content: node.content.clone() }),
+                    Some((node, _)) => Ok(node.moved_to(place)),
                     None => self.stop(place, "syntax", "alias stands inside its own anchor".into(), ""),
                 };
             }
