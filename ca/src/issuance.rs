@@ -8,19 +8,18 @@
 //!                                                                          \-> Failed -record-> IssueError
 //! ```
 
-use std::{collections::BTreeSet, time::Duration};
+mod authorize;
+
+use std::time::Duration;
 
 use audit::{Action, Actor, Event, Outcome};
 use certs::{
-    Certificate, Chain, Profile, Serial, Severity, SpkiHash, Template, Timestamp, Usage, Validity,
-    format_duration, lint, rehearse,
+    Certificate, Chain, Profile, Serial, Severity, SpkiHash, Template, Timestamp, Usage, Validity, lint,
+    rehearse,
 };
-use spiffe::{
-    AuthorityId, Class, IssueError, IssuedSvid, NodeId, Purpose, SpiffeId, SvidRequest, Trust, TrustDomain,
-    verify_svid,
-};
-use thiserror::Error;
+use spiffe::{AuthorityId, IssueError, IssuedSvid, Purpose, Trust, verify_svid};
 
+pub(crate) use self::authorize::{Authorized, Refusal};
 use crate::{
     authority::SigningAuthority,
     policy::Policy,
@@ -31,75 +30,7 @@ use crate::{
 /// grace after its retirement.
 const MAX_PENDING: Duration = Duration::from_secs(30);
 
-/// Why policy forbids a certificate.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub(crate) enum Refusal {
-    #[error("{id} is outside the trust domain {domain}")]
-    ForeignDomain { id: SpiffeId, domain: TrustDomain },
-    #[error("{0} is reserved and given out to nobody")]
-    Reserved(SpiffeId),
-    #[error("{id} is of class {class}, which a {profile:?} certificate cannot carry")]
-    WrongClass { id: SpiffeId, class: &'static str, profile: Profile },
-    #[error("{id} cannot be issued for node {node}")]
-    WrongNode { id: SpiffeId, node: NodeId },
-    #[error("purpose {purpose:?} does not go with a {profile:?} certificate")]
-    WrongPurpose { purpose: Purpose, profile: Profile },
-    #[error("lifetime {} is not between {} and {}",
-        format_duration(*lifetime), format_duration(*min), format_duration(*max))]
-    Lifetime { lifetime: Duration, min: Duration, max: Duration },
-    #[error("DNS names and addresses are for server certificates, not for {0}")]
-    Names(SpiffeId),
-    #[error("the key is that of an authority")]
-    AuthorityKey,
-    #[error("an enrolment spends a join token for its own key, and nothing else does")]
-    Token,
-    #[error("the certificate would break rule {rule}: {message}")]
-    Lint { rule: &'static str, message: String },
-}
-
-/// A request that policy allows.
-#[derive(Debug)]
-pub(crate) struct Authorized {
-    request: Box<SvidRequest>,
-    node: Option<NodeId>,
-}
-
 impl Authorized {
-    /// Holds `request` against policy; `authority_keys` are the keys of every authority there ever was.
-    pub(crate) fn authorize(
-        request: SvidRequest,
-        policy: &Policy,
-        authority_keys: &BTreeSet<SpkiHash>,
-    ) -> Result<Self, Refusal> {
-        let id = &request.id;
-        if *id.trust_domain() != policy.trust_domain {
-            return Err(Refusal::ForeignDomain { id: id.clone(), domain: policy.trust_domain.clone() });
-        }
-        let node = allowed_node(&request)?;
-        if !purpose_fits(request.purpose, request.profile) {
-            return Err(Refusal::WrongPurpose { purpose: request.purpose, profile: request.profile });
-        }
-        let (min, max) = policy.bounds(request.profile);
-        if !(min..=max).contains(&request.lifetime) {
-            return Err(Refusal::Lifetime { lifetime: request.lifetime, min, max });
-        }
-        let has_names = !request.dns_names.is_empty() || !request.ip_addresses.is_empty();
-        if has_names && request.profile != Profile::Server {
-            return Err(Refusal::Names(id.clone()));
-        }
-        let spki = request.public_key.hash();
-        if authority_keys.contains(&spki) {
-            return Err(Refusal::AuthorityKey);
-        }
-        let spends_its_own = request.spend.as_ref().map(|spend| spend.spki == spki);
-        match (request.purpose, spends_its_own) {
-            (Purpose::Enrolment, Some(true)) => {}
-            (Purpose::Enrolment, _) | (_, Some(_)) => return Err(Refusal::Token),
-            (_, None) => {}
-        }
-        Ok(Self { request: Box::new(request), node })
-    }
-
     /// Builds the certificate that `authority` would sign, and lints it as signed by a throwaway key.
     pub(crate) fn prepare(
         self,
@@ -135,33 +66,6 @@ impl Authorized {
             .map_err(|refusal| IssueError::Refused(refusal.to_string()))?;
         let tbs_sha256 = SpkiHash::of(rehearsal.to_be_signed()).0;
         Ok(Prepared { authorized: self, template, tbs_sha256, authority: authority.id(), epoch, at: now })
-    }
-}
-
-fn allowed_node(request: &SvidRequest) -> Result<Option<NodeId>, Refusal> {
-    let id = &request.id;
-    let class = id.class().map_err(|_| Refusal::Reserved(id.clone()))?;
-    match (request.profile, &class) {
-        (Profile::Node, Class::Node(node)) => match &request.node {
-            Some(other) if other != node => Err(Refusal::WrongNode { id: id.clone(), node: other.clone() }),
-            _ => Ok(Some(node.clone())),
-        },
-        (Profile::Workload, Class::Workload) => Ok(request.node.clone()),
-        (Profile::Server, Class::Server) | (Profile::Operator, Class::Operator(_)) => match &request.node {
-            Some(node) => Err(Refusal::WrongNode { id: id.clone(), node: node.clone() }),
-            None => Ok(None),
-        },
-        (profile, class) => Err(Refusal::WrongClass { id: id.clone(), class: class.word(), profile }),
-    }
-}
-
-fn purpose_fits(purpose: Purpose, profile: Profile) -> bool {
-    match purpose {
-        Purpose::Enrolment | Purpose::NodeRenewal => profile == Profile::Node,
-        Purpose::Delivery => profile == Profile::Workload,
-        Purpose::Renewal | Purpose::ForcedRenewal => matches!(profile, Profile::Workload | Profile::Server),
-        Purpose::Server => profile == Profile::Server,
-        Purpose::Operator => profile == Profile::Operator,
     }
 }
 
@@ -353,7 +257,16 @@ impl Signed {
     ) -> Result<IssuedSvid, IssueError> {
         let ders = self.chain.certificates().map(|certificate| certificate.der().to_vec()).collect();
         let result = self.prepared.result(IssueOutcome::Issued(ders), now);
-        let event = self.prepared.event(Action::CertificateIssue, now);
+        let action = match self.prepared.authorized.request.purpose {
+            Purpose::Enrolment => Action::NodeEnrol,
+            Purpose::NodeRenewal
+            | Purpose::Delivery
+            | Purpose::Renewal
+            | Purpose::ForcedRenewal
+            | Purpose::Server
+            | Purpose::Operator => Action::CertificateIssue,
+        };
+        let event = self.prepared.event(action, now);
         journal
             .record_result(result, event)
             .await

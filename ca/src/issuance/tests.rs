@@ -1,5 +1,5 @@
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -7,7 +7,7 @@ use std::{
 };
 
 use certs::{KeyKind, PublicKey, SecretKey, SignError, Signer, SoftwareSigner};
-use spiffe::{TokenSpend, TrustBundle};
+use spiffe::{NodeId, SpiffeId, SvidRequest, TokenSpend, TrustBundle, TrustDomain};
 
 use super::*;
 use crate::{

@@ -329,6 +329,12 @@ async fn a_join_token_is_spent_once_and_answers_the_same_key_with_the_same_certi
                 }
             }
             assert_eq!((fresh, serials.len()), (1, 1));
+            let rows = world.store.events();
+            let row = rows.iter().rfind(|row| row.action == Action::NodeEnrol).unwrap();
+            assert_eq!(
+                (row.object.as_str(), &row.details["token_id"]),
+                ("spiffe://td/credence/node/web-1", &"tok".to_owned())
+            );
             let theft = handle.issue(enrol(&thief)).await;
             assert_eq!(theft.unwrap_err(), IssueError::Token(TokenRefusal::Spent));
         })
