@@ -9,18 +9,11 @@ use std::{
 use async_trait::async_trait;
 use audit::{AuditError, AuditFilter, AuditLog, AuditRow, Event, Head, Refusals};
 use certs::{SpkiHash, Timestamp};
-use spiffe::{AuthorityId, Binding, Bindings, BlockList, Namespace, NodeId, SpiffeId, Tenant};
+use spiffe::{AuthorityId, Binding, BlockList, Namespace, NodeId, SpiffeId, Tenant};
 use uuid::Uuid;
-use xds::{
-    Snapshot, ViewId, Views,
-    model::{Document, DocumentKey, Problem, Problems},
-};
 
 use crate::{
-    calls::{
-        CallError, Caller,
-        configs::{Declared, Delta, Next},
-    },
+    calls::{CallError, Caller},
     ports::{
         BlockStore, DocumentChange, DocumentFilter, DocumentStore, NodeStore, RevisionState, StoreError,
         StoredDocument, StoredToken,
@@ -408,58 +401,6 @@ impl Readiness for Still {
 impl MetricsText for Still {
     fn render(&self) -> String {
         "# EOF\n".into()
-    }
-}
-
-/// Documents without what follows from them: nodes get empty snapshots, and a document named `dangling` is
-/// refused.
-#[derive(Clone, Default)]
-pub struct Plain {
-    documents: BTreeMap<DocumentKey, Document>,
-    bindings: Arc<Bindings>,
-    revision: u64,
-}
-
-impl Declared for Plain {
-    fn with(&self, delta: &Delta) -> Result<Next, Problems> {
-        let mut next = self.clone();
-        next.revision += 1;
-        for document in &delta.puts {
-            if &*document.key.name == "dangling" {
-                return Err(Problems(vec![Problem {
-                    file: "body".into(),
-                    line: 3,
-                    column: 9,
-                    path: "metadata.name".into(),
-                    value: "dangling".into(),
-                    rule: "reference".into(),
-                    message: "cluster \"nowhere\" does not exist".into(),
-                    hint: "declare it, or correct the name".into(),
-                }]));
-            }
-            next.documents.insert(document.key.clone(), document.clone());
-        }
-        for key in &delta.removes {
-            next.documents.remove(key);
-        }
-        if let Some(bindings) = &delta.bindings {
-            next.bindings = bindings.clone();
-        }
-        let nodes = next.bindings.iter().map(|binding| binding.node.clone()).collect();
-        Ok(Next { declared: Box::new(next), nodes, warnings: Vec::new() })
-    }
-
-    fn views(&self) -> Views {
-        let mut views = Views { revision: self.revision, ..Views::default() };
-        for binding in self.bindings.iter() {
-            views.view_of.insert(binding.node.clone(), ViewId(0));
-        }
-        views.snapshots.insert(ViewId(0), Arc::new(Snapshot::default()));
-        views
-    }
-
-    fn explain(&self, _: &NodeId) -> Vec<wire::ExplainedResource> {
-        Vec::new()
     }
 }
 

@@ -4,10 +4,13 @@
 //! store does not commit, nothing is published and nothing has changed.
 //!
 //! ```text
-//! Handle --Command--> Manager: plan beside what is declared --> store.commit --> watch: Views, Bindings, BlockList
+//! Handle --Command--> Manager: apply to a copy of the catalog --> store.commit --> watch: Views, Bindings, BlockList
 //! ```
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use audit::{Actor, Event};
 use spiffe::{Binding, Bindings, BlockList, Namespace, NodeId, SpiffeId, Tenant};
@@ -16,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use xds::{
     Views,
+    catalog::{Applied, Catalog, Change, Explained},
     model::{self, Document, DocumentKey, Problems, Scope},
 };
 
@@ -247,47 +251,10 @@ struct Effective {
     text: String,
 }
 
-/// A change of what is declared: all of it, or nothing.
-#[derive(Debug, Clone, Default)]
-pub struct Delta {
-    /// Documents that are new or replace those of the same name.
-    pub puts: Vec<Document>,
-    /// Documents that end.
-    pub removes: Vec<DocumentKey>,
-    /// All bindings, if they change.
-    pub bindings: Option<Arc<Bindings>>,
-}
-
-/// What would be declared after a [`Delta`].
-pub struct Next {
-    /// All of it.
-    pub declared: Box<dyn Declared>,
-    /// The nodes whose snapshot differs.
-    pub nodes: Vec<NodeId>,
-    /// What a person should read before saying yes.
-    pub warnings: Vec<String>,
-}
-
-/// Effective documents and bindings, and what follows from them for every node. Immutable: a change makes the
-/// next one, which shares everything that did not change.
-pub trait Declared: Send + Sync {
-    /// What `delta` leads to.
-    ///
-    /// # Errors
-    /// Every problem, when what would be effective is not valid as a whole.
-    fn with(&self, delta: &Delta) -> Result<Next, Problems>;
-
-    /// What each node gets.
-    fn views(&self) -> Views;
-
-    /// Which document caused each resource of a node.
-    fn explain(&self, node: &NodeId) -> Vec<wire::ExplainedResource>;
-}
-
-/// Owns what is declared and publishes what follows from it. One task runs it.
+/// Owns the catalog and publishes what follows from it. One task runs it.
 pub struct Manager {
     stores: Stores,
-    declared: Box<dyn Declared>,
+    catalog: Catalog,
     effective: BTreeMap<DocumentKey, Effective>,
     commands: mpsc::Receiver<Command>,
     views: watch::Sender<Arc<Views>>,
@@ -300,30 +267,34 @@ struct Planned {
     changes: Vec<DocumentChange>,
     /// The effective set after it, by what changes: `None` for documents that end.
     touched: Vec<(DocumentKey, Option<String>)>,
-    next: Next,
+    /// The catalog after it.
+    next: Catalog,
     plan: wire::Plan,
 }
 
 impl Manager {
-    /// Loads what is effective from `stores` on top of `declared`, which has nothing yet.
+    /// Loads what is effective from `stores` into `catalog`, which has nothing yet.
     ///
     /// # Errors
     /// When the store cannot read, or what it holds is not valid any more: nothing is served then, because a
     /// part of it would look to proxies like a deletion.
-    pub async fn load(stores: Stores, declared: Box<dyn Declared>) -> Result<(Self, Handle), CallError> {
+    pub async fn load(stores: Stores, mut catalog: Catalog) -> Result<(Self, Handle), CallError> {
         let bindings = Arc::new(Bindings::new(stores.nodes.bindings().await?));
         let blocks = Arc::new(stores.blocks.blocks().await?);
-        let mut delta = Delta { bindings: Some(bindings.clone()), ..Delta::default() };
+        let mut changes = Vec::new();
         let mut effective = BTreeMap::new();
         for stored in stores.documents.effective(&DocumentFilter::default()).await? {
             let document = reread(&stored)?;
             let one = Effective { id: stored.id, text: stored.text };
             effective.insert(document.key.clone(), one);
-            delta.puts.push(document);
+            changes.push(Change::Put(Box::new(document)));
         }
-        let declared = declared.with(&delta).map_err(invalid)?.declared;
+        // Documents before bindings: a node whose documents do not fit together gets none of them, and the others
+        // get theirs.
+        catalog.apply(changes).map_err(invalid)?;
+        warn_refused(&catalog.bind(&bindings).refused);
         let (sender, commands) = mpsc::channel(QUEUE);
-        let views = watch::channel(Arc::new(declared.views())).0;
+        let views = watch::channel(catalog.views()).0;
         let (bindings, blocks) = (watch::channel(bindings).0, watch::channel(blocks).0);
         let handle = Handle {
             commands: sender,
@@ -331,7 +302,7 @@ impl Manager {
             bindings: bindings.subscribe(),
             blocks: blocks.subscribe(),
         };
-        Ok((Self { stores, declared, effective, commands, views, bindings, blocks }, handle))
+        Ok((Self { stores, catalog, effective, commands, views, bindings, blocks }, handle))
     }
 
     /// Obeys until `shutdown`, or until nobody can command any more.
@@ -351,7 +322,10 @@ impl Manager {
     async fn obey(&mut self, command: Command) {
         match command {
             Command::Change(request, reply) => drop(reply.send(self.change(*request).await)),
-            Command::Explain(node, reply) => drop(reply.send(Ok(self.declared.explain(&node)))),
+            Command::Explain(node, reply) => {
+                let explained = self.catalog.explain(&node).unwrap_or_default();
+                drop(reply.send(Ok(explained.into_iter().map(explained_line).collect())));
+            }
             Command::Enroll { binding, token, replace, event, reply } => {
                 drop(reply.send(self.enroll(*binding, &token, replace, *event).await));
             }
@@ -375,7 +349,7 @@ impl Manager {
         planned.plan.revisions = revisions.iter().map(|one| shown(one, false)).collect();
         if !planned.touched.is_empty() {
             self.adopt(planned.touched, &revisions);
-            self.publish(planned.next.declared);
+            self.publish(planned.next);
         }
         Ok(planned.plan)
     }
@@ -395,9 +369,9 @@ impl Manager {
         }
     }
 
-    fn publish(&mut self, declared: Box<dyn Declared>) {
-        self.declared = declared;
-        let views = Arc::new(self.declared.views());
+    fn publish(&mut self, catalog: Catalog) {
+        self.catalog = catalog;
+        let views = self.catalog.views();
         tracing::info!(revision = views.revision, "configuration published");
         self.views.send_replace(views);
     }
@@ -410,20 +384,28 @@ impl Manager {
         if let Some((tenant, namespace)) = &request.prune {
             self.plan_prune(tenant, namespace, &mut draft);
         }
-        let delta = Delta { puts: draft.puts, removes: draft.removes, bindings: None };
-        let next = self.declared.with(&delta).map_err(invalid)?;
+        let (next, applied) = self.staged(draft.puts, draft.removes)?;
         let plan = wire::Plan {
             dry_run: request.dry_run,
             items: draft.items,
-            nodes: if draft.touched.is_empty() {
-                Vec::new()
-            } else {
-                next.nodes.iter().map(ToString::to_string).collect()
-            },
-            warnings: next.warnings.clone(),
+            nodes: if draft.touched.is_empty() { Vec::new() } else { reached(&applied) },
+            warnings: applied.warnings.iter().map(ToString::to_string).collect(),
             revisions: Vec::new(),
         };
         Ok(Planned { changes: draft.changes, touched: draft.touched, next, plan })
+    }
+
+    /// The catalog after a change, which nobody sees yet.
+    fn staged(
+        &self,
+        puts: Vec<Document>,
+        removes: Vec<DocumentKey>,
+    ) -> Result<(Catalog, Applied), CallError> {
+        let puts = puts.into_iter().map(|document| Change::Put(Box::new(document)));
+        let changes = removes.into_iter().map(Change::Delete).chain(puts).collect();
+        let mut next = self.catalog.clone();
+        let applied = next.apply(changes).map_err(invalid)?;
+        Ok((next, applied))
     }
 
     async fn plan_step(&self, step: &Step, draft: &mut Draft) -> Result<(), CallError> {
@@ -517,7 +499,7 @@ impl Manager {
         let mut next = self.bindings.borrow().iter().cloned().collect::<Vec<_>>();
         next.push(binding.clone());
         let next = Arc::new(Bindings::new(next));
-        let planned = self.with_bindings(&next)?;
+        let planned = self.with_bindings(&next, Some(&binding.node))?;
         self.stores.nodes.enroll(&binding, token, replace, event).await.map_err(|error| match error {
             StoreError::Exists { name, .. } => CallError::Exists { what: "node", name },
             other => other.into(),
@@ -535,20 +517,26 @@ impl Manager {
             .cloned()
             .collect::<Vec<_>>();
         let next = Arc::new(Bindings::new(rest));
-        let planned = self.with_bindings(&next)?;
+        let planned = self.with_bindings(&next, None)?;
         self.stores.nodes.remove(node, event).await?;
         self.rebind(planned, next);
         Ok(())
     }
 
-    fn with_bindings(&self, bindings: &Arc<Bindings>) -> Result<Next, CallError> {
-        let delta = Delta { bindings: Some(bindings.clone()), ..Delta::default() };
-        self.declared.with(&delta).map_err(invalid)
+    /// The catalog with other bindings. Refused if the documents that now meet at `node` do not fit together.
+    fn with_bindings(&self, bindings: &Bindings, node: Option<&NodeId>) -> Result<Catalog, CallError> {
+        let mut next = self.catalog.clone();
+        let refused = next.bind(bindings).refused;
+        warn_refused(&refused);
+        match refused.into_iter().find(|(refused, _)| Some(refused) == node) {
+            Some((_, problems)) => Err(invalid(problems)),
+            None => Ok(next),
+        }
     }
 
     /// Views first: whoever sees a binding finds its snapshot.
-    fn rebind(&mut self, planned: Next, bindings: Arc<Bindings>) {
-        self.publish(planned.declared);
+    fn rebind(&mut self, planned: Catalog, bindings: Arc<Bindings>) {
+        self.publish(planned);
         self.bindings.send_replace(bindings);
     }
 
@@ -619,6 +607,30 @@ fn put(written: &Written, expected: Option<u64>, apply: bool) -> DocumentChange 
         text: written.text.clone(),
         expected,
         apply,
+    }
+}
+
+/// The nodes that any changed document reaches, or reached until now.
+fn reached(applied: &Applied) -> Vec<String> {
+    let nodes: BTreeSet<&NodeId> = applied.reaches.iter().flat_map(|(_, nodes)| nodes).collect();
+    nodes.into_iter().map(ToString::to_string).collect()
+}
+
+fn warn_refused(refused: &[(NodeId, Problems)]) {
+    for (node_id, problems) in refused {
+        tracing::warn!(%node_id, %problems, "documents of a node do not fit together, it keeps what it had");
+    }
+}
+
+fn explained_line(explained: Explained) -> wire::ExplainedResource {
+    let nothing = || "no document gives it addresses".to_owned();
+    wire::ExplainedResource {
+        word: explained.type_url.word().to_owned(),
+        name: explained.name.to_string(),
+        version: explained.version.to_string(),
+        source: explained
+            .cause
+            .map_or_else(nothing, |cause| format!("{} {} ({})", cause.document, cause.path, cause.place)),
     }
 }
 

@@ -10,6 +10,7 @@ use spiffe::{Peer, SpiffeId, TrustDomain, VerifiedSvid, fake::FakeIssuer};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
+use xds::{catalog::Catalog, validate::Context};
 
 use super::*;
 use crate::{
@@ -17,10 +18,33 @@ use crate::{
         Facts,
         configs::{Manager, Stores},
     },
-    testing::{MemoryStore, Plain, Still, StillRotation},
+    testing::{MemoryStore, Still, StillRotation},
 };
 
 const ENDPOINTS: &str = "apiVersion: v1\nkind: Endpoints\nmetadata: {name: api}\nspec:\n  endpoints:\n    - {address: 127.0.0.1, port: 3001}\n";
+
+/// A listener whose route names a cluster that is not there.
+const DANGLING: &str = r#"apiVersion: v1
+kind: ProxyConfig
+metadata: {name: web}
+spec:
+  listeners:
+    - name: http
+      address: 127.0.0.1
+      port: 8443
+      filterChains:
+        - filters:
+            - name: envoy.filters.network.http_connection_manager
+              config: {routeConfig: main}
+  routes:
+    - name: main
+      virtualHosts:
+        - name: all
+          domains: ["*"]
+          routes:
+            - match: {prefix: /}
+              route: {cluster: nowhere}
+"#;
 
 struct World {
     router: Router,
@@ -48,14 +72,16 @@ async fn world() -> World {
     let (store, still) = (MemoryStore::default(), Still::default());
     let shared = Arc::new(store.clone());
     let stores = Stores { documents: shared.clone(), nodes: shared.clone(), blocks: shared.clone() };
-    let (manager, configs) = Manager::load(stores, Box::new(Plain::default())).await.unwrap();
+    let domain = TrustDomain::parse("td.example").unwrap();
+    let catalog = Catalog::new(Context::strict(domain.clone()));
+    let (manager, configs) = Manager::load(stores, catalog).await.unwrap();
     tokio::spawn(manager.run(CancellationToken::new()));
     let issuer = Arc::new(FakeIssuer::new("td.example", Arc::new(clock.clone())));
     let trust = watch::channel(Arc::new(issuer.trust())).1;
     let ca = Arc::new(ca::testing::MemoryStore::new());
     let facts = Facts { version: "0.1.0".into(), enrolment_address: "localhost:18001".into() };
     let calls = Calls {
-        domain: TrustDomain::parse("td.example").unwrap(),
+        domain,
         facts: Arc::new(facts),
         clock: Arc::new(clock.clone()),
         configs,
@@ -200,11 +226,12 @@ async fn applies_all_documents_of_a_text_or_none() {
     assert_eq!(plan.body["items"].as_array().unwrap().len(), 2, "{}", plan.body);
     assert!(world.store.events().is_empty(), "a dry run writes nothing");
 
-    let bad = format!("{ENDPOINTS}---\n{}", ENDPOINTS.replace("name: api", "name: dangling"));
+    let bad = format!("{ENDPOINTS}---\n{DANGLING}");
     let refused = request("POST", "/api/v1/apply", "application/yaml", bad);
     let refused = world.refuses(refused, 422, "invalid-document").await;
-    assert_eq!(refused.body["errors"][0]["line"], 3);
-    assert_eq!(refused.body["errors"][0]["fix"], "declare it, or correct the name");
+    let error = &refused.body["errors"][0];
+    assert_eq!((&error["line"], &error["value"]), (&json!(27), &json!("nowhere")), "{error}");
+    assert!(error["fix"].as_str().is_some_and(|fix| !fix.is_empty()), "{error}");
 
     world.applied(&two).await;
     assert_eq!(world.store.events().len(), 1, "one transaction, one row");
@@ -248,7 +275,13 @@ async fn enrols_shows_and_removes_a_node() {
     assert_eq!(tokens.body["items"][0]["id"], token.id());
     assert_eq!(tokens.body["items"][0]["state"], "unused");
     assert!(!tokens.body.to_string().contains(enrolled.body["token"].as_str().unwrap()));
-    for path in ["", "/status", "/config", "/explain"] {
+    let good = DANGLING.replace("nowhere", "api") + "  clusters:\n    - {name: api, type: EDS}\n";
+    world.applied(&format!("{good}---\n{ENDPOINTS}")).await;
+    let config = world.get("/api/v1/proxies/web-1/config").await.body;
+    assert_eq!(config["types"]["EDS"][0]["name"], "api", "{config}");
+    let explained = world.get("/api/v1/proxies/web-1/explain").await.body;
+    assert!(explained["lines"].to_string().contains("ProxyConfig default/web"), "{explained}");
+    for path in ["", "/status"] {
         let answer = world.get(&format!("/api/v1/proxies/web-1{path}")).await;
         assert_eq!(answer.status, StatusCode::OK, "{path}: {}", answer.body);
     }
@@ -318,7 +351,6 @@ async fn refuses_bad_input_and_leaves_everything_as_it_was() {
     let big = "#".repeat(MAX_BODY_BYTES + 1);
     let config = format!("/api/v1/configs/{id}");
     let unknown = ENDPOINTS.replace("spec:", "specs:");
-    let dangling = ENDPOINTS.replace("name: api", "name: dangling");
     let twice = format!("{ENDPOINTS}---\n{ENDPOINTS}");
     let renamed = ENDPOINTS.replace("name: api", "name: other");
     let cases: Vec<(&str, &str, &str, &str, u16, &str)> = vec![
@@ -326,14 +358,14 @@ async fn refuses_bad_input_and_leaves_everything_as_it_was() {
         ("POST", "/api/v1/configs", json_type, "{\"apiVersion\":", 400, "syntax"),
         ("POST", "/api/v1/configs", yaml, "", 400, "parameter"),
         ("POST", "/api/v1/configs", yaml, &unknown, 422, "invalid-document"),
-        ("POST", "/api/v1/configs", yaml, &dangling, 422, "invalid-document"),
+        ("POST", "/api/v1/configs", yaml, DANGLING, 422, "invalid-document"),
         ("POST", "/api/v1/configs", yaml, ENDPOINTS, 409, "exists"),
         ("POST", "/api/v1/configs", yaml, &twice, 400, "parameter"),
         ("POST", "/api/v1/configs", yaml, &big, 413, "too-large"),
         ("POST", "/api/v1/configs", "text/plain", ENDPOINTS, 415, "content-type"),
         ("POST", "/api/v1/configs?color=red", yaml, ENDPOINTS, 400, "parameter"),
         ("POST", "/api/v1/apply", yaml, &twice, 409, "conflict"),
-        ("POST", "/api/v1/apply", yaml, &dangling, 422, "invalid-document"),
+        ("POST", "/api/v1/apply", yaml, DANGLING, 422, "invalid-document"),
         ("POST", "/api/v1/apply", yaml, "# nothing\n", 400, "parameter"),
         ("POST", "/api/v1/apply?namespace=No", yaml, ENDPOINTS, 400, "parameter"),
         ("POST", "/api/v1/validate", yaml, &unknown, 422, "invalid-document"),

@@ -127,8 +127,9 @@ struct State {
     next_view: u32,
 }
 
-/// See the module.
-#[derive(Debug)]
+/// See the module. A copy shares everything: whoever must write a change down before it takes effect makes it on a
+/// copy.
+#[derive(Debug, Clone)]
 pub struct Catalog {
     context: Context,
     counters: Arc<Counters>,
