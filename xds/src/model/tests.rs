@@ -16,3 +16,34 @@ fn the_example_of_the_requirements_is_read_as_it_is_written() {
     assert_eq!(config.clusters[0].cluster_type, ClusterType::Eds);
     assert_eq!(config.clusters[0].health_checks[0].interval, std::time::Duration::from_secs(10));
 }
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "golden files are refreshed by one variable")]
+fn the_schema_is_the_golden_file() {
+    let file =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reference/documents.schema.json");
+    let text = serde_json::to_string_pretty(&schema()).unwrap() + "\n";
+    if std::env::var("CREDENCE_BLESS").is_ok() {
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(&file, &text).unwrap();
+    }
+    let golden = std::fs::read_to_string(&file).unwrap_or_default();
+    assert!(golden == text, "the vocabulary changed; refresh {} with CREDENCE_BLESS=1", file.display());
+}
+
+#[test]
+fn a_document_is_told_in_json_as_it_was_written() {
+    let documents = parse("example.yaml", EXAMPLE).unwrap();
+    let json = documents[0].source.to_json();
+    assert_eq!(json["spec"]["clusters"][0]["edsClusterConfig"]["edsConfig"]["ads"], serde_json::json!({}));
+    let again = parse("again.json", &json.to_string()).unwrap();
+    assert_eq!(again[0].spec, documents[0].spec);
+    assert_eq!(again[0].key, documents[0].key);
+}
+
+#[test]
+fn text_without_documents_has_none() {
+    for text in ["", "\n", "# nothing\n", "---\n---\n", "...\n"] {
+        assert!(parse("empty", text).unwrap().is_empty(), "{text:?}");
+    }
+}
