@@ -1,1 +1,30 @@
-//! credence-agent
+//! The node side: a client of the control plane, and the keeper of one node's certificate.
+//!
+//! It makes the node's key and never sends it, joins by a token, renews over mTLS, writes the files that Envoy
+//! reads, and finds, starts and reads an Envoy. It knows no command line and prints nothing; it knows nothing of
+//! how the server decides.
+//!
+//! ```text
+//! join --18001--> Membership + Credentials --files--> certs/current, envoy.json --> Envoy
+//!                                             ^
+//! Agent::run --renewal--18000--> Credentials -'
+//! ```
+//!
+//! Start reading at [`join`], then [`StateDir`] (what is on disk), [`renewal`] (when) and [`Agent`] (the loop).
+
+mod address;
+pub mod bootstrap;
+mod connect;
+pub mod envoy;
+mod files;
+mod join;
+pub mod renewal;
+mod run;
+#[cfg(test)]
+mod testing;
+
+pub use self::address::{AddressError, Pin, PinError, ServerAddress};
+pub use self::connect::{ConnectError, ServerRefusal};
+pub use self::files::{Credentials, EnvoyOptions, KeyOrigin, Membership, StateDir, StateError};
+pub use self::join::{AnswerError, JoinError, JoinRequest, JoinToken, Progress, Step, TokenFormError, join};
+pub use self::run::{Agent, AgentStatus, RunError};

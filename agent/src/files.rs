@@ -1,0 +1,441 @@
+//! The node's state directory: the only file of this crate that writes a private key.
+//!
+//! ```text
+//! STATE/  0700, everything inside 0600
+//!   node.json                     who the node is and where it renews
+//!   envoy.json                    what Envoy is started with
+//!   sds-node.json sds-bundle.json name the files below for Envoy
+//!   certs/0000000002/             chain.pem key.pem bundle.pem, never changed once written
+//!   certs/current -> 0000000002   replaced by one rename
+//!   joining/TOKEN-ID.pem          the key of an enrolment whose answer has not come yet
+//! ```
+//! Chain, key and bundle change together because `current` is one symbolic link and a rename replaces it: Envoy
+//! watches `certs/` for entries that are moved into it, and reads all files again then.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink},
+    path::{Path, PathBuf},
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use certs::{Certificate, Chain, KeyKind, SecretKey, Validity, certificates_from_pem, certificates_to_pem};
+use rustls_pki_types::{PrivatePkcs8KeyDer, pem::PemObject};
+use sds::schedule::Life;
+use serde::{Deserialize, Serialize};
+use spiffe::{Namespace, NodeId, SpiffeId, TrustBundle, TrustDomain};
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+use crate::{
+    Pin, ServerAddress,
+    bootstrap::{Bootstrap, Discovery, SecretPaths, bundle_secret, node_secret},
+};
+
+const NODE: &str = "node.json";
+const ENVOY: &str = "envoy.json";
+const CERTS: &str = "certs";
+const CURRENT: &str = "current";
+const JOINING: &str = "joining";
+/// The largest file that is read back.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// Why the state directory cannot be used.
+#[derive(Debug, Error)]
+pub enum StateError {
+    /// The system refuses.
+    #[error("cannot {what} {}", path.display())]
+    Io {
+        /// To do what.
+        what: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Another agent works on the same directory.
+    #[error("{} is used by another agent", .0.display())]
+    InUse(PathBuf),
+    /// Nothing was joined from here yet, or not to the end.
+    #[error("{} holds no node: it has not joined yet", .0.display())]
+    NotJoined(PathBuf),
+    /// A file is not what was written.
+    #[error("{} is damaged: {what}", path.display())]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+}
+
+impl StateError {
+    /// What to do about it, if more can be said than the error says.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Io { .. } => None,
+            Self::InUse(path) => Some(format!(
+                "stop the other agent, or give this one its own directory instead of {}",
+                path.display()
+            )),
+            Self::NotJoined(_) => Some("run the line that `credence proxy enroll NODE` prints".to_owned()),
+            Self::Damaged { .. } => {
+                Some("ask for a new line by `credence proxy enroll NODE` and join again".to_owned())
+            }
+        }
+    }
+}
+
+fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateError {
+    let path = path.to_owned();
+    move |source| StateError::Io { what, path, source }
+}
+
+/// Who the node is and where it belongs: what it learned by joining.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Membership {
+    /// Its name.
+    pub node_id: NodeId,
+    /// The identity in its certificate.
+    pub spiffe_id: SpiffeId,
+    /// The trust domain.
+    pub trust_domain: TrustDomain,
+    /// The namespace of its binding when it joined.
+    pub namespace: Namespace,
+    /// Where discovery and renewal are served.
+    pub xds_server: ServerAddress,
+    /// Whom it must find there.
+    pub server_id: SpiffeId,
+    /// By what it knew the enrolment server.
+    pub pin: Pin,
+}
+
+/// The node's certificate with its key, and whom it trusts.
+#[derive(Debug)]
+pub struct Credentials {
+    /// Leaf first.
+    pub chain: Chain,
+    /// The key of the leaf.
+    pub key: SecretKey,
+    /// The roots of the trust domain.
+    pub bundle: TrustBundle,
+}
+
+impl Credentials {
+    /// From issue to end. The issue is found from the leaf alone, which every issuer of ours backdates alike.
+    #[must_use]
+    pub fn life(&self) -> Life {
+        let leaf = self.chain.leaf();
+        let expires = leaf.not_after();
+        Life { issued: (leaf.not_before() + Validity::BACKDATE).min(expires), expires }
+    }
+}
+
+/// One node's directory, locked for as long as this lives.
+#[derive(Debug)]
+pub struct StateDir {
+    root: PathBuf,
+    _lock: File,
+}
+
+impl StateDir {
+    /// Makes the directory if it is not there, closes it to others, and locks it.
+    ///
+    /// # Errors
+    /// When it cannot be made or written, or another agent has it.
+    pub fn open(root: &Path) -> Result<Self, StateError> {
+        let root = std::path::absolute(root).map_err(failed("find", root))?;
+        make_directory(&root)?;
+        make_directory(&root.join(CERTS))?;
+        make_directory(&root.join(JOINING))?;
+        let path = root.join("lock");
+        let lock = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(failed("open", &path))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { root, _lock: lock }),
+            Err(TryLockError::WouldBlock) => Err(StateError::InUse(root)),
+            Err(TryLockError::Error(source)) => Err(failed("lock", &path)(source)),
+        }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.root
+    }
+
+    /// The bootstrap for Envoy, once a node has joined.
+    #[must_use]
+    pub fn envoy_config(&self) -> PathBuf {
+        self.root.join(ENVOY)
+    }
+
+    /// Where Envoy finds what it needs.
+    #[must_use]
+    pub fn secret_paths(&self) -> SecretPaths {
+        let certs = self.root.join(CERTS);
+        let current = certs.join(CURRENT);
+        SecretPaths {
+            chain: current.join("chain.pem"),
+            key: current.join("key.pem"),
+            bundle: current.join("bundle.pem"),
+            watched: certs,
+            node_secret: self.root.join("sds-node.json"),
+            bundle_secret: self.root.join("sds-bundle.json"),
+        }
+    }
+
+    /// The key for the enrolment by this token: the one of an earlier try, or a new one, which is on disk before
+    /// anybody hears of it. The same token with the same key gets the same certificate.
+    ///
+    /// # Errors
+    /// When it cannot be read or written.
+    pub fn joining_key(&self, token_id: &str) -> Result<(SecretKey, KeyOrigin), StateError> {
+        let path = self.joining_path(token_id);
+        if path.exists() {
+            return Ok((read_key(&path)?, KeyOrigin::EarlierTry));
+        }
+        let key = SecretKey::generate(KeyKind::P256);
+        write_new(&path, key_pem(&key).as_bytes())?;
+        sync_directory(&self.root.join(JOINING))?;
+        Ok((key, KeyOrigin::New))
+    }
+
+    /// Forgets every key of an unfinished enrolment.
+    ///
+    /// # Errors
+    /// When they cannot be removed.
+    pub fn forget_joining_keys(&self) -> Result<(), StateError> {
+        let directory = self.root.join(JOINING);
+        for entry in fs::read_dir(&directory).map_err(failed("read", &directory))? {
+            let path = entry.map_err(failed("read", &directory))?.path();
+            fs::remove_file(&path).map_err(failed("remove", &path))?;
+        }
+        Ok(())
+    }
+
+    fn joining_path(&self, token_id: &str) -> PathBuf {
+        let safe: String = token_id.chars().filter(char::is_ascii_alphanumeric).take(64).collect();
+        self.root.join(JOINING).join(format!("{safe}.pem"))
+    }
+
+    /// Writes everything that a joined node needs; the certificate takes effect last, by one rename.
+    ///
+    /// # Errors
+    /// When something cannot be written; then the node is what it was before, or must join again.
+    pub fn join(
+        &self,
+        membership: &Membership,
+        credentials: &Credentials,
+        envoy: EnvoyOptions,
+    ) -> Result<(), StateError> {
+        let paths = self.secret_paths();
+        let node = serde_json::to_value(membership).expect("names serialize");
+        self.write_json(&self.root.join(NODE), &node)?;
+        self.write_json(&paths.node_secret, &node_secret(&paths))?;
+        self.write_json(&paths.bundle_secret, &bundle_secret(&paths))?;
+        self.write_bootstrap(membership, envoy)?;
+        self.install(credentials)
+    }
+
+    /// Writes the bootstrap anew, for instance with another port.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write_bootstrap(&self, membership: &Membership, envoy: EnvoyOptions) -> Result<(), StateError> {
+        let bootstrap = Bootstrap {
+            node: membership.node_id.clone(),
+            namespace: membership.namespace.clone(),
+            xds_server: membership.xds_server.clone(),
+            server_id: membership.server_id.clone(),
+            admin_port: envoy.admin_port,
+            discovery: envoy.discovery,
+            paths: self.secret_paths(),
+        };
+        self.write_json(&self.envoy_config(), &bootstrap.to_json())
+    }
+
+    /// Puts the next certificate, key and bundle in place, all at once. The version before stays beside it, for a
+    /// reader that has just followed the old link.
+    ///
+    /// # Errors
+    /// When something cannot be written; then the old version is still in place.
+    pub fn install(&self, credentials: &Credentials) -> Result<(), StateError> {
+        let certs = self.root.join(CERTS);
+        let versions = versions(&certs)?;
+        let number = versions.last().map_or(1, |(last, _)| last + 1);
+        let name = format!("{number:010}");
+        let directory = certs.join(&name);
+        make_directory(&directory)?;
+        write_new(&directory.join("chain.pem"), credentials.chain.to_pem().as_bytes())?;
+        write_new(&directory.join("key.pem"), key_pem(&credentials.key).as_bytes())?;
+        let roots = credentials.bundle.authorities().iter().map(Certificate::der);
+        write_new(&directory.join("bundle.pem"), certificates_to_pem(roots).as_bytes())?;
+        sync_directory(&directory)?;
+
+        let current = certs.join(CURRENT);
+        let before = fs::read_link(&current).ok();
+        let next = self.root.join(".current.new");
+        remove_if_there(&next)?;
+        symlink(&name, &next).map_err(failed("link", &next))?;
+        fs::rename(&next, &current).map_err(failed("replace", &current))?;
+        sync_directory(&certs)?;
+        for (_, old) in versions {
+            if before.as_deref() != old.file_name().map(Path::new) {
+                fs::remove_dir_all(&old).map_err(failed("remove", &old))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What is here.
+    ///
+    /// # Errors
+    /// When no node has joined, or a file is missing or damaged, or they do not belong together.
+    pub fn load(&self) -> Result<(Membership, Credentials), StateError> {
+        let path = self.root.join(NODE);
+        let paths = self.secret_paths();
+        if !path.exists() || !paths.chain.exists() {
+            return Err(StateError::NotJoined(self.root.clone()));
+        }
+        let membership: Membership = serde_json::from_slice(&read(&path)?).map_err(damaged(&path))?;
+        let chain = read_certificates(&paths.chain)?;
+        let chain = Chain::from_ders(chain.iter().map(Vec::as_slice)).map_err(damaged(&paths.chain))?;
+        let roots = read_certificates(&paths.bundle)?
+            .iter()
+            .map(|der| Certificate::from_der(der))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(damaged(&paths.bundle))?;
+        let key = read_key(&paths.key)?;
+        if key.public().spki_der() != chain.leaf().spki_der() {
+            return Err(damaged(&paths.key)("it is not the key of the certificate beside it"));
+        }
+        if chain.leaf().uri_names() != [membership.spiffe_id.as_str().as_bytes()] {
+            return Err(damaged(&paths.chain)(format!(
+                "it is not a certificate of {}",
+                membership.spiffe_id
+            )));
+        }
+        let bundle = TrustBundle::new(membership.trust_domain.clone(), roots, 0);
+        Ok((membership, Credentials { chain, key, bundle }))
+    }
+
+    fn write_json(&self, path: &Path, value: &serde_json::Value) -> Result<(), StateError> {
+        let mut text = serde_json::to_string_pretty(value).expect("values made here serialize");
+        text.push('\n');
+        let next = self.root.join(".next");
+        remove_if_there(&next)?;
+        write_new(&next, text.as_bytes())?;
+        fs::rename(&next, path).map_err(failed("replace", path))?;
+        sync_directory(&self.root)
+    }
+}
+
+/// Whether a key was made for this try or found from an earlier one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyOrigin {
+    /// Made now.
+    New,
+    /// Left by a try whose answer never came.
+    EarlierTry,
+}
+
+/// What an operator may choose about the node's Envoy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct EnvoyOptions {
+    /// The port of its admin page on 127.0.0.1; 0 lets the system choose.
+    pub admin_port: u16,
+    /// Which discovery protocol it speaks.
+    pub discovery: Discovery,
+}
+
+fn key_pem(key: &SecretKey) -> Zeroizing<String> {
+    let encoded = Zeroizing::new(STANDARD.encode(key.expose_secret()));
+    // Large enough from the beginning: a string that grows leaves copies behind.
+    let mut text = Zeroizing::new(String::with_capacity(encoded.len() * 2 + 128));
+    text.push_str("-----BEGIN PRIVATE KEY-----\n");
+    let mut rest = encoded.as_str();
+    while !rest.is_empty() {
+        let (line, after) = rest.split_at(rest.len().min(64));
+        text.push_str(line);
+        text.push('\n');
+        rest = after;
+    }
+    text.push_str("-----END PRIVATE KEY-----\n");
+    text
+}
+
+fn read_key(path: &Path) -> Result<SecretKey, StateError> {
+    let text = Zeroizing::new(read(path)?);
+    let der = PrivatePkcs8KeyDer::from_pem_slice(&text).map_err(damaged(path))?;
+    let octets = Zeroizing::new(der.secret_pkcs8_der().to_vec());
+    SecretKey::from_pkcs8_der(octets).map_err(damaged(path))
+}
+
+fn read_certificates(path: &Path) -> Result<Vec<Vec<u8>>, StateError> {
+    certificates_from_pem(&read(path)?).map_err(damaged(path))
+}
+
+fn damaged<E: std::fmt::Display>(path: &Path) -> impl FnOnce(E) -> StateError {
+    let path = path.to_owned();
+    move |error| StateError::Damaged { path, what: error.to_string() }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, StateError> {
+    let size = fs::metadata(path).map_err(failed("read", path))?.len();
+    if size > MAX_FILE_BYTES {
+        return Err(damaged(path)(format!("it has {size} bytes, at most {MAX_FILE_BYTES} are read")));
+    }
+    fs::read(path).map_err(failed("read", path))
+}
+
+fn make_directory(path: &Path) -> Result<(), StateError> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed("make", path))?;
+    fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(failed("close to others", path))
+}
+
+fn write_new(path: &Path, content: &[u8]) -> Result<(), StateError> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(failed("make", path))?;
+    file.write_all(content).and_then(|()| file.sync_all()).map_err(failed("write", path))
+}
+
+fn remove_if_there(path: &Path) -> Result<(), StateError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", path)(error)),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn sync_directory(path: &Path) -> Result<(), StateError> {
+    File::open(path).and_then(|directory| directory.sync_all()).map_err(failed("flush", path))
+}
+
+/// The versions on disk with their numbers, oldest first.
+fn versions(certs: &Path) -> Result<Vec<(u64, PathBuf)>, StateError> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(certs).map_err(failed("read", certs))? {
+        let path = entry.map_err(failed("read", certs))?.path();
+        let number = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
+        if let Some(number) = number {
+            found.push((number, path));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests;

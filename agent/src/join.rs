@@ -1,0 +1,431 @@
+//! A node's first identity (security reference 3.3): the key is made here and stays here; a token, a certificate
+//! request and a proof that binds both to this TLS connection travel.
+//!
+//! A lost answer burns nothing: the key is on disk before the first call, and the same token with the same key
+//! gets the same certificate, in this run or the next.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use certs::{
+    Certificate, CertificateError, Chain, ChainError, Clock, Csr, SecretKey, SoftwareSigner, Timestamp, Usage,
+};
+use proto::credence::v1::{
+    BeginRequest, BeginResponse, FinishRequest, FinishResponse,
+    enrolment_service_client::EnrolmentServiceClient,
+};
+use sds::schedule::{Jitter, retry_in};
+use spiffe::{
+    Class, Namespace, NodeId, SpiffeId, SvidError, Tenant, Trust, TrustBundle, TrustDomain,
+    attestation::{Claim, METHOD_JOIN_TOKEN},
+    verify_svid,
+};
+use thiserror::Error;
+use tonic::{Code, Status};
+use zeroize::Zeroizing;
+
+use crate::{
+    Pin, ServerAddress,
+    connect::{ConnectError, Connection, Expected, MAX_ANSWER_BYTES, is_broken_connection},
+    files::{Credentials, EnvoyOptions, KeyOrigin, Membership, StateDir, StateError},
+};
+
+/// The most roots that a bundle may have.
+const MAX_ROOTS: usize = 32;
+/// Beyond this, a clock that differs from the server's is worth a word.
+const SKEW_WORTH_A_WORD: Duration = Duration::from_secs(30);
+/// For how long the server accepts a nonce (security reference 3.3).
+const NONCE_LIFE: Duration = Duration::from_secs(60);
+
+/// Text is not of the form of a join token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("join token does not have the form crd1_TENANT_ID_SECRET_CRC")]
+pub struct TokenFormError;
+
+/// A join token as an operator handed it over. A secret until it is spent.
+pub struct JoinToken {
+    text: Zeroizing<String>,
+    tenant: Tenant,
+    id: String,
+}
+
+impl JoinToken {
+    /// Reads the parts that are public; whether the secret is right is for the server to say.
+    ///
+    /// # Errors
+    /// When it does not have five parts, or the tenant is no name.
+    pub fn parse(text: &str) -> Result<Self, TokenFormError> {
+        let parts: Vec<&str> = text.trim().split('_').collect();
+        let ["crd1", tenant, id, secret, crc] = parts[..] else { return Err(TokenFormError) };
+        let is_hex = |part: &str| !part.is_empty() && part.bytes().all(|octet| octet.is_ascii_hexdigit());
+        if ![id, secret, crc].into_iter().all(is_hex) || id.len() > 64 {
+            return Err(TokenFormError);
+        }
+        let tenant = Tenant::parse(tenant).map_err(|_| TokenFormError)?;
+        Ok(Self { text: Zeroizing::new(text.trim().to_owned()), tenant, id: id.to_owned() })
+    }
+
+    /// Its public half.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+}
+
+impl fmt::Debug for JoinToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "JoinToken({} of {})", self.id, self.tenant)
+    }
+}
+
+/// What one joins with: the line that `proxy enroll` printed.
+#[derive(Debug)]
+pub struct JoinRequest {
+    /// The token.
+    pub token: JoinToken,
+    /// Where enrolment is served.
+    pub server: ServerAddress,
+    /// By what the server is known.
+    pub pin: Pin,
+    /// What goes into the bootstrap.
+    pub envoy: EnvoyOptions,
+    /// How long to keep trying when the server cannot be reached or its answer is lost.
+    pub patience: Duration,
+}
+
+/// What happens while a node joins, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// The key is on disk.
+    Key(KeyOrigin),
+    /// The server is being dialled.
+    Connecting(ServerAddress),
+    /// The server is who it should be.
+    ServerProven(SpiffeId),
+    /// This machine's clock differs from the server's; certificates may seem expired or not yet valid.
+    ClockDiffers {
+        /// By how much.
+        by: Duration,
+        /// Whether this machine is ahead.
+        is_ahead: bool,
+    },
+    /// Token, request and proof have been sent.
+    Asked,
+    /// It did not work, and will be tried again with the same key.
+    Waiting {
+        /// What went wrong.
+        reason: String,
+        /// How long until the next try.
+        pause: Duration,
+    },
+    /// The certificate is here and good.
+    Certified {
+        /// Whose it is.
+        id: SpiffeId,
+        /// When it ends, if it is not renewed.
+        expires: Timestamp,
+    },
+    /// Everything is on disk.
+    Written(std::path::PathBuf),
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Key(KeyOrigin::New) => f.write_str("made a key; it stays on this machine"),
+            Self::Key(KeyOrigin::EarlierTry) => f.write_str("goes on with the key of an earlier try"),
+            Self::Connecting(server) => write!(f, "connecting to {server}"),
+            Self::ServerProven(id) => write!(f, "server is {id}, its root has the pinned key"),
+            Self::ClockDiffers { by, is_ahead } => {
+                let (by, way) = (certs::format_duration(*by), if *is_ahead { "ahead of" } else { "behind" });
+                write!(f, "this machine's clock is about {by} {way} the server's")
+            }
+            Self::Asked => f.write_str("token, request and proof sent"),
+            Self::Waiting { reason, pause } => {
+                write!(f, "{reason}; trying again in {}", certs::format_duration(*pause))
+            }
+            Self::Certified { id, expires } => write!(f, "certificate of {id} until {expires}"),
+            Self::Written(directory) => write!(f, "wrote {}", directory.display()),
+        }
+    }
+}
+
+/// Who is told what happens.
+pub trait Progress: Send + Sync {
+    /// One more step was taken.
+    fn say(&self, step: Step);
+}
+
+/// Why an answer of the server was not accepted. Each is a bug or a lie of the other end.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum AnswerError {
+    /// A field is missing or malformed.
+    #[error("{0} is missing or malformed")]
+    Field(&'static str),
+    /// The chain does not parse.
+    #[error(transparent)]
+    Chain(#[from] ChainError),
+    /// A root does not parse.
+    #[error("root: {0}")]
+    Root(#[from] CertificateError),
+    /// The certificate is for another key.
+    #[error("certificate is for another key")]
+    Key,
+    /// The certificate is not what a node must have.
+    #[error("certificate: {0}")]
+    Svid(#[from] SvidError),
+    /// The certificate or a name is another's.
+    #[error("{what} is {got}, not {wanted}")]
+    Name {
+        /// Which name.
+        what: &'static str,
+        /// What it is.
+        got: String,
+        /// What it must be.
+        wanted: String,
+    },
+    /// The bundle lacks the root that vouched for the server.
+    #[error("bundle does not hold the pinned root")]
+    Bundle,
+}
+
+/// Why a node did not join.
+#[derive(Debug, Error)]
+pub enum JoinError {
+    /// No believed connection, for as long as was asked.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The server says no. It does not say why: the reason stands in its log and audit.
+    #[error("server refused: {0}")]
+    Refused(String),
+    /// The server could not answer, or its answer was lost, for as long as was asked.
+    #[error("server did not answer: {0}")]
+    Unanswered(String),
+    /// The answer is not what was asked for.
+    #[error("server gave a bad answer: {0}")]
+    Answer(#[from] AnswerError),
+    /// The state directory fails.
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+impl JoinError {
+    /// What to do about it, if more can be said than the error says.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Connect(error) => error.hint(),
+            Self::State(error) => error.hint(),
+            Self::Refused(_) => Some(
+                "a token works once, for one node, and 10 minutes unless `--ttl` said otherwise; `credence audit \
+                 list` on the server tells the reason under this id; `credence proxy enroll NODE` makes a new token"
+                    .to_owned(),
+            ),
+            Self::Unanswered(_) => Some("run the same line again: it goes on with the same key".to_owned()),
+            Self::Answer(_) => Some("server and agent may be of versions that do not fit".to_owned()),
+        }
+    }
+
+    /// Whether the next try may work without anybody doing anything.
+    fn is_passing(&self) -> bool {
+        match self {
+            Self::Connect(error) => {
+                matches!(error, ConnectError::Unreachable { .. } | ConnectError::Http { .. })
+            }
+            Self::Unanswered(_) => true,
+            Self::Refused(_) | Self::Answer(_) | Self::State(_) => false,
+        }
+    }
+}
+
+/// Makes the key, proves it, and writes what the server answers into `state`.
+///
+/// # Errors
+/// See [`JoinError`]. Unless refused, the same request may be made again.
+pub async fn join(
+    request: &JoinRequest,
+    state: &StateDir,
+    clock: &Arc<dyn Clock>,
+    progress: &dyn Progress,
+) -> Result<Membership, JoinError> {
+    let (key, origin) = state.joining_key(request.token.id())?;
+    progress.say(Step::Key(origin));
+    let give_up = clock.now() + request.patience;
+    let mut failures = 0;
+    let (membership, chain, bundle) = loop {
+        let error = match attempt(request, &key, clock, progress).await {
+            Ok(answer) => break answer,
+            Err(error) => error,
+        };
+        failures += 1;
+        let pause = retry_in(failures, None, Jitter::random());
+        if !error.is_passing() || clock.now() + pause > give_up {
+            return Err(error);
+        }
+        progress.say(Step::Waiting { reason: error.to_string(), pause });
+        clock.sleep_until(clock.now() + pause).await;
+    };
+    let credentials = Credentials { chain, key, bundle };
+    let expires = credentials.chain.leaf().not_after();
+    progress.say(Step::Certified { id: membership.spiffe_id.clone(), expires });
+    state.join(&membership, &credentials, request.envoy)?;
+    state.forget_joining_keys()?;
+    progress.say(Step::Written(state.path().to_owned()));
+    Ok(membership)
+}
+
+type Answer = (Membership, Chain, TrustBundle);
+
+async fn attempt(
+    request: &JoinRequest,
+    key: &SecretKey,
+    clock: &Arc<dyn Clock>,
+    progress: &dyn Progress,
+) -> Result<Answer, JoinError> {
+    progress.say(Step::Connecting(request.server.clone()));
+    let mut connection =
+        Connection::open(&request.server, Expected::Pinned(request.pin), None, clock).await?;
+    progress.say(Step::ServerProven(connection.server().clone()));
+    let (channel, origin) = connection.channel();
+    let mut client =
+        EnrolmentServiceClient::with_origin(channel, origin).max_decoding_message_size(MAX_ANSWER_BYTES);
+    let tenant = &request.token.tenant;
+    let begin = BeginRequest {
+        method: METHOD_JOIN_TOKEN.to_owned(),
+        tenant: tenant.to_string(),
+        spki_sha256: key.public().hash().0.to_vec(),
+    };
+    let challenge = connection.call(client.begin(begin)).await.map_err(judge)?.into_inner();
+    compare_clocks(&challenge, clock.now(), progress);
+    let claim = Claim {
+        nonce: &challenge.nonce,
+        exporter: connection.exporter(),
+        spki: key.public().hash(),
+        method: METHOD_JOIN_TOKEN,
+        tenant,
+    };
+    let signer = SoftwareSigner::try_new(key).expect("a SecretKey holds a key the provider takes");
+    let proof = claim.prove(&signer).expect("a key in memory signs");
+    let finish = FinishRequest {
+        method: METHOD_JOIN_TOKEN.to_owned(),
+        tenant: tenant.to_string(),
+        cookie: challenge.cookie,
+        join_token: request.token.text.to_string(),
+        csr_der: Csr::build(key),
+        proof,
+    };
+    progress.say(Step::Asked);
+    let answer = connection.call(client.finish(finish)).await.map_err(judge)?.into_inner();
+    Ok(accept(&answer, request, key, connection.server(), clock.now())?)
+}
+
+/// The server's nonce ends a known time after the server made it: that tells its time, roughly.
+fn compare_clocks(challenge: &BeginResponse, now: Timestamp, progress: &dyn Progress) {
+    let theirs = Timestamp::from_unix_millis(challenge.expires_unix_ms) - NONCE_LIFE;
+    let by = now.since(theirs).max(theirs.since(now));
+    if by > SKEW_WORTH_A_WORD {
+        progress.say(Step::ClockDiffers { by, is_ahead: now > theirs });
+    }
+}
+
+fn judge(status: Status) -> JoinError {
+    if is_broken_connection(&status) {
+        return JoinError::Unanswered(chain_text(&status));
+    }
+    let words = status_text(&status);
+    match status.code() {
+        Code::Unavailable | Code::ResourceExhausted | Code::DeadlineExceeded | Code::Aborted => {
+            JoinError::Unanswered(words)
+        }
+        _ => JoinError::Refused(words),
+    }
+}
+
+/// A status as people may read it: bounded, and without anything that moves a terminal's cursor.
+pub(crate) fn status_text(status: &Status) -> String {
+    let words: String = status.message().chars().filter(|c| !c.is_control()).take(256).collect();
+    if words.is_empty() { format!("{:?}", status.code()) } else { words }
+}
+
+/// The innermost cause of a status that was made here.
+pub(crate) fn chain_text(status: &Status) -> String {
+    let mut cause = std::error::Error::source(status);
+    let mut text = String::from("connection broke");
+    while let Some(error) = cause {
+        text = error.to_string();
+        cause = error.source();
+    }
+    text
+}
+
+fn accept(
+    answer: &FinishResponse,
+    request: &JoinRequest,
+    key: &SecretKey,
+    server: &SpiffeId,
+    now: Timestamp,
+) -> Result<Answer, AnswerError> {
+    let domain = TrustDomain::parse(&answer.trust_domain).map_err(|_| AnswerError::Field("trust_domain"))?;
+    same("trust domain", &domain, server.trust_domain())?;
+    let bundle = read_bundle(domain.clone(), &answer.bundle_der)?;
+    if !bundle.authorities().iter().any(|root| root.spki_hash() == request.pin.0) {
+        return Err(AnswerError::Bundle);
+    }
+    let node_id = NodeId::parse(&answer.node_id).map_err(|_| AnswerError::Field("node_id"))?;
+    let chain = accept_chain(&answer.chain_der, key, &domain.node_id(&node_id), &bundle, now)?;
+    same("identity", &answer.spiffe_id.as_str(), &domain.node_id(&node_id).as_str())?;
+    same("server identity", &answer.server_id.as_str(), &server.as_str())?;
+    let namespace = match answer.namespace.as_str() {
+        "" => Namespace::default(),
+        text => Namespace::parse(text).map_err(|_| AnswerError::Field("namespace"))?,
+    };
+    let membership = Membership {
+        spiffe_id: domain.node_id(&node_id),
+        node_id,
+        trust_domain: domain,
+        namespace,
+        xds_server: ServerAddress::parse(&answer.xds_server).map_err(|_| AnswerError::Field("xds_server"))?,
+        server_id: server.clone(),
+        pin: request.pin,
+    };
+    Ok((membership, chain, bundle))
+}
+
+/// Reads a bundle that the server sent.
+pub(crate) fn read_bundle(domain: TrustDomain, ders: &[Vec<u8>]) -> Result<TrustBundle, AnswerError> {
+    if ders.is_empty() || ders.len() > MAX_ROOTS {
+        return Err(AnswerError::Field("bundle_der"));
+    }
+    let roots = ders.iter().map(|der| Certificate::from_der(der)).collect::<Result<Vec<_>, _>>()?;
+    Ok(TrustBundle::new(domain, roots, 0))
+}
+
+/// Reads a chain that the server sent: it must be this node's, for this key, and hold under the bundle.
+pub(crate) fn accept_chain(
+    ders: &[Vec<u8>],
+    key: &SecretKey,
+    wanted: &SpiffeId,
+    bundle: &TrustBundle,
+    now: Timestamp,
+) -> Result<Chain, AnswerError> {
+    let chain = Chain::from_ders(ders.iter().map(Vec::as_slice))?;
+    if chain.leaf().spki_der() != key.public().spki_der() {
+        return Err(AnswerError::Key);
+    }
+    let svid = verify_svid(&chain, &Trust::new(bundle.clone()), now, Usage::Client)?;
+    same("certificate's identity", svid.id(), wanted)?;
+    if !matches!(svid.class(), Class::Node(_)) {
+        return Err(AnswerError::Field("chain_der"));
+    }
+    Ok(chain)
+}
+
+fn same<T: PartialEq + fmt::Display>(what: &'static str, got: &T, wanted: &T) -> Result<(), AnswerError> {
+    if got == wanted {
+        Ok(())
+    } else {
+        Err(AnswerError::Name { what, got: got.to_string(), wanted: wanted.to_string() })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,259 @@
+//! Keeps one node's certificate fresh (SHELL around [`Renewal`]).
+
+use std::sync::Arc;
+
+use certs::{Clock, Csr, KeyKind, SecretKey, Serial, Timestamp};
+use proto::credence::v1::{RenewRequest, renewal_service_client::RenewalServiceClient};
+use sds::schedule::Jitter;
+use spiffe::{SpiffeId, Trust};
+use thiserror::Error;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    connect::{ClientIdentity, ConnectError, Connection, Expected, MAX_ANSWER_BYTES, is_broken_connection},
+    files::{Credentials, Membership, StateDir, StateError},
+    join::{AnswerError, accept_chain, chain_text, read_bundle, status_text},
+    renewal::{Action, Event, Renewal},
+};
+
+/// Why the agent stopped, other than being told to.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// The node's certificate has ended. There is no grace: who it is must be proven again.
+    #[error("certificate of {id} ended at {expired}{}", last_error.as_ref().map(|e| format!("; the last renewal failed: {e}")).unwrap_or_default())]
+    Expired {
+        /// Whose it was.
+        id: SpiffeId,
+        /// When it ended.
+        expired: Timestamp,
+        /// Why it was not renewed, if that was tried.
+        last_error: Option<String>,
+    },
+    /// The state directory fails.
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+impl RunError {
+    /// What to do about it, if more can be said than the error says.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Expired { id, .. } => Some(format!(
+                "on the server, `credence proxy enroll {}` prints a new line to join with; running proxies keep their \
+                 configuration meanwhile",
+                id.path().rsplit('/').next().unwrap_or_default()
+            )),
+            Self::State(error) => error.hint(),
+        }
+    }
+}
+
+/// Why one renewal brought nothing.
+#[derive(Debug, Error)]
+enum RenewError {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error("server refused: {0}")]
+    Refused(String),
+    #[error("server did not answer: {0}")]
+    Unanswered(String),
+    #[error("server gave a bad answer: {0}")]
+    Answer(#[from] AnswerError),
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+/// How the node stands. Published as `watch<Arc<AgentStatus>>`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentStatus {
+    /// Who it is and where it belongs.
+    pub membership: Membership,
+    /// The serial number of the certificate in hand.
+    pub serial: Serial,
+    /// When it ends.
+    pub expires: Timestamp,
+    /// When it is renewed, or tried again. `None` while a renewal is in flight.
+    pub next_renewal: Option<Timestamp>,
+    /// How many renewals have worked since the agent started.
+    pub renewals: u64,
+    /// How many have failed in a row.
+    pub failures: u32,
+    /// Why the last one failed; `None` after one that worked.
+    pub last_error: Option<String>,
+}
+
+/// The keeper of one node's certificate.
+#[derive(Debug)]
+pub struct Agent {
+    state: StateDir,
+    clock: Arc<dyn Clock>,
+    membership: Membership,
+    credentials: Credentials,
+    renewal: Renewal,
+    renewals: u64,
+    last_error: Option<String>,
+    status: watch::Sender<Arc<AgentStatus>>,
+}
+
+impl Agent {
+    /// Takes over the node that has joined in `state`.
+    ///
+    /// # Errors
+    /// When none has, or its files are damaged.
+    pub fn open(state: StateDir, clock: Arc<dyn Clock>) -> Result<Self, StateError> {
+        let (membership, credentials) = state.load()?;
+        let renewal = Renewal::new(credentials.life(), Jitter::random());
+        let status = watch::Sender::new(Arc::new(AgentStatus {
+            membership: membership.clone(),
+            serial: credentials.chain.leaf().serial().clone(),
+            expires: credentials.life().expires,
+            next_renewal: renewal.deadline(),
+            renewals: 0,
+            failures: 0,
+            last_error: None,
+        }));
+        Ok(Self { state, clock, membership, credentials, renewal, renewals: 0, last_error: None, status })
+    }
+
+    /// How the node stands, now and after every change.
+    #[must_use]
+    pub fn status(&self) -> watch::Receiver<Arc<AgentStatus>> {
+        self.status.subscribe()
+    }
+
+    /// Where its files are.
+    #[must_use]
+    pub fn state(&self) -> &StateDir {
+        &self.state
+    }
+
+    /// Renews until told to stop. An outage of the server is waited out.
+    ///
+    /// # Errors
+    /// When the certificate ends before a renewal works.
+    pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), RunError> {
+        loop {
+            for action in self.renewal.step(Event::Tick, self.clock.now()) {
+                match action {
+                    Action::GiveUp => return Err(self.expired()),
+                    Action::Renew => {
+                        self.publish();
+                        let renewed = tokio::select! {
+                            renewed = self.renew() => renewed,
+                            () = shutdown.cancelled() => return Ok(()),
+                        };
+                        if self.conclude(renewed) {
+                            return Err(self.expired());
+                        }
+                    }
+                }
+                self.publish();
+            }
+            let deadline = self.renewal.deadline().unwrap_or_else(|| self.clock.now());
+            tokio::select! {
+                () = self.clock.sleep_until(deadline) => {}
+                () = shutdown.cancelled() => return Ok(()),
+            }
+        }
+    }
+
+    /// Takes the result of a renewal; says whether all is over.
+    fn conclude(&mut self, renewed: Result<Credentials, RenewError>) -> bool {
+        let jitter = Jitter::random();
+        let id = &self.membership.spiffe_id;
+        let event = match renewed {
+            Ok(credentials) => {
+                self.credentials = credentials;
+                self.renewals += 1;
+                self.last_error = None;
+                let leaf = self.credentials.chain.leaf();
+                tracing::info!(spiffe_id = %id, serial = %leaf.serial(), expires = %leaf.not_after(), "node certificate renewed");
+                Event::Renewed { life: self.credentials.life(), jitter }
+            }
+            Err(error) => {
+                let text = with_causes(&error);
+                let expires = self.renewal.life().expires;
+                tracing::warn!(spiffe_id = %id, error = text, %expires, "node certificate not renewed");
+                self.last_error = Some(text);
+                Event::Failed { jitter }
+            }
+        };
+        !self.renewal.step(event, self.clock.now()).is_empty()
+    }
+
+    /// Asks for a certificate with a new key, and puts it on disk.
+    async fn renew(&self) -> Result<Credentials, RenewError> {
+        let bundle = &self.credentials.bundle;
+        let expected = Expected::Trusted {
+            trust: Trust::new(bundle.clone()),
+            server: self.membership.server_id.clone(),
+        };
+        let client = ClientIdentity::new(&self.credentials.chain, &self.credentials.key);
+        let server = &self.membership.xds_server;
+        let mut connection = Connection::open(server, expected, Some(client), &self.clock).await?;
+        let (channel, origin) = connection.channel();
+        let mut calls =
+            RenewalServiceClient::with_origin(channel, origin).max_decoding_message_size(MAX_ANSWER_BYTES);
+        let key = SecretKey::generate(KeyKind::P256);
+        let request =
+            RenewRequest { csr_der: Csr::build(&key), bundle_sha256: bundle.content_hash().to_vec() };
+        let answer = connection
+            .call(calls.renew(request))
+            .await
+            .map_err(|status| {
+                if is_broken_connection(&status) {
+                    RenewError::Unanswered(chain_text(&status))
+                } else {
+                    RenewError::Refused(status_text(&status))
+                }
+            })?
+            .into_inner();
+        let domain = self.membership.trust_domain.clone();
+        let bundle = if answer.bundle_der.is_empty() {
+            bundle.clone()
+        } else {
+            read_bundle(domain, &answer.bundle_der)?
+        };
+        let wanted = &self.membership.spiffe_id;
+        let chain = accept_chain(&answer.chain_der, &key, wanted, &bundle, self.clock.now())?;
+        let credentials = Credentials { chain, key, bundle };
+        self.state.install(&credentials)?;
+        Ok(credentials)
+    }
+
+    fn expired(&self) -> RunError {
+        RunError::Expired {
+            id: self.membership.spiffe_id.clone(),
+            expired: self.renewal.life().expires,
+            last_error: self.last_error.clone(),
+        }
+    }
+
+    fn publish(&self) {
+        self.status.send_replace(Arc::new(AgentStatus {
+            membership: self.membership.clone(),
+            serial: self.credentials.chain.leaf().serial().clone(),
+            expires: self.renewal.life().expires,
+            next_renewal: self.renewal.deadline(),
+            renewals: self.renewals,
+            failures: self.renewal.failures(),
+            last_error: self.last_error.clone(),
+        }));
+    }
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;
