@@ -247,7 +247,7 @@ impl Connection {
         let verifier = Arc::new(ServerVerifier { expected, clock: clock.clone(), found: OnceLock::new() });
         let connector = tokio_rustls::TlsConnector::from(Arc::new(config(verifier.clone(), client)));
         let name = ServerName::try_from(address.host().to_owned()).expect("a ServerAddress has a valid host");
-        let tls = timeout(HANDSHAKE_TIMEOUT, connector.connect(name, tcp))
+        let tls = timeout(HANDSHAKE_TIMEOUT, Box::pin(connector.connect(name, tcp)))
             .await
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         let (tls, proven) = match (tls, verifier.found.get()) {

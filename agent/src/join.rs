@@ -252,7 +252,7 @@ pub async fn join(
     let give_up = clock.now() + request.patience;
     let mut failures = 0;
     let (membership, chain, bundle) = loop {
-        let error = match attempt(request, &key, clock, progress).await {
+        let error = match Box::pin(attempt(request, &key, clock, progress)).await {
             Ok(answer) => break answer,
             Err(error) => error,
         };
@@ -283,7 +283,7 @@ async fn attempt(
 ) -> Result<Answer, JoinError> {
     progress.say(Step::Connecting(request.server.clone()));
     let mut connection =
-        Connection::open(&request.server, Expected::Pinned(request.pin), None, clock).await?;
+        Box::pin(Connection::open(&request.server, Expected::Pinned(request.pin), None, clock)).await?;
     progress.say(Step::ServerProven(connection.server().clone()));
     let (channel, origin) = connection.channel();
     let mut client =
@@ -294,7 +294,7 @@ async fn attempt(
         tenant: tenant.to_string(),
         spki_sha256: key.public().hash().0.to_vec(),
     };
-    let challenge = connection.call(client.begin(begin)).await.map_err(judge)?.into_inner();
+    let challenge = connection.call(Box::pin(client.begin(begin))).await.map_err(judge)?.into_inner();
     compare_clocks(&challenge, clock.now(), progress);
     let claim = Claim {
         nonce: &challenge.nonce,
@@ -314,7 +314,7 @@ async fn attempt(
         proof,
     };
     progress.say(Step::Asked);
-    let answer = connection.call(client.finish(finish)).await.map_err(judge)?.into_inner();
+    let answer = connection.call(Box::pin(client.finish(finish))).await.map_err(judge)?.into_inner();
     Ok(accept(&answer, request, key, connection.server(), clock.now())?)
 }
 

@@ -152,8 +152,8 @@ mod tests {
         check(861, Event::Tick, &[Action::Renew], None);
         // Two minutes would be the second pause; a tenth of the 540 s that are left is less.
         check(861, failed, &[], Some(915));
-        check(915, Event::Tick, &[Action::Renew], None);
-        check(915, Event::Renewed { life: life(0, 900), jitter: Jitter::NONE }, &[], Some(963));
+        check(921, Event::Tick, &[Action::Renew], None);
+        check(921, Event::Renewed { life: life(0, 900), jitter: Jitter::NONE }, &[], Some(969));
         check(1401, Event::Tick, &[Action::GiveUp], None);
         check(1402, Event::Tick, &[], None);
         check(1402, renewed(1402), &[], None);

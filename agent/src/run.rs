@@ -141,7 +141,7 @@ impl Agent {
                     Action::Renew => {
                         self.publish();
                         let renewed = tokio::select! {
-                            renewed = self.renew() => renewed,
+                            renewed = Box::pin(self.renew()) => renewed,
                             () = shutdown.cancelled() => return Ok(()),
                         };
                         if self.conclude(renewed) {
@@ -192,7 +192,7 @@ impl Agent {
         };
         let client = ClientIdentity::new(&self.credentials.chain, &self.credentials.key);
         let server = &self.membership.xds_server;
-        let mut connection = Connection::open(server, expected, Some(client), &self.clock).await?;
+        let mut connection = Box::pin(Connection::open(server, expected, Some(client), &self.clock)).await?;
         let (channel, origin) = connection.channel();
         let mut calls =
             RenewalServiceClient::with_origin(channel, origin).max_decoding_message_size(MAX_ANSWER_BYTES);
@@ -200,7 +200,7 @@ impl Agent {
         let request =
             RenewRequest { csr_der: Csr::build(&key), bundle_sha256: bundle.content_hash().to_vec() };
         let answer = connection
-            .call(calls.renew(request))
+            .call(Box::pin(calls.renew(request)))
             .await
             .map_err(|status| {
                 if is_broken_connection(&status) {

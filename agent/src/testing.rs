@@ -1,1 +1,401 @@
+//! A small trust domain and a server that can lose answers, for the tests of this crate.
 
+use std::{
+    collections::{HashMap, VecDeque},
+    fmt,
+    future::Future,
+    pin::Pin as StdPin,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use certs::{
+    Certificate, Chain, Clock, Csr, Profile, PublicKey, SecretKey, Serial, SoftwareSigner, SpkiHash,
+    Template, Timestamp, Usage, Validity, sign,
+};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    service::TowerToHyperService,
+};
+use proto::credence::v1::{
+    BeginRequest, BeginResponse, FinishRequest, FinishResponse, RenewRequest, RenewResponse,
+    enrolment_service_server::{EnrolmentService, EnrolmentServiceServer},
+    renewal_service_server::{RenewalService, RenewalServiceServer},
+};
+use rustls::{DigitallySignedStruct, SignatureScheme, server::danger};
+use rustls_pki_types::{CertificateDer, UnixTime};
+use spiffe::{NodeId, Tenant, Trust, TrustBundle, TrustDomain, attestation::Claim, verify_svid};
+use tokio::{net::TcpListener, sync::Notify};
+use tonic::{Request, Response, Status};
+use tower::ServiceExt;
+
+use crate::{Credentials, Membership, Pin, ServerAddress, connect::ClientIdentity};
+
+pub(crate) const NOW: Timestamp = Timestamp::from_unix_secs(1_800_000_000);
+pub(crate) const DAY: Duration = Duration::from_secs(86_400);
+
+/// A clock that jumps to wherever somebody wants to sleep until: pauses cost nothing.
+#[derive(Debug)]
+pub(crate) struct LeapingClock(Mutex<Timestamp>);
+
+impl LeapingClock {
+    pub(crate) fn start(now: Timestamp) -> Arc<dyn Clock> {
+        Arc::new(Self(Mutex::new(now)))
+    }
+}
+
+impl Clock for LeapingClock {
+    fn now(&self) -> Timestamp {
+        *self.0.lock().unwrap()
+    }
+
+    fn sleep_until(&self, at: Timestamp) -> StdPin<Box<dyn Future<Output = ()> + Send + '_>> {
+        let mut now = self.0.lock().unwrap();
+        *now = at.max(*now);
+        Box::pin(tokio::task::yield_now())
+    }
+}
+
+/// The system's time, for tests with programs that have no other.
+#[derive(Debug)]
+pub(crate) struct RealClock;
+
+impl Clock for RealClock {
+    fn now(&self) -> Timestamp {
+        #[expect(clippy::disallowed_methods, reason = "a real Envoy goes by the real time")]
+        let now = std::time::SystemTime::now();
+        let since = now.duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap();
+        Timestamp::from_unix_millis(i64::try_from(since.as_millis()).unwrap())
+    }
+
+    fn sleep_until(&self, at: Timestamp) -> StdPin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(tokio::time::sleep(at.since(self.now())))
+    }
+}
+
+/// Root, issuing authority, and what they sign.
+pub(crate) struct TestAuthority {
+    pub(crate) domain: TrustDomain,
+    pub(crate) root: Certificate,
+    issuing: Certificate,
+    signer: SoftwareSigner,
+}
+
+impl TestAuthority {
+    pub(crate) fn new(domain: &str, now: Timestamp) -> Self {
+        let domain = TrustDomain::parse(domain).unwrap();
+        let make = |profile: Profile, above: Option<(&Certificate, &SoftwareSigner)>| {
+            let key = SecretKey::generate(profile.key_kind());
+            let signer = SoftwareSigner::try_new(&key).unwrap();
+            let within =
+                above.map(|(c, _)| Validity { not_before: c.not_before(), not_after: c.not_after() });
+            let template = Template {
+                profile,
+                serial: Serial::random(),
+                validity: Validity::starting(now, profile.default_lifetime(), within),
+                public_key: key.public().clone(),
+                subject: Some(("Credence".into(), format!("{domain} {profile:?}"))),
+                uri: domain.to_uri(),
+                dns_names: vec![],
+                ip_addresses: vec![],
+            };
+            let certificate =
+                sign(&template, above.map(|(c, _)| c), above.map_or(&signer, |(_, s)| s)).unwrap();
+            (certificate, signer)
+        };
+        let (root, root_signer) = make(Profile::Root, None);
+        let (issuing, signer) = make(Profile::Issuing, Some((&root, &root_signer)));
+        Self { domain, root, issuing, signer }
+    }
+
+    pub(crate) fn pin(&self) -> Pin {
+        Pin(self.root.spki_hash())
+    }
+
+    pub(crate) fn bundle(&self) -> TrustBundle {
+        TrustBundle::new(self.domain.clone(), vec![self.root.clone()], 0)
+    }
+
+    pub(crate) fn issue(&self, path: &str, key: &PublicKey, now: Timestamp, life: Duration) -> Chain {
+        let template = Template {
+            profile: Profile::Node,
+            serial: Serial::random(),
+            validity: Validity::starting(now, life, None),
+            public_key: key.clone(),
+            subject: None,
+            uri: format!("{}{path}", self.domain.to_uri()),
+            dns_names: vec![],
+            ip_addresses: vec![],
+        };
+        Chain::new(sign(&template, Some(&self.issuing), &self.signer).unwrap(), vec![self.issuing.clone()])
+    }
+
+    pub(crate) fn credentials(&self, path: &str, now: Timestamp, life: Duration) -> Credentials {
+        let key = SecretKey::generate(certs::KeyKind::P256);
+        Credentials { chain: self.issue(path, key.public(), now, life), key, bundle: self.bundle() }
+    }
+
+    pub(crate) fn membership(&self, node: &str, server: &str) -> Membership {
+        let node_id = NodeId::parse(node).unwrap();
+        Membership {
+            spiffe_id: self.domain.node_id(&node_id),
+            node_id,
+            trust_domain: self.domain.clone(),
+            namespace: spiffe::Namespace::default(),
+            xds_server: ServerAddress::parse(server).unwrap(),
+            server_id: self.domain.server_id(),
+            pin: self.pin(),
+        }
+    }
+}
+
+/// What the server does with the next request for a certificate. When the list is empty, it answers.
+#[derive(Debug)]
+pub(crate) enum Turn {
+    LoseAnswer,
+    Refuse(Status),
+    AnswerWith(fn(&mut FinishResponse)),
+}
+
+/// A control plane of one node, `web-1`, which keeps what it saw.
+pub(crate) struct FakeServer {
+    pub(crate) authority: TestAuthority,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) life: Duration,
+    /// Under which path it presents itself.
+    pub(crate) path: &'static str,
+    pub(crate) presents_root: bool,
+    listener: TcpListener,
+    cut: Notify,
+    pub(crate) seen: Mutex<Seen>,
+}
+
+#[derive(Default)]
+pub(crate) struct Seen {
+    pub(crate) turns: VecDeque<Turn>,
+    pub(crate) issued: HashMap<String, (SpkiHash, Chain)>,
+    pub(crate) finishes: u32,
+    pub(crate) renewals: Vec<SpkiHash>,
+    pub(crate) client_serials: Vec<Serial>,
+}
+
+impl fmt::Debug for FakeServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("FakeServer")
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Exporter([u8; 32]);
+
+impl FakeServer {
+    pub(crate) async fn start(now: Timestamp) -> Self {
+        Self {
+            authority: TestAuthority::new("td", now),
+            clock: LeapingClock::start(now),
+            life: DAY,
+            path: "/credence/server",
+            presents_root: true,
+            listener: TcpListener::bind("127.0.0.1:0").await.unwrap(),
+            cut: Notify::new(),
+            seen: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn address(&self) -> ServerAddress {
+        ServerAddress::parse(&self.listener.local_addr().unwrap().to_string()).unwrap()
+    }
+
+    pub(crate) fn script(&self, turns: impl IntoIterator<Item = Turn>) {
+        self.seen.lock().unwrap().turns.extend(turns);
+    }
+
+    /// Serves one connection after the other while `work` runs.
+    pub(crate) async fn during<T>(self: &Arc<Self>, work: impl Future<Output = T>) -> T {
+        tokio::select! {
+            done = Box::pin(work) => done,
+            () = Box::pin(self.serve()) => unreachable!("the server ends with the test"),
+        }
+    }
+
+    async fn serve(self: &Arc<Self>) {
+        let key = SecretKey::generate(certs::KeyKind::P256);
+        let chain = self.authority.issue(self.path, key.public(), self.clock.now(), DAY);
+        let extra = if self.presents_root { vec![self.authority.root.clone()] } else { vec![] };
+        let intermediates = chain.intermediates().iter().cloned().chain(extra).collect();
+        let chain = Chain::new(chain.leaf().clone(), intermediates);
+        loop {
+            let (tcp, _) = self.listener.accept().await.unwrap();
+            let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(server_config(&chain, &key)));
+            let Ok(tls) = acceptor.accept(tcp).await else { continue };
+            let session = tls.get_ref().1;
+            let mut exporter = [0; 32];
+            session.export_keying_material(&mut exporter, spiffe::attestation::EXPORTER_LABEL, None).unwrap();
+            if let Some(ders) = session.peer_certificates() {
+                let client = Chain::from_ders(ders.iter().map(AsRef::as_ref)).unwrap();
+                let trust = Trust::new(self.authority.bundle());
+                verify_svid(&client, &trust, self.clock.now(), Usage::Client).unwrap();
+                self.seen.lock().unwrap().client_serials.push(client.leaf().serial().clone());
+            }
+            let routes = tonic::service::Routes::new(EnrolmentServiceServer::from_arc(self.clone()))
+                .add_service(RenewalServiceServer::from_arc(self.clone()));
+            let service = routes.map_request(move |mut request: http::Request<_>| {
+                request.extensions_mut().insert(Exporter(exporter));
+                request
+            });
+            let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(tls), TowerToHyperService::new(service));
+            tokio::select! {
+                _ = connection => {}
+                () = self.cut.notified() => {}
+            }
+        }
+    }
+
+    async fn turn(&self) -> Result<Option<fn(&mut FinishResponse)>, Status> {
+        let turn = self.seen.lock().unwrap().turns.pop_front();
+        match turn {
+            None => Ok(None),
+            Some(Turn::AnswerWith(change)) => Ok(Some(change)),
+            Some(Turn::Refuse(status)) => Err(status),
+            Some(Turn::LoseAnswer) => {
+                self.cut.notify_one();
+                std::future::pending().await
+            }
+        }
+    }
+}
+
+pub(crate) fn server_config(chain: &Chain, key: &SecretKey) -> rustls::ServerConfig {
+    let identity = ClientIdentity::new(chain, key);
+    let certified = rustls::client::ResolvesClientCert::resolve(&identity, &[], &[]).unwrap();
+    let mut config =
+        rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_client_cert_verifier(Arc::new(AnyClient))
+            .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(certified)));
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    config
+}
+
+/// Takes any client: the fake looks at certificates itself.
+#[derive(Debug)]
+struct AnyClient;
+
+impl danger::ClientCertVerifier for AnyClient {
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+    fn root_hint_subjects(&self) -> &[rustls::DistinguishedName] {
+        &[]
+    }
+    fn verify_client_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: UnixTime,
+    ) -> Result<danger::ClientCertVerified, rustls::Error> {
+        Ok(danger::ClientCertVerified::assertion())
+    }
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        unreachable!("TLS 1.3 only")
+    }
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, &algorithms)
+    }
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+fn ders(chain: &Chain) -> Vec<Vec<u8>> {
+    chain.certificates().map(|one| one.der().to_vec()).collect()
+}
+
+#[tonic::async_trait]
+impl EnrolmentService for FakeServer {
+    async fn begin(&self, _: Request<BeginRequest>) -> Result<Response<BeginResponse>, Status> {
+        let nonce = Serial::random().as_bytes().to_vec();
+        let expires = self.clock.now() + Duration::from_secs(60);
+        Ok(Response::new(BeginResponse {
+            cookie: nonce.clone(),
+            nonce,
+            expires_unix_ms: expires.unix_millis(),
+        }))
+    }
+
+    async fn finish(&self, request: Request<FinishRequest>) -> Result<Response<FinishResponse>, Status> {
+        let Exporter(exporter) = *request.extensions().get::<Exporter>().unwrap();
+        let finish = request.into_inner();
+        self.seen.lock().unwrap().finishes += 1;
+        let csr = Csr::from_der(&finish.csr_der).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let spki = csr.public_key().hash();
+        let tenant = Tenant::parse(&finish.tenant).unwrap();
+        let claim = Claim {
+            nonce: &finish.cookie,
+            exporter: &exporter,
+            spki,
+            method: &finish.method,
+            tenant: &tenant,
+        };
+        claim.verify(csr.public_key(), &finish.proof).map_err(|_| Status::permission_denied("proof"))?;
+        let chain = {
+            let mut seen = self.seen.lock().unwrap();
+            let authority = &self.authority;
+            let (key, chain) = seen.issued.entry(finish.join_token).or_insert_with(|| {
+                (spki, authority.issue("/credence/node/web-1", csr.public_key(), self.clock.now(), self.life))
+            });
+            if *key != spki {
+                return Err(Status::permission_denied("refused, id 0123456789abcdef"));
+            }
+            chain.clone()
+        };
+        let change = self.turn().await?;
+        let membership = self.authority.membership("web-1", &self.address().to_string());
+        let mut answer = FinishResponse {
+            chain_der: ders(&chain),
+            bundle_der: vec![self.authority.root.der().to_vec()],
+            spiffe_id: membership.spiffe_id.to_string(),
+            node_id: "web-1".into(),
+            trust_domain: "td".into(),
+            xds_server: membership.xds_server.to_string(),
+            not_after_unix_ms: chain.leaf().not_after().unix_millis(),
+            server_id: membership.server_id.to_string(),
+            namespace: "shop".into(),
+        };
+        if let Some(change) = change {
+            change(&mut answer);
+        }
+        Ok(Response::new(answer))
+    }
+}
+
+#[tonic::async_trait]
+impl RenewalService for FakeServer {
+    async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewResponse>, Status> {
+        let renew = request.into_inner();
+        let csr = Csr::from_der(&renew.csr_der).unwrap();
+        self.turn().await?;
+        self.seen.lock().unwrap().renewals.push(csr.public_key().hash());
+        let chain =
+            self.authority.issue("/credence/node/web-1", csr.public_key(), self.clock.now(), self.life);
+        let known = renew.bundle_sha256 == self.authority.bundle().content_hash();
+        Ok(Response::new(RenewResponse {
+            chain_der: ders(&chain),
+            bundle_der: if known { vec![] } else { vec![self.authority.root.der().to_vec()] },
+            not_after_unix_ms: chain.leaf().not_after().unix_millis(),
+        }))
+    }
+}

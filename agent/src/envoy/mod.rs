@@ -11,3 +11,6 @@ pub use self::admin::{Admin, AdminError, CertificateInfo};
 pub use self::find::{EnvoyVersion, find, version};
 pub use self::install::{InstallError, Notice, Release, install, installed};
 pub use self::supervise::{Phase, SuperviseError, Supervisor};
+
+#[cfg(test)]
+mod tests;

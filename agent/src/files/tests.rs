@@ -1,1 +1,115 @@
+use std::time::Duration;
 
+use super::*;
+use crate::testing::{DAY, NOW, TestAuthority};
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+fn every_file(directory: &Path, visit: &mut impl FnMut(&Path)) {
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        visit(&path);
+        if path.is_dir() && !path.is_symlink() {
+            every_file(&path, visit);
+        }
+    }
+}
+
+#[test]
+fn nothing_is_open_to_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("a/state");
+    let state = StateDir::open(&root).unwrap();
+    let authority = TestAuthority::new("td", NOW);
+    state.joining_key("0011").unwrap();
+    let credentials = authority.credentials("/credence/node/web-1", NOW, DAY);
+    state
+        .join(&authority.membership("web-1", "localhost:18000"), &credentials, EnvoyOptions::default())
+        .unwrap();
+    assert_eq!(mode(&root), 0o700);
+    every_file(&root, &mut |path| {
+        assert_eq!(mode(path), if path.is_dir() { 0o700 } else { 0o600 }, "{}", path.display());
+    });
+    let (membership, loaded) = state.load().unwrap();
+    assert_eq!(membership, authority.membership("web-1", "localhost:18000"));
+    assert_eq!((loaded.chain, loaded.key.public()), (credentials.chain, credentials.key.public()));
+}
+
+#[test]
+fn a_reader_never_sees_a_key_beside_another_certificate() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = StateDir::open(folder.path()).unwrap();
+    let authority = TestAuthority::new("td", NOW);
+    let next = || authority.credentials("/credence/node/web-1", NOW, DAY);
+    state.join(&authority.membership("web-1", "localhost:18000"), &next(), EnvoyOptions::default()).unwrap();
+    for round in 2..6 {
+        // A reader that has opened the directory of the version before can finish.
+        let before = fs::canonicalize(&state.secret_paths().chain).unwrap();
+        let held = next();
+        state.install(&held).unwrap();
+        assert!(before.exists(), "round {round}");
+        assert_eq!(state.load().unwrap().1.chain, held.chain);
+        assert_eq!(versions(&state.secret_paths().watched).unwrap().len(), 2, "round {round}");
+    }
+}
+
+#[test]
+fn refuses_files_that_do_not_belong_together() {
+    let check = |spoil: &dyn Fn(&SecretPaths, &Path)| {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateDir::open(folder.path()).unwrap();
+        let authority = TestAuthority::new("td", NOW);
+        let credentials = authority.credentials("/credence/node/web-1", NOW, DAY);
+        let membership = authority.membership("web-1", "localhost:18000");
+        state.join(&membership, &credentials, EnvoyOptions::default()).unwrap();
+        spoil(&state.secret_paths(), folder.path());
+        let error = state.load().unwrap_err();
+        assert!(matches!(error, StateError::Damaged { .. }), "{error}");
+        assert!(error.hint().unwrap().contains("join again"));
+    };
+    let other = || TestAuthority::new("td", NOW).credentials("/credence/node/web-2", NOW, DAY);
+    check(&|paths, _| fs::write(&paths.key, key_pem(&other().key).as_bytes()).unwrap());
+    check(&|paths, _| fs::write(&paths.key, "x").unwrap());
+    check(&|paths, _| fs::write(&paths.chain, "x").unwrap());
+    check(&|paths, _| fs::write(&paths.bundle, "x").unwrap());
+    check(&|paths, _| fs::write(&paths.bundle, vec![b'x'; 2 << 20]).unwrap());
+    check(&|_, root| fs::write(root.join(NODE), "{}").unwrap());
+    check(&|paths, _| {
+        let other = other();
+        fs::write(&paths.chain, other.chain.to_pem()).unwrap();
+        fs::write(&paths.key, key_pem(&other.key).as_bytes()).unwrap();
+    });
+}
+
+#[test]
+fn one_agent_has_a_directory() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = StateDir::open(folder.path()).unwrap();
+    assert!(matches!(StateDir::open(folder.path()), Err(StateError::InUse(_))));
+    assert!(matches!(state.load(), Err(StateError::NotJoined(_))));
+    drop(state);
+    StateDir::open(folder.path()).unwrap();
+}
+
+#[test]
+fn the_same_token_finds_the_same_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = StateDir::open(folder.path()).unwrap();
+    let (first, origin) = state.joining_key("0011").unwrap();
+    assert_eq!(origin, KeyOrigin::New);
+    let (again, origin) = state.joining_key("0011").unwrap();
+    assert_eq!((origin, again.public()), (KeyOrigin::EarlierTry, first.public()));
+    assert_ne!(state.joining_key("0022").unwrap().0.public(), first.public());
+    state.forget_joining_keys().unwrap();
+    assert_eq!(state.joining_key("0011").unwrap().1, KeyOrigin::New);
+}
+
+#[test]
+fn life_is_counted_from_issue() {
+    let life = TestAuthority::new("td", NOW)
+        .credentials("/credence/node/web-1", NOW, Duration::from_secs(12))
+        .life();
+    assert_eq!((life.issued, life.length()), (NOW, Duration::from_secs(12)));
+}

@@ -1,1 +1,184 @@
+use std::sync::Mutex;
 
+use super::*;
+use crate::{
+    ServerRefusal,
+    testing::{DAY, FakeServer, LeapingClock, NOW, TestAuthority, Turn},
+};
+
+const TOKEN: &str = "crd1_default_0011223344556677_aabbcc_01020304";
+
+#[derive(Default)]
+struct Heard(Mutex<Vec<Step>>);
+
+impl Progress for Heard {
+    fn say(&self, step: Step) {
+        self.0.lock().unwrap().push(step);
+    }
+}
+
+struct Attempt {
+    folder: tempfile::TempDir,
+    heard: Heard,
+}
+
+impl Attempt {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap(), heard: Heard::default() }
+    }
+
+    async fn join(
+        &self,
+        server: &Arc<FakeServer>,
+        change: impl FnOnce(&mut JoinRequest),
+    ) -> Result<Membership, JoinError> {
+        let mut request = JoinRequest {
+            token: JoinToken::parse(TOKEN).unwrap(),
+            server: server.address(),
+            pin: server.authority.pin(),
+            envoy: EnvoyOptions::default(),
+            patience: Duration::from_secs(60),
+        };
+        change(&mut request);
+        let state = StateDir::open(self.folder.path()).unwrap();
+        server.during(join(&request, &state, &server.clock, &self.heard)).await
+    }
+
+    fn load(&self) -> Result<(Membership, Credentials), StateError> {
+        StateDir::open(self.folder.path()).unwrap().load()
+    }
+}
+
+#[tokio::test]
+async fn writes_what_a_node_needs() {
+    let server = Arc::new(FakeServer::start(NOW).await);
+    let attempt = Attempt::new();
+    let membership = attempt.join(&server, |_| {}).await.unwrap();
+    assert_eq!(membership.node_id.as_str(), "web-1");
+    assert_eq!(membership.namespace.as_str(), "shop");
+    let (loaded, credentials) = attempt.load().unwrap();
+    assert_eq!(loaded, membership);
+    assert_eq!(credentials.life().length(), DAY);
+    assert_eq!(credentials.bundle.content_hash(), server.authority.bundle().content_hash());
+    let steps = attempt.heard.0.lock().unwrap();
+    assert!(matches!(steps.last(), Some(Step::Written(_))), "{steps:?}");
+    assert!(steps.iter().all(|step| !step.to_string().contains("aabbcc")), "a token was shown");
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_asked_for_again_with_the_same_key() {
+    let server = Arc::new(FakeServer::start(NOW).await);
+    server.script([Turn::LoseAnswer, Turn::Refuse(Status::unavailable("restarting")), Turn::LoseAnswer]);
+    let attempt = Attempt::new();
+    attempt.join(&server, |_| {}).await.unwrap();
+    let (_, credentials) = attempt.load().unwrap();
+    let seen = server.seen.lock().unwrap();
+    assert_eq!((seen.finishes, seen.issued.len()), (4, 1));
+    assert_eq!(seen.issued[TOKEN].1, credentials.chain);
+}
+
+#[tokio::test]
+async fn a_later_run_goes_on_with_the_key_of_the_first() {
+    let server = Arc::new(FakeServer::start(NOW).await);
+    server.script([Turn::LoseAnswer]);
+    let attempt = Attempt::new();
+    let error = attempt.join(&server, |request| request.patience = Duration::ZERO).await.unwrap_err();
+    assert!(matches!(error, JoinError::Unanswered(_)), "{error}");
+    assert!(matches!(attempt.load(), Err(StateError::NotJoined(_))));
+    attempt.join(&server, |_| {}).await.unwrap();
+    assert_eq!(server.seen.lock().unwrap().issued[TOKEN].1, attempt.load().unwrap().1.chain);
+    assert!(attempt.heard.0.lock().unwrap().contains(&Step::Key(KeyOrigin::EarlierTry)));
+
+    // The key is spent with the token: another enrolment has a key of its own.
+    let error = attempt.join(&server, |_| {}).await.unwrap_err();
+    assert!(matches!(&error, JoinError::Refused(words) if words.contains("0123456789abcdef")), "{error}");
+    assert!(error.hint().unwrap().contains("audit"));
+}
+
+#[tokio::test]
+async fn a_wrong_pin_sends_nothing() {
+    let server = Arc::new(FakeServer::start(NOW).await);
+    let other = TestAuthority::new("td", NOW).pin();
+    let attempt = Attempt::new();
+    let error = attempt.join(&server, |request| request.pin = other).await.unwrap_err();
+    let JoinError::Connect(ConnectError::Refused { source, .. }) = &error else { panic!("{error:?}") };
+    assert!(matches!(source, ServerRefusal::Pin { wanted, .. } if *wanted == other), "{source}");
+    assert!(error.hint().unwrap().contains("proxy enroll"));
+    assert_eq!(server.seen.lock().unwrap().finishes, 0);
+}
+
+#[tokio::test]
+async fn believes_the_server_identity_and_no_other() {
+    let check = async |path, presents_root, shift: i64| {
+        let mut server = FakeServer::start(NOW).await;
+        (server.path, server.presents_root) = (path, presents_root);
+        let server = Arc::new(server);
+        let attempt = Attempt::new();
+        let state = StateDir::open(attempt.folder.path()).unwrap();
+        let request = JoinRequest {
+            token: JoinToken::parse(TOKEN).unwrap(),
+            server: server.address(),
+            pin: server.authority.pin(),
+            envoy: EnvoyOptions::default(),
+            patience: Duration::ZERO,
+        };
+        let clock = LeapingClock::start(Timestamp::from_unix_millis(NOW.unix_millis() + shift));
+        match server.during(join(&request, &state, &clock, &attempt.heard)).await.unwrap_err() {
+            JoinError::Connect(ConnectError::Refused { source, .. }) => source,
+            other => panic!("{path}: {other:?}"),
+        }
+    };
+    let hour = 3_600_000;
+    assert!(matches!(check("/credence/node/web-2", true, 0).await, ServerRefusal::Identity { .. }));
+    assert!(matches!(check("/web", true, 0).await, ServerRefusal::Identity { .. }));
+    assert!(matches!(check("/credence/server", false, 0).await, ServerRefusal::Pin { .. }));
+    assert!(matches!(check("/credence/server", true, -hour).await, ServerRefusal::Clock { .. }));
+    assert!(matches!(check("/credence/server", true, 25 * hour).await, ServerRefusal::Clock { .. }));
+}
+
+#[tokio::test]
+async fn a_server_that_lies_leaves_the_node_as_it_was() {
+    let check = async |change: fn(&mut FinishResponse)| {
+        let server = Arc::new(FakeServer::start(NOW).await);
+        server.script([Turn::AnswerWith(change)]);
+        let attempt = Attempt::new();
+        let error = attempt.join(&server, |_| {}).await.unwrap_err();
+        assert!(matches!(error, JoinError::Answer(_)), "{error:?}");
+        assert!(matches!(attempt.load(), Err(StateError::NotJoined(_))));
+    };
+    check(|answer| answer.chain_der.clear()).await;
+    check(|answer| answer.chain_der.truncate(1)).await;
+    check(|answer| answer.bundle_der.clear()).await;
+    check(|answer| answer.bundle_der = vec![vec![1, 2, 3]]).await;
+    check(|answer| answer.bundle_der = vec![TestAuthority::new("td", NOW).root.der().to_vec()]).await;
+    check(|answer| answer.node_id = "web-2".into()).await;
+    check(|answer| answer.spiffe_id = "spiffe://td/web".into()).await;
+    check(|answer| answer.trust_domain = "other".into()).await;
+    check(|answer| answer.server_id = "spiffe://td/web".into()).await;
+    check(|answer| answer.xds_server = "nowhere".into()).await;
+    check(|answer| answer.chain_der.swap(0, 1)).await;
+}
+
+#[tokio::test]
+async fn says_who_cannot_be_reached() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = ServerAddress::parse(&listener.local_addr().unwrap().to_string()).unwrap();
+    drop(listener);
+    let server = Arc::new(FakeServer::start(NOW).await);
+    let attempt = Attempt::new();
+    let error = attempt.join(&server, |request| request.server = address.clone()).await.unwrap_err();
+    assert_eq!(error.to_string(), format!("cannot reach {address}"));
+    assert!(error.hint().unwrap().contains("credence serve"));
+    let steps = attempt.heard.0.lock().unwrap();
+    assert!(steps.iter().filter(|step| matches!(step, Step::Waiting { .. })).count() > 3, "{steps:?}");
+}
+
+#[test]
+fn tokens_are_parsed_and_never_shown() {
+    let token = JoinToken::parse(&format!(" {TOKEN}\n")).unwrap();
+    assert_eq!(token.id(), "0011223344556677");
+    assert_eq!(format!("{token:?}"), "JoinToken(0011223344556677 of default)");
+    for bad in ["", "crd1", "crd2_default_00_00_00", "crd1_Default_00_00_00", "crd1_default_../x_00_00"] {
+        assert!(JoinToken::parse(bad).is_err(), "{bad}");
+    }
+}

@@ -1,1 +1,102 @@
+use std::{fs, os::unix::fs::PermissionsExt};
 
+use certs::ManualClock;
+
+use super::*;
+use crate::testing::{LeapingClock, NOW};
+
+struct Script {
+    folder: tempfile::TempDir,
+}
+
+impl Script {
+    fn new(body: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("program");
+        fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        Self { folder }
+    }
+
+    fn supervisor(&self, clock: Arc<dyn Clock>) -> Supervisor {
+        let path = self.folder.path();
+        Supervisor::new(&path.join("program"), [path], &self.log(), clock)
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.path().join("log")
+    }
+}
+
+fn is_alive(pid: u32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
+}
+
+#[tokio::test]
+async fn starts_again_what_ends_and_stops_when_told() {
+    // The third start stays.
+    let script = Script::new(
+        "cd \"$1\"; echo run >> runs; [ $(wc -l < runs) -ge 3 ] || { echo ends; exit 7; }; trap 'echo term; exit 0' TERM; \
+         echo ready > ready; while :; do read -r line < /dev/null; sleep 0.01; done",
+    );
+    let clock = ManualClock::new(NOW);
+    let supervisor = script.supervisor(Arc::new(clock.clone()));
+    let mut phase = supervisor.phase();
+    let shutdown = CancellationToken::new();
+    let ready = script.folder.path().join("ready");
+    let watcher = async {
+        for secs in [1, 2] {
+            let again = clock.now() + Duration::from_secs(secs);
+            let waiting = Phase::Waiting { until: again, ended: "exit status: 7".to_owned() };
+            phase.wait_for(|phase| *phase == waiting).await.unwrap();
+            clock.advance(Duration::from_secs(secs));
+        }
+        while !ready.exists() {
+            tokio::task::yield_now().await;
+        }
+        let running = phase.wait_for(|phase| matches!(phase, Phase::Running { .. })).await.unwrap().clone();
+        let Phase::Running { pid, .. } = running else { unreachable!() };
+        assert!(is_alive(pid));
+        shutdown.cancel();
+        phase.wait_for(|phase| *phase == Phase::Stopped).await.unwrap();
+        assert!(!is_alive(pid));
+    };
+    let (ran, ()) = tokio::join!(supervisor.run(shutdown.clone()), watcher);
+    ran.unwrap();
+    assert_eq!(fs::read_to_string(script.log()).unwrap(), "ends\nends\nterm\n");
+}
+
+#[tokio::test]
+async fn a_dropped_supervisor_leaves_no_process() {
+    let script = Script::new("exec sleep 1000");
+    let supervisor = script.supervisor(LeapingClock::start(NOW));
+    let mut phase = supervisor.phase();
+    let pid = tokio::select! {
+        ended = supervisor.run(CancellationToken::new()) => panic!("{ended:?}"),
+        running = phase.wait_for(|phase| matches!(phase, Phase::Running { .. })) => {
+            let Phase::Running { pid, .. } = *running.unwrap() else { unreachable!() };
+            pid
+        }
+    };
+    // Killed at once; the runtime collects it when it gets around to it.
+    let killed = || fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(" Z "));
+    while killed() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn says_what_cannot_be_started() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = LeapingClock::start(NOW);
+    let supervisor = Supervisor::new(Path::new("/no/such"), ["x"], &folder.path().join("log"), clock);
+    let error = supervisor.run(CancellationToken::new()).await.unwrap_err();
+    assert_eq!(error.to_string(), "cannot start /no/such");
+}
+
+#[test]
+fn pauses_grow_to_half_a_minute() {
+    let secs: Vec<u64> = (1..8).map(|runs| pause(runs).as_secs()).collect();
+    assert_eq!(secs, [1, 2, 4, 8, 16, 30, 30]);
+    assert_eq!(pause(u32::MAX), LONGEST_PAUSE);
+}
