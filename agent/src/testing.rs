@@ -29,7 +29,7 @@ use tokio::{net::TcpListener, sync::Notify};
 use tonic::{Request, Response, Status};
 use tower::ServiceExt;
 
-use crate::{Credentials, Membership, Pin, ServerAddress, connect::ClientIdentity};
+use crate::{Credentials, Membership, Pin, ServerAddress, StateDir, StateError, connect::ClientIdentity};
 
 pub(crate) const NOW: Timestamp = Timestamp::from_unix_secs(1_800_000_000);
 pub(crate) const DAY: Duration = Duration::from_secs(86_400);
@@ -149,6 +149,17 @@ impl TestAuthority {
     }
 }
 
+/// Opens a directory that was just let go. A child that another test is about to start holds the lock for a moment
+/// longer, between its fork and its exec.
+pub(crate) fn reopen(path: &std::path::Path) -> StateDir {
+    loop {
+        match StateDir::open(path) {
+            Err(StateError::InUse(_)) => std::thread::yield_now(),
+            other => return other.unwrap(),
+        }
+    }
+}
+
 /// What the server does with the next request for a certificate. When the list is empty, it answers.
 #[derive(Debug)]
 pub(crate) enum Turn {
@@ -219,13 +230,9 @@ impl FakeServer {
     }
 
     async fn serve(self: &Arc<Self>) {
-        let key = SecretKey::generate(certs::KeyKind::P256);
-        let chain = self.authority.issue(self.path, key.public(), self.clock.now(), DAY);
-        let extra = if self.presents_root { vec![self.authority.root.clone()] } else { vec![] };
-        let intermediates = chain.intermediates().iter().cloned().chain(extra).collect();
-        let chain = Chain::new(chain.leaf().clone(), intermediates);
         loop {
             let (tcp, _) = self.listener.accept().await.unwrap();
+            let (chain, key) = self.own_certificate();
             let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(server_config(&chain, &key)));
             let Ok(tls) = acceptor.accept(tcp).await else { continue };
             let session = tls.get_ref().1;
@@ -250,6 +257,16 @@ impl FakeServer {
                 () = self.cut.notified() => {}
             }
         }
+    }
+
+    /// A fresh certificate for each connection: the clock may have leapt past the end of the last one.
+    fn own_certificate(&self) -> (Chain, SecretKey) {
+        let key = SecretKey::generate(certs::KeyKind::P256);
+        let chain = self.authority.issue(self.path, key.public(), self.clock.now(), DAY);
+        let extra = if self.presents_root { vec![self.authority.root.clone()] } else { vec![] };
+        let intermediates = chain.intermediates().iter().cloned().chain(extra).collect();
+        let chain = Chain::new(chain.leaf().clone(), intermediates);
+        (chain, key)
     }
 
     async fn turn(&self) -> Result<Option<fn(&mut FinishResponse)>, Status> {

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::testing::{DAY, NOW, TestAuthority};
+use crate::testing::{DAY, NOW, TestAuthority, reopen};
 
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o777
@@ -90,7 +90,7 @@ fn one_agent_has_a_directory() {
     assert!(matches!(StateDir::open(folder.path()), Err(StateError::InUse(_))));
     assert!(matches!(state.load(), Err(StateError::NotJoined(_))));
     drop(state);
-    StateDir::open(folder.path()).unwrap();
+    reopen(folder.path());
 }
 
 #[test]

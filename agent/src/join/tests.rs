@@ -3,7 +3,7 @@ use std::sync::Mutex;
 use super::*;
 use crate::{
     ServerRefusal,
-    testing::{DAY, FakeServer, LeapingClock, NOW, TestAuthority, Turn},
+    testing::{DAY, FakeServer, LeapingClock, NOW, TestAuthority, Turn, reopen},
 };
 
 const TOKEN: &str = "crd1_default_0011223344556677_aabbcc_01020304";
@@ -40,12 +40,12 @@ impl Attempt {
             patience: Duration::from_secs(60),
         };
         change(&mut request);
-        let state = StateDir::open(self.folder.path()).unwrap();
+        let state = reopen(self.folder.path());
         server.during(join(&request, &state, &server.clock, &self.heard)).await
     }
 
     fn load(&self) -> Result<(Membership, Credentials), StateError> {
-        StateDir::open(self.folder.path()).unwrap().load()
+        reopen(self.folder.path()).load()
     }
 }
 

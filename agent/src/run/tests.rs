@@ -5,7 +5,7 @@ use tonic::Status;
 use super::*;
 use crate::{
     EnvoyOptions,
-    testing::{DAY, FakeServer, NOW, Turn},
+    testing::{DAY, FakeServer, NOW, Turn, reopen},
 };
 
 fn joined(server: &FakeServer, folder: &tempfile::TempDir) -> Agent {
@@ -37,14 +37,16 @@ async fn renews_at_half_of_life_each_time_with_a_new_key() {
             }
         })
         .await;
-    let (_, credentials) = StateDir::open(folder.path()).unwrap().load().unwrap();
+    let (_, credentials) = reopen(folder.path()).load().unwrap();
     let seen = server.seen.lock().unwrap();
     assert_eq!(seen.client_serials[0], first);
     assert!(seen.client_serials.windows(2).all(|pair| pair[0] != pair[1]), "each renewal shows the newest");
     assert!(seen.renewals.windows(2).all(|pair| pair[0] != pair[1]), "each renewal has a new key");
-    assert_eq!(*seen.renewals.last().unwrap(), credentials.key.public().hash());
-    let elapsed = server.clock.now().since(NOW);
-    assert!(elapsed >= DAY.mul_f64(1.2) && elapsed <= DAY.mul_f64(2.0), "{elapsed:?}");
+    // The last one may have been answered just when the agent was told to stop.
+    assert!(seen.renewals.iter().rev().take(2).any(|key| *key == credentials.key.public().hash()));
+    let elapsed = server.clock.now().since(NOW).div_duration_f64(DAY);
+    let count = seen.renewals.len() as f64;
+    assert!(elapsed >= 0.39 * count && elapsed <= 0.51 * (count + 1.0), "{elapsed} days, {count} renewals");
 }
 
 #[tokio::test]
@@ -90,7 +92,7 @@ async fn says_at_the_end_that_only_a_new_token_helps() {
     assert!(last_error.as_ref().unwrap().contains("cannot reach"), "{last_error:?}");
     assert!(error.hint().unwrap().contains("credence proxy enroll web-1"), "{:?}", error.hint());
     // What was held is still there: nothing was thrown away.
-    assert!(StateDir::open(folder.path()).unwrap().load().is_ok());
+    assert!(reopen(folder.path()).load().is_ok());
 }
 
 #[tokio::test]
