@@ -45,6 +45,14 @@ pub(super) fn check(cluster: &Cluster, at: &At<'_>, defaults: &Defaults, finding
         let at = at.key("edsClusterConfig").key("serviceName");
         findings.refuse(&at, "name", format!("name {service:?} {fault}"), super::NAME_HINT);
     }
+    if cluster.health_checks.len() > 1 {
+        let message = format!(
+            "cluster {:?} has {} health checks, Envoy runs one",
+            cluster.name,
+            cluster.health_checks.len()
+        );
+        findings.refuse(&at.key("healthChecks").index(1), "health-checks", message, "keep one of them");
+    }
     for (index, check) in cluster.health_checks.iter().enumerate() {
         check_health(check, cluster.http2.unwrap_or(false), &at.key("healthChecks").index(index), findings);
     }

@@ -126,8 +126,13 @@ fn cidr_fault(range: &str) -> Option<String> {
     let Some((address, length)) = range.split_once('/') else { return Some("has no /LENGTH".to_owned()) };
     let Ok(address) = address.parse::<IpAddr>() else { return Some("has no IP address".to_owned()) };
     let longest = if address.is_ipv4() { 32 } else { 128 };
-    match length.parse::<u32>() {
-        Ok(length) if length <= longest => None,
-        _ => Some(format!("has no length of 0 to {longest}")),
-    }
+    let Some(length) = length.parse::<u32>().ok().filter(|length| *length <= longest) else {
+        return Some(format!("has no length of 0 to {longest}"));
+    };
+    // Envoy cuts them off, so that two ranges that look different may be the same.
+    let host_bits = match address {
+        IpAddr::V4(address) => address.to_bits().checked_shl(length).unwrap_or(0) != 0,
+        IpAddr::V6(address) => address.to_bits().checked_shl(length).unwrap_or(0) != 0,
+    };
+    host_bits.then(|| format!("has bits beyond its length of {length}"))
 }

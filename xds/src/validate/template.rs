@@ -29,6 +29,9 @@ const COMMANDS: &[&str] = &[
     "DOWNSTREAM_TLS_CIPHER",
     "REQUESTED_SERVER_NAME",
 ];
+/// Those that need an argument, and those that may have one.
+const WITH_ARGUMENT: &[&str] = &["REQ", "RESP"];
+const MAY_HAVE_ARGUMENT: &[&str] = &["START_TIME", "DOWNSTREAM_PEER_CERT_V_END"];
 /// What we set ourselves, and nobody else may.
 const CLIENT_CERTIFICATE: &str = "x-forwarded-client-cert";
 
@@ -82,6 +85,21 @@ fn check_value(value: &str, at: &At<'_>, findings: &mut Findings) {
                 None => format!("known commands: {}", COMMANDS.join(", ")),
             };
             findings.refuse(at, "header-value", format!("command %{name}% is not allowed"), hint);
+            rest = after;
+            continue;
+        }
+        let has_argument = arguments.starts_with('(') && !arguments.starts_with("()");
+        let fits = if WITH_ARGUMENT.contains(&name) {
+            has_argument
+        } else {
+            !arguments.starts_with('(') || MAY_HAVE_ARGUMENT.contains(&name)
+        };
+        if !fits {
+            let (message, hint) = match WITH_ARGUMENT.contains(&name) {
+                true => ("needs an argument", format!("write %{name}(HEADER)%")),
+                false => ("takes no argument", format!("write %{name}%")),
+            };
+            findings.refuse(at, "header-value", format!("command %{name}% {message}"), hint);
         }
         rest = after;
     }

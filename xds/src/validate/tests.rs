@@ -235,7 +235,7 @@ fn listeners_and_chains_do_not_collide() {
         format!("  listeners:\n{}{clusters}", listener("a", &format!("{{filters: [{filter}, {filter}]}}")));
     check(&config(&both), &["6:72 terminal-filter spec.listeners[0].filterChains[0].filters"]);
     let matches = format!(
-        "{{match: {{serverNames: [A.example, \"a*.example\"], sourcePrefixRanges: [10.0.0.0, 10.0.0.0/33]}}, filters: [{filter}]}}"
+        "{{match: {{serverNames: [A.example, \"a*.example\"], sourcePrefixRanges: [10.0.0.0, 10.0.0.0/33, 10.1.2.3/8, 10.0.0.0/8]}}, filters: [{filter}]}}"
     );
     let matches = format!("  listeners:\n{}{clusters}", listener("a", &matches));
     check(
@@ -245,6 +245,7 @@ fn listeners_and_chains_do_not_collide() {
             "6:96 server-name spec.listeners[0].filterChains[0].match.serverNames[1]",
             "6:132 cidr spec.listeners[0].filterChains[0].match.sourcePrefixRanges[0]",
             "6:142 cidr spec.listeners[0].filterChains[0].match.sourcePrefixRanges[1]",
+            "6:155 cidr spec.listeners[0].filterChains[0].match.sourcePrefixRanges[2]",
         ],
     );
     check(
@@ -319,7 +320,16 @@ fn routes_are_checked() {
         "header-name",
         ".requestHeadersToAdd[0].name",
     );
-    for value in ["%ENVIRONMENT(HOME)%", "%FILE_CONTENT(/etc/passwd)%", "100%", "%REQ(a", "%%%"] {
+    for value in [
+        "%ENVIRONMENT(HOME)%",
+        "%FILE_CONTENT(/etc/passwd)%",
+        "100%",
+        "%REQ(a",
+        "%%%",
+        "%REQ%",
+        "%REQ()%",
+        "%PROTOCOL(a)%",
+    ] {
         let text = format!(
             "{{match: {{prefix: /}}, route: {{cluster: c}}, requestHeadersToAdd: [{{name: a, value: \"{value}\"}}]}}"
         );
@@ -359,6 +369,11 @@ fn clusters_and_endpoints_are_checked() {
     one(
         "{name: c, type: EDS, mtls: off, healthChecks: [{timeout: 1s, interval: 1s, grpcHealthCheck: {}}]}",
         "6:99 grpc-needs-http2 spec.clusters[0].healthChecks[0].grpcHealthCheck",
+    );
+    let probe = "{timeout: 1s, interval: 1s, tcpHealthCheck: {}}";
+    one(
+        &format!("{{name: c, type: EDS, mtls: off, healthChecks: [{probe}, {probe}]}}"),
+        "6:103 health-checks spec.clusters[0].healthChecks[1]",
     );
     let list = "    - {address: 127.0.0.1, port: 1}\n    - {address: 127.0.0.1, port: 1}\n    - {address: host, port: 2, weight: 0}\n    - {address: \"::1\", port: 3, priority: 2}\n";
     check(
