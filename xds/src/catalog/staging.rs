@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use spiffe::{Binding, BindingState, Bindings, NodeId};
+use spiffe::{Binding, BindingState, Bindings, Labels, Namespace, NodeId, Tenant};
 
 use super::{Change, Class, ClassKey, Held, Reaches, Staged, State};
 use crate::{
@@ -118,48 +118,54 @@ impl<'a> Staging<'a> {
 
     /// Which class each node belongs to now, as far as changed documents have a say in it.
     fn moves(&self) -> BTreeMap<ClassKey, Vec<NodeId>> {
-        let configs: Vec<_> = self.changed.iter().filter(|key| key.kind == Kind::ProxyConfig).collect();
-        let mut moves: BTreeMap<ClassKey, Vec<NodeId>> = BTreeMap::new();
-        if configs.is_empty() {
-            return moves;
+        // By namespace, with the document if there still is one.
+        let mut configs: BTreeMap<(&Tenant, &Namespace), Vec<(&DocumentKey, Option<&Document>)>> =
+            BTreeMap::new();
+        for key in self.changed.iter().filter(|key| key.kind == Kind::ProxyConfig) {
+            let document = self.state.documents.get(key).map(|held| &held.document);
+            configs.entry((&key.tenant, &key.namespace)).or_default().push((key, document));
         }
+        // Nodes that look alike to selectors, and have the same class, go to the same class.
+        let mut alike: BTreeMap<(ViewId, &Labels), Option<ClassKey>> = BTreeMap::new();
+        let mut moves: BTreeMap<ClassKey, Vec<NodeId>> = BTreeMap::new();
         for (node, binding) in &self.state.bindings {
-            let here = |key: &DocumentKey| key.tenant == binding.tenant && key.namespace == binding.namespace;
-            if !configs.iter().any(|key| here(key)) {
-                continue;
-            }
-            let old = self.state.views.view_of.get(node).and_then(|id| self.state.classes.get(id));
-            let key = match old {
-                Some(class) if !self.state.refused.contains(node) => {
-                    let mut members: Vec<_> = class
-                        .key
-                        .members
-                        .iter()
-                        .filter(|key| !self.changed.contains(*key))
-                        .cloned()
-                        .collect();
-                    members.extend(
-                        configs
-                            .iter()
-                            .filter(|key| here(key) && self.reaches_node(key, binding))
-                            .map(|key| (*key).clone()),
-                    );
-                    members.sort();
-                    ClassKey { members, ..class.key.clone() }
-                }
-                _ => self.class_of(binding),
+            let Some(changed) = configs.get(&(&binding.tenant, &binding.namespace)) else { continue };
+            let id = self.state.views.view_of.get(node).copied();
+            let class = id.and_then(|id| self.state.classes.get(&id));
+            let target = match (id, class) {
+                (Some(id), Some(class)) if !self.state.refused.contains(node) => alike
+                    .entry((id, &binding.labels))
+                    .or_insert_with(|| self.next_class(class, changed, binding))
+                    .clone(),
+                _ => Some(self.class_of(binding)),
             };
-            let untouched = old.is_some_and(|class| class.key == key)
-                && !key.members.iter().any(|member| self.changed.contains(member));
-            if !untouched {
-                moves.entry(key).or_default().push(node.clone());
+            if let Some(target) = target {
+                moves.entry(target).or_default().push(node.clone());
             }
         }
         moves
     }
 
-    fn reaches_node(&self, key: &DocumentKey, binding: &Binding) -> bool {
-        self.state.documents.get(key).is_some_and(|held| reaches(&held.document, binding))
+    /// Where the nodes of `class` that look like `binding` go; `None` when nothing changes for them.
+    fn next_class(
+        &self,
+        class: &Class,
+        changed: &[(&DocumentKey, Option<&Document>)],
+        binding: &Binding,
+    ) -> Option<ClassKey> {
+        let kept = class.key.members.iter().filter(|member| !self.changed.contains(*member));
+        let mut members: Vec<_> = kept.cloned().collect();
+        let lost = members.len() < class.key.members.len();
+        let now = changed
+            .iter()
+            .filter(|(_, document)| document.is_some_and(|document| reaches(document, binding)));
+        let before = members.len();
+        members.extend(now.map(|(key, _)| (*key).clone()));
+        if !lost && members.len() == before {
+            return None;
+        }
+        members.sort();
+        Some(ClassKey { members, ..class.key.clone() })
     }
 
     /// The class of a node, from all documents of its namespace.
@@ -427,28 +433,30 @@ impl<'a> Staging<'a> {
         }
     }
 
+    /// Whom the changed documents reach, or reached `before`.
     fn reaches(&self, before: &State) -> Reaches {
-        let nodes_of = |key: &DocumentKey| -> Vec<NodeId> {
-            let uses = |state: &State, id: &ViewId| match key.kind {
-                Kind::Endpoints => state.eds_users.get(key).is_some_and(|users| users.contains(id)),
-                Kind::ProxyConfig => {
-                    state.classes.get(id).is_some_and(|class| class.key.members.binary_search(key).is_ok())
-                }
+        let mut nodes: BTreeMap<&DocumentKey, BTreeSet<NodeId>> = BTreeMap::new();
+        for state in [before, &self.state] {
+            let mut nodes_of: BTreeMap<ViewId, Vec<&NodeId>> = BTreeMap::new();
+            for (node, id) in &state.views.view_of {
+                nodes_of.entry(*id).or_default().push(node);
+            }
+            let mut reached = |key, id: &ViewId| {
+                let there = nodes_of.get(id).into_iter().flatten().map(|node| (*node).clone());
+                nodes.entry(key).or_default().extend(there);
             };
-            let users = |state: &State| -> BTreeSet<ViewId> {
-                state.classes.keys().filter(|id| uses(state, id)).copied().collect()
-            };
-            let (now, then) = (users(&self.state), users(before));
-            let mut nodes = BTreeSet::new();
-            for (views, ids) in [(&self.state.views, now), (&before.views, then)] {
-                if !ids.is_empty() {
-                    let of = views.view_of.iter().filter(|(_, id)| ids.contains(id));
-                    nodes.extend(of.map(|(node, _)| node.clone()));
+            for key in self.changed.iter().filter(|key| key.kind == Kind::Endpoints) {
+                state.eds_users.get(key).into_iter().flatten().for_each(|id| reached(key, id));
+            }
+            if self.changed.iter().any(|key| key.kind == Kind::ProxyConfig) {
+                for (id, class) in &state.classes {
+                    let changed = class.key.members.iter().filter_map(|member| self.changed.get(member));
+                    changed.for_each(|key| reached(key, id));
                 }
             }
-            nodes.into_iter().collect()
-        };
-        self.changed.iter().map(|key| (key.clone(), nodes_of(key))).collect()
+        }
+        let of = |key: &DocumentKey| nodes.get(key).into_iter().flatten().cloned().collect();
+        self.changed.iter().map(|key| (key.clone(), of(key))).collect()
     }
 
     /// Takes over bindings; returns nodes whose documents do not fit together.
