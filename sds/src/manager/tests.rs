@@ -72,7 +72,20 @@ impl World {
         Self::with(two_nodes(), SdsSettings::default(), HashMap::new())
     }
 
+    fn issued_by(issuer: impl FnOnce(Arc<FakeIssuer>) -> Arc<dyn SvidIssuer>) -> Self {
+        Self::build(two_nodes(), SdsSettings::default(), HashMap::new(), issuer)
+    }
+
     fn with(bindings: Vec<Binding>, settings: SdsSettings, known: HashMap<LeafKey, Timestamp>) -> Self {
+        Self::build(bindings, settings, known, |issuer| issuer)
+    }
+
+    fn build(
+        bindings: Vec<Binding>,
+        settings: SdsSettings,
+        known: HashMap<LeafKey, Timestamp>,
+        wrapped: impl FnOnce(Arc<FakeIssuer>) -> Arc<dyn SvidIssuer>,
+    ) -> Self {
         let clock = ManualClock::new(Timestamp::from_unix_secs(1_800_000_000));
         let issuer = Arc::new(FakeIssuer::new("td", Arc::new(clock.clone())));
         let (trust, trust_read) = watch::channel(Arc::new(issuer.trust()));
@@ -81,7 +94,7 @@ impl World {
         let (authority, authority_read) = watch::channel(Some(issuer.authority()));
         let heard = Arc::new(Heard::default());
         let inputs = SdsInputs {
-            issuer: Arc::clone(&issuer) as Arc<dyn SvidIssuer>,
+            issuer: wrapped(Arc::clone(&issuer)),
             trust: trust_read,
             bindings: bindings_read,
             blocks: blocks_read,
@@ -319,10 +332,10 @@ async fn after_a_restart_names_stay_pending_and_the_least_remaining_life_goes_fi
         ["a", "b", "c"].iter().map(|name| binding(name, &["spiffe://td/web"])).collect();
     let end = |secs: i64| Timestamp::from_unix_secs(1_800_000_000 + secs);
     let key = |name: &str| LeafKey { node: node(name), identity: id("spiffe://td/web") };
-    let known = HashMap::from([(key("a"), end(300)), (key("b"), end(100)), (key("c"), end(200))]);
+    let known = HashMap::from([(key("a"), end(300)), (key("b"), end(200)), (key("c"), end(100))]);
     let settings = SdsSettings { max_in_flight: 1, ..SdsSettings::default() };
     let world = World::with(bindings, settings, known);
-    world.issuer.fail_with(Some(IssueError::Unavailable("starting".to_owned())));
+    world.issuer.delay_by(Duration::from_secs(5));
     let mut streams = [world.open("a"), world.open("b"), world.open("c")];
     for stream in &streams {
         stream.want("default").await;
@@ -330,22 +343,17 @@ async fn after_a_restart_names_stay_pending_and_the_least_remaining_life_goes_fi
     for stream in &mut streams {
         stream.offered("default", |offer| matches!(offer, SecretOffer::Pending)).await;
     }
-    world.counters(|counters| counters.failures >= 3).await;
-    let order: Vec<String> = world
-        .issuer
-        .seen()
-        .iter()
-        .take(3)
-        .filter_map(|request| request.node.clone())
-        .map(|node| node.to_string())
-        .collect();
-    assert_eq!(order[1..], if order[0] == "a" { ["b", "c"] } else { ["c", "a"] });
-    world.issuer.fail_with(None);
-    settle().await;
-    world.clock.advance(Duration::from_secs(1));
+    for _ in 0..3 {
+        settle().await;
+        world.clock.advance(Duration::from_secs(5));
+    }
     for stream in &mut streams {
         stream.held("default").await;
     }
+    let seen = world.issuer.seen();
+    let order: Vec<String> =
+        seen.iter().filter_map(|seen| seen.node.as_ref().map(NodeId::to_string)).collect();
+    assert_eq!(order, ["a", "c", "b"], "the first who came, then the least remaining life");
 }
 
 #[tokio::test]
@@ -494,6 +502,95 @@ async fn a_stream_that_asks_for_too_much_is_bounded() {
     web.held(&format!("ROOTCA?g={}", crate::deliveries::MAX_NAMES - 1)).await;
     settle().await;
     assert_eq!(web.0.view.borrow().len(), crate::deliveries::MAX_NAMES);
+}
+
+#[tokio::test]
+async fn a_name_that_stays_refused_is_audited_once() {
+    let world = World::new();
+    let mut web = world.open("web-1");
+    web.want("spiffe://td/payments").await;
+    web.want("ROOTCA").await;
+    web.absent("spiffe://td/payments").await;
+    let before = web.held("ROOTCA").await;
+    let other = FakeIssuer::new("td", Arc::new(world.clock.clone()));
+    world.trust.send_replace(Arc::new(other.trust()));
+    web.held_other_than("ROOTCA", &before).await;
+    assert_eq!(world.heard.0.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_leaf_that_was_under_way_when_access_was_withdrawn_is_never_offered() {
+    let world = World::new();
+    world.issuer.delay_by(Duration::from_secs(5));
+    let mut web = world.open("web-1");
+    web.want("default").await;
+    settle().await;
+    world.blocks.send_replace(blocked(&["spiffe://td/web"]));
+    web.absent("default").await;
+    world.blocks.send_replace(blocked(&[]));
+    web.offered("default", |offer| matches!(offer, SecretOffer::Pending)).await;
+    world.clock.advance(Duration::from_secs(5));
+    settle().await;
+    assert_eq!(world.issuer.seen().len(), 2, "the first result is thrown away, and asked for again");
+    let mut late = world.open("web-1");
+    late.want("spiffe://td/web").await;
+    late.offered("spiffe://td/web", |offer| matches!(offer, SecretOffer::Pending)).await;
+    world.clock.advance(Duration::from_secs(5));
+    web.held("default").await;
+}
+
+#[tokio::test]
+async fn an_answer_to_an_older_version_says_nothing_about_the_new_one() {
+    let world = World::new();
+    let mut web = world.open("web-1");
+    web.want("default").await;
+    let old = web.held("default").await;
+    settle().await;
+    world.clock.advance(Duration::from_secs(240));
+    let new = web.held_other_than("default", &old).await;
+    let name: Arc<str> = "default".into();
+    world.sds.settled(&node("web-1"), &name, old.version(), None);
+    settle().await;
+    let status = Arc::clone(&world.sds.status().borrow());
+    assert_eq!(status.leaves().next().unwrap().acknowledged, None);
+    world.sds.settled(&node("web-1"), &name, new.version(), None);
+    world.status(|status| status.leaves().any(|leaf| leaf.acknowledged.is_some())).await;
+}
+
+/// Certifies a key of its own instead of the one it was given.
+struct WrongKey(Arc<FakeIssuer>);
+
+#[async_trait::async_trait]
+impl SvidIssuer for WrongKey {
+    async fn issue(&self, request: SvidRequest) -> Result<IssuedSvid, IssueError> {
+        let public_key = SecretKey::generate(Profile::Workload.key_kind()).public().clone();
+        self.0.issue(SvidRequest { public_key, ..request }).await
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_for_another_key_is_thrown_away() {
+    let world = World::issued_by(|issuer| Arc::new(WrongKey(issuer)));
+    let mut web = world.open("web-1");
+    web.want("default").await;
+    let status = world.status(|status| status.counters().failures == 1).await;
+    let error = status.leaves().next().unwrap().last_error.clone().unwrap();
+    assert_eq!(error, "issued certificate failed its own check: it certifies another key");
+    web.offered("default", |offer| matches!(offer, SecretOffer::Pending)).await;
+}
+
+#[tokio::test]
+async fn a_root_that_ends_leaves_its_contexts() {
+    let world = World::new();
+    let mut web = world.open("web-1");
+    web.want("ROOTCA").await;
+    web.want("ALL").await;
+    web.held("ALL").await;
+    settle().await;
+    world.clock.advance(Duration::from_secs(366 * 86_400));
+    for name in ["ROOTCA", "ALL"] {
+        web.offered(name, |offer| matches!(offer, SecretOffer::Pending)).await;
+    }
 }
 
 #[tokio::test]

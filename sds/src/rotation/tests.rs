@@ -120,6 +120,21 @@ fn another_authority_forces_a_new_leaf() {
 }
 
 #[test]
+fn a_failed_request_keeps_the_demand_for_another_authority() {
+    check(
+        "changed while a renewal was in flight that failed",
+        vec![
+            (0, Event::Wanted, vec![request(Purpose::Delivery, None)]),
+            (0, Event::Issued(leaf(0, 100, OLD)), vec![Action::Offer]),
+            (40, Event::Tick, vec![request(Purpose::Renewal, Some(100))]),
+            (41, changed(), vec![]),
+            (41, Event::Failed, vec![]),
+            (47, Event::Tick, vec![request(Purpose::ForcedRenewal, Some(100))]),
+        ],
+    );
+}
+
+#[test]
 fn a_change_of_authority_is_spread_by_jitter() {
     let mut rotation = check(
         "spread",
