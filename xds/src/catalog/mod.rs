@@ -17,6 +17,8 @@ use crate::{
     validate::{Context, NodeSet},
 };
 
+mod checks;
+mod classes;
 mod plan;
 mod staging;
 
@@ -26,6 +28,9 @@ mod tests;
 pub use self::plan::{Plan, PlannedNodes, ResourceChange};
 
 use self::staging::Staging;
+
+/// The most documents that can be effective at once.
+pub const MAX_EFFECTIVE_DOCUMENTS: usize = 100_000;
 
 /// One change of the effective documents.
 #[derive(Debug, Clone)]
