@@ -141,6 +141,23 @@ pub struct StateDir {
     _lock: File,
 }
 
+impl SecretPaths {
+    /// Where an agent with the state directory `root` keeps what Envoy needs; the directory need not be here.
+    #[must_use]
+    pub fn below(root: &Path) -> Self {
+        let certs = root.join(CERTS);
+        let current = certs.join(CURRENT);
+        Self {
+            chain: current.join("chain.pem"),
+            key: current.join("key.pem"),
+            bundle: current.join("bundle.pem"),
+            watched: certs,
+            node_secret: root.join("sds-node.json"),
+            bundle_secret: root.join("sds-bundle.json"),
+        }
+    }
+}
+
 impl StateDir {
     /// Makes the directory if it is not there, closes it to others, and locks it.
     ///
@@ -181,16 +198,7 @@ impl StateDir {
     /// Where Envoy finds what it needs.
     #[must_use]
     pub fn secret_paths(&self) -> SecretPaths {
-        let certs = self.root.join(CERTS);
-        let current = certs.join(CURRENT);
-        SecretPaths {
-            chain: current.join("chain.pem"),
-            key: current.join("key.pem"),
-            bundle: current.join("bundle.pem"),
-            watched: certs,
-            node_secret: self.root.join("sds-node.json"),
-            bundle_secret: self.root.join("sds-bundle.json"),
-        }
+        SecretPaths::below(&self.root)
     }
 
     /// The key for the enrolment by this token: the one of an earlier try, or a new one, which is on disk before

@@ -12,6 +12,8 @@ use crate::{Class, Labels, Namespace, NodeId, SpiffeId, Tenant, TrustDomain};
 pub const MAX_IDENTITIES: usize = 64;
 /// The most labels one node may have.
 pub const MAX_LABELS: usize = 64;
+/// The label that every node carries by itself: its own id, so that a document can mean one node.
+pub const NODE_LABEL: &str = "credence/node";
 
 /// Whether a node may connect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -105,10 +107,13 @@ impl Binding {
         self.identities.first().expect("a validated binding has an identity")
     }
 
-    /// Whether the node carries every label of `wanted`.
+    /// Whether the node carries every label of `wanted`; [`NODE_LABEL`] is its id, whatever its labels say.
     #[must_use]
     pub fn matches(&self, wanted: &Labels) -> bool {
-        wanted.iter().all(|(key, value)| self.labels.get(key) == Some(value))
+        wanted.iter().all(|(key, value)| match key.as_str() {
+            NODE_LABEL => self.node.as_str() == value,
+            _ => self.labels.get(key) == Some(value),
+        })
     }
 }
 

@@ -1,0 +1,203 @@
+//! `check`: documents and `credence.yaml`, without a server. The code is that of `apply` and `serve`.
+
+use std::path::Path;
+
+use api::problem::Fault;
+use serde::Serialize;
+use spiffe::{Namespace, TrustDomain};
+use xds::{
+    catalog,
+    model::{self, Document, Problem, Scope},
+    validate::Context,
+};
+
+use super::documents::{Source, read};
+use crate::{
+    cli::{CheckArgs, Format},
+    config::{self, Config, ConfigProblem, DefaultMtls},
+    output::{self, Exit, Failure, note, place, say},
+};
+
+/// What was found, for programs.
+#[derive(Debug, Default, Serialize)]
+struct Report {
+    files: usize,
+    documents: usize,
+    problems: Vec<Fault>,
+    warnings: Vec<Fault>,
+}
+
+pub(super) fn run(args: &CheckArgs) -> Result<Exit, Failure> {
+    let report = check(args)?;
+    if args.output != Format::Table {
+        output::show(args.output, &report, |_| String::new())?;
+    } else {
+        for fault in &report.problems {
+            note(&format!("credence: error: {}", place(fault)));
+            if !fault.fix.is_empty() {
+                note(&format!("credence: hint: {}", fault.fix));
+            }
+        }
+        report.warnings.iter().for_each(|fault| note(&format!("credence: WARNING: {}", place(fault))));
+        let (files, documents) = (report.files, report.documents);
+        match report.problems.len() {
+            0 => say(&format!("{files} files with {documents} documents are valid")),
+            count => note(&format!("credence: {count} problems in {files} files")),
+        }
+    }
+    Ok(if report.problems.is_empty() { Exit::Ok } else { Exit::Failed })
+}
+
+fn check(args: &CheckArgs) -> Result<Report, Failure> {
+    let mut report = Report::default();
+    let namespace = Namespace::parse(&args.namespace)
+        .map_err(|error| Failure::usage(format!("namespace: {error}"), "correct -n"))?;
+    let scope = Scope { namespace, ..Scope::default() };
+    let (mut documents, mut config, mut texts) = (Vec::new(), None, Vec::new());
+    for path in &args.files {
+        for source in read(path)? {
+            report.files += 1;
+            if is_config(&source.text) {
+                config = read_config(&source, path, &mut report).or(config);
+                continue;
+            }
+            match model::parse_in(&scope, &source.file, &source.text) {
+                Ok(found) => documents.extend(found),
+                Err(problems) => report.problems.extend(problems.0.into_iter().map(fault)),
+            }
+            texts.push(source.text);
+        }
+    }
+    report.documents = documents.len();
+    // Rules over all documents need every one of them.
+    if report.problems.is_empty() && !documents.is_empty() {
+        check_whole(documents, context(args, config, &texts)?, &mut report);
+    }
+    Ok(report)
+}
+
+fn check_whole(documents: Vec<Document>, context: Context, report: &mut Report) {
+    match catalog::check(documents, context) {
+        Ok(warnings) => report.warnings.extend(warnings.into_iter().map(|warning| fault(warning.0))),
+        Err(problems) => report.problems.extend(problems.0.into_iter().map(fault)),
+    }
+}
+
+/// A configuration has no kind, and names a trust domain at its first level.
+fn is_config(text: &str) -> bool {
+    let has = |key: &str| text.lines().any(|line| line.starts_with(key));
+    has("trust_domain") || (!has("kind") && !has("{") && (has("server:") || has("storage:")))
+}
+
+fn read_config(source: &Source, path: &Path, report: &mut Report) -> Option<Config> {
+    let base = path.parent().unwrap_or(Path::new("."));
+    match config::parse(&source.file, &source.text, &[], base, false) {
+        Ok(config) => Some(config),
+        Err(problems) => {
+            report.problems.extend(problems.into_iter().map(config_fault));
+            None
+        }
+    }
+}
+
+fn context(args: &CheckArgs, config: Option<Config>, texts: &[String]) -> Result<Context, Failure> {
+    if let Some(name) = &args.trust_domain {
+        let domain = TrustDomain::parse(name)
+            .map_err(|error| Failure::usage(format!("--trust-domain: {error}"), "write prod.example"))?;
+        return Ok(Context::strict(domain));
+    }
+    let beside = || {
+        let text = std::fs::read_to_string("credence.yaml").ok()?;
+        config::parse("credence.yaml", &text, &[], Path::new("."), false).ok()
+    };
+    if let Some(config) = config.or_else(beside) {
+        let mut context = Context::strict(config.trust_domain.clone());
+        context.defaults.mtls = match config.default_mtls {
+            DefaultMtls::Strict => model::MtlsMode::Strict,
+            DefaultMtls::Permissive => model::MtlsMode::Permissive,
+            DefaultMtls::Off => model::MtlsMode::Off,
+        };
+        context.own_addresses = config.own_addresses();
+        return Ok(context);
+    }
+    let named = texts.iter().find_map(|text| first_domain(text));
+    let fallback = || TrustDomain::parse("example.org").expect("a constant name parses");
+    Ok(Context::strict(named.unwrap_or_else(fallback)))
+}
+
+/// The trust domain of the first SPIFFE ID in a text.
+fn first_domain(text: &str) -> Option<TrustDomain> {
+    let (_, rest) = text.split_once("spiffe://")?;
+    let end =
+        rest.find(|c: char| !matches!(c, 'a'..='z' | '0'..='9' | '.' | '-' | '_')).unwrap_or(rest.len());
+    TrustDomain::parse(&rest[..end]).ok()
+}
+
+fn fault(problem: Problem) -> Fault {
+    Fault {
+        file: problem.file.to_string(),
+        line: problem.line,
+        column: problem.column,
+        path: problem.path,
+        value: problem.value,
+        rule: problem.rule,
+        message: problem.message,
+        fix: problem.hint,
+    }
+}
+
+fn config_fault(problem: ConfigProblem) -> Fault {
+    let (line, column) = problem.place.unwrap_or((0, 0));
+    Fault {
+        file: problem.source_name,
+        line: u32::try_from(line).unwrap_or(0),
+        column: u32::try_from(column).unwrap_or(0),
+        path: problem.path,
+        value: String::new(),
+        rule: "config".into(),
+        message: problem.message,
+        fix: problem.hint.unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(files: &[(&str, &str)]) -> Report {
+        let directory = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            std::fs::write(directory.path().join(name), text).unwrap();
+        }
+        let files = files.iter().map(|(name, _)| directory.path().join(name)).collect();
+        let (namespace, output) = ("default".into(), Format::Table);
+        check(&CheckArgs { files, namespace, trust_domain: None, output }).unwrap()
+    }
+
+    const EXAMPLE: &str = include_str!("../../../docs/examples/web-and-payments.yaml");
+
+    #[test]
+    fn accepts_the_example_and_warns_of_nothing_on_loopback() {
+        let report = report(&[("web.yaml", EXAMPLE)]);
+        assert_eq!((report.files, report.documents), (1, 3));
+        assert!(report.problems.is_empty(), "{:?}", report.problems);
+    }
+
+    #[test]
+    fn names_file_line_and_column_of_problems_in_documents_and_configuration() {
+        let broken = EXAMPLE.replace("cluster: application", "cluster: nowhere");
+        let found = report(&[("web.yaml", &broken)]);
+        let fault = &found.problems[0];
+        assert!(fault.file.ends_with("web.yaml") && fault.line > 60 && fault.column > 1, "{fault:?}");
+        assert_eq!(fault.value, "nowhere");
+        let found = report(&[("credence.yaml", "trust_domain: Prod.Example\nserfer: {}\n")]);
+        assert!(found.problems.len() >= 2, "{:?}", found.problems);
+        assert!(found.problems.iter().all(|fault| fault.line > 0 && !fault.message.is_empty()));
+    }
+
+    #[test]
+    fn takes_the_domain_that_documents_name() {
+        assert_eq!(first_domain("a: spiffe://prod.example/web").unwrap().as_str(), "prod.example");
+        assert_eq!(first_domain("a: 1"), None);
+    }
+}

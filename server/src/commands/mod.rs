@@ -1,0 +1,74 @@
+//! What the operator's commands do. Each is a few calls and a table; the rules are the server's.
+
+use api::wire;
+
+use crate::{
+    cli::{ChangeArgs, Operate},
+    output::{self, Exit, Failure},
+};
+
+mod check;
+mod documents;
+mod expose;
+mod proxies;
+mod status;
+mod trust;
+mod verify;
+
+/// Carries out a command of the operator.
+///
+/// # Errors
+/// With what is wrong, what to do, and the exit code.
+pub async fn run(command: Operate) -> Result<Exit, Failure> {
+    match command {
+        Operate::Status(args) => status::run(&args).await,
+        Operate::Check(args) => check::run(&args),
+        Operate::Apply(args) => documents::apply(&args).await,
+        Operate::Diff(args) => documents::diff(&args).await,
+        Operate::Get(args) => documents::get(&args).await,
+        Operate::Delete(args) => documents::delete(&args).await,
+        Operate::History(args) => documents::history(&args).await,
+        Operate::Rollback(args) => documents::rollback(&args).await,
+        Operate::Verify(args) => verify::run(&args).await,
+        Operate::Expose(args) => expose::run(&args).await,
+        Operate::Proxy(command) => proxies::run(command).await,
+        Operate::Ca(command) => trust::ca(command).await,
+        Operate::Cert(command) => trust::cert(command).await,
+        Operate::Identity(command) => trust::identity(command).await,
+        Operate::Token(command) => trust::token(command).await,
+        Operate::Audit(command) => trust::audit(command).await,
+    }
+}
+
+/// Asks before a change, unless it was told not to or there is nobody to ask: a program that gives no `--yes` is
+/// refused for what ends things, and trusted with the rest.
+fn may_go_on(change: &ChangeArgs, question: &str) -> Result<(), Failure> {
+    if change.yes || output::confirmed(question) {
+        return Ok(());
+    }
+    Err(Failure::new(Exit::Usage, "not done", "--yes does it without asking, --dry-run only shows it"))
+}
+
+/// Prints what was done to one thing.
+fn done(change: &ChangeArgs, done: &wire::Done) -> Result<Exit, Failure> {
+    output::show(change.output, done, |done| done.summary.clone())?;
+    Ok(Exit::Ok)
+}
+
+/// The `dry_run` of a change as a query.
+fn dry(change: &ChangeArgs) -> &'static str {
+    if change.dry_run { "?dry_run=true" } else { "" }
+}
+
+fn dash(text: Option<&str>) -> String {
+    text.filter(|text| !text.is_empty()).unwrap_or("-").to_owned()
+}
+
+fn parse_duration(what: &str, text: &str) -> Result<std::time::Duration, Failure> {
+    certs::parse_duration(text).ok_or_else(|| {
+        Failure::usage(
+            format!("{what} {text:?} is not a duration"),
+            "write a number and s, m, h or d, such as 90s",
+        )
+    })
+}

@@ -1,0 +1,284 @@
+//! `proxy …`.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use agent::{
+    ServerAddress,
+    bootstrap::{Bootstrap, Discovery, SecretPaths},
+};
+use api::wire;
+use spiffe::{Namespace, NodeId};
+
+use super::{dash, done, dry, may_go_on, parse_duration};
+use crate::{
+    cli::{
+        BootstrapArgs, EnrollArgs, Format, NodeChangeArgs, ProxyCommand, ProxyListArgs, ProxyShowArgs,
+        WatchArgs,
+    },
+    client::{Client, encode},
+    output::{self, Exit, Failure, note, say},
+};
+
+pub(super) async fn run(command: ProxyCommand) -> Result<Exit, Failure> {
+    match command {
+        ProxyCommand::Enroll(args) => enroll(&args).await,
+        ProxyCommand::Bootstrap(args) => bootstrap(&args).await,
+        ProxyCommand::List(args) => list(&args).await,
+        ProxyCommand::Show(args) => show(&args).await,
+        ProxyCommand::Watch(args) => watch(&args).await,
+        ProxyCommand::Reload(args) => {
+            let client = Client::open(&args.change.server)?;
+            let path = format!("/proxies/{}/reload{}", encode(&args.node), dry(&args.change));
+            done(&args.change, &client.post_text(&path, String::new()).await?)
+        }
+        ProxyCommand::Remove(args) => remove(&args).await,
+    }
+}
+
+async fn enroll(args: &EnrollArgs) -> Result<Exit, Failure> {
+    let client = Client::open(&args.change.server)?;
+    let mut labels = BTreeMap::new();
+    for label in &args.labels {
+        let (key, value) = label.split_once('=').ok_or_else(|| {
+            Failure::usage(format!("label {label:?} is not KEY=VALUE"), "write it as --label app=web")
+        })?;
+        labels.insert(key.to_owned(), value.to_owned());
+    }
+    let ttl = args.ttl.as_deref().map(|text| parse_duration("--ttl", text)).transpose()?;
+    let wanted = wire::Enroll {
+        node: args.node.clone(),
+        namespace: Some(args.namespace.clone()),
+        labels,
+        identities: args.identities.clone(),
+        ttl_secs: ttl.map(|ttl| ttl.as_secs()),
+        replace: args.replace,
+        dry_run: args.change.dry_run,
+    };
+    let enrolled: wire::Enrolled = client.post("/proxies", &wanted).await?;
+    if args.change.output != Format::Table {
+        output::show(args.change.output, &enrolled, |_| String::new())?;
+        return Ok(Exit::Ok);
+    }
+    let identities = enrolled.proxy.identities.join(", ");
+    let (node, namespace) = (&enrolled.proxy.node_id, &enrolled.proxy.namespace);
+    let Some(token) = &enrolled.token else {
+        say(&format!("would enrol {node} in namespace {namespace}, speaking for {identities}"));
+        return Ok(Exit::Ok);
+    };
+    note(&format!("enrolled {node} in namespace {namespace}, speaking for {identities}"));
+    note(&format!("the token is shown once, works once, and ends at {}; on the node run:", enrolled.expires));
+    say(&format!("credence agent join {token} --server {} --pin {} --envoy", enrolled.server, enrolled.pin));
+    Ok(Exit::Ok)
+}
+
+async fn bootstrap(args: &BootstrapArgs) -> Result<Exit, Failure> {
+    let client = Client::open(&args.server)?;
+    let proxy: wire::Proxy = client.get(&format!("/proxies/{}", encode(&args.node))).await?;
+    let discovery = args.discovery.clone().unwrap_or_else(|| format!("{}:18000", client.host()));
+    let bad = |what: &str, error: String| Failure::usage(format!("{what}: {error}"), "check the names");
+    let bootstrap = Bootstrap {
+        node: NodeId::parse(&proxy.node_id).map_err(|error| bad("node", error.to_string()))?,
+        namespace: Namespace::parse(&proxy.namespace).map_err(|error| bad("namespace", error.to_string()))?,
+        xds_server: ServerAddress::parse(&discovery)
+            .map_err(|error| bad("--discovery", error.to_string()))?,
+        server_id: client.domain().server_id(),
+        admin_port: args.envoy_admin_port,
+        discovery: Discovery::default(),
+        paths: SecretPaths::below(&args.state_dir),
+    };
+    output::show(Format::Json, &bootstrap.to_json(), |_| String::new())?;
+    Ok(Exit::Ok)
+}
+
+async fn fetch(client: &Client, namespace: Option<&str>) -> Result<Vec<wire::Proxy>, Failure> {
+    let query = namespace.map(|one| format!("?namespace={}", encode(one))).unwrap_or_default();
+    client.get_all(&format!("/proxies{query}")).await
+}
+
+async fn list(args: &ProxyListArgs) -> Result<Exit, Failure> {
+    let client = Client::open(&args.list.server)?;
+    let proxies = fetch(&client, args.namespace.as_deref()).await?;
+    output::show(args.list.output, &proxies, |proxies| proxies_table(proxies))?;
+    Ok(Exit::Ok)
+}
+
+/// One line per node: what it is, and whether each type is in step.
+pub(super) fn proxies_table(proxies: &[wire::Proxy]) -> String {
+    const TYPES: [&str; 6] = ["CDS", "EDS", "SDS", "LDS", "ECDS", "RDS"];
+    let rows = proxies.iter().map(|proxy| {
+        let of =
+            |word: &str| proxy.status.types.iter().find(|one| one.word == word).map(|one| one.sync.as_str());
+        let mut row = vec![
+            proxy.node_id.clone(),
+            proxy.namespace.clone(),
+            dash(proxy.identities.first().map(String::as_str)),
+            proxy.status.sync.clone(),
+        ];
+        row.extend(TYPES.map(|word| dash(of(word))));
+        row.push(dash(proxy.status.version.as_deref()));
+        row.push(dash(proxy.status.certificate_expires.as_deref()));
+        row
+    });
+    let headers = [
+        "node",
+        "namespace",
+        "identity",
+        "sync",
+        "cds",
+        "eds",
+        "sds",
+        "lds",
+        "ecds",
+        "rds",
+        "version",
+        "certificate ends",
+    ];
+    let mut text = output::table(&headers, rows);
+    for refusal in proxies.iter().flat_map(refusals) {
+        text.push('\n');
+        text.push_str(&refusal);
+    }
+    text
+}
+
+fn refusals(proxy: &wire::Proxy) -> Vec<String> {
+    let of_types = proxy.status.types.iter();
+    of_types
+        .filter_map(|one| {
+            let refusal = one.refusal.as_ref()?;
+            let (node, word) = (&proxy.node_id, &one.word);
+            Some(format!("{node} refused {word} {} at {}: {}", refusal.version, refusal.at, refusal.message))
+        })
+        .collect()
+}
+
+async fn show(args: &ProxyShowArgs) -> Result<Exit, Failure> {
+    let client = Client::open(&args.list.server)?;
+    let path = format!("/proxies/{}", encode(&args.node));
+    if args.config {
+        let config: wire::ProxyConfig = client.get(&format!("{path}/config")).await?;
+        let format = if args.list.output == Format::Yaml { Format::Yaml } else { Format::Json };
+        output::show(format, &config, |_| String::new())?;
+        return Ok(Exit::Ok);
+    }
+    if args.explain {
+        let explained: wire::Explanation = client.get(&format!("{path}/explain")).await?;
+        output::show(args.list.output, &explained, |explained| {
+            let rows = explained.lines.iter();
+            let rows = rows
+                .map(|one| vec![one.word.clone(), one.name.clone(), one.version.clone(), one.source.clone()]);
+            output::table(&["type", "resource", "version", "because of"], rows)
+        })?;
+        return Ok(Exit::Ok);
+    }
+    let proxy: wire::Proxy = client.get(&path).await?;
+    output::show(args.list.output, &proxy, proxy_text)?;
+    Ok(Exit::Ok)
+}
+
+fn proxy_text(proxy: &wire::Proxy) -> String {
+    let labels: Vec<String> = proxy.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let status = &proxy.status;
+    let rows = [
+        ("node", proxy.node_id.clone()),
+        ("namespace", proxy.namespace.clone()),
+        ("labels", dash(Some(&labels.join(", ")))),
+        ("identities", proxy.identities.join(", ")),
+        ("binding", format!("{}, since {}", proxy.state, proxy.created)),
+        ("sync", status.sync.clone()),
+        ("streams", status.streams.to_string()),
+        ("since", dash(status.since.as_deref())),
+        ("remote", dash(status.remote.as_deref())),
+        ("version", dash(status.version.as_deref())),
+        ("certificate ends", dash(status.certificate_expires.as_deref())),
+    ];
+    let mut text = String::new();
+    for (name, value) in rows {
+        text.push_str(&format!("{name:<17} {value}\n"));
+    }
+    let resources = status.types.iter().flat_map(|of_type| {
+        of_type.resources.iter().map(|one| {
+            let (sent, acked) = (dash(one.sent.as_deref()), dash(one.acked.as_deref()));
+            vec![of_type.word.clone(), one.name.clone(), sent, acked, dash(one.refusal.as_deref())]
+        })
+    });
+    text.push('\n');
+    text.push_str(&output::table(&["type", "resource", "sent", "acked", "refused because"], resources));
+    for refusal in refusals(proxy) {
+        text.push_str(&format!("\n{refusal}"));
+    }
+    text
+}
+
+async fn watch(args: &WatchArgs) -> Result<Exit, Failure> {
+    let client = Client::open(&args.server)?;
+    let interval = parse_duration("--interval", &args.interval)?.max(Duration::from_millis(200));
+    let mut shown = String::new();
+    loop {
+        let proxies = match &args.node {
+            Some(node) => vec![client.get::<wire::Proxy>(&format!("/proxies/{}", encode(node))).await?],
+            None => fetch(&client, None).await?,
+        };
+        let table = proxies_table(&proxies);
+        if table != shown {
+            if output::is_terminal() && !shown.is_empty() {
+                say("\x1b[2J\x1b[H");
+            }
+            say(&table);
+            shown = table;
+        }
+        let synced = !proxies.is_empty() && proxies.iter().all(|proxy| proxy.status.sync == "SYNCED");
+        if args.until_synced && synced {
+            return Ok(Exit::Ok);
+        }
+        tokio::select! {
+            () = tokio::time::sleep(interval) => {}
+            _ = tokio::signal::ctrl_c() => return Ok(Exit::Ok),
+        }
+    }
+}
+
+async fn remove(args: &NodeChangeArgs) -> Result<Exit, Failure> {
+    let client = Client::open(&args.change.server)?;
+    let path = format!("/proxies/{}{}", encode(&args.node), dry(&args.change));
+    if !args.change.dry_run {
+        may_go_on(&args.change, &format!("remove {}: its streams end and it cannot renew?", args.node))?;
+    }
+    done(&args.change, &client.delete(&path).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_show_each_type_and_envoys_words() {
+        let refusal = wire::Refusal { at: "T".into(), version: "v2".into(), message: "bad route".into() };
+        let lds = wire::TypeStatus {
+            word: "LDS".into(),
+            type_url: String::new(),
+            sync: "NACK".into(),
+            sent: None,
+            sent_at: None,
+            acked: None,
+            acked_at: None,
+            refusal: Some(refusal),
+            resources: Vec::new(),
+        };
+        let status =
+            wire::ProxyStatus { sync: "NACK".into(), types: vec![lds], ..wire::ProxyStatus::default() };
+        let proxy = wire::Proxy {
+            node_id: "web-1".into(),
+            tenant: "default".into(),
+            namespace: "default".into(),
+            labels: BTreeMap::new(),
+            identities: vec!["spiffe://td/web".into()],
+            state: "enabled".into(),
+            created: "T".into(),
+            status,
+        };
+        let text = proxies_table(std::slice::from_ref(&proxy));
+        assert!(text.contains("web-1 refused LDS v2 at T: bad route"), "{text}");
+        assert!(proxy_text(&proxy).contains("bad route"));
+    }
+}

@@ -1,0 +1,102 @@
+//! `status`.
+
+use api::wire;
+
+use super::{dash, proxies::proxies_table};
+use crate::{
+    cli::ListArgs,
+    client::Client,
+    output::{self, Exit, Failure, left},
+};
+
+pub(super) async fn run(args: &ListArgs) -> Result<Exit, Failure> {
+    let client = Client::open(&args.server)?;
+    let status: wire::Status = client.get("/status").await?;
+    output::show(args.output, &status, text)?;
+    Ok(Exit::Ok)
+}
+
+fn text(status: &wire::Status) -> String {
+    let stats = &status.stats;
+    let ready = if status.not_ready.is_empty() {
+        "ready".to_owned()
+    } else {
+        format!("NOT READY: {}", status.not_ready.join(", "))
+    };
+    let mut text = format!(
+        "credence {} of {}, {ready}\n{} proxies: {} connected, {} synced, {} refusing; {} documents, {} drafts; \
+         {} blocked identities; {} unused join tokens; {} failing renewals\n\n",
+        status.version,
+        status.trust_domain,
+        stats.proxies,
+        stats.connected,
+        stats.synced,
+        stats.refusing,
+        stats.configs,
+        stats.drafts,
+        stats.blocked,
+        stats.unused_tokens,
+        stats.failing_renewals,
+    );
+    let expiries = status.expiries.iter();
+    let expiries = expiries.map(|one| {
+        vec![one.class.clone(), left(one.in_secs), one.in_secs.to_string(), one.at.clone(), one.name.clone()]
+    });
+    text.push_str(&output::table(&["next expiry of", "in", "seconds", "at", "whose"], expiries));
+    if !status.failing_renewals.is_empty() {
+        let rows = status.failing_renewals.iter().map(|one| {
+            vec![
+                one.class.clone(),
+                one.name.clone(),
+                dash(one.node.as_deref()),
+                one.failures.to_string(),
+                one.at.clone(),
+                dash(one.expires.as_deref()),
+                one.message.clone(),
+            ]
+        });
+        text.push_str("\n\n");
+        let headers =
+            ["failing renewal of", "whose", "node", "failures", "last at", "in use until", "because"];
+        text.push_str(&output::table(&headers, rows));
+    }
+    text.push_str("\n\n");
+    text.push_str(&proxies_table(&status.proxies));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shows_seconds_to_expiry_and_failed_renewals() {
+        let status = wire::Status {
+            version: "0.1.0".into(),
+            trust_domain: "td".into(),
+            at: "T".into(),
+            not_ready: vec!["xds".into()],
+            stats: wire::Stats::default(),
+            expiries: vec![wire::Expiry {
+                class: "operator".into(),
+                name: "ann".into(),
+                at: "T".into(),
+                in_secs: 90,
+            }],
+            failing_renewals: vec![wire::FailedRenewal {
+                class: "workload".into(),
+                name: "spiffe://td/web".into(),
+                node: None,
+                at: "T".into(),
+                failures: 3,
+                message: "issuer is unavailable".into(),
+                expires: None,
+            }],
+            proxies: Vec::new(),
+        };
+        let text = text(&status);
+        for words in ["NOT READY: xds", "1m30s", "90", "issuer is unavailable"] {
+            assert!(text.contains(words), "{text}");
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! `ca …`, `cert …`, `identity …`, `token …`, `audit …`.
+
+use api::wire;
+use certs::Clock;
+
+use super::{dash, done, dry, may_go_on, parse_duration};
+use crate::{
+    cli::{
+        AuditCommand, AuditListArgs, BlockArgs, CaCommand, CertCommand, CertListArgs, Format,
+        IdentityCommand, RotateArgs, RotateCommand, TokenCommand,
+    },
+    client::{Client, encode},
+    clock::SystemClock,
+    output::{self, Exit, Failure, left, say},
+};
+
+pub(super) async fn ca(command: CaCommand) -> Result<Exit, Failure> {
+    match command {
+        CaCommand::Show(args) => {
+            let client = Client::open(&args.server)?;
+            let page: wire::Page<wire::Authority> = client.get("/authorities").await?;
+            output::show(args.output, &page.items, |items| authorities_table(items))?;
+            Ok(Exit::Ok)
+        }
+        CaCommand::Rotate(RotateCommand::Intermediate(args)) => rotate(&args).await,
+    }
+}
+
+fn authorities_table(authorities: &[wire::Authority]) -> String {
+    let rows = authorities.iter().map(|one| {
+        vec![
+            one.id.clone(),
+            one.place.clone(),
+            one.state.clone(),
+            left(one.expires_in_secs),
+            one.live_leaves.map_or_else(|| "-".into(), |count| count.to_string()),
+            dash(one.rotates_at.as_deref()),
+            one.spki_sha256.clone(),
+        ]
+    });
+    output::table(&["authority", "place", "state", "expires in", "live leaves", "rotates at", "pin"], rows)
+}
+
+async fn rotate(args: &RotateArgs) -> Result<Exit, Failure> {
+    let client = Client::open(&args.change.server)?;
+    let mut wanted = wire::Rotate { dry_run: true, reason: args.reason.clone() };
+    let planned: wire::Rotation = client.post("/authorities/rotate", &wanted).await?;
+    if args.change.dry_run {
+        output::show(args.change.output, &planned, rotation_text)?;
+        return Ok(Exit::Ok);
+    }
+    if !args.change.yes {
+        output::note(&rotation_text(&planned));
+        may_go_on(&args.change, "replace the issuing authority?")?;
+    }
+    wanted.dry_run = false;
+    let rotated: wire::Rotation = client.post("/authorities/rotate", &wanted).await?;
+    output::show(args.change.output, &rotated, rotation_text)?;
+    Ok(Exit::Ok)
+}
+
+fn rotation_text(rotation: &wire::Rotation) -> String {
+    let mut text = match &rotation.to {
+        Some(to) => format!("issuing authority {to} signs now; {} retires\n", rotation.from),
+        None => format!("would replace issuing authority {}\n", rotation.from),
+    };
+    for (index, step) in rotation.steps.iter().enumerate() {
+        text.push_str(&format!("  {}. {step}\n", index + 1));
+    }
+    text
+}
+
+pub(super) async fn cert(command: CertCommand) -> Result<Exit, Failure> {
+    match command {
+        CertCommand::List(args) => cert_list(&args).await,
+        CertCommand::Show(args) => {
+            let client = Client::open(&args.list.server)?;
+            let one: wire::Certificate =
+                client.get(&format!("/certificates/{}", encode(&args.serial))).await?;
+            output::show(args.list.output, &one, |one| {
+                let pem = one.pem.clone().unwrap_or_default();
+                format!("{}\n\n{pem}", certificates_table(std::slice::from_ref(one)))
+            })?;
+            Ok(Exit::Ok)
+        }
+    }
+}
+
+async fn cert_list(args: &CertListArgs) -> Result<Exit, Failure> {
+    let client = Client::open(&args.list.server)?;
+    let mut path = format!("/certificates?all={}", args.all);
+    for (name, value) in [("id", &args.id), ("node", &args.node), ("class", &args.class)] {
+        if let Some(value) = value {
+            path.push_str(&format!("&{name}={}", encode(value)));
+        }
+    }
+    let found: Vec<wire::Certificate> = client.get_all(&path).await?;
+    output::show(args.list.output, &found, |found| certificates_table(found))?;
+    Ok(Exit::Ok)
+}
+
+fn certificates_table(certificates: &[wire::Certificate]) -> String {
+    let rows = certificates.iter().map(|one| {
+        vec![
+            one.serial.clone(),
+            one.class.clone(),
+            one.id.clone(),
+            dash(one.node.as_deref()),
+            one.authority.clone(),
+            one.state.clone(),
+            left(one.expires_in_secs),
+            one.purpose.clone(),
+        ]
+    });
+    output::table(
+        &["serial", "class", "identity", "node", "authority", "state", "expires in", "purpose"],
+        rows,
+    )
+}
+
+pub(super) async fn identity(command: IdentityCommand) -> Result<Exit, Failure> {
+    match command {
+        IdentityCommand::List(args) => {
+            let client = Client::open(&args.server)?;
+            let page: wire::Page<wire::Identity> = client.get("/identities").await?;
+            output::show(args.output, &page.items, |items| identities_table(items))?;
+            Ok(Exit::Ok)
+        }
+        IdentityCommand::Block(args) => {
+            let client = Client::open(&args.change.server)?;
+            if !args.change.dry_run {
+                may_go_on(&args.change, &format!("block {}: its streams end and it cannot renew?", args.id))?;
+            }
+            done(&args.change, &client.post("/identities/block", &block(&args)).await?)
+        }
+        IdentityCommand::Unblock(args) => {
+            let client = Client::open(&args.change.server)?;
+            done(&args.change, &client.post("/identities/unblock", &block(&args)).await?)
+        }
+    }
+}
+
+fn block(args: &BlockArgs) -> wire::Block {
+    wire::Block { id: args.id.clone(), reason: args.reason.clone(), dry_run: args.change.dry_run }
+}
+
+fn identities_table(identities: &[wire::Identity]) -> String {
+    let rows = identities.iter().map(|one| {
+        vec![
+            one.id.clone(),
+            one.class.clone(),
+            dash(Some(&one.nodes.join(", "))),
+            dash(one.blocked_since.as_deref()),
+            dash(one.blocked_reason.as_deref()),
+        ]
+    });
+    output::table(&["identity", "class", "nodes", "blocked since", "because"], rows)
+}
+
+pub(super) async fn token(command: TokenCommand) -> Result<Exit, Failure> {
+    match command {
+        TokenCommand::List(args) => {
+            let client = Client::open(&args.server)?;
+            let page: wire::Page<wire::Token> = client.get("/tokens").await?;
+            output::show(args.output, &page.items, |items| {
+                let rows = items.iter().map(|one| {
+                    let failures = one.failures.to_string();
+                    let made = (one.author.clone(), one.created.clone());
+                    vec![
+                        one.id.clone(),
+                        one.node.clone(),
+                        one.state.clone(),
+                        one.expires.clone(),
+                        made.0,
+                        made.1,
+                        failures,
+                    ]
+                });
+                output::table(&["token", "node", "state", "ends", "author", "made", "wrong secrets"], rows)
+            })?;
+            Ok(Exit::Ok)
+        }
+        TokenCommand::Revoke(args) => {
+            let client = Client::open(&args.change.server)?;
+            let path = format!("/tokens/{}{}", encode(&args.id), dry(&args.change));
+            done(&args.change, &client.delete(&path).await?)
+        }
+    }
+}
+
+pub(super) async fn audit(command: AuditCommand) -> Result<Exit, Failure> {
+    let AuditCommand::List(args) = command;
+    let client = Client::open(&args.list.server)?;
+    let rows = audit_rows(&client, &args).await?;
+    if args.list.output != Format::Table {
+        output::show(args.list.output, &rows, |_| String::new())?;
+        return Ok(Exit::Ok);
+    }
+    let lines = rows.iter().map(|row| {
+        let details: Vec<String> = row.details.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let why = [row.reason.clone(), details.join(" ")].join(" ").trim().to_owned();
+        let (sequence, count) = (row.sequence.to_string(), row.count.to_string());
+        let what = (row.actor.clone(), row.action.clone(), row.outcome.clone(), row.object.clone());
+        vec![sequence, row.at.clone(), what.0, what.1, what.2, what.3, count, why]
+    });
+    say(&output::table(&["row", "at", "actor", "action", "outcome", "object", "count", "why"], lines));
+    Ok(Exit::Ok)
+}
+
+async fn audit_rows(client: &Client, args: &AuditListArgs) -> Result<Vec<wire::AuditRow>, Failure> {
+    let since = args.since.as_deref().map(since).transpose()?;
+    let mut path = String::from("/audit?");
+    let filters = [
+        ("since", &since),
+        ("action", &args.action),
+        ("actor", &args.actor),
+        ("object", &args.object),
+        ("text", &args.text),
+    ];
+    for (name, value) in filters {
+        if let Some(value) = value {
+            path.push_str(&format!("{name}={}&", encode(value)));
+        }
+    }
+    let (mut rows, mut after) = (Vec::new(), String::new());
+    while rows.len() < args.limit {
+        let limit = (args.limit - rows.len()).min(500);
+        let page: wire::Page<wire::AuditRow> = client.get(&format!("{path}limit={limit}{after}")).await?;
+        rows.extend(page.items);
+        let Some(next) = page.next else { break };
+        after = format!("&after={next}");
+    }
+    Ok(rows)
+}
+
+/// A point in time, or how long ago.
+fn since(text: &str) -> Result<String, Failure> {
+    if certs::Timestamp::parse_rfc3339(text).is_some() {
+        return Ok(text.to_owned());
+    }
+    Ok((SystemClock.now() - parse_duration("--since", text)?).to_string())
+}

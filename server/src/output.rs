@@ -1,0 +1,259 @@
+//! What commands print: results to standard output, everything else to standard error. The only file that prints.
+
+use std::io::{IsTerminal, Write};
+
+use api::problem::{Fault, Problem};
+use comfy_table::{ContentArrangement, Table, presets};
+use serde::Serialize;
+
+use crate::cli::Format;
+
+/// How a command ended, as the shell sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// It did what it was asked.
+    Ok = 0,
+    /// It failed.
+    Failed = 1,
+    /// It was asked wrongly.
+    Usage = 2,
+    /// A policy forbids it.
+    Refused = 3,
+    /// What it was about does not exist.
+    NotFound = 4,
+    /// Somebody else changed it, or it exists already.
+    Conflict = 5,
+    /// The server cannot be reached, or cannot answer now.
+    Unavailable = 6,
+    /// Some of it was done.
+    Partial = 7,
+}
+
+impl From<Exit> for std::process::ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Why a command did not do what it was asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// What the shell sees.
+    pub exit: Exit,
+    /// What is wrong; lower case, no full stop.
+    pub message: String,
+    /// What to do.
+    pub hint: String,
+    /// Everything wrong with a text, if it was the text.
+    pub faults: Vec<Fault>,
+    /// Finds the call in the server's log and audit.
+    pub request_id: String,
+}
+
+impl Failure {
+    /// A failure with something to do about it.
+    #[must_use]
+    pub fn new(exit: Exit, message: impl Into<String>, hint: impl Into<String>) -> Self {
+        let (message, hint) = (message.into(), hint.into());
+        Self { exit, message, hint, faults: Vec::new(), request_id: String::new() }
+    }
+
+    /// What the command line itself has wrong.
+    #[must_use]
+    pub fn usage(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::new(Exit::Usage, message, hint)
+    }
+
+    /// Prints it to standard error, in the form that STYLE promises.
+    pub fn print(&self) {
+        for fault in &self.faults {
+            note(&format!("credence: error: {}", place(fault)));
+            if !fault.fix.is_empty() {
+                note(&format!("credence: hint: {}", fault.fix));
+            }
+        }
+        if self.faults.is_empty() || self.exit != Exit::Failed {
+            note(&format!("credence: error: {}", self.message));
+        }
+        if !self.hint.is_empty() && self.faults.is_empty() {
+            note(&format!("credence: hint: {}", self.hint));
+        }
+        if !self.request_id.is_empty() && matches!(self.exit, Exit::Unavailable | Exit::Failed) {
+            note(&format!("credence: request id: {}", self.request_id));
+        }
+    }
+}
+
+/// A fault as one line: what, then where.
+#[must_use]
+pub fn place(fault: &Fault) -> String {
+    let mut place = fault.file.clone();
+    if fault.line > 0 {
+        place.push_str(&format!(":{}:{}", fault.line, fault.column));
+    }
+    if !fault.path.is_empty() {
+        place.push_str(&format!(", {}", fault.path));
+    }
+    if place.is_empty() { fault.message.clone() } else { format!("{} ({place})", fault.message) }
+}
+
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Self {
+        let exit = exit_of(&problem);
+        Self {
+            exit,
+            message: problem.detail,
+            hint: problem.hint,
+            faults: problem.errors,
+            request_id: problem.request_id,
+        }
+    }
+}
+
+/// The exit code of a problem: by its word where the contract says more than the status does.
+#[must_use]
+pub fn exit_of(problem: &Problem) -> Exit {
+    match (problem.word(), problem.status) {
+        ("syntax" | "invalid-document", _) => Exit::Failed,
+        ("parameter" | "content-type" | "too-large" | "no-method", _) => Exit::Usage,
+        (_, 401 | 403) => Exit::Refused,
+        (_, 404) => Exit::NotFound,
+        (_, 409 | 412) => Exit::Conflict,
+        (_, 429 | 502..=504) => Exit::Unavailable,
+        _ => Exit::Failed,
+    }
+}
+
+/// Prints a result. A reader that has gone away is no error of ours.
+pub fn say(text: &str) {
+    let _ = writeln!(std::io::stdout().lock(), "{text}");
+}
+
+/// Prints a remark beside the result.
+pub fn note(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+/// Asks a yes-or-no question on the terminal. Without a terminal the answer is no.
+#[must_use]
+pub fn confirmed(question: &str) -> bool {
+    let (mut stderr, stdin) = (std::io::stderr().lock(), std::io::stdin());
+    if !stdin.is_terminal() {
+        return false;
+    }
+    let _ = write!(stderr, "{question} [y/N] ");
+    let _ = stderr.flush();
+    let mut line = String::new();
+    stdin.read_line(&mut line).is_ok() && matches!(line.trim(), "y" | "Y" | "yes")
+}
+
+/// Whether standard output is a person.
+#[must_use]
+pub fn is_terminal() -> bool {
+    std::io::stdout().is_terminal()
+}
+
+/// A value as JSON or YAML.
+///
+/// # Errors
+/// When it has no text form, which none of our types does.
+pub fn structured<T: Serialize>(format: Format, value: &T) -> Result<String, Failure> {
+    let failed = |error: String| Failure::new(Exit::Failed, format!("cannot print the answer: {error}"), "");
+    match format {
+        Format::Table | Format::Json => {
+            serde_json::to_string_pretty(value).map_err(|error| failed(error.to_string()))
+        }
+        Format::Yaml => serde_saphyr::to_string(value).map_err(|error| failed(error.to_string())),
+    }
+}
+
+/// Prints `value` as `format` asks; `table` makes it for people.
+///
+/// # Errors
+/// As [`structured`].
+pub fn show<T: Serialize>(
+    format: Format,
+    value: &T,
+    table: impl FnOnce(&T) -> String,
+) -> Result<(), Failure> {
+    let text = if format == Format::Table { table(value) } else { structured(format, value)? };
+    say(text.trim_end());
+    Ok(())
+}
+
+/// A table without lines, for people and for `awk`.
+#[must_use]
+pub fn table(headers: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(headers.iter().map(|header| header.to_uppercase()));
+    for row in rows {
+        table.add_row(row);
+    }
+    table.trim_fmt()
+}
+
+/// Seconds until something, for people: `3h20m`, or `expired 5m ago`.
+#[must_use]
+pub fn left(secs: i64) -> String {
+    let length = certs::format_duration(std::time::Duration::from_secs(secs.unsigned_abs()));
+    if secs < 0 { format!("expired {length} ago") } else { length }
+}
+
+#[cfg(test)]
+mod tests {
+    use api::calls::CallError;
+
+    use super::*;
+
+    #[test]
+    fn exit_codes_follow_the_contract() {
+        let stale = || CallError::Stale { what: "document", name: "x".into(), expected: 1, actual: 2 };
+        for (error, expected) in [
+            (CallError::Syntax(Vec::new()), 1),
+            (CallError::Invalid(Vec::new()), 1),
+            (CallError::Parameter { what: "limit", why: "it is 0".into() }, 2),
+            (CallError::ContentType { found: String::new() }, 2),
+            (CallError::TooLarge { limit: 1 }, 2),
+            (CallError::NoCredential, 3),
+            (CallError::Policy("no".into()), 3),
+            (CallError::Forbidden { id: String::new(), operation: String::new() }, 3),
+            (CallError::NotFound { what: "node", name: String::new() }, 4),
+            (CallError::NoRoute("/x".into()), 4),
+            (CallError::Exists { what: "node", name: String::new() }, 5),
+            (CallError::Conflict { what: "token", name: String::new(), why: String::new() }, 5),
+            (stale(), 5),
+            (CallError::Unavailable { part: "store", why: String::new() }, 6),
+            (CallError::TimedOut(std::time::Duration::ZERO), 6),
+            (CallError::RateLimited { retry_after: std::time::Duration::ZERO }, 6),
+        ] {
+            let failure = Failure::from(Problem::new(&error, "id"));
+            assert_eq!(failure.exit as u8, expected, "{error}");
+        }
+    }
+
+    #[test]
+    fn faults_say_what_then_where() {
+        let mut fault = Fault {
+            file: "web.yaml".into(),
+            line: 3,
+            column: 15,
+            path: "spec.routes[0].name".into(),
+            value: String::new(),
+            rule: "required".into(),
+            message: "a name is missing".into(),
+            fix: String::new(),
+        };
+        assert_eq!(place(&fault), "a name is missing (web.yaml:3:15, spec.routes[0].name)");
+        (fault.line, fault.path) = (0, String::new());
+        assert_eq!(place(&fault), "a name is missing (web.yaml)");
+    }
+
+    #[test]
+    fn tables_are_plain() {
+        let text = table(&["name", "state"], [vec!["web".into(), "SYNCED".into()]]);
+        assert_eq!(text.lines().map(str::trim).collect::<Vec<_>>(), ["NAME  STATE", "web   SYNCED"]);
+        assert_eq!((left(90), left(-3600)), ("1m30s".into(), "expired 1h ago".into()));
+    }
+}
