@@ -259,6 +259,12 @@ impl Session {
         &self.node
     }
 
+    /// What was called.
+    #[must_use]
+    pub fn method(&self) -> Method {
+        self.method
+    }
+
     /// What the node calls its software, and the version of it; empty before its first message.
     #[must_use]
     pub fn agent(&self) -> (&str, &str) {

@@ -149,6 +149,8 @@ pub(crate) struct Progress {
     pub(crate) held: OrdMap<Arc<str>, Arc<Resource>>,
     pub(crate) unacked: OrdMap<Arc<str>, Option<Version>>,
     pub(crate) refused: OrdMap<Arc<str>, Arc<Nack>>,
+    /// Wanted by name and not sent; only the first few.
+    pub(crate) missing: Vec<Arc<str>>,
 }
 
 /// What one stream wants and holds of one type.
@@ -471,7 +473,14 @@ impl Subscription {
     }
 
     pub(crate) fn progress(&self) -> Progress {
-        Progress { held: self.held.clone(), unacked: self.unacked.clone(), refused: self.parked.clone() }
+        let is_missing =
+            |name: &&Arc<str>| !self.held.contains_key(*name) && !self.parked.contains_key(*name);
+        Progress {
+            held: self.held.clone(),
+            unacked: self.unacked.clone(),
+            refused: self.parked.clone(),
+            missing: self.names.explicit().iter().take(256).filter(is_missing).cloned().collect(),
+        }
     }
 }
 
