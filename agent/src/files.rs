@@ -247,9 +247,9 @@ impl StateDir {
     ) -> Result<(), StateError> {
         let paths = self.secret_paths();
         let node = serde_json::to_value(membership).expect("names serialize");
-        self.write_json(&self.root.join(NODE), &node)?;
-        self.write_json(&paths.node_secret, &node_secret(&paths))?;
-        self.write_json(&paths.bundle_secret, &bundle_secret(&paths))?;
+        write_json(&self.root.join(NODE), &node)?;
+        write_json(&paths.node_secret, &node_secret(&paths))?;
+        write_json(&paths.bundle_secret, &bundle_secret(&paths))?;
         self.write_bootstrap(membership, envoy)?;
         self.install(credentials)
     }
@@ -268,7 +268,7 @@ impl StateDir {
             discovery: envoy.discovery,
             paths: self.secret_paths(),
         };
-        self.write_json(&self.envoy_config(), &bootstrap.to_json())
+        write_json(&self.envoy_config(), &bootstrap.to_json())
     }
 
     /// Puts the next certificate, key and bundle in place, all at once. The version before stays beside it, for a
@@ -335,16 +335,42 @@ impl StateDir {
         let bundle = TrustBundle::new(membership.trust_domain.clone(), roots, 0);
         Ok((membership, Credentials { chain, key, bundle }))
     }
+}
 
-    fn write_json(&self, path: &Path, value: &serde_json::Value) -> Result<(), StateError> {
-        let mut text = serde_json::to_string_pretty(value).expect("values made here serialize");
-        text.push('\n');
-        let next = self.root.join(".next");
-        remove_if_there(&next)?;
-        write_new(&next, text.as_bytes())?;
-        fs::rename(&next, path).map_err(failed("replace", path))?;
-        sync_directory(&self.root)
-    }
+fn write_json(path: &Path, value: &serde_json::Value) -> Result<(), StateError> {
+    let mut text = serde_json::to_string_pretty(value).expect("values made here serialize");
+    text.push('\n');
+    write_private(path, text.as_bytes())
+}
+
+/// Writes a private key as PEM into a file of mode 0600, by renaming a complete one into place.
+///
+/// # Errors
+/// When it cannot be written; then what stood there stands there still.
+pub fn write_private_key(path: &Path, key: &SecretKey) -> Result<(), StateError> {
+    write_private(path, key_pem(key).as_bytes())
+}
+
+/// Writes a file of mode 0600 by renaming a complete one into place.
+///
+/// # Errors
+/// When it cannot be written; then what stood there stands there still.
+pub fn write_private(path: &Path, content: &[u8]) -> Result<(), StateError> {
+    let mut next = path.as_os_str().to_owned();
+    next.push(".next");
+    let next = PathBuf::from(next);
+    remove_if_there(&next)?;
+    write_new(&next, content)?;
+    fs::rename(&next, path).map_err(failed("replace", path))?;
+    sync_directory(path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")))
+}
+
+/// Reads a private key as [`write_private_key`] writes it.
+///
+/// # Errors
+/// When it cannot be read, or is no key that Credence works with.
+pub fn read_private_key(path: &Path) -> Result<SecretKey, StateError> {
+    read_key(path)
 }
 
 /// Whether a key was made for this try or found from an earlier one.

@@ -15,13 +15,12 @@ use proto::credence::v1::{
 };
 use sds::schedule::{Jitter, retry_in};
 use spiffe::{
-    Class, Namespace, NodeId, SpiffeId, SvidError, Tenant, Trust, TrustBundle, TrustDomain,
-    attestation::{Claim, METHOD_JOIN_TOKEN},
+    Class, Namespace, NodeId, SpiffeId, SvidError, Trust, TrustBundle, TrustDomain,
+    attestation::{COOKIE_LIFE, Claim, JoinToken, METHOD_JOIN_TOKEN},
     verify_svid,
 };
 use thiserror::Error;
 use tonic::{Code, Status};
-use zeroize::Zeroizing;
 
 use crate::{
     Pin, ServerAddress,
@@ -33,49 +32,6 @@ use crate::{
 const MAX_ROOTS: usize = 32;
 /// Beyond this, a clock that differs from the server's is worth a word.
 const SKEW_WORTH_A_WORD: Duration = Duration::from_secs(30);
-/// For how long the server accepts a nonce (security reference 3.3).
-const NONCE_LIFE: Duration = Duration::from_secs(60);
-
-/// Text is not of the form of a join token.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("join token does not have the form crd1_TENANT_ID_SECRET_CRC")]
-pub struct TokenFormError;
-
-/// A join token as an operator handed it over. A secret until it is spent.
-pub struct JoinToken {
-    text: Zeroizing<String>,
-    tenant: Tenant,
-    id: String,
-}
-
-impl JoinToken {
-    /// Reads the parts that are public; whether the secret is right is for the server to say.
-    ///
-    /// # Errors
-    /// When it does not have five parts, or the tenant is no name.
-    pub fn parse(text: &str) -> Result<Self, TokenFormError> {
-        let parts: Vec<&str> = text.trim().split('_').collect();
-        let ["crd1", tenant, id, secret, crc] = parts[..] else { return Err(TokenFormError) };
-        let is_hex = |part: &str| !part.is_empty() && part.bytes().all(|octet| octet.is_ascii_hexdigit());
-        if ![id, secret, crc].into_iter().all(is_hex) || id.len() > 64 {
-            return Err(TokenFormError);
-        }
-        let tenant = Tenant::parse(tenant).map_err(|_| TokenFormError)?;
-        Ok(Self { text: Zeroizing::new(text.trim().to_owned()), tenant, id: id.to_owned() })
-    }
-
-    /// Its public half.
-    #[must_use]
-    pub fn id(&self) -> &str {
-        &self.id
-    }
-}
-
-impl fmt::Debug for JoinToken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "JoinToken({} of {})", self.id, self.tenant)
-    }
-}
 
 /// What one joins with: the line that `proxy enroll` printed.
 #[derive(Debug)]
@@ -288,7 +244,7 @@ async fn attempt(
     let (channel, origin) = connection.channel();
     let mut client =
         EnrolmentServiceClient::with_origin(channel, origin).max_decoding_message_size(MAX_ANSWER_BYTES);
-    let tenant = &request.token.tenant;
+    let tenant = request.token.tenant();
     let begin = BeginRequest {
         method: METHOD_JOIN_TOKEN.to_owned(),
         tenant: tenant.to_string(),
@@ -309,7 +265,7 @@ async fn attempt(
         method: METHOD_JOIN_TOKEN.to_owned(),
         tenant: tenant.to_string(),
         cookie: challenge.cookie,
-        join_token: request.token.text.to_string(),
+        join_token: request.token.to_clear_text(),
         csr_der: Csr::build(key),
         proof,
     };
@@ -320,7 +276,7 @@ async fn attempt(
 
 /// The server's nonce ends a known time after the server made it: that tells its time, roughly.
 fn compare_clocks(challenge: &BeginResponse, now: Timestamp, progress: &dyn Progress) {
-    let theirs = Timestamp::from_unix_millis(challenge.expires_unix_ms) - NONCE_LIFE;
+    let theirs = Timestamp::from_unix_millis(challenge.expires_unix_ms) - COOKIE_LIFE;
     let by = now.since(theirs).max(theirs.since(now));
     if by > SKEW_WORTH_A_WORD {
         progress.say(Step::ClockDiffers { by, is_ahead: now > theirs });

@@ -113,3 +113,17 @@ fn life_is_counted_from_issue() {
         .life();
     assert_eq!((life.issued, life.length()), (NOW, Duration::from_secs(12)));
 }
+
+#[test]
+fn a_private_file_is_replaced_whole_and_closed_to_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("operator.key");
+    fs::write(&path, "open to others").unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+    let key = SecretKey::generate(KeyKind::P256);
+    write_private_key(&path, &key).unwrap();
+    assert_eq!(mode(&path), 0o600);
+    assert_eq!(read_private_key(&path).unwrap().public(), key.public());
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    assert!(write_private(&folder.path().join("no/such"), b"x").is_err());
+}

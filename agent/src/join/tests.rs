@@ -1,12 +1,12 @@
 use std::sync::Mutex;
 
+use spiffe::Tenant;
+
 use super::*;
 use crate::{
     ServerRefusal,
     testing::{DAY, FakeServer, LeapingClock, NOW, TestAuthority, Turn, reopen},
 };
-
-const TOKEN: &str = "crd1_default_0011223344556677_aabbcc_01020304";
 
 #[derive(Default)]
 struct Heard(Mutex<Vec<Step>>);
@@ -20,11 +20,13 @@ impl Progress for Heard {
 struct Attempt {
     folder: tempfile::TempDir,
     heard: Heard,
+    token: String,
 }
 
 impl Attempt {
     fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap(), heard: Heard::default() }
+        let token = JoinToken::generate(Tenant::default()).to_clear_text();
+        Self { folder: tempfile::tempdir().unwrap(), heard: Heard::default(), token }
     }
 
     async fn join(
@@ -33,7 +35,7 @@ impl Attempt {
         change: impl FnOnce(&mut JoinRequest),
     ) -> Result<Membership, JoinError> {
         let mut request = JoinRequest {
-            token: JoinToken::parse(TOKEN).unwrap(),
+            token: JoinToken::parse(&self.token).unwrap(),
             server: server.address(),
             pin: server.authority.pin(),
             envoy: EnvoyOptions::default(),
@@ -62,7 +64,7 @@ async fn writes_what_a_node_needs() {
     assert_eq!(credentials.bundle.content_hash(), server.authority.bundle().content_hash());
     let steps = attempt.heard.0.lock().unwrap();
     assert!(matches!(steps.last(), Some(Step::Written(_))), "{steps:?}");
-    assert!(steps.iter().all(|step| !step.to_string().contains("aabbcc")), "a token was shown");
+    assert!(steps.iter().all(|step| !step.to_string().contains(&attempt.token)), "a token was shown");
 }
 
 #[tokio::test]
@@ -74,7 +76,7 @@ async fn a_lost_answer_is_asked_for_again_with_the_same_key() {
     let (_, credentials) = attempt.load().unwrap();
     let seen = server.seen.lock().unwrap();
     assert_eq!((seen.finishes, seen.issued.len()), (4, 1));
-    assert_eq!(seen.issued[TOKEN].1, credentials.chain);
+    assert_eq!(seen.issued[&attempt.token].1, credentials.chain);
 }
 
 #[tokio::test]
@@ -86,7 +88,7 @@ async fn a_later_run_goes_on_with_the_key_of_the_first() {
     assert!(matches!(error, JoinError::Unanswered(_)), "{error}");
     assert!(matches!(attempt.load(), Err(StateError::NotJoined(_))));
     attempt.join(&server, |_| {}).await.unwrap();
-    assert_eq!(server.seen.lock().unwrap().issued[TOKEN].1, attempt.load().unwrap().1.chain);
+    assert_eq!(server.seen.lock().unwrap().issued[&attempt.token].1, attempt.load().unwrap().1.chain);
     assert!(attempt.heard.0.lock().unwrap().contains(&Step::Key(KeyOrigin::EarlierTry)));
 
     // The key is spent with the token: another enrolment has a key of its own.
@@ -116,7 +118,7 @@ async fn believes_the_server_identity_and_no_other() {
         let attempt = Attempt::new();
         let state = StateDir::open(attempt.folder.path()).unwrap();
         let request = JoinRequest {
-            token: JoinToken::parse(TOKEN).unwrap(),
+            token: JoinToken::parse(&attempt.token).unwrap(),
             server: server.address(),
             pin: server.authority.pin(),
             envoy: EnvoyOptions::default(),
@@ -171,14 +173,4 @@ async fn says_who_cannot_be_reached() {
     assert!(error.hint().unwrap().contains("credence serve"));
     let steps = attempt.heard.0.lock().unwrap();
     assert!(steps.iter().filter(|step| matches!(step, Step::Waiting { .. })).count() > 3, "{steps:?}");
-}
-
-#[test]
-fn tokens_are_parsed_and_never_shown() {
-    let token = JoinToken::parse(&format!(" {TOKEN}\n")).unwrap();
-    assert_eq!(token.id(), "0011223344556677");
-    assert_eq!(format!("{token:?}"), "JoinToken(0011223344556677 of default)");
-    for bad in ["", "crd1", "crd2_default_00_00_00", "crd1_Default_00_00_00", "crd1_default_../x_00_00"] {
-        assert!(JoinToken::parse(bad).is_err(), "{bad}");
-    }
 }
