@@ -83,6 +83,7 @@ pub const TABLE: &[Row] = &[
     (Method::GET, "/api/v1/certificates", Permission::ReadTrust),
     (Method::GET, "/api/v1/certificates/{serial}", Permission::ReadTrust),
     (Method::POST, "/api/v1/certificates/probe", Permission::WriteTrust),
+    (Method::POST, "/api/v1/certificates/renew", Permission::ReadStatus),
     (Method::GET, "/api/v1/audit", Permission::ReadAudit),
     (Method::GET, "/api/v1/stats", Permission::ReadStatus),
     (Method::GET, "/api/v1/status", Permission::ReadStatus),

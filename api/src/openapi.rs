@@ -109,6 +109,7 @@ const ROUTES: &[Route] = &[
     ("get", "/certificates", "Certificates as the journal knows them: the newest valid one of each identity and node, or all", &["id", "node", "class", "all", "limit", "after"], Nothing, Page("Certificate")),
     ("get", "/certificates/{serial}", "One certificate with its chain", &[], Nothing, One("Certificate")),
     ("post", "/certificates/probe", "Issue a certificate of 10 minutes for the probe identity", &[], One("Probe"), One("Probed")),
+    ("post", "/certificates/renew", "Issue the caller's own operator certificate again, for a new key", &[], One("Probe"), One("Probed")),
     ("get", "/audit", "The audit log, newest first", &["since", "until", "action", "actor", "object", "text", "limit", "after"], Nothing, Page("AuditRow")),
     ("get", "/stats", "The numbers of a front page", &[], Nothing, One("Stats")),
     ("get", "/status", "Everything that \"credence status\" shows", &[], Nothing, One("Status")),

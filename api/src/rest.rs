@@ -92,6 +92,7 @@ fn routes() -> Router<Arc<Shared>> {
         .route("/certificates", get(trust::certificates))
         .route("/certificates/{serial}", get(trust::certificate))
         .route("/certificates/probe", post(trust::probe))
+        .route("/certificates/renew", post(trust::renew))
         .route("/audit", get(trust::audit))
         .route("/stats", get(trust::stats))
         .route("/status", get(trust::status))

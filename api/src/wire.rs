@@ -466,7 +466,7 @@ pub struct Certificate {
     pub pem: Option<String>,
 }
 
-/// Asks for a short certificate of the probe identity, for `credence verify`.
+/// Asks for a certificate: of the probe identity for `credence verify`, or the caller's own again.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Probe {
@@ -474,10 +474,10 @@ pub struct Probe {
     pub csr: String,
 }
 
-/// A probe certificate.
+/// A certificate that was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Probed {
-    /// The probe's identity.
+    /// Whose it is.
     pub id: String,
     /// The chain, leaf first.
     pub pem: String,
@@ -626,7 +626,8 @@ pub struct FailedRenewal {
     /// For which node, if for one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
-    /// When it failed last.
+    /// When it failed last, where that is known.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub at: String,
     /// How often in a row.
     pub failures: u32,

@@ -1,11 +1,21 @@
 //! The command line's way to 8080: HTTP over mutual TLS 1.3 with the operator's certificate. The server is known
 //! by its SPIFFE ID and not by its address. A TLS alert is turned into a hint.
 
-use std::{error::Error, fs, path::Path, sync::Arc, time::Duration};
+use std::{
+    error::Error,
+    fs,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use api::problem::Problem;
+use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use certs::{Certificate, Chain, Clock, SecretKey, Timestamp, Usage, certificates_from_pem, format_duration};
+use certs::{
+    Certificate, Chain, Clock, Csr, KeyKind, SecretKey, Timestamp, Usage, certificates_from_pem,
+    format_duration,
+};
 use http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
@@ -25,7 +35,7 @@ use zeroize::Zeroizing;
 use crate::{
     cli::ServerArgs,
     clock::SystemClock,
-    output::{Exit, Failure},
+    output::{Exit, Failure, note},
     tls,
 };
 
@@ -54,6 +64,8 @@ pub struct Client {
     endpoint: String,
     domain: TrustDomain,
     config: Arc<ClientConfig>,
+    /// Where to put a new operator certificate, while the one in use is past half of its life.
+    renewal: Mutex<Option<PathBuf>>,
 }
 
 impl Client {
@@ -87,7 +99,8 @@ impl Client {
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier))
             .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
-        Ok(Self { endpoint, domain: id.trust_domain().clone(), config: Arc::new(config) })
+        let renewal = Mutex::new(is_past_half(&chain, now).then(|| directory.clone()));
+        Ok(Self { endpoint, domain: id.trust_domain().clone(), config: Arc::new(config), renewal })
     }
 
     /// The trust domain of the operator's certificate.
@@ -198,6 +211,7 @@ impl Client {
         };
         let (status, headers, body) = exchange.await.map_err(|_| late())??;
         if status.is_success() {
+            self.renew_if_due().await;
             return Ok(Answer { headers, body });
         }
         match serde_json::from_slice::<Problem>(&body) {
@@ -207,6 +221,39 @@ impl Client {
                 Err(Failure::new(Exit::Failed, message, "is it the management port (8080) of Credence?"))
             }
         }
+    }
+
+    /// Replaces the operator's certificate once it is past half of its life. What was asked for has its answer
+    /// already: a failure is a remark, and the next command tries again.
+    async fn renew_if_due(&self) {
+        let due = self.renewal.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(directory) = due else { return };
+        match tokio::time::timeout(ANSWER_TIMEOUT, self.renew(&directory)).await {
+            Ok(Ok(expires)) => note(&format!("credence: operator certificate renewed, it ends at {expires}")),
+            Ok(Err(failure)) => {
+                note(&format!("credence: operator certificate was not renewed: {}", failure.message));
+            }
+            Err(_) => note("credence: operator certificate was not renewed: no answer"),
+        }
+    }
+
+    async fn renew(&self, directory: &Path) -> Result<String, Failure> {
+        let key = SecretKey::generate(KeyKind::P256);
+        let wanted = api::wire::Probe { csr: STANDARD.encode(Csr::build(&key)) };
+        let body = serde_json::to_vec(&wanted).unwrap_or_default();
+        let request = Request::post("/api/v1/certificates/renew")
+            .header(header::HOST, &self.endpoint)
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(body.into()))
+            .map_err(|error| Failure::new(Exit::Failed, error.to_string(), ""))?;
+        let (status, headers, body) = self.exchange(request).await?;
+        if !status.is_success() {
+            let problem = serde_json::from_slice::<Problem>(&body).map(Failure::from);
+            return Err(problem.unwrap_or_else(|_| Failure::new(Exit::Failed, status.to_string(), "")));
+        }
+        let renewed: api::wire::Probed = parsed(&Answer { headers, body })?;
+        install(directory, &key, &renewed.pem)?;
+        Ok(renewed.expires)
     }
 
     async fn exchange(
@@ -262,6 +309,25 @@ impl Client {
             )
         })
     }
+}
+
+fn is_past_half(chain: &Chain, now: Timestamp) -> bool {
+    let (start, end) = (chain.leaf().not_before(), chain.leaf().not_after());
+    start + end.since(start) / 2 <= now
+}
+
+/// Puts a key and its chain in place: both are complete on disk before either takes its name.
+fn install(directory: &Path, key: &SecretKey, pem: &str) -> Result<(), Failure> {
+    let failed = |error: String| {
+        Failure::new(Exit::Failed, format!("cannot write into {}: {error}", directory.display()), REISSUE)
+    };
+    let (new_key, new_certificate) =
+        (directory.join("operator.key.next"), directory.join("operator.crt.next"));
+    agent::files::write_private_key(&new_key, key).map_err(|error| failed(error.to_string()))?;
+    agent::files::write_private(&new_certificate, pem.as_bytes())
+        .map_err(|error| failed(error.to_string()))?;
+    fs::rename(&new_key, directory.join(KEY)).map_err(|error| failed(error.to_string()))?;
+    fs::rename(&new_certificate, directory.join(CERTIFICATE)).map_err(|error| failed(error.to_string()))
 }
 
 fn innermost(error: &(dyn Error + 'static)) -> String {
@@ -456,6 +522,8 @@ struct Unverified(String);
 
 #[cfg(test)]
 mod tests {
+    use spiffe::fake::FakeIssuer;
+
     use super::*;
 
     #[test]
@@ -477,6 +545,130 @@ mod tests {
         check(AlertDescription::UnknownCA, "vouches");
         check(AlertDescription::CertificateUnknown, "not an operator certificate");
         assert_eq!(refusal("cp:8080", &std::io::Error::other("reset")), None);
+    }
+
+    /// An admin directory with a chain of `issuer`, and an endpoint.
+    async fn admin_dir(issuer: &FakeIssuer, id: &str, endpoint: &str, lifetime: u64) -> tempfile::TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        let (chain, key) = svid(issuer, id, certs::Profile::Operator, lifetime).await;
+        install(directory.path(), &key, &chain.to_pem()).unwrap();
+        let roots = issuer.trust();
+        let roots = certs::certificates_to_pem(roots.own().authorities().iter().map(Certificate::der));
+        fs::write(directory.path().join(BUNDLE), roots).unwrap();
+        fs::write(directory.path().join(ENDPOINT), format!("{endpoint}\n")).unwrap();
+        directory
+    }
+
+    async fn svid(
+        issuer: &FakeIssuer,
+        id: &str,
+        profile: certs::Profile,
+        lifetime: u64,
+    ) -> (Chain, SecretKey) {
+        let key = SecretKey::generate(KeyKind::P256);
+        let request = spiffe::SvidRequest {
+            id: SpiffeId::parse(id).unwrap(),
+            profile,
+            public_key: key.public().clone(),
+            lifetime: Duration::from_secs(lifetime),
+            dns_names: Vec::new(),
+            ip_addresses: Vec::new(),
+            tenant: spiffe::Tenant::default(),
+            node: None,
+            purpose: spiffe::Purpose::Operator,
+            deadline: None,
+            spend: None,
+            request_id: spiffe::RequestId::random(),
+        };
+        (spiffe::SvidIssuer::issue(issuer, request).await.unwrap().chain, key)
+    }
+
+    /// Serves `connections` TLS connections as `id`, each with one answer of `status` and `body`.
+    #[expect(clippy::disallowed_methods, reason = "the server runs beside the test")]
+    async fn serve(issuer: &FakeIssuer, id: &str, answers: Vec<(u16, String)>) -> String {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let (chain, key) = svid(issuer, id, certs::Profile::Server, 3600).await;
+        let certified = Arc::new(tls::certified_key(&chain, &key).unwrap());
+        let config = rustls::ServerConfig::builder_with_provider(tls::provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from((*certified).clone())));
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async move {
+            for (status, body) in answers {
+                let (tcp, _) = listener.accept().await.unwrap();
+                let Ok(mut stream) = acceptor.accept(tcp).await else { continue };
+                let _ = stream.read(&mut [0; 4096]).await;
+                let length = body.len();
+                let head =
+                    format!("HTTP/1.1 {status} x\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
+                let _ = stream.write_all(format!("{head}{body}").as_bytes()).await;
+                let _ = stream.shutdown().await;
+            }
+        });
+        address
+    }
+
+    fn issuer() -> FakeIssuer {
+        FakeIssuer::new("td.example", Arc::new(SystemClock))
+    }
+
+    fn open(directory: &tempfile::TempDir) -> Client {
+        Client::open(&ServerArgs { admin_dir: directory.path().to_owned(), server: None }).unwrap()
+    }
+
+    const OPERATOR: &str = "spiffe://td.example/credence/operator/ann";
+    const SERVER: &str = "spiffe://td.example/credence/server";
+
+    #[tokio::test]
+    async fn talks_to_the_server_by_its_identity_and_to_nobody_else() {
+        let issuer = issuer();
+        let stats = serde_json::to_string(&api::wire::Stats::default()).unwrap();
+        let gone = Problem::new(&api::calls::CallError::NotFound { what: "node", name: "x".into() }, "id");
+        let gone = serde_json::to_string(&gone).unwrap();
+        let address = serve(&issuer, SERVER, vec![(200, stats), (404, gone)]).await;
+        let directory = admin_dir(&issuer, OPERATOR, &address, 36_000).await;
+        let client = open(&directory);
+        assert_eq!(client.get::<api::wire::Stats>("/stats").await, Ok(api::wire::Stats::default()));
+        let failure = client.get::<api::wire::Stats>("/stats").await.unwrap_err();
+        assert_eq!((failure.exit, failure.message.as_str()), (Exit::NotFound, "node x does not exist"));
+
+        let other = serve(&issuer, "spiffe://td.example/web", vec![(200, String::new())]).await;
+        let failure = open(&admin_dir(&issuer, OPERATOR, &other, 36_000).await);
+        let failure = failure.get::<api::wire::Stats>("/stats").await.unwrap_err();
+        assert_eq!(failure.exit, Exit::Refused);
+        assert!(failure.message.contains("not who it must be"), "{}", failure.message);
+    }
+
+    #[tokio::test]
+    async fn renews_past_half_of_its_life_and_keeps_the_answer() {
+        let issuer = issuer();
+        // Backdating alone puts a life of 30 s past its half.
+        let stats = serde_json::to_string(&api::wire::Stats::default()).unwrap();
+        let address = serve(&issuer, SERVER, vec![(200, stats), (503, "{}".into())]).await;
+        let directory = admin_dir(&issuer, OPERATOR, &address, 30).await;
+        let before = fs::read(directory.path().join(KEY)).unwrap();
+        let client = open(&directory);
+        assert!(client.renewal.lock().unwrap().is_some());
+        assert!(
+            client.get::<api::wire::Stats>("/stats").await.is_ok(),
+            "a failed renewal fails nothing else"
+        );
+        assert_eq!(fs::read(directory.path().join(KEY)).unwrap(), before);
+        let fresh = admin_dir(&issuer, OPERATOR, &address, 36_000).await;
+        assert!(open(&fresh).renewal.lock().unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn says_that_nobody_listens() {
+        let issuer = issuer();
+        let directory = admin_dir(&issuer, OPERATOR, "127.0.0.1:1", 36_000).await;
+        let failure = open(&directory).get::<api::wire::Stats>("/stats").await.unwrap_err();
+        assert_eq!(failure.exit, Exit::Unavailable);
+        assert!(failure.hint.contains("credence serve"), "{}", failure.hint);
     }
 
     #[test]

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use audit::Actor;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use ca::ports::{
     AuthorityRecord, AuthorityState, CertificateFilter, CertificateRow, CertificateState, Place,
 };
 use certs::{Chain, Csr, Profile, Serial, Timestamp, certificates_to_pem};
-use spiffe::{AuthorityId, NodeId, Purpose, SpiffeId, SvidRequest};
+use spiffe::{AuthorityId, Class, NodeId, Purpose, SpiffeId, SvidRequest};
 
 use super::{CallError, Caller, Calls, error};
 use crate::wire;
@@ -146,15 +147,54 @@ impl Calls {
         caller: &Caller,
         wanted: &wire::Probe,
     ) -> Result<wire::Probed, CallError> {
+        let id = error::id("probe identity", self.domain.id(PROBE_PATH))?;
+        self.issue(caller, wanted, id, Profile::Workload, PROBE_LIFETIME).await
+    }
+
+    /// Issues the caller's own operator certificate again, for a new key and as long a life as the one it has.
+    ///
+    /// # Errors
+    /// When the caller is no operator, the journal does not know its certificate, or the issuer cannot sign.
+    pub async fn renew_operator(
+        &self,
+        caller: &Caller,
+        wanted: &wire::Probe,
+    ) -> Result<wire::Probed, CallError> {
+        let id = match &caller.actor {
+            Actor::Identity { id } if matches!(id.class(), Ok(Class::Operator(_))) => id.clone(),
+            other => return Err(CallError::Policy(format!("{other} is no operator"))),
+        };
+        let filter = CertificateFilter {
+            id: Some(id.clone()),
+            profile: Some(Profile::Operator),
+            newest_only: true,
+            limit: 1,
+            ..CertificateFilter::default()
+        };
+        let rows =
+            self.journal.certificates(&filter).await.map_err(|error| unavailable("journal", &error))?;
+        let missing = || CallError::NotFound { what: "certificate", name: id.to_string() };
+        let current = rows.first().ok_or_else(missing)?;
+        let lifetime = current.intent.not_after.since(current.intent.at);
+        self.issue(caller, wanted, id.clone(), Profile::Operator, lifetime).await
+    }
+
+    async fn issue(
+        &self,
+        caller: &Caller,
+        wanted: &wire::Probe,
+        id: SpiffeId,
+        profile: Profile,
+        lifetime: Duration,
+    ) -> Result<wire::Probed, CallError> {
         let bad = |why: String| CallError::Parameter { what: "csr", why };
         let der = STANDARD.decode(&wanted.csr).map_err(|error| bad(error.to_string()))?;
         let csr = Csr::from_der(&der).map_err(|error| bad(error.to_string()))?;
-        let id = error::id("probe identity", self.domain.id(PROBE_PATH))?;
         let request = SvidRequest {
             id: id.clone(),
-            profile: Profile::Workload,
+            profile,
             public_key: csr.public_key().clone(),
-            lifetime: PROBE_LIFETIME,
+            lifetime,
             dns_names: Vec::new(),
             ip_addresses: Vec::new(),
             tenant: caller.tenant.clone(),

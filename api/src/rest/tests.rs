@@ -50,6 +50,7 @@ struct World {
     router: Router,
     store: MemoryStore,
     still: Still,
+    journal: Arc<ca::testing::MemoryStore>,
     clock: ManualClock,
     peer: Option<Arc<Peer>>,
 }
@@ -90,7 +91,7 @@ async fn world() -> World {
         audit: shared.clone(),
         refusals: shared,
         journal: ca.clone(),
-        authorities: ca,
+        authorities: ca.clone(),
         rotation: Arc::new(StillRotation),
         issuer,
         trust,
@@ -100,7 +101,7 @@ async fn world() -> World {
         metrics: Arc::new(still.clone()),
     };
     let peer = Some(peer("/credence/operator/ann"));
-    World { router: router(calls), store, still, clock, peer }
+    World { router: router(calls), store, still, journal: ca, clock, peer }
 }
 
 impl World {
@@ -341,6 +342,48 @@ async fn shows_trust_audit_and_status() {
     let csr = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, certs::Csr::build(&key));
     let probed = world.json("POST", "/api/v1/certificates/probe", json!({"csr": csr})).await;
     assert_eq!(probed.body["id"], "spiffe://td.example/credence-probe", "{}", probed.body);
+}
+
+#[tokio::test]
+async fn renews_the_callers_own_certificate_for_as_long_as_the_one_it_has() {
+    let mut world = world().await;
+    let key = certs::SecretKey::generate(certs::KeyKind::P256);
+    let csr = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, certs::Csr::build(&key));
+    let body = json!({"csr": csr}).to_string();
+    let renew = || request("POST", "/api/v1/certificates/renew", "application/json", body.clone());
+    world.refuses(renew(), 404, "not-found").await;
+    let now = world.clock.now();
+    let intent = ca::ports::Intent {
+        serial: certs::Serial::random(),
+        authority: spiffe::AuthorityId::of(certs::SpkiHash([1; 32])),
+        epoch: 1,
+        tbs_sha256: [0; 32],
+        id: world.peer.as_ref().unwrap().id().clone(),
+        profile: certs::Profile::Operator,
+        tenant: Tenant::default(),
+        node: None,
+        purpose: spiffe::Purpose::Operator,
+        spki: certs::SpkiHash([2; 32]),
+        not_before: now,
+        not_after: now + Duration::from_secs(7200),
+        at: now,
+        request_id: RequestId::random(),
+    };
+    let event = || Event::done(now, Actor::System, Action::CertificateIntent, "operator");
+    let result = ca::ports::ResultRecord {
+        serial: intent.serial.clone(),
+        authority: intent.authority,
+        outcome: ca::ports::IssueOutcome::Issued(vec![vec![1]]),
+        at: now,
+    };
+    ca::ports::Journal::record_intent(&*world.journal, intent, None, event()).await.unwrap();
+    ca::ports::Journal::record_result(&*world.journal, result, event()).await.unwrap();
+    let renewed = world.send(renew()).await;
+    assert_eq!(renewed.status, StatusCode::CREATED, "{}", renewed.body);
+    assert_eq!(renewed.body["id"], "spiffe://td.example/credence/operator/ann");
+    assert_eq!(renewed.body["expires"], (now + Duration::from_secs(7200)).to_string());
+    world.peer = Some(peer("/credence/node/a"));
+    world.refuses(renew(), 403, "forbidden").await;
 }
 
 #[tokio::test]

@@ -128,6 +128,16 @@ pub(super) async fn probe(
     Ok((StatusCode::CREATED, Json(probed)).into_response())
 }
 
+pub(super) async fn renew(
+    State(shared): App,
+    caller: Caller,
+    Params(Nothing {}): Params<Nothing>,
+    Body(wanted): Body<wire::Probe>,
+) -> Result<Response, CallError> {
+    let renewed = shared.calls.renew_operator(&caller, &wanted).await?;
+    Ok((StatusCode::CREATED, Json(renewed)).into_response())
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct AuditParams {
