@@ -170,6 +170,11 @@ impl XdsServer {
         self.shared.report(actor, object.chars().take(256).collect(), refusal, request_id);
     }
 
+    /// Ends every stream of `node`, which comes again and asks for everything; answers how many there were.
+    pub fn end_streams_of(&self, node: &spiffe::NodeId) -> usize {
+        self.shared.registry.end(node)
+    }
+
     /// How many streams each node has open; for tests and metrics.
     #[must_use]
     pub fn open_streams(&self) -> usize {

@@ -64,6 +64,8 @@ pub struct StreamStatus {
     pub since: Timestamp,
     /// From where.
     pub remote: SocketAddr,
+    /// When the node certificate that opened it ends.
+    pub certificate_expires: Timestamp,
     /// `ADS`, or the short word of its only type.
     pub service: String,
     /// `delta` or `sotw`.
@@ -138,6 +140,7 @@ struct Entry {
 struct StreamEntry {
     since: Timestamp,
     remote: SocketAddr,
+    certificate_expires: Timestamp,
     method: Method,
     agent: Arc<str>,
     agent_version: Arc<str>,
@@ -207,6 +210,7 @@ impl Board {
         let entry = StreamEntry {
             since: place.clock.now(),
             remote: session.peer().remote(),
+            certificate_expires: session.peer().svid().not_after(),
             method,
             agent: "".into(),
             agent_version: "".into(),
@@ -377,6 +381,7 @@ impl StreamEntry {
             id,
             since: self.since,
             remote: self.remote,
+            certificate_expires: self.certificate_expires,
             service: self.method.only.map_or("ADS", TypeUrl::word).to_owned(),
             variant: if self.method.delta { "delta" } else { "sotw" }.to_owned(),
             agent: self.agent.to_string(),

@@ -39,6 +39,13 @@ impl Registry {
         Seat { streams: self.streams.clone(), node: node.clone(), stream, superseded }
     }
 
+    /// Ends every stream of `node`; answers how many there were.
+    pub(super) fn end(&self, node: &NodeId) -> usize {
+        let streams = lock(&self.streams);
+        let of_node = streams.get(node).into_iter().flatten();
+        of_node.map(|(_, superseded)| superseded.cancel()).count()
+    }
+
     pub(super) fn len(&self) -> usize {
         lock(&self.streams).values().map(VecDeque::len).sum()
     }
