@@ -251,10 +251,14 @@ struct Effective {
     text: String,
 }
 
+/// Says which of the bound nodes run on our own host: asked before each change.
+pub type Locality = Box<dyn Fn(&Bindings) -> BTreeSet<NodeId> + Send + Sync>;
+
 /// Owns the catalog and publishes what follows from it. One task runs it.
 pub struct Manager {
     stores: Stores,
     catalog: Catalog,
+    locality: Locality,
     effective: BTreeMap<DocumentKey, Effective>,
     commands: mpsc::Receiver<Command>,
     views: watch::Sender<Arc<Views>>,
@@ -278,7 +282,11 @@ impl Manager {
     /// # Errors
     /// When the store cannot read, or what it holds is not valid any more: nothing is served then, because a
     /// part of it would look to proxies like a deletion.
-    pub async fn load(stores: Stores, mut catalog: Catalog) -> Result<(Self, Handle), CallError> {
+    pub async fn load(
+        stores: Stores,
+        mut catalog: Catalog,
+        locality: Locality,
+    ) -> Result<(Self, Handle), CallError> {
         let bindings = Arc::new(Bindings::new(stores.nodes.bindings().await?));
         let blocks = Arc::new(stores.blocks.blocks().await?);
         let mut changes = Vec::new();
@@ -302,7 +310,7 @@ impl Manager {
             bindings: bindings.subscribe(),
             blocks: blocks.subscribe(),
         };
-        Ok((Self { stores, catalog, effective, commands, views, bindings, blocks }, handle))
+        Ok((Self { stores, catalog, locality, effective, commands, views, bindings, blocks }, handle))
     }
 
     /// Obeys until `shutdown`, or until nobody can command any more.
@@ -404,6 +412,7 @@ impl Manager {
         let puts = puts.into_iter().map(|document| Change::Put(Box::new(document)));
         let changes = removes.into_iter().map(Change::Delete).chain(puts).collect();
         let mut next = self.catalog.clone();
+        next.set_local_nodes((self.locality)(&self.bindings.borrow()));
         let applied = next.apply(changes).map_err(invalid)?;
         Ok((next, applied))
     }

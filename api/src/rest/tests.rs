@@ -1,5 +1,6 @@
 //! The router with stores in memory: every address on its good path, and what it refuses.
 
+use std::collections::BTreeSet;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body};
@@ -75,7 +76,7 @@ async fn world() -> World {
     let stores = Stores { documents: shared.clone(), nodes: shared.clone(), blocks: shared.clone() };
     let domain = TrustDomain::parse("td.example").unwrap();
     let catalog = Catalog::new(Context::strict(domain.clone()));
-    let (manager, configs) = Manager::load(stores, catalog).await.unwrap();
+    let (manager, configs) = Manager::load(stores, catalog, Box::new(|_| BTreeSet::new())).await.unwrap();
     tokio::spawn(manager.run(CancellationToken::new()));
     let issuer = Arc::new(FakeIssuer::new("td.example", Arc::new(clock.clone())));
     let trust = watch::channel(Arc::new(issuer.trust())).1;
