@@ -5,6 +5,7 @@
 //! the doors close and drain, then the parts end, the writer of the store last.
 
 mod adapters;
+mod board;
 mod samples;
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
@@ -17,12 +18,14 @@ use api::{
 use axum::Router;
 use certs::Clock;
 use sds::{LeafKey, SdsInputs, SdsManager, SdsSettings};
-use spiffe::AuthorityId;
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
-use xds::{SecretSource, XdsDeps, XdsServer};
+use xds::{SecretSource, XdsDeps, XdsServer, catalog::Catalog};
 
-use self::adapters::{Board, CaRotation, FailingRenewals, MetricsPage, Ready};
+use self::{
+    adapters::{CaRotation, FailingRenewals, MetricsPage, Ready},
+    board::BoardDelivery,
+};
 use crate::{
     config::{Config, Listen},
     door::{Door, Registry, Security, Service},
@@ -106,18 +109,20 @@ async fn serve(
     let ca = manager.handle();
     let issuer: Arc<dyn spiffe::SvidIssuer> = Arc::new(ca.clone());
     spawn(&mut parts, "authority", manager.run(parts_shutdown.clone()));
-    let (authority, follow) = active_authority(ca.active());
-    spawn(&mut parts, "active authority", follow);
 
     let stores = configs::Stores {
         documents: Arc::new(store.clone()),
         nodes: Arc::new(store.clone()),
         blocks: Arc::new(store.clone()),
     };
-    let declared = adapters::declared(&config);
-    let counters = declared.counters();
+    let status = Arc::new(xds::Board::default());
+    let traffic = Arc::new(xds::Traffic::default());
+    let catalog = Catalog::new(adapters::context(&config));
+    let counters = catalog.counters().clone();
     let (config_manager, configs) =
-        configs::Manager::load(stores, Box::new(declared)).await.map_err(|error| anyhow!("{error}"))?;
+        configs::Manager::load(stores, catalog, board::locality(&config, status.clone()))
+            .await
+            .map_err(|error| anyhow!("{error}"))?;
     spawn(&mut parts, "configuration", config_manager.run(parts_shutdown.clone()));
 
     let known = journal.remaining(clock.now()).await?;
@@ -136,7 +141,7 @@ async fn serve(
             trust: ca.trust(),
             bindings: configs.watch_bindings(),
             blocks: configs.watch_blocks(),
-            authority: authority.clone(),
+            authority: ca.active(),
             known,
             refusals: refusals.clone(),
             clock: clock.clone(),
@@ -154,7 +159,7 @@ async fn serve(
         names: config.names.clone(),
         lifetime: config.lifetimes.server,
         trust: ca.trust(),
-        authority: authority.clone(),
+        authority: ca.active(),
         status: own_status,
         clock: clock.clone(),
         unready: Some(readiness.guard("own certificate")),
@@ -162,7 +167,6 @@ async fn serve(
     parts.spawn("own certificate", renewal.run(parts_shutdown.clone()));
 
     let secrets: Arc<dyn SecretSource> = Arc::new(sds.clone());
-    let status = Arc::new(xds::Board::default());
     let xds = XdsServer::new(XdsDeps {
         views: configs.watch_views(),
         bindings: configs.watch_bindings(),
@@ -171,7 +175,7 @@ async fn serve(
         status: status.clone(),
         audit: refusals.clone(),
         clock: clock.clone(),
-        counters: counters.clone(),
+        traffic: traffic.clone(),
         limits: xds::Limits::default(),
         identifier: concat!("credence/", env!("CARGO_PKG_VERSION")).into(),
     });
@@ -201,6 +205,7 @@ async fn serve(
             own: own_status_read.clone(),
             operator: operator.clone(),
             counters,
+            traffic,
             delivery: status.clone(),
             clock: clock.clone(),
         };
@@ -225,7 +230,7 @@ async fn serve(
         rotation: Arc::new(CaRotation(ca.clone())),
         issuer,
         trust: ca.trust(),
-        delivery: Arc::new(Board { status, sds: sds.status() }),
+        delivery: Arc::new(BoardDelivery { board: status, xds: xds.clone() }),
         renewals: Arc::new(FailingRenewals { sds: sds.status(), own: own_status_read }),
         readiness: ready.clone(),
         metrics: page.clone(),
@@ -233,10 +238,8 @@ async fn serve(
 
     let keeper = Gatekeeper { trust: ca.trust(), blocks: configs.watch_blocks(), clock: clock.clone(), own };
     let registry = Arc::new(Registry::default());
-    let renewal_routes = Router::new().route_service(
-        "/credence.v1.RenewalService/{method}",
-        node_door.renewal_service(),
-    );
+    let renewal_routes =
+        Router::new().route_service("/credence.v1.RenewalService/{method}", node_door.renewal_service());
     let enrolment_routes =
         Router::new().route_service("/credence.v1.EnrolmentService/{method}", node_door.enrolment_service());
     let doors = [
@@ -259,7 +262,10 @@ async fn serve(
     for (name, listener, admits, service) in doors {
         if let Some(listener) = listener {
             tracing::info!(door = name, address = %listener.local_addr()?, "listening");
-            parts.spawn(name, open(name, listener, Security::Tls(keeper.clone(), admits), service).run(shutdown.clone()));
+            parts.spawn(
+                name,
+                open(name, listener, Security::Tls(keeper.clone(), admits), service).run(shutdown.clone()),
+            );
         }
     }
     if let Some(listener) = listeners.probes {
@@ -293,21 +299,4 @@ fn advertised(config: &Config, listen: Listen) -> String {
         return format!("{name}:{}", listen.port);
     }
     SocketAddr::new(listen.address, listen.port).to_string()
-}
-
-/// The active authority without the moments in which there is none, and the part that follows it.
-fn active_authority(
-    mut active: watch::Receiver<Option<AuthorityId>>,
-) -> (watch::Receiver<AuthorityId>, impl Future<Output = ()> + Send + 'static) {
-    let first = active.borrow_and_update().unwrap_or(AuthorityId::of(certs::SpkiHash([0; 32])));
-    let sender = watch::Sender::new(first);
-    let receiver = sender.subscribe();
-    let follow = async move {
-        while active.changed().await.is_ok() {
-            if let Some(id) = *active.borrow_and_update() {
-                sender.send_if_modified(|current| std::mem::replace(current, id) != id);
-            }
-        }
-    };
-    (receiver, follow)
 }

@@ -109,9 +109,11 @@ fn key_encryption_key(config: &Config) -> Check {
         Ok(found) if !found.is_file() => {
             problem(subject, format!("{} is not a regular file", path.display()), "put the key itself there")
         }
-        Ok(found) if found.permissions().mode() & 0o377 != 0 => {
-            problem(subject, format!("{} is open to others", path.display()), format!("chmod 400 {}", path.display()))
-        }
+        Ok(found) if found.permissions().mode() & 0o377 != 0 => problem(
+            subject,
+            format!("{} is open to others", path.display()),
+            format!("chmod 400 {}", path.display()),
+        ),
         Ok(found) if found.len() != 32 => {
             problem(subject, format!("{} has {} octets, not 32", path.display(), found.len()), "restore it")
         }
@@ -148,7 +150,10 @@ fn operator(config: &Config) -> Vec<Check> {
     if leaf.not_before() > now {
         checks.push(problem(
             "clock",
-            format!("this host's clock says {now}, before its own operator certificate begins ({})", leaf.not_before()),
+            format!(
+                "this host's clock says {now}, before its own operator certificate begins ({})",
+                leaf.not_before()
+            ),
             "set the clock",
         ));
     } else {
@@ -171,7 +176,8 @@ fn operator(config: &Config) -> Vec<Check> {
 }
 
 async fn reaches(listen: Listen) -> bool {
-    let address = if listen.address.is_unspecified() { std::net::Ipv4Addr::LOCALHOST.into() } else { listen.address };
+    let address =
+        if listen.address.is_unspecified() { std::net::Ipv4Addr::LOCALHOST.into() } else { listen.address };
     let connect = TcpStream::connect(SocketAddr::new(address, listen.port));
     timeout(Duration::from_secs(2), connect).await.is_ok_and(|connected| connected.is_ok())
 }
@@ -180,7 +186,9 @@ async fn readiness(config: &Config) -> Check {
     let Some(probes) = config.probes else { return ok("server", "runs; its probes are switched off") };
     match get(SocketAddr::new(probes.address, probes.port), "/readyz").await {
         Ok((status, _)) if status.is_success() => ok("server", "runs and is ready"),
-        Ok((_, body)) => problem("server", format!("runs and is not ready: {}", body.trim()), "look at its log"),
+        Ok((_, body)) => {
+            problem("server", format!("runs and is not ready: {}", body.trim()), "look at its log")
+        }
         Err(error) => warning(
             "server",
             format!("something answers on the management port, its probes do not: {error}"),
@@ -193,7 +201,11 @@ async fn ports(config: &Config) -> Vec<Check> {
     let mut checks = Vec::new();
     for address in config.own_addresses() {
         if let Err(error) = tokio::net::TcpListener::bind(address).await {
-            checks.push(problem("port", format!("{address}: {error}"), "stop what holds it, or configure another"));
+            checks.push(problem(
+                "port",
+                format!("{address}: {error}"),
+                "stop what holds it, or configure another",
+            ));
         }
     }
     if checks.is_empty() {
@@ -208,7 +220,9 @@ async fn integrity(config: &Config) -> Check {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let (store, _writer) = match open_store(config, clock).await {
         Ok(opened) => opened,
-        Err(error) => return problem(subject, format!("{error:#}"), "the message names the file and the reason"),
+        Err(error) => {
+            return problem(subject, format!("{error:#}"), "the message names the file and the reason");
+        }
     };
     match store.integrity().await {
         Ok(found) if found.is_sound() => {

@@ -3,14 +3,25 @@
 //! `app` is the composition root, `door` the accept loops, `tls` who passes a handshake, `commands` what people
 //! type. Nothing below this crate has a clock, spawns, or reads the environment.
 
+mod app;
 pub mod cli;
 pub mod client;
 pub mod clock;
 pub mod commands;
 pub mod config;
+pub mod demo;
+pub mod doctor;
+mod door;
+pub mod envoys;
+pub mod host;
+mod http_get;
+pub mod init;
 mod lifecycle;
+mod logging;
 mod metrics;
 pub mod output;
 pub mod own_certificate;
 mod refusals;
+pub mod sandbox;
+pub mod serve;
 pub mod tls;

@@ -40,7 +40,7 @@ pub(crate) struct OwnRenewal {
     pub(crate) names: Vec<String>,
     pub(crate) lifetime: Duration,
     pub(crate) trust: watch::Receiver<Arc<Trust>>,
-    pub(crate) authority: watch::Receiver<AuthorityId>,
+    pub(crate) authority: watch::Receiver<Option<AuthorityId>>,
     pub(crate) status: watch::Sender<OwnStatus>,
     pub(crate) clock: Arc<dyn Clock>,
     /// Dropped when the first certificate is in place.

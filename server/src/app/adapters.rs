@@ -1,6 +1,6 @@
 //! Where ports meet what stands behind them, if that takes more than a line.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{collections::BTreeSet, convert::Infallible, sync::Arc};
 
 use api::{
     calls::{CallError, Caller},
@@ -16,9 +16,31 @@ use sds::SdsStatus;
 use spiffe::AuthorityId;
 use tokio::sync::watch;
 use tower::ServiceExt;
-use xds::XdsServer;
+use xds::{XdsServer, model::MtlsMode, translate::Defaults, validate::Context};
 
-use crate::{door::Service, lifecycle::Readiness, metrics::Metrics, own_certificate::OwnStatus};
+use crate::{
+    config::{Config, DefaultMtls},
+    door::Service,
+    lifecycle::Readiness,
+    metrics::Metrics,
+    own_certificate::OwnStatus,
+};
+
+/// What documents are read against.
+pub(super) fn context(config: &Config) -> Context {
+    Context {
+        defaults: Defaults {
+            trust_domain: config.trust_domain.clone(),
+            mtls: match config.default_mtls {
+                DefaultMtls::Strict => MtlsMode::Strict,
+                DefaultMtls::Permissive => MtlsMode::Permissive,
+                DefaultMtls::Off => MtlsMode::Off,
+            },
+        },
+        own_addresses: config.own_addresses(),
+        local_nodes: BTreeSet::new(),
+    }
+}
 
 /// What enrolment and renewal are bounded by.
 pub(super) fn node_settings() -> NodeSettings {
@@ -61,7 +83,10 @@ impl Rotation for CaRotation {
     }
 
     async fn rotate_issuing(&self, caller: &Caller, reason: &str) -> Result<AuthorityId, CallError> {
-        self.0.rotate_issuing(caller.actor.clone(), reason).await.map_err(|error| CallError::Unavailable(error.to_string()))
+        self.0
+            .rotate_issuing(caller.actor.clone(), reason)
+            .await
+            .map_err(|error| CallError::Unavailable { part: "authority", why: error.to_string() })
     }
 }
 

@@ -6,8 +6,9 @@ use ca::{CaStatus, ports::AuthorityState};
 use certs::{Clock, Timestamp};
 use sds::SdsStatus;
 use tokio::sync::watch;
-use xds::{Counters, StatusBoard};
+use xds::{Board, Counters, Traffic};
 
+use super::board::Summary;
 use crate::{
     metrics::{Sample, SampleValue},
     own_certificate::OwnStatus,
@@ -22,7 +23,8 @@ pub(super) struct Sources {
     pub(super) own: watch::Receiver<OwnStatus>,
     pub(super) operator: Option<(String, Timestamp)>,
     pub(super) counters: Arc<Counters>,
-    pub(super) delivery: Arc<StatusBoard>,
+    pub(super) traffic: Arc<Traffic>,
+    pub(super) delivery: Arc<Board>,
     pub(super) clock: Arc<dyn Clock>,
 }
 
@@ -59,7 +61,7 @@ impl Sources {
         if let Some(at) = self.sds.borrow().next_expiry() {
             samples.push(expiry("workload", "next".to_owned(), at));
         }
-        if let Some(at) = self.delivery.next_node_expiry() {
+        if let Some(at) = Summary::of(&self.delivery).next_expiry {
             samples.push(expiry("node", "next".to_owned(), at));
         }
         samples
@@ -69,7 +71,12 @@ impl Sources {
         let sds = self.sds.borrow().clone();
         let counters = sds.counters();
         let rotations = |kind: &str, value| {
-            counter("leaf_rotations", "Leaves replaced by newer ones", vec![("cause", kind.to_owned())], value)
+            counter(
+                "leaf_rotations",
+                "Leaves replaced by newer ones",
+                vec![("cause", kind.to_owned())],
+                value,
+            )
         };
         let failed = |class: &str, value| {
             counter("renewals_failed", "Renewals that failed", vec![("class", class.to_owned())], value)
@@ -83,26 +90,31 @@ impl Sources {
             failed("server", self.own.borrow().failures),
             counter("leaves_expired", "Leaves that ended without a successor", vec![], counters.expired),
             gauge("leaves_at_risk", "Leaves past 70 % of their life without a successor", vec![], at_risk),
-            counter("secrets_refused", "Secret names asked for and not granted", vec![], counters.refused_names),
+            counter(
+                "secrets_refused",
+                "Secret names asked for and not granted",
+                vec![],
+                counters.refused_names,
+            ),
         ]
     }
 
     fn delivery(&self) -> Vec<Sample> {
-        let counted = self.counters.read();
+        let tally = self.traffic.read();
         #[expect(clippy::cast_precision_loss, reason = "a count")]
         let of_nodes = |state: &str, value: usize| {
             gauge("proxies", "Proxies by state", vec![("state", state.to_owned())], value as f64)
         };
-        let summary = self.delivery.summary();
+        let summary = Summary::of(&self.delivery);
         vec![
             of_nodes("connected", summary.connected),
             of_nodes("synced", summary.synced),
             of_nodes("refusing", summary.refusing),
-            counter("xds_resources_encoded", "Resources encoded", vec![], counted.encoded),
-            counter("xds_resources_hashed", "Resources hashed", vec![], counted.hashed),
-            counter("xds_responses_sent", "Discovery responses sent", vec![], counted.responses),
-            counter("xds_acks", "Responses that proxies applied", vec![], counted.acks),
-            counter("xds_nacks", "Responses that proxies refused", vec![], counted.nacks),
+            counter("xds_resources_encoded", "Resources encoded", vec![], self.counters.encoded()),
+            counter("xds_resources_hashed", "Resources hashed", vec![], self.counters.hashed()),
+            counter("xds_responses_sent", "Discovery responses sent", vec![], tally.responses),
+            counter("xds_acks", "Responses that proxies applied", vec![], tally.acks),
+            counter("xds_nacks", "Responses that proxies refused", vec![], tally.nacks),
         ]
     }
 }
@@ -111,6 +123,11 @@ fn gauge(name: &'static str, help: &'static str, labels: Vec<(&'static str, Stri
     Sample { name, help, labels, value: SampleValue::Gauge(value) }
 }
 
-fn counter(name: &'static str, help: &'static str, labels: Vec<(&'static str, String)>, value: u64) -> Sample {
+fn counter(
+    name: &'static str,
+    help: &'static str,
+    labels: Vec<(&'static str, String)>,
+    value: u64,
+) -> Sample {
     Sample { name, help, labels, value: SampleValue::Counter(value) }
 }

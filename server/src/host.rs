@@ -1,0 +1,334 @@
+//! The commands that run on a host instead of asking a server: `init`, `serve`, `doctor`, `demo`, `agent`.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+
+use agent::{
+    Agent, EnvoyOptions, JoinRequest, Pin, Progress, ServerAddress, StateDir, Step, envoy::Supervisor,
+};
+use certs::{Clock, format_duration, parse_duration};
+use spiffe::attestation::JoinToken;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    cli::{AgentCommand, Command, DemoArgs, InitArgs, JoinArgs, RunArgs, ServeArgs},
+    clock::SystemClock,
+    commands,
+    config::{self, Config, KekSource},
+    demo::{self, DemoOptions, MIN_DURATION},
+    doctor::{self, Finding},
+    envoys,
+    init::{self, Exists, FIRST_OPERATOR, Made},
+    lifecycle::{Parts, watch_signals},
+    logging,
+    output::{self, Exit, Failure},
+    serve::{self, BadConfig},
+};
+
+/// How long `agent join` keeps trying when the server does not answer.
+const JOIN_PATIENCE: Duration = Duration::from_secs(120);
+const DEMO_DURATION: Duration = Duration::from_secs(60);
+
+/// Carries out what was typed.
+#[must_use]
+pub fn main(command: Command) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            output::note(&format!("credence: error: cannot start the runtime: {error}"));
+            return Exit::Failed.into();
+        }
+    };
+    match runtime.block_on(run(command)) {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            failure.print();
+            failure.exit.into()
+        }
+    }
+}
+
+async fn run(command: Command) -> Result<Exit, Failure> {
+    match command {
+        Command::Demo(args) => demo(args).await,
+        Command::Init(args) => make(&args).await,
+        Command::Serve(args) => Box::pin(serve(args)).await,
+        Command::Doctor(args) => examine(&args.config).await,
+        Command::Agent(AgentCommand::Join(args)) => Box::pin(join(args)).await,
+        Command::Agent(AgentCommand::Run(args)) => {
+            logging::start("info", None).map_err(|error| failed(&error))?;
+            let state = open_state(&args.state_dir)?;
+            Box::pin(stay(state, &args)).await
+        }
+        Command::Operate(command) => commands::run(command).await,
+    }
+}
+
+/// An error of ours for people: every cause, and the hint of whichever cause has one.
+fn failed(error: &anyhow::Error) -> Failure {
+    if let Some(bad) = error.downcast_ref::<BadConfig>() {
+        for problem in &bad.problems {
+            output::note(&format!("credence: error: {problem}"));
+            if let Some(hint) = &problem.hint {
+                output::note(&format!("credence: hint: {hint}"));
+            }
+        }
+        return Failure::new(
+            Exit::Usage,
+            format!("{} is refused", bad.path.display()),
+            "mend what is said above",
+        );
+    }
+    let hint = error.chain().find_map(hint_of).unwrap_or_default();
+    let exit = if error.chain().any(|cause| cause.is::<Exists>()) { Exit::Conflict } else { Exit::Failed };
+    Failure::new(exit, format!("{error:#}"), hint)
+}
+
+fn hint_of(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
+    if let Some(error) = cause.downcast_ref::<store::OpenError>() {
+        return error.hint();
+    }
+    if let Some(error) = cause.downcast_ref::<store::InitError>() {
+        return error.hint();
+    }
+    if cause.is::<Exists>() {
+        return Some(
+            "`credence init` never overwrites: name other paths, or remove what is no longer needed".into(),
+        );
+    }
+    let io = cause.downcast_ref::<std::io::Error>()?;
+    match io.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            Some("another program listens there: stop it, or configure another port".into())
+        }
+        std::io::ErrorKind::PermissionDenied => Some("run it as the user who owns the files".into()),
+        std::io::ErrorKind::NotFound => {
+            Some("`credence init` makes the files, `--config` names the configuration".into())
+        }
+        _ => None,
+    }
+}
+
+async fn make(args: &InitArgs) -> Result<Exit, Failure> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    if args.reissue_admin {
+        let config = serve::load_config(&args.config, false).map_err(|error| failed(&error))?;
+        let made = Box::pin(init::reissue_operator(&config, FIRST_OPERATOR, clock)).await;
+        let made = made.map_err(|error| failed(&error))?;
+        output::say(&format!(
+            "operator certificate issued again, in {}; it ends {}",
+            config.admin_dir.display(),
+            made.operator.not_after()
+        ));
+        return Ok(Exit::Ok);
+    }
+    let config = new_config(args)?;
+    let made =
+        Box::pin(init::initialise(&config, &args.config, clock)).await.map_err(|error| failed(&error))?;
+    output::say(&summary(args, &config, &made));
+    Ok(Exit::Ok)
+}
+
+fn new_config(args: &InitArgs) -> Result<Config, Failure> {
+    let domain = args.trust_domain.as_deref().unwrap_or_default();
+    let here = std::env::current_dir().map_err(|error| failed(&anyhow::anyhow!(error)))?;
+    let quoted = serde_json::to_string(domain).unwrap_or_default();
+    let parsed = config::parse("--trust-domain", &format!("trust_domain: {quoted}"), &[], &here, false);
+    let mut config = parsed.map_err(|problems| {
+        let problem = problems.into_iter().next();
+        let (message, hint) = problem.map(|problem| (problem.message, problem.hint)).unwrap_or_default();
+        Failure::usage(message, hint.unwrap_or_default())
+    })?;
+    config.data_dir = here.join(plain(&args.data_dir));
+    config.kek = KekSource::File(here.join(plain(&args.kek_file)));
+    config.admin_dir = here.join(plain(&args.admin_dir));
+    Ok(config)
+}
+
+/// `./x` and `x` are one path; the configuration says it the short way.
+fn plain(path: &Path) -> PathBuf {
+    path.components().filter(|part| !matches!(part, std::path::Component::CurDir)).collect()
+}
+
+fn summary(args: &InitArgs, config: &Config, made: &Made) -> String {
+    let kek = match &config.kek {
+        KekSource::File(path) | KekSource::PassphraseFile(path) => path.display().to_string(),
+    };
+    let rotation = made.issuing.not_before() + made.issuing.not_after().since(made.issuing.not_before()) / 2;
+    let rows = [
+        ("trust domain", config.trust_domain.to_string()),
+        ("root", format!("ends {}, key sealed in the data directory", made.root.not_after())),
+        ("", format!("pin sha256:{}", made.pin)),
+        (
+            "issuing authority",
+            format!("ends {}, replaced by itself about {rotation}", made.issuing.not_after()),
+        ),
+        ("operator", format!("{}, ends {}", config.admin_dir.display(), made.operator.not_after())),
+        ("data directory", config.data_dir.display().to_string()),
+        ("key-encryption key", format!("{kek}: keep a copy elsewhere, nothing opens without it")),
+        ("configuration", args.config.display().to_string()),
+    ];
+    let table = output::table(&["made", ""], rows.map(|(what, value)| vec![what.to_owned(), value]));
+    format!("{table}\n\nnext:\n  credence serve\n  credence doctor")
+}
+
+async fn serve(args: ServeArgs) -> Result<Exit, Failure> {
+    let path = &args.config.config;
+    let throwaway = args.dev && !path.exists();
+    if !throwaway {
+        return serve::run(path, args.dev).await.map(|()| Exit::Ok).map_err(|error| failed(&error));
+    }
+    // Nothing is configured: an authority and a store that end with the process.
+    let directory = tempfile::Builder::new().prefix("credence-dev-").tempdir();
+    let directory = directory.map_err(|error| failed(&anyhow::anyhow!(error)))?;
+    let config = config::parse("--dev", "trust_domain: dev.test", &[], directory.path(), true);
+    let config = config.map_err(|problems| Failure::usage(problems[0].to_string(), ""))?;
+    let path = directory.path().join("credence.yaml");
+    Box::pin(init::initialise(&config, &path, Arc::new(SystemClock)))
+        .await
+        .map_err(|error| failed(&error))?;
+    output::note(&format!(
+        "credence: throwaway authority for dev.test; it ends with this process\n\
+         credence: in another terminal: export CREDENCE_ADMIN_DIR={}",
+        config.admin_dir.display()
+    ));
+    serve::run(&path, true).await.map(|()| Exit::Ok).map_err(|error| failed(&error))
+}
+
+async fn examine(path: &Path) -> Result<Exit, Failure> {
+    let checks = doctor::run(path, false).await;
+    let worst = checks.iter().any(|check| check.finding == Finding::Problem);
+    let rows = checks.into_iter().map(|check| {
+        let word = match check.finding {
+            Finding::Ok => "ok",
+            Finding::Warning => "look",
+            Finding::Problem => "PROBLEM",
+        };
+        vec![word.to_owned(), check.subject.to_owned(), check.detail, check.hint]
+    });
+    output::say(&output::table(&["", "checked", "found", "what to do"], rows));
+    Ok(if worst { Exit::Failed } else { Exit::Ok })
+}
+
+async fn demo(args: DemoArgs) -> Result<Exit, Failure> {
+    let duration = match &args.duration {
+        None => DEMO_DURATION,
+        Some(text) => parse_duration(text).ok_or_else(|| {
+            Failure::usage(
+                format!("--duration {text:?} is not a duration"),
+                "write a number and s or m, such as 60s",
+            )
+        })?,
+    };
+    if duration < MIN_DURATION {
+        let least = format_duration(MIN_DURATION);
+        return Err(Failure::usage(
+            format!("the demo needs at least {least} to show everything"),
+            format!("write --duration {least} or more"),
+        ));
+    }
+    let options = DemoOptions { duration, json: args.json, envoy: args.envoy };
+    match Box::pin(demo::run(options)).await {
+        Ok(true) => Ok(Exit::Ok),
+        Ok(false) => Ok(Exit::Failed),
+        Err(error) => Err(failed(&error)),
+    }
+}
+
+struct Told;
+
+impl Progress for Told {
+    fn say(&self, step: Step) {
+        output::note(&format!("credence: {step}"));
+    }
+}
+
+fn open_state(directory: &Path) -> Result<StateDir, Failure> {
+    StateDir::open(directory)
+        .map_err(|error| Failure::new(Exit::Failed, chain(&error), error.hint().unwrap_or_default()))
+}
+
+async fn join(args: JoinArgs) -> Result<Exit, Failure> {
+    let usage = |message: String, hint: &str| Failure::usage(message, hint);
+    let again = "copy the whole line that `credence proxy enroll` printed";
+    let request = JoinRequest {
+        token: JoinToken::parse(&args.token)
+            .map_err(|error| usage(format!("the join token: {error}"), again))?,
+        server: ServerAddress::parse(&args.server).map_err(|error| usage(error.to_string(), again))?,
+        pin: Pin::parse(&args.pin).map_err(|error| usage(error.to_string(), again))?,
+        envoy: EnvoyOptions { admin_port: args.run.envoy_admin_port, ..EnvoyOptions::default() },
+        patience: JOIN_PATIENCE,
+    };
+    logging::start("info", None).map_err(|error| failed(&error))?;
+    let state = open_state(&args.run.state_dir)?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    agent::join(&request, &state, &clock, &Told)
+        .await
+        .map_err(|error| Failure::new(Exit::Failed, chain(&error), error.hint().unwrap_or_default()))?;
+    if args.once {
+        output::note(&format!(
+            "credence: joined; next: credence agent run --state-dir {}",
+            args.run.state_dir.display()
+        ));
+        return Ok(Exit::Ok);
+    }
+    Box::pin(stay(state, &args.run)).await
+}
+
+/// Renews for ever, and keeps an Envoy running beside it if asked to.
+async fn stay(state: StateDir, args: &RunArgs) -> Result<Exit, Failure> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let envoy = match &args.envoy {
+        None => None,
+        Some(given) => Some(envoy(given.as_deref()).await?),
+    };
+    let supervisor =
+        envoy.map(|program| Supervisor::envoy(&program, &state.envoy_config(), state.path(), clock.clone()));
+    let agent = Agent::open(state, clock)
+        .map_err(|error| Failure::new(Exit::Failed, chain(&error), error.hint().unwrap_or_default()))?;
+    let shutdown = CancellationToken::new();
+    let mut parts = Parts::default();
+    parts.spawn("renewal", agent.run(shutdown.clone()));
+    if let Some(supervisor) = supervisor {
+        parts.spawn("envoy", supervisor.run(shutdown.clone()));
+    }
+    parts.spawn("signals", watch_signals(shutdown.clone()));
+    let outcome = parts.watch(&shutdown).await;
+    shutdown.cancel();
+    let finished = parts.finish().await;
+    outcome.and(finished).map(|()| Exit::Ok).map_err(|error| {
+        let hint =
+            error.downcast_ref::<agent::RunError>().and_then(agent::RunError::hint).unwrap_or_default();
+        Failure::new(Exit::Failed, format!("{error:#}"), hint)
+    })
+}
+
+async fn envoy(given: Option<&Path>) -> Result<PathBuf, Failure> {
+    if let Some(path) = envoys::find(given) {
+        return Ok(path);
+    }
+    if let Some(path) = given {
+        return Err(Failure::usage(
+            format!("{} is not a program", path.display()),
+            "--envoy takes the path of an Envoy",
+        ));
+    }
+    let installed = envoys::install(&|notice| output::note(&format!("credence: {notice}"))).await;
+    installed.map_err(|error| Failure::new(Exit::Failed, error.to_string(), error.hint()))
+}
+
+/// An error with its causes.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        text.push_str(": ");
+        text.push_str(&next.to_string());
+        cause = next.source();
+    }
+    text
+}
