@@ -75,6 +75,8 @@ impl Nonces {
 pub struct Nack {
     /// What it refused.
     pub version: Version,
+    /// In which response, with what else.
+    pub response: Nonce,
     /// Why, as it said, cleaned of control characters and cut.
     pub words: Arc<str>,
     /// When.
@@ -140,6 +142,7 @@ enum Why {
 struct Part {
     nonce: Nonce,
     items: Vec<(Arc<str>, Version)>,
+    removed: Vec<Arc<str>>,
     set: Option<Version>,
 }
 
@@ -169,6 +172,8 @@ pub(crate) struct Subscription {
     removals: Vec<Arc<str>>,
     /// Asked for while nothing could be said.
     unanswered: BTreeSet<Arc<str>>,
+    /// What the client holds from an earlier stream at another version, until it is sent or removed.
+    recalled: BTreeSet<Arc<str>>,
     /// Gone from the view, perhaps still in use by the node (xds.md 93): since when all that may use it is settled.
     withdrawn: BTreeMap<Arc<str>, Option<Timestamp>>,
     /// What was refused, by name, with the version that is not sent again.
@@ -194,6 +199,7 @@ impl Subscription {
             queue: VecDeque::new(),
             removals: Vec::new(),
             unanswered: BTreeSet::new(),
+            recalled: BTreeSet::new(),
             withdrawn: BTreeMap::new(),
             parked: OrdMap::new(),
             refused_set: None,
@@ -266,7 +272,9 @@ impl Subscription {
             Offer::Held(resource) if trust && resource.version().as_str() == version => {
                 self.held.insert(resource.name().clone(), resource.clone());
             }
-            Offer::Held(_) | Offer::Silent => {}
+            Offer::Held(_) | Offer::Silent => {
+                self.recalled.insert(name.into());
+            }
             Offer::Absent if self.type_url == TypeUrl::Listener => {
                 self.due.insert(name.into(), Why::Asked);
             }
@@ -301,10 +309,12 @@ impl Subscription {
             self.unacked = only(&self.unacked, names);
             self.due.retain(|name, _| explicit(name));
             self.unanswered.retain(explicit);
+            self.recalled.retain(explicit);
             self.withdrawn.retain(|name, _| explicit(name));
         }
         for name in &change.dropped {
             if !self.names.covers(name) {
+                self.reopen(name);
                 self.forget_name(name);
                 self.due.remove(name);
                 self.unanswered.remove(name);
@@ -312,8 +322,20 @@ impl Subscription {
         }
     }
 
+    /// Something of a refused response is no longer what it was: what was refused along with it, and may be right,
+    /// gets another chance.
+    fn reopen(&mut self, name: &str) {
+        let Some(nack) = self.parked.get(name).cloned() else { return };
+        for (other, along) in &self.parked {
+            if along.response == nack.response && **other != *name {
+                self.due.insert(other.clone(), Why::Asked);
+            }
+        }
+    }
+
     fn forget_name(&mut self, name: &str) {
         self.held.remove(name);
+        self.recalled.remove(name);
         self.parked.remove(name);
         self.unacked.remove(name);
         self.withdrawn.remove(name);
@@ -397,14 +419,32 @@ impl Subscription {
         if part.set.is_some() {
             self.refused_set.clone_from(&part.set);
         }
+        let mut is_overtaken = false;
         for (name, version) in &part.items {
-            let current = self.held.get(name).is_some_and(|held| held.version() == version);
-            if current {
-                let nack = Nack { version: version.clone(), words: words.clone(), at: now };
-                self.parked.insert(name.clone(), Arc::new(nack));
-                if part.set.is_none() {
-                    self.held.remove(name);
+            if self.held.get(name).is_none_or(|held| held.version() != version) {
+                is_overtaken = true;
+                continue;
+            }
+            let (version, response) = (version.clone(), part.nonce.clone());
+            let nack = Nack { version, response, words: words.clone(), at: now };
+            self.parked.insert(name.clone(), Arc::new(nack));
+            if part.set.is_none() {
+                self.held.remove(name);
+            }
+        }
+        if is_overtaken && part.set.is_none() {
+            // What was wrong may be mended already: the rest gets its chance at once.
+            for (name, nack) in &self.parked {
+                if nack.response == part.nonce {
+                    self.due.insert(name.clone(), Why::Asked);
                 }
+            }
+        }
+        // Removals that were refused for their company are said again, alone; a refusal of nothing but removals
+        // has no cure.
+        if !part.items.is_empty() {
+            for name in part.removed.iter().filter(|name| self.names.covers(name)) {
+                self.due.insert(name.clone(), Why::Asked);
             }
         }
         Reply::Settled { items: part.items.clone(), refusal: Some(words) }
@@ -442,9 +482,10 @@ impl Subscription {
         self.due.values().any(|why| *why == Why::Changed)
     }
 
-    /// Whether something was refused and nothing else was sent since.
+    /// Whether something that still stands was refused, so that the client goes on with what it had before.
     pub(crate) fn is_refused(&self) -> bool {
-        self.refused_set.is_some() || !self.parked.is_empty()
+        let stands = |name: &Arc<str>| matches!(self.seen.offer(name), Offer::Held(_));
+        self.refused_set.is_some() || self.parked.keys().any(stands)
     }
 
     pub(crate) fn has_withdrawn(&self) -> bool {

@@ -36,11 +36,13 @@ impl Refusals for Ears {
     }
 }
 
+type Interests = mpsc::Receiver<(Arc<str>, bool)>;
+
 /// Secrets as a test offers them.
 #[derive(Debug)]
 struct Offers {
     view: watch::Sender<SecretView>,
-    interests: Mutex<Vec<mpsc::Receiver<(Arc<str>, bool)>>>,
+    interests: Mutex<Vec<Interests>>,
     settled: Mutex<Vec<String>>,
 }
 
@@ -143,6 +145,7 @@ impl World {
     }
 }
 
+type Inbound = frames::Receiver<Result<Frame<Bytes>, Infallible>>;
 type Requests = frames::Sender<Result<Frame<Bytes>, Infallible>>;
 
 /// The other end of one stream.
@@ -155,9 +158,7 @@ struct Client {
     said_node: bool,
 }
 
-fn request(
-    path: &str,
-) -> (Requests, Request<StreamBody<frames::Receiver<Result<Frame<Bytes>, Infallible>>>>) {
+fn request(path: &str) -> (Requests, Request<StreamBody<Inbound>>) {
     let (requests, body) = frames::channel(1024);
     let request = Request::post(path)
         .header(header::CONTENT_TYPE, "application/grpc")

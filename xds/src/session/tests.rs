@@ -4,6 +4,7 @@ mod access;
 mod delta;
 mod order;
 mod sotw;
+mod walk;
 
 use std::{collections::BTreeMap, time::Duration};
 

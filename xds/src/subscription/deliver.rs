@@ -146,6 +146,7 @@ impl Subscription {
             Why::Changed => !same && !refused,
         };
         if send {
+            self.reopen(&name);
             self.queue.push_back(offered);
         }
     }
@@ -153,7 +154,9 @@ impl Subscription {
     fn decide_absent(&mut self, name: Arc<str>, why: Why) {
         let in_hand = self.held.contains_key(&name)
             || self.parked.contains_key(&name)
+            || self.recalled.contains(&name)
             || self.withdrawn.contains_key(&name);
+        self.reopen(&name);
         if !self.delta {
             // The parent's going says it (xds.md 41); a name that does not exist is remembered (xds.md 42).
             self.forget_name(&name);
@@ -300,7 +303,7 @@ impl Subscription {
         if self.flight.len() >= MAX_FORGOTTEN && self.queue.is_empty() {
             self.flight.pop_front();
         }
-        self.flight.push_back(Part { nonce: nonce.clone(), items, set });
+        self.flight.push_back(Part { nonce: nonce.clone(), items, removed: removed.clone(), set });
         self.last_nonce = Some(nonce.clone());
         self.sent_at = now;
         let type_url = self.type_url.shared();
@@ -314,6 +317,7 @@ impl Subscription {
             self.unacked.insert(name.clone(), before);
         }
         self.parked.remove(name);
+        self.recalled.remove(name);
         self.held.insert(name.clone(), resource.clone());
     }
 

@@ -135,7 +135,8 @@ fn a_silent_stream_ends_after_ten_seconds() {
 /// xds.md 143, R8: a decision holds as long as its grounds.
 #[test]
 fn a_stream_ends_with_its_grounds() {
-    let cases: [(fn() -> Event, &str); 4] = [
+    type Case = (fn() -> Event, &'static str);
+    let cases: [Case; 4] = [
         (|| Event::Blocked, "refused: the identity is blocked"),
         (|| Event::Binding(None), "refused: the node has no enabled binding"),
         (

@@ -1,0 +1,359 @@
+//! A seeded random walk of a client and its stream: xds.md 164, 34, 69, 150.
+//!
+//! Whatever the interleaving of publications, requests, replies, refusals, stale nonces, reconnects, slow reading and
+//! time: at most one response of a type is un-acknowledged within the gate, a response has no name twice, and once
+//! all is quiet the client holds exactly what its view says.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use super::*;
+
+const FULL: [TypeUrl; 2] = [C, L];
+const NAMED: [TypeUrl; 2] = [E, R];
+const NAMES: u64 = 5;
+
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 16) % sides
+    }
+}
+
+struct Walk {
+    dice: Dice,
+    delta: bool,
+    now: Timestamp,
+    view: Snapshot,
+    session: Session,
+    stream: u64,
+    is_reading: bool,
+    inbox: VecDeque<Response>,
+    said_node: bool,
+    asked: BTreeSet<TypeUrl>,
+    wanted: BTreeMap<TypeUrl, BTreeSet<String>>,
+    holds: BTreeMap<(TypeUrl, String), Arc<Resource>>,
+    /// The nonce and version of the last response that was read, by type.
+    read: BTreeMap<TypeUrl, (String, String)>,
+    /// Nonces without a reply, and when they were sent.
+    open: BTreeMap<TypeUrl, Vec<(String, Timestamp)>>,
+}
+
+impl Walk {
+    fn new(seed: u64, delta: bool) -> Self {
+        let view = Snapshot::default();
+        Self {
+            dice: Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
+            delta,
+            now: T0,
+            session: open(delta, 1, T0, &view),
+            view,
+            stream: 1,
+            is_reading: true,
+            inbox: VecDeque::new(),
+            said_node: false,
+            asked: BTreeSet::new(),
+            wanted: NAMED.map(|type_url| (type_url, BTreeSet::new())).into(),
+            holds: BTreeMap::new(),
+            read: BTreeMap::new(),
+            open: BTreeMap::new(),
+        }
+    }
+
+    fn step(&mut self, event: Event) {
+        let mut actions = self.session.step(event, self.now);
+        loop {
+            let mut sent = false;
+            for action in std::mem::take(&mut actions) {
+                match action {
+                    Action::Send(response) => {
+                        sent = true;
+                        self.check(&response);
+                        self.inbox.push_back(response);
+                    }
+                    Action::Refuse(refusal) => panic!("refused: {refusal}"),
+                    Action::Close(code) => panic!("closed: {code:?}"),
+                    Action::Settled { .. } | Action::Interest { .. } | Action::Note(_) => {}
+                }
+            }
+            if !sent || !self.is_reading {
+                return;
+            }
+            actions = self.session.step(Event::Writable, self.now);
+        }
+    }
+
+    fn check(&mut self, response: &Response) {
+        let type_url = TypeUrl::parse(&response.type_url).unwrap();
+        assert!(self.asked.contains(&type_url), "nobody asked for {}", type_url.word());
+        let names = response.resources.iter().map(|resource| resource.name()).chain(&response.removed);
+        let mut seen = BTreeSet::new();
+        assert!(names.into_iter().all(|name| seen.insert(name.clone())), "a name twice (39, 67)");
+        let open = self.open.entry(type_url).or_default();
+        let gate = Limits::default().soft_gate;
+        let newest = open.iter().map(|(_, at)| *at).max();
+        assert!(newest.is_none_or(|at| self.now >= at + gate), "two responses under way (34)");
+        open.push((response.nonce.to_string(), self.now));
+    }
+
+    fn node(&mut self) -> Option<Node> {
+        (!std::mem::replace(&mut self.said_node, true)).then(node).flatten()
+    }
+
+    fn list(&self, type_url: TypeUrl) -> Vec<String> {
+        self.wanted.get(&type_url).map(|names| names.iter().cloned().collect()).unwrap_or_default()
+    }
+
+    /// The whole wish for a type: on a new stream, or where the list is always whole.
+    fn ask(&mut self, type_url: TypeUrl, nonce: String, error: bool) {
+        self.asked.insert(type_url);
+        let error_detail = error.then(|| status("refused"));
+        let node = self.node();
+        let event = if self.delta {
+            let known = self.holds.iter().filter(|((of, _), _)| *of == type_url);
+            Event::Delta(Box::new(DeltaDiscoveryRequest {
+                node,
+                type_url: type_url.as_str().to_owned(),
+                resource_names_subscribe: self.list(type_url),
+                initial_resource_versions: known
+                    .map(|((_, name), resource)| (name.clone(), resource.version().to_string()))
+                    .collect(),
+                ..Default::default()
+            }))
+        } else {
+            let version = self.read.get(&type_url).map(|(_, version)| version.clone());
+            Event::Sotw(Box::new(DiscoveryRequest {
+                node,
+                type_url: type_url.as_str().to_owned(),
+                resource_names: self.list(type_url),
+                version_info: version.unwrap_or_default(),
+                response_nonce: nonce,
+                error_detail,
+                ..Default::default()
+            }))
+        };
+        self.step(event);
+    }
+
+    fn nonce(&self, type_url: TypeUrl) -> String {
+        self.read.get(&type_url).map(|(nonce, _)| nonce.clone()).unwrap_or_default()
+    }
+
+    fn wish(&mut self, type_url: TypeUrl, name: String) {
+        let names = self.wanted.get_mut(&type_url).unwrap();
+        let leaves = names.remove(&name);
+        if leaves {
+            self.holds.remove(&(type_url, name.clone()));
+        } else {
+            names.insert(name.clone());
+        }
+        if !self.delta || !self.asked.contains(&type_url) {
+            let nonce = if self.asked.contains(&type_url) { self.nonce(type_url) } else { String::new() };
+            return self.ask(type_url, nonce, false);
+        }
+        let (subscribe, unsubscribe) = if leaves { (vec![], vec![name]) } else { (vec![name], vec![]) };
+        let request = DeltaDiscoveryRequest {
+            node: self.node(),
+            type_url: type_url.as_str().to_owned(),
+            resource_names_subscribe: subscribe,
+            resource_names_unsubscribe: unsubscribe,
+            ..Default::default()
+        };
+        self.step(Event::Delta(Box::new(request)));
+    }
+
+    /// Reads one response, applies it or refuses it, and says which.
+    fn read_one(&mut self) {
+        let Some(response) = self.inbox.pop_front() else { return };
+        let type_url = TypeUrl::parse(&response.type_url).unwrap();
+        let is_bad = response.resources.iter().any(|resource| content(resource).ends_with('!'));
+        if !is_bad {
+            self.apply(type_url, &response);
+        }
+        let nonce = response.nonce.to_string();
+        let replied = if self.delta { vec![nonce.clone()] } else { self.nonces_up_to(type_url, &nonce) };
+        self.open.entry(type_url).or_default().retain(|(open, _)| !replied.contains(open));
+        let version = response.version.as_ref().map(ToString::to_string).unwrap_or_default();
+        let before = self.read.get(&type_url).map(|(_, version)| version.clone()).unwrap_or_default();
+        self.read.insert(type_url, (nonce.clone(), if is_bad { before } else { version }));
+        if !self.delta {
+            return self.ask(type_url, nonce, is_bad);
+        }
+        let request = DeltaDiscoveryRequest {
+            type_url: type_url.as_str().to_owned(),
+            response_nonce: nonce,
+            error_detail: is_bad.then(|| status("refused")),
+            ..Default::default()
+        };
+        self.step(Event::Delta(Box::new(request)));
+    }
+
+    fn nonces_up_to(&self, type_url: TypeUrl, nonce: &str) -> Vec<String> {
+        let open = self.open.get(&type_url).into_iter().flatten().map(|(nonce, _)| nonce.clone());
+        let mut open: Vec<_> = open.collect();
+        // An older response is no longer what the gate waits for, and never was the newest.
+        let at = open.iter().position(|known| known == nonce).map_or(0, |at| at + 1);
+        if at < open.len() { Vec::new() } else { std::mem::take(&mut open) }
+    }
+
+    fn apply(&mut self, type_url: TypeUrl, response: &Response) {
+        if !self.delta && FULL.contains(&type_url) {
+            self.holds.retain(|(of, _), _| *of != type_url);
+        }
+        for resource in &response.resources {
+            let name = resource.name().to_string();
+            if self.wanted.get(&type_url).is_none_or(|names| names.contains(&name)) {
+                self.holds.insert((type_url, name), resource.clone());
+            }
+        }
+        for name in &response.removed {
+            self.holds.remove(&(type_url, name.to_string()));
+        }
+    }
+
+    fn reconnect(&mut self) {
+        self.stream += 1;
+        self.session = open(self.delta, self.stream, self.now, &self.view);
+        self.inbox.clear();
+        self.open.clear();
+        self.said_node = false;
+        self.is_reading = true;
+        for type_url in std::mem::take(&mut self.asked) {
+            let nonce = self.nonce(type_url);
+            self.ask(type_url, nonce, false);
+        }
+    }
+
+    fn publish(&mut self) {
+        for _ in 0..=self.dice.roll(3) {
+            let type_url = [C, E, L, R][self.dice.roll(4) as usize];
+            let n = self.dice.roll(NAMES);
+            if self.dice.roll(4) == 0 {
+                self.view.remove(type_url, &n.to_string());
+                continue;
+            }
+            let bad = if self.dice.roll(6) == 0 { "!" } else { "" };
+            let content = format!("{}{bad}", self.dice.roll(4));
+            self.put(type_url, &n.to_string(), &content);
+        }
+        self.step(Event::View(Some(Arc::new(self.view.clone()))));
+    }
+
+    fn put(&mut self, type_url: TypeUrl, name: &str, content: &str) {
+        let needs: &[(TypeUrl, &str)] = match type_url {
+            C => &[(E, name)],
+            L => &[(R, name)],
+            _ => &[],
+        };
+        self.view.insert(resource(type_url, name, content, needs));
+    }
+
+    fn wait(&mut self, length: Duration) {
+        let until = self.now + length;
+        for _ in 0..1000 {
+            let Some(at) = self.session.deadline().filter(|at| *at <= until) else { break };
+            assert!(at > self.now, "a deadline must lie ahead");
+            self.now = at;
+            self.step(Event::Tick);
+        }
+        self.now = until;
+    }
+
+    fn random_step(&mut self) {
+        match self.dice.roll(14) {
+            0..3 => self.publish(),
+            3 => {
+                let type_url = FULL[self.dice.roll(2) as usize];
+                if !self.asked.contains(&type_url) {
+                    self.ask(type_url, String::new(), false);
+                }
+            }
+            4..6 => {
+                let type_url = NAMED[self.dice.roll(2) as usize];
+                let name = self.dice.roll(NAMES).to_string();
+                self.wish(type_url, name);
+            }
+            6..10 => self.read_one(),
+            10 => {
+                let millis = self.dice.roll(3000);
+                self.wait(Duration::from_millis(millis));
+            }
+            11 => self.is_reading = false,
+            12 => {
+                self.is_reading = true;
+                self.step(Event::Writable);
+            }
+            _ if self.dice.roll(4) == 0 => self.reconnect(),
+            _ => {}
+        }
+    }
+
+    /// Repairs what the client refuses, and waits until nothing moves.
+    fn quiesce(&mut self) {
+        for type_url in [C, E, L, R] {
+            let bad: Vec<_> =
+                self.view.of(type_url).values().filter(|r| content(r).ends_with('!')).cloned().collect();
+            for resource in bad {
+                self.put(type_url, resource.name(), "good");
+            }
+        }
+        self.step(Event::View(Some(Arc::new(self.view.clone()))));
+        self.is_reading = true;
+        self.step(Event::Writable);
+        for _ in 0..40 {
+            while !self.inbox.is_empty() {
+                self.read_one();
+            }
+            self.wait(secs(6));
+        }
+    }
+
+    fn assert_converged(&self, seed: u64) {
+        for type_url in &self.asked {
+            let wants = |name: &str| self.wanted.get(type_url).is_none_or(|names| names.contains(name));
+            let should: BTreeMap<String, String> = self
+                .view
+                .of(*type_url)
+                .iter()
+                .filter(|(name, _)| wants(name))
+                .map(|(name, resource)| (name.to_string(), content(resource)))
+                .collect();
+            // In state of the world nothing says that a named resource is gone: its parent does (41).
+            let counts = |name: &str| self.delta || FULL.contains(type_url) || should.contains_key(name);
+            let holds: BTreeMap<String, String> = self
+                .holds
+                .iter()
+                .filter(|((of, name), _)| of == type_url && counts(name))
+                .map(|((_, name), resource)| (name.clone(), content(resource)))
+                .collect();
+            assert_eq!(holds, should, "{} of seed {seed}, delta: {}", type_url.word(), self.delta);
+        }
+    }
+}
+
+fn open(delta: bool, stream: u64, now: Timestamp, view: &Snapshot) -> Session {
+    let method = Method { only: None, delta };
+    let mut session =
+        Session::open(Opening { stream, now, view: Some(Arc::new(view.clone())), ..opening(method) })
+            .unwrap();
+    // The walk may say nothing for long; the first-message rule has its own example.
+    session.limits.first_message = secs(1 << 30);
+    session
+}
+
+#[test]
+fn every_interleaving_ends_with_what_the_view_says() {
+    for seed in 1..=500 {
+        for delta in [true, false] {
+            let mut walk = Walk::new(seed, delta);
+            for _ in 0..120 {
+                walk.random_step();
+            }
+            walk.quiesce();
+            walk.assert_converged(seed);
+        }
+    }
+}
