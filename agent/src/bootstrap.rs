@@ -20,6 +20,11 @@ pub const BUNDLE_SECRET: &str = "credence_bundle";
 const SECRET_TYPE: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
 const TLS_TYPE: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+/// "Every identity of the trust domain but the reserved ones" is an expression of which each letter counts; Envoy's
+/// own limit of 100 would refuse it, and with it every listener that names nobody.
+const RE2_LIMIT: &str = "re2.max_program_size.error_level";
+/// The longest trust domain has 255 letters, and the rest of the expression is about 130 long.
+const RE2_PROGRAM_SIZE: u32 = 1_000;
 const CONNECTION_LIMIT: &str = "envoy.resource_monitors.global_downstream_max_connections";
 const CONNECTION_LIMIT_TYPE: &str = "type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig";
 
@@ -102,7 +107,12 @@ impl Bootstrap {
                     },
                 }],
             },
-            "layered_runtime": { "layers": [{ "name": "admin", "admin_layer": {} }] },
+            "layered_runtime": {
+                "layers": [
+                    { "name": "credence", "static_layer": { RE2_LIMIT: RE2_PROGRAM_SIZE } },
+                    { "name": "admin", "admin_layer": {} },
+                ],
+            },
         })
     }
 
