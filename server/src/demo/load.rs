@@ -49,9 +49,9 @@ impl Counts {
         }
     }
 
-    /// The first failures, in words.
-    pub(super) fn failures(&self) -> Vec<String> {
-        self.failures.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// The first failures since the last call, in words.
+    pub(super) fn take_failures(&self) -> Vec<String> {
+        std::mem::take(&mut self.failures.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

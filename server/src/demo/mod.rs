@@ -177,7 +177,9 @@ impl<'a> Demo<'a> {
 
         self.phase("leaves renew by themselves", at(0.3), |demo| {
             let serials = demo.serials();
-            (serials.iter().all(|(_, count)| *count >= 2), format!("serials seen: {}", join(&serials)))
+            let renewed =
+                ["web", "payments"].iter().all(|node| serials.iter().any(|(n, c)| n == node && *c >= 2));
+            (renewed, format!("serials seen: {}", join(&serials)))
         })
         .await?;
         self.rotate_authority(at(0.5)).await?;
@@ -383,12 +385,16 @@ impl<'a> Demo<'a> {
             Some(millis.max(0.0))
         });
         self.report.rotation_to_new_handshake_ms = Latency::of(latencies.collect());
-        self.report.proxies = seen
-            .iter()
-            .map(|(node, proxy)| ProxyReport {
-                node_id: (*node).to_owned(),
-                spiffe_id: proxy.last.as_ref().and_then(|last| last.spiffe_id.clone()).unwrap_or_default(),
-                serials_seen: proxy.serials.len(),
+        // Both proxies stand in the report, seen or not.
+        self.report.proxies = ["web", "payments"]
+            .into_iter()
+            .map(|node| {
+                let proxy = seen.get(node).cloned().unwrap_or_default();
+                ProxyReport {
+                    node_id: node.to_owned(),
+                    spiffe_id: proxy.last.and_then(|last| last.spiffe_id).unwrap_or_default(),
+                    serials_seen: proxy.serials.len(),
+                }
             })
             .collect();
         self.report.duration_s = duration.as_secs_f64();
@@ -439,6 +445,9 @@ impl<'a> Demo<'a> {
             "  {tick} {:<44} {:>6} requests, {failed} failed   {detail}",
             begun.name, requests
         ));
+        for reason in self.counts.take_failures() {
+            self.screen.say(&format!("         failed: {reason}"));
+        }
         self.report.phases.push(Phase {
             name: begun.name,
             started_s: begun.at.as_secs_f64(),
