@@ -173,7 +173,7 @@ impl Sandbox {
     /// When it does not run, or does not end in time.
     pub async fn stop_control_plane(&mut self) -> anyhow::Result<()> {
         let child = self.serve.take().context("the control plane does not run")?;
-        end(child).await
+        self.end("serve", child).await
     }
 
     /// Enrols a node and starts its agent, which starts its Envoy.
@@ -229,8 +229,8 @@ impl Sandbox {
     /// When there is none, or it does not end in time.
     pub async fn stop_agent(&mut self, node: &str) -> anyhow::Result<()> {
         let index = self.agents.iter().position(|(name, _)| name == node).context("no such agent")?;
-        let (_, child) = self.agents.remove(index);
-        end(child).await
+        let (name, child) = self.agents.remove(index);
+        self.end(&name, child).await
     }
 
     /// Applies documents.
@@ -281,6 +281,8 @@ impl Sandbox {
             .stdout(log.try_clone()?)
             .stderr(log)
             .kill_on_drop(true)
+            // A group of its own, so that nothing which it starts outlives us.
+            .process_group(0)
             .spawn()
             .with_context(|| format!("cannot start credence {}", arguments[0]))
     }
@@ -317,13 +319,29 @@ impl Sandbox {
     /// # Errors
     /// When something does not end in time.
     pub async fn stop(mut self) -> anyhow::Result<()> {
-        for (_, child) in std::mem::take(&mut self.agents) {
-            end(child).await?;
+        for (name, child) in std::mem::take(&mut self.agents) {
+            self.end(&name, child).await?;
         }
         match self.serve.take() {
-            Some(child) => end(child).await,
+            Some(child) => self.end("serve", child).await,
             None => Ok(()),
         }
+    }
+
+    /// SIGTERM, so that an agent ends its Envoy and the control plane drains; SIGKILL if that takes too long.
+    async fn end(&self, name: &str, mut child: Child) -> anyhow::Result<()> {
+        let process = process_of(&child);
+        if let Some(process) = process {
+            let _ = rustix::process::kill_process(process, rustix::process::Signal::TERM);
+        }
+        if timeout(STOP, child.wait()).await.is_err() {
+            if let Some(process) = process {
+                let _ = rustix::process::kill_process_group(process, rustix::process::Signal::KILL);
+            }
+            child.kill().await?;
+            bail!("{name} did not end within {} s of SIGTERM:\n{}", STOP.as_secs(), self.tail(name));
+        }
+        Ok(())
     }
 
     /// Copies every log and public file to `target`, for looking at after a failure. Keys stay behind.
@@ -344,15 +362,17 @@ impl Sandbox {
     }
 }
 
-/// SIGTERM, so that an agent ends its Envoy and the control plane drains; SIGKILL if that takes too long.
-async fn end(mut child: Child) -> anyhow::Result<()> {
-    let process = child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
-    if let Some(process) = process {
-        let _ = rustix::process::kill_process(process, rustix::process::Signal::TERM);
+impl Drop for Sandbox {
+    /// Whatever still runs is killed with all that it started: an Envoy must not outlive the agent that ran it.
+    fn drop(&mut self) {
+        for child in self.agents.iter().map(|(_, child)| child).chain(&self.serve) {
+            if let Some(process) = process_of(child) {
+                let _ = rustix::process::kill_process_group(process, rustix::process::Signal::KILL);
+            }
+        }
     }
-    if timeout(STOP, child.wait()).await.is_err() {
-        child.kill().await?;
-        bail!("a process did not end within {} s of SIGTERM", STOP.as_secs());
-    }
-    Ok(())
+}
+
+fn process_of(child: &Child) -> Option<rustix::process::Pid> {
+    child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw)
 }
