@@ -71,7 +71,11 @@ async fn bind(what: &str, listen: Listen) -> anyhow::Result<TcpListener> {
 ///
 /// # Errors
 /// When it cannot start, or a part of it ends by itself.
-pub async fn run(config: Config, clock: Arc<dyn Clock>, shutdown: CancellationToken) -> anyhow::Result<()> {
+pub(crate) async fn run(
+    config: Config,
+    clock: Arc<dyn Clock>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
     let listeners = Listeners::bind(&config).await?;
     let (store, writer) = open_store(&config, clock.clone()).await?;
     let store_shutdown = CancellationToken::new();

@@ -16,7 +16,7 @@ const MAX_BODY: usize = 64 << 20;
 ///
 /// # Errors
 /// In words: no connection, no answer in time, or a broken one.
-pub async fn get(address: SocketAddr, path: &str) -> Result<(StatusCode, String), String> {
+pub(crate) async fn get(address: SocketAddr, path: &str) -> Result<(StatusCode, String), String> {
     let exchange = async {
         let tcp = TcpStream::connect(address).await.map_err(|error| format!("connect: {error}"))?;
         let (mut sender, connection) =
