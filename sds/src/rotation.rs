@@ -163,7 +163,8 @@ impl Rotation {
     pub fn deadline(&self) -> Option<Timestamp> {
         let due = (self.standing == Standing::Wanted && self.in_flight.is_none()).then_some(self.due);
         let ends = self.held.as_ref().map(|held| held.leaf.life.expires);
-        let risk = self.held.as_ref().filter(|held| !held.at_risk).map(|held| held.leaf.life.at_risk_at());
+        let watched = self.held.as_ref().filter(|held| !held.at_risk && self.is_wanted());
+        let risk = watched.map(|held| held.leaf.life.at_risk_at());
         let grace = match self.standing {
             Standing::Grace(until) => Some(until),
             Standing::Idle | Standing::Wanted => None,
@@ -272,10 +273,12 @@ impl Rotation {
         if self.held.as_ref().is_some_and(|held| held.leaf.life.is_over(now)) {
             self.held = None;
             self.forced = false;
-            actions.push(Action::Expire);
+            // Nobody misses a leaf that no stream wants.
+            actions.push(if self.is_wanted() { Action::Expire } else { Action::Forget });
         }
+        let is_wanted = self.is_wanted();
         if let Some(held) =
-            self.held.as_mut().filter(|held| !held.at_risk && held.leaf.life.at_risk_at() <= now)
+            self.held.as_mut().filter(|held| is_wanted && !held.at_risk && held.leaf.life.at_risk_at() <= now)
         {
             held.at_risk = true;
             actions.push(Action::AtRisk);

@@ -56,6 +56,7 @@ impl fmt::Debug for Guard {
 #[derive(Debug, Default)]
 pub(crate) struct Parts {
     tasks: JoinSet<(&'static str, anyhow::Result<()>)>,
+    running: Vec<&'static str>,
     failed: Option<anyhow::Error>,
 }
 
@@ -68,6 +69,7 @@ impl Parts {
     ) where
         E: Into<anyhow::Error> + Send + 'static,
     {
+        self.running.push(name);
         self.tasks.spawn(async move { (name, part.await.map_err(Into::into)) });
     }
 
@@ -77,6 +79,7 @@ impl Parts {
             () = shutdown.cancelled() => Ok(()),
             Some(ended) = self.tasks.join_next() => {
                 let (name, result) = ended.context("a part of the server panicked")?;
+                self.running.retain(|other| *other != name);
                 result.with_context(|| format!("{name} failed"))?;
                 if shutdown.is_cancelled() { Ok(()) } else { Err(anyhow!("{name} ended although nobody asked it to")) }
             }
@@ -85,12 +88,11 @@ impl Parts {
 
     /// Waits until the parts with these names have ended.
     pub(crate) async fn finish_named(&mut self, names: &[&'static str]) {
-        let mut waiting: Vec<&str> = names.to_vec();
-        while !waiting.is_empty() {
+        while self.running.iter().any(|running| names.contains(running)) {
             let Some(ended) = self.tasks.join_next().await else { return };
             match ended {
                 Ok((name, result)) => {
-                    waiting.retain(|other| *other != name);
+                    self.running.retain(|other| *other != name);
                     if let Err(error) = result {
                         self.failed.get_or_insert(error.context(format!("{name} failed while ending")));
                     }
@@ -119,18 +121,57 @@ impl Parts {
     }
 }
 
-/// Cancels `shutdown` at SIGTERM or SIGINT.
+/// Cancels `shutdown` at SIGTERM, SIGINT or SIGHUP.
 ///
 /// # Errors
 /// When the process may not listen to signals.
 pub(crate) async fn watch_signals(shutdown: CancellationToken) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     tokio::select! {
         _ = terminate.recv() => tracing::info!("terminating: draining"),
         _ = interrupt.recv() => tracing::info!("interrupted: draining"),
+        _ = hangup.recv() => tracing::info!("terminal is gone: draining"),
         () = shutdown.cancelled() => {}
     }
     shutdown.cancel();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_part_that_ended_while_watched_is_not_waited_for() {
+        let shutdown = CancellationToken::new();
+        let mut parts = Parts::default();
+        shutdown.cancel();
+        for name in ["door", "other door"] {
+            parts.spawn(name, async { anyhow::Ok(()) });
+        }
+        let stop = CancellationToken::new();
+        let until = stop.clone();
+        parts.spawn("inner", async move {
+            until.cancelled().await;
+            anyhow::Ok(())
+        });
+        // Whichever of shutdown and an ended part the watch sees first, the end is found.
+        tokio::task::yield_now().await;
+        parts.watch(&shutdown).await.unwrap();
+        parts.watch(&shutdown).await.unwrap();
+        parts.finish_named(&["door", "other door"]).await;
+        stop.cancel();
+        parts.finish().await.unwrap();
+    }
+
+    #[test]
+    fn readiness_names_what_is_missing() {
+        let readiness = Readiness::default();
+        let guard = readiness.guard("own certificate");
+        assert_eq!(readiness.missing(), ["own certificate"]);
+        drop(guard);
+        assert!(readiness.missing().is_empty());
+    }
 }

@@ -53,7 +53,7 @@ pub const MIN_DURATION: Duration = Duration::from_secs(30);
 /// How long the control plane stays dead.
 const DEAD: Duration = Duration::from_secs(2);
 /// Leaves live this long, so that a minute shows many renewals.
-const LEAF_LIFETIME: Duration = Duration::from_secs(12);
+const LEAF_LIFETIME: Duration = Duration::from_secs(13);
 const NODE_LIFETIME: Duration = Duration::from_secs(60);
 /// How long the first request may take to come through.
 const START: Duration = Duration::from_secs(60);
@@ -107,6 +107,9 @@ struct Demo<'a> {
     seen: Arc<Seen>,
     clock: Arc<dyn Clock>,
     began: Timestamp,
+    /// How far each proxy is with its secrets, as the control plane knows it, and when that was asked.
+    acks: BTreeMap<String, String>,
+    asked: Timestamp,
     stop: CancellationToken,
 }
 
@@ -117,7 +120,8 @@ impl<'a> Demo<'a> {
         report: &'a mut Report,
         interrupted: CancellationToken,
     ) -> anyhow::Result<()> {
-        screen.say("credence demo: two Envoys under mTLS and load, certificates that live 12 seconds\n");
+        screen
+            .say("credence demo: two Envoys under mTLS and load, certificates that live 12 to 13 seconds\n");
         let envoy = find_envoy(options.envoy.clone(), screen).await?;
         report.versions = Versions {
             credence: env!("CARGO_PKG_VERSION").to_owned(),
@@ -146,6 +150,8 @@ impl<'a> Demo<'a> {
             seen: Arc::default(),
             clock,
             began,
+            acks: BTreeMap::new(),
+            asked: began,
             stop: CancellationToken::new(),
         };
         let mut background = JoinSet::new();
@@ -459,6 +465,24 @@ impl<'a> Demo<'a> {
         });
     }
 
+    /// Asks the control plane now and then what the proxies have acknowledged; while it is dead, nobody knows.
+    async fn look_at_acks(&mut self) {
+        let now = self.clock.now();
+        if now.since(self.asked) < ASK {
+            return;
+        }
+        self.asked = now;
+        self.acks.clear();
+        let Ok(listed) = self.world.command(&["proxy", "list"]).await else { return };
+        for proxy in listed.as_array().into_iter().flatten() {
+            let secrets =
+                proxy["status"]["types"].as_array().into_iter().flatten().find(|kind| kind["word"] == "SDS");
+            if let (Some(node), Some(secrets)) = (proxy["node_id"].as_str(), secrets) {
+                self.acks.insert(node.to_owned(), secrets["sync"].as_str().unwrap_or("?").to_owned());
+            }
+        }
+    }
+
     /// A moment of waiting, with what is going on redrawn; fails when a process is gone.
     async fn breathe(&mut self, doing: &str) -> anyhow::Result<()> {
         sleep(REFRESH).await;
@@ -468,6 +492,7 @@ impl<'a> Demo<'a> {
         if !self.screen.is_live() {
             return Ok(());
         }
+        self.look_at_acks().await;
         let now = self.clock.now();
         let mut lines = vec![format!(
             "  {:>5.1} s  {doing}   {} requests, {} failed",
@@ -480,11 +505,12 @@ impl<'a> Demo<'a> {
                 let left = last.not_after.since(now);
                 let age = LEAF_LIFETIME.saturating_sub(left);
                 lines.push(format!(
-                    "           {node:<9} leaf {}…  age {:>4}, ends in {:>4}, {} serials seen",
+                    "           {node:<9} leaf {}…  age {:>4}, ends in {:>4}, {} rotations seen, secrets {}",
                     &last.serial.to_string()[..12],
                     format_duration(Duration::from_secs(age.as_secs())),
                     format_duration(Duration::from_secs(left.as_secs())),
-                    proxy.serials.len()
+                    proxy.serials.len().saturating_sub(1),
+                    self.acks.get(node).map_or("?", String::as_str)
                 ));
             }
         }
@@ -492,6 +518,9 @@ impl<'a> Demo<'a> {
         Ok(())
     }
 }
+
+/// Between two questions to the control plane while the screen is redrawn.
+const ASK: Duration = Duration::from_secs(2);
 
 struct Begun {
     name: &'static str,
