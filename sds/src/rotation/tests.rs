@@ -242,8 +242,12 @@ impl Observer {
                     assert!(gone.life.is_over(now), "a valid leaf is never withdrawn as expired");
                 }
                 Action::Forget => {
-                    assert!(*event == Event::Barred || grace_over, "a valid leaf is dropped by order only");
-                    self.offered = None;
+                    let gone = self.offered.take();
+                    let over = gone.is_some_and(|leaf| leaf.life.is_over(now));
+                    assert!(
+                        *event == Event::Barred || grace_over || over,
+                        "a valid leaf is dropped by order only"
+                    );
                 }
                 Action::AtRisk => assert!(self.offered.is_some(), "only a leaf in hand is at risk"),
             }
