@@ -235,7 +235,7 @@ async fn serve(
         issuer,
         trust: ca.trust(),
         delivery: Arc::new(BoardDelivery { board: status, xds: xds.clone() }),
-        renewals: Arc::new(FailingRenewals { sds: sds.status(), own: own_status_read }),
+        renewals: Arc::new(FailingRenewals { sds: sds.status(), own: own_status_read.clone() }),
         readiness: ready.clone(),
         metrics: page.clone(),
     };
@@ -247,9 +247,9 @@ async fn serve(
     let enrolment_routes =
         Router::new().route_service("/credence.v1.EnrolmentService/{method}", node_door.enrolment_service());
     let doors = [
-        ("xds", Some(listeners.xds), Admits::Nodes, adapters::xds_service(xds, renewal_routes)),
-        ("enrolment", Some(listeners.enrolment), Admits::Strangers, adapters::service(enrolment_routes)),
-        ("management", Some(listeners.rest), Admits::Operators, adapters::service(api::rest::router(calls))),
+        ("xds", listeners.xds, Admits::Nodes, adapters::xds_service(xds, renewal_routes)),
+        ("enrolment", listeners.enrolment, Admits::Strangers, adapters::service(enrolment_routes)),
+        ("management", listeners.rest, Admits::Operators, adapters::service(api::rest::router(calls))),
     ];
     let open = |name, listener, security, service: Service| Door {
         name,
@@ -263,21 +263,23 @@ async fn serve(
         registry: registry.clone(),
         metrics: metrics.door(name),
     };
-    for (name, listener, admits, service) in doors {
-        if let Some(listener) = listener {
-            tracing::info!(door = name, address = %listener.local_addr()?, "listening");
-            parts.spawn(
-                name,
-                open(name, listener, Security::Tls(keeper.clone(), admits), service).run(shutdown.clone()),
-            );
-        }
-    }
     if let Some(listener) = listeners.probes {
         tracing::info!(door = "probes", address = %listener.local_addr()?, "listening");
         let service = adapters::service(api::rest::probes(ready, page));
         parts.spawn("probes", open("probes", listener, Security::Plain, service).run(shutdown.clone()));
     }
 
+    // Nobody is let in before we can say who we are; until then connections wait in the backlog.
+    let mut identified = own_status_read.clone();
+    tokio::select! {
+        _ = identified.wait_for(|own| own.serial.is_some()) => {}
+        outcome = parts.watch(&shutdown) => outcome?,
+    }
+    for (name, listener, admits, service) in doors {
+        tracing::info!(door = name, address = %listener.local_addr()?, "listening");
+        let door = open(name, listener, Security::Tls(keeper.clone(), admits), service);
+        parts.spawn(name, door.run(shutdown.clone()));
+    }
     let outcome = tokio::select! {
         outcome = parts.watch(&shutdown) => outcome,
         outcome = last.watch(&shutdown) => outcome,

@@ -209,7 +209,8 @@ impl<'a> Demo<'a> {
             "  control plane: xDS {}, enrolment {}, management {}",
             ports.xds, ports.enrolment, ports.rest
         ));
-        for (node, identities) in [("payments", &["payments"][..]), ("web", &["web", "intruder"])] {
+        for (node, identities) in [("payments", &["payments"][..]), ("web", &["web", "intruder", "visitor"])]
+        {
             let options = ProxyOptions {
                 identities: identities.iter().map(|name| format!("spiffe://demo.test/{name}")).collect(),
                 labels: vec![format!("app={node}")],
@@ -642,7 +643,7 @@ fn web(listen: SocketAddr, payments: SocketAddr) -> String {
     let clusters = [
         cluster("payments", "web", "payments"),
         cluster("as-intruder", "intruder", "payments"),
-        cluster("to-impostor", "web", "somebody-else"),
+        cluster("to-impostor", "visitor", "somebody-else"),
     ]
     .concat();
     format!(
