@@ -243,13 +243,10 @@ mod tests {
     fn is_what_the_golden_file_says() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/openapi.json");
         let now = serde_json::to_string_pretty(&describe()).unwrap() + "\n";
-        if std::env::var("CREDENCE_UPDATE_GOLDEN").is_ok() {
+        if std::env::var("CREDENCE_BLESS").is_ok() {
             std::fs::write(path, &now).unwrap();
         }
         let golden = std::fs::read_to_string(path).unwrap_or_default();
-        assert!(
-            golden == now,
-            "{path} differs: set CREDENCE_UPDATE_GOLDEN=1, run again, and review the change"
-        );
+        assert!(golden == now, "{path} differs: set CREDENCE_BLESS=1, run again, and review the change");
     }
 }

@@ -743,14 +743,11 @@ mod tests {
         let mut now = String::new();
         help(&mut Cli::command().term_width(100), "credence", &mut now);
         let now: String = now.lines().map(|line| line.trim_end().to_owned() + "\n").collect();
-        if std::env::var("CREDENCE_UPDATE_GOLDEN").is_ok() {
+        if std::env::var("CREDENCE_BLESS").is_ok() {
             std::fs::write(path, &now).unwrap();
         }
         let golden = std::fs::read_to_string(path).unwrap_or_default();
-        assert!(
-            golden == now,
-            "{path} differs: set CREDENCE_UPDATE_GOLDEN=1, run again, and review the change"
-        );
+        assert!(golden == now, "{path} differs: set CREDENCE_BLESS=1, run again, and review the change");
     }
 
     #[test]

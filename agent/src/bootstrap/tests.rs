@@ -27,18 +27,18 @@ fn bootstrap(server: &str, discovery: Discovery) -> Bootstrap {
     }
 }
 
-/// Compares with a golden file; `CREDENCE_GOLDEN=write` refreshes it.
+/// Compares with a golden file; `CREDENCE_BLESS=1` refreshes it.
 fn check(name: &str, value: &Value) {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/bootstrap/golden").join(name);
     let mut text = serde_json::to_string_pretty(value).unwrap();
     text.push('\n');
     #[expect(clippy::disallowed_methods, reason = "the one variable that refreshes golden files")]
-    if std::env::var("CREDENCE_GOLDEN").is_ok_and(|value| value == "write") {
+    if std::env::var("CREDENCE_BLESS").is_ok() {
         std::fs::create_dir_all(file.parent().unwrap()).unwrap();
         std::fs::write(&file, &text).unwrap();
     }
     let golden = std::fs::read_to_string(&file).unwrap_or_default();
-    assert_eq!(text, golden, "{name}: run with CREDENCE_GOLDEN=write if this is meant");
+    assert_eq!(text, golden, "{name}: run with CREDENCE_BLESS=1 if this is meant");
 }
 
 #[test]
