@@ -422,8 +422,10 @@ impl Manager {
             Step::Put { written, expected, apply } => {
                 let key = &written.document.key;
                 if draft.items.iter().any(|item| is_of(item, key)) {
-                    let why = "stands twice in the text".to_owned();
-                    return Err(CallError::Conflict { what: "document", name: key.to_string(), why });
+                    let message = format!("document {key} stands twice in the text");
+                    let hint = "remove one of the two, or give it another name";
+                    let problem = written.document.problem("duplicate-document", message, hint);
+                    return Err(CallError::Invalid(vec![to_fault(problem)]));
                 }
                 if *expected == Some(0) {
                     self.must_be_new(key).await?;

@@ -355,6 +355,7 @@ fn not_readable(problems: Problems) -> CallError {
 }
 
 pub(crate) fn to_fault(problem: Problem) -> Fault {
+    let fix = problem.fix().to_owned();
     Fault {
         file: problem.file.to_string(),
         line: problem.line,
@@ -363,7 +364,7 @@ pub(crate) fn to_fault(problem: Problem) -> Fault {
         value: problem.value,
         rule: problem.rule,
         message: problem.message,
-        fix: problem.hint,
+        fix,
     }
 }
 

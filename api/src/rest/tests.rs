@@ -408,7 +408,7 @@ async fn refuses_bad_input_and_leaves_everything_as_it_was() {
         ("POST", "/api/v1/configs", yaml, &big, 413, "too-large"),
         ("POST", "/api/v1/configs", "text/plain", ENDPOINTS, 415, "content-type"),
         ("POST", "/api/v1/configs?color=red", yaml, ENDPOINTS, 400, "parameter"),
-        ("POST", "/api/v1/apply", yaml, &twice, 409, "conflict"),
+        ("POST", "/api/v1/apply", yaml, &twice, 422, "invalid-document"),
         ("POST", "/api/v1/apply", yaml, DANGLING, 422, "invalid-document"),
         ("POST", "/api/v1/apply", yaml, "# nothing\n", 400, "parameter"),
         ("POST", "/api/v1/apply?namespace=No", yaml, ENDPOINTS, 400, "parameter"),

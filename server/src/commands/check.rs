@@ -134,6 +134,7 @@ fn first_domain(text: &str) -> Option<TrustDomain> {
 }
 
 fn fault(problem: Problem) -> Fault {
+    let fix = problem.fix().to_owned();
     Fault {
         file: problem.file.to_string(),
         line: problem.line,
@@ -142,7 +143,7 @@ fn fault(problem: Problem) -> Fault {
         value: problem.value,
         rule: problem.rule,
         message: problem.message,
-        fix: problem.hint,
+        fix,
     }
 }
 

@@ -98,6 +98,15 @@ pub struct Document {
     pub source: Arc<Source>,
 }
 
+impl Document {
+    /// Something that is wrong with it because of what stands beside it, at the place of its name.
+    #[must_use]
+    pub fn problem(&self, rule: &str, message: impl Into<String>, hint: impl Into<String>) -> Problem {
+        let name = FieldPath::default().key("metadata").key("name");
+        node::At::new(&self.source, name).problem(rule, message, hint)
+    }
+}
+
 /// What a document says, by kind.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Spec {

@@ -25,6 +25,26 @@ pub struct Problem {
     pub hint: String,
 }
 
+impl Problem {
+    /// What to do: the hint, or what the rule asks for where the message says nearly all.
+    #[must_use]
+    pub fn fix(&self) -> &str {
+        if !self.hint.is_empty() {
+            return &self.hint;
+        }
+        match self.rule.as_str() {
+            "range" => "write a number in that range",
+            "type" => "write what is expected there",
+            "path" => "begin it with \"/\"",
+            "duplicate-value" => "remove one of the two",
+            "namespace" => "write a name, such as production",
+            rule if rule.starts_with("syntax") => "correct the YAML there",
+            rule if rule.starts_with("limit") => "split it into several documents",
+            _ => "correct it there; the JSON Schema of documents says what may stand where",
+        }
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({}:{}:{}", self.message, self.file, self.line, self.column)?;
