@@ -58,7 +58,7 @@ pub enum Fault {
     #[error("ends before it starts")]
     NegativeValidity,
     /// Starts later.
-    #[error("is valid from {not_before} only, and it is {now}")]
+    #[error("is valid from {not_before} only")]
     NotYetValid {
         /// Its first second.
         not_before: Timestamp,
@@ -66,7 +66,7 @@ pub enum Fault {
         now: Timestamp,
     },
     /// Is over.
-    #[error("ended at {not_after}, and it is {now}")]
+    #[error("ended at {not_after}")]
     Expired {
         /// Its last second.
         not_after: Timestamp,
