@@ -29,6 +29,8 @@ use crate::{
 
 const START: Duration = Duration::from_secs(60);
 const COMMAND: Duration = Duration::from_secs(60);
+/// Where free ports are looked for.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
 const STOP: Duration = Duration::from_secs(20);
 
 /// Where the control plane listens; on loopback, chosen by the system.
@@ -44,13 +46,21 @@ pub struct Ports {
     pub probes: SocketAddr,
 }
 
-/// Free ports on loopback, found by binding them all at once.
+/// Free ports on loopback, found by binding them all at once. They lie below those that the system gives to
+/// outgoing connections, which could take one before its listener does.
 ///
 /// # Errors
 /// When there are none.
 pub fn free_ports(count: usize) -> io::Result<Vec<SocketAddr>> {
-    let listeners: Vec<_> =
-        (0..count).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).collect::<io::Result<_>>()?;
+    let mut listeners: Vec<TcpListener> = Vec::with_capacity(count);
+    let mut tries = 0;
+    while listeners.len() < count {
+        match TcpListener::bind((Ipv4Addr::LOCALHOST, rand::random_range(PORTS))) {
+            Ok(listener) => listeners.push(listener),
+            Err(error) if tries > 1_000 => return Err(error),
+            Err(_) => tries += 1,
+        }
+    }
     listeners.iter().map(TcpListener::local_addr).collect()
 }
 
