@@ -102,6 +102,8 @@ impl Sources {
     fn delivery(&self) -> Vec<Sample> {
         let tally = self.traffic.read();
         #[expect(clippy::cast_precision_loss, reason = "a count")]
+        let streams = tally.streams_open as f64;
+        #[expect(clippy::cast_precision_loss, reason = "a count")]
         let of_nodes = |state: &str, value: usize| {
             gauge("proxies", "Proxies by state", vec![("state", state.to_owned())], value as f64)
         };
@@ -113,6 +115,8 @@ impl Sources {
             counter("xds_resources_encoded", "Resources encoded", vec![], self.counters.encoded()),
             counter("xds_resources_hashed", "Resources hashed", vec![], self.counters.hashed()),
             counter("xds_responses_sent", "Discovery responses sent", vec![], tally.responses),
+            counter("xds_resources_sent", "Resources in discovery responses", vec![], tally.resources_sent),
+            gauge("xds_streams_open", "Open discovery streams", vec![], streams),
             counter("xds_acks", "Responses that proxies applied", vec![], tally.acks),
             counter("xds_nacks", "Responses that proxies refused", vec![], tally.nacks),
         ]
