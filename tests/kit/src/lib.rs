@@ -1,1 +1,46 @@
-//! credence-kit
+//! Everything that a whole-system test needs: a control plane and real Envoys as processes, strangers, loads, and
+//! readers of what they say. Each world has its own ports, folder and trust domain, so that tests run side by side.
+//!
+//! It fails a test by panicking, with the last value that it saw; nothing here waits without a bound. What a world
+//! left behind is kept under `target/evidence/NAME` when its test fails. Start reading at [`TestWorld`].
+//!
+//! ```text
+//! TestWorld --sandbox--> credence serve, credence agent --> Envoy --Admin--> stats, config_dump, certs
+//!     |--Rest--> 8080   |--Enrolment--> 18001   |--XdsClient--> 18000   |--authority()--> good and bad certificates
+//! ```
+
+#![expect(clippy::panic, reason = "a kit for tests tells what it saw by panicking")]
+
+mod authority;
+mod documents;
+mod enrolment;
+mod eventually;
+mod load;
+mod netns;
+mod pair;
+mod rest;
+mod search;
+mod tls;
+mod upstream;
+mod world;
+mod xds;
+
+pub use agent::envoy::Admin;
+pub use server::{clock::SystemClock, config::Config};
+
+pub use self::authority::Keys;
+pub use self::documents::{back, endpoints, front};
+pub use self::enrolment::{Enrolled, Enrolment, JoinAnswer, renew};
+pub use self::eventually::{PATIENCE, eventually, within};
+pub use self::load::{Load, LoadPlan, LoadReport, get};
+pub use self::netns::NetworkNamespace;
+pub use self::pair::Pair;
+pub use self::rest::{Answer, Rest};
+pub use self::search::{Needle, Sighting, search};
+pub use self::tls::{
+    Identity, Outcome, Shown, connect, https, plaintext, probe, shakes_hands, strikes_tls12, try_http,
+    try_stream,
+};
+pub use self::upstream::Upstream;
+pub use self::world::{Envoy, Node, TestWorld, WorldOptions, envoy, workspace};
+pub use self::xds::{CDS, DeltaStream, EDS, LDS, RDS, SDS, SotwStream, XdsClient, secret_of};
