@@ -1,0 +1,85 @@
+//! The control plane dies, is told to end, comes back; traffic does not notice, and nothing is forgotten.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
+
+use std::collections::BTreeSet;
+
+use kit::{Admin, Load, LoadPlan, Pair, TestWorld, WorldOptions, envoy, eventually};
+use serde_json::Value;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_and_started_again_it_costs_no_request_and_no_secret() {
+    let Some(envoy) = envoy("1.40.0") else { return };
+    let options = WorldOptions { envoy: Some(envoy), ..WorldOptions::default() };
+    let mut world = TestWorld::boot("restart-kill", options).await;
+    let pair = Pair::start(&mut world).await;
+    let load = Load::start(pair.web, "/", LoadPlan::default());
+    let (web, pay) = (world.admin("web").await, world.admin("pay").await);
+    let before = (secrets(web).await, secrets(pay).await);
+    assert!(!before.0.is_empty() && !before.1.is_empty(), "{before:?}");
+    let audit = world.audit().await.len();
+    let configs = world.rest().get("/api/v1/configs?text=true").await;
+
+    for round in 0..2 {
+        world.kill().await;
+        requests_flow(&load).await;
+        world.start().await;
+        requests_flow(&load).await;
+        for node in ["web", "pay"] {
+            let proxy = world.synced(node).await;
+            assert_eq!(proxy["status"]["connected"], true, "round {round}: {proxy:#}");
+        }
+    }
+    let after = (secrets(web).await, secrets(pay).await);
+    assert_eq!(after, before, "a secret was removed or renamed");
+    for admin in [web, pay] {
+        let stats = admin.stats("update_rejected|warming_state|total_clusters_warming").await.unwrap();
+        let bad: Vec<_> = stats.iter().filter(|(_, count)| **count > 0).collect();
+        assert!(bad.is_empty(), "{bad:?}");
+    }
+    load.finish_unharmed(100).await;
+    assert_eq!(world.rest().get("/api/v1/configs?text=true").await, configs, "documents changed");
+    assert!(world.audit().await.len() > audit, "audit lost rows");
+    world.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn told_to_end_it_drains_and_what_comes_back_is_the_same() {
+    let Some(envoy) = envoy("1.40.0") else { return };
+    let options = WorldOptions { envoy: Some(envoy), ..WorldOptions::default() };
+    let mut world = TestWorld::boot("restart-term", options).await;
+    let pair = Pair::start(&mut world).await;
+    world.synced("pay").await;
+    let load = Load::start(pair.web, "/", LoadPlan::default());
+    // Fails if the process does not end by itself within its drain time.
+    world.terminate().await;
+    requests_flow(&load).await;
+    let log = std::fs::read_to_string(world.sandbox().path("serve.log")).unwrap();
+    assert!(!log.contains("panicked"), "{log}");
+    world.start().await;
+    for node in ["web", "pay"] {
+        world.synced(node).await;
+    }
+    pair.answers(&mut world, "paid").await;
+    load.finish_unharmed(50).await;
+    world.finish().await;
+}
+
+/// Waits until the load has seen more answers.
+async fn requests_flow(load: &Load) {
+    let least = load.so_far().total + 100;
+    eventually("requests flow", async || {
+        let report = load.so_far();
+        if report.total >= least { Ok(()) } else { Err(report) }
+    })
+    .await;
+}
+
+/// The names of the secrets that an Envoy holds and uses.
+async fn secrets(admin: Admin) -> BTreeSet<String> {
+    let dump = admin.config_dump().await.unwrap();
+    let sections = dump["configs"].as_array().cloned().unwrap_or_default();
+    let active = |section: &Value| section["dynamic_active_secrets"].as_array().cloned().unwrap_or_default();
+    let all = sections.iter().flat_map(active);
+    all.filter_map(|secret| secret["name"].as_str().map(str::to_owned)).collect()
+}
