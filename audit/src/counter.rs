@@ -13,6 +13,11 @@ use crate::{Action, Actor, Event};
 pub const WINDOW: Duration = Duration::from_secs(60);
 /// How many (actor, action, reason) are told apart at once; further ones share one row.
 pub const MAX_KEYS: usize = 10_000;
+/// How many of them may be one actor's: who is refused for ever new reasons, which a stranger can write into a
+/// certificate, fills neither the disk nor the place of others.
+const MAX_KEYS_OF_ACTOR: usize = 100;
+/// How long a reason may be, in characters.
+const MAX_REASON: usize = 500;
 
 /// What the counter hears.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +31,7 @@ pub enum CounterEvent {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Key {
     One(Actor, Action, String),
+    Rest(Actor),
     Other,
 }
 
@@ -38,10 +44,12 @@ struct Window {
 /// A pure machine: refusals and time in, rows to keep out. The first refusal of an actor for a reason is a row at
 /// once; its repeats are one row with their count at the end of each minute, for as long as they go on.
 ///
-/// Invariant: every window has exactly one place in `ends`, and `ends` is in order of time.
+/// Invariants: every window has exactly one place in `ends`, and `ends` is in order of time; `told_apart` counts the
+/// windows of each actor that has any.
 #[derive(Default)]
 pub struct RefusalCounter {
     windows: HashMap<Key, Window>,
+    told_apart: HashMap<Actor, usize>,
     ends: VecDeque<(Timestamp, Key)>,
 }
 
@@ -74,33 +82,44 @@ impl RefusalCounter {
         ends.into_iter().filter_map(|(_, key)| self.windows.remove(&key)).filter_map(row).collect()
     }
 
-    fn refused(&mut self, refusal: Event, now: Timestamp) -> Option<Event> {
+    fn refused(&mut self, mut refusal: Event, now: Timestamp) -> Option<Event> {
+        if let Some((end, _)) = refusal.reason.char_indices().nth(MAX_REASON) {
+            refusal.reason.truncate(end);
+        }
         let key = Key::One(refusal.actor.clone(), refusal.action, refusal.reason.clone());
         if let Some(window) = self.windows.get_mut(&key) {
             window.repeats += refusal.count;
             window.latest = refusal;
             return None;
         }
+        let of_actor = self.told_apart.get(&refusal.actor).copied().unwrap_or_default();
+        if of_actor >= MAX_KEYS_OF_ACTOR {
+            let actor = refusal.actor.clone();
+            return self.overflowed(Key::Rest(actor.clone()), actor, &refusal, now);
+        }
         if self.windows.len() >= MAX_KEYS {
-            return self.overflowed(&refusal, now);
+            let actor = Actor::Stranger { address: "other".to_owned() };
+            return self.overflowed(Key::Other, actor, &refusal, now);
         }
         self.open(key, refusal, now)
     }
 
-    fn overflowed(&mut self, refusal: &Event, now: Timestamp) -> Option<Event> {
-        let actor = Actor::Stranger { address: "other".to_owned() };
+    fn overflowed(&mut self, key: Key, actor: Actor, refusal: &Event, now: Timestamp) -> Option<Event> {
         let reason = "too many different refusals to tell apart";
         let mut other = Event::refused(now, actor, refusal.action, "other", reason);
         other.count = refusal.count;
-        if let Some(window) = self.windows.get_mut(&Key::Other) {
+        if let Some(window) = self.windows.get_mut(&key) {
             window.repeats += other.count;
             window.latest = other;
             return None;
         }
-        self.open(Key::Other, other, now)
+        self.open(key, other, now)
     }
 
     fn open(&mut self, key: Key, refusal: Event, now: Timestamp) -> Option<Event> {
+        if let Key::One(actor, ..) = &key {
+            *self.told_apart.entry(actor.clone()).or_default() += 1;
+        }
         self.ends.push_back((now + WINDOW, key.clone()));
         self.windows.insert(key, Window { latest: refusal.clone(), repeats: 0 });
         Some(refusal)
@@ -117,9 +136,22 @@ impl RefusalCounter {
                 rows.push(row);
                 self.ends.push_back((now + WINDOW, key.clone()));
                 self.windows.insert(key, Window { latest, repeats: 0 });
+            } else {
+                self.forget(&key);
             }
         }
         rows
+    }
+
+    /// A window of the actor is over.
+    fn forget(&mut self, key: &Key) {
+        let Key::One(actor, ..) = key else { return };
+        if let Some(count) = self.told_apart.get_mut(actor) {
+            *count -= 1;
+            if *count == 0 {
+                self.told_apart.remove(actor);
+            }
+        }
     }
 }
 
@@ -177,6 +209,27 @@ mod tests {
         let rows = counter.step(CounterEvent::Tick, at(60));
         assert_eq!(counts(&rows), [499]);
         assert_eq!(rows[0].object, "other");
+    }
+
+    #[test]
+    fn one_actor_with_ever_new_reasons_gets_no_more_rows_than_its_share() {
+        let mut counter = RefusalCounter::new();
+        let mut rows = 0;
+        for number in 0..5_000 {
+            rows += counter.step(refusal("a", &format!("issuer {number}"), at(0)), at(0)).len();
+        }
+        assert_eq!(rows, MAX_KEYS_OF_ACTOR + 1);
+        assert_eq!(counts(&counter.step(refusal("b", "expired", at(1)), at(1))), [1], "another actor");
+        let gathered = counter.step(CounterEvent::Tick, at(60));
+        assert_eq!(counts(&gathered), [4_899]);
+        assert_eq!(gathered[0].reason, "too many different refusals to tell apart");
+        // Its share is free again once its windows are over.
+        assert_eq!(counts(&counter.step(refusal("a", "again", at(62)), at(62))), [1]);
+        let long = "x".repeat(20_000);
+        assert_eq!(counter.step(refusal("c", &long, at(62)), at(62))[0].reason.len(), MAX_REASON);
+        counter.step(CounterEvent::Tick, at(500));
+        counter.step(CounterEvent::Tick, at(900));
+        assert!(counter.told_apart.is_empty() && counter.windows.is_empty());
     }
 
     #[test]
