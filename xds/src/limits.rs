@@ -25,6 +25,12 @@ pub struct Limits {
     pub message_bytes: usize,
     /// Streams of one node; the newest wins (R9).
     pub streams_per_node: usize,
+    /// New streams per second for ever, over all nodes (R11).
+    pub new_streams_per_second: u32,
+    /// New streams at once after a quiet time.
+    pub new_streams_at_once: u32,
+    /// How long a new stream may wait for its place; past it the node is told to come again.
+    pub admission_queue: Duration,
 }
 
 impl Default for Limits {
@@ -40,6 +46,9 @@ impl Default for Limits {
             write_stall: Duration::from_secs(30),
             message_bytes: 4 << 20,
             streams_per_node: 16,
+            new_streams_per_second: 100,
+            new_streams_at_once: 1_000,
+            admission_queue: Duration::from_secs(1),
         }
     }
 }

@@ -44,6 +44,9 @@ pub enum Refusal {
     /// The first message lacks `node` or `node.id`.
     #[error("the first message has no node id")]
     NoNode,
+    /// Too many nodes come at once (R11).
+    #[error("too many new streams at once")]
+    Crowded,
     /// `node.id` is not the certificate's.
     #[error("the certificate is another node's than node.id {said:?}")]
     OtherNode {
@@ -137,7 +140,7 @@ impl Refusal {
             }
             Self::Undecodable(_) => Code::InvalidArgument,
             Self::NotReady => Code::Unavailable,
-            Self::TooManyNames { .. } | Self::LongMessage { .. } | Self::Superseded => {
+            Self::TooManyNames { .. } | Self::LongMessage { .. } | Self::Superseded | Self::Crowded => {
                 Code::ResourceExhausted
             }
             Self::Silent | Self::Stalled => Code::DeadlineExceeded,

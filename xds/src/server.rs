@@ -9,6 +9,7 @@
 //!                               `--Rope--> bounded channel --> response body
 //! ```
 
+mod admission;
 mod body;
 mod connection;
 mod registry;
@@ -20,9 +21,10 @@ use std::{
     future::{Ready, ready},
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use audit::{Actor, Refusals};
@@ -32,11 +34,16 @@ use http_body::Body;
 use spiffe::{Bindings, BlockList, Clock, Peer, RequestId};
 use tokio::sync::watch;
 
+use self::{
+    admission::{Admission, Admitted},
+    connection::Driver,
+    registry::Registry,
+    stream::Stream,
+};
 pub use self::{
     body::{Aborted, XdsBody},
     connection::{ConnectionDrain, Driving},
 };
-use self::{connection::Driver, registry::Registry, stream::Stream};
 use crate::{
     Board, Code, Limits, Method, Opening, Refusal, SecretSource, Session, Traffic, TypeUrl, Views, hub::Count,
 };
@@ -77,6 +84,7 @@ struct Shared {
     deps: XdsDeps,
     registry: Registry,
     next_stream: AtomicU64,
+    admission: Mutex<Admission>,
 }
 
 impl XdsServer {
@@ -85,11 +93,13 @@ impl XdsServer {
     pub fn new(deps: XdsDeps) -> Self {
         // Nonces carry the stream's number: begin where no earlier process was (xds.md 11).
         let first = u64::try_from(deps.clock.now().unix_millis()).unwrap_or(1) << 8;
+        let admission = Mutex::new(Admission::new(&deps.limits));
         Self {
             shared: Arc::new(Shared {
                 deps,
                 registry: Registry::default(),
                 next_stream: AtomicU64::new(first),
+                admission,
             }),
         }
     }
@@ -132,11 +142,20 @@ impl XdsServer {
             Ok(session) => session,
             Err(refusal) => return refuse(&refusal),
         };
+        let admitted = self.shared.admission().admit(deps.clock.now());
+        let wait = match admitted {
+            Admitted::After(wait) => wait,
+            Admitted::Refused(pause) => {
+                let mut response = refuse(&Refusal::Crowded);
+                pushback(response.headers_mut(), pause, stream);
+                return response;
+            }
+        };
         deps.traffic.streams_opened().add(1);
         let connection = parts.extensions.get::<ConnectionDrain>().cloned();
         let (frames, body) = XdsBody::channel();
         let stream = Stream::new(self.shared.clone(), session, stream, request_id, connection.clone());
-        let driver: Driver = Box::pin(stream.run(inbound, frames));
+        let driver: Driver = Box::pin(stream.run(wait, inbound, frames));
         // Polled by the connection, the stream goes on reading and watching while its peer does not read.
         let driver = match &connection {
             Some(connection) => connection.drive(driver).err(),
@@ -183,6 +202,10 @@ impl XdsServer {
 }
 
 impl Shared {
+    fn admission(&self) -> MutexGuard<'_, Admission> {
+        self.admission.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn report(&self, actor: Actor, object: String, refusal: &Refusal, request_id: &RequestId) {
         let deps = &self.deps;
         deps.traffic.refusals().add(1);
@@ -225,6 +248,15 @@ fn refused(refusal: &Refusal, request_id: &RequestId) -> Response<XdsBody> {
     response.headers_mut().insert(header::CONTENT_TYPE, GRPC);
     response.headers_mut().extend(status_of(refusal.code(), Some(request_id)));
     response
+}
+
+/// Asks a client to come again after `pause` and up to as long again, so that those who were refused together do not
+/// come together (gRFC A6, pushback).
+fn pushback(headers: &mut HeaderMap, pause: Duration, stream: u64) {
+    let millis = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX).max(1);
+    // The number of the stream is as good a spread as any, and needs no randomness here.
+    let spread = stream.wrapping_mul(0x9e37_79b9_7f4a_7c15) % millis;
+    headers.insert("grpc-retry-pushback-ms", HeaderValue::from(millis.saturating_add(spread)));
 }
 
 /// The status of a stream: a code, and an id to ask us by (R12).

@@ -1,6 +1,6 @@
 //! The loop of one stream: wait for something, step the session, carry out what it says.
 
-use std::{collections::VecDeque, fmt::Display, future::pending, sync::Arc};
+use std::{collections::VecDeque, fmt::Display, future::pending, sync::Arc, time::Duration};
 
 use audit::Actor;
 use bytes::Bytes;
@@ -113,11 +113,13 @@ impl Stream {
     }
 
     /// Runs until the stream is over.
-    pub(super) async fn run<B>(mut self, mut inbound: B, frames: mpsc::Sender<Frame<Bytes>>)
+    pub(super) async fn run<B>(mut self, wait: Duration, mut inbound: B, frames: mpsc::Sender<Frame<Bytes>>)
     where
         B: Body<Data = Bytes> + Send + Unpin,
         B::Error: Display,
     {
+        let clock = self.shared.deps.clock.clone();
+        clock.sleep_until(clock.now() + wait).await;
         // Whatever changed between opening and now.
         self.access_changed();
         self.views_changed();
@@ -125,7 +127,6 @@ impl Stream {
             let wake = self.wake(&mut inbound, &frames).await;
             self.woken(wake);
         }
-        let clock = self.shared.deps.clock.clone();
         let Some(trailers) = self.finish() else { return };
         let patience = clock.now() + self.shared.deps.limits.drain;
         tokio::select! {
