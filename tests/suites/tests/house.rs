@@ -1,7 +1,5 @@
 //! The structure of the house, held by tests: who may know whom, and who may touch private bytes.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
-
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
