@@ -1,6 +1,8 @@
 //! The command line's way to 8080: HTTP over mutual TLS 1.3 with the operator's certificate. The server is known
 //! by its SPIFFE ID and not by its address. A TLS alert is turned into a hint.
 
+mod verifier;
+
 use std::{
     error::Error,
     fs,
@@ -13,22 +15,16 @@ use api::problem::Problem;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use certs::{
-    Certificate, Chain, Clock, Csr, KeyKind, SecretKey, Timestamp, Usage, certificates_from_pem,
-    format_duration,
+    Certificate, Chain, Clock, Csr, KeyKind, SecretKey, Timestamp, certificates_from_pem, format_duration,
 };
 use http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use rustls::{
-    AlertDescription, ClientConfig, DigitallySignedStruct, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{verify_tls12_signature, verify_tls13_signature},
-    sign::SingleCertAndKey,
-};
-use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime, pem::PemObject};
+use rustls::{AlertDescription, ClientConfig, sign::SingleCertAndKey};
+use rustls_pki_types::{PrivatePkcs8KeyDer, ServerName, pem::PemObject};
 use serde::de::DeserializeOwned;
-use spiffe::{Class, SpiffeId, Trust, TrustBundle, TrustDomain, verify_svid};
+use spiffe::{Class, SpiffeId, Trust, TrustBundle, TrustDomain};
 use tokio::net::TcpStream;
 use zeroize::Zeroizing;
 
@@ -38,6 +34,7 @@ use crate::{
     output::{Exit, Failure, note},
     tls,
 };
+use verifier::ServerVerifier;
 
 const CERTIFICATE: &str = "operator.crt";
 const KEY: &str = "operator.key";
@@ -457,68 +454,6 @@ fn operator_id(chain: &Chain, directory: &Path) -> Result<SpiffeId, Failure> {
         Failure::new(Exit::Failed, message, "--admin-dir names the directory that \"credence init\" wrote")
     })
 }
-
-/// Knows the server by its SPIFFE ID. The address that was dialled proves nothing and is not looked at.
-#[derive(Debug)]
-struct ServerVerifier {
-    trust: Trust,
-    expected: SpiffeId,
-}
-
-impl ServerCertVerifier for ServerVerifier {
-    fn verify_server_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let refused = |why: String| {
-            rustls::Error::InvalidCertificate(rustls::CertificateError::Other(rustls::OtherError(Arc::new(
-                Unverified(why),
-            ))))
-        };
-        let ders = std::iter::once(leaf.as_ref()).chain(intermediates.iter().map(AsRef::as_ref));
-        let chain = Chain::from_ders(ders).map_err(|error| refused(error.to_string()))?;
-        let now = Timestamp::from_unix_secs(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
-        let svid = verify_svid(&chain, &self.trust, now, Usage::Server)
-            .map_err(|error| refused(error.to_string()))?;
-        if *svid.id() != self.expected {
-            return Err(refused(format!("it is {}, not {}", svid.id(), self.expected)));
-        }
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &tls::provider().signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signature, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &tls::provider().signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signature, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        tls::provider().signature_verification_algorithms.supported_schemes()
-    }
-}
-
-/// Why the server was not believed, in words.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-struct Unverified(String);
 
 #[cfg(test)]
 mod tests {
