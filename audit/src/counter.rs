@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    net::{IpAddr, Ipv6Addr},
     time::Duration,
 };
 
@@ -13,11 +14,11 @@ use crate::{Action, Actor, Event};
 pub const WINDOW: Duration = Duration::from_secs(60);
 /// How many (actor, action, reason) are told apart at once; further ones share one row.
 pub const MAX_KEYS: usize = 10_000;
-/// How many of them may be one actor's: who is refused for ever new reasons, which a stranger can write into a
-/// certificate, fills neither the disk nor the place of others.
-const MAX_KEYS_OF_ACTOR: usize = 100;
-/// How long a reason may be, in characters.
-const MAX_REASON: usize = 500;
+/// How many different reasons one actor may have for rows of their own at once. Reasons quote what the actor sent:
+/// without this bound it could choose a new one each time and fill the disk.
+pub const REASONS_AT_ONCE: u32 = 64;
+/// How long it takes until an actor has earned one more.
+pub const REASON_REFILL: Duration = Duration::from_secs(60);
 
 /// What the counter hears.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,11 +29,47 @@ pub enum CounterEvent {
     Tick,
 }
 
+/// Who is told apart. An IPv6 host owns 64 bits of addresses: they are one actor.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Who(Actor);
+
+impl Who {
+    fn of(actor: &Actor) -> Self {
+        if let Actor::Stranger { address } = actor
+            && let Ok(IpAddr::V6(v6)) = address.parse()
+            && v6.to_ipv4_mapped().is_none()
+        {
+            let network = Ipv6Addr::from(u128::from(v6) >> 64 << 64);
+            return Self(Actor::Stranger { address: network.to_string() });
+        }
+        Self(actor.clone())
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Key {
-    One(Actor, Action, String),
-    Rest(Actor),
+    One(Who, Action, String),
+    /// Reasons beyond those that the actor may have told apart.
+    Rest(Who, Action),
     Other,
+}
+
+/// How many more reasons an actor may have told apart, and since when that is known.
+#[derive(Debug, Clone, Copy)]
+struct Allowance {
+    left: u32,
+    since: Timestamp,
+}
+
+impl Allowance {
+    fn refill(&mut self, now: Timestamp) {
+        let earned = now.since(self.since).as_secs() / REASON_REFILL.as_secs();
+        if earned > 0 {
+            self.left =
+                self.left.saturating_add(u32::try_from(earned).unwrap_or(u32::MAX)).min(REASONS_AT_ONCE);
+            self.since = now;
+        }
+    }
 }
 
 /// Repeats since the last row.
@@ -44,13 +81,13 @@ struct Window {
 /// A pure machine: refusals and time in, rows to keep out. The first refusal of an actor for a reason is a row at
 /// once; its repeats are one row with their count at the end of each minute, for as long as they go on.
 ///
-/// Invariants: every window has exactly one place in `ends`, and `ends` is in order of time; `told_apart` counts the
-/// windows of each actor that has any.
+/// Invariant: every window has exactly one place in `ends`, and `ends` is in order of time.
 #[derive(Default)]
 pub struct RefusalCounter {
     windows: HashMap<Key, Window>,
-    told_apart: HashMap<Actor, usize>,
     ends: VecDeque<(Timestamp, Key)>,
+    /// Of actors that have used some; at most [`MAX_KEYS`].
+    allowances: HashMap<Who, Allowance>,
 }
 
 impl RefusalCounter {
@@ -82,44 +119,64 @@ impl RefusalCounter {
         ends.into_iter().filter_map(|(_, key)| self.windows.remove(&key)).filter_map(row).collect()
     }
 
-    fn refused(&mut self, mut refusal: Event, now: Timestamp) -> Option<Event> {
-        if let Some((end, _)) = refusal.reason.char_indices().nth(MAX_REASON) {
-            refusal.reason.truncate(end);
-        }
-        let key = Key::One(refusal.actor.clone(), refusal.action, refusal.reason.clone());
+    fn refused(&mut self, refusal: Event, now: Timestamp) -> Option<Event> {
+        let who = Who::of(&refusal.actor);
+        let key = Key::One(who.clone(), refusal.action, refusal.reason.clone());
         if let Some(window) = self.windows.get_mut(&key) {
             window.repeats += refusal.count;
             window.latest = refusal;
             return None;
         }
-        let of_actor = self.told_apart.get(&refusal.actor).copied().unwrap_or_default();
-        if of_actor >= MAX_KEYS_OF_ACTOR {
-            let actor = refusal.actor.clone();
-            return self.overflowed(Key::Rest(actor.clone()), actor, &refusal, now);
-        }
         if self.windows.len() >= MAX_KEYS {
-            let actor = Actor::Stranger { address: "other".to_owned() };
-            return self.overflowed(Key::Other, actor, &refusal, now);
+            return self.overflowed(&refusal, now);
         }
-        self.open(key, refusal, now)
+        if self.spend(&who, now) {
+            return self.open(key, refusal, now);
+        }
+        let reason = "further reasons of this actor, the log has each".to_owned();
+        let rest = Event { object: "several".to_owned(), reason, ..refusal };
+        let key = Key::Rest(who, rest.action);
+        if let Some(window) = self.windows.get_mut(&key) {
+            window.repeats += rest.count;
+            window.latest = rest;
+            return None;
+        }
+        self.open(key, rest, now)
     }
 
-    fn overflowed(&mut self, key: Key, actor: Actor, refusal: &Event, now: Timestamp) -> Option<Event> {
+    /// Whether `who` may have one more reason told apart.
+    fn spend(&mut self, who: &Who, now: Timestamp) -> bool {
+        if !self.allowances.contains_key(who) && self.allowances.len() >= MAX_KEYS {
+            self.allowances.retain(|_, allowance| {
+                allowance.refill(now);
+                allowance.left < REASONS_AT_ONCE
+            });
+            if self.allowances.len() >= MAX_KEYS {
+                return false;
+            }
+        }
+        let full = Allowance { left: REASONS_AT_ONCE, since: now };
+        let allowance = self.allowances.entry(who.clone()).or_insert(full);
+        allowance.refill(now);
+        let may = allowance.left > 0;
+        allowance.left = allowance.left.saturating_sub(1);
+        may
+    }
+
+    fn overflowed(&mut self, refusal: &Event, now: Timestamp) -> Option<Event> {
+        let actor = Actor::Stranger { address: "other".to_owned() };
         let reason = "too many different refusals to tell apart";
         let mut other = Event::refused(now, actor, refusal.action, "other", reason);
         other.count = refusal.count;
-        if let Some(window) = self.windows.get_mut(&key) {
+        if let Some(window) = self.windows.get_mut(&Key::Other) {
             window.repeats += other.count;
             window.latest = other;
             return None;
         }
-        self.open(key, other, now)
+        self.open(Key::Other, other, now)
     }
 
     fn open(&mut self, key: Key, refusal: Event, now: Timestamp) -> Option<Event> {
-        if let Key::One(actor, ..) = &key {
-            *self.told_apart.entry(actor.clone()).or_default() += 1;
-        }
         self.ends.push_back((now + WINDOW, key.clone()));
         self.windows.insert(key, Window { latest: refusal.clone(), repeats: 0 });
         Some(refusal)
@@ -136,22 +193,9 @@ impl RefusalCounter {
                 rows.push(row);
                 self.ends.push_back((now + WINDOW, key.clone()));
                 self.windows.insert(key, Window { latest, repeats: 0 });
-            } else {
-                self.forget(&key);
             }
         }
         rows
-    }
-
-    /// A window of the actor is over.
-    fn forget(&mut self, key: &Key) {
-        let Key::One(actor, ..) = key else { return };
-        if let Some(count) = self.told_apart.get_mut(actor) {
-            *count -= 1;
-            if *count == 0 {
-                self.told_apart.remove(actor);
-            }
-        }
     }
 }
 
@@ -212,24 +256,32 @@ mod tests {
     }
 
     #[test]
-    fn one_actor_with_ever_new_reasons_gets_no_more_rows_than_its_share() {
+    fn an_actor_that_invents_reasons_writes_few_rows() {
         let mut counter = RefusalCounter::new();
-        let mut rows = 0;
-        for number in 0..5_000 {
-            rows += counter.step(refusal("a", &format!("issuer {number}"), at(0)), at(0)).len();
+        let (mut rows, mut told) = (0, 0);
+        for second in 0..3_600 {
+            for number in 0..10 {
+                let event = refusal("192.0.2.1", &format!("foreign {second} {number}"), at(second));
+                let kept = counter.step(event, at(second));
+                rows += kept.len();
+                told += counts(&kept).iter().sum::<u64>();
+            }
         }
-        assert_eq!(rows, MAX_KEYS_OF_ACTOR + 1);
-        assert_eq!(counts(&counter.step(refusal("b", "expired", at(1)), at(1))), [1], "another actor");
-        let gathered = counter.step(CounterEvent::Tick, at(60));
-        assert_eq!(counts(&gathered), [4_899]);
-        assert_eq!(gathered[0].reason, "too many different refusals to tell apart");
-        // Its share is free again once its windows are over.
-        assert_eq!(counts(&counter.step(refusal("a", "again", at(62)), at(62))), [1]);
-        let long = "x".repeat(20_000);
-        assert_eq!(counter.step(refusal("c", &long, at(62)), at(62))[0].reason.len(), MAX_REASON);
-        counter.step(CounterEvent::Tick, at(500));
-        counter.step(CounterEvent::Tick, at(900));
-        assert!(counter.told_apart.is_empty() && counter.windows.is_empty());
+        told += counts(&counter.finish()).iter().sum::<u64>();
+        assert_eq!(told, 36_000, "no refusal is lost from the counts");
+        assert!(rows < 64 + 2 * 60 + 4, "{rows} rows in an hour");
+    }
+
+    #[test]
+    fn the_addresses_of_one_ipv6_network_are_one_actor() {
+        let mut counter = RefusalCounter::new();
+        let rows: usize = (0..500)
+            .map(|host| counter.step(refusal(&format!("2001:db8:1:2::{host:x}"), "none", at(0)), at(0)).len())
+            .sum();
+        assert_eq!(rows, 1);
+        assert_eq!(counter.step(refusal("2001:db8:1:3::1", "none", at(0)), at(0)).len(), 1);
+        assert_eq!(counter.step(refusal("::ffff:192.0.2.1", "none", at(0)), at(0)).len(), 1);
+        assert_eq!(counter.step(refusal("::ffff:192.0.2.2", "none", at(0)), at(0)).len(), 1);
     }
 
     #[test]

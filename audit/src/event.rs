@@ -127,6 +127,16 @@ pub enum Outcome {
     Failed,
 }
 
+/// The most characters of the object and of the reason of a refusal.
+pub const MAX_REASON: usize = 512;
+
+fn cut(text: String) -> String {
+    match text.char_indices().nth(MAX_REASON) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}
+
 /// One thing that happened. Its fields are names and numbers; no type that holds a secret fits in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
@@ -170,7 +180,8 @@ impl Event {
         }
     }
 
-    /// Something that was refused, with the reason.
+    /// Something that was refused, with the reason. Both may quote the one who was refused, so both are cut at
+    /// [`MAX_REASON`] characters.
     #[must_use]
     pub fn refused(
         at: Timestamp,
@@ -179,7 +190,8 @@ impl Event {
         object: impl Into<String>,
         reason: impl Into<String>,
     ) -> Self {
-        Self { outcome: Outcome::Refused, reason: reason.into(), ..Self::done(at, actor, action, object) }
+        let (object, reason) = (cut(object.into()), cut(reason.into()));
+        Self { outcome: Outcome::Refused, reason, ..Self::done(at, actor, action, object) }
     }
 
     /// The same with one more detail.
@@ -201,5 +213,18 @@ impl Event {
     pub fn in_request(mut self, request: RequestId) -> Self {
         self.request_id = Some(request);
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_quotes_no_more_than_its_bound() {
+        let long = "ä".repeat(100_000);
+        let event = Event::refused(Timestamp::EPOCH, Actor::System, Action::StreamRefuse, long.clone(), long);
+        assert_eq!(event.reason.chars().count(), MAX_REASON + 1);
+        assert_eq!(event.object.chars().count(), MAX_REASON + 1);
     }
 }

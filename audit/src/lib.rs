@@ -11,7 +11,7 @@ mod log;
 mod refusal;
 
 pub use self::chain::{Broken, Head, chain_hash, verify_chain};
-pub use self::counter::{CounterEvent, MAX_KEYS, RefusalCounter, WINDOW};
-pub use self::event::{Action, Actor, Event, Outcome};
+pub use self::counter::{CounterEvent, MAX_KEYS, REASON_REFILL, REASONS_AT_ONCE, RefusalCounter, WINDOW};
+pub use self::event::{Action, Actor, Event, MAX_REASON, Outcome};
 pub use self::log::{AuditError, AuditFilter, AuditLog, AuditRow};
 pub use self::refusal::Refusals;
