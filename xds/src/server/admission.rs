@@ -98,7 +98,7 @@ mod tests {
             let_in += usize::from(admission.admit(now) == Admitted::After(Duration::ZERO));
             assert!(admission.full_at.since(now) <= admission.full + admission.queue);
         }
-        assert!(let_in >= 5 && let_in <= 105, "{let_in} within a second");
+        assert!((5..=105).contains(&let_in), "{let_in} within a second");
         now = now + Duration::from_secs(3600);
         let burst = (0..9).filter(|_| admission.admit(now) == Admitted::After(Duration::ZERO)).count();
         assert_eq!(burst, 5, "an idle hour fills the bucket and no more");
