@@ -18,7 +18,7 @@ use std::{
 };
 
 use anyhow::{Context, anyhow, bail};
-use certs::{Clock, Serial, Timestamp, format_duration};
+use certs::{Clock, Serial, Timestamp};
 use serde_json::Value;
 use tokio::{net::TcpListener, task::JoinSet, time::sleep};
 use tokio_util::sync::CancellationToken;
@@ -449,7 +449,7 @@ impl<'a> Demo<'a> {
         let requests = self.counts.total.load(Ordering::Relaxed) - begun.requests;
         let failed = self.counts.failed.load(Ordering::Relaxed) - begun.failed;
         self.screen.say(&format!(
-            "  {tick} {:<44} {:>6} requests, {failed} failed   {detail}",
+            "  {tick} {:<44} {:>6} requests, {failed} failed\n         {detail}",
             begun.name, requests
         ));
         for reason in self.counts.take_failures() {
@@ -506,10 +506,10 @@ impl<'a> Demo<'a> {
                 let left = last.not_after.since(now);
                 let age = LEAF_LIFETIME.saturating_sub(left);
                 lines.push(format!(
-                    "           {node:<9} leaf {}…  age {:>4}, ends in {:>4}, {} rotations seen, secrets {}",
+                    "           {node:<9} leaf {}…  age {:>2} s, ends in {:>2} s, {} rotations seen, secrets {}",
                     &last.serial.to_string()[..12],
-                    format_duration(Duration::from_secs(age.as_secs())),
-                    format_duration(Duration::from_secs(left.as_secs())),
+                    age.as_secs(),
+                    left.as_secs(),
                     proxy.serials.len().saturating_sub(1),
                     self.acks.get(node).map_or("?", String::as_str)
                 ));

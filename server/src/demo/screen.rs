@@ -28,7 +28,9 @@ impl Screen {
     /// Lines that the next call replaces; where nothing can be replaced, they are simply written.
     pub(super) fn draw(&mut self, lines: &[String]) {
         self.clear();
-        self.write(&lines.iter().map(|line| format!("{line}\n")).collect::<String>());
+        let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+        // Without wrapping, so that a line is one row to erase on a narrow terminal too.
+        self.write(&if self.live { format!("\x1b[?7l{text}\x1b[?7h") } else { text });
         self.drawn = if self.live { lines.len() } else { 0 };
     }
 
