@@ -38,7 +38,7 @@ pub enum Command {
     )]
     Serve(ServeArgs),
     /// Check this machine and configuration: clock, ports, disk, permissions
-    Doctor(ConfigArgs),
+    Doctor(DoctorArgs),
     /// Run on the node: join, then renew the node's certificate
     #[command(subcommand)]
     Agent(AgentCommand),
@@ -215,6 +215,17 @@ pub struct ConfigArgs {
     /// The configuration
     #[arg(long, env = "CREDENCE_CONFIG", default_value = "credence.yaml", value_name = "FILE")]
     pub config: PathBuf,
+}
+
+/// `doctor`.
+#[derive(Debug, Clone, Args)]
+pub struct DoctorArgs {
+    /// Which configuration.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Format,
 }
 
 /// `agent`.

@@ -18,7 +18,7 @@ use crate::{
     config::{Config, KekSource, Listen},
     envoys,
     http_get::get,
-    init::{OPERATOR_CERTIFICATE, OPERATOR_KEY, open_store},
+    init::{OPERATOR_CERTIFICATE, OPERATOR_KEY, with_store},
     serve::load_config,
 };
 
@@ -72,7 +72,8 @@ pub async fn run(config_path: &Path, dev: bool) -> Vec<Check> {
     checks.push(data_directory(&config));
     checks.push(key_encryption_key(&config));
     checks.extend(operator(&config));
-    let running = reaches(config.rest).await;
+    // A bare connection to the management port would be a refusal in the audit: ask the probes where there are any.
+    let running = reaches(config.probes.unwrap_or(config.rest)).await;
     if running {
         checks.push(readiness(&config).await);
     } else {
@@ -191,7 +192,7 @@ async fn readiness(config: &Config) -> Check {
         }
         Err(error) => warning(
             "server",
-            format!("something answers on the management port, its probes do not: {error}"),
+            format!("something answers on the port of the probes, and not as they do: {error}"),
             "another program may hold the port",
         ),
     }
@@ -218,18 +219,14 @@ async fn ports(config: &Config) -> Vec<Check> {
 async fn integrity(config: &Config) -> Check {
     let subject = "store";
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let (store, _writer) = match open_store(config, clock).await {
-        Ok(opened) => opened,
-        Err(error) => {
-            return problem(subject, format!("{error:#}"), "the message names the file and the reason");
-        }
-    };
-    match store.integrity().await {
-        Ok(found) if found.is_sound() => {
+    let looked = with_store(config, &clock, async |store: store::Store| Ok(store.integrity().await)).await;
+    match looked {
+        Err(error) => problem(subject, format!("{error:#}"), "the message names the file and the reason"),
+        Ok(Ok(found)) if found.is_sound() => {
             ok(subject, format!("sound; {} audit rows in an unbroken chain", found.audit_rows))
         }
-        Ok(found) => problem(subject, found.problems().join("; "), "restore the database from a backup"),
-        Err(error) => problem(subject, error.to_string(), "restore the database from a backup"),
+        Ok(Ok(found)) => problem(subject, found.problems().join("; "), "restore the database from a backup"),
+        Ok(Err(error)) => problem(subject, error.to_string(), "restore the database from a backup"),
     }
 }
 
@@ -237,5 +234,42 @@ fn envoy() -> Check {
     match envoys::find(None) {
         Some(path) => ok("envoy", path.display().to_string()),
         None => warning("envoy", "not on the PATH of this host", "only hosts of proxies need one"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config, init};
+
+    /// An installation in `directory`, as `credence init` makes it.
+    async fn installed(directory: &Path) -> Config {
+        let config = config::parse("test", "trust_domain: td.example", &[], directory, true).unwrap();
+        let path = directory.join("credence.yaml");
+        init::initialise(&config, &path, Arc::new(SystemClock)).await.unwrap();
+        config
+    }
+
+    #[tokio::test]
+    async fn reads_through_a_store_that_nobody_serves() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = installed(directory.path()).await;
+        let found = timeout(Duration::from_secs(30), integrity(&config)).await.expect("it ends");
+        assert_eq!(found.finding, Finding::Ok, "{found:?}");
+        assert!(found.detail.contains("unbroken"), "{found:?}");
+    }
+
+    #[tokio::test]
+    async fn commands_on_this_host_follow_a_changed_address() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut config = installed(directory.path()).await;
+        config.rest.port = 4711;
+        init::refresh_endpoint(&config).unwrap();
+        let endpoint = fs::read_to_string(config.admin_dir.join(init::OPERATOR_ENDPOINT)).unwrap();
+        assert_eq!(endpoint, "127.0.0.1:4711\n");
+        // Where there is no operator's directory, none is made.
+        fs::remove_dir_all(&config.admin_dir).unwrap();
+        init::refresh_endpoint(&config).unwrap();
+        assert!(!config.admin_dir.exists());
     }
 }

@@ -15,7 +15,7 @@ use spiffe::attestation::JoinToken;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    cli::{AgentCommand, Command, DemoArgs, InitArgs, JoinArgs, RunArgs, ServeArgs},
+    cli::{AgentCommand, Command, DemoArgs, DoctorArgs, InitArgs, JoinArgs, RunArgs, ServeArgs},
     clock::SystemClock,
     commands,
     config::{self, Config, KekSource},
@@ -52,12 +52,25 @@ pub fn main(command: Command) -> ExitCode {
     }
 }
 
+/// Says what is wrong with what was typed, or the help that was asked for.
+#[must_use]
+pub fn misread(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() || error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+    {
+        let _ = error.print();
+    } else {
+        // Every error of ours begins alike, so that scripts and people find it.
+        output::note(format!("credence: {}", error.render()).trim_end());
+    }
+    if error.use_stderr() { Exit::Usage.into() } else { Exit::Ok.into() }
+}
+
 async fn run(command: Command) -> Result<Exit, Failure> {
     match command {
         Command::Demo(args) => demo(args).await,
         Command::Init(args) => make(&args).await,
         Command::Serve(args) => Box::pin(serve(args)).await,
-        Command::Doctor(args) => examine(&args.config).await,
+        Command::Doctor(args) => examine(&args).await,
         Command::Agent(AgentCommand::Join(args)) => Box::pin(join(args)).await,
         Command::Agent(AgentCommand::Run(args)) => {
             logging::start("info", None).map_err(|error| failed(&error))?;
@@ -199,18 +212,20 @@ async fn serve(args: ServeArgs) -> Result<Exit, Failure> {
     serve::run(&path, true).await.map(|()| Exit::Ok).map_err(|error| failed(&error))
 }
 
-async fn examine(path: &Path) -> Result<Exit, Failure> {
-    let checks = doctor::run(path, false).await;
+async fn examine(args: &DoctorArgs) -> Result<Exit, Failure> {
+    let checks = doctor::run(&args.config.config, false).await;
     let worst = checks.iter().any(|check| check.finding == Finding::Problem);
-    let rows = checks.into_iter().map(|check| {
-        let word = match check.finding {
-            Finding::Ok => "ok",
-            Finding::Warning => "look",
-            Finding::Problem => "PROBLEM",
-        };
-        vec![word.to_owned(), check.subject.to_owned(), check.detail, check.hint]
-    });
-    output::say(&output::table(&["", "checked", "found", "what to do"], rows));
+    output::show(args.output, &checks, |checks| {
+        let rows = checks.iter().map(|check| {
+            let word = match check.finding {
+                Finding::Ok => "ok",
+                Finding::Warning => "look",
+                Finding::Problem => "PROBLEM",
+            };
+            vec![word.to_owned(), check.subject.to_owned(), check.detail.clone(), check.hint.clone()]
+        });
+        output::table(&["", "checked", "found", "what to do"], rows)
+    })?;
     Ok(if worst { Exit::Failed } else { Exit::Ok })
 }
 
@@ -269,12 +284,16 @@ async fn join(args: JoinArgs) -> Result<Exit, Failure> {
     agent::join(&request, &state, &clock, &Told)
         .await
         .map_err(|error| Failure::new(Exit::Failed, chain(&error), error.hint().unwrap_or_default()))?;
+    let bootstrap = state.envoy_config();
     if args.once {
         output::note(&format!(
             "credence: joined; next: credence agent run --state-dir {}",
             args.run.state_dir.display()
         ));
         return Ok(Exit::Ok);
+    }
+    if args.run.envoy.is_none() {
+        output::note(&format!("credence: next, beside this: envoy -c {}", bootstrap.display()));
     }
     Box::pin(stay(state, &args.run)).await
 }
@@ -286,6 +305,14 @@ async fn stay(state: StateDir, args: &RunArgs) -> Result<Exit, Failure> {
         None => None,
         Some(given) => Some(envoy(given.as_deref()).await?),
     };
+    let also = envoy.as_ref().map_or_else(String::new, |program| {
+        format!(
+            " and keeps {} running (its log: {})",
+            program.display(),
+            state.path().join("envoy.log").display()
+        )
+    });
+    output::note(&format!("credence: renews the certificate{also} until Ctrl-C"));
     let supervisor =
         envoy.map(|program| Supervisor::envoy(&program, &state.envoy_config(), state.path(), clock.clone()));
     let agent = Agent::open(state, clock)

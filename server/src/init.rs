@@ -118,7 +118,7 @@ pub async fn reissue_operator(config: &Config, name: &str, clock: Arc<dyn Clock>
 }
 
 /// Opens the store with its writer running, for as long as `work` takes.
-async fn with_store<T>(
+pub(crate) async fn with_store<T>(
     config: &Config,
     clock: &Arc<dyn Clock>,
     work: impl AsyncFnOnce(Store) -> anyhow::Result<T>,
@@ -251,12 +251,29 @@ fn write_operator(
 ) -> anyhow::Result<()> {
     let directory = &config.admin_dir;
     make_private_directory(directory)?;
-    let endpoint = std::net::SocketAddr::new(reachable(config.rest.address), config.rest.port);
     agent::files::write_private_key(&directory.join(OPERATOR_KEY), key)
         .with_context(|| format!("cannot write {}", directory.join(OPERATOR_KEY).display()))?;
     write_file(&directory.join(OPERATOR_CERTIFICATE), chain.to_pem().as_bytes())?;
     write_file(&directory.join(OPERATOR_BUNDLE), certificates_to_pem([root.der()]).as_bytes())?;
-    write_file(&directory.join(OPERATOR_ENDPOINT), format!("{endpoint}\n").as_bytes())
+    write_file(&directory.join(OPERATOR_ENDPOINT), endpoint(config).as_bytes())
+}
+
+/// What the file says that tells commands on this host where management listens.
+fn endpoint(config: &Config) -> String {
+    format!("{}\n", std::net::SocketAddr::new(reachable(config.rest.address), config.rest.port))
+}
+
+/// Brings that file up to date after the address was changed in the configuration. Where there is no operator's
+/// directory, nothing is made.
+///
+/// # Errors
+/// When the file cannot be written.
+pub(crate) fn refresh_endpoint(config: &Config) -> anyhow::Result<()> {
+    let path = config.admin_dir.join(OPERATOR_ENDPOINT);
+    match fs::read_to_string(&path) {
+        Ok(found) if found != endpoint(config) => write_file(&path, endpoint(config).as_bytes()),
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
 /// Where this host reaches a listener on `address`: the wildcard address is no destination.

@@ -6,5 +6,8 @@ use clap::Parser;
 use server::{cli::Cli, host};
 
 fn main() -> ExitCode {
-    host::main(Cli::parse().command)
+    match Cli::try_parse() {
+        Ok(cli) => host::main(cli.command),
+        Err(error) => host::misread(&error),
+    }
 }
