@@ -151,7 +151,7 @@ pub enum JoinError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     /// The server says no. It does not say why: the reason stands in its log and audit.
-    #[error("server refused: {0}")]
+    #[error("server did not let this node in: {0}")]
     Refused(String),
     /// The server could not answer, or its answer was lost, for as long as was asked.
     #[error("server did not answer: {0}")]

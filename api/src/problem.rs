@@ -207,7 +207,7 @@ fn not_found_hint(what: &str) -> String {
     let command = match what {
         "node" | "proxy" => "credence proxy list",
         "token" => "credence token list",
-        "identity" => "credence identity list",
+        "identity" | "block of" => "credence identity list",
         "certificate" => "credence cert list",
         "revision" => "credence history KIND NAME",
         _ => "credence get KIND",

@@ -194,6 +194,19 @@ pub fn table(headers: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> S
     table.trim_fmt()
 }
 
+/// A number of things: `1 node`, `2 nodes`.
+#[must_use]
+pub fn count(number: usize, one: &str, many: &str) -> String {
+    if number == 1 { format!("1 {one}") } else { format!("{number} {many}") }
+}
+
+/// Says beside an empty table that there is nothing, and what to do about it.
+pub fn remark_if_empty<T>(format: Format, items: &[T], remark: &str) {
+    if format == Format::Table && items.is_empty() {
+        note(&format!("credence: {remark}"));
+    }
+}
+
 /// Seconds until something, for people: `3h20m`, or `expired 5m ago`.
 #[must_use]
 pub fn left(secs: i64) -> String {

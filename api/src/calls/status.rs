@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ca::ports::{AuthorityState, CertificateFilter, Place};
+use ca::ports::{AuthorityState, CertificateFilter, CertificateRow, Place};
 use certs::{Profile, Timestamp};
 
 use super::{
@@ -104,7 +104,9 @@ impl Calls {
             };
             let rows = self.journal.certificates(&filter).await;
             let rows = rows.map_err(|error| unavailable("journal", &error))?;
-            let own = rows.iter().filter(|row| row.intent.tenant == caller.tenant);
+            // A workload's certificate without a node is the probe of `credence verify`: nobody renews it.
+            let is_kept = |row: &&CertificateRow| class != Profile::Workload || row.intent.node.is_some();
+            let own = rows.iter().filter(|row| row.intent.tenant == caller.tenant).filter(is_kept);
             if let Some(row) = own.min_by_key(|row| row.intent.not_after) {
                 found.push(expiry(class, row.intent.id.to_string(), row.intent.not_after, now));
             }

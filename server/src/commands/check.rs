@@ -15,7 +15,7 @@ use super::documents::{Source, read};
 use crate::{
     cli::{CheckArgs, Format},
     config::{self, Config, ConfigProblem, DefaultMtls},
-    output::{self, Exit, Failure, note, place, say},
+    output::{self, Exit, Failure, count, note, place, say},
 };
 
 /// What was found, for programs.
@@ -39,10 +39,15 @@ pub(super) fn run(args: &CheckArgs) -> Result<Exit, Failure> {
             }
         }
         report.warnings.iter().for_each(|fault| note(&format!("credence: WARNING: {}", place(fault))));
-        let (files, documents) = (report.files, report.documents);
-        match report.problems.len() {
-            0 => say(&format!("{files} files with {documents} documents are valid")),
-            count => note(&format!("credence: {count} problems in {files} files")),
+        let files = count(report.files, "file", "files");
+        match (report.problems.len(), report.documents) {
+            (0, 0) => say(&format!("valid: {files}")),
+            (0, documents) => {
+                say(&format!("valid: {files} with {}", count(documents, "document", "documents")));
+            }
+            (problems, _) => {
+                note(&format!("credence: {} in {files}", count(problems, "problem", "problems")));
+            }
         }
     }
     Ok(if report.problems.is_empty() { Exit::Ok } else { Exit::Failed })

@@ -141,8 +141,8 @@ pub(super) fn plan_table(plan: &wire::Plan) -> String {
     text.push_str("\n\n");
     text.push_str(&match (plan.nodes.len(), plan.dry_run) {
         (0, _) => "no proxy changes".to_owned(),
-        (count, true) => format!("would change {count} proxies: {}", some(&plan.nodes)),
-        (count, false) => format!("changes {count} proxies: {}", some(&plan.nodes)),
+        (count, true) => format!("would change {}: {}", proxies(count), some(&plan.nodes)),
+        (count, false) => format!("changes {}: {}", proxies(count), some(&plan.nodes)),
     });
     for warning in &plan.warnings {
         text.push_str(&format!("\nWARNING: {warning}"));
@@ -151,6 +151,10 @@ pub(super) fn plan_table(plan: &wire::Plan) -> String {
         text.push_str("\ndry run: nothing was changed");
     }
     text
+}
+
+fn proxies(number: usize) -> String {
+    output::count(number, "proxy", "proxies")
 }
 
 fn some(names: &[String]) -> String {
@@ -198,6 +202,7 @@ pub(super) async fn get(args: &GetArgs) -> Result<Exit, Failure> {
         }
         let found: Vec<wire::Config> = client.get_all(&query).await?;
         output::show(args.list.output, &found, |found| configs_table(found))?;
+        output::remark_if_empty(args.list.output, &found, "none yet; store some: credence apply -f FILE");
         return Ok(Exit::Ok);
     };
     let found = find(&client, &args.kind, args.namespace.as_deref().unwrap_or("default"), name).await?;
@@ -343,8 +348,7 @@ mod tests {
             revisions: Vec::new(),
         };
         let text = plan_table(&plan);
-        for words in ["create", "would change 1 proxies: web-1", "WARNING: plaintext", "nothing was changed"]
-        {
+        for words in ["create", "would change 1 proxy: web-1", "WARNING: plaintext", "nothing was changed"] {
             assert!(text.contains(words), "{text}");
         }
     }

@@ -99,8 +99,11 @@ async fn list(args: &ProxyListArgs) -> Result<Exit, Failure> {
     let client = Client::open(&args.list.server)?;
     let proxies = fetch(&client, args.namespace.as_deref()).await?;
     output::show(args.list.output, &proxies, |proxies| proxies_table(proxies))?;
+    output::remark_if_empty(args.list.output, &proxies, NO_PROXIES);
     Ok(Exit::Ok)
 }
+
+pub(super) const NO_PROXIES: &str = "no proxies yet; admit one: credence proxy enroll NODE";
 
 /// One line per node: what it is, and whether each type is in step.
 pub(super) fn proxies_table(proxies: &[wire::Proxy]) -> String {

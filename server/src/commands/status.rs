@@ -2,17 +2,21 @@
 
 use api::wire;
 
-use super::{dash, proxies::proxies_table};
+use super::{
+    dash,
+    proxies::{NO_PROXIES, proxies_table},
+};
 use crate::{
     cli::ListArgs,
     client::Client,
-    output::{self, Exit, Failure, left},
+    output::{self, Exit, Failure, count, left},
 };
 
 pub(super) async fn run(args: &ListArgs) -> Result<Exit, Failure> {
     let client = Client::open(&args.server)?;
     let status: wire::Status = client.get("/status").await?;
     output::show(args.output, &status, text)?;
+    output::remark_if_empty(args.output, &status.proxies, NO_PROXIES);
     Ok(Exit::Ok)
 }
 
@@ -24,19 +28,18 @@ fn text(status: &wire::Status) -> String {
         format!("NOT READY: {}", status.not_ready.join(", "))
     };
     let mut text = format!(
-        "credence {} of {}, {ready}\n{} proxies: {} connected, {} synced, {} refusing; {} documents, {} drafts; \
-         {} blocked identities; {} unused join tokens; {} failing renewals\n\n",
+        "credence {} of {}, {ready}\n{}: {} connected, {} synced, {} refusing; {}, {}; {}; {}; {}\n\n",
         status.version,
         status.trust_domain,
-        stats.proxies,
+        count(stats.proxies, "proxy", "proxies"),
         stats.connected,
         stats.synced,
         stats.refusing,
-        stats.configs,
-        stats.drafts,
-        stats.blocked,
-        stats.unused_tokens,
-        stats.failing_renewals,
+        count(stats.configs, "document", "documents"),
+        count(stats.drafts, "draft", "drafts"),
+        count(stats.blocked, "blocked identity", "blocked identities"),
+        count(stats.unused_tokens, "unused join token", "unused join tokens"),
+        count(stats.failing_renewals, "failing renewal", "failing renewals"),
     );
     let expiries = status.expiries.iter();
     let expiries = expiries.map(|one| {

@@ -96,6 +96,7 @@ async fn cert_list(args: &CertListArgs) -> Result<Exit, Failure> {
     }
     let found: Vec<wire::Certificate> = client.get_all(&path).await?;
     output::show(args.list.output, &found, |found| certificates_table(found))?;
+    output::remark_if_empty(args.list.output, &found, "no such certificates; --all shows past ones too");
     Ok(Exit::Ok)
 }
 
@@ -124,6 +125,11 @@ pub(super) async fn identity(command: IdentityCommand) -> Result<Exit, Failure> 
             let client = Client::open(&args.server)?;
             let page: wire::Page<wire::Identity> = client.get("/identities").await?;
             output::show(args.output, &page.items, |items| identities_table(items))?;
+            output::remark_if_empty(
+                args.output,
+                &page.items,
+                "none yet; credence proxy enroll NODE grants one",
+            );
             Ok(Exit::Ok)
         }
         IdentityCommand::Block(args) => {
@@ -162,6 +168,11 @@ pub(super) async fn token(command: TokenCommand) -> Result<Exit, Failure> {
         TokenCommand::List(args) => {
             let client = Client::open(&args.server)?;
             let page: wire::Page<wire::Token> = client.get("/tokens").await?;
+            output::remark_if_empty(
+                args.output,
+                &page.items,
+                "none yet; credence proxy enroll NODE makes one",
+            );
             output::show(args.output, &page.items, |items| {
                 let rows = items.iter().map(|one| {
                     let failures = one.failures.to_string();
