@@ -29,7 +29,7 @@ use self::{
 use crate::{
     config::{Config, Listen},
     door::{Door, Registry, Security, Service},
-    init::{ca_deps, open_store, operator_expiry},
+    init::{ca_deps, open_store, operator_expiry, refresh_endpoint},
     lifecycle::{Parts, Readiness},
     metrics::Metrics,
     own_certificate::{OwnRenewal, OwnStatus},
@@ -78,6 +78,10 @@ pub(crate) async fn run(
 ) -> anyhow::Result<()> {
     let listeners = Listeners::bind(&config).await?;
     let (store, writer) = open_store(&config, clock.clone()).await?;
+    // Ports and store are ours: only now may commands on this host be sent here.
+    if let Err(error) = refresh_endpoint(&config) {
+        tracing::warn!(error = format!("{error:#}"), "commands on this host may ask at an old address");
+    }
     let store_shutdown = CancellationToken::new();
     let mut last = Parts::default();
     last.spawn("store", writer.run(store_shutdown.clone()));

@@ -305,14 +305,11 @@ async fn stay(state: StateDir, args: &RunArgs) -> Result<Exit, Failure> {
         None => None,
         Some(given) => Some(envoy(given.as_deref()).await?),
     };
-    let also = envoy.as_ref().map_or_else(String::new, |program| {
-        format!(
-            " and keeps {} running (its log: {})",
-            program.display(),
-            state.path().join("envoy.log").display()
-        )
-    });
-    output::note(&format!("credence: renews the certificate{also} until Ctrl-C"));
+    if let Some(program) = &envoy {
+        output::note(&format!("credence: keeps {} running", program.display()));
+        output::note(&format!("credence: its log is {}", state.path().join("envoy.log").display()));
+    }
+    output::note("credence: renews the certificate at half of its life, until Ctrl-C");
     let supervisor =
         envoy.map(|program| Supervisor::envoy(&program, &state.envoy_config(), state.path(), clock.clone()));
     let agent = Agent::open(state, clock)

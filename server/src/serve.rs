@@ -15,7 +15,6 @@ use crate::{
     app,
     clock::SystemClock,
     config::{self, Config, ConfigProblem},
-    init,
     lifecycle::watch_signals,
     logging,
 };
@@ -63,9 +62,6 @@ pub async fn run(path: &Path, dev: bool) -> anyhow::Result<()> {
         leaf_lifetime = certs::format_duration(config.lifetimes.leaf),
         "starting"
     );
-    if let Err(error) = init::refresh_endpoint(&config) {
-        tracing::warn!(error = format!("{error:#}"), "commands on this host may ask at an old address");
-    }
     let shutdown = CancellationToken::new();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let (served, watched) = tokio::join!(

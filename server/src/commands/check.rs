@@ -201,6 +201,50 @@ mod tests {
         assert!(found.problems.iter().all(|fault| fault.line > 0 && !fault.message.is_empty()));
     }
 
+    /// The YAML blocks of a page.
+    fn blocks(page: &str) -> Vec<String> {
+        let block = |rest: &str| rest.split("```").next().unwrap_or_default().to_owned();
+        page.split("```yaml\n").skip(1).map(block).collect()
+    }
+
+    #[test]
+    fn accepts_every_document_of_the_reference_and_of_the_examples() {
+        let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+        let page = std::fs::read_to_string(docs.join("reference/documents.md")).unwrap();
+        let mut texts = blocks(&page);
+        assert!(texts.len() > 3, "{} examples", texts.len());
+        for entry in std::fs::read_dir(docs.join("examples")).unwrap() {
+            texts.push(std::fs::read_to_string(entry.unwrap().path()).unwrap());
+        }
+        for text in texts {
+            let report = report(&[("example.yaml", &text)]);
+            assert!(report.documents > 0 && report.problems.is_empty(), "{text}\n{:?}", report.problems);
+        }
+    }
+
+    #[test]
+    fn the_reference_names_every_field() {
+        /// Every name among the properties of a schema.
+        fn names(schema: &serde_json::Value, found: &mut std::collections::BTreeSet<String>) {
+            if let Some(properties) = schema["properties"].as_object() {
+                found.extend(properties.keys().cloned());
+            }
+            let below = schema.as_object().map(|map| map.values().collect::<Vec<_>>());
+            for value in below.or_else(|| Some(schema.as_array()?.iter().collect())).unwrap_or_default() {
+                names(value, found);
+            }
+        }
+        let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reference");
+        let page = std::fs::read_to_string(docs.join("documents.md")).unwrap();
+        let mut found = std::collections::BTreeSet::new();
+        names(&model::schema(), &mut found);
+        assert!(found.len() > 50, "{found:?}");
+        let is_told =
+            |name: &String| page.contains(&format!("`{name}`")) || page.contains(&format!(".{name}`"));
+        let missing: Vec<&String> = found.iter().filter(|name| !is_told(name)).collect();
+        assert!(missing.is_empty(), "docs/reference/documents.md does not tell of {missing:?}");
+    }
+
     #[test]
     fn takes_the_domain_that_documents_name() {
         assert_eq!(first_domain("a: spiffe://prod.example/web").unwrap().as_str(), "prod.example");

@@ -207,7 +207,7 @@ fn examples_are_accepted_as_they_are() {
     for entry in fs::read_dir(workspace().join("docs/examples")).unwrap() {
         let path = entry.unwrap().path();
         let text = fs::read_to_string(&path).unwrap();
-        let context = crate::validate::Context::strict(TrustDomain::parse("example.org").unwrap());
+        let context = crate::validate::Context::strict(TrustDomain::parse("prod.example").unwrap());
         let documents = model::parse(&path.to_string_lossy(), &text).unwrap();
         crate::catalog::check(documents, context).unwrap_or_else(|problems| panic!("{problems}"));
     }
