@@ -122,6 +122,8 @@ enum Refusal {
     Token(#[from] TokenRefusal),
     #[error("node {0} has no enabled binding")]
     NotBound(NodeId),
+    #[error("certificate is of an earlier node {0}, which was removed")]
+    Outlived(NodeId),
     #[error("identity {0} is blocked")]
     Blocked(SpiffeId),
     #[error("renewal brought the key that it should replace")]

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use certs::Timestamp;
+use certs::{Timestamp, Validity};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{Class, Labels, Namespace, NodeId, SpiffeId, Tenant, TrustDomain};
+use crate::{Class, Labels, Namespace, NodeId, Peer, SpiffeId, Tenant, TrustDomain, VerifiedSvid};
 
 /// The most workload identities one node may speak for.
 pub const MAX_IDENTITIES: usize = 64;
@@ -70,7 +70,8 @@ pub struct Binding {
     pub identities: Vec<SpiffeId>,
     /// Whether it may connect.
     pub state: BindingState,
-    /// When it was written first.
+    /// When it was written first. Certificates from before belong to an earlier node of this name, which was
+    /// removed: they open nothing.
     pub created: Timestamp,
 }
 
@@ -99,6 +100,13 @@ impl Binding {
             }
         }
         Ok(())
+    }
+
+    /// Whether `svid` was issued for this binding, and not for an earlier one of the same name.
+    #[must_use]
+    pub fn admits(&self, svid: &VerifiedSvid) -> bool {
+        *svid.class() == Class::Node(self.node.clone())
+            && svid.not_before() >= (self.created - Validity::BACKDATE).floor_secs()
     }
 
     /// The identity that the secret name `default` means.
@@ -140,6 +148,12 @@ impl Bindings {
     #[must_use]
     pub fn enabled(&self, node: &NodeId) -> Option<&Binding> {
         self.get(node).filter(|binding| binding.state == BindingState::Enabled)
+    }
+
+    /// The binding of the node at the other end, if that may connect with the certificate it presented.
+    #[must_use]
+    pub fn of(&self, peer: &Peer) -> Option<&Binding> {
+        self.enabled(peer.node()?).filter(|binding| binding.admits(peer.svid()))
     }
 
     /// All of them, by node.

@@ -40,6 +40,7 @@ pub struct VerifiedSvid {
     pub(crate) serial: Serial,
     pub(crate) spki: SpkiHash,
     pub(crate) authority: SpkiHash,
+    pub(crate) not_before: Timestamp,
     pub(crate) not_after: Timestamp,
 }
 
@@ -74,19 +75,33 @@ impl VerifiedSvid {
         self.authority
     }
 
+    /// When the leaf begins.
+    #[must_use]
+    pub fn not_before(&self) -> Timestamp {
+        self.not_before
+    }
+
     /// When the leaf ends.
     #[must_use]
     pub fn not_after(&self) -> Timestamp {
         self.not_after
     }
 
-    /// An SVID without proof, for tests of what comes after verification.
+    /// An SVID without proof, for tests of what comes after verification. It is as young as can be.
     #[cfg(any(test, feature = "testing"))]
     #[must_use]
     pub fn for_tests(id: SpiffeId, not_after: Timestamp) -> Self {
         let class = id.class().expect("test identities have a class");
         let spki = SpkiHash::of(id.as_str().as_bytes());
-        Self { id, class, serial: Serial::random(), spki, authority: SpkiHash([0; 32]), not_after }
+        let authority = SpkiHash([0; 32]);
+        Self { id, class, serial: Serial::random(), spki, authority, not_before: not_after, not_after }
+    }
+
+    /// The same, valid from another time.
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn valid_from(self, not_before: Timestamp) -> Self {
+        Self { not_before, ..self }
     }
 
     /// The same with a key that the test knows.

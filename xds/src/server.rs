@@ -178,7 +178,7 @@ impl XdsServer {
             stream,
             now: deps.clock.now(),
             is_blocked: deps.blocks.borrow().contains(peer.id()),
-            binding: node.and_then(|node| deps.bindings.borrow().enabled(node).cloned()),
+            binding: deps.bindings.borrow().of(&peer).cloned(),
             view: node.and_then(|node| deps.views.borrow().get(node).cloned()),
             limits: deps.limits.clone(),
             peer,

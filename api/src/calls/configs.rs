@@ -502,11 +502,15 @@ impl Manager {
 
     async fn enroll(
         &mut self,
-        binding: Binding,
+        mut binding: Binding,
         token: &StoredToken,
         replace: bool,
         event: Event,
     ) -> Result<(), CallError> {
+        // A node whose binding is written anew goes on with its certificate; one that was removed does not.
+        if let Some(replaced) = self.bindings.borrow().get(&binding.node).filter(|_| replace) {
+            binding.created = replaced.created;
+        }
         let mut next = self.bindings.borrow().iter().cloned().collect::<Vec<_>>();
         next.push(binding.clone());
         let next = Arc::new(Bindings::new(next));

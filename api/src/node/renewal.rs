@@ -50,6 +50,9 @@ impl Renewal {
             return Err(Refusal::Expired);
         }
         let (binding, id) = self.door.entitled(node)?;
+        if !binding.admits(peer.svid()) {
+            return Err(Refusal::Outlived(node.clone()));
+        }
         call.tenant = binding.tenant.clone();
         let key = Csr::from_der(&request.csr_der)?.public_key().clone();
         if key.hash() == peer.svid().spki() {

@@ -405,6 +405,27 @@ async fn disabled_removed_and_blocked_nodes_neither_enrol_nor_renew() {
 }
 
 #[tokio::test]
+async fn the_certificate_of_a_removed_node_does_not_renew_for_its_successor() {
+    let world = World::new();
+    let now = world.clock.now();
+    let mut successor = binding("web-1", BindingState::Enabled);
+    successor.created = now;
+    world.bindings.send_replace(Arc::new(Bindings::new([successor])));
+    let renew_from = async |not_before| {
+        let id = SpiffeId::parse("spiffe://td/credence/node/web-1").unwrap();
+        let svid = VerifiedSvid::for_tests(id, now + Duration::from_secs(3600)).valid_from(not_before);
+        let peer = Arc::new(Peer::new(svid, applicant(1).remote));
+        world.renew(&peer, &SecretKey::generate(KeyKind::P256), vec![]).await
+    };
+    // Issued a second before the successor was admitted, and as much backdated as all are.
+    let earlier = now - Duration::from_secs(61);
+    let status = renew_from(earlier.floor_secs()).await.unwrap_err();
+    let reason = "certificate is of an earlier node web-1, which was removed";
+    world.was_refused(&status, Code::PermissionDenied, reason);
+    assert!(renew_from((now - Duration::from_secs(60)).floor_secs()).await.is_ok());
+}
+
+#[tokio::test]
 async fn a_binding_moved_to_another_tenant_takes_no_token_of_the_old_one() {
     let world = World::new();
     let token = world.token("web-1");

@@ -153,7 +153,7 @@ impl Door {
         loop {
             let blocked = blocks.borrow_and_update().contains(peer.id());
             let unbound = match peer.svid().class() {
-                Class::Node(node) => bindings.borrow_and_update().enabled(node).is_none(),
+                Class::Node(_) => bindings.borrow_and_update().of(peer).is_none(),
                 Class::Workload | Class::Server | Class::Operator(_) => false,
             };
             // A node without a binding is answered by the session first, with a status and a correlation id;

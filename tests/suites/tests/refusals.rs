@@ -374,6 +374,13 @@ async fn a_removed_node_is_let_in_no_more() {
     assert!(stream.next().await.is_err());
     assert!(renew(world.ports().xds, &alice.identity).await.is_err());
     world.audit_says(&["refuse", "binding"]).await;
+
+    // Its name, given away again, does not wake its certificate.
+    world.command(&["proxy", "enroll", "alice"]).await;
+    let mut stream = world.xds(&alice).delta("alice", "default");
+    stream.subscribe(SDS, &["default"]).await;
+    assert!(stream.next().await.is_err(), "the certificate of the removed node opens the new one");
+    assert!(renew(world.ports().xds, &alice.identity).await.is_err());
     world.finish().await;
 }
 

@@ -269,7 +269,7 @@ impl Stream {
         if self.blocks.borrow_and_update().contains(self.session.peer().id()) {
             return self.step(Event::Blocked);
         }
-        let binding = self.bindings.borrow_and_update().enabled(self.session.node()).cloned();
+        let binding = self.bindings.borrow_and_update().of(self.session.peer()).cloned();
         if binding.is_none() || binding != self.binding {
             self.binding.clone_from(&binding);
             self.step(Event::Binding(binding));
