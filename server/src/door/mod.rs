@@ -5,6 +5,7 @@
 //! the verified [`spiffe::Peer`] among the request's extensions. What came in is served by `connection`.
 
 mod connection;
+mod crowd;
 mod registry;
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
@@ -30,6 +31,7 @@ use crate::{
     tls::{Admits, CertificateRefusal, Gatekeeper},
 };
 
+use self::crowd::{Crowd, Place};
 pub(crate) use self::registry::Registry;
 
 /// What a door hands requests to.
@@ -37,8 +39,10 @@ pub(crate) type Service = BoxCloneSyncService<Request<Incoming>, Response<Body>,
 
 /// A handshake that is not done by then is dropped (R10).
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How many handshakes may be under way at once.
+/// How many handshakes may be under way at once, shared between addresses.
 const HANDSHAKES: usize = 2_000;
+/// How many open connections without a certificate one address may have at a door.
+const CONNECTIONS_PER_STRANGER: usize = 256;
 /// How many connections one door holds.
 const CONNECTIONS: usize = 20_000;
 /// How long open connections may take to end once the door closes.
@@ -73,7 +77,8 @@ impl Door {
     /// Only when the listener itself is gone.
     pub(crate) async fn run(self, shutdown: CancellationToken) -> io::Result<()> {
         let door = Arc::new(self);
-        let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+        let handshakes = Crowd::new(HANDSHAKES, usize::MAX);
+        let strangers = Crowd::new(CONNECTIONS, CONNECTIONS_PER_STRANGER);
         let connections = Arc::new(Semaphore::new(CONNECTIONS));
         let mut tasks = JoinSet::new();
         loop {
@@ -90,16 +95,16 @@ impl Door {
                     continue;
                 }
             };
-            let (Ok(handshake), Ok(place)) =
-                (handshakes.clone().try_acquire_owned(), connections.clone().try_acquire_owned())
+            let (Some(handshake), Ok(place)) =
+                (handshakes.enter(remote.ip()), connections.clone().try_acquire_owned())
             else {
                 door.metrics.overloaded.inc();
                 continue;
             };
-            let (door, shutdown) = (door.clone(), shutdown.clone());
+            let (door, strangers, shutdown) = (door.clone(), strangers.clone(), shutdown.clone());
             tasks.spawn(async move {
                 let _place = place;
-                door.admit(tcp, remote, handshake, shutdown).await;
+                door.admit(tcp, remote, handshake, &strangers, shutdown).await;
             });
         }
         let drained = async { while tasks.join_next().await.is_some() {} };
@@ -120,13 +125,18 @@ impl Door {
         &self,
         tcp: TcpStream,
         remote: SocketAddr,
-        handshake: tokio::sync::OwnedSemaphorePermit,
+        handshake: Place,
+        strangers: &Arc<Crowd>,
         shutdown: CancellationToken,
     ) {
         let _ = tcp.set_nodelay(true);
         match &self.security {
             Security::Plain => {
                 drop(handshake);
+                let Some(_place) = strangers.enter(remote.ip()) else {
+                    self.metrics.overloaded.inc();
+                    return;
+                };
                 self.serve_plain(tcp, shutdown).await;
             }
             Security::Tls(gatekeeper, admits) => {
@@ -134,6 +144,11 @@ impl Door {
                     return;
                 };
                 drop(handshake);
+                let place = if peer.is_none() { strangers.enter(remote.ip()) } else { None };
+                if peer.is_none() && place.is_none() {
+                    self.metrics.overloaded.inc();
+                    return;
+                }
                 self.serve_tls(tls, remote, peer, shutdown).await;
             }
         }
