@@ -374,13 +374,25 @@ async fn a_removed_node_is_let_in_no_more() {
     assert!(stream.next().await.is_err());
     assert!(renew(world.ports().xds, &alice.identity).await.is_err());
     world.audit_says(&["refuse", "binding"]).await;
+    world.finish().await;
+}
 
-    // Its name, given away again, does not wake its certificate.
-    world.command(&["proxy", "enroll", "alice"]).await;
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_from_before_its_node_was_enrolled_opens_nothing() {
+    let world = boot("refuse-earlier").await;
+    let mut alice = world.node("alice", &["alice"]).await;
+    // Its name was another node's once, which was removed: that one's certificate has hours to live.
+    let leaf = alice.identity.leaf();
+    let earlier = world.keys().world_at(leaf.not_before() + Duration::from_secs(50));
+    let own = alice.identity.clone();
+    alice.identity = Identity::of(&earlier.leaf(&world.node_id("alice")));
     let mut stream = world.xds(&alice).delta("alice", "default");
     stream.subscribe(SDS, &["default"]).await;
     assert!(stream.next().await.is_err(), "the certificate of the removed node opens the new one");
     assert!(renew(world.ports().xds, &alice.identity).await.is_err());
+    world.audit_says(&["refuse", "binding"]).await;
+    alice.identity = own;
+    world.workload(&alice, "default").await;
     world.finish().await;
 }
 
