@@ -1,9 +1,12 @@
 //! What comes in with a request, read strictly: bodies, parameters, If-Match.
 
+use std::{future::poll_fn, pin::Pin};
+
 use axum::{
-    body::{Bytes, to_bytes},
+    body::{Bytes, HttpBody},
     extract::{FromRequest, FromRequestParts, Query, Request},
 };
+use bytes::BytesMut;
 use http::{HeaderMap, header, request::Parts};
 use serde::{Deserialize, de::DeserializeOwned};
 use spiffe::Namespace;
@@ -46,16 +49,31 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     }
 }
 
+/// What is read and dropped behind a body that is too long: a client that is still writing when we answer and
+/// close may see a broken pipe instead of the answer.
+const MAX_DROPPED_BYTES: usize = 8 << 20;
+
 async fn bounded(request: Request) -> Result<(HeaderMap, Bytes), CallError> {
     let too_large = || CallError::TooLarge { limit: MAX_BODY_BYTES };
-    let (parts, body) = request.into_parts();
+    let (parts, mut body) = request.into_parts();
     let declared =
         parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    if declared.is_some_and(|length: u64| length > MAX_BODY_BYTES as u64) {
+    let hopeless = (MAX_BODY_BYTES + MAX_DROPPED_BYTES) as u64;
+    if declared.is_some_and(|length: u64| length > hopeless) {
         return Err(too_large());
     }
-    let bytes = to_bytes(body, MAX_BODY_BYTES).await.map_err(|_| too_large())?;
-    Ok((parts.headers, bytes))
+    let (mut kept, mut seen) = (BytesMut::new(), 0);
+    while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
+        let Ok(data) = frame.map_err(|_| too_large())?.into_data() else { continue };
+        seen += data.len();
+        if seen > MAX_BODY_BYTES + MAX_DROPPED_BYTES {
+            return Err(too_large());
+        }
+        if seen <= MAX_BODY_BYTES {
+            kept.extend_from_slice(&data);
+        }
+    }
+    if seen > MAX_BODY_BYTES { Err(too_large()) } else { Ok((parts.headers, kept.freeze())) }
 }
 
 fn accepted(headers: &HeaderMap) -> Result<(), CallError> {
