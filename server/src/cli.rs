@@ -71,7 +71,7 @@ pub enum Operate {
         after_help = "Examples:\n  credence get ProxyConfig\n  credence get Endpoints api -n production -o yaml"
     )]
     Get(GetArgs),
-    /// End a document; refused while another one needs it
+    /// End a document; the plan says what still needs it
     Delete(DeleteArgs),
     /// Every revision of a document
     History(HistoryArgs),
