@@ -19,6 +19,7 @@ pub mod ports;
 pub mod problem;
 mod redact;
 pub mod rest;
+pub mod sealing;
 pub mod sources;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

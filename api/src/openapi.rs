@@ -45,6 +45,15 @@ use crate::{access, problem, wire};
     wire::Expiry,
     wire::FailedRenewal,
     wire::Done,
+    wire::Sealing,
+    wire::KeySlot,
+    wire::DataKey,
+    wire::AddSlot,
+    wire::RotateKey,
+    wire::RotatedKey,
+    wire::KeyRotation,
+    wire::AcceptStore,
+    wire::StoreState,
 )))]
 struct Schemas;
 
@@ -110,6 +119,11 @@ const ROUTES: &[Route] = &[
     ("get", "/certificates/{serial}", "One certificate with its chain", &[], Nothing, One("Certificate")),
     ("post", "/certificates/probe", "Issue a certificate of 10 minutes for the probe identity", &[], One("Probe"), One("Probed")),
     ("post", "/certificates/renew", "Issue the caller's own operator certificate again, for a new key", &[], One("Probe"), One("Probed")),
+    ("get", "/kek", "Key slots and data keys, and how many records are under an old key", &[], Nothing, One("Sealing")),
+    ("post", "/kek/slots", "Add the key slot that the server's configuration names; no key is ever sent", &[], One("AddSlot"), One("Done")),
+    ("delete", "/kek/slots/{name}", "Remove a key slot; refused for the last, and when no other opens", &["dry_run", "reason"], Nothing, One("Done")),
+    ("post", "/kek/rotate", "Replace a key-encryption key, the root key, or data keys, while everything serves", &[], One("RotateKey"), One("KeyRotation")),
+    ("post", "/audit/accept", "Take the store as it is after STORE_ROLLBACK, so that signing goes on", &[], One("AcceptStore"), One("Done")),
     ("get", "/audit", "The audit log, newest first", &["since", "until", "action", "actor", "object", "text", "limit", "after"], Nothing, Page("AuditRow")),
     ("get", "/stats", "The numbers of a front page", &[], Nothing, One("Stats")),
     ("get", "/status", "Everything that \"credence status\" shows", &[], Nothing, One("Status")),

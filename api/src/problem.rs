@@ -210,6 +210,8 @@ fn not_found_hint(what: &str) -> String {
         "identity" | "block of" => "credence identity list",
         "certificate" => "credence cert list",
         "revision" => "credence history KIND NAME",
+        "key slot" | "data key" => "credence kek status",
+        "finding" => "credence status",
         _ => "credence get KIND",
     };
     format!("\"{command}\" shows what there is")
@@ -218,6 +220,9 @@ fn not_found_hint(what: &str) -> String {
 fn exists_hint(what: &str) -> String {
     match what {
         "node" | "binding" => "\"credence proxy enroll NODE --replace\" writes its binding anew",
+        "key slot" => {
+            "choose another name in secrets.slots of the server's credence.yaml; a slot is never overwritten"
+        }
         _ => "update it by its id, or choose another name",
     }
     .to_owned()

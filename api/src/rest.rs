@@ -31,6 +31,7 @@ mod configs;
 mod extract;
 mod probes;
 mod proxies;
+mod sealing;
 mod trust;
 
 #[cfg(test)]
@@ -93,6 +94,11 @@ fn routes() -> Router<Arc<Shared>> {
         .route("/certificates/{serial}", get(trust::certificate))
         .route("/certificates/probe", post(trust::probe))
         .route("/certificates/renew", post(trust::renew))
+        .route("/kek", get(sealing::show))
+        .route("/kek/slots", post(sealing::add_slot))
+        .route("/kek/slots/{name}", axum::routing::delete(sealing::remove_slot))
+        .route("/kek/rotate", post(sealing::rotate))
+        .route("/audit/accept", post(sealing::accept))
         .route("/audit", get(trust::audit))
         .route("/stats", get(trust::stats))
         .route("/status", get(trust::status))

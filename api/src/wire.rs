@@ -8,6 +8,10 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+mod sealing;
+
+pub use self::sealing::*;
+
 /// One page of a listing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Page<T> {
@@ -599,6 +603,9 @@ pub struct Status {
     pub expiries: Vec<Expiry>,
     /// Renewals that failed and have not succeeded since.
     pub failing_renewals: Vec<FailedRenewal>,
+    /// Whether the store is what it was, and how it is sealed.
+    #[serde(default)]
+    pub store: StoreState,
     /// The nodes.
     pub proxies: Vec<Proxy>,
 }

@@ -105,6 +105,30 @@ pub enum Action {
     CallRefuse,
     /// An operator's certificate was issued again on the host.
     OperatorReissue,
+    /// A key slot was added: another key-encryption key opens the store.
+    KekSlotAdd,
+    /// A key slot was removed.
+    KekSlotRemove,
+    /// The root key was replaced and every data key wrapped anew.
+    RootKeyRotate,
+    /// A new data key was made, to follow the one in use.
+    DataKeyPrepare,
+    /// A data key began to seal; records of the one before are sealed anew.
+    DataKeyActivate,
+    /// A data key that sealed nothing any more was destroyed.
+    DataKeyDestroy,
+    /// A sealed record was written; the details say its version and the hash of its bytes.
+    RecordSeal,
+    /// A sealed record was destroyed.
+    RecordDestroy,
+    /// The store is not what the audit log says it was: signing stops.
+    StoreRollback,
+    /// An operator took the store as it is.
+    StoreAccept,
+    /// An imported secret was written.
+    SecretSet,
+    /// An imported secret was removed.
+    SecretRemove,
 }
 
 impl Action {

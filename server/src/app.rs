@@ -7,8 +7,9 @@
 mod adapters;
 mod board;
 mod samples;
+mod sealing;
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow};
 use api::{
@@ -18,13 +19,17 @@ use api::{
 use axum::Router;
 use certs::Clock;
 use sds::{LeafKey, SdsInputs, SdsManager, SdsSettings};
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, watch},
+};
 use tokio_util::sync::CancellationToken;
 use xds::{SecretSource, XdsDeps, XdsServer, catalog::Catalog};
 
 use self::{
     adapters::{CaRotation, FailingRenewals, MetricsPage, Ready},
     board::BoardDelivery,
+    sealing::{Sealer, SealerStatus, StoreKeys},
 };
 use crate::{
     config::{Config, Listen},
@@ -73,6 +78,7 @@ async fn bind(what: &str, listen: Listen) -> anyhow::Result<TcpListener> {
 /// When it cannot start, or a part of it ends by itself.
 pub(crate) async fn run(
     config: Config,
+    config_path: PathBuf,
     clock: Arc<dyn Clock>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -87,16 +93,31 @@ pub(crate) async fn run(
     last.spawn("store", writer.run(store_shutdown.clone()));
 
     let parts_shutdown = CancellationToken::new();
-    let outcome = serve(config, clock, listeners, store, shutdown, parts_shutdown.clone(), &mut last).await;
+    let outcome = Box::pin(serve(
+        config,
+        config_path,
+        clock,
+        listeners,
+        store,
+        shutdown,
+        parts_shutdown.clone(),
+        &mut last,
+    ))
+    .await;
     parts_shutdown.cancel();
     store_shutdown.cancel();
     let finished = last.finish().await;
     outcome.and(finished)
 }
 
-#[expect(clippy::too_many_lines, reason = "the composition root reads from top to bottom")]
+#[expect(
+    clippy::too_many_lines,
+    clippy::too_many_arguments,
+    reason = "the composition root reads from top to bottom"
+)]
 async fn serve(
     config: Config,
+    config_path: PathBuf,
     clock: Arc<dyn Clock>,
     listeners: Listeners,
     store: store::Store,
@@ -110,6 +131,25 @@ async fn serve(
     let (sink, refusal_writer) = RefusalWriter::new(Arc::new(store.clone()), clock.clone());
     let refusals: Arc<dyn audit::Refusals> = Arc::new(sink);
     parts.spawn("refusals", refusal_writer.run(parts_shutdown.clone()));
+
+    let (wake, sealer_status) = (Arc::new(Notify::new()), watch::Sender::new(SealerStatus::default()));
+    let sealing = StoreKeys {
+        store: store.clone(),
+        config_path,
+        dev: config.dev,
+        wake: wake.clone(),
+        status: sealer_status.subscribe(),
+    };
+    let sealed = sealer_status.subscribe();
+    let sealer = Sealer {
+        store: store.clone(),
+        config: config.clone(),
+        clock: clock.clone(),
+        wake,
+        status: sealer_status,
+    };
+    spawn(&mut parts, "sealing", sealer.run(parts_shutdown.clone()));
+    spawn(&mut parts, "anchor", store.clone().keep_anchor(parts_shutdown.clone()));
 
     let deps = ca::Deps { refusals: refusals.clone(), ..ca_deps(&config, &store, clock.clone()) };
     let journal = deps.journal.clone();
@@ -215,11 +255,14 @@ async fn serve(
             counters,
             traffic,
             delivery: status.clone(),
+            sealed,
+            findings: store.findings(),
             clock: clock.clone(),
         };
         move || sources.sample()
     });
-    let ready: Arc<Ready> = Arc::new(Ready { readiness: readiness.clone(), broken: store.broken() });
+    let ready: Arc<Ready> =
+        Arc::new(Ready { readiness: readiness.clone(), broken: store.broken(), findings: store.findings() });
     let page: Arc<MetricsPage> = Arc::new(MetricsPage(metrics.clone()));
     let calls = Calls {
         domain: config.trust_domain.clone(),
@@ -242,6 +285,7 @@ async fn serve(
         renewals: Arc::new(FailingRenewals { sds: sds.status(), own: own_status_read.clone() }),
         readiness: ready.clone(),
         metrics: page.clone(),
+        sealing: Arc::new(sealing),
     };
 
     let keeper = Gatekeeper { trust: ca.trust(), blocks: configs.watch_blocks(), clock: clock.clone(), own };

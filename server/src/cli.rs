@@ -4,6 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+mod sealing;
+
+pub use self::sealing::*;
+
 /// Credence: a control plane for Envoy in which identity comes first.
 #[derive(Debug, Parser)]
 #[command(
@@ -105,6 +109,9 @@ pub enum Operate {
     /// Join tokens
     #[command(subcommand)]
     Token(TokenCommand),
+    /// The keys that seal what is secret on the disk
+    #[command(subcommand)]
+    Kek(KekCommand),
     /// The audit log
     #[command(subcommand)]
     Audit(AuditCommand),
@@ -190,6 +197,9 @@ pub struct InitArgs {
     /// Where the key-encryption key goes
     #[arg(long, default_value = "./credence.kek", value_name = "FILE")]
     pub kek_file: PathBuf,
+    /// Where a second key goes that opens the store as well, to be taken off this host
+    #[arg(long, value_name = "FILE")]
+    pub recovery_kek_file: Option<PathBuf>,
     /// Where the operator's certificate goes
     #[arg(long, default_value = "./credence-admin", value_name = "DIR")]
     pub admin_dir: PathBuf,
@@ -698,6 +708,11 @@ pub enum AuditCommand {
                             --text web-1 --since 1h"
     )]
     List(AuditListArgs),
+    /// Take the store as it is after STORE_ROLLBACK, so that signing goes on
+    #[command(
+        after_help = "Examples:\n  credence audit accept --reason \"restored from the backup of Monday\""
+    )]
+    Accept(AcceptArgs),
 }
 
 /// `audit list`.
@@ -794,6 +809,13 @@ mod tests {
             "credence token list",
             "credence token revoke 0011223344556677",
             "credence audit list --since 1h",
+            "credence audit accept --reason restored",
+            "credence kek status -o json",
+            "credence kek add-slot recovery --dry-run",
+            "credence kek remove-slot primary --yes",
+            "credence kek rotate slot primary --to primary-2 --yes",
+            "credence kek rotate root --leave-behind recovery",
+            "credence kek rotate data --class tls",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }

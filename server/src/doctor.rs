@@ -70,7 +70,7 @@ pub async fn run(config_path: &Path, dev: bool) -> Vec<Check> {
     };
     let mut checks = vec![ok("configuration", format!("trust domain {}", config.trust_domain))];
     checks.push(data_directory(&config));
-    checks.push(key_encryption_key(&config));
+    checks.extend(keys(&config));
     checks.extend(operator(&config));
     // A bare connection to the management port would be a refusal in the audit: ask the probes where there are any.
     let running = reaches(config.probes.unwrap_or(config.rest)).await;
@@ -98,9 +98,39 @@ fn data_directory(config: &Config) -> Check {
     }
 }
 
-fn key_encryption_key(config: &Config) -> Check {
+/// Every key file that the configuration names, and whether the anchor is where it helps.
+fn keys(config: &Config) -> Vec<Check> {
+    let sources = config.kek.iter().chain(config.slots.iter().map(|slot| &slot.source));
+    let mut checks: Vec<Check> = sources
+        .map(|source| match source {
+            KekSource::File(path) => key_file(config, path),
+            KekSource::PassphraseFile(path) => {
+                ok("key-encryption key", format!("a passphrase from {}", path.display()))
+            }
+            KekSource::Token { token, key, .. } => {
+                ok("key-encryption key", format!("key {key} on token {token}"))
+            }
+        })
+        .collect();
+    let volume = |path: &Path| fs::metadata(path).ok().map(|found| found.dev());
+    checks.push(match &config.anchor_file {
+        None => warning(
+            "anchor",
+            "none: an older copy of the whole store would not be noticed",
+            "name a file on another volume in storage.anchor_file",
+        ),
+        Some(path) if volume(path).is_some() && volume(path) == volume(&config.data_dir) => warning(
+            "anchor",
+            format!("{} is on the same volume as the database", path.display()),
+            "whoever puts the volume back puts back both: keep it on another one",
+        ),
+        Some(path) => ok("anchor", path.display().to_string()),
+    });
+    checks
+}
+
+fn key_file(config: &Config, path: &Path) -> Check {
     let subject = "key-encryption key";
-    let KekSource::File(path) = &config.kek else { return ok(subject, "a passphrase") };
     match fs::symlink_metadata(path) {
         Err(error) => problem(
             subject,
@@ -222,6 +252,11 @@ async fn integrity(config: &Config) -> Check {
     let looked = with_store(config, &clock, async |store: store::Store| Ok(store.integrity().await)).await;
     match looked {
         Err(error) => problem(subject, format!("{error:#}"), "the message names the file and the reason"),
+        Ok(Ok(found)) if found.is_sound() && found.slots < 2 => warning(
+            subject,
+            format!("sound; {} audit rows in an unbroken chain; one key slot only", found.audit_rows),
+            "a lost key would be the loss of the store: credence kek add-slot recovery",
+        ),
         Ok(Ok(found)) if found.is_sound() => {
             ok(subject, format!("sound; {} audit rows in an unbroken chain", found.audit_rows))
         }
@@ -246,7 +281,7 @@ mod tests {
     async fn installed(directory: &Path) -> Config {
         let config = config::parse("test", "trust_domain: td.example", &[], directory, true).unwrap();
         let path = directory.join("credence.yaml");
-        init::initialise(&config, &path, Arc::new(SystemClock)).await.unwrap();
+        init::initialise(&config, None, &path, Arc::new(SystemClock)).await.unwrap();
         config
     }
 
@@ -255,8 +290,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let config = installed(directory.path()).await;
         let found = timeout(Duration::from_secs(30), integrity(&config)).await.expect("it ends");
-        assert_eq!(found.finding, Finding::Ok, "{found:?}");
-        assert!(found.detail.contains("unbroken"), "{found:?}");
+        assert_eq!(found.finding, Finding::Warning, "{found:?}");
+        assert!(found.detail.contains("unbroken") && found.detail.contains("one key slot only"), "{found:?}");
     }
 
     #[tokio::test]

@@ -140,8 +140,9 @@ async fn make(args: &InitArgs) -> Result<Exit, Failure> {
         return Ok(Exit::Ok);
     }
     let config = new_config(args)?;
-    let made =
-        Box::pin(init::initialise(&config, &args.config, clock)).await.map_err(|error| failed(&error))?;
+    let made = Box::pin(init::initialise(&config, args.recovery_kek_file.as_deref(), &args.config, clock))
+        .await
+        .map_err(|error| failed(&error))?;
     output::say(&summary(args, &config, &made));
     Ok(Exit::Ok)
 }
@@ -157,7 +158,7 @@ fn new_config(args: &InitArgs) -> Result<Config, Failure> {
         Failure::usage(message, hint.unwrap_or_default())
     })?;
     config.data_dir = here.join(plain(&args.data_dir));
-    config.kek = KekSource::File(here.join(plain(&args.kek_file)));
+    config.kek = Some(KekSource::File(here.join(plain(&args.kek_file))));
     config.admin_dir = here.join(plain(&args.admin_dir));
     Ok(config)
 }
@@ -168,9 +169,13 @@ fn plain(path: &Path) -> PathBuf {
 }
 
 fn summary(args: &InitArgs, config: &Config, made: &Made) -> String {
-    let kek = match &config.kek {
-        KekSource::File(path) | KekSource::PassphraseFile(path) => path.display().to_string(),
-    };
+    let kek = args.kek_file.display();
+    let recovery = args.recovery_kek_file.as_ref().map_or_else(
+        || "none; \"credence init --recovery-kek-file\" or \"credence kek add-slot\" makes one".to_owned(),
+        |path| {
+            format!("{}: take it off this host, it opens the store when the other is lost", path.display())
+        },
+    );
     let rotation = made.issuing.not_before() + made.issuing.not_after().since(made.issuing.not_before()) / 2;
     let rows = [
         ("trust domain", config.trust_domain.to_string()),
@@ -183,6 +188,7 @@ fn summary(args: &InitArgs, config: &Config, made: &Made) -> String {
         ("operator", format!("{}, ends {}", config.admin_dir.display(), made.operator.not_after())),
         ("data directory", config.data_dir.display().to_string()),
         ("key-encryption key", format!("{kek}: keep a copy elsewhere, nothing opens without it")),
+        ("recovery key", recovery),
         ("configuration", args.config.display().to_string()),
     ];
     let table = output::table(&["made", ""], rows.map(|(what, value)| vec![what.to_owned(), value]));
@@ -201,7 +207,7 @@ async fn serve(args: ServeArgs) -> Result<Exit, Failure> {
     let config = config::parse("--dev", "trust_domain: dev.test", &[], directory.path(), true);
     let config = config.map_err(|problems| Failure::usage(problems[0].to_string(), ""))?;
     let path = directory.path().join("credence.yaml");
-    Box::pin(init::initialise(&config, &path, Arc::new(SystemClock)))
+    Box::pin(init::initialise(&config, None, &path, Arc::new(SystemClock)))
         .await
         .map_err(|error| failed(&error))?;
     output::note(&format!(

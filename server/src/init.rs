@@ -7,20 +7,24 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use audit::{Actor, Event, Refusals};
 use certs::{Certificate, Clock, Profile, SecretKey, SpkiHash, Timestamp, certificates_to_pem};
 use spiffe::{Purpose, RequestId, SvidIssuer, SvidRequest, Tenant};
 use store::{Cost, NewSlot, Store};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
-use zeroize::Zeroizing;
 
 use crate::{
     config::{Config, KekSource},
+    keys,
     lifecycle::Parts,
 };
 
+/// The slot of the key that `secrets` names without a slot.
+pub const PRIMARY: &str = "primary";
+/// The slot of the key that is kept elsewhere.
+pub const RECOVERY: &str = "recovery";
 /// The name of the first operator.
 pub const FIRST_OPERATOR: &str = "admin";
 /// In the admin directory: the operator's chain.
@@ -55,25 +59,30 @@ pub struct Exists {
     pub path: PathBuf,
 }
 
-/// Makes everything, or nothing: when a step fails, what the earlier ones made is removed.
+/// Makes everything, or nothing: when a step fails, what the earlier ones made is removed. `recovery` is a second
+/// key file, which the configuration does not name: it is kept elsewhere.
 ///
 /// # Errors
 /// [`Exists`] when any of it is there already; else what went wrong, with the path.
-pub async fn initialise(config: &Config, config_path: &Path, clock: Arc<dyn Clock>) -> anyhow::Result<Made> {
-    let kek_file = match &config.kek {
-        KekSource::File(path) => Some(path.clone()),
-        KekSource::PassphraseFile(_) => None,
-    };
+pub async fn initialise(
+    config: &Config,
+    recovery: Option<&Path>,
+    config_path: &Path,
+    clock: Arc<dyn Clock>,
+) -> anyhow::Result<Made> {
     let mut makes =
         vec![("configuration", config_path.to_owned()), ("data directory", config.data_dir.clone())];
-    makes.extend(kek_file.map(|path| ("key-encryption key", path)));
+    if let Some(KekSource::File(path)) = &config.kek {
+        makes.push(("key-encryption key", path.clone()));
+    }
+    makes.extend(recovery.map(|path| ("recovery key", path.to_owned())));
     makes.push(("admin directory", config.admin_dir.clone()));
     for (what, path) in &makes {
         if fs::symlink_metadata(path).is_ok() {
             return Err(Exists { what, path: path.clone() }.into());
         }
     }
-    let made = make(config, config_path, clock).await;
+    let made = make(config, recovery, config_path, clock).await;
     if made.is_err() {
         for (_, path) in &makes {
             let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
@@ -82,14 +91,24 @@ pub async fn initialise(config: &Config, config_path: &Path, clock: Arc<dyn Cloc
     made
 }
 
-async fn make(config: &Config, config_path: &Path, clock: Arc<dyn Clock>) -> anyhow::Result<Made> {
+async fn make(
+    config: &Config,
+    recovery: Option<&Path>,
+    config_path: &Path,
+    clock: Arc<dyn Clock>,
+) -> anyhow::Result<Made> {
+    let slot = |name: &str, source| NewSlot { name: name.to_owned(), source, cost: Cost::default() };
+    let mut slots = Vec::new();
+    if let Some(kek) = &config.kek {
+        slots.push(slot(PRIMARY, keys::source(kek)?));
+    }
+    for named in &config.slots {
+        slots.push(slot(&named.name, keys::source(&named.source)?));
+    }
+    slots.extend(recovery.map(|path| slot(RECOVERY, store::KekSource::File(path.to_owned()))));
     store::initialise(store::InitOptions {
         directory: config.data_dir.clone(),
-        slots: vec![NewSlot {
-            name: "primary".to_owned(),
-            source: kek_source(&config.kek)?,
-            cost: Cost::default(),
-        }],
+        slots,
         created: clock.now(),
         dev: config.dev,
     })
@@ -143,27 +162,12 @@ pub(crate) async fn open_store(
 ) -> anyhow::Result<(Store, store::Writer)> {
     let options = store::OpenOptions {
         directory: config.data_dir.clone(),
-        kek: kek_source(&config.kek)?,
+        keys: keys::sources(config)?,
+        anchor: config.anchor_file.clone(),
         clock,
         dev: config.dev,
     };
     Ok(store::open(options).await?)
-}
-
-fn kek_source(kek: &KekSource) -> anyhow::Result<store::KekSource> {
-    Ok(match kek {
-        KekSource::File(path) => store::KekSource::File(path.clone()),
-        KekSource::PassphraseFile(path) => {
-            let text = fs::read(path)
-                .with_context(|| format!("cannot read the passphrase from {}", path.display()))?;
-            let text = Zeroizing::new(text);
-            let end = text.iter().rposition(|byte| !matches!(byte, b'\n' | b'\r')).map_or(0, |last| last + 1);
-            if end < 12 {
-                return Err(anyhow!("the passphrase in {} is shorter than 12 characters", path.display()));
-            }
-            store::KekSource::Passphrase(Zeroizing::new(text[..end].to_vec()))
-        }
-    })
 }
 
 /// What the authority works with.

@@ -16,6 +16,7 @@ pub mod envoys;
 pub mod host;
 mod http_get;
 pub mod init;
+mod keys;
 mod lifecycle;
 mod logging;
 mod metrics;

@@ -115,7 +115,7 @@ impl Sandbox {
         let sandbox =
             Self { ports, options, serve: None, agents: Vec::new(), directory: Arc::new(directory) };
         let config = sandbox.config()?;
-        init::initialise(&config, &sandbox.path("credence.yaml"), Arc::new(SystemClock))
+        init::initialise(&config, None, &sandbox.path("credence.yaml"), Arc::new(SystemClock))
             .await
             .context("cannot make the authority")?;
         Ok(sandbox)

@@ -65,7 +65,7 @@ pub async fn run(path: &Path, dev: bool) -> anyhow::Result<()> {
     let shutdown = CancellationToken::new();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let (served, watched) = tokio::join!(
-        ending(app::run(config, clock, shutdown.clone()), &shutdown),
+        ending(app::run(config, path.to_owned(), clock, shutdown.clone()), &shutdown),
         watch_signals(shutdown.clone())
     );
     served.and(watched)?;

@@ -1,7 +1,7 @@
 //! Authorities, and their keys sealed in a table apart.
 
 use async_trait::async_trait;
-use audit::Event;
+use audit::{Actor, Event};
 use ca::ports::{Authorities, AuthorityError, AuthorityRecord, AuthorityState, Transition};
 use certs::{Certificate, SecretKey, Timestamp};
 use spiffe::AuthorityId;
@@ -10,8 +10,9 @@ use sqlx::{Row, sqlite::SqliteRow};
 use crate::{
     Store,
     keyring::{Class, RowName},
+    rollback::refuse_while_found,
     row::{decode, from_word, optional_parsed, optional_time, parsed, time, word},
-    sqlite::insert_sealed,
+    sealed::{Cause, Content},
     writer::{Change, Fault, Refusal, Tx},
 };
 
@@ -39,16 +40,15 @@ impl Change for Insert {
     type Refusal = AuthorityError;
 
     async fn carry_out(self, tx: &mut Tx<'_>) -> Result<(), Fault<AuthorityError>> {
+        refuse_while_found(tx, AuthorityError::Unavailable)?;
         for (record, key) in &self.authorities {
             if !insert(tx, record).await? {
                 return Err(Fault::Refused(AuthorityError::Exists(record.id)));
             }
             let id = record.id.to_string();
-            let sealed = tx
-                .keyring
-                .seal_secret_key(Class::Ca, &key_row(&id), key)
-                .map_err(|error| Fault::Refused(AuthorityError::Unavailable(error.to_string())))?;
-            insert_sealed(tx.sql(), Class::Ca, &key_row(&id), &sealed).await?;
+            let cause =
+                self.events.first().map_or(Cause { at: record.created, actor: Actor::System }, Cause::from);
+            tx.put_sealed(Class::Ca, key_row(&id), Content::Key(key), &cause).await?;
             if record.state == AuthorityState::Active {
                 check_one_active(tx, record.id).await?;
             }
@@ -120,15 +120,8 @@ async fn carry_out(tx: &mut Tx<'_>, step: &Transition) -> Result<(), Fault<Autho
     };
     sqlx::query(update).bind(word(&step.to)?).bind(step.at.unix_millis()).bind(&id).execute(tx.sql()).await?;
     if step.to == AuthorityState::Removed {
-        // `secure_delete` overwrites the row's bytes, and emptying the log removes its older copies.
-        sqlx::query("DELETE FROM sealed WHERE tenant = ? AND class = ? AND kind = ? AND id = ?")
-            .bind(TENANT)
-            .bind(Class::Ca.word())
-            .bind(key_row(&id).kind)
-            .bind(&id)
-            .execute(tx.sql())
-            .await?;
-        tx.key_destroyed();
+        let cause = Cause { at: step.at, actor: Actor::System };
+        tx.destroy_sealed(Class::Ca, key_row(&id), &cause).await?;
     }
     Ok(())
 }
@@ -169,23 +162,6 @@ impl Store {
             .await?;
         rows.iter().map(read).collect()
     }
-
-    /// The sealed record of a row, if there is one.
-    pub(crate) async fn sealed(
-        &self,
-        class: Class,
-        row: &RowName<'_>,
-    ) -> Result<Option<Vec<u8>>, sqlx::Error> {
-        let found =
-            sqlx::query("SELECT record FROM sealed WHERE tenant = ? AND class = ? AND kind = ? AND id = ?")
-                .bind(row.tenant)
-                .bind(class.word())
-                .bind(row.kind)
-                .bind(row.id)
-                .fetch_optional(&mut *self.read().await?)
-                .await?;
-        found.map(|found| found.try_get("record")).transpose()
-    }
 }
 
 fn unavailable(error: sqlx::Error) -> AuthorityError {
@@ -216,10 +192,13 @@ impl Authorities for Store {
 
     async fn load_key(&self, id: AuthorityId) -> Result<SecretKey, AuthorityError> {
         let name = id.to_string();
-        let record = self.sealed(Class::Ca, &key_row(&name)).await.map_err(unavailable)?;
-        let record = record.ok_or(AuthorityError::NotFound(id))?;
-        self.keyring()
-            .open_secret_key(Class::Ca, &key_row(&name), &record)
-            .map_err(|error| AuthorityError::Unavailable(format!("key of authority {id}: {error}")))
+        let opened = self.open_sealed(Class::Ca, key_row(&name), |keyring, row, record| {
+            keyring.open_secret_key(Class::Ca, row, record)
+        });
+        match opened.await {
+            Ok(Some(key)) => Ok(key),
+            Ok(None) => Err(AuthorityError::NotFound(id)),
+            Err(error) => Err(AuthorityError::Unavailable(format!("key of authority {id}: {error}"))),
+        }
     }
 }

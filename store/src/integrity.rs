@@ -1,5 +1,7 @@
 //! What `credence doctor` asks of a store: is everything in it whole, and is it kept as promised?
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 use audit::Head;
 use sqlx::Row;
@@ -7,8 +9,10 @@ use sqlx::Row;
 use crate::{
     Store, audit_log,
     keyring::{Class, RowName},
-    row::{number, unsigned},
+    rollback::Finding,
+    row::{bytes32, number, unsigned},
     seal::SealError,
+    slots::Slot,
     sqlite::pragma,
     writer::{Change, Fault, Refusal, Tx},
 };
@@ -40,6 +44,10 @@ pub struct Integrity {
     pub sealed: u64,
     /// Which of them do not open, and why.
     pub unsealable: Vec<(String, SealError)>,
+    /// How the store differs from what its audit log and its anchor say.
+    pub rollback: Vec<Finding>,
+    /// How many key slots open it.
+    pub slots: usize,
 }
 
 impl Integrity {
@@ -68,6 +76,7 @@ impl Integrity {
         for (record, error) in &self.unsealable {
             problems.push(format!("{record}: {error}"));
         }
+        problems.extend(self.rollback.iter().map(ToString::to_string));
         problems
     }
 }
@@ -101,7 +110,8 @@ impl Store {
             let damage: Vec<String> = check.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
             let schema = pragma(&mut connection, "PRAGMA user_version").await?;
             drop(connection);
-            let (head, audit_broken) = self.check_audit().await?;
+            let accepted = self.accepted_breaks().await?;
+            let (head, audit_broken) = self.follow_audit(Head::GENESIS, &accepted).await?;
             let (sealed, unsealable) = self.check_sealed().await?;
             Ok(Integrity {
                 damage: damage.into_iter().filter(|line| line != "ok").collect(),
@@ -114,14 +124,20 @@ impl Store {
                 audit_broken,
                 sealed,
                 unsealable,
+                rollback: Vec::clone(&self.findings().borrow()),
+                slots: Slot::load(&mut *self.read().await?).await?.len(),
             })
         };
         look.await.map_err(|error: sqlx::Error| StoreError::unavailable(error.to_string()))
     }
 
-    /// Follows the chain from its beginning, page by page; answers how far it holds, and where it breaks.
-    async fn check_audit(&self) -> Result<(Head, Option<u64>), sqlx::Error> {
-        let mut head = Head::GENESIS;
+    /// Follows the chain from `head`, page by page; answers how far it holds, and where it breaks if nobody has
+    /// accepted that.
+    pub(crate) async fn follow_audit(
+        &self,
+        mut head: Head,
+        accepted: &BTreeSet<u64>,
+    ) -> Result<(Head, Option<u64>), sqlx::Error> {
         loop {
             let rows = sqlx::query("SELECT * FROM audit WHERE sequence > ? ORDER BY sequence LIMIT ?")
                 .bind(number(head.sequence))
@@ -134,11 +150,13 @@ impl Store {
             for row in &rows {
                 let sequence = unsigned(row, "sequence")?;
                 // What does not even read was edited too.
-                let Ok(read) = audit_log::read(row) else { return Ok((head, Some(sequence))) };
-                match audit::verify_chain(head, [&read]) {
-                    Ok(next) => head = next,
-                    Err(broken) => return Ok((head, Some(broken.sequence))),
-                }
+                let follows =
+                    audit_log::read(row).ok().and_then(|read| audit::verify_chain(head, [&read]).ok());
+                head = match follows {
+                    Some(next) => next,
+                    None if accepted.contains(&sequence) => Head { sequence, hash: bytes32(row, "hash")? },
+                    None => return Ok((head, Some(sequence))),
+                };
             }
         }
     }

@@ -12,6 +12,7 @@ use sqlx::{QueryBuilder, Row, Sqlite, sqlite::SqliteRow};
 
 use crate::{
     Store,
+    rollback::refuse_while_found,
     row::{
         bytes32, decode, from_json, from_word, json, number, optional_parsed, optional_time, parsed, time,
         unsigned, word,
@@ -41,6 +42,7 @@ impl Change for RecordIntent {
 
     async fn carry_out(self, tx: &mut Tx<'_>) -> Result<(), Fault<JournalError>> {
         let Self { intent, spend, event } = self;
+        refuse_while_found(tx, JournalError::Unavailable)?;
         if let Some(spend) = &spend {
             judge(tx, spend, intent.at).await?;
             sqlx::query("UPDATE tokens SET spent = coalesce(spent, ?), spent_spki = ? WHERE id = ?")

@@ -1,5 +1,7 @@
 //! The key-encryption key: where it comes from and what is demanded of it. It wraps the root key and nothing else,
-//! lives outside the database, and is forgotten as soon as the root key is unwrapped.
+//! lives outside the database, and is forgotten as soon as the root key is unwrapped; on a token it never leaves it.
+
+mod token;
 
 use std::{
     fmt,
@@ -14,6 +16,7 @@ use rustix::fs::OFlags;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
+pub use self::token::{TokenError, TokenKey};
 use crate::seal::random;
 
 /// Where the key-encryption key comes from.
@@ -23,6 +26,8 @@ pub enum KekSource {
     /// A passphrase, stretched by Argon2id. The caller has read it from a file descriptor or a credential, never
     /// from arguments or the environment.
     Passphrase(Zeroizing<Vec<u8>>),
+    /// A key on a PKCS#11 token, which it never leaves.
+    Token(TokenKey),
 }
 
 impl KekSource {
@@ -32,6 +37,7 @@ impl KekSource {
         match self {
             Self::File(_) => SlotKind::KeyFile,
             Self::Passphrase(_) => SlotKind::Passphrase,
+            Self::Token(_) => SlotKind::Token,
         }
     }
 }
@@ -41,6 +47,7 @@ impl fmt::Display for KekSource {
         match self {
             Self::File(path) => write!(f, "key file {}", path.display()),
             Self::Passphrase(_) => f.write_str("passphrase"),
+            Self::Token(key) => key.fmt(f),
         }
     }
 }
@@ -58,6 +65,8 @@ pub enum SlotKind {
     KeyFile,
     /// Opened by a passphrase.
     Passphrase,
+    /// Opened by a key on a PKCS#11 token.
+    Token,
 }
 
 impl SlotKind {
@@ -65,11 +74,12 @@ impl SlotKind {
         match self {
             Self::KeyFile => "key-file",
             Self::Passphrase => "passphrase",
+            Self::Token => "pkcs11",
         }
     }
 
     pub(crate) fn parse(word: &str) -> Option<Self> {
-        [Self::KeyFile, Self::Passphrase].into_iter().find(|kind| kind.word() == word)
+        [Self::KeyFile, Self::Passphrase, Self::Token].into_iter().find(|kind| kind.word() == word)
     }
 }
 
@@ -186,6 +196,9 @@ pub enum KekError {
     /// There was not enough memory to stretch the passphrase.
     #[error("passphrase cannot be stretched with {0}")]
     Stretch(Cost),
+    /// The token or its key cannot be used.
+    #[error(transparent)]
+    Token(#[from] TokenError),
 }
 
 impl KekError {
@@ -210,6 +223,7 @@ impl KekError {
             Self::EmptyPassphrase => "give the passphrase through a file descriptor or a credential".into(),
             Self::Cost(_) => "the slot was weakened or damaged: open the store with another slot".into(),
             Self::Stretch(_) => "free memory, or open the store with a key file".into(),
+            Self::Token(error) => error.hint(),
         }
     }
 }

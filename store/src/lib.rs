@@ -5,13 +5,15 @@
 //! key, never stores a token's secret, and holds private bytes only sealed.
 //!
 //! Start reading at [`initialise`] and [`open`]; how a change becomes durable stands in `writer`, what a secret
-//! looks like on the disk in `seal`.
+//! looks like on the disk in `seal`, which keys
+//! open it in `keyring`, `slots` and `rotation`, and how an older store shows in `rollback`.
 //!
 //! ```text
 //! Store (ports) --change, answer channel--> Writer: BEGIN, savepoint per change + audit row, COMMIT, sync --> answers
 //!       \--- reads --> pool of readers                 \--> topics: bindings, blocks, documents
 //! ```
 
+mod anchor;
 mod audit_log;
 mod authorities;
 mod blocks;
@@ -21,18 +23,28 @@ mod integrity;
 mod journal;
 mod kek;
 mod keyring;
+mod ledger;
+mod live;
 mod nodes;
+mod rollback;
+mod rotation;
 mod row;
 mod schema;
 mod seal;
+mod sealed;
+mod slots;
 mod sqlite;
 mod writer;
 
 pub use self::directory::DirectoryError;
 pub use self::integrity::Integrity;
-pub use self::kek::{Cost, KekError, KekSource, SlotKind};
-pub use self::keyring::{NewSlot, UnlockError};
+pub use self::kek::{Cost, KekError, KekSource, SlotKind, TokenError, TokenKey};
+pub use self::keyring::{Class, KeyState};
+pub use self::ledger::RowFault;
+pub use self::rollback::{AnchorStatus, Finding};
+pub use self::rotation::{BATCH, DataKeyStatus, Progress, SealingStatus};
 pub use self::seal::SealError;
+pub use self::slots::{MAX_SLOTS, NewSlot, RotationError, SlotHealth, SlotSource, SlotStatus, UnlockError};
 pub use self::sqlite::{InitError, InitOptions, OpenError, OpenOptions, Store, initialise, open};
 pub use self::writer::{Topic, Writer, WriterError};
 

@@ -13,6 +13,7 @@ use crate::{
     Store, Topic,
     keyring::{Class, RowName},
     row::{bytes32, from_json, from_word, json, optional_time, parsed, time, unsigned, word},
+    sealed::SealedError,
     writer::{Change, Fault, Refusal, Tx},
 };
 
@@ -276,12 +277,11 @@ impl NodeStore for Store {
     }
 
     async fn token_key(&self) -> Result<[u8; 32], StoreError> {
-        let record = self.sealed(Class::AuditMac, &TOKEN_KEY).await.map_err(unavailable)?;
+        let opened = self.open_sealed(Class::AuditMac, TOKEN_KEY, |keyring, row, record| {
+            keyring.open(Class::AuditMac, row, record)
+        });
         let missing = || StoreError::NotFound { what: "key", name: TOKEN_KEY.kind.to_owned() };
-        let plaintext = self
-            .keyring()
-            .open(Class::AuditMac, &TOKEN_KEY, &record.ok_or_else(missing)?)
-            .map_err(|error| StoreError::unavailable(error.to_string()))?;
+        let plaintext = opened.await.map_err(SealedError::into_store_error)?.ok_or_else(missing)?;
         plaintext.as_slice().try_into().map_err(|_| StoreError::unavailable("token key is damaged".into()))
     }
 }

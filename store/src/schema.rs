@@ -1,5 +1,6 @@
 //! The numbered steps that lead from an empty database to this version's.
 
+use certs::Timestamp;
 use sqlx::{Executor, SqliteConnection};
 
 /// `PRAGMA application_id`: "CRED". Tells our databases from others.
@@ -9,8 +10,11 @@ pub(crate) const APPLICATION: i64 = 0x4352_4544;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Schema(pub(crate) &'static [&'static str]);
 
+/// Since this step each sealed record has its row in the audit log; those that were there before get theirs with it.
+pub(crate) const SEALING: &str = include_str!("schema/0002_sealing.sql");
+
 /// This version's.
-pub(crate) const SCHEMA: Schema = Schema(&[include_str!("schema/0001_initial.sql")]);
+pub(crate) const SCHEMA: Schema = Schema(&[include_str!("schema/0001_initial.sql"), SEALING]);
 
 impl Schema {
     pub(crate) fn version(self) -> u32 {
@@ -22,10 +26,14 @@ impl Schema {
         self,
         connection: &mut SqliteConnection,
         from: u32,
+        now: Timestamp,
     ) -> Result<(), sqlx::Error> {
         connection.execute("BEGIN IMMEDIATE").await?;
         for step in self.0.iter().skip(from as usize) {
             connection.execute(sqlx::raw_sql(*step)).await?;
+            if *step == SEALING {
+                crate::ledger::adopt(connection, now).await?;
+            }
         }
         // A pragma takes no bound values; these are numbers of ours.
         let stamp =

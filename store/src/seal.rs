@@ -17,9 +17,10 @@ use thiserror::Error;
 use uuid::Uuid;
 use zeroize::{Zeroize, Zeroizing};
 
-const MAGIC: &[u8; 4] = b"CRDS";
-const FORMAT: u8 = 1;
-/// AES-256-GCM under a one-use key and a fixed nonce. 2 is reserved for AES-256-GCM-SIV, 3 for post-quantum wrapping.
+pub(crate) const MAGIC: &[u8; 4] = b"CRDS";
+pub(crate) const FORMAT: u8 = 1;
+/// AES-256-GCM under a one-use key and a fixed nonce. 2 is reserved for AES-256-GCM-SIV, 3 for post-quantum wrapping;
+/// 4 is that of tokens (`kek::token`).
 const SUITE: u8 = 1;
 const KEY_ID: usize = 6;
 const SALT: usize = KEY_ID + 16;
@@ -82,6 +83,16 @@ impl SealingKey {
         Ok(Self { id, bytes })
     }
 
+    /// Whether `plaintext` is this key, in constant time.
+    pub(crate) fn is(&self, plaintext: &[u8]) -> bool {
+        equal(plaintext, &self.bytes)
+    }
+
+    /// Its bytes, for a token that wraps them and for a copy of it.
+    pub(crate) fn expose(&self) -> &[u8] {
+        self.bytes.as_slice()
+    }
+
     /// Seals this key itself, under `wrapping`.
     pub(crate) fn wrap(&self, wrapping: &Self, place: &Place<'_>) -> Vec<u8> {
         seal(wrapping, place, self.bytes.as_slice(), &random())
@@ -107,7 +118,7 @@ pub(crate) struct Place<'a> {
 
 impl Place<'_> {
     /// A list of length-prefixed fields (u32, big endian), so that no two places have the same bytes.
-    fn authenticated(&self, key_id: Uuid) -> Vec<u8> {
+    pub(crate) fn authenticated(&self, key_id: Uuid) -> Vec<u8> {
         let fields: [&[u8]; 8] = [
             &[FORMAT],
             self.store.as_bytes(),

@@ -3,10 +3,11 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
+use audit::Head;
 use certs::{Clock, Timestamp};
 use sqlx::{
     ConnectOptions, Connection, Row, Sqlite, SqliteConnection, SqlitePool,
@@ -21,11 +22,16 @@ use crate::{
     audit_log,
     directory::{self, DATABASE, DirectoryError, DirectoryLock, LOCK},
     kek::{KekError, KekSource},
-    keyring::{Class, DataKeyRow, Keyring, NewSlot, RowName, Slot, UnlockError, new_id},
+    keyring::{Class, DataKeyRow, Keyring, new_id, new_root},
+    ledger::{self, Ledger},
+    live::Live,
     nodes::TOKEN_KEY,
-    row::{number, unsigned, uuid},
+    rollback::{self, AnchorStatus},
+    row::{unsigned, uuid},
     schema::{APPLICATION, SCHEMA, Schema},
     seal::{SealError, random},
+    sealed,
+    slots::{self, NewSlot, Slot, SlotSource, UnlockError},
     writer::{Change, Queue, Refusal, Topic, Topics, Writer},
 };
 
@@ -50,8 +56,11 @@ pub struct InitOptions {
 pub struct OpenOptions {
     /// The data directory.
     pub directory: PathBuf,
-    /// What opens a key slot.
-    pub kek: KekSource,
+    /// What opens key slots; one that does is enough.
+    pub keys: Vec<SlotSource>,
+    /// A file on another volume that holds the newest end of the audit chain, so that a rollback of the whole
+    /// store shows.
+    pub anchor: Option<PathBuf>,
     /// Where the time comes from.
     pub clock: Arc<dyn Clock>,
     /// For throwaway stores: the key file may lie in the data directory.
@@ -169,7 +178,13 @@ struct Inner {
     path: PathBuf,
     queue: Queue,
     readers: SqlitePool,
-    keyring: Arc<Keyring>,
+    live: Arc<Live>,
+    /// Where key files must not lie.
+    apart: Option<PathBuf>,
+    anchor: Option<PathBuf>,
+    anchor_state: Mutex<AnchorStatus>,
+    /// How far the audit chain was followed.
+    followed: Mutex<Head>,
     topics: Arc<Topics>,
     broken: watch::Receiver<Option<String>>,
     clock: Arc<dyn Clock>,
@@ -215,8 +230,32 @@ impl Store {
         self.0.readers.acquire().await
     }
 
-    pub(crate) fn keyring(&self) -> &Keyring {
-        &self.0.keyring
+    pub(crate) fn keyring(&self) -> Arc<Keyring> {
+        self.0.live.keyring()
+    }
+
+    pub(crate) fn live(&self) -> &Live {
+        &self.0.live
+    }
+
+    pub(crate) fn apart(&self) -> Option<&Path> {
+        self.0.apart.as_deref()
+    }
+
+    pub(crate) fn anchor_path(&self) -> Option<&Path> {
+        self.0.anchor.as_deref()
+    }
+
+    pub(crate) fn anchor_state(&self) -> &Mutex<AnchorStatus> {
+        &self.0.anchor_state
+    }
+
+    pub(crate) fn followed(&self) -> &Mutex<Head> {
+        &self.0.followed
+    }
+
+    pub(crate) fn clock(&self) -> &dyn Clock {
+        self.0.clock.as_ref()
     }
 
     pub(crate) fn now(&self) -> Timestamp {
@@ -279,11 +318,11 @@ async fn fill(options: &InitOptions, schema: Schema, made: &mut Vec<PathBuf>) ->
     made.push(directory.join(LOCK));
     let _lock = DirectoryLock::acquire(directory)?;
     let id = new_id();
-    let mut keyring = Keyring::generate(id);
-    let apart = (!options.dev).then_some(directory.as_path());
+    let mut keyring = Keyring::new(id, new_root());
+    let apart = slots::apart(options.dev, directory);
     let mut slots = Vec::with_capacity(options.slots.len());
     for slot in &options.slots {
-        slots.push(keyring.make_slot(slot, apart)?);
+        slots.push(Slot::make(keyring.root(), id, slot, apart.as_deref(), false, options.created).await?);
         if let KekSource::File(path) = &slot.source {
             made.push(path.clone());
         }
@@ -293,7 +332,7 @@ async fn fill(options: &InitOptions, schema: Schema, made: &mut Vec<PathBuf>) ->
     let token_key =
         keyring.seal(Class::AuditMac, &TOKEN_KEY, &zeroize::Zeroizing::new(random::<32>())[..])?;
     directory::create_private(&fresh)?;
-    let first = FirstRows { id, root: keyring.root_id(), slots, data_keys, token_key };
+    let first = FirstRows { id, root: keyring.root().id, slots, data_keys, token_key };
     let written = first.write(&fresh, schema, options.created).await;
     written.map_err(|source| InitError::Database { path: path.clone(), source })?;
     // The database appears under its name only when it is whole.
@@ -313,7 +352,7 @@ struct FirstRows {
 impl FirstRows {
     async fn write(&self, path: &Path, schema: Schema, at: Timestamp) -> Result<(), sqlx::Error> {
         let mut connection = writing(path).connect().await?;
-        schema.migrate(&mut connection, 0).await?;
+        schema.migrate(&mut connection, 0, at).await?;
         let mut transaction = connection.begin().await?;
         sqlx::query("INSERT INTO store (one, id, created, epoch, root_key) VALUES (1, ?, ?, 0, ?)")
             .bind(self.id.as_bytes().as_slice())
@@ -322,33 +361,16 @@ impl FirstRows {
             .execute(&mut *transaction)
             .await?;
         for slot in &self.slots {
-            slot.insert(&mut transaction, at).await?;
+            slot.insert(&mut transaction).await?;
         }
         for key in &self.data_keys {
             key.insert(&mut transaction, at).await?;
         }
-        insert_sealed(&mut transaction, Class::AuditMac, &TOKEN_KEY, &self.token_key).await?;
+        sealed::write(&mut transaction, Class::AuditMac, &TOKEN_KEY, &self.token_key).await?;
+        ledger::adopt(&mut transaction, at).await?;
         transaction.commit().await?;
         connection.close().await
     }
-}
-
-pub(crate) async fn insert_sealed(
-    connection: &mut SqliteConnection,
-    class: Class,
-    row: &RowName<'_>,
-    record: &[u8],
-) -> Result<(), sqlx::Error> {
-    sqlx::query("INSERT INTO sealed (tenant, class, kind, id, version, record) VALUES (?, ?, ?, ?, ?, ?)")
-        .bind(row.tenant)
-        .bind(class.word())
-        .bind(row.kind)
-        .bind(row.id)
-        .bind(number(row.version))
-        .bind(record)
-        .execute(connection)
-        .await?;
-    Ok(())
 }
 
 /// Opens a store: takes the directory's lock, unlocks the keys, and only then writes anything: first the copy and
@@ -368,25 +390,32 @@ pub(crate) async fn open_as(options: OpenOptions, schema: Schema) -> Result<(Sto
     let path = options.directory.join(DATABASE);
     let failed = |source| OpenError::Database { path: path.clone(), source };
     let facts = Facts::read(&path, schema).await?;
-    let apart = (!options.dev).then_some(options.directory.as_path());
-    let keyring = Keyring::unlock(facts.id, facts.root, &facts.slots, &facts.data_keys, &options.kek, apart)?;
+    let apart = slots::apart(options.dev, &options.directory);
+    let opened = slots::open(facts.id, facts.root, &facts.slots, &options.keys, apart.as_deref()).await?;
+    let keyring = Keyring::unwrap(facts.id, opened.root, &facts.data_keys)
+        .map_err(|(key, source)| UnlockError::Damaged { what: format!("data key {key}"), source })?;
     lock.sign().map_err(|source| DirectoryError::Io { path: path.clone(), source })?;
 
     let mut connection = writing(&path).connect().await.map_err(failed)?;
     if facts.version < schema.version() {
         copy(&mut connection, &path, facts.version).await?;
-        schema.migrate(&mut connection, facts.version).await.map_err(failed)?;
+        schema.migrate(&mut connection, facts.version, options.clock.now()).await.map_err(failed)?;
     }
     let epoch = next_epoch(&mut connection).await.map_err(failed)?;
     let head = audit_log::head(&mut connection).await.map_err(failed)?;
+    let ledger = Ledger::load(&mut connection).await.map_err(failed)?;
+    let found = rollback::at_opening(&mut connection, facts.id, &ledger, options.anchor.as_deref());
+    let found = found.await.map_err(failed)?;
     let readers = reading(&path);
-    let (lock, keyring, topics) = (Arc::new(lock), Arc::new(keyring), Arc::new(Topics::new()));
+    let live = Arc::new(Live::new(keyring, ledger, head));
+    live.set_findings(found);
+    let (lock, topics) = (Arc::new(lock), Arc::new(Topics::new()));
     let (queue, receiver) = Queue::new();
     let (broken, is_broken) = watch::channel(None);
     let writer = Writer {
         connection,
         queue: receiver,
-        keyring: keyring.clone(),
+        live: live.clone(),
         head,
         topics: topics.clone(),
         broken,
@@ -399,7 +428,11 @@ pub(crate) async fn open_as(options: OpenOptions, schema: Schema) -> Result<(Sto
         path,
         queue,
         readers,
-        keyring,
+        live,
+        apart,
+        anchor: options.anchor,
+        anchor_state: Mutex::default(),
+        followed: Mutex::new(Head::GENESIS),
         topics,
         broken: is_broken,
         clock: options.clock,

@@ -19,6 +19,8 @@ use crate::{schema::Schema, sqlite::*, *};
 mod documents;
 mod nodes;
 mod promises;
+mod rollback;
+mod rotation;
 mod tamper;
 
 pub(crate) fn now() -> Timestamp {
@@ -72,7 +74,13 @@ impl Place {
     }
 
     pub(crate) fn open_options_with(&self, kek: KekSource) -> OpenOptions {
-        OpenOptions { directory: self.data(), kek, clock: Arc::new(ManualClock::new(now())), dev: false }
+        OpenOptions {
+            directory: self.data(),
+            keys: vec![kek.into()],
+            anchor: None,
+            clock: Arc::new(ManualClock::new(now())),
+            dev: false,
+        }
     }
 
     /// Every file's bytes by name, but for SQLite's index of the log, which holds nothing durable.
@@ -128,7 +136,9 @@ pub(crate) fn without_shm(path: &Path) -> bool {
     !path.to_str().unwrap().ends_with("-shm")
 }
 
-pub(crate) const TWO_STEPS: Schema = Schema(&[
-    include_str!("schema/0001_initial.sql"),
-    "ALTER TABLE blocks ADD COLUMN until INTEGER; INSERT INTO blocks VALUES ('spiffe://td/x', 'default', 0, '', 1)",
-]);
+/// This version's schema and one more step.
+pub(crate) fn next_schema() -> Schema {
+    let step = "ALTER TABLE blocks ADD COLUMN later INTEGER; \
+                INSERT INTO blocks (id, tenant, at, reason) VALUES ('spiffe://td/x', 'default', 0, '')";
+    Schema(Vec::leak(schema::SCHEMA.0.iter().copied().chain([step]).collect()))
+}

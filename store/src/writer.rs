@@ -7,12 +7,13 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use audit::{Event, Head};
+use audit::{Actor, Event, Head};
+use certs::Timestamp;
 use sqlx::{Connection, Executor, SqliteConnection, SqlitePool};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::{directory::DirectoryLock, keyring::Keyring};
+use crate::{directory::DirectoryLock, keyring::Keyring, ledger::Entry, live::Live};
 
 /// How many changes wait at most.
 pub(crate) const QUEUE: usize = 1024;
@@ -83,16 +84,18 @@ pub(crate) trait Change: Send + 'static {
 #[derive(Debug)]
 pub(crate) struct Tx<'a> {
     connection: &'a mut SqliteConnection,
-    pub(crate) keyring: &'a Keyring,
+    live: &'a Live,
     state: State,
 }
 
 /// What a savepoint undoes beside the database.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct State {
     head: Head,
     touched: [bool; TOPICS],
     destroyed: bool,
+    keyring: Arc<Keyring>,
+    entries: Vec<Entry>,
 }
 
 impl Tx<'_> {
@@ -103,6 +106,48 @@ impl Tx<'_> {
     /// Raises the topic's counter after the commit.
     pub(crate) fn touch(&mut self, topic: Topic) {
         self.state.touched[topic as usize] = true;
+    }
+
+    /// The keys, with what this transaction changed about them.
+    pub(crate) fn keyring(&self) -> Arc<Keyring> {
+        self.state.keyring.clone()
+    }
+
+    /// Has everybody work with these keys after the commit.
+    pub(crate) fn set_keyring(&mut self, keyring: Keyring) {
+        self.state.keyring = Arc::new(keyring);
+    }
+
+    /// What the store holds in memory as of the last commit.
+    pub(crate) fn live(&self) -> &Live {
+        self.live
+    }
+
+    /// The end of the audit chain, as this process wrote it.
+    pub(crate) fn head(&self) -> Head {
+        self.state.head
+    }
+
+    /// Goes on with the chain from another end than the one that was written last.
+    pub(crate) fn continue_from(&mut self, head: Head) {
+        self.state.head = head;
+    }
+
+    /// What this transaction did to sealed records so far.
+    pub(crate) fn entries(&self) -> &[Entry] {
+        &self.state.entries
+    }
+
+    /// Enters what was done to a sealed record in the audit chain, on account of whoever caused it.
+    pub(crate) async fn enter(
+        &mut self,
+        entry: Entry,
+        at: Timestamp,
+        actor: Actor,
+    ) -> Result<(), sqlx::Error> {
+        self.record(entry.event(at, actor)).await?;
+        self.state.entries.push(entry);
+        Ok(())
     }
 
     /// Has the write-ahead log emptied after the commit, so that destroyed keys do not linger there.
@@ -200,7 +245,7 @@ pub struct WriterError {
 pub struct Writer {
     pub(crate) connection: SqliteConnection,
     pub(crate) queue: mpsc::Receiver<Box<dyn Queued>>,
-    pub(crate) keyring: Arc<Keyring>,
+    pub(crate) live: Arc<Live>,
     pub(crate) head: Head,
     pub(crate) topics: Arc<Topics>,
     pub(crate) broken: watch::Sender<Option<String>>,
@@ -243,6 +288,7 @@ impl Writer {
             None => match self.transact(&mut group).await {
                 Ok(state) => {
                     self.head = state.head;
+                    self.live.commit(state.keyring, state.entries, state.head);
                     self.topics.bump(state.touched);
                     if state.destroyed {
                         self.empty_log().await;
@@ -260,11 +306,17 @@ impl Writer {
     /// One transaction around the whole group, one savepoint around each change.
     async fn transact(&mut self, group: &mut [Box<dyn Queued>]) -> Result<State, sqlx::Error> {
         self.connection.execute("BEGIN IMMEDIATE").await?;
-        let state = State { head: self.head, touched: [false; TOPICS], destroyed: false };
-        let mut tx = Tx { connection: &mut self.connection, keyring: &self.keyring, state };
+        let state = State {
+            head: self.head,
+            touched: [false; TOPICS],
+            destroyed: false,
+            keyring: self.live.keyring(),
+            entries: Vec::new(),
+        };
+        let mut tx = Tx { connection: &mut self.connection, live: &self.live, state };
         for queued in group {
             tx.connection.execute("SAVEPOINT change").await?;
-            let before = tx.state;
+            let before = tx.state.clone();
             if !queued.carry_out(&mut tx).await? {
                 tx.state = before;
                 tx.connection.execute("ROLLBACK TO change").await?;

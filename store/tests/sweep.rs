@@ -75,8 +75,13 @@ async fn no_secret_stands_in_the_data_directory() {
     ];
     initialise(InitOptions { directory: data.clone(), slots, created: now(), dev: false }).await.unwrap();
     let clock = Arc::new(ManualClock::new(now()));
-    let options =
-        OpenOptions { directory: data.clone(), kek: KekSource::File(kek.clone()), clock, dev: false };
+    let options = OpenOptions {
+        directory: data.clone(),
+        keys: vec![KekSource::File(kek.clone()).into()],
+        anchor: None,
+        clock,
+        dev: false,
+    };
     let (store, writer) = open(options).await.unwrap();
     let shutdown = CancellationToken::new();
     #[expect(clippy::disallowed_methods, reason = "a test is its own composition root")]

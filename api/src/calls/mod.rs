@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use crate::{
     ports::{DocumentStore, NodeStore},
+    sealing::Sealing,
     sources::{Delivery, MetricsText, Readiness, Renewals, Rotation},
 };
 
@@ -20,6 +21,7 @@ mod documents;
 mod error;
 mod identities;
 mod proxies;
+mod sealing;
 mod services;
 mod status;
 mod tokens;
@@ -98,4 +100,6 @@ pub struct Calls {
     pub readiness: Arc<dyn Readiness>,
     /// The metrics.
     pub metrics: Arc<dyn MetricsText>,
+    /// The keys that seal the store.
+    pub sealing: Arc<dyn Sealing>,
 }

@@ -44,6 +44,7 @@ impl Calls {
             stats: self.count(caller, now, &expiries).await?,
             expiries,
             failing_renewals: self.renewals.failing(),
+            store: self.sealing.store(),
             proxies: self.list_proxies(caller, &filter).items,
         })
     }

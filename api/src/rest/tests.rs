@@ -22,6 +22,9 @@ use crate::{
     testing::{MemoryStore, Still, StillRotation},
 };
 
+mod sealing;
+
+const JSON: &str = "application/json";
 const ENDPOINTS: &str = "apiVersion: v1\nkind: Endpoints\nmetadata: {name: api}\nspec:\n  endpoints:\n    - {address: 127.0.0.1, port: 3001}\n";
 
 /// A listener whose route names a cluster that is not there.
@@ -53,6 +56,7 @@ struct World {
     still: Still,
     journal: Arc<ca::testing::MemoryStore>,
     clock: ManualClock,
+    sealing: Arc<crate::sealing::MemorySealing>,
     peer: Option<Arc<Peer>>,
 }
 
@@ -82,6 +86,7 @@ async fn world() -> World {
     let trust = watch::channel(Arc::new(issuer.trust())).1;
     let ca = Arc::new(ca::testing::MemoryStore::new());
     let facts = Facts { version: "0.1.0".into(), enrolment_address: "localhost:18001".into() };
+    let sealing = Arc::new(crate::sealing::MemorySealing::default());
     let calls = Calls {
         domain,
         facts: Arc::new(facts),
@@ -100,9 +105,10 @@ async fn world() -> World {
         renewals: Arc::new(still.clone()),
         readiness: Arc::new(still.clone()),
         metrics: Arc::new(still.clone()),
+        sealing: sealing.clone(),
     };
     let peer = Some(peer("/credence/operator/ann"));
-    World { router: router(calls), store, still, journal: ca, clock, peer }
+    World { router: router(calls), store, still, journal: ca, clock, sealing, peer }
 }
 
 impl World {

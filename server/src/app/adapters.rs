@@ -122,16 +122,20 @@ impl Renewals for FailingRenewals {
     }
 }
 
-/// Ready when every part has served its first truth and the store can write.
+/// Ready when every part has served its first truth, the store can write, and is what it was.
 pub(super) struct Ready {
     pub(super) readiness: Readiness,
     pub(super) broken: watch::Receiver<Option<String>>,
+    pub(super) findings: watch::Receiver<Arc<Vec<store::Finding>>>,
 }
 
 impl ReadinessPort for Ready {
     fn not_ready(&self) -> Vec<String> {
         let mut missing: Vec<String> = self.readiness.missing().into_iter().map(str::to_owned).collect();
         missing.extend(self.broken.borrow().as_ref().map(|reason| format!("store: {reason}")));
+        let findings = self.findings.borrow().clone();
+        missing
+            .extend(findings.first().map(|finding| format!("STORE_ROLLBACK, nothing is signed: {finding}")));
         missing
     }
 }

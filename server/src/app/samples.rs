@@ -8,7 +8,7 @@ use sds::SdsStatus;
 use tokio::sync::watch;
 use xds::{Board, Counters, Traffic};
 
-use super::board::Summary;
+use super::{board::Summary, sealing::SealerStatus};
 use crate::{
     metrics::{Sample, SampleValue},
     own_certificate::OwnStatus,
@@ -25,6 +25,8 @@ pub(super) struct Sources {
     pub(super) counters: Arc<Counters>,
     pub(super) traffic: Arc<Traffic>,
     pub(super) delivery: Arc<Board>,
+    pub(super) sealed: watch::Receiver<SealerStatus>,
+    pub(super) findings: watch::Receiver<Arc<Vec<store::Finding>>>,
     pub(super) clock: Arc<dyn Clock>,
 }
 
@@ -34,6 +36,7 @@ impl Sources {
         let mut samples = self.expiries();
         samples.extend(self.renewals());
         samples.extend(self.delivery());
+        samples.extend(self.sealing());
         samples
     }
 
@@ -95,6 +98,29 @@ impl Sources {
                 "Secret names asked for and not granted",
                 vec![],
                 counters.refused_names,
+            ),
+        ]
+    }
+
+    fn sealing(&self) -> Vec<Sample> {
+        let sealed = self.sealed.borrow().clone();
+        #[expect(clippy::cast_precision_loss, reason = "a count")]
+        let of = |name, help, count: usize| gauge(name, help, vec![], count as f64);
+        #[expect(clippy::cast_precision_loss, reason = "a count")]
+        let rows = sealed.rows_on_old_key as f64;
+        let help = "Sealed records whose data key is no longer the active one";
+        vec![
+            gauge("rows_on_old_key", help, vec![], rows),
+            of(
+                "key_slots",
+                "Key slots of the store; one alone is one lost key from the loss of the store",
+                sealed.slots,
+            ),
+            of("key_slots_failing", "Key slots that their source does not open", sealed.failing),
+            of(
+                "store_rollback",
+                "Ways in which the store is not what it was; signing stops",
+                self.findings.borrow().len(),
             ),
         ]
     }

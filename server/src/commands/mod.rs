@@ -10,6 +10,7 @@ use crate::{
 mod check;
 mod documents;
 mod expose;
+mod kek;
 mod proxies;
 mod status;
 mod trust;
@@ -36,6 +37,7 @@ pub async fn run(command: Operate) -> Result<Exit, Failure> {
         Operate::Cert(command) => trust::cert(command).await,
         Operate::Identity(command) => trust::identity(command).await,
         Operate::Token(command) => trust::token(command).await,
+        Operate::Kek(command) => kek::run(command).await,
         Operate::Audit(command) => trust::audit(command).await,
     }
 }

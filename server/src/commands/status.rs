@@ -63,6 +63,15 @@ fn text(status: &wire::Status) -> String {
             ["failing renewal of", "whose", "node", "failures", "last at", "in use until", "because"];
         text.push_str(&output::table(&headers, rows));
     }
+    for finding in &status.store.findings {
+        text.push_str(&format!("\n\nSTORE_ROLLBACK, nothing is signed: {finding}"));
+    }
+    if !status.store.anchor.is_empty() {
+        text.push_str(&format!("\n\nanchor of the store: {}", status.store.anchor));
+    }
+    if status.store.rows_on_old_key > 0 {
+        text.push_str(&format!("\nrecords on an old data key: {}", status.store.rows_on_old_key));
+    }
     text.push_str("\n\n");
     text.push_str(&proxies_table(&status.proxies));
     text
@@ -95,10 +104,11 @@ mod tests {
                 message: "issuer is unavailable".into(),
                 expires: None,
             }],
+            store: wire::StoreState { findings: vec!["sealed x is missing".into()], ..Default::default() },
             proxies: Vec::new(),
         };
         let text = text(&status);
-        for words in ["NOT READY: xds", "1m30s", "90", "issuer is unavailable"] {
+        for words in ["NOT READY: xds", "1m30s", "90", "issuer is unavailable", "STORE_ROLLBACK"] {
             assert!(text.contains(words), "{text}");
         }
     }

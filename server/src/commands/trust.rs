@@ -200,7 +200,10 @@ pub(super) async fn token(command: TokenCommand) -> Result<Exit, Failure> {
 }
 
 pub(super) async fn audit(command: AuditCommand) -> Result<Exit, Failure> {
-    let AuditCommand::List(args) = command;
+    let args = match command {
+        AuditCommand::List(args) => args,
+        AuditCommand::Accept(args) => return super::kek::accept(&args).await,
+    };
     let client = Client::open(&args.list.server)?;
     let rows = audit_rows(&client, &args).await?;
     if args.list.output != Format::Table {

@@ -2,6 +2,7 @@
 //! its place and what to write instead. Secrets never stand in it; they come from files that it names.
 
 mod read;
+mod slots;
 
 use std::{fmt, net::IpAddr, path::PathBuf, time::Duration};
 
@@ -61,6 +62,26 @@ pub enum KekSource {
     File(PathBuf),
     /// A passphrase, read from a file or file descriptor path such as `/dev/fd/3`.
     PassphraseFile(PathBuf),
+    /// A key on a PKCS#11 token.
+    Token {
+        /// The module, a shared library.
+        module: PathBuf,
+        /// The token's label.
+        token: String,
+        /// The key's label.
+        key: String,
+        /// Where the PIN is read from: a file, or a descriptor such as `/dev/fd/3`.
+        pin_file: PathBuf,
+    },
+}
+
+/// A key slot, by name, and what opens it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlotConfig {
+    /// The slot's name in the store.
+    pub name: String,
+    /// What opens it.
+    pub source: KekSource,
 }
 
 /// What happens to a listener whose document says nothing of mTLS.
@@ -127,8 +148,13 @@ pub struct Config {
     pub names: Vec<String>,
     /// The data directory. Default ./credence-data.
     pub data_dir: PathBuf,
-    /// Default: the file ./credence.kek.
-    pub kek: KekSource,
+    /// Opens whichever slot it fits. Default: the file ./credence.kek; none if `secrets.slots` names some instead.
+    pub kek: Option<KekSource>,
+    /// Further slots, by name. One that does not open is reported; one that opens is enough.
+    pub slots: Vec<SlotConfig>,
+    /// Holds the newest end of the audit chain, best on another volume. Default: none; then a rollback of the whole
+    /// store is not noticed.
+    pub anchor_file: Option<PathBuf>,
     /// Where `init` put the operator's certificate, for the commands on this host. Default ./credence-admin.
     pub admin_dir: PathBuf,
     /// How long certificates live.
@@ -159,10 +185,17 @@ impl Config {
     /// The file that says what this configuration says, as `init` writes it.
     #[must_use]
     pub fn to_yaml(&self) -> String {
-        let kek = match &self.kek {
-            KekSource::File(path) => format!("kek_file: {}", quoted(path)),
-            KekSource::PassphraseFile(path) => format!("passphrase_file: {}", quoted(path)),
-        };
+        let kek = self.kek.as_ref().map_or_else(String::new, |source| format!("  {}\n", source_yaml(source)));
+        let slots: String = self
+            .slots
+            .iter()
+            .map(|slot| format!("    - {{name: \"{}\", {}}}\n", slot.name, source_yaml(&slot.source)))
+            .collect();
+        let slots = if slots.is_empty() { slots } else { format!("  slots:\n{slots}") };
+        let anchor = self
+            .anchor_file
+            .as_deref()
+            .map_or_else(String::new, |path| format!("\n  anchor_file: {}", quoted(path)));
         let probes = self.probes.map_or("enabled: false".to_owned(), |listen| {
             format!("enabled: true\n    address: \"{}\"\n    port: {}", listen.address, listen.port)
         });
@@ -175,8 +208,8 @@ impl Config {
                grpc:\n    address: \"{grpc_address}\"\n    port: {grpc_port}\n  \
                rest:\n    address: \"{rest_address}\"\n    port: {rest_port}\n\n\
              enrolment:\n  address: \"{enrolment_address}\"\n  port: {enrolment_port}\n\n\
-             storage:\n  type: sqlite\n  path: {data}\n\n\
-             secrets:\n  {kek}\n  admin_dir: {admin}\n\n\
+             storage:\n  type: sqlite\n  path: {data}{anchor}\n\n\
+             secrets:\n{kek}{slots}  admin_dir: {admin}\n\n\
              {lifetimes}observability:\n  metrics:\n    {probes}\n  logging:\n    level: \"{level}\"\n",
             lifetimes = self.lifetimes.to_yaml(),
             domain = self.trust_domain,
@@ -191,6 +224,19 @@ impl Config {
             admin = quoted(&self.admin_dir),
             level = self.log_level,
         )
+    }
+}
+
+/// Every path in double quotes, so that the same text stands in a block and in a flow map.
+fn source_yaml(source: &KekSource) -> String {
+    match source {
+        KekSource::File(path) => format!("kek_file: {}", quoted(path)),
+        KekSource::PassphraseFile(path) => format!("passphrase_file: {}", quoted(path)),
+        KekSource::Token { module, token, key, pin_file } => format!(
+            "pkcs11: {{module: {}, token: {token:?}, key: {key:?}, pin_file: {}}}",
+            quoted(module),
+            quoted(pin_file)
+        ),
     }
 }
 

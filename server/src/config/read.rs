@@ -11,7 +11,7 @@ use certs::{Profile, format_duration, parse_duration};
 use proto::text::{Content, Key, Node, read};
 use spiffe::TrustDomain;
 
-use super::{Config, ConfigProblem, DefaultMtls, KekSource, Lifetimes, Listen, LogFormat};
+use super::{Config, ConfigProblem, DefaultMtls, Lifetimes, Listen, LogFormat};
 
 const MAX_FILE_BYTES: usize = 1 << 20;
 const PREFIX: &str = "CREDENCE_";
@@ -116,27 +116,27 @@ fn set(node: &mut Node, path: &[&str], value: &str) {
     }
 }
 
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     source_name: &'a str,
     from_environment: BTreeMap<String, String>,
-    base: &'a Path,
+    pub(super) base: &'a Path,
     dev: bool,
     problems: Vec<ConfigProblem>,
 }
 
 /// A map whose keys are taken one by one; what is left is unknown.
-struct Section<'t> {
+pub(super) struct Section<'t> {
     path: String,
-    entries: Vec<&'t (Key, Node)>,
+    pub(super) entries: Vec<&'t (Key, Node)>,
     known: Vec<&'static str>,
 }
 
 impl<'t> Section<'t> {
-    fn path_of(&self, key: &str) -> String {
+    pub(super) fn path_of(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
-    fn take(&mut self, key: &'static str) -> Option<&'t Node> {
+    pub(super) fn take(&mut self, key: &'static str) -> Option<&'t Node> {
         self.known.push(key);
         let index = self.entries.iter().position(|(found, _)| found.name == key)?;
         let (_, node) = self.entries.remove(index);
@@ -145,7 +145,13 @@ impl<'t> Section<'t> {
 }
 
 impl Reader<'_> {
-    fn refuse(&mut self, node: &Node, path: &str, message: impl Into<String>, hint: Option<String>) {
+    pub(super) fn refuse(
+        &mut self,
+        node: &Node,
+        path: &str,
+        message: impl Into<String>,
+        hint: Option<String>,
+    ) {
         let source_name = self.from_environment.get(path).cloned();
         self.problems.push(ConfigProblem {
             place: node
@@ -159,7 +165,7 @@ impl Reader<'_> {
         });
     }
 
-    fn section<'t>(&mut self, node: Option<&'t Node>, path: &str) -> Section<'t> {
+    pub(super) fn section<'t>(&mut self, node: Option<&'t Node>, path: &str) -> Section<'t> {
         let mut section = Section { path: path.to_owned(), entries: Vec::new(), known: Vec::new() };
         match node.map(|node| (node, &node.content)) {
             None | Some((_, Content::Null)) => {}
@@ -171,14 +177,14 @@ impl Reader<'_> {
         section
     }
 
-    fn sub<'t>(&mut self, parent: &mut Section<'t>, key: &'static str) -> Section<'t> {
+    pub(super) fn sub<'t>(&mut self, parent: &mut Section<'t>, key: &'static str) -> Section<'t> {
         let path = parent.path_of(key);
         let node = parent.take(key);
         self.section(node, &path)
     }
 
     /// Whatever was not taken is either known and not built, or unknown.
-    fn close(&mut self, section: Section<'_>) {
+    pub(super) fn close(&mut self, section: Section<'_>) {
         for (key, node) in &section.entries {
             let path = section.path_of(&key.name);
             let at = Node { position: key.position.or(node.position), content: Content::Null };
@@ -225,8 +231,8 @@ impl Reader<'_> {
             Duration::from_secs(86_400),
         );
         self.close(enrolment_section);
-        let data_dir = self.storage(&mut top);
-        let (kek, admin_dir) = self.secrets(&mut top);
+        let (data_dir, anchor_file) = self.storage(&mut top);
+        let (kek, slots, admin_dir) = self.secrets(&mut top);
         let lifetimes = self.lifetimes(&mut top);
         self.issuers(&mut top);
         let default_mtls = self.defaults(&mut top);
@@ -241,6 +247,8 @@ impl Reader<'_> {
             names,
             data_dir,
             kek,
+            slots,
+            anchor_file,
             admin_dir,
             lifetimes,
             token_ttl,
@@ -373,7 +381,7 @@ impl Reader<'_> {
         names
     }
 
-    fn storage(&mut self, top: &mut Section<'_>) -> PathBuf {
+    fn storage(&mut self, top: &mut Section<'_>) -> (PathBuf, Option<PathBuf>) {
         let mut storage = self.sub(top, "storage");
         if let Some(node) = storage.take("type")
             && let Some(kind) = self.text(node, "storage.type")
@@ -395,35 +403,12 @@ impl Reader<'_> {
             }
         }
         let path = self.path(&mut storage, "path", "credence-data");
+        let anchor = storage.take("anchor_file").and_then(|node| self.text(node, "storage.anchor_file"));
         self.close(storage);
-        path
+        (path, anchor.map(|text| self.base.join(text)))
     }
 
-    fn secrets(&mut self, top: &mut Section<'_>) -> (KekSource, PathBuf) {
-        let mut secrets = self.sub(top, "secrets");
-        let both = secrets.entries.iter().any(|(key, _)| key.name == "kek_file");
-        let kek = match secrets.take("passphrase_file") {
-            Some(node) => {
-                if both {
-                    self.refuse(
-                        node,
-                        "secrets.passphrase_file",
-                        "kek_file is given too; one of them is enough",
-                        None,
-                    );
-                }
-                let text = self.text(node, "secrets.passphrase_file").unwrap_or_default();
-                let _ = secrets.take("kek_file");
-                KekSource::PassphraseFile(self.base.join(text))
-            }
-            None => KekSource::File(self.path(&mut secrets, "kek_file", "credence.kek")),
-        };
-        let admin_dir = self.path(&mut secrets, "admin_dir", "credence-admin");
-        self.close(secrets);
-        (kek, admin_dir)
-    }
-
-    fn path(&mut self, section: &mut Section<'_>, key: &'static str, default: &str) -> PathBuf {
+    pub(super) fn path(&mut self, section: &mut Section<'_>, key: &'static str, default: &str) -> PathBuf {
         let path = section.path_of(key);
         let text = section.take(key).and_then(|node| self.text(node, &path));
         self.base.join(text.as_deref().unwrap_or(default))
@@ -594,7 +579,7 @@ impl Reader<'_> {
         length
     }
 
-    fn text(&mut self, node: &Node, path: &str) -> Option<String> {
+    pub(super) fn text(&mut self, node: &Node, path: &str) -> Option<String> {
         if let Content::Text(text) = &node.content {
             return Some(text.clone());
         }
@@ -603,7 +588,7 @@ impl Reader<'_> {
     }
 }
 
-fn kind(node: &Node) -> &'static str {
+pub(super) fn kind(node: &Node) -> &'static str {
     match node.content {
         Content::Null => "nothing",
         Content::Bool(_) => "true or false",
@@ -655,7 +640,7 @@ mod tests {
         assert!(config.own_addresses().iter().all(|address| address.ip().is_loopback()));
         assert_eq!(config.grpc.port, 18000);
         assert_eq!(config.default_mtls, DefaultMtls::Strict);
-        assert_eq!(config.kek, KekSource::File("/x/credence.kek".into()));
+        assert_eq!(config.kek, Some(crate::config::KekSource::File("/x/credence.kek".into())));
         assert_eq!(config.lifetimes.leaf, Duration::from_secs(12 * 3600));
     }
 

@@ -70,7 +70,7 @@ async fn binding_and_token_are_written_together() {
     assert_eq!(store.token("T3").await.unwrap().unwrap().revoked, Some(now()));
     let again = store.remove(&node("web-1"), event(Action::ProxyRemove, "web-1")).await;
     assert!(matches!(again, Err(StoreError::NotFound { .. })));
-    assert_eq!(audit(store).await.len(), 3);
+    assert_eq!(audit(store).await.len(), 4);
 }
 
 #[tokio::test]
@@ -134,5 +134,5 @@ async fn blocks_are_set_once_and_lifted_once() {
     assert!(!store.blocks().await.unwrap().contains(&id));
     let twice = store.unblock(&id, event(Action::IdentityUnblock, "web")).await;
     assert!(matches!(twice, Err(StoreError::NotFound { .. })));
-    assert_eq!(audit(store).await.len(), 2);
+    assert_eq!(audit(store).await.len(), 3);
 }

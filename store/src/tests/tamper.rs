@@ -54,7 +54,9 @@ impl StoreFixture for Fixture {
 
     async fn events(&self) -> Vec<Event> {
         let rows = self.0.store.list(&AuditFilter::default()).await.unwrap();
-        rows.into_iter().rev().map(|row| row.event).collect()
+        // The contract counts the events of its changes, not those of the records that they seal.
+        let sealing = [Action::RecordSeal, Action::RecordDestroy];
+        rows.into_iter().rev().map(|row| row.event).filter(|event| !sealing.contains(&event.action)).collect()
     }
 }
 
@@ -186,7 +188,8 @@ async fn another_stores_records_do_not_open() {
 async fn edits_of_the_audit_chain_show() {
     let check = async |statement: &'static str, broken: u64| {
         let world = World::new().await;
-        for number in 1..=6 {
+        // Row 1 tells of the key of the tokens, which is made with the store.
+        for number in 2..=6 {
             world.store.append(vec![event(Action::CallRefuse, &format!("o{number}"))]).await.unwrap();
         }
         let place = world.close().await;

@@ -32,7 +32,8 @@ impl Keys {
         let (store, _writer) = eventually("the store opens", async || {
             let options = store::OpenOptions {
                 directory: data_dir.to_owned(),
-                kek: store::KekSource::File(kek.to_owned()),
+                keys: vec![store::KekSource::File(kek.to_owned()).into()],
+                anchor: None,
                 clock: Arc::new(SystemClock),
                 dev: true,
             };

@@ -1,0 +1,134 @@
+//! The keys that seal the store, and what is done when the store is not what it was.
+
+use audit::{Action, Event};
+
+use super::{CallError, Caller, Calls};
+use crate::wire::{self, RotatedKey};
+
+impl Calls {
+    /// Key slots and data keys.
+    ///
+    /// # Errors
+    /// When the store or the configuration cannot be read.
+    pub async fn sealing(&self) -> Result<wire::Sealing, CallError> {
+        self.sealing.status().await
+    }
+
+    /// Adds the key slot that the server's configuration names, and proves that it opens the store.
+    ///
+    /// # Errors
+    /// When it exists, is not configured, or its key cannot be used.
+    pub async fn add_slot(&self, caller: &Caller, wanted: &wire::AddSlot) -> Result<wire::Done, CallError> {
+        let event = self.key_event(caller, Action::KekSlotAdd, &wanted.name, &wanted.reason);
+        self.sealing.add_slot(&wanted.name, wanted.dry_run, event).await?;
+        let word = if wanted.dry_run { "would add" } else { "added" };
+        let summary = format!("{word} key slot {}: any one slot opens the store", wanted.name);
+        Ok(wire::Done { dry_run: wanted.dry_run, summary })
+    }
+
+    /// Removes a key slot.
+    ///
+    /// # Errors
+    /// When there is none, it is the last, or no other opens with what the server's configuration names.
+    pub async fn remove_slot(
+        &self,
+        caller: &Caller,
+        name: &str,
+        reason: &str,
+        dry_run: bool,
+    ) -> Result<wire::Done, CallError> {
+        let event = self.key_event(caller, Action::KekSlotRemove, name, reason);
+        self.sealing.remove_slot(name, None, dry_run, event).await?;
+        let word = if dry_run { "would remove" } else { "removed" };
+        let summary = format!(
+            "{word} key slot {name}: its key opens this store no more, and copies made before still; \
+             \"credence kek rotate root\" and \"rotate data\" leave those behind"
+        );
+        Ok(wire::Done { dry_run, summary })
+    }
+
+    /// Replaces a key-encryption key, the root key, or data keys.
+    ///
+    /// # Errors
+    /// As the single steps say.
+    pub async fn rotate_key(
+        &self,
+        caller: &Caller,
+        wanted: &wire::RotateKey,
+    ) -> Result<wire::KeyRotation, CallError> {
+        let (dry_run, reason) = (wanted.dry_run, &wanted.reason);
+        let steps = match &wanted.key {
+            RotatedKey::Slot { from, to } => {
+                if from == to {
+                    let why = "the new slot needs a name of its own".into();
+                    return Err(CallError::Parameter { what: "to", why });
+                }
+                let remove = self.key_event(caller, Action::KekSlotRemove, from, reason);
+                if dry_run {
+                    self.sealing.remove_slot(from, Some(to), true, remove.clone()).await?;
+                }
+                let add = self.key_event(caller, Action::KekSlotAdd, to, reason);
+                self.sealing.add_slot(to, dry_run, add).await?;
+                if !dry_run {
+                    self.sealing.remove_slot(from, None, false, remove).await?;
+                }
+                vec![
+                    format!("add key slot {to} from where credence.yaml says"),
+                    format!("prove that {to} opens the store"),
+                    format!("remove key slot {from}"),
+                ]
+            }
+            RotatedKey::Root { leave_behind } => {
+                let event = self.key_event(caller, Action::RootKeyRotate, "root", reason);
+                self.sealing.rotate_root(leave_behind, dry_run, event).await?;
+                let mut steps = vec![
+                    "make a root key and wrap it for every slot".to_owned(),
+                    "wrap every data key under it, in one transaction".to_owned(),
+                ];
+                steps.extend(leave_behind.iter().map(|name| format!("remove key slot {name}")));
+                steps
+            }
+            RotatedKey::Data { class } => {
+                let event = self.key_event(caller, Action::DataKeyPrepare, "data", reason);
+                let classes = self.sealing.rotate_data(class.as_deref(), dry_run, event).await?;
+                vec![
+                    format!("make the next data key of {}", classes.join(", ")),
+                    "seal every record anew, 200 at a time, while everything serves".to_owned(),
+                    "destroy the old data key when it seals nothing any more".to_owned(),
+                ]
+            }
+        };
+        Ok(wire::KeyRotation { dry_run, steps })
+    }
+
+    /// Takes the store as it is: what stopped signing is written down as accepted.
+    ///
+    /// # Errors
+    /// When there is nothing to accept, no reason is given, or the store cannot write.
+    pub async fn accept_store(
+        &self,
+        caller: &Caller,
+        wanted: &wire::AcceptStore,
+    ) -> Result<wire::Done, CallError> {
+        if wanted.reason.trim().is_empty() {
+            return Err(CallError::Parameter { what: "reason", why: "it is empty".into() });
+        }
+        let findings = self.sealing.store().findings;
+        if findings.is_empty() {
+            return Err(CallError::NotFound { what: "finding", name: "about the store".into() });
+        }
+        if !wanted.dry_run {
+            let event = self.key_event(caller, Action::StoreAccept, "store", &wanted.reason);
+            self.sealing.accept(event.with("findings", findings.join("; "))).await?;
+        }
+        let word = if wanted.dry_run { "would accept" } else { "accepted" };
+        let summary = format!("{word}: {}; signing goes on", findings.join("; "));
+        Ok(wire::Done { dry_run: wanted.dry_run, summary })
+    }
+
+    fn key_event(&self, caller: &Caller, action: Action, object: &str, reason: &str) -> Event {
+        let mut event = caller.event(self.clock.now(), action, object);
+        event.reason = reason.to_owned();
+        event
+    }
+}

@@ -1,0 +1,167 @@
+//! The port to the keys that seal the store. `server` connects it to the store and to what its configuration names.
+
+use async_trait::async_trait;
+use audit::Event;
+
+use crate::{calls::CallError, wire};
+
+/// Keys of the store. Whatever adds a slot takes its key from where the server's own configuration says, never from
+/// the caller.
+#[async_trait]
+pub trait Sealing: Send + Sync {
+    /// How it stands; every source is asked anew.
+    ///
+    /// # Errors
+    /// When the store or the configuration cannot be read.
+    async fn status(&self) -> Result<wire::Sealing, CallError>;
+
+    /// Adds the slot of that name, proven to open; with `dry_run`, only looks whether it could be.
+    ///
+    /// # Errors
+    /// When it exists, is not configured, or its key cannot be used.
+    async fn add_slot(&self, name: &str, dry_run: bool, event: Event) -> Result<(), CallError>;
+
+    /// Removes the slot of that name; with `dry_run`, only looks whether it could be.
+    ///
+    /// # Errors
+    /// When there is none, it is the last, or no other opens. With `instead`, that one is taken as there.
+    async fn remove_slot(
+        &self,
+        name: &str,
+        instead: Option<&str>,
+        dry_run: bool,
+        event: Event,
+    ) -> Result<(), CallError>;
+
+    /// Replaces the root key; with `dry_run`, only looks whether it could be.
+    ///
+    /// # Errors
+    /// When a slot is neither at hand nor left behind.
+    async fn rotate_root(
+        &self,
+        leave_behind: &[String],
+        dry_run: bool,
+        event: Event,
+    ) -> Result<(), CallError>;
+
+    /// Begins to replace the data keys of one class or all; answers the classes.
+    ///
+    /// # Errors
+    /// When there is no such class, or the store cannot write.
+    async fn rotate_data(
+        &self,
+        class: Option<&str>,
+        dry_run: bool,
+        event: Event,
+    ) -> Result<Vec<String>, CallError>;
+
+    /// Whether the store is what it was.
+    fn store(&self) -> wire::StoreState;
+
+    /// Takes the store as it is.
+    ///
+    /// # Errors
+    /// When the store cannot write.
+    async fn accept(&self, event: Event) -> Result<(), CallError>;
+}
+
+/// Slots by name in memory, of a configuration that names every slot but `unknown`.
+#[cfg(any(test, feature = "testing"))]
+#[derive(Debug)]
+pub struct MemorySealing {
+    slots: std::sync::Mutex<std::collections::BTreeSet<String>>,
+    /// What the store is found to be.
+    pub state: std::sync::Mutex<wire::StoreState>,
+}
+
+#[cfg(any(test, feature = "testing"))]
+impl Default for MemorySealing {
+    /// One slot, `primary`.
+    fn default() -> Self {
+        Self {
+            slots: std::sync::Mutex::new(["primary".to_owned()].into()),
+            state: std::sync::Mutex::default(),
+        }
+    }
+}
+
+#[cfg(any(test, feature = "testing"))]
+impl MemorySealing {
+    fn slots(&self) -> std::sync::MutexGuard<'_, std::collections::BTreeSet<String>> {
+        self.slots.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+#[cfg(any(test, feature = "testing"))]
+#[async_trait]
+impl Sealing for MemorySealing {
+    async fn status(&self) -> Result<wire::Sealing, CallError> {
+        let slot = |name: &String| wire::KeySlot {
+            name: name.clone(),
+            kind: "key-file".into(),
+            key_id: String::new(),
+            created: String::new(),
+            state: "opens".into(),
+            problem: None,
+            stale: false,
+        };
+        Ok(wire::Sealing {
+            slots: self.slots().iter().map(slot).collect(),
+            root_key: String::new(),
+            data_keys: Vec::new(),
+            rows_on_old_key: 0,
+            warnings: Vec::new(),
+        })
+    }
+
+    async fn add_slot(&self, name: &str, dry_run: bool, _: Event) -> Result<(), CallError> {
+        if name == "unknown" {
+            return Err(CallError::NotFound { what: "key slot", name: name.into() });
+        }
+        let mut slots = self.slots();
+        if slots.contains(name) {
+            return Err(CallError::Exists { what: "key slot", name: name.into() });
+        }
+        if !dry_run {
+            slots.insert(name.into());
+        }
+        Ok(())
+    }
+
+    async fn remove_slot(
+        &self,
+        name: &str,
+        instead: Option<&str>,
+        dry_run: bool,
+        _: Event,
+    ) -> Result<(), CallError> {
+        let mut slots = self.slots();
+        if !slots.contains(name) {
+            return Err(CallError::NotFound { what: "key slot", name: name.into() });
+        }
+        if slots.len() == 1 && instead.is_none() {
+            return Err(CallError::Policy("it is the last one".into()));
+        }
+        if !dry_run {
+            slots.remove(name);
+        }
+        Ok(())
+    }
+
+    async fn rotate_root(&self, _: &[String], _: bool, _: Event) -> Result<(), CallError> {
+        Ok(())
+    }
+
+    async fn rotate_data(&self, class: Option<&str>, _: bool, _: Event) -> Result<Vec<String>, CallError> {
+        Ok(vec![class.unwrap_or("ca").into()])
+    }
+
+    fn store(&self) -> wire::StoreState {
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    async fn accept(&self, _: Event) -> Result<(), CallError> {
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner).findings.clear();
+        Ok(())
+    }
+}

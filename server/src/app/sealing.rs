@@ -1,0 +1,323 @@
+//! The keys that seal the store: operators' calls meet the store, with the sources that the configuration names at
+//! that moment; and the task that carries rotations on and asks every hour whether the store is what it was.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use api::{calls::CallError, sealing::Sealing, wire};
+use async_trait::async_trait;
+use audit::Event;
+use certs::Clock;
+use store::{Class, Progress, RotationError, SlotHealth, SlotSource, Store};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::{config::Config, keys, serve::load_config};
+
+/// How often the store is compared with its audit log and anchor.
+const COMPARE: Duration = Duration::from_secs(3600);
+/// When a rotation that could not go on is tried again.
+const RETRY: Duration = Duration::from_secs(60);
+/// The most characters of what is shown of a source's words.
+const MAX_WORDS: usize = 400;
+
+/// What the task says of itself.
+#[derive(Debug, Clone, Default)]
+pub(super) struct SealerStatus {
+    /// Records that a data key seals which is no longer the active one.
+    pub(super) rows_on_old_key: u64,
+    /// Key slots.
+    pub(super) slots: usize,
+    /// Key slots that their source does not open.
+    pub(super) failing: usize,
+}
+
+/// Carries rotations of data keys on, and watches over the store.
+pub(super) struct Sealer {
+    pub(super) store: Store,
+    pub(super) config: Config,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) wake: Arc<Notify>,
+    pub(super) status: watch::Sender<SealerStatus>,
+}
+
+impl Sealer {
+    /// Until `shutdown`. Begins with what an earlier process left half done.
+    pub(super) async fn run(self, shutdown: CancellationToken) {
+        if let Err(error) = self.store.note_findings().await {
+            tracing::warn!(%error, "what was found wrong at the start is not in the audit log");
+        }
+        loop {
+            if let Err(error) = self.store.check_rollback().await {
+                tracing::warn!(%error, "store was not compared with its audit log");
+            }
+            self.look_at_slots().await;
+            let next = self.clock.now() + COMPARE;
+            loop {
+                let finished = self.carry_on(&shutdown).await;
+                let until = if finished { next } else { next.min(self.clock.now() + RETRY) };
+                tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    () = self.wake.notified() => self.look_at_slots().await,
+                    () = self.clock.sleep_until(until) => {}
+                }
+                if self.clock.now() >= next {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Step by step, each a transaction of its own, so that other changes come in between. Answers whether nothing
+    /// is left.
+    async fn carry_on(&self, shutdown: &CancellationToken) -> bool {
+        loop {
+            let step = self.store.advance().await;
+            if let Ok(count) = self.store.rows_on_old_key().await {
+                self.status.send_modify(|status| status.rows_on_old_key = count);
+            }
+            match step {
+                Ok(Progress::Done) => return true,
+                Ok(step) => tracing::info!(?step, "data keys"),
+                Err(error) => {
+                    let cause =
+                        std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+                    tracing::warn!(%error, cause, hint = error.hint(), "data key cannot be followed yet");
+                    return false;
+                }
+            }
+            if shutdown.is_cancelled() {
+                return true;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn look_at_slots(&self) {
+        // A descriptor can be read once only: what was given at the start is not asked again here.
+        let Ok(sources) = keys::sources(&self.config) else { return };
+        if let Ok(slots) = self.store.slot_status(&sources).await {
+            let failing = slots.iter().filter(|slot| matches!(slot.health, SlotHealth::Fails(_))).count();
+            self.status.send_modify(|status| {
+                (status.slots, status.failing) = (slots.len(), failing);
+            });
+        }
+    }
+}
+
+/// What the calls work with.
+pub(super) struct StoreKeys {
+    pub(super) store: Store,
+    /// Read anew at each call that needs a source.
+    pub(super) config_path: PathBuf,
+    pub(super) dev: bool,
+    pub(super) wake: Arc<Notify>,
+    pub(super) status: watch::Receiver<SealerStatus>,
+}
+
+impl StoreKeys {
+    fn config(&self) -> Result<Config, CallError> {
+        load_config(&self.config_path, self.dev).map_err(|error| CallError::Conflict {
+            what: "configuration",
+            name: self.config_path.display().to_string(),
+            why: format!("cannot be read: {error:#}"),
+        })
+    }
+
+    fn sources(&self) -> Result<Vec<SlotSource>, CallError> {
+        let unreadable = |error: anyhow::Error| CallError::Policy(shorten(&format!("{error:#}")));
+        keys::sources(&self.config()?).map_err(unreadable)
+    }
+
+    /// What the configuration says opens the slot of that name.
+    fn named(&self, name: &str) -> Result<store::KekSource, CallError> {
+        let config = self.config()?;
+        let slot = config.slots.iter().find(|slot| slot.name == name).ok_or_else(|| {
+            CallError::Policy(format!(
+                "key slot {name} is not in secrets.slots of {}: name it there, with what opens it",
+                self.config_path.display()
+            ))
+        })?;
+        keys::source(&slot.source).map_err(|error| CallError::Policy(shorten(&format!("{error:#}"))))
+    }
+}
+
+/// By blame, with what to do about it.
+fn refused(error: RotationError) -> CallError {
+    let words = || {
+        let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+        shorten(&format!("{error}{cause}; {}", error.hint()))
+    };
+    match &error {
+        RotationError::SlotExists(name) => CallError::Exists { what: "key slot", name: name.clone() },
+        RotationError::NoSlot(name) => CallError::NotFound { what: "key slot", name: name.clone() },
+        RotationError::NoKey(class) => CallError::NotFound { what: "data key", name: (*class).into() },
+        RotationError::Unavailable(why) => CallError::Unavailable { part: "store", why: why.clone() },
+        RotationError::Kek(_)
+        | RotationError::Unlock(_)
+        | RotationError::TooManySlots
+        | RotationError::NotProven(_)
+        | RotationError::LastSlot(_)
+        | RotationError::WouldLockOut { .. }
+        | RotationError::SlotNotAtHand(_)
+        | RotationError::Record { .. } => CallError::Policy(words()),
+    }
+}
+
+fn shorten(text: &str) -> String {
+    text.chars().take(MAX_WORDS).collect()
+}
+
+#[async_trait]
+impl Sealing for StoreKeys {
+    async fn status(&self) -> Result<wire::Sealing, CallError> {
+        // Without any source the slots are shown as offline.
+        let sources = self.sources().unwrap_or_default();
+        let found = self.store.sealing(&sources).await.map_err(refused)?;
+        let mut warnings = Vec::new();
+        if found.slots.len() < 2 {
+            warnings.push(
+                "there is one key slot only: a lost key is the loss of the store; add another".to_owned(),
+            );
+        }
+        for slot in found.slots.iter().filter(|slot| slot.stale) {
+            warnings.push(format!(
+                "key slot {} has another key by now: add it anew under another name",
+                slot.name
+            ));
+        }
+        let slots = found.slots.into_iter().map(|slot| {
+            let (state, problem) = match slot.health {
+                SlotHealth::Opens => ("opens", None),
+                SlotHealth::Fails(why) => ("fails", Some(shorten(&why))),
+                SlotHealth::Offline => ("offline", None),
+            };
+            wire::KeySlot {
+                name: slot.name,
+                kind: slot.kind.to_string(),
+                key_id: slot.key_id,
+                created: slot.created.to_string(),
+                state: state.to_owned(),
+                problem,
+                stale: slot.stale,
+            }
+        });
+        let data_keys = found.data_keys.into_iter().map(|key| wire::DataKey {
+            id: key.id.to_string(),
+            tenant: key.tenant,
+            class: key.class.word().to_owned(),
+            version: key.version,
+            state: key.state.word().to_owned(),
+            records: key.records,
+        });
+        Ok(wire::Sealing {
+            slots: slots.collect(),
+            root_key: found.root.to_string(),
+            data_keys: data_keys.collect(),
+            rows_on_old_key: found.rows_on_old_key,
+            warnings,
+        })
+    }
+
+    async fn add_slot(&self, name: &str, dry_run: bool, event: Event) -> Result<(), CallError> {
+        let source = self.named(name)?;
+        if dry_run {
+            let slots = self.store.slot_status(&[]).await.map_err(refused)?;
+            let exists = slots.iter().any(|slot| slot.name == name);
+            return if exists { Err(refused(RotationError::SlotExists(name.into()))) } else { Ok(()) };
+        }
+        self.store.add_slot(name, source, event).await.map_err(refused)?;
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    async fn remove_slot(
+        &self,
+        name: &str,
+        instead: Option<&str>,
+        dry_run: bool,
+        event: Event,
+    ) -> Result<(), CallError> {
+        if instead.is_some() {
+            let slots = self.store.slot_status(&[]).await.map_err(refused)?;
+            let exists = slots.iter().any(|slot| slot.name == name);
+            return if exists { Ok(()) } else { Err(refused(RotationError::NoSlot(name.into()))) };
+        }
+        let sources = self.sources()?;
+        if dry_run {
+            return self.store.may_remove_slot(name, &sources).await.map_err(refused);
+        }
+        self.store.remove_slot(name, &sources, event).await.map_err(refused)?;
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    async fn rotate_root(
+        &self,
+        leave_behind: &[String],
+        dry_run: bool,
+        event: Event,
+    ) -> Result<(), CallError> {
+        let sources = self.sources()?;
+        if dry_run {
+            return self.store.may_rotate_root(&sources, leave_behind).await.map_err(refused);
+        }
+        self.store.rotate_root(&sources, leave_behind, event).await.map_err(refused)?;
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    async fn rotate_data(
+        &self,
+        class: Option<&str>,
+        dry_run: bool,
+        event: Event,
+    ) -> Result<Vec<String>, CallError> {
+        let words = || Class::ALL.map(Class::word).join(", ");
+        let class = class
+            .map(|word| {
+                Class::parse(word).ok_or_else(|| CallError::Parameter {
+                    what: "class",
+                    why: format!("{word:?} is none of {}", words()),
+                })
+            })
+            .transpose()?;
+        if dry_run {
+            return Ok(class.map_or_else(|| Class::ALL.to_vec(), |one| vec![one]))
+                .map(|classes| classes.into_iter().map(|one| one.word().to_owned()).collect());
+        }
+        let made = self.store.prepare_data_keys(class, event).await.map_err(refused)?;
+        self.wake.notify_one();
+        if made.is_empty() {
+            return Err(CallError::Conflict {
+                what: "data key",
+                name: class.map_or("of any class", Class::word).to_owned(),
+                why: "is being followed already".to_owned(),
+            });
+        }
+        Ok(made.into_iter().map(|one| one.word().to_owned()).collect())
+    }
+
+    fn store(&self) -> wire::StoreState {
+        let status = self.status.borrow().clone();
+        let anchor = match self.store.anchor() {
+            None => {
+                "none: a rollback of the whole store would not be noticed; see storage.anchor_file".to_owned()
+            }
+            Some(anchor) => match (anchor.problem, anchor.at) {
+                (Some(problem), _) => format!("cannot be written: {problem}"),
+                (None, Some(at)) => format!("holds audit row {} since {at}", anchor.sequence),
+                (None, None) => "not written yet".to_owned(),
+            },
+        };
+        wire::StoreState {
+            findings: self.store.findings().borrow().iter().map(ToString::to_string).collect(),
+            anchor,
+            slots: status.slots,
+            rows_on_old_key: status.rows_on_old_key,
+        }
+    }
+
+    async fn accept(&self, event: Event) -> Result<(), CallError> {
+        Ok(self.store.accept(event).await?)
+    }
+}

@@ -1,0 +1,105 @@
+//! `kek …`, `audit accept`.
+
+use clap::{Args, Subcommand};
+
+use super::{ChangeArgs, ListArgs};
+
+/// `kek`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum KekCommand {
+    /// Key slots, data keys, and how many records are still under an old key
+    Status(ListArgs),
+    /// Add the slot that secrets.slots of the server's credence.yaml names, and prove that it opens the store
+    #[command(
+        after_help = "Examples:\n  credence kek add-slot recovery\n\nThe server reads secrets.slots of its own \
+                            credence.yaml anew for this. No key, passphrase or PIN is ever given to this command \
+                            or sent to the server: the slot says from which file, descriptor or token the server \
+                            takes it. A key file or key on a token that does not exist is made."
+    )]
+    AddSlot(SlotArgs),
+    /// Remove a slot; refused for the last one, and when no other opens with what credence.yaml names
+    RemoveSlot(SlotArgs),
+    /// Replace keys while everything serves
+    #[command(subcommand)]
+    Rotate(KekRotateCommand),
+}
+
+/// `kek rotate`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum KekRotateCommand {
+    /// A key-encryption key: add the new slot, prove that it opens, remove the old one
+    #[command(after_help = "Examples:\n  credence kek rotate slot primary --to primary-2027")]
+    Slot(RotateSlotArgs),
+    /// The root key: every data key is wrapped anew, in one transaction
+    Root(RotateRootArgs),
+    /// The data keys: records are sealed anew in the background, then the old keys are destroyed
+    Data(RotateDataArgs),
+}
+
+/// Names a slot.
+#[derive(Debug, Clone, Args)]
+pub struct SlotArgs {
+    /// The slot's name
+    pub name: String,
+    /// Why, for the audit log
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    pub reason: String,
+    /// How to change.
+    #[command(flatten)]
+    pub change: ChangeArgs,
+}
+
+/// `kek rotate slot`.
+#[derive(Debug, Clone, Args)]
+pub struct RotateSlotArgs {
+    /// The slot to be removed
+    pub name: String,
+    /// The slot to be added, as secrets.slots of the server's credence.yaml names it
+    #[arg(long, value_name = "NAME")]
+    pub to: String,
+    /// Why, for the audit log
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    pub reason: String,
+    /// How to change.
+    #[command(flatten)]
+    pub change: ChangeArgs,
+}
+
+/// `kek rotate root`.
+#[derive(Debug, Clone, Args)]
+pub struct RotateRootArgs {
+    /// A slot that is not at hand and is removed: its key would no longer open the store; can be repeated
+    #[arg(long, value_name = "NAME")]
+    pub leave_behind: Vec<String>,
+    /// Why, for the audit log
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    pub reason: String,
+    /// How to change.
+    #[command(flatten)]
+    pub change: ChangeArgs,
+}
+
+/// `kek rotate data`.
+#[derive(Debug, Clone, Args)]
+pub struct RotateDataArgs {
+    /// One class: ca, tls, backend, audit-mac; default: all
+    #[arg(long, value_name = "CLASS")]
+    pub class: Option<String>,
+    /// Why, for the audit log
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    pub reason: String,
+    /// How to change.
+    #[command(flatten)]
+    pub change: ChangeArgs,
+}
+
+/// `audit accept`.
+#[derive(Debug, Clone, Args)]
+pub struct AcceptArgs {
+    /// Why, for the audit log
+    #[arg(long, value_name = "TEXT")]
+    pub reason: String,
+    /// How to change.
+    #[command(flatten)]
+    pub change: ChangeArgs,
+}

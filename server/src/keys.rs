@@ -1,0 +1,106 @@
+//! From what the configuration names to what opens key slots. Secrets are read from files and descriptors here, and
+//! nowhere else on the way: no argument, environment variable or call of the API carries one.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context, anyhow};
+use store::{SlotSource, TokenKey};
+use zeroize::Zeroizing;
+
+use crate::config::{Config, KekSource};
+
+/// The least length of a passphrase.
+const MIN_PASSPHRASE: usize = 12;
+/// The most bytes of a passphrase or PIN.
+const MAX_SECRET: usize = 4096;
+
+/// Everything that `config` names. What cannot be read is left out with a warning, if something else can: one slot
+/// is enough.
+///
+/// # Errors
+/// When nothing can be read.
+pub(crate) fn sources(config: &Config) -> anyhow::Result<Vec<SlotSource>> {
+    let named = config.slots.iter().map(|slot| (Some(slot.name.clone()), &slot.source));
+    let all = config.kek.iter().map(|kek| (None, kek)).chain(named);
+    let (mut read, mut first_problem) = (Vec::new(), None);
+    for (name, kek) in all {
+        match source(kek) {
+            Ok(source) => read.push(SlotSource { name, source }),
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), "a key cannot be read");
+                first_problem.get_or_insert(error);
+            }
+        }
+    }
+    match first_problem {
+        Some(problem) if read.is_empty() => Err(problem),
+        _ => Ok(read),
+    }
+}
+
+/// What one entry names.
+///
+/// # Errors
+/// When its secret cannot be read.
+pub(crate) fn source(kek: &KekSource) -> anyhow::Result<store::KekSource> {
+    Ok(match kek {
+        KekSource::File(path) => store::KekSource::File(path.clone()),
+        KekSource::PassphraseFile(path) => {
+            let text = secret("passphrase", path)?;
+            if text.len() < MIN_PASSPHRASE {
+                let path = path.display();
+                return Err(anyhow!("the passphrase in {path} is shorter than {MIN_PASSPHRASE} characters"));
+            }
+            store::KekSource::Passphrase(text)
+        }
+        KekSource::Token { module, token, key, pin_file } => store::KekSource::Token(TokenKey {
+            module: module.clone(),
+            token: token.clone(),
+            key: key.clone(),
+            pin: secret("PIN", pin_file)?,
+        }),
+    })
+}
+
+/// A secret without the line ends behind it.
+fn secret(what: &str, path: &Path) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+    let text = fs::read(path).with_context(|| format!("cannot read the {what} from {}", path.display()))?;
+    let text = Zeroizing::new(text);
+    let end = text.iter().rposition(|byte| !matches!(byte, b'\n' | b'\r')).map_or(0, |last| last + 1);
+    if end == 0 || end > MAX_SECRET {
+        return Err(anyhow!("the {what} in {} has {end} bytes", path.display()));
+    }
+    Ok(Zeroizing::new(text[..end].to_vec()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_secrets_from_files_and_names_the_file_when_it_cannot() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("phrase");
+        let check = |text: &str, expected: Result<(), &str>| {
+            fs::write(&path, text).unwrap();
+            let read = source(&KekSource::PassphraseFile(path.clone()));
+            match (read, expected) {
+                (Ok(store::KekSource::Passphrase(read)), Ok(())) => {
+                    assert_eq!(&**read, text.trim_end().as_bytes())
+                }
+                (Err(error), Err(expected)) => {
+                    let error = format!("{error:#}");
+                    assert!(error.contains(expected) && !error.contains("horse"), "{error}");
+                }
+                (read, _) => panic!("{text:?}: {read:?}"),
+            }
+        };
+        check("correct horse battery\r\n", Ok(()));
+        check("short horse", Err("is shorter than 12 characters"));
+        check("\n", Err("has 0 bytes"));
+        check(&"x".repeat(5000), Err("has 5000 bytes"));
+        fs::remove_file(&path).unwrap();
+        let error = source(&KekSource::PassphraseFile(path)).unwrap_err();
+        assert!(error.to_string().contains("cannot read the passphrase from"), "{error}");
+    }
+}

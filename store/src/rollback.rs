@@ -1,0 +1,380 @@
+//! Is the store still what its audit log, and the anchor outside, say it was? Asked when it is opened and every
+//! hour. A finding stops signing, not serving, until an operator has looked and accepts the store as it is.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt, io,
+    path::Path,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use audit::{Action, Actor, Event, Head};
+use certs::Timestamp;
+use sqlx::SqliteConnection;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Store,
+    anchor::Anchor,
+    audit_log,
+    ledger::{Entry, Ledger, RowFault, RowKey, prints},
+    row::{bytes32, from_json, number},
+    writer::{Change, Fault, Refusal, Tx},
+};
+use api::ports::StoreError;
+
+/// How often the anchor is written at most.
+const ANCHOR_PACE: Duration = Duration::from_secs(1);
+/// The most findings that are kept and shown.
+const MAX_FINDINGS: usize = 100;
+
+/// One way in which the store is not what it was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finding {
+    /// A sealed record is not the one that was committed last.
+    Row {
+        /// Which.
+        row: String,
+        /// How it differs.
+        fault: RowFault,
+    },
+    /// The audit chain does not hold at this row.
+    AuditBroken {
+        /// Its number.
+        sequence: u64,
+    },
+    /// The audit log ends elsewhere than where we ended it.
+    AuditEnd {
+        /// The last row of the log.
+        found: u64,
+        /// The last row that we wrote.
+        known: u64,
+    },
+    /// The anchor knows a row that the audit log does not have, or has otherwise: the whole store was put back.
+    BehindAnchor {
+        /// The last row of the log.
+        found: u64,
+        /// The row that the anchor knows.
+        anchored: u64,
+    },
+    /// The anchor is of another store.
+    ForeignAnchor,
+    /// The anchor is there and cannot be read.
+    AnchorUnreadable {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Row { row, fault } => write!(f, "sealed {row} {fault}"),
+            Self::AuditBroken { sequence } => write!(f, "audit chain is broken at row {sequence}"),
+            Self::AuditEnd { found, known } => {
+                write!(
+                    f,
+                    "audit log ends with another row {found} than the row {known} that was written last"
+                )
+            }
+            Self::BehindAnchor { found, anchored } => write!(
+                f,
+                "store is older than its anchor: the audit log ends at row {found} and has not the row \
+                 {anchored} that the anchor holds"
+            ),
+            Self::ForeignAnchor => f.write_str("anchor file is of another store"),
+            Self::AnchorUnreadable { reason } => write!(f, "anchor file cannot be read: {reason}"),
+        }
+    }
+}
+
+/// How the anchor stands.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct AnchorStatus {
+    /// The audit row that it holds.
+    pub sequence: u64,
+    /// When it was written last.
+    pub at: Option<Timestamp>,
+    /// Why it could not be written.
+    pub problem: Option<String>,
+}
+
+/// What is found before anything was written to the store.
+pub(crate) async fn at_opening(
+    connection: &mut SqliteConnection,
+    store: uuid::Uuid,
+    ledger: &Ledger,
+    anchor: Option<&Path>,
+) -> Result<Vec<Finding>, sqlx::Error> {
+    let mut findings = rows(ledger.compare(&prints(connection).await?));
+    if let Some(path) = anchor {
+        findings.extend(against_anchor(connection, store, path).await?);
+    }
+    Ok(findings)
+}
+
+fn rows(faults: Vec<(RowKey, RowFault)>) -> Vec<Finding> {
+    let named = faults.into_iter().take(MAX_FINDINGS);
+    named.map(|(key, fault)| Finding::Row { row: key.to_string(), fault }).collect()
+}
+
+async fn against_anchor(
+    connection: &mut SqliteConnection,
+    store: uuid::Uuid,
+    path: &Path,
+) -> Result<Option<Finding>, sqlx::Error> {
+    let anchor = match Anchor::read(path) {
+        Ok(Some(anchor)) => anchor,
+        Ok(None) => return Ok(None),
+        Err(error) => return Ok(Some(Finding::AnchorUnreadable { reason: error.to_string() })),
+    };
+    if anchor.store != store {
+        return Ok(Some(Finding::ForeignAnchor));
+    }
+    let row = sqlx::query("SELECT hash FROM audit WHERE sequence = ?")
+        .bind(number(anchor.sequence))
+        .fetch_optional(&mut *connection)
+        .await?;
+    let holds = match row {
+        Some(row) => hex::encode(bytes32(&row, "hash")?) == anchor.hash,
+        None => anchor.sequence == 0,
+    };
+    if holds {
+        return Ok(None);
+    }
+    let found = audit_log::head(connection).await?.sequence;
+    Ok(Some(Finding::BehindAnchor { found, anchored: anchor.sequence }))
+}
+
+/// Compares store, ledger and the end of the audit log between two commits.
+struct Compare;
+
+#[async_trait]
+impl Change for Compare {
+    type Answer = Vec<Finding>;
+    type Refusal = StoreError;
+
+    async fn carry_out(self, tx: &mut Tx<'_>) -> Result<Vec<Finding>, Fault<StoreError>> {
+        let found = prints(tx.sql()).await?;
+        let mut findings = rows(tx.live().ledger(|ledger| ledger.compare(&found)));
+        let (written, end) = (tx.head(), audit_log::head(tx.sql()).await?);
+        if written != end {
+            findings.push(Finding::AuditEnd { found: end.sequence, known: written.sequence });
+        }
+        Ok(findings)
+    }
+}
+
+/// Notes findings in the audit log.
+struct Note(Vec<Finding>, Timestamp);
+
+#[async_trait]
+impl Change for Note {
+    type Answer = ();
+    type Refusal = StoreError;
+
+    async fn carry_out(self, tx: &mut Tx<'_>) -> Result<(), Fault<StoreError>> {
+        for finding in self.0 {
+            let mut event = Event::done(self.1, Actor::System, Action::StoreRollback, "store");
+            event.reason = finding.to_string();
+            tx.record(event).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Takes the store as it is: what is there now is what was committed.
+struct Accept(Event, Vec<u64>);
+
+#[async_trait]
+impl Change for Accept {
+    type Answer = ();
+    type Refusal = StoreError;
+
+    async fn carry_out(self, tx: &mut Tx<'_>) -> Result<(), Fault<StoreError>> {
+        let end = audit_log::head(tx.sql()).await?;
+        tx.continue_from(end);
+        let found = prints(tx.sql()).await?;
+        // What the log says, and what we know it said: rows may have been cut off it.
+        let written = Ledger::load(tx.sql()).await?;
+        let faults: BTreeMap<RowKey, RowFault> = written
+            .compare(&found)
+            .into_iter()
+            .chain(tx.live().ledger(|ledger| ledger.compare(&found)))
+            .collect();
+        let cause = (self.0.at, self.0.actor.clone());
+        let broken: Vec<String> = self.1.iter().map(ToString::to_string).collect();
+        tx.record(self.0.with("broken_rows", broken.join(" ")).with("records", faults.len())).await?;
+        for (key, _) in faults {
+            let entry = match found.get(&key) {
+                Some(print) => Entry::Sealed(key, *print),
+                None => {
+                    let version = tx.live().ledger(|ledger| ledger.next_version(&key)) - 1;
+                    Entry::Destroyed(key, version)
+                }
+            };
+            tx.enter(entry, cause.0, cause.1.clone()).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Store {
+    /// What was found wrong and not accepted; none when the store is what it was.
+    #[must_use]
+    pub fn findings(&self) -> watch::Receiver<Arc<Vec<Finding>>> {
+        self.live().findings()
+    }
+
+    /// How the anchor stands; `None` without one: then a rollback of the whole store is not noticed.
+    #[must_use]
+    pub fn anchor(&self) -> Option<AnchorStatus> {
+        self.anchor_path()
+            .is_some()
+            .then(|| self.anchor_state().lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    /// Compares the store with its audit log and anchor, follows the audit chain from where it was followed last,
+    /// and raises what is new.
+    ///
+    /// # Errors
+    /// When the store cannot be read or written.
+    pub async fn check_rollback(&self) -> Result<Arc<Vec<Finding>>, StoreError> {
+        let mut findings = self.write(Compare).await?;
+        let read = |error: sqlx::Error| StoreError::unavailable(error.to_string());
+        if let Some(path) = self.anchor_path() {
+            let mut connection = self.read().await.map_err(read)?;
+            findings.extend(against_anchor(&mut connection, self.id(), path).await.map_err(read)?);
+        }
+        let from = *self.followed().lock().unwrap_or_else(PoisonError::into_inner);
+        let accepted = self.accepted_breaks().await.map_err(read)?;
+        let (head, broken) = self.follow_audit(from, &accepted).await.map_err(read)?;
+        match broken {
+            Some(sequence) => findings.push(Finding::AuditBroken { sequence }),
+            None => *self.followed().lock().unwrap_or_else(PoisonError::into_inner) = head,
+        }
+        self.raise(findings).await?;
+        let findings = self.findings().borrow().clone();
+        Ok(findings)
+    }
+
+    /// Adds to what was found, and says so once in log and audit.
+    pub(crate) async fn raise(&self, findings: Vec<Finding>) -> Result<(), StoreError> {
+        let mut all = Vec::clone(&self.findings().borrow());
+        let new: Vec<Finding> = findings.into_iter().filter(|one| !all.contains(one)).collect();
+        if new.is_empty() || all.len() >= MAX_FINDINGS {
+            return Ok(());
+        }
+        for finding in &new {
+            tracing::error!(%finding, "STORE_ROLLBACK: signing stops");
+        }
+        all.extend(new.iter().cloned());
+        all.truncate(MAX_FINDINGS);
+        self.live().set_findings(all);
+        self.write(Note(new, self.now())).await
+    }
+
+    /// Notes in the audit log what was found while the store was opened.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub async fn note_findings(&self) -> Result<(), StoreError> {
+        let found = Vec::clone(&self.findings().borrow());
+        for finding in &found {
+            tracing::error!(%finding, "STORE_ROLLBACK: signing stops");
+        }
+        if found.is_empty() { Ok(()) } else { self.write(Note(found, self.now())).await }
+    }
+
+    /// Takes the store as it is, with `event` as the record of who decided that: signing goes on, the anchor is
+    /// written anew.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub async fn accept(&self, event: Event) -> Result<(), StoreError> {
+        let read = |error: sqlx::Error| StoreError::unavailable(error.to_string());
+        let mut accepted = self.accepted_breaks().await.map_err(read)?;
+        let mut broken = Vec::new();
+        while let (_, Some(sequence)) = self.follow_audit(Head::GENESIS, &accepted).await.map_err(read)? {
+            accepted.insert(sequence);
+            broken.push(sequence);
+        }
+        self.write(Accept(event, broken)).await?;
+        self.live().set_findings(Vec::new());
+        if let Some(path) = self.anchor_path() {
+            let head = *self.live().head().borrow();
+            self.drop_anchor(path, head);
+        }
+        Ok(())
+    }
+
+    /// Rows at which an operator has accepted that the chain does not hold.
+    pub(crate) async fn accepted_breaks(&self) -> Result<BTreeSet<u64>, sqlx::Error> {
+        let rows = sqlx::query("SELECT event FROM audit WHERE action = ?")
+            .bind(Action::StoreAccept.word())
+            .fetch_all(&mut *self.read().await?)
+            .await?;
+        let mut accepted = BTreeSet::new();
+        for row in &rows {
+            let event: Event = from_json(row, "event")?;
+            let numbers = event.details.get("broken_rows").map(String::as_str).unwrap_or_default();
+            accepted.extend(numbers.split(' ').filter_map(|text| text.parse::<u64>().ok()));
+        }
+        Ok(accepted)
+    }
+
+    /// Keeps the anchor at the end of the audit chain until `shutdown`; without an anchor, waits for it.
+    pub async fn keep_anchor(self, shutdown: CancellationToken) {
+        let Some(path) = self.anchor_path().map(Path::to_owned) else { return shutdown.cancelled().await };
+        let mut head = self.live().head();
+        let mut is_last = false;
+        loop {
+            let newest = *head.borrow_and_update();
+            // What was found wrong must not become what is right.
+            if self.findings().borrow().is_empty() {
+                self.drop_anchor(&path, newest);
+            }
+            if is_last {
+                return;
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => is_last = true,
+                changed = head.changed() => if changed.is_err() { return },
+            }
+            if !is_last {
+                tokio::select! {
+                    () = shutdown.cancelled() => is_last = true,
+                    () = self.clock().sleep_until(self.now() + ANCHOR_PACE) => {}
+                }
+            }
+        }
+    }
+
+    fn drop_anchor(&self, path: &Path, head: Head) {
+        let at = self.now();
+        let written: io::Result<()> = Anchor::new(self.id(), head, at).write(path);
+        let mut state = self.anchor_state().lock().unwrap_or_else(PoisonError::into_inner);
+        match written {
+            Ok(()) => *state = AnchorStatus { sequence: head.sequence, at: Some(at), problem: None },
+            Err(error) => {
+                tracing::error!(%error, path = %path.display(), "anchor was not written");
+                state.problem = Some(error.to_string());
+            }
+        }
+    }
+}
+
+/// Whether signing may go on.
+pub(crate) fn refuse_while_found<R>(tx: &Tx<'_>, refusal: fn(String) -> R) -> Result<(), Fault<R>> {
+    let findings = tx.live().findings();
+    let findings = findings.borrow();
+    match findings.first() {
+        None => Ok(()),
+        Some(first) => Err(Fault::Refused(refusal(format!(
+            "STORE_ROLLBACK, nothing is signed until an operator has looked: {first}"
+        )))),
+    }
+}

@@ -1,0 +1,463 @@
+//! Key slots: each holds the root key, wrapped by one key-encryption key. Any one of them opens the store.
+//!
+//! A source is asked three things, and may take its time about each: to wrap the root key, to unwrap it, and how it
+//! stands. What it wraps with never comes here, but for key files and passphrases, which are forgotten at once.
+
+mod change;
+
+use std::path::{Path, PathBuf};
+
+use certs::Timestamp;
+use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
+use thiserror::Error;
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+pub use self::change::RotationError;
+use crate::{
+    kek::{Bytes, Cost, KekError, KekSource, SlotKind, create_key_file, read_key_file, stretch},
+    keyring::new_id,
+    row::{decode, time, uuid},
+    seal::{self, Place, SealError, SealingKey, random},
+};
+
+/// The most slots of a store.
+pub const MAX_SLOTS: usize = 16;
+
+/// A new key slot.
+#[derive(Debug)]
+pub struct NewSlot {
+    /// What people call it, such as `primary` or `recovery`.
+    pub name: String,
+    /// What opens it. For a new store a key file is made and must not exist.
+    pub source: KekSource,
+    /// What a guess costs, for passphrases.
+    pub cost: Cost,
+}
+
+/// Something that opens a slot.
+#[derive(Debug)]
+pub struct SlotSource {
+    /// Which slot; `None` for whichever it fits.
+    pub name: Option<String>,
+    /// What opens it.
+    pub source: KekSource,
+}
+
+impl From<KekSource> for SlotSource {
+    fn from(source: KekSource) -> Self {
+        Self { name: None, source }
+    }
+}
+
+/// Why the keys of a store could not be unlocked.
+#[derive(Debug, Error)]
+pub enum UnlockError {
+    /// The key-encryption key itself was not taken.
+    #[error(transparent)]
+    Kek(#[from] KekError),
+    /// Nothing was given.
+    #[error("no key was given, the store has {slots}")]
+    NoKey {
+        /// The slots there are.
+        slots: String,
+    },
+    /// No slot is opened by this sort of key.
+    #[error("store has no slot for a {given}, it has {slots}")]
+    NoSlot {
+        /// What was given.
+        given: SlotKind,
+        /// The slots there are.
+        slots: String,
+    },
+    /// There is no slot of that name.
+    #[error("store has no slot {name}, it has {slots}")]
+    NoSlotNamed {
+        /// The name.
+        name: String,
+        /// The slots there are.
+        slots: String,
+    },
+    /// It is not the key of any slot.
+    #[error("{given} is not the key of {slots}")]
+    Wrong {
+        /// What was given.
+        given: String,
+        /// The slots that it was held against.
+        slots: String,
+    },
+    /// Several keys were given, and none opens a slot.
+    #[error("none of the keys opens the store: {}", .0.join("; "))]
+    None(Vec<String>),
+    /// The slot opened; what it or a data key holds is damaged.
+    #[error("{what} is damaged")]
+    Damaged {
+        /// Which slot or data key.
+        what: String,
+        /// Why.
+        source: SealError,
+    },
+}
+
+impl UnlockError {
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> String {
+        match self {
+            Self::Kek(error) => error.hint(),
+            Self::NoKey { .. } => "name the key in secrets, or its slot in secrets.slots".into(),
+            Self::NoSlot { .. } => "give the sort of key that the store was initialised with".into(),
+            Self::NoSlotNamed { .. } => "`credence kek add-slot` makes it, or correct the name".into(),
+            Self::Wrong { .. } | Self::None(_) => {
+                "nothing was changed; use the key that was made with this store, or that of its \
+                                   recovery slot"
+                    .into()
+            }
+            Self::Damaged { .. } => "nothing was changed; restore the database from a backup".into(),
+        }
+    }
+}
+
+/// How a slot stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SlotHealth {
+    /// Its source was asked and opened it.
+    Opens,
+    /// Its source was asked and did not open it.
+    Fails(String),
+    /// Nothing that was given opens it: its key is kept elsewhere.
+    Offline,
+}
+
+/// A slot, as operators see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlotStatus {
+    /// Its name.
+    pub name: String,
+    /// What opens it.
+    pub kind: SlotKind,
+    /// The key that wraps it, as its source names it; may be empty.
+    pub key_id: String,
+    /// When it was made.
+    pub created: Timestamp,
+    /// How it stands.
+    pub health: SlotHealth,
+    /// Whether its source has another key by now: it should be made anew.
+    pub stale: bool,
+}
+
+/// A key slot as it is kept.
+#[derive(Debug, Clone)]
+pub(crate) struct Slot {
+    pub(crate) id: Uuid,
+    pub(crate) name: String,
+    pub(crate) kind: SlotKind,
+    stretching: Option<(Cost, [u8; 16])>,
+    pub(crate) key_id: String,
+    wrapped: Vec<u8>,
+    pub(crate) created: Timestamp,
+}
+
+fn place(store: Uuid, slot: &str) -> Place<'_> {
+    Place { store, tenant: "", class: "root", kind: "key-slot", id: slot, version: 1 }
+}
+
+/// Runs what blocks where it keeps nobody waiting.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+/// The key of a file or passphrase, with `stretching` for the latter.
+async fn local_key(
+    source: &KekSource,
+    stretching: Option<(Cost, [u8; 16])>,
+    apart_from: Option<&Path>,
+) -> Result<Bytes, KekError> {
+    match source {
+        KekSource::File(path) => read_key_file(path, apart_from),
+        KekSource::Passphrase(text) => {
+            let text = Zeroizing::new(text.to_vec());
+            let (cost, salt) = stretching.ok_or(KekError::EmptyPassphrase)?;
+            blocking(move || stretch(&text, &salt, cost)).await
+        }
+        KekSource::Token(_) => Err(KekError::EmptyPassphrase),
+    }
+}
+
+impl Slot {
+    /// Wraps `root` for a new slot. A key file is made; with `existing` one that is there is used, and so is a key
+    /// on a token.
+    pub(crate) async fn make(
+        root: &SealingKey,
+        store: Uuid,
+        new: &NewSlot,
+        apart_from: Option<&Path>,
+        existing: bool,
+        created: Timestamp,
+    ) -> Result<Self, KekError> {
+        let stretching = match &new.source {
+            KekSource::File(path) => {
+                if !existing || path.symlink_metadata().is_err() {
+                    create_key_file(path, apart_from)?;
+                }
+                None
+            }
+            KekSource::Passphrase(_) => Some((new.cost, random())),
+            KekSource::Token(key) => {
+                let key = key.clone();
+                blocking(move || key.ensure()).await?;
+                None
+            }
+        };
+        let mut slot = Self {
+            id: new_id(),
+            name: new.name.clone(),
+            kind: new.source.kind(),
+            stretching,
+            key_id: String::new(),
+            wrapped: Vec::new(),
+            created,
+        };
+        slot.wrap(root, store, &new.source, apart_from).await?;
+        Ok(slot)
+    }
+
+    /// Wraps another root key, for a slot that is there.
+    pub(crate) async fn wrap(
+        &mut self,
+        root: &SealingKey,
+        store: Uuid,
+        source: &KekSource,
+        apart_from: Option<&Path>,
+    ) -> Result<(), KekError> {
+        let name = self.id.to_string();
+        let place = place(store, &name);
+        if let KekSource::Token(key) = source {
+            let (key, id, place) = (key.clone(), self.id, place.authenticated(self.id));
+            let root = Zeroizing::new(root.expose().to_vec());
+            let (key_id, wrapped) =
+                blocking(move || Ok::<_, KekError>((key.key_id()?, key.wrap(id, &place, &root)?))).await?;
+            (self.key_id, self.wrapped) = (key_id, wrapped);
+            return Ok(());
+        }
+        let kek = local_key(source, self.stretching, apart_from).await?;
+        self.wrapped = root.wrap(&SealingKey::new(self.id, kek), &place);
+        Ok(())
+    }
+
+    /// Asks `source` for the root key. `None` if it holds another key than the slot's.
+    pub(crate) async fn open(
+        &self,
+        store: Uuid,
+        root_id: Uuid,
+        source: &KekSource,
+        apart_from: Option<&Path>,
+    ) -> Result<Option<SealingKey>, UnlockError> {
+        let name = self.id.to_string();
+        let place = place(store, &name);
+        let damaged = |source| UnlockError::Damaged { what: format!("key slot {}", self.name), source };
+        let plaintext = match source {
+            KekSource::Token(key) => {
+                let (key, id, place) = (key.clone(), self.id, place.authenticated(self.id));
+                let wrapped = self.wrapped.clone();
+                blocking(move || key.unwrap(id, &place, &wrapped)).await.map_err(KekError::from)?
+            }
+            KekSource::File(_) | KekSource::Passphrase(_) => {
+                let kek = SealingKey::new(self.id, local_key(source, self.stretching, apart_from).await?);
+                match seal::open(&kek, &place, &self.wrapped) {
+                    Ok(plaintext) => Some(plaintext),
+                    Err(SealError::WrongKey(_)) => None,
+                    Err(error) => return Err(damaged(error)),
+                }
+            }
+        };
+        plaintext
+            .map(|plaintext| SealingKey::from_plaintext(root_id, &plaintext).map_err(damaged))
+            .transpose()
+    }
+
+    fn status(&self, health: SlotHealth, stale: bool) -> SlotStatus {
+        SlotStatus {
+            name: self.name.clone(),
+            kind: self.kind,
+            key_id: self.key_id.clone(),
+            created: self.created,
+            health,
+            stale,
+        }
+    }
+}
+
+fn describe<'a>(slots: impl IntoIterator<Item = &'a Slot>) -> String {
+    let names: Vec<String> =
+        slots.into_iter().map(|slot| format!("slot {} ({})", slot.name, slot.kind)).collect();
+    if names.is_empty() { "no slot".into() } else { names.join(", ") }
+}
+
+/// What opening a store's slots brought.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) root: SealingKey,
+    pub(crate) slots: Vec<SlotStatus>,
+}
+
+/// Asks every source for the root key. One that opens its slot is enough; of the others it is said why they did
+/// not. Which slot a key opens shows by its name or by the commitment; nothing is decrypted on trial.
+pub(crate) async fn open(
+    store: Uuid,
+    root_id: Uuid,
+    slots: &[Slot],
+    sources: &[SlotSource],
+    apart_from: Option<&Path>,
+) -> Result<Opened, UnlockError> {
+    let mut status: Vec<SlotStatus> =
+        slots.iter().map(|slot| slot.status(SlotHealth::Offline, false)).collect();
+    let (mut root, mut problems) = (None, Vec::new());
+    for one in sources {
+        match open_with(store, root_id, slots, one, apart_from).await {
+            Ok((index, key)) => {
+                let stale = is_stale(&slots[index], &one.source).await;
+                status[index] = slots[index].status(SlotHealth::Opens, stale);
+                root.get_or_insert(key);
+            }
+            Err(error) => {
+                let named =
+                    one.name.as_ref().and_then(|name| slots.iter().position(|slot| slot.name == *name));
+                if let Some(index) = named {
+                    status[index] = slots[index].status(SlotHealth::Fails(error.to_string()), false);
+                }
+                problems.push(error);
+            }
+        }
+    }
+    match root {
+        Some(root) => {
+            for problem in &problems {
+                tracing::warn!(%problem, "a key does not open its slot; another one opened the store");
+            }
+            Ok(Opened { root, slots: status })
+        }
+        None if problems.len() > 1 => {
+            Err(UnlockError::None(problems.iter().map(ToString::to_string).collect()))
+        }
+        None => Err(problems.pop().unwrap_or_else(|| UnlockError::NoKey { slots: describe(slots) })),
+    }
+}
+
+async fn is_stale(slot: &Slot, source: &KekSource) -> bool {
+    let KekSource::Token(key) = source else { return false };
+    let key = key.clone();
+    blocking(move || key.key_id()).await.is_ok_and(|now| now != slot.key_id)
+}
+
+async fn open_with(
+    store: Uuid,
+    root_id: Uuid,
+    slots: &[Slot],
+    one: &SlotSource,
+    apart_from: Option<&Path>,
+) -> Result<(usize, SealingKey), UnlockError> {
+    let given = one.source.kind();
+    if let Some(name) = &one.name
+        && !slots.iter().any(|slot| slot.name == *name)
+    {
+        return Err(UnlockError::NoSlotNamed { name: name.clone(), slots: describe(slots) });
+    }
+    let fits = |slot: &Slot| slot.kind == given && one.name.as_ref().is_none_or(|name| slot.name == *name);
+    let fitting: Vec<usize> = (0..slots.len()).filter(|index| fits(&slots[*index])).collect();
+    for index in &fitting {
+        if let Some(key) = slots[*index].open(store, root_id, &one.source, apart_from).await? {
+            return Ok((*index, key));
+        }
+    }
+    if fitting.is_empty() {
+        // What is wrong with the key itself is said first.
+        if let KekSource::File(path) = &one.source {
+            read_key_file(path, apart_from)?;
+        }
+        return Err(UnlockError::NoSlot { given, slots: describe(slots) });
+    }
+    let slots = describe(fitting.iter().map(|index| &slots[*index]));
+    Err(UnlockError::Wrong { given: one.source.to_string(), slots })
+}
+
+/// The directory that key files must not lie in.
+pub(crate) fn apart(dev: bool, directory: &Path) -> Option<PathBuf> {
+    (!dev).then(|| directory.to_owned())
+}
+
+impl Slot {
+    pub(crate) async fn insert(&self, connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+        let cost = self.stretching.map(|(cost, _)| cost);
+        sqlx::query(
+            "INSERT INTO key_slots (id, name, kind, memory_kib, passes, lanes, salt, wrapped, created, key_id)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        )
+        .bind(self.id.as_bytes().as_slice())
+        .bind(&self.name)
+        .bind(self.kind.word())
+        .bind(cost.map(|cost| cost.memory_kib))
+        .bind(cost.map(|cost| cost.passes))
+        .bind(cost.map(|cost| cost.lanes))
+        .bind(self.stretching.as_ref().map(|(_, salt)| salt.as_slice()))
+        .bind(&self.wrapped)
+        .bind(self.created.unix_millis())
+        .bind(&self.key_id)
+        .execute(connection)
+        .await?;
+        Ok(())
+    }
+
+    /// Writes what [`Slot::wrap`] made.
+    pub(crate) async fn update(&self, connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+        sqlx::query("UPDATE key_slots SET wrapped = ?, key_id = ? WHERE id = ?")
+            .bind(&self.wrapped)
+            .bind(&self.key_id)
+            .bind(self.id.as_bytes().as_slice())
+            .execute(connection)
+            .await?;
+        Ok(())
+    }
+
+    pub(crate) async fn load(connection: &mut SqliteConnection) -> Result<Vec<Self>, sqlx::Error> {
+        let rows = sqlx::query("SELECT * FROM key_slots ORDER BY created, name LIMIT 16")
+            .fetch_all(connection)
+            .await?;
+        rows.iter().map(Self::read).collect()
+    }
+
+    fn read(row: &SqliteRow) -> Result<Self, sqlx::Error> {
+        let kind = SlotKind::parse(row.try_get("kind")?)
+            .ok_or_else(|| decode("kind", "unknown kind of key slot"))?;
+        let stretching = match kind {
+            SlotKind::KeyFile | SlotKind::Token => None,
+            SlotKind::Passphrase => {
+                let salt: &[u8] = row.try_get("salt")?;
+                let cost = Cost {
+                    memory_kib: row.try_get("memory_kib")?,
+                    passes: row.try_get("passes")?,
+                    lanes: row.try_get("lanes")?,
+                };
+                Some((cost, salt.try_into().map_err(|error| decode("salt", error))?))
+            }
+        };
+        let key_id = match row.try_get("key_id") {
+            Ok(key_id) => key_id,
+            // Before the step that brought it.
+            Err(sqlx::Error::ColumnNotFound(_)) => String::new(),
+            Err(error) => return Err(error),
+        };
+        Ok(Self {
+            id: uuid(row, "id")?,
+            name: row.try_get("name")?,
+            kind,
+            stretching,
+            key_id,
+            wrapped: row.try_get("wrapped")?,
+            created: time(row, "created")?,
+        })
+    }
+}

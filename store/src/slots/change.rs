@@ -1,0 +1,377 @@
+//! Slots are added and removed, and the root key that all of them hold is replaced, each in one transaction.
+
+use async_trait::async_trait;
+use audit::Event;
+use sqlx::{Row, SqliteConnection};
+use thiserror::Error;
+use uuid::Uuid;
+
+use super::{MAX_SLOTS, NewSlot, Slot, SlotHealth, SlotSource, SlotStatus, UnlockError, open};
+use crate::{
+    Store,
+    kek::{Cost, KekError, KekSource},
+    keyring::new_root,
+    seal::{SealError, SealingKey},
+    writer::{Change, Fault, Refusal, Tx},
+};
+
+/// Why keys were not changed.
+#[derive(Debug, Error)]
+pub enum RotationError {
+    /// The key-encryption key was not taken.
+    #[error(transparent)]
+    Kek(#[from] KekError),
+    /// A slot did not open.
+    #[error(transparent)]
+    Unlock(#[from] UnlockError),
+    /// There is a slot of that name.
+    #[error("key slot {0} exists already")]
+    SlotExists(String),
+    /// There is none.
+    #[error("key slot {0} does not exist")]
+    NoSlot(String),
+    /// No more slots are taken.
+    #[error("store has {MAX_SLOTS} key slots already")]
+    TooManySlots,
+    /// What the new slot holds did not come out of it again.
+    #[error("key slot {0} was made and does not open: nothing was kept")]
+    NotProven(String),
+    /// It is the last slot.
+    #[error("key slot {0} is the last one: without it nothing opens the store")]
+    LastSlot(String),
+    /// No other slot opens with what the server is given.
+    #[error("no other slot than {slot} opens with what the configuration names: {others}")]
+    WouldLockOut {
+        /// The slot that was to be removed.
+        slot: String,
+        /// How the others stand.
+        others: String,
+    },
+    /// Slots would be left with the old root key.
+    #[error("key slot {0} is not at hand and would no longer open")]
+    SlotNotAtHand(String),
+    /// There is no data key to follow.
+    #[error("there is no data key of class {0}")]
+    NoKey(&'static str),
+    /// A record cannot be opened to be sealed anew.
+    #[error("sealed {row} cannot be sealed anew")]
+    Record {
+        /// Which.
+        row: String,
+        /// Why.
+        source: SealError,
+    },
+    /// The store cannot write.
+    #[error("store is unavailable: {0}")]
+    Unavailable(String),
+}
+
+impl RotationError {
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> String {
+        match self {
+            Self::Kek(error) => error.hint(),
+            Self::Unlock(error) => error.hint(),
+            Self::SlotExists(_) => "choose another name; a slot is never overwritten".into(),
+            Self::NoSlot(_) => "`credence kek status` lists the slots".into(),
+            Self::TooManySlots => "remove one first".into(),
+            Self::NotProven(_) => "look at its source and try again".into(),
+            Self::LastSlot(_) => "add another slot first".into(),
+            Self::WouldLockOut { .. } => {
+                "name another slot in secrets.slots of credence.yaml and see that it opens: `credence kek status`"
+                    .into()
+            }
+            Self::SlotNotAtHand(_) => {
+                "name it in secrets.slots of credence.yaml for this once, or leave it behind by name".into()
+            }
+            Self::NoKey(_) => "`credence kek status` lists the data keys".into(),
+            Self::Record { .. } => "restore that record; the others go on once it is mended".into(),
+            Self::Unavailable(_) => "look at the server's log".into(),
+        }
+    }
+}
+
+impl Refusal for RotationError {
+    fn unavailable(reason: String) -> Self {
+        Self::Unavailable(reason)
+    }
+}
+
+struct InsertSlot(Slot, Event);
+
+#[async_trait]
+impl Change for InsertSlot {
+    type Answer = ();
+    type Refusal = RotationError;
+
+    async fn carry_out(self, tx: &mut Tx<'_>) -> Result<(), Fault<RotationError>> {
+        let slots = Slot::load(tx.sql()).await?;
+        if slots.iter().any(|slot| slot.name == self.0.name) {
+            return Err(Fault::Refused(RotationError::SlotExists(self.0.name)));
+        }
+        if slots.len() >= MAX_SLOTS {
+            return Err(Fault::Refused(RotationError::TooManySlots));
+        }
+        self.0.insert(tx.sql()).await?;
+        tx.record(self.1.with("slot_kind", self.0.kind).with("key_id", &self.0.key_id)).await?;
+        Ok(())
+    }
+}
+
+struct DeleteSlot(String, Event);
+
+#[async_trait]
+impl Change for DeleteSlot {
+    type Answer = ();
+    type Refusal = RotationError;
+
+    async fn carry_out(self, tx: &mut Tx<'_>) -> Result<(), Fault<RotationError>> {
+        let slots = Slot::load(tx.sql()).await?;
+        let Some(slot) = slots.iter().find(|slot| slot.name == self.0) else {
+            return Err(Fault::Refused(RotationError::NoSlot(self.0)));
+        };
+        if slots.len() == 1 {
+            return Err(Fault::Refused(RotationError::LastSlot(self.0)));
+        }
+        delete_slot(tx.sql(), slot.id).await?;
+        tx.key_destroyed();
+        tx.record(self.1.with("slot_kind", slot.kind)).await?;
+        Ok(())
+    }
+}
+
+async fn delete_slot(connection: &mut SqliteConnection, id: Uuid) -> Result<(), sqlx::Error> {
+    sqlx::query("DELETE FROM key_slots WHERE id = ?")
+        .bind(id.as_bytes().as_slice())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Replaces the root key: every slot that stays holds the new one, every data key is wrapped by it, all at once.
+struct ReplaceRoot {
+    root: SealingKey,
+    slots: Vec<Slot>,
+    left_behind: Vec<Uuid>,
+    event: Event,
+}
+
+#[async_trait]
+impl Change for ReplaceRoot {
+    type Answer = ();
+    type Refusal = RotationError;
+
+    async fn carry_out(self, tx: &mut Tx<'_>) -> Result<(), Fault<RotationError>> {
+        let id = self.root.id;
+        let (keyring, rows) = tx.keyring().wrap_anew(self.root);
+        sqlx::query("UPDATE store SET root_key = ?").bind(id.as_bytes().as_slice()).execute(tx.sql()).await?;
+        for slot in &self.slots {
+            slot.update(tx.sql()).await?;
+        }
+        for slot in self.left_behind {
+            delete_slot(tx.sql(), slot).await?;
+        }
+        // A slot that was added since would hold the old key.
+        let kept: i64 =
+            sqlx::query("SELECT count(*) FROM key_slots").fetch_one(tx.sql()).await?.try_get(0)?;
+        if kept != i64::try_from(self.slots.len()).unwrap_or(i64::MAX) {
+            return Err(Fault::Refused(RotationError::Unavailable("a slot was added meanwhile".into())));
+        }
+        for row in &rows {
+            row.update(tx.sql()).await?;
+        }
+        tx.set_keyring(keyring);
+        tx.key_destroyed();
+        tx.record(self.event.with("root_key_id", id).with("data_keys", rows.len())).await?;
+        Ok(())
+    }
+}
+
+impl Store {
+    /// Adds a key slot and proves that it opens before it is kept. A key file or key on a token that does not
+    /// exist is made.
+    ///
+    /// # Errors
+    /// See [`RotationError`]; whichever it is, no slot was added.
+    pub async fn add_slot(&self, name: &str, source: KekSource, event: Event) -> Result<(), RotationError> {
+        if self.slots().await?.iter().any(|slot| slot.name == name) {
+            return Err(RotationError::SlotExists(name.into()));
+        }
+        let new = NewSlot { name: name.into(), source, cost: Cost::default() };
+        let (keyring, apart) = (self.keyring(), self.apart());
+        let slot = Slot::make(keyring.root(), self.id(), &new, apart, true, event.at).await?;
+        // Asked anew, as at the next start.
+        let proof = slot.open(self.id(), keyring.root().id, &new.source, apart).await?;
+        if !proof.is_some_and(|root| keyring.root().is(root.expose())) {
+            return Err(RotationError::NotProven(name.into()));
+        }
+        self.write(InsertSlot(slot, event)).await
+    }
+
+    /// Whether [`Store::remove_slot`] would do it.
+    ///
+    /// # Errors
+    /// When it would not.
+    pub async fn may_remove_slot(&self, name: &str, sources: &[SlotSource]) -> Result<(), RotationError> {
+        let slots = self.slots().await?;
+        if !slots.iter().any(|slot| slot.name == name) {
+            return Err(RotationError::NoSlot(name.into()));
+        }
+        if slots.len() == 1 {
+            return Err(RotationError::LastSlot(name.into()));
+        }
+        let status = self.slot_status(sources).await?;
+        let others: Vec<&SlotStatus> = status.iter().filter(|slot| slot.name != name).collect();
+        if others.iter().any(|slot| slot.health == SlotHealth::Opens) {
+            return Ok(());
+        }
+        let others = others.iter().map(|slot| format!("{} {}", slot.name, word(&slot.health)));
+        let others = others.collect::<Vec<_>>().join(", ");
+        Err(RotationError::WouldLockOut { slot: name.into(), others })
+    }
+
+    /// Removes a key slot, unless it is the last, or no other opens with `sources`.
+    ///
+    /// # Errors
+    /// See [`RotationError`].
+    pub async fn remove_slot(
+        &self,
+        name: &str,
+        sources: &[SlotSource],
+        event: Event,
+    ) -> Result<(), RotationError> {
+        self.may_remove_slot(name, sources).await?;
+        self.write(DeleteSlot(name.into(), event)).await
+    }
+
+    /// The slots that a new root key would be wrapped for, and those that it would leave behind.
+    async fn split_slots(
+        &self,
+        sources: &[SlotSource],
+        left_behind: &[String],
+    ) -> Result<(Vec<Slot>, Vec<Slot>), RotationError> {
+        let slots = self.slots().await?;
+        if let Some(name) = left_behind.iter().find(|name| !slots.iter().any(|slot| slot.name == **name)) {
+            return Err(RotationError::NoSlot(name.clone()));
+        }
+        let (left, stay): (Vec<_>, Vec<_>) =
+            slots.into_iter().partition(|slot| left_behind.contains(&slot.name));
+        let status = self.slot_status(sources).await?;
+        let opens =
+            |slot: &Slot| status.iter().any(|one| one.name == slot.name && one.health == SlotHealth::Opens);
+        if let Some(slot) = stay.iter().find(|slot| !opens(slot)) {
+            return Err(RotationError::SlotNotAtHand(slot.name.clone()));
+        }
+        if stay.is_empty() {
+            let name = left.first().map(|slot| slot.name.clone()).unwrap_or_default();
+            return Err(RotationError::LastSlot(name));
+        }
+        Ok((stay, left))
+    }
+
+    /// Whether [`Store::rotate_root`] would do it.
+    ///
+    /// # Errors
+    /// When it would not.
+    pub async fn may_rotate_root(
+        &self,
+        sources: &[SlotSource],
+        left_behind: &[String],
+    ) -> Result<(), RotationError> {
+        self.split_slots(sources, left_behind).await.map(drop)
+    }
+
+    /// Replaces the root key. Every slot must be at hand, for it holds the root key; those of `left_behind` are
+    /// removed instead.
+    ///
+    /// # Errors
+    /// See [`RotationError`].
+    pub async fn rotate_root(
+        &self,
+        sources: &[SlotSource],
+        left_behind: &[String],
+        event: Event,
+    ) -> Result<(), RotationError> {
+        let (mut stay, left) = self.split_slots(sources, left_behind).await?;
+        let (root, apart) = (new_root(), self.apart());
+        let (store, old) = (self.id(), self.keyring().root().id);
+        for slot in &mut stay {
+            let mut proven = false;
+            for one in sources {
+                let named = one.name.as_ref().is_none_or(|name| *name == slot.name);
+                let fits = named && one.source.kind() == slot.kind;
+                if !fits || slot.open(store, old, &one.source, apart).await?.is_none() {
+                    continue;
+                }
+                slot.wrap(&root, store, &one.source, apart).await?;
+                let proof = slot.open(store, root.id, &one.source, apart).await?;
+                proven = proof.is_some_and(|opened| root.is(opened.expose()));
+                break;
+            }
+            if !proven {
+                return Err(RotationError::NotProven(slot.name.clone()));
+            }
+        }
+        let left_behind = left.iter().map(|slot| slot.id).collect();
+        self.write(ReplaceRoot { root, slots: stay, left_behind, event }).await
+    }
+
+    async fn slots(&self) -> Result<Vec<Slot>, RotationError> {
+        let read = async { Slot::load(&mut *self.read().await?).await };
+        read.await.map_err(unavailable)
+    }
+
+    /// The slots, each asked anew.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn slot_status(&self, sources: &[SlotSource]) -> Result<Vec<SlotStatus>, RotationError> {
+        let slots = self.slots().await?;
+        let keyring = self.keyring();
+        match open(self.id(), keyring.root().id, &slots, sources, self.apart()).await {
+            Ok(opened) => Ok(opened.slots),
+            // Nothing opens: each says why by itself, or is away.
+            Err(_) => {
+                let mut all = Vec::new();
+                for slot in slots {
+                    let own: Vec<&SlotSource> = sources
+                        .iter()
+                        .filter(|one| one.name.as_ref().is_none_or(|name| *name == slot.name))
+                        .filter(|one| one.source.kind() == slot.kind)
+                        .collect();
+                    let mut health = SlotHealth::Offline;
+                    for one in own {
+                        health =
+                            match slot.open(self.id(), keyring.root().id, &one.source, self.apart()).await {
+                                Ok(Some(_)) => SlotHealth::Opens,
+                                Ok(None) => SlotHealth::Fails(format!("{} is not its key", one.source)),
+                                Err(error) => SlotHealth::Fails(error.to_string()),
+                            };
+                    }
+                    all.push(SlotStatus {
+                        name: slot.name,
+                        kind: slot.kind,
+                        key_id: slot.key_id,
+                        created: slot.created,
+                        health,
+                        stale: false,
+                    });
+                }
+                Ok(all)
+            }
+        }
+    }
+}
+
+fn word(health: &SlotHealth) -> String {
+    match health {
+        SlotHealth::Opens => "opens".into(),
+        SlotHealth::Fails(why) => format!("fails: {why}"),
+        SlotHealth::Offline => "is offline".into(),
+    }
+}
+
+fn unavailable(error: sqlx::Error) -> RotationError {
+    RotationError::Unavailable(error.to_string())
+}

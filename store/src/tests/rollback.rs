@@ -1,0 +1,404 @@
+//! Row S1 of the reliability programme, and the whole store put back: whoever writes the database behind our back is
+//! found out.
+
+use audit::{AuditFilter, AuditLog};
+use ca::ports::{Authorities, AuthorityState, Place as CaPlace};
+use spiffe::AuthorityId;
+use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
+
+use super::{
+    promises::{crash, meddle},
+    tamper::authority,
+    *,
+};
+
+/// A store with records of two tenants and several kinds, some of which have had older versions, and a second store
+/// beside it. Kept as files, so that each case begins from the same.
+struct Case {
+    place: Place,
+    /// The database when each record had its first version.
+    old: PathBuf,
+    other: Place,
+}
+
+const TENANTS: [&str; 2] = ["default", "other"];
+
+async fn fill(world: &World) -> Vec<AuthorityId> {
+    let mut ids = Vec::new();
+    for place in [CaPlace::Root, CaPlace::Issuing, CaPlace::Issuing] {
+        let (mut record, key) = authority(place);
+        record.state = AuthorityState::Prepared;
+        ids.push(record.id);
+        world.store.insert(vec![(record, key)], vec![event(Action::AuthorityPrepare, "one")]).await.unwrap();
+    }
+    // Records of another class, tenant and kind, of equal ids.
+    world.store.plant(&TENANTS, "first value").await;
+    ids
+}
+
+/// A copy of the database file as it is now.
+async fn copy_of(world: &World) -> PathBuf {
+    let mut connection = meddle(&world.place).await;
+    let path = world.place.folder.path().join("old.db");
+    run(&mut connection, &format!("VACUUM INTO '{}'", path.display())).await;
+    connection.close().await.unwrap();
+    path
+}
+
+impl Store {
+    /// Writes records of class `tls` and `backend` for each tenant, as imported secrets and credentials are.
+    pub(crate) async fn plant(&self, tenants: &'static [&'static str], value: &str) {
+        self.write(Plant(tenants, value.to_owned())).await.unwrap();
+    }
+}
+
+struct Plant(&'static [&'static str], String);
+
+#[async_trait::async_trait]
+impl writer::Change for Plant {
+    type Answer = ();
+    type Refusal = api::ports::StoreError;
+
+    async fn carry_out(self, tx: &mut writer::Tx<'_>) -> Result<(), writer::Fault<Self::Refusal>> {
+        use crate::{
+            keyring::{Keyring, RowName},
+            sealed::{Cause, Content},
+        };
+        let cause = Cause { at: now(), actor: Actor::Host };
+        for tenant in self.0 {
+            for class in [Class::Tls, Class::Backend] {
+                let mut keyring = Keyring::clone(&tx.keyring());
+                if !keyring.data_keys().iter().any(|key| key.tenant == *tenant && key.class == class) {
+                    keyring.make_data_key(tenant, class).insert(tx.sql(), now()).await?;
+                    tx.set_keyring(keyring);
+                }
+                for kind in ["secret", "credential"] {
+                    for id in ["default/a", "default/b"] {
+                        let row = RowName { tenant, kind, id, version: 0 };
+                        let text = format!("{tenant} {kind} {id} {}", self.1);
+                        tx.put_sealed(class, row, Content::Bytes(text.as_bytes()), &cause).await?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Case {
+    async fn new() -> Self {
+        let world = World::new().await;
+        fill(&world).await;
+        let old = copy_of(&world).await;
+        world.store.plant(&TENANTS, "second value").await;
+        let place = world.close().await;
+        let world = World::new().await;
+        fill(&world).await;
+        Self { place, old, other: world.close().await }
+    }
+
+    /// A copy to meddle with.
+    fn copy(&self) -> Place {
+        let copy = Place::empty();
+        fs::create_dir(copy.data()).unwrap();
+        fs::set_permissions(copy.data(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+        for path in self.place.bytes().keys() {
+            fs::copy(path, copy.data().join(path.file_name().unwrap())).unwrap();
+        }
+        fs::copy(self.place.kek(), copy.kek()).unwrap();
+        copy
+    }
+}
+
+/// One way to meddle: a name, and SQL. `old` is an attached copy of the store as it was a version earlier, `two`
+/// another store.
+fn cases() -> Vec<(String, String)> {
+    let a = "tenant = 'default' AND class = 'tls' AND kind = 'secret' AND id = 'default/a'";
+    let take = |from: &str| {
+        format!("UPDATE sealed SET record = (SELECT record FROM {from} WHERE {{from}}) WHERE {a}")
+    };
+    let mut all: Vec<(String, String)> = Vec::new();
+    let mut add = |name: String, sql: String| all.push((name, sql));
+    // Swapped with every other row of this store: other ids, kinds, classes, tenants.
+    for tenant in TENANTS {
+        for class in ["tls", "backend"] {
+            for kind in ["secret", "credential"] {
+                for id in ["default/a", "default/b"] {
+                    let row = format!(
+                        "tenant = '{tenant}' AND class = '{class}' AND kind = '{kind}' AND id = '{id}'"
+                    );
+                    if row == a {
+                        continue;
+                    }
+                    let copied = take("sealed").replace("{from}", &row);
+                    add(format!("copied from {tenant}/{class}/{kind}/{id}"), copied.clone());
+                    add(
+                        format!("swapped with {tenant}/{class}/{kind}/{id}"),
+                        format!(
+                            "CREATE TEMP TABLE held AS SELECT record FROM sealed WHERE {a}; {copied};
+                             UPDATE sealed SET record = (SELECT record FROM held) WHERE {row}"
+                        ),
+                    );
+                    add(
+                        format!("swapped with its version, {tenant}/{class}/{kind}/{id}"),
+                        format!(
+                            "{copied}; UPDATE sealed SET version = (SELECT version FROM sealed WHERE {row}) WHERE {a}"
+                        ),
+                    );
+                }
+            }
+        }
+    }
+    // Renamed into another place.
+    for (column, value) in
+        [("tenant", "third"), ("class", "audit-mac"), ("kind", "other"), ("id", "default/c"), ("id", "")]
+    {
+        add(
+            format!("{column} becomes {value:?}"),
+            format!("UPDATE sealed SET {column} = '{value}' WHERE {a}"),
+        );
+    }
+    for version in [0, 1, 3, 4, i64::MAX] {
+        add(format!("version becomes {version}"), format!("UPDATE sealed SET version = {version} WHERE {a}"));
+    }
+    // Truncated and extended.
+    for length in [0, 1, 4, 5, 6, 21, 22, 53, 54, 85, 86, 87, 100, 101] {
+        add(
+            format!("cut to {length}"),
+            format!("UPDATE sealed SET record = substr(record, 1, {length}) WHERE {a}"),
+        );
+    }
+    for cut in [1, 2, 15, 16] {
+        add(
+            format!("{cut} cut off"),
+            format!("UPDATE sealed SET record = substr(record, 1, length(record) - {cut}) WHERE {a}"),
+        );
+    }
+    add("extended".into(), format!("UPDATE sealed SET record = CAST(record || x'00' AS BLOB) WHERE {a}"));
+    // Flipped in every field.
+    for at in [1, 2, 4, 5, 6, 7, 15, 22, 23, 40, 54, 55, 70, 86, 87, 90, 100, 102] {
+        let flipped = format!(
+            "CAST(substr(record, 1, {at} - 1) ||
+                  CASE WHEN substr(record, {at}, 1) = x'5a' THEN x'5b' ELSE x'5a' END ||
+                  substr(record, {at} + 1) AS BLOB)"
+        );
+        add(format!("octet {at} flipped"), format!("UPDATE sealed SET record = {flipped} WHERE {a}"));
+    }
+    // The id of another key.
+    for class in ["tls", "ca", "backend", "audit-mac"] {
+        for tenant in TENANTS {
+            let key = format!("SELECT id FROM data_keys WHERE class = '{class}' AND tenant = '{tenant}'");
+            if (class, tenant) == ("tls", "default")
+                || tenant == "other" && matches!(class, "ca" | "audit-mac")
+            {
+                continue;
+            }
+            add(
+                format!("names the key {tenant}/{class}"),
+                format!(
+                    "UPDATE sealed SET record = CAST(substr(record, 1, 6) || ({key}) || substr(record, 23) AS BLOB)
+                      WHERE {a}"
+                ),
+            );
+        }
+    }
+    // Old rows replayed, with and without their version.
+    for id in ["default/a", "default/b"] {
+        for class in ["tls", "backend"] {
+            for tenant in TENANTS {
+                let row =
+                    format!("tenant = '{tenant}' AND class = '{class}' AND kind = 'secret' AND id = '{id}'");
+                let put = |columns: &str| {
+                    format!(
+                        "UPDATE sealed SET ({columns}) = (SELECT {columns} FROM old.sealed WHERE {row}) WHERE {row}"
+                    )
+                };
+                add(format!("replayed {tenant}/{class}/{id}"), put("record, version"));
+                add(
+                    format!("replayed without its version {tenant}/{class}/{id}"),
+                    put("version, record") + "; " + &format!("UPDATE sealed SET version = 2 WHERE {row}"),
+                );
+            }
+        }
+    }
+    // Rows of another store.
+    for id in ["default/a", "default/b"] {
+        for kind in ["secret", "credential"] {
+            let row = format!("tenant = 'default' AND class = 'tls' AND kind = '{kind}' AND id = '{id}'");
+            add(format!("from another store {kind}/{id}"), take("two.sealed").replace("{from}", &row));
+        }
+    }
+    // Gone, twice there.
+    add("deleted".into(), format!("DELETE FROM sealed WHERE {a}"));
+    add("all deleted".into(), "DELETE FROM sealed WHERE kind = 'secret'".into());
+    add(
+        "doubled under another id".into(),
+        format!(
+            "INSERT INTO sealed SELECT tenant, class, kind, 'default/z', version, record FROM sealed WHERE {a}"
+        ),
+    );
+    add(
+        "doubled for another tenant".into(),
+        format!("INSERT INTO sealed SELECT 'third', class, kind, id, version, record FROM sealed WHERE {a}"),
+    );
+    all
+}
+
+async fn run(connection: &mut SqliteConnection, sql: &str) {
+    sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(connection).await.unwrap();
+}
+
+/// 120 cases and a few more: each is found by the comparison, stops signing, and leaves serving alone.
+#[tokio::test]
+async fn swapped_truncated_replayed_and_renamed_rows_are_all_found() {
+    let case = Case::new().await;
+    let cases = cases();
+    assert!(cases.len() >= 120, "{} cases", cases.len());
+    for (name, sql) in &cases {
+        let place = case.copy();
+        let mut connection = meddle(&place).await;
+        let attach = format!(
+            "ATTACH '{}' AS old; ATTACH '{}' AS two;",
+            case.old.display(),
+            case.other.database().display()
+        );
+        run(&mut connection, &(attach + sql)).await;
+        connection.close().await.unwrap();
+        let (store, writer) = open(place.open_options()).await.unwrap();
+        let world = World::run(place, (store, writer));
+        let found = world.store.check_rollback().await.unwrap();
+        assert!(!found.is_empty(), "{name}: not found");
+        assert!(found.iter().all(|one| matches!(one, Finding::Row { .. })), "{name}: {found:?}");
+        let (record, key) = authority(CaPlace::Issuing);
+        let refused = world.store.insert(vec![(record, key)], vec![]).await.unwrap_err();
+        assert!(refused.to_string().contains("STORE_ROLLBACK"), "{name}: {refused}");
+        assert!(world.store.load().await.is_ok(), "{name}: reading goes on");
+    }
+    println!("S1: {} cases, all found", cases.len());
+}
+
+/// What the database's own log of events cannot know: the whole of it is older, and valid in itself.
+#[tokio::test]
+async fn older_copy_of_the_whole_store_is_found_by_its_anchor_only() {
+    let world = World::new().await;
+    fill(&world).await;
+    let older = crash(&world).await;
+    let anchor = world.place.folder.path().join("anchor");
+    world.store.plant(&TENANTS, "newer").await;
+    let place = world.close().await;
+    let with_anchor = |place: &Place| OpenOptions { anchor: Some(anchor.clone()), ..place.open_options() };
+
+    // The anchor follows the store.
+    let (store, writer) = open(with_anchor(&place)).await.unwrap();
+    assert!(store.findings().borrow().is_empty());
+    let world = World::run(place, (store.clone(), writer));
+    let shutdown = CancellationToken::new();
+    shutdown.cancel();
+    store.clone().keep_anchor(shutdown).await;
+    assert!(store.anchor().unwrap().problem.is_none());
+    drop(store);
+    let _anchored = world.close().await;
+
+    // Without it nobody notices; with it everybody does.
+    let (store, writer) = open(older.open_options()).await.unwrap();
+    assert_eq!(store.anchor(), None);
+    let world = World::run(older, (store, writer));
+    assert!(world.store.check_rollback().await.unwrap().is_empty());
+    let older = world.close().await;
+    let (store, writer) = open(with_anchor(&older)).await.unwrap();
+    let found = store.findings().borrow().clone();
+    assert!(matches!(found[..], [Finding::BehindAnchor { .. }]), "{found:?}");
+    let world = World::run(older, (store, writer));
+    world.store.note_findings().await.unwrap();
+    let filter = AuditFilter { action: Some(Action::StoreRollback), ..Default::default() };
+    assert_eq!(world.store.list(&filter).await.unwrap().len(), 1);
+
+    // The anchor is not written over by what it accuses; an operator's word is needed.
+    let before = fs::read(&anchor).unwrap();
+    let shutdown = CancellationToken::new();
+    shutdown.cancel();
+    world.store.clone().keep_anchor(shutdown).await;
+    assert_eq!(fs::read(&anchor).unwrap(), before);
+    world.store.accept(event(Action::StoreAccept, "store")).await.unwrap();
+    assert!(world.store.check_rollback().await.unwrap().is_empty());
+    let (record, key) = authority(CaPlace::Issuing);
+    world.store.insert(vec![(record, key)], vec![]).await.unwrap();
+    let place = world.close().await;
+    let (store, _) = open(with_anchor(&place)).await.unwrap();
+    assert!(store.findings().borrow().is_empty(), "accepted once is accepted");
+}
+
+#[tokio::test]
+async fn broken_chain_and_cut_log_are_found_and_accepted_by_name() {
+    let world = World::new().await;
+    let ids = fill(&world).await;
+    let mut connection = meddle(&world.place).await;
+    run(&mut connection, "UPDATE audit SET object = 'x' WHERE sequence = 3; DELETE FROM audit WHERE sequence = (SELECT max(sequence) FROM audit)").await;
+    connection.close().await.unwrap();
+    let found = world.store.check_rollback().await.unwrap();
+    assert!(found.contains(&Finding::AuditBroken { sequence: 3 }), "{found:?}");
+    assert!(found.iter().any(|one| matches!(one, Finding::AuditEnd { .. })), "{found:?}");
+    assert!(!world.store.integrity().await.unwrap().is_sound());
+    world.store.accept(event(Action::StoreAccept, "store")).await.unwrap();
+    assert_eq!(world.store.check_rollback().await.unwrap().to_vec(), []);
+    let place = world.close().await;
+    let world = World::open(place).await;
+    assert_eq!(world.store.check_rollback().await.unwrap().to_vec(), []);
+    assert_eq!(world.store.integrity().await.unwrap().problems(), Vec::<String>::new());
+    world.store.load_key(ids[0]).await.unwrap();
+}
+
+/// A record that is put back while the server runs is not used even before the next comparison.
+#[tokio::test]
+async fn replayed_key_is_not_opened() {
+    let world = World::new().await;
+    let ids = fill(&world).await;
+    let path = copy_of(&world).await;
+    world.store.prepare_data_keys(Some(Class::Ca), event(Action::DataKeyPrepare, "ca")).await.unwrap();
+    assert_eq!(world.store.advance().await.unwrap(), Progress::Activated);
+    assert_eq!(world.store.advance().await.unwrap(), Progress::Sealed(3));
+    // The old data key is still there, so the old record would open.
+    let mut connection = meddle(&world.place).await;
+    run(
+        &mut connection,
+        &format!(
+            "ATTACH '{}' AS old; UPDATE sealed SET (version, record) = (SELECT version, record FROM old.sealed o
+              WHERE o.id = sealed.id) WHERE id = '{}'",
+            path.display(),
+            ids[0]
+        ),
+    )
+    .await;
+    connection.close().await.unwrap();
+    let error = world.store.load_key(ids[0]).await.unwrap_err();
+    assert!(error.to_string().contains("is back at version 1, the audit log knows 2"), "{error}");
+    assert_eq!(world.store.findings().borrow().len(), 1, "raised at once");
+    world.store.load_key(ids[1]).await.unwrap();
+}
+
+/// A store from before the audit log knew of sealed records: its records get their rows with the migration.
+#[tokio::test]
+async fn records_of_an_older_schema_are_adopted_once() {
+    let world = World::new().await;
+    let ids = fill(&world).await;
+    let place = world.close().await;
+    let mut connection = meddle(&place).await;
+    // Back to the first schema, as far as sealing goes.
+    run(
+        &mut connection,
+        "DELETE FROM audit; DROP INDEX sealed_by_key; ALTER TABLE key_slots DROP COLUMN key_id;
+         ALTER TABLE data_keys DROP COLUMN state; UPDATE sealed SET version = version",
+    )
+    .await;
+    connection.close().await.unwrap();
+    let steps = [schema::SCHEMA.0[0], schema::SEALING];
+    let mut connection = meddle(&place).await;
+    run(&mut connection, "PRAGMA user_version = 1").await;
+    connection.close().await.unwrap();
+    let opened = open_as(place.open_options(), Schema(Vec::leak(steps.to_vec()))).await.unwrap();
+    let world = World::run(place, opened);
+    assert_eq!(world.store.check_rollback().await.unwrap().to_vec(), []);
+    for id in ids {
+        world.store.load_key(id).await.unwrap();
+    }
+}

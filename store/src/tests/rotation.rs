@@ -1,0 +1,332 @@
+//! Keys follow one another, and whoever pulls the plug in between finds every record readable.
+
+use audit::{AuditFilter, AuditLog};
+use ca::ports::{Authorities, Place as CaPlace};
+use spiffe::AuthorityId;
+use sqlx::Connection;
+
+use super::{
+    promises::{files, meddle},
+    tamper::authority,
+    *,
+};
+
+fn named(name: &str, path: PathBuf) -> SlotSource {
+    SlotSource { name: Some(name.into()), source: KekSource::File(path) }
+}
+
+fn slot_event() -> Event {
+    event(Action::KekSlotAdd, "slot")
+}
+
+impl World {
+    fn kek_named(&self, name: &str) -> PathBuf {
+        self.place.folder.path().join(format!("{name}.kek"))
+    }
+
+    fn primary(&self) -> SlotSource {
+        KekSource::File(self.place.kek()).into()
+    }
+
+    async fn add(&self, name: &str) -> SlotSource {
+        let path = self.kek_named(name);
+        self.store.add_slot(name, KekSource::File(path.clone()), slot_event()).await.unwrap();
+        named(name, path)
+    }
+
+    /// Authorities with keys.
+    async fn keys(&self, count: usize) -> Vec<AuthorityId> {
+        let all: Vec<_> = (0..count)
+            .map(|_| {
+                let (mut record, key) = authority(CaPlace::Root);
+                record.state = ca::ports::AuthorityState::Prepared;
+                (record, key)
+            })
+            .collect();
+        let ids = all.iter().map(|(record, _)| record.id).collect();
+        self.store.insert(all, vec![event(Action::AuthorityPrepare, "many")]).await.unwrap();
+        ids
+    }
+
+    /// Every key opens, nothing is wrong.
+    async fn all_readable(&self, ids: &[AuthorityId]) {
+        for id in ids {
+            self.store.load_key(*id).await.unwrap();
+        }
+        let found = self.store.check_rollback().await.unwrap();
+        assert!(found.is_empty(), "{found:?}");
+        assert_eq!(self.store.integrity().await.unwrap().problems(), Vec::<String>::new());
+    }
+
+    async fn finish_rotation(&self) -> Vec<Progress> {
+        let mut steps = Vec::new();
+        loop {
+            match self.store.advance().await.unwrap() {
+                Progress::Done => return steps,
+                step => steps.push(step),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn any_one_slot_opens_the_store_and_the_last_one_stays() {
+    let world = World::new().await;
+    let recovery = world.add("recovery").await;
+    let both = [world.primary(), named("recovery", world.kek_named("recovery"))];
+    let status = world.store.sealing(&both).await.unwrap();
+    let healths: Vec<_> = status.slots.iter().map(|slot| (slot.name.as_str(), &slot.health)).collect();
+    assert_eq!(healths, [("primary", &SlotHealth::Opens), ("recovery", &SlotHealth::Opens)]);
+    let error = world.store.add_slot("recovery", passphrase("p"), slot_event()).await.unwrap_err();
+    assert_eq!(error.to_string(), "key slot recovery exists already");
+
+    // Only with another slot at hand is one removed.
+    let alone = [world.primary()];
+    let error = world.store.remove_slot("primary", &alone, slot_event()).await.unwrap_err();
+    assert!(error.to_string().contains("recovery is offline"), "{error}");
+    world.store.remove_slot("primary", &both, slot_event()).await.unwrap();
+    let error = world.store.remove_slot("recovery", &both, slot_event()).await.unwrap_err();
+    assert!(matches!(error, RotationError::LastSlot(_)), "{error}");
+
+    let place = world.close().await;
+    let before = place.bytes();
+    let error = open(place.open_options()).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!("key file {} is not the key of slot recovery (key-file)", place.kek().display())
+    );
+    assert!(place.bytes() == before, "the removed key writes nothing");
+    // One source that fails beside one that opens is not the end.
+    let missing = named("primary", place.folder.path().join("nowhere"));
+    let options = OpenOptions { keys: vec![missing, recovery], ..place.open_options() };
+    let world = World::run(place, open(options).await.unwrap());
+    world.all_readable(&[]).await;
+}
+
+#[tokio::test]
+async fn root_key_is_replaced_for_every_slot_at_hand_or_not_at_all() {
+    let world = World::new().await;
+    let ids = world.keys(3).await;
+    world.add("recovery").await;
+    let both = || vec![world.primary(), named("recovery", world.kek_named("recovery"))];
+    let (before, files) = (world.store.sealing(&both()).await.unwrap(), world.place.bytes());
+    let rotate = event(Action::RootKeyRotate, "root");
+    let error = world.store.rotate_root(&[world.primary()], &[], rotate.clone()).await.unwrap_err();
+    assert_eq!(error.to_string(), "key slot recovery is not at hand and would no longer open");
+    assert!(world.place.bytes() == files);
+
+    world.store.rotate_root(&both(), &[], rotate.clone()).await.unwrap();
+    let after = world.store.sealing(&both()).await.unwrap();
+    assert_ne!(after.root, before.root);
+    assert!(after.slots.iter().all(|slot| slot.health == SlotHealth::Opens), "{after:?}");
+    world.all_readable(&ids).await;
+
+    world.store.rotate_root(&[world.primary()], &["recovery".into()], rotate).await.unwrap();
+    let place = world.close().await;
+    let recovery = named("recovery", place.folder.path().join("recovery.kek"));
+    let error = open(OpenOptions { keys: vec![recovery], ..place.open_options() }).await.unwrap_err();
+    assert_eq!(error.to_string(), "store has no slot recovery, it has slot primary (key-file)");
+    World::open(place).await.all_readable(&ids).await;
+}
+
+#[tokio::test]
+async fn data_key_is_followed_and_destroyed_and_nothing_of_it_stays() {
+    let world = World::new().await;
+    let ids = world.keys(450).await;
+    let old: Vec<Vec<u8>> = {
+        let mut connection = meddle(&world.place).await;
+        let wrapped = sqlx::query_scalar("SELECT wrapped FROM data_keys WHERE class = 'ca'");
+        let old = wrapped.fetch_all(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+        old
+    };
+    let rotate = || event(Action::DataKeyPrepare, "ca");
+    let made = world.store.prepare_data_keys(Some(Class::Ca), rotate()).await.unwrap();
+    assert_eq!(made, [Class::Ca]);
+    assert_eq!(world.store.prepare_data_keys(Some(Class::Ca), rotate()).await.unwrap(), [], "one at a time");
+    assert_eq!(world.store.advance().await.unwrap(), Progress::Activated);
+    assert_eq!(world.store.rows_on_old_key().await.unwrap(), 450);
+    // Writes and reads go on in between, with the new key and the old one.
+    let more = world.keys(1).await;
+    world.store.load_key(more[0]).await.unwrap();
+    world.store.load_key(ids[0]).await.unwrap();
+    assert_eq!(world.store.advance().await.unwrap(), Progress::Sealed(BATCH));
+    assert_eq!(world.store.rows_on_old_key().await.unwrap(), 250);
+    assert_eq!(
+        world.finish_rotation().await,
+        [Progress::Sealed(200), Progress::Sealed(50), Progress::Destroyed]
+    );
+    assert_eq!(world.store.rows_on_old_key().await.unwrap(), 0);
+    world.all_readable(&ids).await;
+    for bytes in world.place.bytes().values() {
+        let lingers = old.iter().any(|key| bytes.windows(48).any(|window| window == &key[54..102]));
+        assert!(!lingers, "neither in the database nor in its log");
+    }
+    let filter = AuditFilter { action: Some(Action::DataKeyDestroy), ..Default::default() };
+    assert_eq!(world.store.list(&filter).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn record_that_does_not_open_keeps_its_key_and_holds_up_no_other() {
+    let world = World::new().await;
+    let ids = world.keys(5).await;
+    let mut connection = meddle(&world.place).await;
+    sqlx::query("UPDATE sealed SET record = CAST(substr(record, 1, 90) || x'0000' || substr(record, 93) AS BLOB) WHERE id = ?")
+        .bind(ids[2].to_string())
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    connection.close().await.unwrap();
+    world.store.prepare_data_keys(Some(Class::Ca), event(Action::DataKeyPrepare, "ca")).await.unwrap();
+    assert_eq!(world.store.advance().await.unwrap(), Progress::Activated);
+    assert_eq!(world.store.advance().await.unwrap(), Progress::Sealed(4));
+    let error = world.store.advance().await.unwrap_err();
+    assert!(error.to_string().contains(&ids[2].to_string()), "{error}");
+    assert_eq!(world.store.rows_on_old_key().await.unwrap(), 1);
+    world.store.load_key(ids[4]).await.unwrap();
+}
+
+/// The steps between which a plug may be pulled: what the operator does, then what the server does by itself.
+async fn step(world: &World, number: usize) {
+    let both = [world.primary(), named("next", world.kek_named("next"))];
+    match number {
+        1 => drop(world.add("next").await),
+        2 => world.store.rotate_root(&both, &[], event(Action::RootKeyRotate, "root")).await.unwrap(),
+        3 => {
+            world.store.remove_slot("primary", &both, event(Action::KekSlotRemove, "primary")).await.unwrap()
+        }
+        4 => {
+            let event = event(Action::DataKeyPrepare, "all");
+            assert_eq!(world.store.prepare_data_keys(None, event).await.unwrap().len(), Class::ALL.len());
+        }
+        5.. => {
+            world.store.advance().await.unwrap();
+        }
+        _ => {}
+    }
+}
+
+const STEPS: usize = 12;
+
+/// Row S2 of the reliability programme: a crash before and after each step of a rotation of everything. What the
+/// crash left opens, goes on by itself and ends with every record readable and none under an old key.
+#[tokio::test]
+async fn rotation_goes_on_after_a_crash_at_any_step() {
+    let rounds = if full() { 20 } else { 2 };
+    let mut crashes = 0;
+    for round in 0..rounds {
+        let world = World::new().await;
+        let ids = world.keys(3 + 41 * (round % 3)).await;
+        for number in 1..=STEPS {
+            step(&world, number).await;
+            let left = files(&world);
+            let next = world.kek_named("next");
+            fs::copy(&next, left.folder.path().join("next.kek")).unwrap();
+            let keys = vec![named("primary", left.kek()), named("next", left.folder.path().join("next.kek"))];
+            let opened = open(OpenOptions { keys, ..left.open_options() }).await.unwrap();
+            let again = World::run(left, opened);
+            again.finish_rotation().await;
+            assert_eq!(again.store.rows_on_old_key().await.unwrap(), 0, "round {round}, step {number}");
+            again.all_readable(&ids).await;
+            again.close().await;
+            crashes += 1;
+        }
+        world.finish_rotation().await;
+        world.all_readable(&ids).await;
+    }
+    println!("S2: {crashes} crashes of {} ({STEPS} steps x 20), all resumed", STEPS * 20);
+}
+
+/// `tests/run --full` runs every count of the reliability programme, `tests/run` a tenth.
+#[expect(clippy::disallowed_methods, reason = "the test command tells by this variable how much to run")]
+pub(crate) fn full() -> bool {
+    std::env::var("CREDENCE_FULL").is_ok_and(|value| value == "1")
+}
+
+/// On a token of SoftHSM2, in a process of its own: the module reads its configuration from the environment.
+#[test]
+fn token_keeps_its_key_and_opens_its_slot() {
+    let module = ["/usr/lib/softhsm/libsofthsm2.so", "/usr/lib64/pkcs11/libsofthsm2.so"]
+        .into_iter()
+        .find(|path| Path::new(path).exists());
+    let Some(module) = module else {
+        assert!(!required(), "NOT RUN: there is no SoftHSM2 (apt-get install softhsm2)");
+        println!("\n*** NOT RUN: there is no SoftHSM2 (apt-get install softhsm2) ***\n");
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let (conf, tokens) = (folder.path().join("softhsm2.conf"), folder.path().join("tokens"));
+    fs::create_dir(&tokens).unwrap();
+    fs::write(&conf, format!("directories.tokendir = {}\nobjectstore.backend = file\n", tokens.display()))
+        .unwrap();
+    let made = std::process::Command::new("softhsm2-util")
+        .args(["--init-token", "--free", "--label", "credence", "--so-pin", "5678", "--pin", "1234"])
+        .env("SOFTHSM2_CONF", &conf)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let inside = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["tests::rotation::inside_of_the_token_test", "--exact", "--nocapture"])
+        .env("SOFTHSM2_CONF", &conf)
+        .env("CREDENCE_TEST_TOKEN", module)
+        .output()
+        .unwrap();
+    let text =
+        String::from_utf8_lossy(&inside.stdout).into_owned() + &String::from_utf8_lossy(&inside.stderr);
+    assert!(inside.status.success() && text.contains("token test ran"), "{text}");
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the test command tells by this variable that nothing may be left out"
+)]
+fn required() -> bool {
+    std::env::var("CREDENCE_REQUIRE_ENVOY").is_ok()
+}
+
+/// The body of the test above; by itself it has no token and does nothing.
+#[tokio::test]
+#[expect(clippy::disallowed_methods, reason = "the test above tells it by a variable where the module is")]
+async fn inside_of_the_token_test() {
+    let Ok(module) = std::env::var("CREDENCE_TEST_TOKEN") else { return };
+    let key = |key: &str, pin: &str| TokenKey {
+        module: module.clone().into(),
+        token: "credence".into(),
+        key: key.into(),
+        pin: Zeroizing::new(pin.as_bytes().to_vec()),
+    };
+    let source =
+        |name: &str, key: TokenKey| SlotSource { name: Some(name.into()), source: KekSource::Token(key) };
+    let world = World::new().await;
+    let ids = world.keys(3).await;
+    world.store.add_slot("hsm", KekSource::Token(key("kek-1", "1234")), slot_event()).await.unwrap();
+    let sources = [source("hsm", key("kek-1", "1234")), world.primary()];
+    let status = world.store.sealing(&sources).await.unwrap();
+    let hsm = status.slots.iter().find(|slot| slot.name == "hsm").unwrap();
+    assert_eq!((&hsm.health, hsm.stale), (&SlotHealth::Opens, false));
+    assert!(hsm.key_id.starts_with("kek-1#"), "{}", hsm.key_id);
+    world.store.rotate_root(&sources, &[], event(Action::RootKeyRotate, "root")).await.unwrap();
+    world.store.remove_slot("primary", &sources, slot_event()).await.unwrap();
+    world.all_readable(&ids).await;
+
+    let place = world.close().await;
+    let before = place.bytes();
+    let check = async |key: TokenKey, expected: &str| {
+        let keys = vec![source("hsm", key)];
+        let error = open(OpenOptions { keys, ..place.open_options() }).await.unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains(expected), "{text}");
+        assert!(!error.hint().unwrap().is_empty() && !text.contains("1234"), "{text}");
+        assert!(place.bytes() == before, "{text}");
+    };
+    check(key("kek-1", "9999"), "token credence: login failed").await;
+    check(key("kek-2", "1234"), "token credence has no AES key kek-2").await;
+    check(TokenKey { token: "other".into(), ..key("kek-1", "1234") }, "has no token other, it has credence")
+        .await;
+    check(TokenKey { module: "/nonexistent.so".into(), ..key("kek-1", "1234") }, "loading the module failed")
+        .await;
+    let keys = vec![source("hsm", key("kek-1", "1234"))];
+    let opened = open(OpenOptions { keys, ..place.open_options() }).await.unwrap();
+    World::run(place, opened).all_readable(&ids).await;
+    println!("token test ran");
+}
