@@ -1,8 +1,11 @@
 //! What this crate needs kept. `store` implements these; a change and its audit event share a transaction.
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 use audit::Event;
 use certs::Timestamp;
+use sds::{ImportedSecret, SecretName};
 use serde::{Deserialize, Serialize};
 use spiffe::{Binding, BlockList, Namespace, NodeId, SpiffeId, Tenant};
 use thiserror::Error;
@@ -41,6 +44,9 @@ pub enum StoreError {
         /// What it is now.
         actual: u64,
     },
+    /// A bound is reached.
+    #[error("{0}")]
+    Full(String),
     /// The disk is full, the file is damaged, the process is shutting down.
     #[error("store is unavailable: {0}")]
     Unavailable(String),
@@ -217,4 +223,39 @@ pub trait BlockStore: Send + Sync {
 
     /// Lifts a block.
     async fn unblock(&self, id: &SpiffeId, event: Event) -> Result<(), StoreError>;
+}
+
+/// An imported secret to be written.
+#[derive(Debug)]
+pub struct NewSecret {
+    /// Whose.
+    pub tenant: Tenant,
+    /// Its name.
+    pub name: SecretName,
+    /// The identities that may have it.
+    pub grants: BTreeSet<SpiffeId>,
+    /// When the first value of this name was written.
+    pub created: Timestamp,
+    /// Its value.
+    pub value: certs::Imported,
+}
+
+/// Keeps imported secrets, sealed.
+#[async_trait]
+pub trait SecretStore: Send + Sync {
+    /// All of them, opened. One that does not open is left out and logged: the others are served.
+    async fn secrets(&self) -> Result<Vec<ImportedSecret>, StoreError>;
+
+    /// Writes one and answers the version of its record. `expected` is the version that the author had seen: 0 for
+    /// "must not exist", `None` for "whatever is there".
+    async fn put_secret(
+        &self,
+        secret: NewSecret,
+        expected: Option<u64>,
+        event: Event,
+    ) -> Result<u64, StoreError>;
+
+    /// Removes one; its record is destroyed.
+    async fn remove_secret(&self, tenant: &Tenant, name: &SecretName, event: Event)
+    -> Result<(), StoreError>;
 }

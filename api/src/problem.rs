@@ -212,6 +212,7 @@ fn not_found_hint(what: &str) -> String {
         "revision" => "credence history KIND NAME",
         "key slot" | "data key" => "credence kek status",
         "finding" => "credence status",
+        "secret" => "credence secret list",
         _ => "credence get KIND",
     };
     format!("\"{command}\" shows what there is")

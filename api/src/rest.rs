@@ -32,6 +32,7 @@ mod extract;
 mod probes;
 mod proxies;
 mod sealing;
+mod secrets;
 mod trust;
 
 #[cfg(test)]
@@ -94,6 +95,9 @@ fn routes() -> Router<Arc<Shared>> {
         .route("/certificates/{serial}", get(trust::certificate))
         .route("/certificates/probe", post(trust::probe))
         .route("/certificates/renew", post(trust::renew))
+        .route("/secrets", get(secrets::list).post(secrets::set))
+        .route("/secrets/{namespace}/{name}", get(secrets::show).delete(secrets::remove))
+        .route("/secrets/{namespace}/{name}/rotate", post(secrets::rotate))
         .route("/kek", get(sealing::show))
         .route("/kek/slots", post(sealing::add_slot))
         .route("/kek/slots/{name}", axum::routing::delete(sealing::remove_slot))

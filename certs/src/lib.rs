@@ -17,6 +17,7 @@ mod chain;
 mod crl;
 mod csr;
 mod der;
+mod imported;
 mod lint;
 mod pem;
 mod profile;
@@ -31,6 +32,7 @@ pub use self::certificate::{Certificate, CertificateError, ExtendedKeyUsage, Key
 pub use self::chain::{Chain, ChainError, MAX_CHAIN_BYTES, MAX_CHAIN_CERTIFICATES};
 pub use self::crl::{Crl, CrlError};
 pub use self::csr::{Csr, CsrError, MAX_CSR_BYTES};
+pub use self::imported::{ImportError, Imported, KeyForm, MAX_IMPORTED_BYTES, SecretBytes};
 pub use self::lint::{Finding, Severity, lint};
 pub use self::pem::{PemError, certificates_from_pem, certificates_to_pem};
 pub use self::profile::Profile;

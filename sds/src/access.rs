@@ -3,6 +3,8 @@
 use spiffe::{Binding, Bindings, BlockList, NodeId, SpiffeId, Trust, TrustDomain};
 use thiserror::Error;
 
+use crate::imported::{ImportedSecrets, SCHEME, SecretName};
+
 /// What a granted name stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Grant {
@@ -12,6 +14,8 @@ pub enum Grant {
     Context(TrustDomain),
     /// Every bundle that proxies may trust, each for its own domain.
     All,
+    /// An imported secret of the node's tenant.
+    Imported(SecretName),
 }
 
 /// Why a name does not exist for a node. The node hears none of it; the words stand in audit.
@@ -29,6 +33,9 @@ pub enum Absence {
     /// The node itself or the identity is blocked.
     #[error("identity {0} is blocked")]
     Blocked(SpiffeId),
+    /// There is no such imported secret, or none of the node's identities is granted it.
+    #[error("secret {0} does not exist or is not granted to an identity of the node")]
+    SecretNotGranted(SecretName),
     /// There is no bundle of that trust domain.
     #[error("trust domain {0} is not trusted")]
     UnknownDomain(TrustDomain),
@@ -43,6 +50,8 @@ pub struct Facts<'a> {
     pub blocks: &'a BlockList,
     /// What may be trusted.
     pub trust: &'a Trust,
+    /// What was imported.
+    pub imported: &'a ImportedSecrets,
 }
 
 /// Says what `name` means for `node`. A drain generation `?g=N` changes the name and not the meaning.
@@ -57,6 +66,15 @@ pub fn decide(node: &NodeId, name: &str, facts: Facts<'_>) -> Result<Grant, Abse
         "default" => may_have(binding, binding.default_identity().clone(), facts.blocks),
         "ROOTCA" => Ok(Grant::Context(own.clone())),
         "ALL" => Ok(Grant::All),
+        _ if base.starts_with(SCHEME) => {
+            let path = base.strip_prefix(SCHEME).unwrap_or_default();
+            let secret = SecretName::from_path(path).ok_or(Absence::UnknownName)?;
+            if facts.imported.grants(binding, &secret, facts.blocks) {
+                Ok(Grant::Imported(secret))
+            } else {
+                Err(Absence::SecretNotGranted(secret))
+            }
+        }
         _ => {
             let rest = base.strip_prefix("spiffe://").ok_or(Absence::UnknownName)?;
             if rest.contains('/') {

@@ -17,6 +17,7 @@ pub(crate) use self::world::World;
 use crate::{
     LeafKey, SdsSettings,
     access::{self, Grant},
+    imported::SCHEME,
     rotation::{Action, Event, Leaf},
     schedule::Life,
     secret::Material,
@@ -63,6 +64,8 @@ pub(crate) struct Deliveries {
     queue: BTreeSet<(Timestamp, u64, LeafKey)>,
     queued: u64,
     contexts: HashMap<Arc<str>, Arc<Resource>>,
+    /// Imported secrets that somebody asked for, encoded under the names that they were asked for by.
+    imported: HashMap<(Tenant, Arc<str>), Arc<Resource>>,
     status: SdsStatus,
     is_dirty: bool,
 }
@@ -85,6 +88,7 @@ impl Deliveries {
             queue: BTreeSet::new(),
             queued: 0,
             contexts: HashMap::new(),
+            imported: HashMap::new(),
             status: SdsStatus::default(),
             is_dirty: false,
         }
@@ -165,6 +169,10 @@ impl Deliveries {
         if trust_changed {
             self.contexts.clear();
         }
+        let imported_changed = !Arc::ptr_eq(&before.imported, &self.world.imported);
+        if imported_changed {
+            self.imported.clear();
+        }
         let barred: Vec<LeafKey> = self
             .leaves
             .keys()
@@ -177,7 +185,11 @@ impl Deliveries {
         let touched: Vec<u64> = self
             .streams
             .iter()
-            .filter(|(_, stream)| trust_changed || !self.world.is_same_for(&stream.node, &before))
+            .filter(|(_, stream)| {
+                trust_changed
+                    || !self.world.is_same_for(&stream.node, &before)
+                    || imported_changed && stream.names.keys().any(|name| name.starts_with(SCHEME))
+            })
             .map(|(key, _)| *key)
             .collect();
         for stream in touched {

@@ -13,11 +13,13 @@
 
 pub mod access;
 mod deliveries;
+mod imported;
 mod manager;
 pub mod rotation;
 pub mod schedule;
 mod secret;
 mod status;
 
+pub use self::imported::{ImportedSecret, ImportedSecrets, SCHEME, SecretFacts, SecretName, SecretNameError};
 pub use self::manager::{LeafKey, Sds, SdsInputs, SdsManager, SdsSettings};
 pub use self::status::{LeafPhase, LeafStatus, SdsCounters, SdsStatus};

@@ -23,6 +23,7 @@ use xds::{SecretFeed, SecretSource, SecretView, Version};
 
 use crate::{
     deliveries::{Deliveries, Order, World},
+    imported::ImportedSecrets,
     schedule::Jitter,
     status::SdsStatus,
 };
@@ -86,6 +87,8 @@ pub struct SdsInputs {
     pub bindings: watch::Receiver<Arc<Bindings>>,
     /// Who is blocked.
     pub blocks: watch::Receiver<Arc<BlockList>>,
+    /// What was imported.
+    pub imported: watch::Receiver<Arc<ImportedSecrets>>,
     /// Which authority signs now, if one does.
     pub authority: watch::Receiver<Option<AuthorityId>>,
     /// When the leaves that the journal knows of end: after a restart the soonest is replaced first.
@@ -262,6 +265,7 @@ impl SdsManager {
             Ok(()) = inputs.trust.changed() => Input::World,
             Ok(()) = inputs.bindings.changed() => Input::World,
             Ok(()) = inputs.blocks.changed() => Input::World,
+            Ok(()) = inputs.imported.changed() => Input::World,
             Ok(()) = inputs.authority.changed() => Input::Authority,
             1.. = self.commands.recv_many(&mut commands, 256) => Input::Commands(commands),
             Some(interest) = self.interests.next() => Input::Interest(interest),
@@ -313,6 +317,7 @@ impl SdsInputs {
             trust: Arc::clone(&self.trust.borrow_and_update()),
             bindings: Arc::clone(&self.bindings.borrow_and_update()),
             blocks: Arc::clone(&self.blocks.borrow_and_update()),
+            imported: Arc::clone(&self.imported.borrow_and_update()),
         }
     }
 }

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use certs::{Chain, SecretKey, Timestamp, certificates_to_pem};
+use certs::{Chain, Imported, KeyForm, SecretKey, Timestamp, certificates_to_pem};
 use prost::{Message, Name};
 use prost_types::Any;
 use proto::envoy::{
     config::core::v3::{DataSource, TypedExtensionConfig, data_source::Specifier},
     extensions::transport_sockets::tls::v3::{
-        CertificateValidationContext, Secret, SpiffeCertValidatorConfig, TlsCertificate, secret,
-        spiffe_cert_validator_config,
+        CertificateValidationContext, GenericSecret, Secret, SpiffeCertValidatorConfig, TlsCertificate,
+        secret, spiffe_cert_validator_config,
     },
 };
 use spiffe::{Trust, TrustBundle};
@@ -19,37 +19,65 @@ use zeroize::Zeroizing;
 
 const SPIFFE_VALIDATOR: &str = "envoy.tls.cert_validator.spiffe";
 
-/// A key and its chain as an encoded `TlsCertificate`, ready to be sent under any name. Zeroed when dropped.
-pub(crate) struct Material(Zeroizing<Vec<u8>>);
+/// A secret as an encoded `TlsCertificate` or `GenericSecret`, ready to be sent under any name. Zeroed when dropped.
+pub(crate) struct Material {
+    /// The field of `Secret` that it stands in.
+    field: u32,
+    encoded: Zeroizing<Vec<u8>>,
+}
+
+/// `Secret.tls_certificate`.
+const TLS_CERTIFICATE: u32 = 2;
+/// `Secret.generic_secret`.
+const GENERIC_SECRET: u32 = 5;
 
 impl Material {
     /// Encodes `key` with `chain`; the key itself is dropped here.
     pub(crate) fn encode(chain: &Chain, key: SecretKey) -> Self {
-        let mut pem = private_key_pem(&key);
+        let pem = private_key_pem(KeyForm::Pkcs8.label(), key.expose_secret());
         drop(key);
-        let mut message = TlsCertificate {
+        Self::tls(chain, pem)
+    }
+
+    /// Encodes what was imported, which is dropped here.
+    pub(crate) fn of_imported(value: Imported) -> Self {
+        match value {
+            Imported::Tls { chain, form, key } => {
+                let pem = private_key_pem(form.label(), key.expose_secret());
+                drop(key);
+                Self::tls(&chain, pem)
+            }
+            Imported::Generic(bytes) => {
+                let message = GenericSecret {
+                    secret: Some(inline(bytes.expose_secret().to_vec())),
+                    ..Default::default()
+                };
+                drop(bytes);
+                let encoded = encode(&message);
+                wipe(message.secret);
+                Self { field: GENERIC_SECRET, encoded }
+            }
+        }
+    }
+
+    fn tls(chain: &Chain, mut pem: Zeroizing<Vec<u8>>) -> Self {
+        let message = TlsCertificate {
             certificate_chain: Some(inline(chain.to_pem().into_bytes())),
             private_key: Some(inline(std::mem::take(&mut *pem))),
             ..Default::default()
         };
-        // Sized before it is filled: a buffer that grew would leave the key in the pieces it left behind.
-        let mut encoded = Zeroizing::new(Vec::with_capacity(message.encoded_len()));
-        message.encode(&mut *encoded).expect("a buffer of that length holds it");
-        if let Some(Specifier::InlineBytes(bytes)) =
-            message.private_key.take().and_then(|source| source.specifier)
-        {
-            drop(Zeroizing::new(bytes));
-        }
-        Self(encoded)
+        let encoded = encode(&message);
+        wipe(message.private_key);
+        Self { field: TLS_CERTIFICATE, encoded }
     }
 
     /// As the secret of that name. The version is keyed, so that nobody can test guesses against it.
     pub(crate) fn to_resource(&self, name: &Arc<str>, version_key: &[u8; 32]) -> Arc<Resource> {
         const NAME_AND_HEADERS: usize = 32;
         let name_text = name.to_string();
-        let mut content = Vec::with_capacity(name_text.len() + self.0.len() + NAME_AND_HEADERS);
+        let mut content = Vec::with_capacity(name_text.len() + self.encoded.len() + NAME_AND_HEADERS);
         prost::encoding::string::encode(1, &name_text, &mut content);
-        prost::encoding::bytes::encode(2, &*self.0, &mut content);
+        prost::encoding::bytes::encode(self.field, &*self.encoded, &mut content);
         let version = Version::keyed(version_key, &content);
         Arc::new(Resource::with_version(TypeUrl::Secret, Arc::clone(name), version, content, Vec::new()))
     }
@@ -106,19 +134,30 @@ fn inline(bytes: Vec<u8>) -> DataSource {
     DataSource { specifier: Some(Specifier::InlineBytes(bytes)), ..Default::default() }
 }
 
-/// PKCS#8 as PEM with lines of 64 characters (RFC 7468), without leaving copies behind.
-fn private_key_pem(key: &SecretKey) -> Zeroizing<Vec<u8>> {
-    const LABEL: &str = "PRIVATE KEY";
-    let der = key.expose_secret();
+/// Sized before it is filled: a buffer that grew would leave the secret in the pieces it left behind.
+fn encode(message: &impl Message) -> Zeroizing<Vec<u8>> {
+    let mut encoded = Zeroizing::new(Vec::with_capacity(message.encoded_len()));
+    message.encode(&mut *encoded).expect("a buffer of that length holds it");
+    encoded
+}
+
+fn wipe(source: Option<DataSource>) {
+    if let Some(Specifier::InlineBytes(bytes)) = source.and_then(|source| source.specifier) {
+        drop(Zeroizing::new(bytes));
+    }
+}
+
+/// A key as PEM with lines of 64 characters (RFC 7468), without leaving copies behind.
+fn private_key_pem(label: &str, der: &[u8]) -> Zeroizing<Vec<u8>> {
     let mut text = Zeroizing::new(vec![0; der.len().div_ceil(3) * 4]);
     let length = STANDARD.encode_slice(der, &mut text).expect("base64 takes four octets for three");
     let mut pem = Zeroizing::new(Vec::with_capacity(length + length / 64 + 80));
-    pem.extend_from_slice(format!("-----BEGIN {LABEL}-----\n").as_bytes());
+    pem.extend_from_slice(format!("-----BEGIN {label}-----\n").as_bytes());
     for line in text[..length].chunks(64) {
         pem.extend_from_slice(line);
         pem.push(b'\n');
     }
-    pem.extend_from_slice(format!("-----END {LABEL}-----\n").as_bytes());
+    pem.extend_from_slice(format!("-----END {label}-----\n").as_bytes());
     pem
 }
 

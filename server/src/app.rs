@@ -8,6 +8,7 @@ mod adapters;
 mod board;
 mod samples;
 mod sealing;
+mod secrets;
 
 use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -30,6 +31,7 @@ use self::{
     adapters::{CaRotation, FailingRenewals, MetricsPage, Ready},
     board::BoardDelivery,
     sealing::{Sealer, SealerStatus, StoreKeys},
+    secrets::{SecretExpiries, SecretFeed},
 };
 use crate::{
     config::{Config, Listen},
@@ -178,6 +180,11 @@ async fn serve(
         .into_iter()
         .filter_map(|leaf| Some((LeafKey { node: leaf.node?, identity: leaf.id }, leaf.not_after)))
         .collect();
+    let (imported, expiries) = (watch::Sender::default(), watch::Sender::new(SecretExpiries::default()));
+    let (imported_read, secrets_read) = (imported.subscribe(), expiries.subscribe());
+    let feed = SecretFeed { store: store.clone(), clock: clock.clone(), imported, expiries };
+    feed.first().await?;
+    spawn(&mut parts, "imported secrets", feed.run(parts_shutdown.clone()));
     let (sds, sds_manager) = SdsManager::new(
         SdsSettings {
             leaf_lifetime: config.lifetimes.leaf,
@@ -189,6 +196,7 @@ async fn serve(
             trust: ca.trust(),
             bindings: configs.watch_bindings(),
             blocks: configs.watch_blocks(),
+            imported: imported_read,
             authority: ca.active(),
             known,
             refusals: refusals.clone(),
@@ -256,6 +264,7 @@ async fn serve(
             traffic,
             delivery: status.clone(),
             sealed,
+            secrets: secrets_read,
             findings: store.findings(),
             clock: clock.clone(),
         };
@@ -286,6 +295,7 @@ async fn serve(
         readiness: ready.clone(),
         metrics: page.clone(),
         sealing: Arc::new(sealing),
+        secrets: Arc::new(store.clone()),
     };
 
     let keeper = Gatekeeper { trust: ca.trust(), blocks: configs.watch_blocks(), clock: clock.clone(), own };

@@ -109,6 +109,9 @@ pub enum Operate {
     /// Join tokens
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Imported secrets: certificates with keys, and values, for the identities that they are granted to
+    #[command(subcommand)]
+    Secret(SecretCommand),
     /// The keys that seal what is secret on the disk
     #[command(subcommand)]
     Kek(KekCommand),
@@ -810,6 +813,12 @@ mod tests {
             "credence token revoke 0011223344556677",
             "credence audit list --since 1h",
             "credence audit accept --reason restored",
+            "credence secret set db -n prod --grant spiffe://td/web --grant spiffe://td/api --value-file /dev/fd/3",
+            "credence secret set tls --grant spiffe://td/web --cert a.crt --key a.key --dry-run",
+            "credence secret list",
+            "credence secret show db -n prod",
+            "credence secret rotate db --value-file -",
+            "credence secret remove db --yes",
             "credence kek status -o json",
             "credence kek add-slot recovery --dry-run",
             "credence kek remove-slot primary --yes",
@@ -824,6 +833,9 @@ mod tests {
             "credence nothing",
             "credence init",
             "credence apply",
+            "credence secret set db --value-file x",
+            "credence secret set db --grant spiffe://td/web --cert a.crt",
+            "credence secret set db --grant spiffe://td/web --value hunter2",
             "credence rollback ProxyConfig web",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");

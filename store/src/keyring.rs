@@ -7,7 +7,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use certs::{SecretKey, Timestamp};
+use certs::{SecretBytes, SecretKey, Timestamp};
 use sqlx::{Row, SqliteConnection};
 use uuid::Uuid;
 use zeroize::Zeroizing;
@@ -278,6 +278,28 @@ impl Keyring {
         secret: &SecretKey,
     ) -> Result<Vec<u8>, SealError> {
         Ok(seal::seal_secret_key(self.active(row.tenant, class)?, &self.place(class, row), secret))
+    }
+
+    /// Seals secret bytes for a row, behind what is said of them.
+    pub(crate) fn seal_secret_bytes(
+        &self,
+        class: Class,
+        row: &RowName<'_>,
+        header: &[u8],
+        secret: &SecretBytes,
+    ) -> Result<Vec<u8>, SealError> {
+        let key = self.active(row.tenant, class)?;
+        Ok(seal::seal_secret_bytes(key, &self.place(class, row), header, secret))
+    }
+
+    /// Opens what [`Keyring::seal_secret_bytes`] sealed.
+    pub(crate) fn open_secret_bytes(
+        &self,
+        class: Class,
+        row: &RowName<'_>,
+        record: &[u8],
+    ) -> Result<(Vec<u8>, SecretBytes), SealError> {
+        seal::open_secret_bytes(self.named(row.tenant, class, record)?, &self.place(class, row), record)
     }
 
     /// Opens the private key of a row.

@@ -8,7 +8,7 @@
 
 use std::fmt;
 
-use certs::{KeyError, SecretKey};
+use certs::{KeyError, SecretBytes, SecretKey};
 use ring::{
     aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey},
     hkdf, hmac,
@@ -218,6 +218,33 @@ pub(crate) fn open_secret_key(
     record: &[u8],
 ) -> Result<SecretKey, SealError> {
     Ok(SecretKey::from_pkcs8_der(open(sealing, place, record)?)?)
+}
+
+/// Seals secret bytes behind a header: its length as four bytes, big endian, the header, the bytes.
+pub(crate) fn seal_secret_bytes(
+    sealing: &SealingKey,
+    place: &Place<'_>,
+    header: &[u8],
+    secret: &SecretBytes,
+) -> Vec<u8> {
+    let mut plaintext = Zeroizing::new(Vec::with_capacity(4 + header.len() + secret.len()));
+    plaintext.extend_from_slice(&u32::try_from(header.len()).unwrap_or(u32::MAX).to_be_bytes());
+    plaintext.extend_from_slice(header);
+    plaintext.extend_from_slice(secret.expose_secret());
+    seal(sealing, place, &plaintext, &random())
+}
+
+/// Opens what [`seal_secret_bytes`] sealed.
+pub(crate) fn open_secret_bytes(
+    sealing: &SealingKey,
+    place: &Place<'_>,
+    record: &[u8],
+) -> Result<(Vec<u8>, SecretBytes), SealError> {
+    let plaintext = open(sealing, place, record)?;
+    let (length, rest) = plaintext.split_first_chunk::<4>().ok_or(SealError::Malformed)?;
+    let length = u32::from_be_bytes(*length) as usize;
+    let (header, bytes) = rest.split_at_checked(length).ok_or(SealError::Malformed)?;
+    Ok((header.to_vec(), SecretBytes::new(Zeroizing::new(bytes.to_vec()))))
 }
 
 /// HKDF-SHA-256 with the record's salt and its header as info: 32 bytes of record key, 32 bytes of commitment.

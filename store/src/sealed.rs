@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use audit::Actor;
-use certs::{SecretKey, Timestamp};
+use certs::{SecretBytes, SecretKey, Timestamp};
 use sqlx::{Row, SqliteConnection};
 
 use crate::{
@@ -21,9 +21,13 @@ use api::ports::StoreError;
 pub(crate) enum Content<'a> {
     /// A private key.
     Key(&'a SecretKey),
-    /// Other secret bytes.
-    #[cfg(test)]
-    Bytes(&'a [u8]),
+    /// Secret bytes of any meaning, behind what is said of them.
+    Secret {
+        /// What is said of them.
+        header: &'a [u8],
+        /// The bytes.
+        secret: &'a SecretBytes,
+    },
 }
 
 /// On whose account a record is written.
@@ -53,8 +57,7 @@ impl Tx<'_> {
         let keyring = self.keyring();
         let sealed = match content {
             Content::Key(secret) => keyring.seal_secret_key(class, &row, secret),
-            #[cfg(test)]
-            Content::Bytes(bytes) => keyring.seal(class, &row, bytes),
+            Content::Secret { header, secret } => keyring.seal_secret_bytes(class, &row, header, secret),
         };
         let record = sealed.map_err(|error| sqlx::Error::Encode(error.into()))?;
         write(self.sql(), class, &row, &record).await?;

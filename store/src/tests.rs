@@ -21,6 +21,7 @@ mod nodes;
 mod promises;
 mod rollback;
 mod rotation;
+mod secrets;
 mod tamper;
 
 pub(crate) fn now() -> Timestamp {

@@ -29,9 +29,11 @@ pub enum Topic {
     Blocks,
     /// Documents.
     Documents,
+    /// Imported secrets.
+    Secrets,
 }
 
-const TOPICS: usize = 3;
+const TOPICS: usize = 4;
 
 /// One counter per topic, raised after each commit that touched it.
 #[derive(Debug)]

@@ -138,6 +138,7 @@ impl From<StoreError> for CallError {
             StoreError::Conflict { what, name, expected, actual } => {
                 Self::Stale { what, name, expected, actual }
             }
+            StoreError::Full(why) => Self::Policy(why),
             StoreError::Unavailable(why) => Self::Unavailable { part: "store", why },
         }
     }

@@ -11,7 +11,7 @@ use spiffe::{RequestId, SvidIssuer, Tenant, Trust, TrustDomain};
 use tokio::sync::watch;
 
 use crate::{
-    ports::{DocumentStore, NodeStore},
+    ports::{DocumentStore, NodeStore, SecretStore},
     sealing::Sealing,
     sources::{Delivery, MetricsText, Readiness, Renewals, Rotation},
 };
@@ -22,6 +22,7 @@ mod error;
 mod identities;
 mod proxies;
 mod sealing;
+mod secrets;
 mod services;
 mod status;
 mod tokens;
@@ -102,4 +103,6 @@ pub struct Calls {
     pub metrics: Arc<dyn MetricsText>,
     /// The keys that seal the store.
     pub sealing: Arc<dyn Sealing>,
+    /// Imported secrets.
+    pub secrets: Arc<dyn SecretStore>,
 }

@@ -23,6 +23,7 @@ use crate::{
 };
 
 mod sealing;
+mod secrets;
 
 const JSON: &str = "application/json";
 const ENDPOINTS: &str = "apiVersion: v1\nkind: Endpoints\nmetadata: {name: api}\nspec:\n  endpoints:\n    - {address: 127.0.0.1, port: 3001}\n";
@@ -106,6 +107,7 @@ async fn world() -> World {
         readiness: Arc::new(still.clone()),
         metrics: Arc::new(still.clone()),
         sealing: sealing.clone(),
+        secrets: Arc::new(crate::testing::MemorySecrets::default()),
     };
     let peer = Some(peer("/credence/operator/ann"));
     World { router: router(calls), store, still, journal: ca, clock, sealing, peer }

@@ -1,7 +1,9 @@
-use certs::Timestamp;
-use spiffe::{BindingState, Labels, TrustBundle};
+use certs::{Imported, Timestamp};
+use spiffe::{BindingState, Labels, Tenant, TrustBundle};
+use zeroize::Zeroizing;
 
 use super::*;
+use crate::{ImportedSecret, SecretFacts};
 
 fn id(text: &str) -> SpiffeId {
     SpiffeId::parse(text).unwrap()
@@ -27,6 +29,19 @@ struct World {
     bindings: Bindings,
     blocks: BlockList,
     trust: Trust,
+    imported: ImportedSecrets,
+}
+
+fn imported(tenant: Tenant, name: &str, grants: &[&str]) -> ImportedSecret {
+    let facts = SecretFacts {
+        tenant,
+        name: SecretName::from_path(name).unwrap(),
+        version: 1,
+        grants: grants.iter().map(|text| id(text)).collect(),
+        created: Timestamp::EPOCH,
+        updated: Timestamp::EPOCH,
+    };
+    ImportedSecret { facts, value: Imported::generic(Zeroizing::new(b"value".to_vec())).unwrap() }
 }
 
 fn world(blocked: &[&str]) -> World {
@@ -38,11 +53,21 @@ fn world(blocked: &[&str]) -> World {
         ]),
         blocks: BlockList::new(blocked.iter().map(|text| (id(text), Timestamp::EPOCH, String::new()))),
         trust: Trust::new(TrustBundle::new(TrustDomain::parse("td").unwrap(), Vec::new(), 1)),
+        imported: ImportedSecrets::new([
+            imported(Tenant::default(), "default/db", &["spiffe://td/web/admin", "spiffe://td/payments"]),
+            imported(Tenant::default(), "default/other", &["spiffe://td/other"]),
+            imported(Tenant::parse("other").unwrap(), "default/theirs", &["spiffe://td/web"]),
+        ]),
     }
 }
 
 fn asked(world: &World, name: &str, secret: &str) -> Result<Grant, Absence> {
-    let facts = Facts { bindings: &world.bindings, blocks: &world.blocks, trust: &world.trust };
+    let facts = Facts {
+        bindings: &world.bindings,
+        blocks: &world.blocks,
+        trust: &world.trust,
+        imported: &world.imported,
+    };
     decide(&node(name), secret, facts)
 }
 
@@ -69,7 +94,7 @@ fn everything_else_does_not_exist() {
     let check = |secret: &str| {
         assert_eq!(asked(&world, "web-1", secret), Err(Absence::UnknownName), "{secret}");
     };
-    for secret in ["", "Default", "rootca", "all", "*", "edge://shop", "secret://default/db", "web", "?g=1"] {
+    for secret in ["", "Default", "rootca", "all", "*", "edge://shop", "secret://db", "web", "?g=1"] {
         check(secret);
     }
     for secret in ["default?", "default?g=", "default?g=01", "default?g=+1", "default?g=-1", "default?h=1"] {
@@ -126,4 +151,43 @@ fn a_block_hides_the_identity_and_a_blocked_node_sees_nothing() {
         let blocked = Err(Absence::Blocked(id("spiffe://td/credence/node/web-1")));
         assert_eq!(asked(&whole, "web-1", secret), blocked, "{secret}");
     }
+}
+
+#[test]
+fn imported_secret_goes_to_nodes_that_speak_for_an_identity_it_is_granted_to() {
+    let check = |world: &World, node: &str, secret: &str, is_granted: bool| {
+        let found = asked(world, node, secret);
+        let name = || SecretName::from_path(secret.strip_prefix(SCHEME).unwrap().split('?').next().unwrap());
+        match found {
+            Ok(found) => assert!(is_granted && found == Grant::Imported(name().unwrap()), "{node} {secret}"),
+            Err(_) => assert!(!is_granted, "{node} {secret}"),
+        }
+    };
+    let free = world(&[]);
+    check(&free, "web-1", "secret://default/db", true);
+    check(&free, "web-1", "secret://default/db?g=3", true);
+    check(&free, "pay-1", "secret://default/db", true);
+    check(&free, "old-1", "secret://default/db", false);
+    check(&free, "web-1", "secret://default/other", false);
+    check(&free, "web-1", "secret://default/theirs", false);
+    for name in [
+        "secret://default/none",
+        "secret://",
+        "secret://db",
+        "secret://default/db/x",
+        "secret://default/DB",
+        "secret://default/db?g=03",
+    ] {
+        check(&free, "web-1", name, false);
+    }
+    // A blocked identity grants nothing; what another one grants stays.
+    check(&world(&["spiffe://td/payments"]), "pay-1", "secret://default/db", false);
+    check(&world(&["spiffe://td/web"]), "web-1", "secret://default/db", true);
+    check(&world(&["spiffe://td/credence/node/web-1"]), "web-1", "secret://default/db", false);
+    let words = |secret| asked(&free, "web-1", secret).unwrap_err().to_string();
+    assert_eq!(
+        words("secret://default/other").replace("other", "none"),
+        words("secret://default/none"),
+        "forbidden and absent are one"
+    );
 }

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use audit::{Action, Actor, Event as AuditEvent};
 use certs::Timestamp;
+use spiffe::NodeId;
 use xds::{Resource, SecretOffer};
 
 use super::{Deliveries, MAX_CONTEXTS, leaf::LeafState, shorten};
 use crate::{
     LeafKey,
     access::{self, Grant},
+    imported::SecretName,
     rotation::Event,
     secret,
 };
@@ -65,6 +67,7 @@ impl Deliveries {
                 let trust = Arc::clone(&self.world.trust);
                 self.context(name, || secret::context(name, trust.of(&domain)?, now))
             }
+            Ok(Grant::Imported(secret)) => self.imported(&node, name, &secret),
             Ok(Grant::All) => {
                 let trust = Arc::clone(&self.world.trust);
                 self.context(name, || secret::all_bundles(name, &trust, now))
@@ -108,6 +111,17 @@ impl Deliveries {
         if leaf.holders.is_empty() {
             self.step(key, Event::Unwanted, now);
         }
+    }
+
+    /// As the secret of that name, encoded once for all nodes of the tenant that may have it.
+    fn imported(&mut self, node: &NodeId, name: &Arc<str>, secret: &SecretName) -> SecretOffer {
+        let Some(binding) = self.world.bindings.get(node) else { return SecretOffer::Absent };
+        let Some(served) = self.world.imported.get(&binding.tenant, secret) else {
+            return SecretOffer::Absent;
+        };
+        let key = (binding.tenant.clone(), Arc::clone(name));
+        let encode = || served.material.to_resource(name, &self.settings.version_key);
+        SecretOffer::Held(Arc::clone(self.imported.entry(key).or_insert_with(encode)))
     }
 
     fn context(&mut self, name: &Arc<str>, encode: impl FnOnce() -> Option<Arc<Resource>>) -> SecretOffer {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use spiffe::{Bindings, BlockList, NodeId, SpiffeId, Trust};
 
-use crate::access::Facts;
+use crate::{access::Facts, imported::ImportedSecrets};
 
 /// The facts that decide, as the manager last saw them.
 #[derive(Debug, Clone)]
@@ -12,11 +12,12 @@ pub(crate) struct World {
     pub(crate) trust: Arc<Trust>,
     pub(crate) bindings: Arc<Bindings>,
     pub(crate) blocks: Arc<BlockList>,
+    pub(crate) imported: Arc<ImportedSecrets>,
 }
 
 impl World {
     pub(super) fn facts(&self) -> Facts<'_> {
-        Facts { bindings: &self.bindings, blocks: &self.blocks, trust: &self.trust }
+        Facts { bindings: &self.bindings, blocks: &self.blocks, trust: &self.trust, imported: &self.imported }
     }
 
     /// Whether `node` stands in `other` as it stands here.

@@ -70,7 +70,7 @@ async fn a_key_goes_out_as_pkcs8_under_the_name_that_was_asked() {
 #[tokio::test]
 async fn versions_of_secrets_are_keyed_and_debug_shows_no_key() {
     let (chain, key) = leaf(&FakeIssuer::new("td", clock())).await;
-    let pem = private_key_pem(&key);
+    let pem = private_key_pem("PRIVATE KEY", key.expose_secret());
     let material = Material::encode(&chain, key);
     let name: Arc<str> = "default".into();
     let one = material.to_resource(&name, &VERSION_KEY);

@@ -8,7 +8,7 @@ use sds::SdsStatus;
 use tokio::sync::watch;
 use xds::{Board, Counters, Traffic};
 
-use super::{board::Summary, sealing::SealerStatus};
+use super::{board::Summary, sealing::SealerStatus, secrets::SecretExpiries};
 use crate::{
     metrics::{Sample, SampleValue},
     own_certificate::OwnStatus,
@@ -26,6 +26,7 @@ pub(super) struct Sources {
     pub(super) traffic: Arc<Traffic>,
     pub(super) delivery: Arc<Board>,
     pub(super) sealed: watch::Receiver<SealerStatus>,
+    pub(super) secrets: watch::Receiver<SecretExpiries>,
     pub(super) findings: watch::Receiver<Arc<Vec<store::Finding>>>,
     pub(super) clock: Arc<dyn Clock>,
 }
@@ -59,6 +60,10 @@ impl Sources {
         }
         if let Some((name, at)) = &self.operator {
             samples.push(expiry("operator", name.clone(), *at));
+        }
+        // The next one only: a label per secret would have no bound.
+        if let Some((name, at)) = self.secrets.borrow().0.iter().min_by_key(|(_, at)| *at) {
+            samples.push(expiry("secret", name.clone(), *at));
         }
         // One number for all leaves, and one for all nodes: a label per node would have no bound.
         if let Some(at) = self.sds.borrow().next_expiry() {

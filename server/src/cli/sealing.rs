@@ -1,4 +1,6 @@
-//! `kek …`, `audit accept`.
+//! `kek …`, `secret …`, `audit accept`.
+
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
@@ -99,6 +101,108 @@ pub struct AcceptArgs {
     /// Why, for the audit log
     #[arg(long, value_name = "TEXT")]
     pub reason: String,
+    /// How to change.
+    #[command(flatten)]
+    pub change: ChangeArgs,
+}
+
+/// `secret`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum SecretCommand {
+    /// Write a secret: a certificate with its key, or a value; proxies ask for it as secret://NAMESPACE/NAME
+    #[command(
+        after_help = "Examples:\n  credence secret set shop-tls --grant spiffe://prod.example/shop --cert shop.crt \
+                            --key shop.key\n  credence secret set api-token --grant spiffe://prod.example/shop \
+                            --value-file /dev/fd/3 3<token\n\nValues are read from files and descriptors, never \
+                            from arguments, and never come out again."
+    )]
+    Set(SecretSetArgs),
+    /// List secrets, without their values
+    List(ListArgs),
+    /// One secret, without its value
+    Show(SecretShowArgs),
+    /// Replace the value of a secret; its grants stay
+    Rotate(SecretRotateArgs),
+    /// Remove a secret
+    Remove(SecretRemoveArgs),
+}
+
+/// What a secret is.
+#[derive(Debug, Clone, Args)]
+pub struct SecretValueArgs {
+    /// The chain as PEM, leaf first: a file, /dev/fd/N, or - for standard input
+    #[arg(long, value_name = "FILE", requires = "key", conflicts_with = "value_file")]
+    pub cert: Option<PathBuf>,
+    /// The key of the certificate as PEM, unencrypted
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    pub key: Option<PathBuf>,
+    /// Bytes of any meaning, at most 64 KiB
+    #[arg(long, value_name = "FILE")]
+    pub value_file: Option<PathBuf>,
+}
+
+/// `secret set`.
+#[derive(Debug, Clone, Args)]
+pub struct SecretSetArgs {
+    /// Its name
+    pub name: String,
+    /// Its namespace
+    #[arg(short, long, default_value = "default")]
+    pub namespace: String,
+    /// A workload identity that may have it; can be repeated
+    #[arg(long = "grant", value_name = "SPIFFE-ID", required = true)]
+    pub grants: Vec<String>,
+    /// What it is.
+    #[command(flatten)]
+    pub value: SecretValueArgs,
+    /// Why, for the audit log
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    pub reason: String,
+    /// How to change.
+    #[command(flatten)]
+    pub change: ChangeArgs,
+}
+
+/// `secret show`.
+#[derive(Debug, Clone, Args)]
+pub struct SecretShowArgs {
+    /// Its name
+    pub name: String,
+    /// Its namespace
+    #[arg(short, long, default_value = "default")]
+    pub namespace: String,
+    /// How to list.
+    #[command(flatten)]
+    pub list: ListArgs,
+}
+
+/// `secret rotate`.
+#[derive(Debug, Clone, Args)]
+pub struct SecretRotateArgs {
+    /// Its name
+    pub name: String,
+    /// Its namespace
+    #[arg(short, long, default_value = "default")]
+    pub namespace: String,
+    /// What it is from now on.
+    #[command(flatten)]
+    pub value: SecretValueArgs,
+    /// Why, for the audit log
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    pub reason: String,
+    /// How to change.
+    #[command(flatten)]
+    pub change: ChangeArgs,
+}
+
+/// `secret remove`.
+#[derive(Debug, Clone, Args)]
+pub struct SecretRemoveArgs {
+    /// Its name
+    pub name: String,
+    /// Its namespace
+    #[arg(short, long, default_value = "default")]
+    pub namespace: String,
     /// How to change.
     #[command(flatten)]
     pub change: ChangeArgs,

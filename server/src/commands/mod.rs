@@ -12,6 +12,7 @@ mod documents;
 mod expose;
 mod kek;
 mod proxies;
+mod secret;
 mod status;
 mod trust;
 mod verify;
@@ -37,6 +38,7 @@ pub async fn run(command: Operate) -> Result<Exit, Failure> {
         Operate::Cert(command) => trust::cert(command).await,
         Operate::Identity(command) => trust::identity(command).await,
         Operate::Token(command) => trust::token(command).await,
+        Operate::Secret(command) => secret::run(command).await,
         Operate::Kek(command) => kek::run(command).await,
         Operate::Audit(command) => trust::audit(command).await,
     }

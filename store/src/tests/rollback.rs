@@ -76,7 +76,9 @@ impl writer::Change for Plant {
                     for id in ["default/a", "default/b"] {
                         let row = RowName { tenant, kind, id, version: 0 };
                         let text = format!("{tenant} {kind} {id} {}", self.1);
-                        tx.put_sealed(class, row, Content::Bytes(text.as_bytes()), &cause).await?;
+                        let secret = certs::SecretBytes::new(Zeroizing::new(text.into_bytes()));
+                        tx.put_sealed(class, row, Content::Secret { header: b"{}", secret: &secret }, &cause)
+                            .await?;
                     }
                 }
             }

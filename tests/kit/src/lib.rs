@@ -43,4 +43,4 @@ pub use self::tls::{
 };
 pub use self::upstream::Upstream;
 pub use self::world::{Envoy, Node, TestWorld, WorldOptions, envoy, workspace};
-pub use self::xds::{CDS, DeltaStream, EDS, LDS, RDS, SDS, SotwStream, XdsClient, secret_of};
+pub use self::xds::{CDS, DeltaStream, EDS, LDS, RDS, SDS, SotwStream, XdsClient, generic_of, secret_of};

@@ -228,6 +228,24 @@ impl SotwStream {
     }
 }
 
+/// The value inside the first secret of a response, which must be a generic one.
+///
+/// # Panics
+/// When it is not.
+#[must_use]
+pub fn generic_of(response: &DeltaDiscoveryResponse) -> Vec<u8> {
+    let resource = response.resources.first().and_then(|resource| resource.resource.as_ref());
+    let any = resource.unwrap_or_else(|| panic!("the response has no resource: {response:?}"));
+    let secret = Secret::decode(any.value.as_ref()).unwrap_or_else(|error| panic!("secret: {error}"));
+    let Some(secret::Type::GenericSecret(generic)) = secret.r#type else {
+        panic!("the secret is no generic one");
+    };
+    match generic.secret.and_then(|source| source.specifier) {
+        Some(Specifier::InlineBytes(bytes)) => bytes.to_vec(),
+        other => panic!("not inline: {}", other.is_some()),
+    }
+}
+
 /// The chain and key inside the first secret of a response, both PEM.
 ///
 /// # Panics

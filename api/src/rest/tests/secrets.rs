@@ -1,0 +1,76 @@
+//! Imported secrets: what goes in is checked, and never comes out.
+
+use super::*;
+
+fn set(name: &str, grants: &[&str]) -> Value {
+    // base64 of "hunter2hunter2"
+    json!({"namespace": "default", "name": name, "grants": grants, "value": "aHVudGVyMmh1bnRlcjI="})
+}
+
+#[tokio::test]
+async fn secret_is_written_listed_replaced_and_removed_and_its_value_never_answered() {
+    let world = world().await;
+    let web = "spiffe://td.example/web";
+    let dry = json!({"dry_run": true});
+    let mut planned = set("db", &[web]);
+    planned["dry_run"] = dry["dry_run"].clone();
+    let plan = world.json("POST", "/api/v1/secrets", planned).await;
+    assert_eq!(plan.status, 200, "{}", plan.body);
+    assert!(plan.body["summary"].as_str().unwrap().starts_with("would add secret://default/db"));
+    assert_eq!(world.get("/api/v1/secrets").await.body["items"].as_array().unwrap().len(), 0);
+    let made = world.json("POST", "/api/v1/secrets", set("db", &[web])).await;
+    assert_eq!(
+        (made.status, made.body["secret"]["version"].as_u64()),
+        (StatusCode::OK, Some(1)),
+        "{}",
+        made.body
+    );
+    let body = json!({"value": "bmV3IHZhbHVlIG5ldyB2YWx1ZQ=="});
+    let rotated = world.json("POST", "/api/v1/secrets/default/db/rotate", body).await;
+    assert_eq!(
+        (rotated.status, rotated.body["secret"]["version"].as_u64()),
+        (StatusCode::OK, Some(2)),
+        "{}",
+        rotated.body
+    );
+    assert_eq!(rotated.body["secret"]["grants"][0], web);
+    let shown = world.get("/api/v1/secrets/default/db").await;
+    for answer in [&made, &rotated, &shown] {
+        let text = answer.body.to_string();
+        assert!(!text.contains("hunter") && !text.contains("aHVudGVy") && !text.contains("bmV3"), "{text}");
+        assert_eq!(answer.body.get("value"), None);
+    }
+    let removed = world.call("DELETE", "/api/v1/secrets/default/db", "", "").await;
+    assert_eq!(removed.status, 200, "{}", removed.body);
+    assert_eq!(world.get("/api/v1/secrets/default/db").await.status, 404);
+}
+
+#[tokio::test]
+async fn secrets_that_are_none_are_refused_with_the_reason_and_nothing_is_kept() {
+    let world = world().await;
+    let web = "spiffe://td.example/web";
+    let check = async |body: Value, status: u16, words: &str| {
+        let answer = world.json("POST", "/api/v1/secrets", body.clone()).await;
+        assert_eq!(answer.status.as_u16(), status, "{body}: {}", answer.body);
+        assert!(answer.body.to_string().contains(words), "{words}: {}", answer.body);
+        assert_eq!(world.get("/api/v1/secrets").await.body["items"].as_array().unwrap().len(), 0);
+    };
+    let with = |key: &str, value: Value| {
+        let mut body = set("db", &[web]);
+        body[key] = value;
+        body
+    };
+    check(with("name", json!("DB")), 400, "a secret's name is").await;
+    check(with("namespace", json!("a/b")), 400, "namespace").await;
+    check(with("grants", json!([])), 400, "at least one identity").await;
+    check(with("grants", json!(["spiffe://other.example/web"])), 403, "not in trust domain").await;
+    check(with("grants", json!(["spiffe://td.example/credence/node/x"])), 403, "reserved").await;
+    check(with("grants", json!(["web"])), 400, "grant").await;
+    check(with("value", json!("***")), 400, "not base64").await;
+    check(with("value", json!("")), 400, "secret is empty").await;
+    check(with("value", json!("QUFB".repeat(21_846 + 1))), 400, "at most 65536").await;
+    check(with("certificate", json!("x")), 400, "give certificate and key, or value").await;
+    check(with("password", json!("x")), 400, "password").await;
+    let tls = json!({"namespace": "default", "name": "t", "grants": [web], "certificate": "x", "key": "y"});
+    check(tls, 400, "no certificate in the PEM text").await;
+}

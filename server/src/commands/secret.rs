@@ -1,0 +1,159 @@
+//! `secret …`: values are read from files and descriptors, and go in only.
+
+use std::{io::Read, path::Path};
+
+use api::wire::{self, Hidden};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use zeroize::Zeroizing;
+
+use super::{dash, done, dry, may_go_on};
+use crate::{
+    cli::{ChangeArgs, SecretCommand, SecretRemoveArgs, SecretValueArgs},
+    client::{Client, encode},
+    output::{self, Exit, Failure, left},
+};
+
+/// The most bytes of a file that is read; the server takes less.
+const MAX_FILE: u64 = 1 << 20;
+
+pub(super) async fn run(command: SecretCommand) -> Result<Exit, Failure> {
+    match command {
+        SecretCommand::Set(args) => {
+            let mut wanted = value(&args.value)?;
+            wanted.namespace.clone_from(&args.namespace);
+            wanted.name.clone_from(&args.name);
+            wanted.grants.clone_from(&args.grants);
+            write("/secrets", wanted, &args.reason, &args.change).await
+        }
+        SecretCommand::Rotate(args) => {
+            let path = format!("/secrets/{}/{}/rotate", encode(&args.namespace), encode(&args.name));
+            write(&path, value(&args.value)?, &args.reason, &args.change).await
+        }
+        SecretCommand::List(args) => {
+            let client = Client::open(&args.server)?;
+            let page: wire::Page<wire::Secret> = client.get("/secrets").await?;
+            output::show(args.output, &page.items, |items| table(items))?;
+            output::remark_if_empty(args.output, &page.items, "none yet; credence secret set NAME makes one");
+            Ok(Exit::Ok)
+        }
+        SecretCommand::Show(args) => {
+            let client = Client::open(&args.list.server)?;
+            let path = format!("/secrets/{}/{}", encode(&args.namespace), encode(&args.name));
+            let secret: wire::Secret = client.get(&path).await?;
+            output::show(args.list.output, &secret, details)?;
+            Ok(Exit::Ok)
+        }
+        SecretCommand::Remove(args) => remove(&args).await,
+    }
+}
+
+async fn write(
+    path: &str,
+    mut wanted: wire::SetSecret,
+    reason: &str,
+    change: &ChangeArgs,
+) -> Result<Exit, Failure> {
+    let client = Client::open(&change.server)?;
+    wanted.reason = reason.to_owned();
+    wanted.dry_run = change.dry_run;
+    let made: wire::SecretChange = client.post(path, &wanted).await?;
+    output::show(change.output, &made, |made| made.summary.clone())?;
+    Ok(Exit::Ok)
+}
+
+async fn remove(args: &SecretRemoveArgs) -> Result<Exit, Failure> {
+    let client = Client::open(&args.change.server)?;
+    let path = format!("/secrets/{}/{}{}", encode(&args.namespace), encode(&args.name), dry(&args.change));
+    if !args.change.dry_run {
+        let question = format!("remove secret {}/{}: proxies get it no more?", args.namespace, args.name);
+        may_go_on(&args.change, &question)?;
+    }
+    done(&args.change, &client.delete(&path).await?)
+}
+
+fn value(args: &SecretValueArgs) -> Result<wire::SetSecret, Failure> {
+    let mut wanted = wire::SetSecret {
+        namespace: String::new(),
+        name: String::new(),
+        grants: Vec::new(),
+        certificate: None,
+        key: None,
+        value: None,
+        reason: String::new(),
+        dry_run: false,
+    };
+    match (&args.cert, &args.key, &args.value_file) {
+        (Some(cert), Some(key), None) => {
+            wanted.certificate = Some(text("certificate", cert)?.to_string());
+            wanted.key = Some(Hidden::new(text("key", key)?));
+        }
+        (None, None, Some(file)) => {
+            let bytes = read("value", file)?;
+            wanted.value = Some(Hidden::new(Zeroizing::new(STANDARD.encode(&*bytes))));
+        }
+        _ => {
+            return Err(Failure::usage(
+                "a secret is a certificate with its key, or a value",
+                "write --cert FILE --key FILE, or --value-file FILE",
+            ));
+        }
+    }
+    Ok(wanted)
+}
+
+/// A file, a descriptor such as /dev/fd/3, or standard input for `-`.
+fn read(what: &str, path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    let mut bytes = Zeroizing::new(Vec::new());
+    let outcome = if path.as_os_str() == "-" {
+        std::io::stdin().take(MAX_FILE).read_to_end(&mut bytes)
+    } else {
+        std::fs::File::open(path).and_then(|file| file.take(MAX_FILE).read_to_end(&mut bytes))
+    };
+    match outcome {
+        Ok(_) => Ok(bytes),
+        Err(error) => Err(Failure::usage(
+            format!("the {what} cannot be read from {}: {error}", path.display()),
+            "name a file that you may read, a descriptor such as /dev/fd/3, or - for standard input",
+        )),
+    }
+}
+
+fn text(what: &str, path: &Path) -> Result<Zeroizing<String>, Failure> {
+    let bytes = read(what, path)?;
+    std::str::from_utf8(&bytes).map(|text| Zeroizing::new(text.to_owned())).map_err(|_| {
+        Failure::usage(
+            format!("the {what} in {} is not PEM", path.display()),
+            "convert it: openssl x509, openssl pkey",
+        )
+    })
+}
+
+fn table(secrets: &[wire::Secret]) -> String {
+    let rows = secrets.iter().map(|one| {
+        vec![
+            one.namespace.clone(),
+            one.name.clone(),
+            one.kind.clone(),
+            one.version.to_string(),
+            one.expires_in_secs.map_or_else(|| "-".into(), left),
+            one.grants.join(", "),
+            one.nodes.len().to_string(),
+        ]
+    });
+    output::table(&["namespace", "secret", "kind", "version", "expires in", "granted to", "nodes"], rows)
+}
+
+fn details(one: &wire::Secret) -> String {
+    let rows = [
+        ("asked for as", one.sds_name.clone()),
+        ("kind", one.kind.clone()),
+        ("version", one.version.to_string()),
+        ("subject", dash(one.subject.as_deref())),
+        ("expires", dash(one.expires.as_deref())),
+        ("granted to", dash(Some(&one.grants.join(", ")))),
+        ("nodes that get it", dash(Some(&one.nodes.join(", ")))),
+        ("made", one.created.clone()),
+        ("written", one.updated.clone()),
+    ];
+    output::table(&["secret", &one.name], rows.map(|(what, value)| vec![what.to_owned(), value]))
+}

@@ -1,0 +1,396 @@
+//! Secrets at rest, on the real program: keys are replaced while it serves, wrong keys change nothing, a reader that
+//! knows only the written format agrees, and no value stands where it should not.
+
+#![expect(
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "helpers of tests fail the test, and say what did not run"
+)]
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use certs::{KeyKind, SecretKey, Timestamp};
+use fixtures::{TestAuthority, TestKey, TestKeyKind};
+use http::Method;
+use kit::{Needle, Node, SDS, TestWorld, WorldOptions, eventually, generic_of, search, secret_of, workspace};
+use proto::envoy::service::discovery::v3::DeltaDiscoveryResponse;
+use serde_json::{Value, json};
+
+const JSON: &str = "application/json";
+
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let group = |chunk: &[u8]| {
+        let number =
+            chunk.iter().fold(0u32, |sum, byte| sum << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
+        (0..4)
+            .map(|at| match at <= chunk.len() {
+                true => char::from(DIGITS[(number >> (18 - 6 * at)) as usize & 63]),
+                false => '=',
+            })
+            .collect::<String>()
+    };
+    bytes.chunks(3).map(group).collect()
+}
+
+/// A secret over REST.
+async fn set(world: &TestWorld, name: &str, grants: &[&str], value: &[u8]) -> Value {
+    let grants: Vec<String> = grants.iter().map(|path| world.id(path)).collect();
+    let body = json!({"namespace": "default", "name": name, "grants": grants, "value": base64(value)});
+    world.rest().post("/api/v1/secrets", &body).await
+}
+
+/// The first answer with a resource: one that was written a moment ago may be absent at first.
+async fn answered(world: &TestWorld, node: &Node, name: &str) -> DeltaDiscoveryResponse {
+    let mut stream = world.xds(node).delta(&node.id, &node.namespace);
+    stream.subscribe(SDS, &[name]).await;
+    loop {
+        let answer = stream.next().await.unwrap_or_else(|status| panic!("{name}: {status}"));
+        if !answer.resources.is_empty() {
+            return answer;
+        }
+    }
+}
+
+async fn served(world: &TestWorld, node: &Node, name: &str) -> Vec<u8> {
+    generic_of(&answered(world, node, name).await)
+}
+
+/// Writes the section `secrets` of the world's configuration anew.
+fn configure(world: &TestWorld, secrets: &str) {
+    let path = world.sandbox().path("credence.yaml");
+    let text = fs::read_to_string(&path).unwrap();
+    let (before, rest) = text.split_once("secrets:\n").unwrap();
+    let after = rest.split_once("\n\n").map_or("", |(_, after)| after);
+    fs::write(&path, format!("{before}secrets:\n{secrets}  admin_dir: credence-admin\n\n{after}")).unwrap();
+}
+
+async fn all_on_new_keys(world: &TestWorld) {
+    eventually("no record is under an old key", async || {
+        let status = world.rest().get("/api/v1/kek").await;
+        let keys = status["data_keys"].as_array().unwrap();
+        let settled = status["rows_on_old_key"] == 0 && keys.iter().all(|key| key["state"] == "active");
+        if settled { Ok(()) } else { Err(status) }
+    })
+    .await;
+}
+
+/// A Python with the package `cryptography`. Says so loudly when there is none, like [`kit::envoy`].
+fn python() -> Option<PathBuf> {
+    let path = workspace().join("target/python/bin/python");
+    if path.exists() {
+        return Some(path);
+    }
+    let words = "NOT RUN: there is no target/python with cryptography (tests/run makes it)";
+    #[expect(clippy::disallowed_methods, reason = "the test command tells that nothing may be left out")]
+    let required = std::env::var("CREDENCE_REQUIRE_ENVOY").is_ok();
+    assert!(!required, "{words}");
+    println!("\n*** {words} ***\n");
+    None
+}
+
+/// The independent reader: its exit code, and what it says.
+fn read(python: &Path, database: &Path, arguments: &[&str]) -> (i32, Value) {
+    let output = Command::new(python)
+        .arg(workspace().join("tests/sealing/reader.py"))
+        .arg("--database")
+        .arg(database)
+        .args(arguments)
+        .output()
+        .unwrap();
+    let code = output.status.code().unwrap_or(-1);
+    let value = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
+    assert!(code != 1 && code != 2, "{}", String::from_utf8_lossy(&output.stderr));
+    (code, value)
+}
+
+/// Every file of the data directory by name.
+fn bytes_of(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let paths = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let durable = paths.filter(|path| !path.to_str().unwrap().ends_with("-shm"));
+    durable.map(|path| (path.clone(), fs::read(&path).unwrap())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_replaced_while_secrets_are_served_and_a_killed_server_goes_on() {
+    let mut world = TestWorld::boot("sealing", WorldOptions::default()).await;
+    let alice = world.node("alice", &["alice"]).await;
+    let bob = world.node("bob", &["bob"]).await;
+    for number in 0..250 {
+        set(&world, &format!("s{number}"), &["alice"], format!("value of secret {number}").as_bytes()).await;
+    }
+    assert_eq!(served(&world, &alice, "secret://default/s7").await, b"value of secret 7");
+
+    // Over the network only names of slots pass; the server takes keys from where its own file says.
+    let unknown = world.run(&["kek", "add-slot", "second"]).await;
+    assert!(unknown.0 == 3 && unknown.2.contains("is not in secrets.slots"), "{unknown:?}");
+    configure(&world, "  kek_file: credence.kek\n  slots:\n    - {name: second, kek_file: second.kek}\n");
+    let planned = world.command(&["kek", "rotate", "slot", "primary", "--to", "second", "--dry-run"]).await;
+    assert_eq!(planned["steps"].as_array().unwrap().len(), 3);
+    assert!(!world.sandbox().path("second.kek").exists(), "a dry run makes nothing");
+    world.command(&["kek", "rotate", "slot", "primary", "--to", "second", "--yes"]).await;
+    let mode = fs::metadata(world.sandbox().path("second.kek")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o7777, 0o400);
+    let last = world.run(&["kek", "remove-slot", "second", "--yes"]).await;
+    assert!(last.0 == 3 && last.2.contains("is the last one"), "{last:?}");
+    configure(&world, "  slots:\n    - {name: second, kek_file: second.kek}\n");
+    world.command(&["kek", "rotate", "root", "--yes"]).await;
+    assert_eq!(served(&world, &alice, "secret://default/s8").await, b"value of secret 8");
+
+    // Killed in the middle of a rotation of every data key, again and again.
+    let mut resumed = 0;
+    for round in 0..3 {
+        world.command(&["kek", "rotate", "data", "--yes"]).await;
+        tokio::time::sleep(Duration::from_millis(20 * round)).await;
+        world.kill().await;
+        world.start().await;
+        resumed += 1;
+        all_on_new_keys(&world).await;
+        assert_eq!(world.metric("credence_rows_on_old_key").await, 0.0);
+        // After a restart the first answer has it: it never looks removed.
+        let mut stream = world.xds(&alice).delta("alice", "default");
+        stream.subscribe(SDS, &["secret://default/s9"]).await;
+        assert_eq!(generic_of(&stream.next().await.unwrap()), b"value of secret 9");
+    }
+    assert_eq!(resumed, 3);
+    let status = world.rest().get("/api/v1/status").await;
+    assert_eq!(status["store"]["findings"], Value::Null, "{status}");
+    assert!(status["store"]["anchor"].as_str().unwrap().starts_with("none"), "{status}");
+    let rows = world.audit().await;
+    for action in
+        ["kek-slot-add", "kek-slot-remove", "root-key-rotate", "data-key-prepare", "data-key-destroy"]
+    {
+        assert!(rows.iter().any(|row| row["action"] == action), "{action}");
+    }
+
+    // Forbidden and absent look alike.
+    let mut stream = world.xds(&bob).delta("bob", "default");
+    stream.subscribe(SDS, &["secret://default/s1", "secret://default/none"]).await;
+    let answer = stream.next_within(Duration::from_secs(5)).await;
+    let nothing = answer.map_or(true, |answer| answer.resources.is_empty());
+    assert!(nothing, "bob gets nothing");
+    world.audit_says(&["secret-refuse", "secret://default/s1"]).await;
+    world.finish().await;
+}
+
+/// Row F23: a key-encryption key that is missing, wrong or changed at the start.
+#[tokio::test(flavor = "multi_thread")]
+async fn missing_wrong_and_changed_keys_are_refused_with_a_clear_message_and_nothing_is_written() {
+    let mut world = TestWorld::boot("kek", WorldOptions::default()).await;
+    set(&world, "db", &["alice"], b"a value that is long enough").await;
+    world.terminate().await;
+    let (kek, data) = (world.sandbox().path("credence.kek"), world.sandbox().path("credence-data"));
+    let good = fs::read(&kek).unwrap();
+    let before = bytes_of(&data);
+    let mut cases = 0;
+    let mut check = async |content: Option<&[u8]>, mode: u32, words: &[&str]| {
+        fs::remove_file(&kek).unwrap();
+        if let Some(content) = content {
+            fs::write(&kek, content).unwrap();
+            fs::set_permissions(&kek, fs::Permissions::from_mode(mode)).unwrap();
+        }
+        let (code, out, errors) = world.run(&["serve", "--dev", "--config", "credence.yaml"]).await;
+        assert_eq!(code, 1, "{out}{errors}");
+        for word in words.iter().chain(&["credence: hint:"]) {
+            assert!(errors.contains(word), "{word}: {errors}");
+        }
+        assert!(bytes_of(&data) == before, "something was written: {words:?}");
+        let _ = fs::remove_file(&kek);
+        fs::write(&kek, &good).unwrap();
+        cases += 1;
+    };
+    check(None, 0, &["does not exist", "restore it from its backup"]).await;
+    check(Some(&[7; 32]), 0o400, &["is not the key of slot primary (key-file)", "nothing was changed"]).await;
+    let mut flipped = good.clone();
+    flipped[31] ^= 1;
+    check(Some(&flipped), 0o400, &["is not the key of slot primary (key-file)"]).await;
+    check(Some(&good[..31]), 0o400, &["has 31 bytes"]).await;
+    check(Some(&good), 0o440, &["has mode 0440", "chmod 0400"]).await;
+    check(Some(b""), 0o400, &["has 0 bytes"]).await;
+    assert_eq!(cases, 6);
+    fs::set_permissions(&kek, fs::Permissions::from_mode(0o400)).unwrap();
+    world.start().await;
+    assert_eq!(world.rest().get("/api/v1/secrets/default/db").await["version"], 1);
+    world.finish().await;
+}
+
+/// The reader in `tests/sealing` was written from docs/reference/sealing.md; it shares no code with us.
+#[tokio::test(flavor = "multi_thread")]
+async fn independent_reader_opens_counts_and_refuses_as_the_written_format_says() {
+    let Some(python) = python() else { return };
+    let mut world = TestWorld::boot("reader", WorldOptions::default()).await;
+    for number in 0..30 {
+        set(&world, &format!("s{number}"), &["alice"], format!("known value {number}").as_bytes()).await;
+    }
+    let (kek, old) = (world.sandbox().path("credence.kek"), world.sandbox().path("old.kek"));
+    fs::copy(&kek, &old).unwrap();
+    let phrase = world.sandbox().path("phrase");
+    fs::write(&phrase, "correct horse battery staple\n").unwrap();
+    configure(
+        &world,
+        "  kek_file: credence.kek\n  slots:\n    - {name: second, kek_file: second.kek}\n    - {name: spoken, passphrase_file: phrase}\n",
+    );
+    world.command(&["kek", "add-slot", "spoken"]).await;
+    world.command(&["kek", "rotate", "slot", "primary", "--to", "second", "--yes"]).await;
+    configure(
+        &world,
+        "  slots:\n    - {name: second, kek_file: second.kek}\n    - {name: spoken, passphrase_file: phrase}\n",
+    );
+    world.command(&["kek", "rotate", "root", "--yes"]).await;
+    world.command(&["kek", "rotate", "data", "--class", "tls", "--yes"]).await;
+    all_on_new_keys(&world).await;
+    let shown = world.rest().get("/api/v1/kek").await;
+    world.terminate().await;
+
+    let database = world.sandbox().path("credence-data/credence.db");
+    let second = world.sandbox().path("second.kek");
+    let (second, old, phrase) = (second.to_str().unwrap(), old.to_str().unwrap(), phrase.to_str().unwrap());
+    let (code, found) = read(&python, &database, &["--kek", second, "--open", "tls/secret/default/s7"]);
+    assert_eq!((code, &found["slot"]), (0, &json!("second")), "{found}");
+    let plaintext = found["plaintext"].as_str().unwrap();
+    let known: String = b"known value 7".iter().map(|byte| format!("{byte:02x}")).collect();
+    assert!(plaintext.ends_with(&known), "{found}");
+    assert_eq!(found["refused"], json!({}));
+    assert_eq!(found["differs_from_audit"], json!([]));
+    let keys = shown["data_keys"].as_array().unwrap();
+    assert_eq!(found["data_keys"]["active"], keys.len(), "{found} {shown}");
+    assert_eq!(found["rows_on_old_key"], shown["rows_on_old_key"]);
+    let records: u64 = keys.iter().map(|key| key["records"].as_u64().unwrap()).sum();
+    assert_eq!(found["opened"], records);
+    let (code, spoken) = read(&python, &database, &["--passphrase-file", phrase]);
+    assert_eq!((code, &spoken["slot"], &spoken["opened"]), (0, &json!("spoken"), &json!(records)));
+    let (code, _) = read(&python, &database, &["--kek", old]);
+    assert_eq!(code, 3, "the removed key opens nothing");
+    world.start().await;
+    world.finish().await;
+}
+
+/// Row S3: forty values through every path, and none of them anywhere but sealed.
+#[tokio::test(flavor = "multi_thread")]
+async fn forty_canaries_are_found_nowhere() {
+    let mut world = TestWorld::boot("canaries", WorldOptions::default()).await;
+    let alice = world.node("alice", &["alice"]).await;
+    let mut needles = Vec::new();
+    let mut canary = |name: &str| {
+        let value = format!("canary-{name}-{:032x}", rand::random::<u128>());
+        needles.push(Needle::new(name.to_owned(), value.as_bytes()));
+        value
+    };
+    // Ten by REST, ten by the command line, ten that replace others, and five that are refused.
+    for number in 0..10 {
+        let value = canary(&format!("rest {number}"));
+        set(&world, &format!("r{number}"), &["alice"], value.as_bytes()).await;
+    }
+    let file = world.sandbox().path("handed-over");
+    let identity = world.id("alice");
+    for number in 0..10 {
+        fs::write(&file, canary(&format!("command {number}"))).unwrap();
+        let name = format!("c{number}");
+        let line = ["secret", "set", &name, "--grant", &identity, "--value-file", "handed-over"];
+        assert_eq!(world.run(&line).await.0, 0);
+        fs::write(&file, canary(&format!("replacement {number}"))).unwrap();
+        assert_eq!(world.run(&["secret", "rotate", &name, "--value-file", "handed-over"]).await.0, 0);
+    }
+    for (number, body) in [
+        json!({"namespace": "default", "name": "NOT", "grants": [identity], "value": base64(canary("refused 0").as_bytes())}),
+        json!({"namespace": "default", "name": "x", "grants": [], "value": base64(canary("refused 1").as_bytes())}),
+        json!({"namespace": "default", "name": "x", "grants": ["spiffe://other/x"], "value": base64(canary("refused 2").as_bytes())}),
+        json!({"namespace": "default", "name": "x", "grants": [identity], "value": canary("refused 3")}),
+        json!({"namespace": "default", "name": "x", "grants": [identity], "key": canary("refused 4"), "certificate": "x"}),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let answer = world.rest().call(Method::POST, "/api/v1/secrets", JSON, Bytes::from(body.to_string())).await;
+        let answer = answer.unwrap();
+        assert!(answer.status == 400 || answer.status == 403, "refused {number}: {}", answer.text);
+        assert!(!answer.text.contains("canary"), "{}", answer.text);
+    }
+    // Five keys of certificates.
+    let now = Timestamp::from_unix_secs(std::time::UNIX_EPOCH.elapsed().unwrap().as_secs().cast_signed());
+    let root = TestAuthority::root("imported", now);
+    let issuing = root.issuing("imported", now);
+    for number in 0..5 {
+        let key = SecretKey::generate(KeyKind::P256);
+        let pkcs8 = key.expose_secret().to_vec();
+        let test_key = TestKey::from_pkcs8_der(TestKeyKind::P256, &pkcs8);
+        let blueprint = issuing.leaf_blueprint("spiffe://imported/shop", &test_key, now);
+        let pem_key = test_key.pkcs8_pem();
+        let leaf = TestAuthority::from_blueprint(blueprint, test_key, Some(&issuing));
+        let chain = certs::certificates_to_pem([leaf.der(), issuing.der()]);
+        let body = json!({"namespace": "default", "name": format!("t{number}"), "grants": [identity],
+                          "certificate": chain, "key": pem_key});
+        world.rest().post("/api/v1/secrets", &body).await;
+        needles.push(Needle::scalar(format!("key {number}"), &pkcs8));
+        let answer = answered(&world, &alice, &format!("secret://default/t{number}")).await;
+        let (served_chain, served_key) = secret_of(&answer);
+        assert_eq!(String::from_utf8(served_chain).unwrap(), chain);
+        assert_eq!(
+            String::from_utf8(served_key).unwrap().replace('\r', "").trim(),
+            pem_key.replace('\r', "").trim()
+        );
+    }
+    assert_eq!(needles.len(), 40);
+    for number in 0..10 {
+        served(&world, &alice, &format!("secret://default/c{number}")).await;
+    }
+    world.command(&["kek", "rotate", "data", "--yes"]).await;
+    all_on_new_keys(&world).await;
+    fs::remove_file(&file).unwrap();
+
+    let mut texts = vec![("metrics".to_owned(), world.metrics().await)];
+    texts.push(("audit".to_owned(), Value::from(world.audit().await).to_string()));
+    for path in [
+        "secrets",
+        "secrets/default/c1",
+        "status",
+        "stats",
+        "kek",
+        "proxies/alice",
+        "proxies/alice/config",
+        "certificates?limit=500",
+    ] {
+        texts.push((path.to_owned(), world.rest().get(&format!("/api/v1/{path}")).await.to_string()));
+    }
+    for line in [
+        &["secret", "list"][..],
+        &["secret", "show", "t1"],
+        &["status"],
+        &["kek", "status"],
+        &["audit", "list", "--limit", "1000"],
+    ] {
+        let (_, out, errors) = world.run(line).await;
+        texts.push((line.join(" "), out + &errors));
+    }
+    let texts: Vec<(&str, &[u8])> =
+        texts.iter().map(|(name, text)| (name.as_str(), text.as_bytes())).collect();
+    let folder = world.sandbox().path("");
+    // The database, its log and index while it runs; logs; configuration. Then the database after a clean end.
+    let found = search(&needles, &texts, &[&folder]);
+    assert!(found.is_empty(), "{found:#?}");
+    world.terminate().await;
+    let found = search(&needles, &[], &[&folder]);
+    assert!(found.is_empty(), "{found:#?}");
+    // The search itself works.
+    let planted = folder.join("planted");
+    fs::write(&planted, needles.iter().flat_map(|needle| needle.octets.clone()).collect::<Vec<_>>()).unwrap();
+    let found = search(&needles, &[], &[&folder]);
+    assert!(needles.iter().all(|needle| found.iter().any(|one| one.needle == needle.name)));
+    fs::remove_file(planted).unwrap();
+    println!(
+        "S3: {} canaries in {} texts and every file of the installation: 0 hits",
+        needles.len(),
+        texts.len()
+    );
+    world.start().await;
+    world.finish().await;
+}
