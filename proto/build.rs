@@ -91,6 +91,8 @@ fn write_types(descriptors: &[u8], folder: &Path, with_servers: bool) -> Outcome
     config.enable_type_names();
     // What `Any` carries as `@type`.
     config.type_name_domain(["."], "type.googleapis.com");
+    // Equal messages have equal bytes.
+    config.btree_map([".envoy.config.rbac.v3.RBAC.policies"]);
     config.skip_debug(REDACTED);
     tonic_prost_build::configure()
         .build_client(true)

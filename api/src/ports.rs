@@ -218,8 +218,15 @@ pub trait BlockStore: Send + Sync {
     /// All blocks.
     async fn blocks(&self) -> Result<BlockList, StoreError>;
 
-    /// Blocks an identity.
-    async fn block(&self, id: &SpiffeId, reason: &str, event: Event) -> Result<(), StoreError>;
+    /// Blocks an identity, or makes its block one that proxies enforce. [`StoreError::Exists`] when it is blocked so
+    /// already.
+    async fn block(
+        &self,
+        id: &SpiffeId,
+        reason: &str,
+        is_enforced: bool,
+        event: Event,
+    ) -> Result<(), StoreError>;
 
     /// Lifts a block.
     async fn unblock(&self, id: &SpiffeId, event: Event) -> Result<(), StoreError>;

@@ -17,6 +17,9 @@ pub trait Delivery: Send + Sync {
 
     /// Sends everything again on every stream of `node`. Answers how many streams that were.
     fn resync(&self, node: &NodeId) -> usize;
+
+    /// Whether `node` holds the clusters and filters of `snapshot`: what refuses who is blocked.
+    fn uptake(&self, node: &NodeId, snapshot: &xds::Snapshot) -> xds::Uptake;
 }
 
 /// What the issuing authority does next.

@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use audit::{AuditError, AuditFilter, AuditLog, AuditRow, Event, Head, Refusals};
 use certs::{SpkiHash, Timestamp};
-use spiffe::{AuthorityId, Binding, BlockList, Namespace, NodeId, SpiffeId, Tenant};
+use spiffe::{AuthorityId, Binding, Block, BlockList, Namespace, NodeId, SpiffeId, Tenant};
 use uuid::Uuid;
 
 use crate::{
@@ -29,7 +29,7 @@ struct State {
     documents: u128,
     bindings: BTreeMap<NodeId, Binding>,
     tokens: BTreeMap<String, StoredToken>,
-    blocks: BTreeMap<SpiffeId, (Timestamp, String)>,
+    blocks: BTreeMap<SpiffeId, Block>,
     rows: Vec<AuditRow>,
     failing: bool,
 }
@@ -323,13 +323,22 @@ impl BlockStore for MemoryStore {
     async fn blocks(&self) -> Result<BlockList, StoreError> {
         let state = self.lock();
         let entries = state.blocks.iter();
-        Ok(BlockList::new(entries.map(|(id, (since, reason))| (id.clone(), *since, reason.clone()))))
+        Ok(BlockList::new(entries.map(|(id, block)| (id.clone(), block.clone()))))
     }
 
-    async fn block(&self, id: &SpiffeId, reason: &str, event: Event) -> Result<(), StoreError> {
-        let at = event.at;
+    async fn block(
+        &self,
+        id: &SpiffeId,
+        reason: &str,
+        is_enforced: bool,
+        event: Event,
+    ) -> Result<(), StoreError> {
+        let block = Block { since: event.at, reason: reason.to_owned(), is_enforced };
         self.write(event, |state| {
-            state.blocks.insert(id.clone(), (at, reason.to_owned()));
+            if state.blocks.get(id).is_some_and(|old| old.is_enforced || !is_enforced) {
+                return Err(StoreError::Exists { what: "block of", name: id.to_string() });
+            }
+            state.blocks.insert(id.clone(), block);
             Ok(())
         })
     }
@@ -463,6 +472,10 @@ impl Delivery for Still {
 
     fn resync(&self, node: &NodeId) -> usize {
         self.status(node).streams
+    }
+
+    fn uptake(&self, node: &NodeId, _snapshot: &xds::Snapshot) -> xds::Uptake {
+        if self.status(node).connected { xds::Uptake::Acknowledged } else { xds::Uptake::Offline }
     }
 }
 

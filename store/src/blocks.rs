@@ -3,7 +3,7 @@
 use api::ports::{BlockStore, StoreError};
 use async_trait::async_trait;
 use audit::Event;
-use spiffe::{BlockList, SpiffeId};
+use spiffe::{Block as Blocked, BlockList, SpiffeId};
 use sqlx::Row;
 
 use crate::{
@@ -15,6 +15,7 @@ use crate::{
 struct Block {
     id: SpiffeId,
     reason: String,
+    is_enforced: bool,
     event: Event,
 }
 
@@ -25,12 +26,16 @@ impl Change for Block {
 
     async fn carry_out(self, tx: &mut Tx<'_>) -> Result<(), Fault<StoreError>> {
         let made = sqlx::query(
-            "INSERT INTO blocks (id, tenant, at, reason) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            "INSERT INTO blocks (id, tenant, at, reason, enforced) VALUES (?, ?, ?, ?, ?)
+             ON CONFLICT (id) DO UPDATE SET enforced = 1,
+                 reason = CASE WHEN excluded.reason = '' THEN reason ELSE excluded.reason END
+             WHERE enforced = 0 AND excluded.enforced = 1",
         )
         .bind(self.id.as_str())
         .bind(self.event.tenant.as_str())
         .bind(self.event.at.unix_millis())
         .bind(&self.reason)
+        .bind(self.is_enforced)
         .execute(tx.sql())
         .await?;
         if made.rows_affected() == 0 {
@@ -68,17 +73,30 @@ impl Change for Unblock {
 impl BlockStore for Store {
     async fn blocks(&self) -> Result<BlockList, StoreError> {
         let load = async {
-            let rows =
-                sqlx::query("SELECT id, at, reason FROM blocks").fetch_all(&mut *self.read().await?).await?;
-            let entries =
-                rows.iter().map(|row| Ok((parsed(row, "id")?, time(row, "at")?, row.try_get("reason")?)));
+            let rows = sqlx::query("SELECT id, at, reason, enforced FROM blocks")
+                .fetch_all(&mut *self.read().await?)
+                .await?;
+            let entries = rows.iter().map(|row| {
+                let block = Blocked {
+                    since: time(row, "at")?,
+                    reason: row.try_get("reason")?,
+                    is_enforced: row.try_get("enforced")?,
+                };
+                Ok((parsed(row, "id")?, block))
+            });
             Ok(BlockList::new(entries.collect::<Result<Vec<_>, sqlx::Error>>()?))
         };
         load.await.map_err(|error: sqlx::Error| StoreError::unavailable(error.to_string()))
     }
 
-    async fn block(&self, id: &SpiffeId, reason: &str, event: Event) -> Result<(), StoreError> {
-        self.write(Block { id: id.clone(), reason: reason.to_owned(), event }).await
+    async fn block(
+        &self,
+        id: &SpiffeId,
+        reason: &str,
+        is_enforced: bool,
+        event: Event,
+    ) -> Result<(), StoreError> {
+        self.write(Block { id: id.clone(), reason: reason.to_owned(), is_enforced, event }).await
     }
 
     async fn unblock(&self, id: &SpiffeId, event: Event) -> Result<(), StoreError> {

@@ -14,7 +14,11 @@ pub(crate) struct Schema(pub(crate) &'static [&'static str]);
 pub(crate) const SEALING: &str = include_str!("schema/0002_sealing.sql");
 
 /// This version's.
-pub(crate) const SCHEMA: Schema = Schema(&[include_str!("schema/0001_initial.sql"), SEALING]);
+pub(crate) const SCHEMA: Schema = Schema(&[
+    include_str!("schema/0001_initial.sql"),
+    SEALING,
+    include_str!("schema/0003_enforced_blocks.sql"),
+]);
 
 impl Schema {
     pub(crate) fn version(self) -> u32 {

@@ -35,5 +35,7 @@ pub use self::secrets::{SecretFeed, SecretOffer, SecretSource, SecretView};
 pub use self::server::{Aborted, ConnectionDrain, Driving, XdsBody, XdsDeps, XdsServer};
 pub use self::session::{Action, Event, Method, Note, Opening, Session};
 pub use self::snapshot::{Snapshot, ViewId, Views};
-pub use self::status::{Board, NackStatus, NodeStatus, ResourceStatus, StreamStatus, Sync, TypeStatus};
+pub use self::status::{
+    Board, NackStatus, NodeStatus, ResourceStatus, StreamStatus, Sync, TypeStatus, Uptake,
+};
 pub use self::subscription::{Nack, Nonce, Response};

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use spiffe::{Clock, NodeId, Timestamp};
 use tokio::sync::watch;
 
-use crate::{Method, Resource, TypeUrl, Version, session::Session, subscription::Progress};
+use crate::{Method, Resource, Snapshot, TypeUrl, Version, session::Session, subscription::Progress};
 
 /// Nodes that the board remembers; those that left longest ago make room.
 const MAX_NODES: usize = 20_000;
@@ -121,6 +121,19 @@ pub struct NackStatus {
     pub at: Timestamp,
 }
 
+/// Whether a node holds what it should.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Uptake {
+    /// It acknowledged all of it.
+    Acknowledged,
+    /// It is connected and has not answered yet.
+    Waiting,
+    /// It refused some of it.
+    Refused,
+    /// It has no stream.
+    Offline,
+}
+
 /// All nodes. Read by anyone, written by sessions; the lock is held for a few pointer swaps.
 #[derive(Debug, Default)]
 pub struct Board {
@@ -183,6 +196,21 @@ impl Board {
         let entries: Vec<_> =
             lock(&self.nodes).iter().map(|(node, entry)| (node.clone(), entry.clone())).collect();
         entries.iter().map(|(node, entry)| entry.read(node)).collect()
+    }
+
+    /// Whether `node` holds the resources of `snapshot` that are of `types`, on one of its streams.
+    #[must_use]
+    pub fn uptake(&self, node: &NodeId, snapshot: &Snapshot, types: &[TypeUrl]) -> Uptake {
+        let Some(entry) = lock(&self.nodes).get(node).cloned() else { return Uptake::Offline };
+        let of = |stream: &StreamEntry| {
+            let of_type = |type_url: &TypeUrl| match &stream.types[*type_url as usize] {
+                _ if snapshot.of(*type_url).is_empty() => Uptake::Acknowledged,
+                Some(entry) => entry.uptake(snapshot.of(*type_url)),
+                None => Uptake::Waiting,
+            };
+            types.iter().map(of_type).max().unwrap_or(Uptake::Acknowledged)
+        };
+        entry.streams.values().map(of).min().unwrap_or(Uptake::Offline)
     }
 
     /// A notice of every change of one node, whether it is known yet or not.
@@ -297,6 +325,21 @@ impl TypeEntry {
             _ => Sent::Shared(held),
         };
         Self { at, sent, progress: Delivery { unacked, refused, missing } }
+    }
+
+    fn uptake(&self, wanted: &OrdMap<Arc<str>, Arc<Resource>>) -> Uptake {
+        let of = |(name, resource): (&Arc<str>, &Arc<Resource>)| {
+            if self.progress.refused.contains_key(name) {
+                return Uptake::Refused;
+            }
+            let sent = match &self.sent {
+                Sent::Shared(map) => map.get(name).map(|sent| sent.version()),
+                Sent::Versions(map) => map.get(name),
+            };
+            let is_held = sent == Some(resource.version()) && !self.progress.unacked.contains_key(name);
+            if is_held { Uptake::Acknowledged } else { Uptake::Waiting }
+        };
+        wanted.iter().map(of).max().unwrap_or(Uptake::Acknowledged)
     }
 
     fn read(&self, type_url: TypeUrl) -> TypeStatus {

@@ -18,9 +18,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use xds::{
-    Views,
+    TypeUrl, Views,
     catalog::{Applied, Catalog, Change, Explained},
     model::{self, Document, DocumentKey, Problems, Scope},
+    translate::Denied,
 };
 
 use super::{
@@ -107,6 +108,15 @@ impl Request {
     }
 }
 
+/// How somebody is blocked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// Why.
+    pub reason: String,
+    /// Whether proxies refuse it at once.
+    pub is_enforced: bool,
+}
+
 type Reply<T> = oneshot::Sender<Result<T, CallError>>;
 
 enum Command {
@@ -120,7 +130,8 @@ enum Command {
         reply: Reply<()>,
     },
     Remove(NodeId, Box<Event>, Reply<()>),
-    Block(SpiffeId, String, Box<Event>, Reply<()>),
+    Concerned(SpiffeId, Reply<(usize, usize)>),
+    Block(SpiffeId, Verdict, Box<Event>, Reply<()>),
     Unblock(SpiffeId, Box<Event>, Reply<()>),
 }
 
@@ -213,8 +224,16 @@ impl Handle {
     ///
     /// # Errors
     /// When the store does not commit.
-    pub async fn block(&self, id: SpiffeId, reason: String, event: Event) -> Result<(), CallError> {
-        self.ask(|reply| Command::Block(id, reason, Box::new(event), reply)).await
+    pub async fn block(&self, id: SpiffeId, verdict: Verdict, event: Event) -> Result<(), CallError> {
+        self.ask(|reply| Command::Block(id, verdict, Box::new(event), reply)).await
+    }
+
+    /// How many clusters have `id` for a server, and on how many nodes they are: what a block of it would change.
+    ///
+    /// # Errors
+    /// When the manager has stopped.
+    pub async fn concerned(&self, id: SpiffeId) -> Result<(usize, usize), CallError> {
+        self.ask(|reply| Command::Concerned(id, reply)).await
     }
 
     /// Lifts a block.
@@ -299,6 +318,7 @@ impl Manager {
         }
         // Documents before bindings: a node whose documents do not fit together gets none of them, and the others
         // get theirs.
+        catalog.deny(Denied::new(blocks.enforced()));
         catalog.apply(changes).map_err(invalid)?;
         warn_refused(&catalog.bind(&bindings).refused);
         let (sender, commands) = mpsc::channel(QUEUE);
@@ -338,8 +358,16 @@ impl Manager {
                 drop(reply.send(self.enroll(*binding, &token, replace, *event).await));
             }
             Command::Remove(node, event, reply) => drop(reply.send(self.remove(&node, *event).await)),
-            Command::Block(id, reason, event, reply) => {
-                drop(reply.send(self.block(&id, &reason, *event).await));
+            Command::Concerned(id, reply) => {
+                let mut denied = self.blocks.borrow().enforced();
+                let before = Denied::new(denied.clone());
+                if !denied.remove(&id) {
+                    denied.insert(id);
+                }
+                drop(reply.send(Ok(self.catalog.touched_by(&before, &Denied::new(denied)))));
+            }
+            Command::Block(id, verdict, event, reply) => {
+                drop(reply.send(self.block(&id, &verdict, *event).await));
             }
             Command::Unblock(id, event, reply) => drop(reply.send(self.unblock(&id, *event).await)),
         }
@@ -555,8 +583,8 @@ impl Manager {
         self.bindings.send_replace(bindings);
     }
 
-    async fn block(&mut self, id: &SpiffeId, reason: &str, event: Event) -> Result<(), CallError> {
-        self.stores.blocks.block(id, reason, event).await?;
+    async fn block(&mut self, id: &SpiffeId, verdict: &Verdict, event: Event) -> Result<(), CallError> {
+        self.stores.blocks.block(id, &verdict.reason, verdict.is_enforced, event).await?;
         self.reload_blocks().await
     }
 
@@ -565,8 +593,15 @@ impl Manager {
         self.reload_blocks().await
     }
 
+    /// Views first: a blocked node's own proxy is still sent what makes it refuse, before its streams end.
     async fn reload_blocks(&mut self) -> Result<(), CallError> {
         let blocks = self.stores.blocks.blocks().await?;
+        let denied = Denied::new(blocks.enforced());
+        if denied != *self.catalog.denied() {
+            let mut next = self.catalog.clone();
+            next.deny(denied);
+            self.publish(next);
+        }
         self.blocks.send_replace(Arc::new(blocks));
         Ok(())
     }
@@ -638,7 +673,10 @@ fn warn_refused(refused: &[(NodeId, Problems)]) {
 }
 
 fn explained_line(explained: Explained) -> wire::ExplainedResource {
-    let nothing = || "no document gives it addresses".to_owned();
+    let nothing = || match explained.type_url {
+        TypeUrl::Extension => "who is blocked: credence identity list".to_owned(),
+        _ => "no document gives it addresses".to_owned(),
+    };
     wire::ExplainedResource {
         word: explained.type_url.word().to_owned(),
         name: explained.name.to_string(),

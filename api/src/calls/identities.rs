@@ -1,17 +1,32 @@
-//! Identities: which there are, who speaks for them, which are blocked.
+//! Identities: which there are, who speaks for them, which are blocked, and how far that is enforced.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use audit::Action;
-use spiffe::{Class, SpiffeId};
+use spiffe::{BindingState, Class, SpiffeId};
+use xds::{TypeUrl, Uptake};
 
-use super::{CallError, Caller, Calls, error};
+use super::{CallError, Caller, Calls, configs::Verdict, error};
 use crate::wire;
 
+/// How long an answer waits for proxies to acknowledge a block.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How often it looks.
+const LOOK: Duration = Duration::from_millis(10);
+/// Names of one list in an answer.
+const MAX_NAMES: usize = 100;
+
 impl Calls {
-    /// Every identity that a node is or speaks for, and every blocked one.
-    #[must_use]
-    pub fn list_identities(&self, caller: &Caller) -> wire::Page<wire::Identity> {
+    /// Every identity that a node is or speaks for, and every blocked one; or only `id`.
+    ///
+    /// # Errors
+    /// When `id` is none, or nobody's.
+    pub fn list_identities(
+        &self,
+        caller: &Caller,
+        id: Option<&str>,
+    ) -> Result<wire::Page<wire::Identity>, CallError> {
+        let wanted = id.map(|text| error::id("identity", SpiffeId::parse(text))).transpose()?;
         let mut nodes: BTreeMap<SpiffeId, Vec<String>> = BTreeMap::new();
         let bindings = self.configs.bindings();
         for binding in bindings.iter().filter(|binding| binding.tenant == caller.tenant) {
@@ -21,57 +36,181 @@ impl Calls {
             }
         }
         let blocks = self.configs.blocks();
-        for (id, _, _) in blocks.iter() {
+        for (id, _) in blocks.iter() {
             nodes.entry(id.clone()).or_default();
         }
+        if let Some(wanted) = &wanted {
+            nodes.retain(|id, _| id == wanted);
+            if nodes.is_empty() {
+                return Err(CallError::NotFound { what: "identity", name: wanted.to_string() });
+            }
+        }
+        let enforced = blocks.enforced();
+        let enforcement = (!enforced.is_empty()).then(|| self.enforcement());
         let items = nodes.into_iter().map(|(id, nodes)| {
-            let block = blocks.iter().find(|(blocked, _, _)| **blocked == id);
+            let block = blocks.get(&id);
             wire::Identity {
                 class: id.class().map_or("reserved", |class| class.word()).to_owned(),
                 id: id.to_string(),
                 nodes,
-                blocked_since: block.map(|(_, since, _)| since.to_string()),
-                blocked_reason: block.map(|(_, _, reason)| reason.to_owned()),
+                blocked_since: block.map(|block| block.since.to_string()),
+                blocked_reason: block.map(|block| block.reason.clone()),
+                enforcement: enforcement.clone().filter(|_| enforced.contains(&id)),
             }
         });
-        wire::Page::whole(items.collect())
+        Ok(wire::Page::whole(items.collect()))
     }
 
-    /// Blocks an identity: its streams end, and renewal and enrolment are refused.
+    /// Blocks an identity: its streams end, renewal and enrolment are refused; and, if it must hold now, proxies
+    /// refuse it. Then the answer waits for their acknowledgements, [`PATIENCE`] at most.
     ///
     /// # Errors
-    /// When it is foreign, our own or the caller's, or blocked already.
-    pub async fn block(&self, caller: &Caller, wanted: &wire::Block) -> Result<wire::Done, CallError> {
+    /// When it is foreign, our own or the caller's, or blocked so already.
+    pub async fn block(
+        &self,
+        caller: &Caller,
+        wanted: &wire::Block,
+    ) -> Result<wire::BlockOutcome, CallError> {
         let id = self.blockable(caller, &wanted.id)?;
-        if self.configs.blocks().contains(&id) {
+        let blocks = self.configs.blocks();
+        if blocks.get(&id).is_some_and(|block| block.is_enforced || !wanted.now) {
             return Err(CallError::Exists { what: "block of", name: id.to_string() });
         }
-        if !wanted.dry_run {
-            let mut event = caller.event(self.clock.now(), Action::IdentityBlock, id.as_str());
-            event.reason.clone_from(&wanted.reason);
-            self.configs.block(id.clone(), wanted.reason.clone(), event).await?;
-        }
+        let changes = self.changes(&id, wanted.now).await?;
         let word = if wanted.dry_run { "would block" } else { "blocked" };
-        let summary = format!("{word} {id}: its streams end, renewal and enrolment are refused");
-        Ok(wire::Done { dry_run: wanted.dry_run, summary })
+        let mut outcome = wire::BlockOutcome {
+            dry_run: wanted.dry_run,
+            summary: format!("{word} {id}: its streams end, renewal and enrolment are refused; {changes}"),
+            enforcement: None,
+            took_ms: None,
+        };
+        if wanted.dry_run {
+            return Ok(outcome);
+        }
+        let mut event = caller.event(self.clock.now(), Action::IdentityBlock, id.as_str());
+        event.reason.clone_from(&wanted.reason);
+        event = event.with("now", wanted.now);
+        let verdict = Verdict { reason: wanted.reason.clone(), is_enforced: wanted.now };
+        self.configs.block(id.clone(), verdict, event).await?;
+        if wanted.now && id.class() == Ok(Class::Workload) {
+            self.await_enforcement("blocked", &mut outcome).await;
+        }
+        Ok(outcome)
     }
 
     /// Lifts a block.
     ///
     /// # Errors
     /// When the identity is not blocked.
-    pub async fn unblock(&self, caller: &Caller, wanted: &wire::Block) -> Result<wire::Done, CallError> {
+    pub async fn unblock(
+        &self,
+        caller: &Caller,
+        wanted: &wire::Unblock,
+    ) -> Result<wire::BlockOutcome, CallError> {
         let id = error::id("identity", SpiffeId::parse(&wanted.id))?;
-        if !self.configs.blocks().contains(&id) {
+        let Some(was_enforced) = self.configs.blocks().get(&id).map(|block| block.is_enforced) else {
             return Err(CallError::NotFound { what: "block of", name: id.to_string() });
-        }
-        if !wanted.dry_run {
-            let mut event = caller.event(self.clock.now(), Action::IdentityUnblock, id.as_str());
-            event.reason.clone_from(&wanted.reason);
-            self.configs.unblock(id.clone(), event).await?;
-        }
+        };
         let word = if wanted.dry_run { "would lift" } else { "lifted" };
-        Ok(wire::Done { dry_run: wanted.dry_run, summary: format!("{word} the block of {id}") })
+        let mut outcome = wire::BlockOutcome {
+            dry_run: wanted.dry_run,
+            summary: format!("{word} the block of {id}"),
+            enforcement: None,
+            took_ms: None,
+        };
+        if wanted.dry_run {
+            return Ok(outcome);
+        }
+        let mut event = caller.event(self.clock.now(), Action::IdentityUnblock, id.as_str());
+        event.reason.clone_from(&wanted.reason);
+        self.configs.unblock(id.clone(), event).await?;
+        if was_enforced && id.class() == Ok(Class::Workload) {
+            self.await_enforcement("admitted again", &mut outcome).await;
+        }
+        Ok(outcome)
+    }
+
+    /// What a block changes on proxies, in a sentence.
+    async fn changes(&self, id: &SpiffeId, now: bool) -> Result<String, CallError> {
+        if let Ok(Class::Node(node)) = id.class() {
+            let bindings = self.configs.bindings();
+            let speaks = bindings.get(&node).map(|binding| binding.identities.as_slice()).unwrap_or_default();
+            let names: Vec<_> = speaks.iter().map(ToString::to_string).collect();
+            return Ok(match names.is_empty() {
+                true => "no proxy is shown this certificate".to_owned(),
+                false => format!(
+                    "no proxy is shown this certificate, but those of {} until they end: block these too",
+                    names.join(", ")
+                ),
+            });
+        }
+        if id.class() != Ok(Class::Workload) {
+            return Ok("no proxy is shown this certificate".to_owned());
+        }
+        if !now {
+            return Ok(
+                "certificates that it has work until they end, --now makes every proxy refuse it".to_owned()
+            );
+        }
+        let (clusters, nodes) = self.configs.concerned(id.clone()).await?;
+        let proxies = self.enforcement().proxies;
+        Ok(format!(
+            "every proxy ({proxies} with listeners or clusters) refuses its requests, on open connections too; {} on \
+             {} that name it take it for a server no more; no listener changes, so no connection of others ends; TCP \
+             sessions that are open now last until they close",
+            count(clusters, "cluster", "clusters"),
+            count(nodes, "proxy", "proxies"),
+        ))
+    }
+
+    /// How far proxies hold the newest list of whom they must refuse.
+    fn enforcement(&self) -> wire::Enforcement {
+        let views = self.configs.views();
+        let bindings = self.configs.bindings();
+        let mut found = wire::Enforcement::default();
+        for binding in bindings.iter().filter(|binding| binding.state == BindingState::Enabled) {
+            let Some(snapshot) = views.get(&binding.node) else { continue };
+            if [TypeUrl::Extension, TypeUrl::Cluster].iter().all(|type_url| snapshot.of(*type_url).is_empty())
+            {
+                continue;
+            }
+            found.proxies += 1;
+            let list = match self.delivery.uptake(&binding.node, snapshot) {
+                Uptake::Acknowledged => {
+                    found.acknowledged += 1;
+                    continue;
+                }
+                Uptake::Waiting => &mut found.waiting,
+                Uptake::Refused => &mut found.refused,
+                Uptake::Offline => &mut found.offline,
+            };
+            if list.len() < MAX_NAMES {
+                list.push(binding.node.to_string());
+            }
+        }
+        found
+    }
+
+    /// Waits until no connected proxy is left to answer, and says how it went.
+    async fn await_enforcement(&self, word: &str, outcome: &mut wire::BlockOutcome) {
+        let start = self.clock.now();
+        let settled = async {
+            loop {
+                let enforcement = self.enforcement();
+                if enforcement.waiting.is_empty() {
+                    return enforcement;
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        let enforcement = match tokio::time::timeout(PATIENCE, settled).await {
+            Ok(enforcement) => enforcement,
+            Err(_) => self.enforcement(),
+        };
+        let took = self.clock.now().since(start);
+        outcome.summary += &format!("; {word} on {} in {:.2} s", enforcement, took.as_secs_f64());
+        outcome.took_ms = Some(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+        outcome.enforcement = Some(enforcement);
     }
 
     fn blockable(&self, caller: &Caller, text: &str) -> Result<SpiffeId, CallError> {
@@ -87,4 +226,8 @@ impl Calls {
         }
         Ok(id)
     }
+}
+
+fn count(number: usize, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
 }

@@ -399,7 +399,10 @@ async fn disabled_removed_and_blocked_nodes_neither_enrol_nor_renew() {
     check("node web-1 has no enabled binding").await;
     world.bindings.send_replace(Arc::new(Bindings::new([binding("web-1", BindingState::Enabled)])));
     let id = SpiffeId::parse("spiffe://td/credence/node/web-1").unwrap();
-    world.blocks.send_replace(Arc::new(BlockList::new([(id, Timestamp::EPOCH, "lost".to_owned())])));
+    world.blocks.send_replace(Arc::new(BlockList::new([(
+        id,
+        spiffe::Block { since: Timestamp::EPOCH, reason: "lost".to_owned(), is_enforced: false },
+    )])));
     check("identity spiffe://td/credence/node/web-1 is blocked").await;
     assert_eq!(world.issued(), 0);
 }

@@ -22,12 +22,18 @@ use crate::{
 
 type Answer<T> = Result<Json<T>, CallError>;
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct IdentityParams {
+    id: Option<String>,
+}
+
 pub(super) async fn identities(
     State(shared): App,
     caller: Caller,
-    Params(Nothing {}): Params<Nothing>,
+    Params(params): Params<IdentityParams>,
 ) -> Answer<wire::Page<wire::Identity>> {
-    Ok(Json(shared.calls.list_identities(&caller)))
+    shared.calls.list_identities(&caller, params.id.as_deref()).map(Json)
 }
 
 pub(super) async fn block(
@@ -35,7 +41,7 @@ pub(super) async fn block(
     caller: Caller,
     Params(Nothing {}): Params<Nothing>,
     Body(wanted): Body<wire::Block>,
-) -> Answer<wire::Done> {
+) -> Answer<wire::BlockOutcome> {
     shared.calls.block(&caller, &wanted).await.map(Json)
 }
 
@@ -43,8 +49,8 @@ pub(super) async fn unblock(
     State(shared): App,
     caller: Caller,
     Params(Nothing {}): Params<Nothing>,
-    Body(wanted): Body<wire::Block>,
-) -> Answer<wire::Done> {
+    Body(wanted): Body<wire::Unblock>,
+) -> Answer<wire::BlockOutcome> {
     shared.calls.unblock(&caller, &wanted).await.map(Json)
 }
 

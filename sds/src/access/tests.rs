@@ -51,7 +51,9 @@ fn world(blocked: &[&str]) -> World {
             binding("pay-1", &["spiffe://td/payments"], BindingState::Enabled),
             binding("old-1", &["spiffe://td/old"], BindingState::Disabled),
         ]),
-        blocks: BlockList::new(blocked.iter().map(|text| (id(text), Timestamp::EPOCH, String::new()))),
+        blocks: BlockList::new(blocked.iter().map(|text| {
+            (id(text), spiffe::Block { since: Timestamp::EPOCH, reason: String::new(), is_enforced: false })
+        })),
         trust: Trust::new(TrustBundle::new(TrustDomain::parse("td").unwrap(), Vec::new(), 1)),
         imported: ImportedSecrets::new([
             imported(Tenant::default(), "default/db", &["spiffe://td/web/admin", "spiffe://td/payments"]),

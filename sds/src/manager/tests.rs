@@ -61,7 +61,9 @@ fn binding(name: &str, identities: &[&str]) -> Binding {
 }
 
 fn blocked(ids: &[&str]) -> Arc<BlockList> {
-    Arc::new(BlockList::new(ids.iter().map(|text| (id(text), Timestamp::EPOCH, "test".to_owned()))))
+    Arc::new(BlockList::new(ids.iter().map(|text| {
+        (id(text), spiffe::Block { since: Timestamp::EPOCH, reason: "test".to_owned(), is_enforced: false })
+    })))
 }
 
 fn two_nodes() -> Vec<Binding> {

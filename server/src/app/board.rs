@@ -5,7 +5,7 @@ use std::sync::Arc;
 use api::{calls::configs::Locality, sources::Delivery, wire};
 use certs::Timestamp;
 use spiffe::NodeId;
-use xds::{Board, NodeStatus, Sync, XdsServer};
+use xds::{Board, NodeStatus, Snapshot, Sync, TypeUrl, Uptake, XdsServer};
 
 use crate::config::Config;
 
@@ -25,6 +25,10 @@ impl Delivery for BoardDelivery {
 
     fn resync(&self, node: &NodeId) -> usize {
         self.xds.end_streams_of(node)
+    }
+
+    fn uptake(&self, node: &NodeId, snapshot: &Snapshot) -> Uptake {
+        self.board.uptake(node, snapshot, &[TypeUrl::Cluster, TypeUrl::Extension])
     }
 }
 

@@ -6,7 +6,7 @@ use certs::Clock;
 use super::{dash, done, dry, may_go_on, parse_duration};
 use crate::{
     cli::{
-        AuditCommand, AuditListArgs, BlockArgs, CaCommand, CertCommand, CertListArgs, Format,
+        AuditCommand, AuditListArgs, BlockArgs, CaCommand, CertCommand, CertListArgs, ChangeArgs, Format,
         IdentityCommand, RotateArgs, RotateCommand, TokenCommand,
     },
     client::{Client, encode},
@@ -132,22 +132,51 @@ pub(super) async fn identity(command: IdentityCommand) -> Result<Exit, Failure> 
             );
             Ok(Exit::Ok)
         }
-        IdentityCommand::Block(args) => {
-            let client = Client::open(&args.change.server)?;
-            if !args.change.dry_run {
-                may_go_on(&args.change, &format!("block {}: its streams end and it cannot renew?", args.id))?;
-            }
-            done(&args.change, &client.post("/identities/block", &block(&args)).await?)
+        IdentityCommand::Show(args) => {
+            let client = Client::open(&args.list.server)?;
+            let page: wire::Page<wire::Identity> =
+                client.get(&format!("/identities?id={}", encode(&args.id))).await?;
+            let one = page.items.first().ok_or_else(|| {
+                Failure::new(
+                    Exit::NotFound,
+                    format!("identity {} does not exist", args.id),
+                    "see: credence identity list",
+                )
+            })?;
+            output::show(args.list.output, one, |one| identities_table(std::slice::from_ref(one)))?;
+            Ok(Exit::Ok)
         }
+        IdentityCommand::Block(args) => block(&args).await,
         IdentityCommand::Unblock(args) => {
             let client = Client::open(&args.change.server)?;
-            done(&args.change, &client.post("/identities/unblock", &block(&args)).await?)
+            let wanted = wire::Unblock {
+                id: args.id.clone(),
+                reason: args.reason.clone(),
+                dry_run: args.change.dry_run,
+            };
+            let outcome = client.post("/identities/unblock", &wanted).await?;
+            block_outcome(&args.change, &outcome)
         }
     }
 }
 
-fn block(args: &BlockArgs) -> wire::Block {
-    wire::Block { id: args.id.clone(), reason: args.reason.clone(), dry_run: args.change.dry_run }
+async fn block(args: &BlockArgs) -> Result<Exit, Failure> {
+    let client = Client::open(&args.change.server)?;
+    let wanted =
+        |dry_run| wire::Block { id: args.id.clone(), reason: args.reason.clone(), now: args.now, dry_run };
+    if !args.change.dry_run && !args.change.yes {
+        let plan: wire::BlockOutcome = client.post("/identities/block", &wanted(true)).await?;
+        may_go_on(&args.change, &format!("{}\nblock {}?", plan.summary, args.id))?;
+    }
+    let outcome = client.post("/identities/block", &wanted(args.change.dry_run)).await?;
+    block_outcome(&args.change, &outcome)
+}
+
+/// Fails in part when a proxy has not acknowledged what it must refuse.
+fn block_outcome(change: &ChangeArgs, outcome: &wire::BlockOutcome) -> Result<Exit, Failure> {
+    output::show(change.output, outcome, |outcome| outcome.summary.clone())?;
+    let all = outcome.enforcement.as_ref().is_none_or(|found| found.acknowledged == found.proxies);
+    Ok(if all { Exit::Ok } else { Exit::Partial })
 }
 
 fn identities_table(identities: &[wire::Identity]) -> String {
@@ -157,10 +186,11 @@ fn identities_table(identities: &[wire::Identity]) -> String {
             one.class.clone(),
             dash(Some(&one.nodes.join(", "))),
             dash(one.blocked_since.as_deref()),
+            dash(one.enforcement.as_ref().map(ToString::to_string).as_deref()),
             dash(one.blocked_reason.as_deref()),
         ]
     });
-    output::table(&["identity", "class", "nodes", "blocked since", "because"], rows)
+    output::table(&["identity", "class", "nodes", "blocked since", "refused on", "because"], rows)
 }
 
 pub(super) async fn token(command: TokenCommand) -> Result<Exit, Failure> {

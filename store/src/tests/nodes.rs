@@ -124,15 +124,27 @@ async fn blocks_are_set_once_and_lifted_once() {
     let store = &world.store;
     let id = SpiffeId::parse("spiffe://td/web").unwrap();
     let changed = store.changes(Topic::Blocks);
-    store.block(&id, "stolen", event(Action::IdentityBlock, "web")).await.unwrap();
+    store.block(&id, "stolen", false, event(Action::IdentityBlock, "web")).await.unwrap();
     assert!(changed.has_changed().unwrap());
-    let twice = store.block(&id, "again", event(Action::IdentityBlock, "web")).await;
+    let twice = store.block(&id, "again", false, event(Action::IdentityBlock, "web")).await;
     assert!(matches!(twice, Err(StoreError::Exists { .. })));
     let blocks = store.blocks().await.unwrap();
-    assert_eq!(blocks.iter().collect::<Vec<_>>(), [(&id, now(), "stolen")]);
+    let mut expected = spiffe::Block { since: now(), reason: "stolen".to_owned(), is_enforced: false };
+    assert_eq!(blocks.iter().collect::<Vec<_>>(), [(&id, &expected)]);
+    assert!(blocks.enforced().is_empty());
+    // It can be made to hold on open connections, and not be made to hold less.
+    store.block(&id, "", true, event(Action::IdentityBlock, "web")).await.unwrap();
+    let twice = store.block(&id, "again", true, event(Action::IdentityBlock, "web")).await;
+    assert!(matches!(twice, Err(StoreError::Exists { .. })));
+    let less = store.block(&id, "again", false, event(Action::IdentityBlock, "web")).await;
+    assert!(matches!(less, Err(StoreError::Exists { .. })));
+    expected.is_enforced = true;
+    let blocks = store.blocks().await.unwrap();
+    assert_eq!(blocks.iter().collect::<Vec<_>>(), [(&id, &expected)]);
+    assert!(blocks.enforced().contains(&id));
     store.unblock(&id, event(Action::IdentityUnblock, "web")).await.unwrap();
     assert!(!store.blocks().await.unwrap().contains(&id));
     let twice = store.unblock(&id, event(Action::IdentityUnblock, "web")).await;
     assert!(matches!(twice, Err(StoreError::NotFound { .. })));
-    assert_eq!(audit(store).await.len(), 3);
+    assert_eq!(audit(store).await.len(), 4);
 }

@@ -14,7 +14,7 @@ fn id(number: usize) -> SpiffeId {
 }
 
 async fn block(store: &Store, number: usize) -> Result<(), StoreError> {
-    store.block(&id(number), "test", event(Action::IdentityBlock, "w")).await
+    store.block(&id(number), "test", false, event(Action::IdentityBlock, "w")).await
 }
 
 pub(crate) async fn meddle(place: &Place) -> SqliteConnection {
@@ -383,7 +383,8 @@ async fn full_disk_is_an_answer_and_not_the_end() {
     writer.connection.execute("PRAGMA max_page_count = 80").await.unwrap();
     let world = World::run(place, (store, writer));
     let reason = "x".repeat(500_000);
-    let error = world.store.block(&id(1), &reason, event(Action::IdentityBlock, "w")).await.unwrap_err();
+    let error =
+        world.store.block(&id(1), &reason, false, event(Action::IdentityBlock, "w")).await.unwrap_err();
     assert_eq!(error.to_string(), "store is unavailable: disk is full");
     block(&world.store, 2).await.unwrap();
     assert_eq!(world.store.blocks().await.unwrap().iter().count(), 1);

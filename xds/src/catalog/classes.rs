@@ -139,6 +139,7 @@ impl Staging<'_> {
             .flat_map(|held| held.resources.iter().map(|(resource, _)| resource.clone()))
             .collect();
         wanted.extend(set.eds.iter().map(|name| self.endpoints(key, name)));
+        wanted.extend(self.filters_of(&wanted));
         let snapshot = rebase(base.as_deref(), wanted);
         self.state.views.snapshots.insert(id, Arc::new(snapshot));
         self.forget_users(id);

@@ -14,9 +14,11 @@ use crate::{
     Resource, TypeUrl, Version, ViewId, Views,
     counters::Counters,
     model::{Document, DocumentKey, FieldPath, Problems, Warning},
+    translate::Denied,
     validate::{Context, NodeSet},
 };
 
+mod blocks;
 mod checks;
 mod classes;
 mod plan;
@@ -74,7 +76,7 @@ pub struct Explained {
     /// Its version.
     pub version: Version,
     /// The document, and the field of it that it was made from; `None` for the empty endpoints of a cluster that
-    /// no document gives addresses to.
+    /// no document gives addresses to, and for the filters that refuse who is blocked.
     pub cause: Option<Cause>,
 }
 
@@ -127,6 +129,10 @@ struct State {
     eds_users: OrdMap<DocumentKey, OrdSet<ViewId>>,
     /// Endpoints of clusters that no document gives addresses to.
     empty: OrdMap<Arc<str>, Arc<Resource>>,
+    /// Whom proxies refuse.
+    denied: Denied,
+    /// The filters that do, each encoded once, for all.
+    filters: OrdMap<Arc<str>, Arc<Resource>>,
     /// Nodes whose documents did not fit together when their binding changed.
     refused: OrdSet<NodeId>,
     next_view: u32,
@@ -145,7 +151,9 @@ impl Catalog {
     /// Without documents and nodes.
     #[must_use]
     pub fn new(context: Context) -> Self {
-        Self { context, counters: Arc::default(), state: State::default() }
+        let mut catalog = Self { context, counters: Arc::default(), state: State::default() };
+        catalog.deny(Denied::default());
+        catalog
     }
 
     /// What it has cost so far.

@@ -68,7 +68,7 @@ impl<'a> Staging<'a> {
             let message = format!("more than {MAX_EFFECTIVE_DOCUMENTS} documents cannot be effective");
             findings.refuse(&At::spec(&document.source), "limit.effective", message, "delete some first");
         }
-        let all = translate(&document, &self.context.defaults);
+        let all = translate(&document, &self.context.defaults, &self.state.denied);
         if findings.problems.is_empty() {
             for made in &all {
                 check_envoy(&document, made, &self.context.defaults, &mut findings);

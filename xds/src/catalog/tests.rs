@@ -47,13 +47,14 @@ fn key(kind: Kind, name: &str) -> DocumentKey {
     DocumentKey { tenant: Tenant::default(), namespace: Namespace::default(), kind, name: name.into() }
 }
 
-/// A document with one TCP listener and its EDS cluster.
+/// A document with one TCP listener and its EDS cluster, which speaks mTLS if it is called `e`.
 fn config(name: &str, selector: &str, port: u16, cluster: &str) -> String {
+    let mtls = if cluster == "e" { "{server: [spiffe://prod.example/web]}" } else { "off" };
     format!(
         "---\napiVersion: v1\nkind: ProxyConfig\nmetadata: {{name: {name}}}\nspec:\n  selector: {{matchLabels: {selector}}}\n  \
          listeners:\n    - name: {name}\n      address: 127.0.0.1\n      port: {port}\n      filterChains:\n        \
          - filters: [{{name: envoy.filters.network.tcp_proxy, config: {{cluster: {cluster}}}}}]\n  \
-         clusters: [{{name: {cluster}, type: EDS, mtls: off}}]\n"
+         clusters: [{{name: {cluster}, type: EDS, mtls: {mtls}}}]\n"
     )
 }
 
@@ -63,9 +64,11 @@ fn endpoints(name: &str, port: u16) -> String {
     )
 }
 
+/// What a node gets, but for the filters that every listener has.
 fn names(views: &Views, of: &str) -> Vec<String> {
     let Some(snapshot) = views.get(&node(of)) else { return Vec::new() };
-    let resources = TypeUrl::ALL.into_iter().flat_map(|type_url| snapshot.of(type_url).values());
+    let types = TypeUrl::ALL.into_iter().filter(|type_url| *type_url != TypeUrl::Extension);
+    let resources = types.flat_map(|type_url| snapshot.of(type_url).values());
     resources.map(|resource| format!("{} {}", resource.type_url().word(), resource.name())).collect()
 }
 
@@ -276,6 +279,7 @@ fn every_resource_is_explained_by_its_document() {
             "CDS c <- ProxyConfig default/in spec.clusters[0] doc.yaml:13:14",
             "EDS c <- ",
             "LDS in <- ProxyConfig default/in spec.listeners[0] doc.yaml:8:7",
+            "ECDS credence/identity-block-tcp <- ",
         ]
     );
     assert!(catalog.explain(&node("nobody")).is_none());
@@ -317,7 +321,45 @@ fn a_new_node_costs_no_encoding() {
     assert_eq!(catalog.counters().encoded(), encoded);
 }
 
-/// A seeded walk: whatever is applied, deleted and bound, incremental views are those of a catalog built at once.
+fn blocked(names: &[&str]) -> Denied {
+    let id = |name: &&str| SpiffeId::parse(&format!("spiffe://prod.example/{name}")).unwrap();
+    Denied::new(names.iter().map(id).collect())
+}
+
+#[test]
+fn a_block_is_one_resource_for_all_nodes_and_changes_no_listener() {
+    let mut catalog = Catalog::new(context());
+    let many = (0..1000).map(|i| {
+        binding(&format!("n{i}"), &[("app", &format!("a{}", i % 10))], &["spiffe://prod.example/web"])
+    });
+    catalog.bind(&Bindings::new(many));
+    let all: String = (0..10u16)
+        .map(|i| config(&format!("l{i}"), &format!("{{app: a{i}}}"), 1000 + i, if i < 2 { "e" } else { "c" }))
+        .collect();
+    let before = catalog.apply(puts(&all)).unwrap().views;
+    let denied = blocked(&["web"]);
+    assert_eq!(catalog.touched_by(&Denied::default(), &denied), (200, 200), "the clusters called e");
+    let encoded = catalog.counters().encoded();
+    let after = catalog.deny(denied);
+    // Two filters, and the two documents with a cluster that has it for a server.
+    assert_eq!(catalog.counters().encoded() - encoded, 2 + 2 * 2);
+    let filter = |views: &Views, of: &str| {
+        views.get(&node(of)).unwrap().get(TypeUrl::Extension, crate::translate::TCP_BLOCK).unwrap().clone()
+    };
+    for i in 0..1000 {
+        let name = format!("n{i}");
+        assert!(Arc::ptr_eq(&filter(&after, "n0"), &filter(&after, &name)), "{name} has a copy of its own");
+        let listeners = |views: &Views| views.get(&node(&name)).unwrap().of(TypeUrl::Listener).clone();
+        assert_eq!(listeners(&before), listeners(&after));
+        let clusters = |views: &Views| views.get(&node(&name)).unwrap().of(TypeUrl::Cluster).clone();
+        assert_eq!(clusters(&before) == clusters(&after), i % 10 >= 2, "{name}");
+    }
+    assert_ne!(filter(&before, "n0").version(), filter(&after, "n0").version());
+    let freed = catalog.deny(Denied::default());
+    assert_eq!(filter(&before, "n0"), filter(&freed, "n0"));
+}
+
+/// A seeded walk: whatever is applied, deleted, bound and blocked, incremental views are those of a catalog built at once.
 #[test]
 fn incremental_views_equal_those_built_at_once() {
     let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
@@ -329,15 +371,21 @@ fn incremental_views_equal_those_built_at_once() {
     };
     let mut walked = catalog();
     let mut bound = bindings();
+    let mut denied = Denied::default();
     for step in 0..300 {
         let name = ["a", "b", "d"][usize::try_from(draw(3)).unwrap()];
         let selector = ["{app: web}", "{app: pay}", "{}", "{app: none}"][usize::try_from(draw(4)).unwrap()];
         let port = u16::try_from(draw(4)).unwrap() + 1;
-        let changes = match draw(6) {
+        let changes = match draw(7) {
             0 | 1 => puts(&config(name, selector, port, ["c", "e"][usize::try_from(draw(2)).unwrap()])),
             2 => puts(&endpoints(["c", "e"][usize::try_from(draw(2)).unwrap()], port)),
             3 => vec![Change::Delete(key(Kind::ProxyConfig, name))],
             4 => vec![Change::Delete(key(Kind::Endpoints, "c"))],
+            5 => {
+                denied = blocked([&[][..], &["x"], &["x", "web"]][usize::try_from(draw(3)).unwrap()]);
+                walked.deny(denied.clone());
+                Vec::new()
+            }
             _ => {
                 let app = ["web", "pay", "x"][usize::try_from(draw(3)).unwrap()];
                 let moved = binding("pay", &[("app", app)], &["spiffe://prod.example/pay"]);
@@ -351,6 +399,7 @@ fn incremental_views_equal_those_built_at_once() {
             continue;
         }
         let mut fresh = Catalog::new(context());
+        fresh.deny(denied.clone());
         fresh.bind(&bound);
         let all = walked.documents().map(|document| Change::Put(Box::new(document.clone()))).collect();
         let built = fresh.apply(all).unwrap_or_else(|problems| panic!("step {step}: {problems}")).views;

@@ -439,7 +439,10 @@ async fn a_block_or_a_lost_binding_ends_streams_at_once() {
         client.subscribe(TypeUrl::Cluster, &[]);
         assert_eq!(client.names().unwrap(), [""; 0]);
     }
-    world.blocks.send_replace(Arc::new(BlockList::new([(id_of("n0"), T0, "stolen".to_owned())])));
+    world.blocks.send_replace(Arc::new(BlockList::new([(
+        id_of("n0"),
+        spiffe::Block { since: T0, reason: "stolen".to_owned(), is_enforced: false },
+    )])));
     world.bindings.send_replace(Arc::new(Bindings::new([binding_of("n0"), binding_of("n2")])));
     let codes: Vec<_> = clients.iter_mut().map(|client| client.status().map(|(code, _)| code)).collect();
     assert_eq!(codes, [Some(7), Some(7), None]);

@@ -69,7 +69,8 @@ impl Session {
             let hold = match type_url {
                 TypeUrl::Cluster => Hold::Nothing,
                 TypeUrl::Endpoints | TypeUrl::Secret => Hold::Names(&held_names),
-                TypeUrl::Listener | TypeUrl::Extension | TypeUrl::Route if is_held => Hold::Changes,
+                TypeUrl::Listener | TypeUrl::Route if is_held => Hold::Changes,
+                // Who is blocked needs nothing else, and waits for nobody's answer.
                 TypeUrl::Listener | TypeUrl::Extension | TypeUrl::Route => Hold::Nothing,
             };
             if let Some(outgoing) = subscription.next(now, hold, &self.limits, &mut self.nonces) {

@@ -24,7 +24,7 @@ use proto::envoy::{
     r#type::v3::CodecClientType,
 };
 
-use super::{Defaults, MAX_CONNECTION_DURATION, ads, duration, endpoints, pack, tls};
+use super::{Defaults, Denied, MAX_CONNECTION_DURATION, ads, duration, endpoints, pack, tls};
 use crate::{
     TypeUrl,
     model::{
@@ -64,7 +64,12 @@ pub(super) fn references(cluster: &Cluster, defaults: &Defaults) -> Vec<(TypeUrl
     references
 }
 
-pub(super) fn cluster(cluster: &Cluster, defaults: &Defaults) -> envoy::Cluster {
+/// Whether a cluster becomes another resource when `after` are refused instead of `before`.
+pub(crate) fn is_touched(cluster: &Cluster, before: &Denied, after: &Denied) -> bool {
+    client(cluster).is_some_and(|mtls| after.differs_for(&mtls.server, before))
+}
+
+pub(super) fn cluster(cluster: &Cluster, defaults: &Defaults, denied: &Denied) -> envoy::Cluster {
     let is_eds = cluster.cluster_type == ClusterType::Eds;
     let http2 = cluster.http2.unwrap_or(false);
     let alpn: &[&str] = if http2 { &["h2"] } else { &[] };
@@ -87,7 +92,7 @@ pub(super) fn cluster(cluster: &Cluster, defaults: &Defaults) -> envoy::Cluster 
         ignore_health_on_host_removal: !cluster.health_checks.is_empty(),
         circuit_breakers: cluster.circuit_breakers.as_ref().map(circuit_breakers),
         outlier_detection: cluster.outlier_detection.as_ref().map(outlier_detection),
-        transport_socket: client(cluster).map(|mtls| tls::upstream(mtls, alpn, defaults)),
+        transport_socket: client(cluster).map(|mtls| tls::upstream(mtls, alpn, defaults, denied)),
         typed_extension_protocol_options: HashMap::from([(
             HTTP_OPTIONS.to_owned(),
             pack(&http_options(cluster, http2)),

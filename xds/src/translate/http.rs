@@ -15,7 +15,7 @@ use proto::envoy::{
     },
 };
 
-use super::{MAX_CONNECTION_DURATION, ads, duration, pack};
+use super::{HTTP_BLOCK, MAX_CONNECTION_DURATION, ads, block, duration, pack};
 use crate::model::HttpFilter;
 
 const ROUTER: &str = "envoy.filters.http.router";
@@ -33,11 +33,18 @@ pub(super) fn manager(http: &HttpFilter, listener: &str, secured: bool) -> HttpC
             config_source: Some(ads()),
             route_config_name: http.route_config.clone(),
         })),
-        http_filters: vec![EnvoyFilter {
-            name: ROUTER.to_owned(),
-            config_type: Some(http_filter::ConfigType::TypedConfig(pack(&Router::default()))),
-            ..Default::default()
-        }],
+        http_filters: vec![
+            EnvoyFilter {
+                name: HTTP_BLOCK.to_owned(),
+                config_type: Some(http_filter::ConfigType::ConfigDiscovery(block::http_source())),
+                ..Default::default()
+            },
+            EnvoyFilter {
+                name: ROUTER.to_owned(),
+                config_type: Some(http_filter::ConfigType::TypedConfig(pack(&Router::default()))),
+                ..Default::default()
+            },
+        ],
         common_http_protocol_options: Some(HttpProtocolOptions {
             idle_timeout: http.idle_timeout.map(duration),
             max_connection_duration: Some(duration(MAX_CONNECTION_DURATION)),

@@ -15,7 +15,10 @@ use proto::envoy::{
 };
 use spiffe::SpiffeId;
 
-use super::{Defaults, MAX_CONNECTION_DURATION, duration, http, pack, socket_address, tls};
+use super::{
+    Defaults, HTTP_BLOCK, MAX_CONNECTION_DURATION, TCP_BLOCK, block, duration, http, pack, socket_address,
+    tls,
+};
 use crate::{
     TypeUrl,
     model::{ChainMatch, Filter, FilterChain, HTTP_FILTER, Listener, MtlsMode, TCP_FILTER, TcpFilter},
@@ -76,13 +79,15 @@ pub(super) fn listener(listener: &Listener, defaults: &Defaults) -> envoy::Liste
     }
 }
 
-/// The route tables and secrets that it names.
+/// The route tables, filters and secrets that it names.
 pub(super) fn references(listener: &Listener, defaults: &Defaults) -> Vec<(TypeUrl, Arc<str>)> {
     let filters = listener.filter_chains.iter().flat_map(|chain| &chain.filters);
     let mut references: Vec<(TypeUrl, Arc<str>)> = filters
-        .filter_map(|filter| match filter {
-            Filter::Http(http) => Some((TypeUrl::Route, http.route_config.as_str().into())),
-            Filter::Tcp(_) => None,
+        .flat_map(|filter| match filter {
+            Filter::Http(http) => {
+                vec![(TypeUrl::Route, http.route_config.as_str().into()), block::reference(HTTP_BLOCK)]
+            }
+            Filter::Tcp(_) => vec![block::reference(TCP_BLOCK)],
         })
         .collect();
     if mode(listener, defaults) != MtlsMode::Off {
@@ -111,7 +116,7 @@ fn chain(listener: &Listener, index: usize, half: Half, defaults: &Defaults) -> 
     envoy::FilterChain {
         name: format!("{index}-{}", if secured { "mtls" } else { "plaintext" }),
         filter_chain_match: chain_match(matching.as_ref(), transport_protocol),
-        filters: filters.iter().map(|filter| network_filter(filter, &listener.name, secured)).collect(),
+        filters: filters.iter().flat_map(|filter| network_filters(filter, &listener.name, secured)).collect(),
         transport_socket: secured.then(|| tls::downstream(identity(listener), allow, alpn, defaults)),
         transport_socket_connect_timeout: secured.then(|| duration(HANDSHAKE_TIMEOUT)),
         ..Default::default()
@@ -138,12 +143,17 @@ fn cidr(range: &str) -> CidrRange {
     CidrRange { address_prefix: address.to_owned(), prefix_len: length.parse().ok() }
 }
 
-fn network_filter(filter: &Filter, listener: &str, secured: bool) -> envoy::Filter {
-    let (name, config) = match filter {
-        Filter::Http(http) => (HTTP_FILTER, pack(&http::manager(http, listener, secured))),
-        Filter::Tcp(tcp) => (TCP_FILTER, pack(&tcp_config(tcp, listener, secured))),
-    };
-    envoy::Filter { name: name.to_owned(), config_type: Some(filter::ConfigType::TypedConfig(config)) }
+/// A filter of the document, behind the one that refuses who is blocked unless it has that inside.
+fn network_filters(filter: &Filter, listener: &str, secured: bool) -> Vec<envoy::Filter> {
+    let named = |name: &str, config| envoy::Filter { name: name.to_owned(), config_type: Some(config) };
+    let typed = filter::ConfigType::TypedConfig;
+    match filter {
+        Filter::Http(http) => vec![named(HTTP_FILTER, typed(pack(&http::manager(http, listener, secured))))],
+        Filter::Tcp(tcp) => vec![
+            named(TCP_BLOCK, filter::ConfigType::ConfigDiscovery(block::tcp_source())),
+            named(TCP_FILTER, typed(pack(&tcp_config(tcp, listener, secured)))),
+        ],
+    }
 }
 
 fn tcp_config(tcp: &TcpFilter, listener: &str, secured: bool) -> TcpProxy {

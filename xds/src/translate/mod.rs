@@ -25,6 +25,7 @@ use crate::{
     model::{Document, FieldPath, MtlsMode, ProxyConfig, Spec},
 };
 
+mod block;
 mod cluster;
 mod endpoints;
 mod http;
@@ -36,7 +37,8 @@ mod tls;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use self::cluster::eds_name;
+pub use self::block::{Denied, HTTP_BLOCK, TCP_BLOCK};
+pub(crate) use self::cluster::{eds_name, is_touched};
 pub(crate) use self::endpoints::empty as empty_endpoints;
 pub(crate) use self::listener::mode as listener_mode;
 pub(crate) use self::origin::origin;
@@ -77,22 +79,22 @@ pub struct Made {
     pub origin: FieldPath,
 }
 
-/// Every resource of a document, in the order of sending.
+/// Every resource of a document, in the order of sending, while `denied` are refused.
 #[must_use]
-pub fn translate(document: &Document, defaults: &Defaults) -> Vec<Made> {
+pub fn translate(document: &Document, defaults: &Defaults, denied: &Denied) -> Vec<Made> {
     let spec = FieldPath::default().key("spec");
     match &document.spec {
         Spec::Endpoints(endpoints) => {
             vec![made(&endpoints::assignment(&document.key.name, &endpoints.endpoints), spec)]
         }
-        Spec::ProxyConfig(config) => proxy_config(config, &spec, defaults),
+        Spec::ProxyConfig(config) => proxy_config(config, &spec, defaults, denied),
     }
 }
 
-fn proxy_config(config: &ProxyConfig, spec: &FieldPath, defaults: &Defaults) -> Vec<Made> {
+fn proxy_config(config: &ProxyConfig, spec: &FieldPath, defaults: &Defaults, denied: &Denied) -> Vec<Made> {
     let mut all = Vec::with_capacity(config.clusters.len() + config.listeners.len() + config.routes.len());
     for (index, cluster) in config.clusters.iter().enumerate() {
-        let made = made(&cluster::cluster(cluster, defaults), spec.key("clusters").index(index));
+        let made = made(&cluster::cluster(cluster, defaults, denied), spec.key("clusters").index(index));
         all.push(Made { references: cluster::references(cluster, defaults), ..made });
     }
     for (index, listener) in config.listeners.iter().enumerate() {

@@ -7,7 +7,7 @@ use proto::{pgv, text};
 use super::*;
 use crate::model;
 
-fn workspace() -> PathBuf {
+pub(super) fn workspace() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
@@ -31,7 +31,7 @@ pub(crate) fn defaults() -> Defaults {
     Defaults::strict(TrustDomain::parse("prod.example").unwrap())
 }
 
-fn to_json(made: &Made) -> serde_json::Value {
+pub(super) fn to_json(made: &Made) -> serde_json::Value {
     let any = Any { type_url: made.type_url.as_str().to_owned(), value: made.content.clone() };
     let name = made.type_url.as_str().rsplit_once('/').unwrap().1;
     let descriptor = text::descriptor(name).unwrap();
@@ -51,7 +51,10 @@ fn documents_become_the_resources_of_the_golden_files() {
     let bless = std::env::var("CREDENCE_BLESS").is_ok();
     for (name, source) in good_documents() {
         let documents = model::parse(&name, &source).unwrap_or_else(|problems| panic!("{problems}"));
-        let made: Vec<_> = documents.iter().flat_map(|document| translate(document, &defaults())).collect();
+        let made: Vec<_> = documents
+            .iter()
+            .flat_map(|document| translate(document, &defaults(), &Denied::default()))
+            .collect();
         let json =
             serde_json::to_string_pretty(&made.iter().map(to_json).collect::<Vec<_>>()).unwrap() + "\n";
         let golden = workspace().join(format!("xds/tests/golden/{name}.json"));
@@ -67,7 +70,7 @@ fn documents_become_the_resources_of_the_golden_files() {
 fn good_documents_break_no_rule_of_envoy() {
     for (name, source) in good_documents() {
         for document in model::parse(&name, &source).unwrap() {
-            for made in translate(&document, &defaults()) {
+            for made in translate(&document, &defaults(), &Denied::default()) {
                 let any = Any { type_url: made.type_url.as_str().to_owned(), value: made.content };
                 assert_eq!(pgv::validate_any(&any), [], "{name}: {}", made.name);
             }
@@ -80,7 +83,10 @@ fn equal_documents_give_equal_bytes() {
     for (name, source) in good_documents() {
         let make = || {
             let documents = model::parse(&name, &source).unwrap();
-            documents.iter().flat_map(|document| translate(document, &defaults())).collect::<Vec<_>>()
+            documents
+                .iter()
+                .flat_map(|document| translate(document, &defaults(), &Denied::default()))
+                .collect::<Vec<_>>()
         };
         assert_eq!(make(), make());
     }
@@ -192,7 +198,7 @@ fn whatever_is_accepted_becomes_resources_that_envoy_accepts() {
                 continue;
             }
             accepted += 1;
-            for made in translate(&document, &context.defaults) {
+            for made in translate(&document, &context.defaults, &Denied::default()) {
                 let any = Any { type_url: made.type_url.as_str().to_owned(), value: made.content.clone() };
                 assert_eq!(pgv::validate_any(&any), []);
                 check_harmless(&to_json(&made)["resource"]);

@@ -17,7 +17,7 @@ use proto::envoy::{
 };
 use spiffe::{SpiffeId, TrustDomain};
 
-use super::{Defaults, ads, pack};
+use super::{Defaults, Denied, ads, pack};
 use crate::{TypeUrl, model::ClientMtls};
 
 const SOCKET: &str = "envoy.transport_sockets.tls";
@@ -34,7 +34,7 @@ pub(super) fn downstream(
     defaults: &Defaults,
 ) -> TransportSocket {
     socket(pack(&DownstreamTlsContext {
-        common_tls_context: Some(common(identity, allow, alpn, defaults)),
+        common_tls_context: Some(common(identity, clients(allow, defaults), alpn, defaults)),
         require_client_certificate: Some(true),
         disable_stateful_session_resumption: true,
         session_ticket_keys_type: Some(SessionTicketKeysType::DisableStatelessSessionResumption(true)),
@@ -42,10 +42,21 @@ pub(super) fn downstream(
     }))
 }
 
-/// What a client shows and asks for.
-pub(super) fn upstream(mtls: &ClientMtls, alpn: &[&str], defaults: &Defaults) -> TransportSocket {
+/// What a client shows and asks for. A server that is refused is asked for no more: changed so, the cluster takes
+/// new connections for its next requests, and none to that server.
+pub(super) fn upstream(
+    mtls: &ClientMtls,
+    alpn: &[&str],
+    defaults: &Defaults,
+    denied: &Denied,
+) -> TransportSocket {
     socket(pack(&UpstreamTlsContext {
-        common_tls_context: Some(common(mtls.identity.as_ref(), &mtls.server, alpn, defaults)),
+        common_tls_context: Some(common(
+            mtls.identity.as_ref(),
+            denied.servers(&mtls.server, &defaults.trust_domain),
+            alpn,
+            defaults,
+        )),
         sni: mtls.sni.clone().unwrap_or_default(),
         max_session_keys: Some(0),
         ..Default::default()
@@ -69,18 +80,13 @@ fn socket(context: prost_types::Any) -> TransportSocket {
 
 fn common(
     identity: Option<&SpiffeId>,
-    peers: &[SpiffeId],
+    peers: Vec<MatchPattern>,
     alpn: &[&str],
     defaults: &Defaults,
 ) -> CommonTlsContext {
-    let matchers = if peers.is_empty() {
-        vec![any_workload(&defaults.trust_domain)]
-    } else {
-        peers.iter().map(|peer| MatchPattern::Exact(peer.as_str().to_owned())).collect()
-    };
     let validation = CombinedCertificateValidationContext {
         default_validation_context: Some(CertificateValidationContext {
-            match_typed_subject_alt_names: matchers.into_iter().map(uri_matcher).collect(),
+            match_typed_subject_alt_names: peers.into_iter().map(uri_matcher).collect(),
             ..Default::default()
         }),
         validation_context_sds_secret_config: Some(secret(&defaults.trust_domain.to_uri())),
@@ -96,6 +102,15 @@ fn common(
         alpn_protocols: alpn.iter().map(|&protocol| protocol.to_owned()).collect(),
         validation_context_type: Some(ValidationContextType::CombinedValidationContext(validation)),
         ..Default::default()
+    }
+}
+
+/// Whom a listener takes for a client. Who is blocked is refused behind the handshake, by the filter: another
+/// matcher would be another listener, and end everybody's connections.
+fn clients(allow: &[SpiffeId], defaults: &Defaults) -> Vec<MatchPattern> {
+    match allow {
+        [] => vec![any_workload(&defaults.trust_domain)],
+        named => named.iter().map(|peer| MatchPattern::Exact(peer.as_str().to_owned())).collect(),
     }
 }
 

@@ -1,0 +1,130 @@
+//! Who is refused, in everything that nodes get: two filters that all share, and the clusters that would take a
+//! blocked server for theirs.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use super::{Catalog, Class, Held, staging::Staging};
+use crate::{
+    Resource, Snapshot, TypeUrl, ViewId, Views,
+    model::{Cluster, Document, DocumentKey, Spec},
+    translate::{Denied, is_touched, translate},
+};
+
+impl Catalog {
+    /// Whom proxies refuse now.
+    #[must_use]
+    pub fn denied(&self) -> &Denied {
+        &self.state.denied
+    }
+
+    /// Makes every proxy refuse exactly `denied`. It touches the two filters, and clusters whose servers are not the
+    /// same any more; no listener.
+    pub fn deny(&mut self, denied: Denied) -> Arc<Views> {
+        let mut staging = Staging::new(&self.context, &self.counters, self.state.clone());
+        staging.deny(denied);
+        self.state = staging.state;
+        self.state.views.revision += 1;
+        self.views()
+    }
+
+    /// How many clusters, on how many nodes, take other servers when `after` are refused instead of `before`.
+    #[must_use]
+    pub fn touched_by(&self, before: &Denied, after: &Denied) -> (usize, usize) {
+        let touched = |held: &Held| clusters(&held.document, before, after).count();
+        let of_class = |class: &Class| -> usize {
+            class
+                .key
+                .members
+                .iter()
+                .filter_map(|member| self.state.documents.get(member))
+                .map(|held| touched(held))
+                .sum()
+        };
+        let counts: BTreeMap<ViewId, usize> =
+            self.state.classes.iter().map(|(id, class)| (*id, of_class(class))).collect();
+        let of_nodes = self.state.views.view_of.values().filter_map(|id| counts.get(id));
+        let concerned = of_nodes.filter(|count| **count > 0);
+        concerned.fold((0, 0), |(clusters, nodes), count| (clusters + count, nodes + 1))
+    }
+}
+
+impl Staging<'_> {
+    fn deny(&mut self, denied: Denied) {
+        let before = std::mem::replace(&mut self.state.denied, denied);
+        for made in self.state.denied.filters() {
+            let (filter, _) = self.encode(made, None);
+            let same = self.state.filters.get(filter.name()).is_some_and(|old| **old == *filter);
+            if !same {
+                self.state.filters.insert(filter.name().clone(), filter);
+            }
+        }
+        let touched = self.translate_again(&before);
+        let classes: Vec<(ViewId, Arc<Class>)> =
+            self.state.classes.iter().map(|(id, class)| (*id, class.clone())).collect();
+        for (id, class) in classes {
+            let Some(old) = self.state.views.snapshots.get(&id) else { continue };
+            let mut snapshot = Snapshot::clone(old);
+            for held in class.key.members.iter().filter(|member| touched.contains(member)) {
+                let Some(held) = self.state.documents.get(held) else { continue };
+                let made = held.resources.iter().map(|(resource, _)| resource);
+                made.for_each(|resource| replace(&mut snapshot, resource));
+            }
+            for filter in self.state.filters.values() {
+                replace(&mut snapshot, filter);
+            }
+            self.state.views.snapshots.insert(id, Arc::new(snapshot));
+        }
+    }
+
+    /// Documents with a cluster that takes another set of servers than `before`.
+    fn translate_again(&mut self, before: &Denied) -> BTreeSet<DocumentKey> {
+        let after = self.state.denied.clone();
+        let is_touched = |held: &Held| clusters(&held.document, before, &after).next().is_some();
+        let touched: Vec<(DocumentKey, Arc<Held>)> = self
+            .state
+            .documents
+            .iter()
+            .filter(|(_, held)| is_touched(held))
+            .map(|(key, held)| (key.clone(), held.clone()))
+            .collect();
+        for (key, held) in &touched {
+            let all = translate(&held.document, &self.context.defaults, &after);
+            let resources = all.into_iter().map(|made| self.encode(made, Some(held))).collect();
+            let again =
+                Held { document: held.document.clone(), resources, identities: held.identities.clone() };
+            self.state.documents.insert(key.clone(), Arc::new(again));
+        }
+        touched.into_iter().map(|(key, _)| key).collect()
+    }
+
+    /// The filters that `resources` name.
+    pub(super) fn filters_of(&self, resources: &[Arc<Resource>]) -> Vec<Arc<Resource>> {
+        let names = resources.iter().flat_map(|resource| resource.references());
+        let names: BTreeSet<&Arc<str>> =
+            names.filter(|(type_url, _)| *type_url == TypeUrl::Extension).map(|(_, name)| name).collect();
+        names.into_iter().filter_map(|name| self.state.filters.get(name).cloned()).collect()
+    }
+}
+
+fn clusters<'a>(
+    document: &'a Document,
+    before: &'a Denied,
+    after: &'a Denied,
+) -> impl Iterator<Item = &'a Cluster> {
+    let clusters = match &document.spec {
+        Spec::ProxyConfig(config) => config.clusters.as_slice(),
+        Spec::Endpoints(_) => &[],
+    };
+    clusters.iter().filter(move |cluster| is_touched(cluster, before, after))
+}
+
+/// Puts a resource in the place of the one of its name, if there is one.
+fn replace(snapshot: &mut Snapshot, resource: &Arc<Resource>) {
+    let present = snapshot.get(resource.type_url(), resource.name());
+    if present.is_some_and(|present| !Arc::ptr_eq(present, resource)) {
+        snapshot.insert(resource.clone());
+    }
+}
