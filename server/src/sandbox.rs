@@ -140,6 +140,12 @@ impl Sandbox {
         self.ports
     }
 
+    /// The program that runs.
+    #[must_use]
+    pub fn program(&self) -> &Path {
+        &self.options.credence
+    }
+
     /// A file in the folder.
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {

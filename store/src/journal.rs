@@ -6,7 +6,7 @@ use ca::ports::{
     CertificateFilter, CertificateRow, CertificateState, Intent, IssueOutcome, Journal, JournalError, Leaves,
     Remaining, ResultRecord,
 };
-use certs::{Serial, SpkiHash, Timestamp};
+use certs::{Profile, Serial, SpkiHash, Timestamp};
 use spiffe::{AuthorityId, RequestId, TokenRefusal, TokenSpend};
 use sqlx::{QueryBuilder, Row, Sqlite, sqlite::SqliteRow};
 
@@ -42,7 +42,10 @@ impl Change for RecordIntent {
 
     async fn carry_out(self, tx: &mut Tx<'_>) -> Result<(), Fault<JournalError>> {
         let Self { intent, spend, event } = self;
-        refuse_while_found(tx, JournalError::Unavailable)?;
+        // Without a certificate of our own nobody could reach us to look.
+        if intent.profile != Profile::Server {
+            refuse_while_found(tx, JournalError::Unavailable)?;
+        }
         if let Some(spend) = &spend {
             judge(tx, spend, intent.at).await?;
             sqlx::query("UPDATE tokens SET spent = coalesce(spent, ?), spent_spki = ? WHERE id = ?")

@@ -199,12 +199,27 @@ impl Store {
             return Err(RotationError::SlotExists(name.into()));
         }
         let new = NewSlot { name: name.into(), source, cost: Cost::default() };
+        let fresh = match &new.source {
+            KekSource::File(path) if path.symlink_metadata().is_err() => Some(path.clone()),
+            _ => None,
+        };
+        let added = self.prove_and_insert(&new, event).await;
+        match (&added, fresh) {
+            // Whether a commit that was not answered stands cannot be known: then its key stays.
+            (Ok(()) | Err(RotationError::Unavailable(_)), _) | (Err(_), None) => {}
+            // A key that opens nothing: best effort, a further attempt would use it.
+            (Err(_), Some(path)) => drop(std::fs::remove_file(path)),
+        }
+        added
+    }
+
+    async fn prove_and_insert(&self, new: &NewSlot, event: Event) -> Result<(), RotationError> {
         let (keyring, apart) = (self.keyring(), self.apart());
-        let slot = Slot::make(keyring.root(), self.id(), &new, apart, true, event.at).await?;
+        let slot = Slot::make(keyring.root(), self.id(), new, apart, true, event.at).await?;
         // Asked anew, as at the next start.
         let proof = slot.open(self.id(), keyring.root().id, &new.source, apart).await?;
         if !proof.is_some_and(|root| keyring.root().is(root.expose())) {
-            return Err(RotationError::NotProven(name.into()));
+            return Err(RotationError::NotProven(new.name.clone()));
         }
         self.write(InsertSlot(slot, event)).await
     }

@@ -2,8 +2,9 @@
 //! found out.
 
 use audit::{AuditFilter, AuditLog};
-use ca::ports::{Authorities, AuthorityState, Place as CaPlace};
-use spiffe::AuthorityId;
+use ca::ports::{Authorities, AuthorityState, Intent, Journal, Place as CaPlace};
+use certs::{Profile, Serial, SpkiHash};
+use spiffe::{AuthorityId, Purpose, RequestId, SpiffeId};
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
 use super::{
@@ -348,6 +349,40 @@ async fn broken_chain_and_cut_log_are_found_and_accepted_by_name() {
     assert_eq!(world.store.check_rollback().await.unwrap().to_vec(), []);
     assert_eq!(world.store.integrity().await.unwrap().problems(), Vec::<String>::new());
     world.store.load_key(ids[0]).await.unwrap();
+}
+
+/// Signing stops for everybody but ourselves: without a certificate of our own no operator could reach us to look.
+#[tokio::test]
+async fn only_our_own_certificate_is_signed_while_something_is_found() {
+    let intent = |number: u8, profile: Profile| Intent {
+        serial: Serial::from_random([number; 20]),
+        authority: AuthorityId::of(SpkiHash([1; 32])),
+        epoch: 1,
+        tbs_sha256: [number; 32],
+        id: SpiffeId::parse("spiffe://td/x").unwrap(),
+        profile,
+        tenant: spiffe::Tenant::default(),
+        node: None,
+        purpose: Purpose::Delivery,
+        spki: SpkiHash([number; 32]),
+        not_before: now(),
+        not_after: now(),
+        at: now(),
+        request_id: RequestId::from_random([number; 8]),
+    };
+    let world = World::new().await;
+    fill(&world).await;
+    let mut connection = meddle(&world.place).await;
+    run(&mut connection, "DELETE FROM sealed WHERE kind = 'secret'").await;
+    connection.close().await.unwrap();
+    assert!(!world.store.check_rollback().await.unwrap().is_empty());
+    for (number, profile) in
+        [Profile::Node, Profile::Workload, Profile::Operator, Profile::Server].into_iter().enumerate()
+    {
+        let one = intent(u8::try_from(number).unwrap() + 1, profile);
+        let kept = world.store.record_intent(one, None, event(Action::CertificateIntent, "x")).await;
+        assert_eq!(kept.is_ok(), profile == Profile::Server, "{profile:?}: {kept:?}");
+    }
 }
 
 /// A record that is put back while the server runs is not used even before the next comparison.

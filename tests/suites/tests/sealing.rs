@@ -21,7 +21,10 @@ use bytes::Bytes;
 use certs::{KeyKind, SecretKey, Timestamp};
 use fixtures::{TestAuthority, TestKey, TestKeyKind};
 use http::Method;
-use kit::{Needle, Node, SDS, TestWorld, WorldOptions, eventually, generic_of, search, secret_of, workspace};
+use kit::{
+    Enrolment, Needle, Node, SDS, TestWorld, WorldOptions, eventually, generic_of, get, search, secret_of,
+    workspace,
+};
 use proto::envoy::service::discovery::v3::DeltaDiscoveryResponse;
 use serde_json::{Value, json};
 
@@ -266,10 +269,106 @@ async fn independent_reader_opens_counts_and_refuses_as_the_written_format_says(
     assert_eq!(found["rows_on_old_key"], shown["rows_on_old_key"]);
     let records: u64 = keys.iter().map(|key| key["records"].as_u64().unwrap()).sum();
     assert_eq!(found["opened"], records);
+    // In the middle of a rotation: a record that does not open holds its old key, and both count it.
+    world.start().await;
+    meddle(
+        &database,
+        "UPDATE sealed SET record = CAST(substr(record, 1, 90) || x'0000' || substr(record, 93) AS BLOB)
+          WHERE kind = 'secret' AND id = 'default/s3'",
+    );
+    world.command(&["kek", "rotate", "data", "--class", "tls", "--yes"]).await;
+    let shown = eventually("one record is left under the old key", async || {
+        let status = world.rest().get("/api/v1/kek").await;
+        if status["rows_on_old_key"] == 1 { Ok(status) } else { Err(status) }
+    })
+    .await;
+    world.kill().await;
+    let (_, halfway) = read(&python, &database, &["--kek", second]);
+    assert_eq!(halfway["rows_on_old_key"], shown["rows_on_old_key"], "{halfway}");
+    let count = |state: &str| {
+        let keys = shown["data_keys"].as_array().unwrap();
+        keys.iter().filter(|key| key["state"] == state).count()
+    };
+    assert_eq!(halfway["data_keys"], json!({"active": count("active"), "retiring": count("retiring")}));
+    assert_eq!(halfway["refused"], json!({"tls/secret/default/s3": "altered, or in another place"}));
+    assert_eq!(halfway["differs_from_audit"], json!(["default/tls/secret/default/s3"]));
+    let records = records - 1;
     let (code, spoken) = read(&python, &database, &["--passphrase-file", phrase]);
     assert_eq!((code, &spoken["slot"], &spoken["opened"]), (0, &json!("spoken"), &json!(records)));
     let (code, _) = read(&python, &database, &["--kek", old]);
     assert_eq!(code, 3, "the removed key opens nothing");
+}
+
+/// Runs SQL on the database behind the server's back, and answers what the last statement selects.
+fn meddle(database: &Path, sql: &str) -> String {
+    let program = "import sqlite3, sys\n\
+                   db = sqlite3.connect(sys.argv[1], timeout=20, isolation_level=None)\n\
+                   for statement in sys.argv[2].split(';'): rows = db.execute(statement).fetchall()\n\
+                   print(rows[0][0] if rows else '')";
+    let output = Command::new("python3").args(["-c", program]).arg(database).arg(sql).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// Row 2.6: an older record is put back while nobody looks.
+#[tokio::test(flavor = "multi_thread")]
+async fn older_record_stops_signing_and_not_serving_until_an_operator_accepts_the_store() {
+    let mut world = TestWorld::boot("rollback", WorldOptions::default()).await;
+    let alice = world.node("alice", &["alice"]).await;
+    let token = world.enroll("late", &["late"]).await;
+    set(&world, "whole", &["alice"], b"this one was not touched").await;
+    set(&world, "back", &["alice"], b"the first value of it").await;
+    let database = world.sandbox().path("credence-data/credence.db");
+    let row = "WHERE kind = 'secret' AND id = 'default/back'";
+    let first = meddle(&database, &format!("SELECT hex(record) FROM sealed {row}"));
+    set(&world, "back", &["alice"], b"the second value of it").await;
+    world.terminate().await;
+    meddle(&database, &format!("UPDATE sealed SET version = 1, record = X'{first}' {row}"));
+
+    // It comes up, and says why it is not ready.
+    let sandbox = world.sandbox();
+    let log = fs::File::create(sandbox.path("again.log")).unwrap();
+    let mut server = tokio::process::Command::new(sandbox.program())
+        .args(["serve", "--dev", "--config", "credence.yaml"])
+        .current_dir(sandbox.path(""))
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let probes = world.ports().probes;
+    let body =
+        eventually("the server says why it is not ready", async || match get(probes, "/readyz").await {
+            Ok((status, body)) if body.contains("STORE_ROLLBACK") => Ok((status.as_u16(), body)),
+            other => Err(format!("{other:?}")),
+        })
+        .await;
+    assert_eq!(body.0, 503, "{body:?}");
+    let status = eventually("management answers", async || {
+        world.rest().call(Method::GET, "/api/v1/status", "", Bytes::new()).await.map(|answer| answer.json())
+    })
+    .await;
+    let finding = status["store"]["findings"][0].as_str().unwrap_or_default().to_owned();
+    assert!(finding.contains("secret default/back") && finding.contains("is back at version 1"), "{status}");
+    assert!(world.metric("credence_store_rollback").await >= 1.0);
+    world.audit_says(&["store-rollback", "default/back"]).await;
+
+    // Serving goes on, of what is whole; signing does not.
+    assert_eq!(served(&world, &alice, "secret://default/whole").await, b"this one was not touched");
+    let key = SecretKey::generate(KeyKind::P256);
+    let refused = Enrolment::join(world.ports().enrolment, &token, &key).await;
+    assert!(refused.is_err(), "nothing is signed");
+
+    let listed = world.rest().get("/api/v1/secrets").await;
+    assert_eq!(listed["items"].as_array().unwrap().len(), 1, "what was put back is not used: {listed}");
+    let accepted = world.run(&["audit", "accept", "--reason", "we know", "--yes"]).await;
+    assert_eq!(accepted.0, 0, "{accepted:?}");
+    eventually("signing goes on", async || {
+        Enrolment::join(world.ports().enrolment, &token, &key).await.map(drop)
+    })
+    .await;
+    world.audit_says(&["store-accept", "we know"]).await;
+    server.kill().await.unwrap();
     world.start().await;
     world.finish().await;
 }
