@@ -24,5 +24,5 @@ pub mod testing;
 
 pub use self::authority::PrepareError;
 pub use self::manager::{Deps, Handle, Manager, OpenError, RotateError};
-pub use self::policy::{Lifetimes, Policy, PolicyError};
+pub use self::policy::{ISSUING_FACTOR, Lifetimes, Policy, PolicyError};
 pub use self::status::{AuthorityStatus, CaStatus};

@@ -38,6 +38,12 @@ impl Default for Lifetimes {
 }
 
 impl Lifetimes {
+    /// The longest life among the certificates that are renewed by themselves: operators' are not.
+    #[must_use]
+    pub fn longest_renewed(&self) -> Duration {
+        self.workload.max(self.node).max(self.server)
+    }
+
     /// That of `profile`.
     #[must_use]
     pub fn of(&self, profile: Profile) -> Duration {
@@ -51,6 +57,11 @@ impl Lifetimes {
         }
     }
 }
+
+/// How many times the life of what it signs an issuing authority lives, at least. It is replaced at half of its
+/// life, when three lives of a leaf are left: one for the leaves that it signed last, and two in which its successor
+/// may fail to be made, before it has too little left to sign ([`Policy::least_remaining`]).
+pub const ISSUING_FACTOR: u32 = 6;
 
 /// A lifetime that cannot be configured.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -68,8 +79,8 @@ pub enum PolicyError {
         max: Duration,
     },
     /// Too short beside what it signs.
-    #[error("{} is too short, what it signs lives {} and needs an authority that lives at least {}",
-        format_duration(*lifetime), format_duration(*child), format_duration(*min))]
+    #[error("{} is too short: what it signs lives {}, and needs {} times that, {}",
+        format_duration(*lifetime), format_duration(*child), factor, format_duration(*min))]
     TooShortToSign {
         /// Whose.
         profile: Profile,
@@ -77,6 +88,8 @@ pub enum PolicyError {
         lifetime: Duration,
         /// How long the signed ones live.
         child: Duration,
+        /// How many times as long it must live.
+        factor: u32,
         /// The least that is allowed.
         min: Duration,
     },
@@ -129,13 +142,13 @@ impl Policy {
                 problems.push(PolicyError::Bounds { profile, lifetime, min, max });
             }
         }
-        // An authority signs until half of its life and must then have two leaf lifetimes left.
-        for (profile, child, factor) in
-            [(Profile::Issuing, lifetimes.workload, 4), (Profile::Root, lifetimes.issuing, 2)]
-        {
+        for (profile, child, factor) in [
+            (Profile::Issuing, lifetimes.longest_renewed(), ISSUING_FACTOR),
+            (Profile::Root, lifetimes.issuing, 2),
+        ] {
             let (lifetime, min) = (lifetimes.of(profile), child * factor);
             if lifetime < min {
-                problems.push(PolicyError::TooShortToSign { profile, lifetime, child, min });
+                problems.push(PolicyError::TooShortToSign { profile, lifetime, child, factor, min });
             }
         }
         problems
@@ -154,7 +167,7 @@ mod tests {
 
     #[test]
     fn names_every_lifetime_that_cannot_be_configured() {
-        let check = |dev: bool, change: fn(&mut Lifetimes), expected: &[Profile]| {
+        let check = |dev: bool, change: &dyn Fn(&mut Lifetimes), expected: &[Profile]| {
             let mut lifetimes = Lifetimes::default();
             change(&mut lifetimes);
             let policy = Policy { trust_domain: TrustDomain::parse("td").unwrap(), lifetimes, dev };
@@ -163,16 +176,20 @@ mod tests {
         };
         let day = |days: u64| Duration::from_secs(days * 86_400);
         assert_eq!(day(1), Profile::Node.max_lifetime());
-        check(false, |_| {}, &[]);
-        check(false, |l| l.workload = Duration::from_secs(599), &[Profile::Workload]);
-        check(true, |l| l.workload = Duration::from_secs(12), &[]);
-        check(true, |l| l.workload = Duration::from_millis(12), &[Profile::Workload]);
-        check(true, |l| l.workload = Duration::from_secs(86_401), &[Profile::Workload]);
-        check(false, |l| l.issuing = Duration::from_secs(86_400), &[Profile::Issuing]);
-        check(false, |l| l.root = Duration::from_secs(59 * 86_400), &[Profile::Root]);
+        check(false, &|_| {}, &[]);
+        check(false, &|l| l.workload = Duration::from_secs(599), &[Profile::Workload]);
+        check(true, &|l| l.workload = Duration::from_secs(12), &[]);
+        check(true, &|l| l.workload = Duration::from_millis(12), &[Profile::Workload]);
+        check(true, &|l| l.workload = Duration::from_secs(86_401), &[Profile::Workload]);
+        // 6 x the day that a node's certificate lives.
+        check(false, &|l| l.issuing = day(6), &[]);
+        check(false, &|l| l.issuing = day(6) - Duration::from_secs(1), &[Profile::Issuing]);
+        check(true, &|l| l.issuing = day(6) - Duration::from_secs(1), &[Profile::Issuing]);
+        check(false, &|l| (l.issuing, l.node) = (day(6) - Duration::from_secs(1), day(1) / 2), &[]);
+        check(false, &|l| l.root = Duration::from_secs(59 * 86_400), &[Profile::Root]);
         check(
             false,
-            |l| {
+            &|l| {
                 l.node = Duration::ZERO;
                 l.operator = Duration::from_secs(91 * 86_400);
             },

@@ -430,25 +430,40 @@ impl Reader<'_> {
             server: of(self, "server_lifetime", Profile::Server),
         };
         self.close(ca);
-        for (key, shorter, longer) in [
-            (
-                "ca.issuing_lifetime",
-                lifetimes.leaf.max(lifetimes.node).max(lifetimes.server) * 6,
-                lifetimes.issuing,
-            ),
-            ("ca.root_lifetime", lifetimes.issuing * 2, lifetimes.root),
+        self.lives_hold(&lifetimes);
+        lifetimes
+    }
+
+    /// Whether every authority outlives what it signs for long enough, in development mode too: else the answer to
+    /// "until when does this survive" would be "not until its renewal".
+    fn lives_hold(&mut self, lifetimes: &Lifetimes) {
+        let leaves = [
+            ("ca.leaf_lifetime", lifetimes.leaf),
+            ("ca.node_lifetime", lifetimes.node),
+            ("ca.server_lifetime", lifetimes.server),
+        ];
+        let longest = leaves.into_iter().max_by_key(|(_, life)| *life).unwrap_or(leaves[0]);
+        for (key, life, (child, child_life), factor) in [
+            ("ca.issuing_lifetime", lifetimes.issuing, longest, ca::ISSUING_FACTOR),
+            ("ca.root_lifetime", lifetimes.root, ("ca.issuing_lifetime", lifetimes.issuing), 2),
         ] {
-            if longer < shorter && !dev {
-                let node = Node { position: None, content: Content::Null };
-                self.refuse(
-                    &node,
-                    key,
-                    format!("{key} of {} is too short for what hangs on it", format_duration(longer)),
-                    Some(format!("at least {} keeps every leaf renewable", format_duration(shorter))),
+            let least = child_life * factor;
+            if life < least {
+                let (node, length) = (Node { position: None, content: Content::Null }, format_duration);
+                let message = format!(
+                    "{} is less than {factor} x the {} of {child}, which is {}",
+                    length(life),
+                    length(child_life),
+                    length(least)
                 );
+                let hint = format!(
+                    "write at least {}, or a {child} of at most {}",
+                    length(least),
+                    length(life / factor)
+                );
+                self.refuse(&node, key, message, Some(hint));
             }
         }
-        lifetimes
     }
 
     fn issuers(&mut self, top: &mut Section<'_>) {
@@ -664,6 +679,29 @@ mod tests {
                 "12s is outside 10m to 1d (credence.yaml:9:21, ca.leaf_lifetime)",
                 "security is known, not in this version (credence.yaml:7:1, security)",
             ]
+        );
+    }
+
+    #[test]
+    fn an_authority_that_does_not_outlive_its_leaves_is_refused_with_the_numbers() {
+        let check = |ca: &str, dev: bool, expected: &[&str]| {
+            let text = format!("trust_domain: td\nca: {ca}");
+            let read = parse("c.yaml", &text, &[], Path::new("/x"), dev);
+            let problems: Vec<String> =
+                read.err().unwrap_or_default().iter().map(ToString::to_string).collect();
+            assert_eq!(problems, expected, "{ca}");
+        };
+        let short =
+            "4d23h is less than 6 x the 20h of ca.leaf_lifetime, which is 5d (c.yaml, ca.issuing_lifetime)";
+        let lives = "{leaf_lifetime: 20h, node_lifetime: 1h, issuing_lifetime: 119h59m}";
+        for dev in [false, true] {
+            check(lives, dev, &[short]);
+            check("{leaf_lifetime: 20h, node_lifetime: 1h, issuing_lifetime: 5d}", dev, &[]);
+        }
+        check(
+            "{leaf_lifetime: 10s, node_lifetime: 20s, server_lifetime: 5s, issuing_lifetime: 2m, root_lifetime: 3m}",
+            true,
+            &["3m is less than 2 x the 2m of ca.issuing_lifetime, which is 4m (c.yaml, ca.root_lifetime)"],
         );
     }
 
