@@ -12,6 +12,7 @@
 
 pub mod access;
 pub mod calls;
+pub mod expiry;
 pub mod limit;
 pub mod node;
 pub mod openapi;

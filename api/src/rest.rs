@@ -87,6 +87,7 @@ fn routes() -> Router<Arc<Shared>> {
         .route("/tokens", get(proxies::tokens))
         .route("/tokens/{id}", axum::routing::delete(proxies::revoke))
         .route("/identities", get(trust::identities))
+        .route("/identities/{id}", get(trust::identity))
         .route("/identities/block", post(trust::block))
         .route("/identities/unblock", post(trust::unblock))
         .route("/authorities", get(trust::authorities))
@@ -104,6 +105,7 @@ fn routes() -> Router<Arc<Shared>> {
         .route("/kek/rotate", post(sealing::rotate))
         .route("/audit/accept", post(sealing::accept))
         .route("/audit", get(trust::audit))
+        .route("/expiries", get(trust::expiries))
         .route("/stats", get(trust::stats))
         .route("/status", get(trust::status))
         .route("/openapi.json", get(crate::openapi::document));

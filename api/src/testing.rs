@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use crate::{
     calls::{CallError, Caller},
+    expiry::{LeafFact, LeafFacts},
     ports::{
         BlockStore, DocumentChange, DocumentFilter, DocumentStore, NodeStore, RevisionState, StoreError,
         StoredDocument, StoredToken,
@@ -460,6 +461,8 @@ impl crate::ports::SecretStore for MemorySecrets {
 pub struct Still {
     /// How nodes stand; a node that is not in it is offline.
     pub nodes: Arc<Mutex<BTreeMap<NodeId, wire::ProxyStatus>>>,
+    /// What nodes make of their leaves.
+    pub leaves: Arc<Mutex<Vec<LeafFact>>>,
     /// The parts that are not ready.
     pub not_ready: Arc<Mutex<Vec<String>>>,
 }
@@ -476,6 +479,12 @@ impl Delivery for Still {
 
     fn uptake(&self, node: &NodeId, _snapshot: &xds::Snapshot) -> xds::Uptake {
         if self.status(node).connected { xds::Uptake::Acknowledged } else { xds::Uptake::Offline }
+    }
+}
+
+impl LeafFacts for Still {
+    fn facts(&self) -> Vec<LeafFact> {
+        self.leaves.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

@@ -8,9 +8,11 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+mod expiry;
 mod sealing;
 mod secrets;
 
+pub use self::expiry::{Expiring, HeldLeaf, IdentityShown};
 pub use self::sealing::*;
 pub use self::secrets::*;
 
@@ -664,8 +666,11 @@ pub struct Status {
     pub trust_domain: String,
     /// When this was seen.
     pub at: String,
-    /// Whether every part has served its first truth; the names of those that have not.
+    /// Why the process is not ready; empty when it is.
     pub not_ready: Vec<String>,
+    /// What needs somebody's attention and does not make the process unready.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// The numbers.
     pub stats: Stats,
     /// The next end of each class.

@@ -156,6 +156,14 @@ pub struct Remaining {
     pub id: SpiffeId,
     /// For which node, if for one.
     pub node: Option<NodeId>,
+    /// Of which class.
+    pub profile: Profile,
+    /// On whose account.
+    pub tenant: Tenant,
+    /// Its serial number.
+    pub serial: Serial,
+    /// When it was issued; life is counted from here.
+    pub issued: Timestamp,
     /// Its last second.
     pub not_after: Timestamp,
 }

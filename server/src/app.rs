@@ -15,6 +15,7 @@ use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time:
 use anyhow::{Context, anyhow};
 use api::{
     calls::{Calls, Facts, configs},
+    expiry::{AuthorityEndings, Expiries, ExpirySource, LeafEndings, LeafFacts, TokenEndings},
     node::{NodeDoor, NodeInputs, NodeSettings},
 };
 use axum::Router;
@@ -28,16 +29,17 @@ use tokio_util::sync::CancellationToken;
 use xds::{SecretSource, XdsDeps, XdsServer, catalog::Catalog};
 
 use self::{
-    adapters::{CaRotation, FailingRenewals, MetricsPage, Ready},
+    adapters::{CaRotation, FailingRenewals, MetricsPage, Ready, SdsLeaves},
     board::BoardDelivery,
     sealing::{Sealer, SealerStatus, StoreKeys},
-    secrets::{SecretExpiries, SecretFeed},
+    secrets::{SecretEndings, SecretFeed},
 };
 use crate::{
     config::{Config, Listen},
     door::{Door, Registry, Security, Service},
-    init::{ca_deps, open_store, operator_expiry, refresh_endpoint},
+    init::{ca_deps, open_store, refresh_endpoint},
     lifecycle::{Parts, Readiness},
+    lookout::{self, Lookout, Seen},
     metrics::Metrics,
     own_certificate::{OwnRenewal, OwnStatus},
     refusals::RefusalWriter,
@@ -154,7 +156,7 @@ async fn serve(
     spawn(&mut parts, "anchor", store.clone().keep_anchor(parts_shutdown.clone()));
 
     let deps = ca::Deps { refusals: refusals.clone(), ..ca_deps(&config, &store, clock.clone()) };
-    let journal = deps.journal.clone();
+    let (journal, least_remaining) = (deps.journal.clone(), deps.policy.least_remaining());
     let manager = ca::Manager::open(deps).await.context("cannot open the authority")?;
     let ca = manager.handle();
     let issuer: Arc<dyn spiffe::SvidIssuer> = Arc::new(ca.clone());
@@ -180,7 +182,7 @@ async fn serve(
         .into_iter()
         .filter_map(|leaf| Some((LeafKey { node: leaf.node?, identity: leaf.id }, leaf.not_after)))
         .collect();
-    let (imported, expiries) = (watch::Sender::default(), watch::Sender::new(SecretExpiries::default()));
+    let (imported, expiries) = (watch::Sender::default(), watch::Sender::new(Vec::new()));
     let (imported_read, secrets_read) = (imported.subscribe(), expiries.subscribe());
     let feed = SecretFeed { store: store.clone(), clock: clock.clone(), imported, expiries };
     feed.first().await?;
@@ -253,25 +255,56 @@ async fn serve(
         },
     );
 
-    let operator = operator_expiry(&config.admin_dir);
+    let leaves: Arc<dyn LeafFacts> = Arc::new(SdsLeaves(sds.status()));
+    let leaf_endings = LeafEndings {
+        journal: journal.clone(),
+        bindings: configs.watch_bindings(),
+        blocks: configs.watch_blocks(),
+        leaves: leaves.clone(),
+    };
+    let sources: Vec<Arc<dyn ExpirySource>> = vec![
+        Arc::new(AuthorityEndings(Arc::new(store.clone()))),
+        Arc::new(leaf_endings),
+        Arc::new(TokenEndings(Arc::new(store.clone()))),
+        Arc::new(SecretEndings(secrets_read)),
+    ];
+    let expiries = Expiries::new(sources);
+    let seen = watch::Sender::new(Arc::new(Seen::default()));
+    let seen_read = seen.subscribe();
+    let lookout = Lookout {
+        expiries: expiries.clone(),
+        journal: journal.clone(),
+        bindings: configs.watch_bindings(),
+        leaves: leaves.clone(),
+        clock: clock.clone(),
+        period: lookout::period(&config.lifetimes),
+        seen,
+    };
+    spawn(&mut parts, "lookout", lookout.run(parts_shutdown.clone()));
+    let ready: Arc<Ready> = Arc::new(Ready {
+        readiness: readiness.clone(),
+        broken: store.broken(),
+        findings: store.findings(),
+        own: own_status_read.clone(),
+        ca: ca.status(),
+        least_remaining,
+        clock: clock.clone(),
+    });
     metrics.add_source({
         let sources = samples::Sources {
-            ca: ca.status(),
+            seen: seen_read,
+            ready: ready.clone(),
             sds: sds.status(),
             own: own_status_read.clone(),
-            operator: operator.clone(),
             counters,
             traffic,
             delivery: status.clone(),
             sealed,
-            secrets: secrets_read,
             findings: store.findings(),
             clock: clock.clone(),
         };
         move || sources.sample()
     });
-    let ready: Arc<Ready> =
-        Arc::new(Ready { readiness: readiness.clone(), broken: store.broken(), findings: store.findings() });
     let page: Arc<MetricsPage> = Arc::new(MetricsPage(metrics.clone()));
     let calls = Calls {
         domain: config.trust_domain.clone(),
@@ -291,6 +324,8 @@ async fn serve(
         issuer,
         trust: ca.trust(),
         delivery: Arc::new(BoardDelivery { board: status, xds: xds.clone() }),
+        expiries,
+        leaves,
         renewals: Arc::new(FailingRenewals { sds: sds.status(), own: own_status_read.clone() }),
         readiness: ready.clone(),
         metrics: page.clone(),

@@ -55,7 +55,8 @@ pub enum Command {
 #[derive(Debug, Subcommand)]
 pub enum Operate {
     /// Seconds to the next expiry of every class, failed renewals, and how each proxy stands
-    Status(ListArgs),
+    #[command(after_help = "Examples:\n  credence status\n  credence status --expiring 7d")]
+    Status(StatusArgs),
     /// Check documents and credence.yaml, without a server
     #[command(
         after_help = "Examples:\n  credence check web.yaml\n  credence check credence.yaml configs/*.yaml"
@@ -152,6 +153,17 @@ pub struct ListArgs {
     /// How to reach the server.
     #[command(flatten)]
     pub server: ServerArgs,
+}
+
+/// `status`.
+#[derive(Debug, Clone, Args)]
+pub struct StatusArgs {
+    /// List everything that ends within this time, or has ended without a successor, such as 7d
+    #[arg(long, value_name = "D")]
+    pub expiring: Option<String>,
+    /// How to list.
+    #[command(flatten)]
+    pub list: ListArgs,
 }
 
 /// A change.
@@ -661,7 +673,8 @@ pub struct CertShowArgs {
 pub enum IdentityCommand {
     /// Who speaks for which identity, and which are blocked
     List(ListArgs),
-    /// One identity: who speaks for it, whether it is blocked, and on how many proxies that is acknowledged
+    /// One identity: who speaks for it, whether it is blocked, on how many proxies that is acknowledged, and until when it survives if its issuer stays down
+    #[command(after_help = "Examples:\n  credence identity show spiffe://prod.example/web")]
     Show(IdentityShowArgs),
     /// Block an identity: its streams end, renewal and enrolment are refused
     #[command(
@@ -837,7 +850,9 @@ mod tests {
             "credence ca rotate intermediate --dry-run",
             "credence cert list --all",
             "credence cert show 01ab",
+            "credence status --expiring 7d -o json",
             "credence identity list",
+            "credence identity show spiffe://td/web",
             "credence identity block spiffe://td/web",
             "credence identity unblock spiffe://td/web",
             "credence token list",

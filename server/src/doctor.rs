@@ -217,9 +217,7 @@ async fn readiness(config: &Config) -> Check {
     let Some(probes) = config.probes else { return ok("server", "runs; its probes are switched off") };
     match get(SocketAddr::new(probes.address, probes.port), "/readyz").await {
         Ok((status, _)) if status.is_success() => ok("server", "runs and is ready"),
-        Ok((_, body)) => {
-            problem("server", format!("runs and is not ready: {}", body.trim()), "look at its log")
-        }
+        Ok(_) => problem("server", "runs and is not ready", "credence status says why, and so does its log"),
         Err(error) => warning(
             "server",
             format!("something answers on the port of the probes, and not as they do: {error}"),

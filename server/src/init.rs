@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::Context;
 use audit::{Actor, Event, Refusals};
-use certs::{Certificate, Clock, Profile, SecretKey, SpkiHash, Timestamp, certificates_to_pem};
+use certs::{Certificate, Clock, Profile, SecretKey, SpkiHash, certificates_to_pem};
 use spiffe::{Purpose, RequestId, SvidIssuer, SvidRequest, Tenant};
 use store::{Cost, NewSlot, Store};
 use thiserror::Error;
@@ -302,19 +302,4 @@ fn make_private_directory(path: &Path) -> anyhow::Result<()> {
 /// Writes a file of mode 0600 by renaming a complete one into place.
 fn write_file(path: &Path, content: &[u8]) -> anyhow::Result<()> {
     agent::files::write_private(path, content).with_context(|| format!("cannot write {}", path.display()))
-}
-
-/// When the operator's certificate in `directory` ends, if there is one.
-#[must_use]
-pub fn operator_expiry(directory: &Path) -> Option<(String, Timestamp)> {
-    let pem = fs::read(directory.join(OPERATOR_CERTIFICATE)).ok()?;
-    let ders = certs::certificates_from_pem(&pem).ok()?;
-    let leaf = Certificate::from_der(ders.first()?).ok()?;
-    let name = leaf.subject_alt_names().iter().find_map(|name| match name {
-        certs::SubjectAltName::Uri(uri) => uri.rsplit('/').next().map(str::to_owned),
-        certs::SubjectAltName::Dns(_) | certs::SubjectAltName::Ip(_) | certs::SubjectAltName::Other(_) => {
-            None
-        }
-    })?;
-    Some((name, leaf.not_after()))
 }

@@ -24,12 +24,21 @@ const AFTER_ROTATION: Duration = Duration::from_secs(1);
 pub struct OwnStatus {
     /// Its serial number.
     pub serial: Option<String>,
+    /// When it was issued.
+    pub issued: Option<Timestamp>,
     /// When it ends.
     pub not_after: Option<Timestamp>,
     /// Failed renewals since the process started.
     pub failures: u64,
     /// The last failure, until the next success.
     pub last_error: Option<String>,
+}
+
+impl OwnStatus {
+    /// The life of the certificate in place.
+    pub(crate) fn life(&self) -> Option<Life> {
+        Some(Life { issued: self.issued?, expires: self.not_after? })
+    }
 }
 
 /// Keeps our own certificate fresh.
@@ -111,6 +120,7 @@ impl OwnRenewal {
         let not_after = issued.chain.leaf().not_after();
         self.status.send_modify(|status| {
             status.serial = Some(issued.chain.leaf().serial().to_string());
+            status.issued = Some(issued.issued);
             status.not_after = Some(not_after);
             status.last_error = None;
         });

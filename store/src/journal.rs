@@ -187,6 +187,10 @@ fn read_chain(row: &SqliteRow) -> Result<Vec<Vec<u8>>, sqlx::Error> {
     Ok(chain)
 }
 
+fn read_serial(row: &SqliteRow) -> Result<Serial, sqlx::Error> {
+    Serial::from_der_integer(row.try_get("serial")?).map_err(|error| decode("serial", error))
+}
+
 fn read(row: &SqliteRow) -> Result<CertificateRow, sqlx::Error> {
     let state = match row.try_get::<&str, _>("state")? {
         "unknown" => CertificateState::Unknown,
@@ -194,7 +198,7 @@ fn read(row: &SqliteRow) -> Result<CertificateRow, sqlx::Error> {
         "failed" => CertificateState::Failed(row.try_get("reason")?),
         other => return Err(decode("state", format!("unknown state {other}"))),
     };
-    let serial = Serial::from_der_integer(row.try_get("serial")?).map_err(|error| decode("serial", error))?;
+    let serial = read_serial(row)?;
     let request_id: RequestId = from_json(row, "request_id")?;
     let intent = Intent {
         serial,
@@ -271,7 +275,7 @@ impl Store {
 
     async fn list_remaining(&self, now: Timestamp) -> Result<Vec<Remaining>, sqlx::Error> {
         let mut query = QueryBuilder::<Sqlite>::new(
-            "SELECT id, node, not_after FROM certificates c WHERE c.not_after >= ",
+            "SELECT id, node, profile, tenant, serial, at, not_after FROM certificates c WHERE c.not_after >= ",
         );
         query.push_bind(now.unix_millis()).push(NEWEST).push(" ORDER BY c.not_after");
         let rows = query.build().fetch_all(&mut *self.read().await?).await?;
@@ -280,6 +284,10 @@ impl Store {
                 Ok(Remaining {
                     id: parsed(row, "id")?,
                     node: optional_parsed(row, "node")?,
+                    profile: from_word(row, "profile")?,
+                    tenant: parsed(row, "tenant")?,
+                    serial: read_serial(row)?,
+                    issued: time(row, "at")?,
                     not_after: time(row, "not_after")?,
                 })
             })

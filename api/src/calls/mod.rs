@@ -11,6 +11,7 @@ use spiffe::{RequestId, SvidIssuer, Tenant, Trust, TrustDomain};
 use tokio::sync::watch;
 
 use crate::{
+    expiry::{Expiries, LeafFacts},
     ports::{DocumentStore, NodeStore, SecretStore},
     sealing::Sealing,
     sources::{Delivery, MetricsText, Readiness, Renewals, Rotation},
@@ -19,6 +20,7 @@ use crate::{
 pub mod configs;
 mod documents;
 mod error;
+mod expiry;
 mod identities;
 mod proxies;
 mod sealing;
@@ -32,7 +34,9 @@ mod trust;
 pub use self::documents::{ConfigFilter, TextChange};
 pub use self::error::CallError;
 pub use self::proxies::{DEFAULT_TTL, MAX_TTL, ProxyFilter};
+pub(crate) use self::tokens::state as token_state;
 pub use self::trust::{CertificateQuery, PROBE_LIFETIME, class_word};
+pub(crate) use self::trust::{unavailable, word};
 
 /// On whose account a call happens.
 #[derive(Debug, Clone)]
@@ -97,6 +101,10 @@ pub struct Calls {
     pub delivery: Arc<dyn Delivery>,
     /// What renewals fail.
     pub renewals: Arc<dyn Renewals>,
+    /// Everything that ends.
+    pub expiries: Expiries,
+    /// What connected nodes make of their leaves.
+    pub leaves: Arc<dyn LeafFacts>,
     /// Whether the process is ready.
     pub readiness: Arc<dyn Readiness>,
     /// The metrics.

@@ -2,19 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use ca::ports::{AuthorityState, CertificateFilter, CertificateRow, Place};
-use certs::{Profile, Timestamp};
+use certs::Timestamp;
 
-use super::{
-    CallError, Caller, Calls, ProxyFilter, tokens,
-    trust::{class_word, unavailable},
-};
+use super::{CallError, Caller, Calls, ProxyFilter, tokens};
 use crate::{
     ports::{DocumentFilter, RevisionState},
     wire,
 };
 
-/// The most nodes and certificates that the picture holds.
+/// The most nodes that the picture holds.
 const MAX_SHOWN: usize = 1000;
 
 impl Calls {
@@ -24,7 +20,7 @@ impl Calls {
     /// When the store cannot read.
     pub async fn stats(&self, caller: &Caller) -> Result<wire::Stats, CallError> {
         let now = self.clock.now();
-        let expiries = self.expiries(caller, now).await?;
+        let expiries = self.next_expiries(caller).await?;
         self.count(caller, now, &expiries).await
     }
 
@@ -34,13 +30,14 @@ impl Calls {
     /// When the store cannot read.
     pub async fn status(&self, caller: &Caller) -> Result<wire::Status, CallError> {
         let now = self.clock.now();
-        let expiries = self.expiries(caller, now).await?;
+        let expiries = self.next_expiries(caller).await?;
         let filter = ProxyFilter { limit: MAX_SHOWN, ..ProxyFilter::default() };
         Ok(wire::Status {
             version: self.facts.version.clone(),
             trust_domain: self.domain.to_string(),
             at: now.to_string(),
             not_ready: self.readiness.not_ready(),
+            warnings: warnings(&expiries),
             stats: self.count(caller, now, &expiries).await?,
             expiries,
             failing_renewals: self.renewals.failing(),
@@ -83,41 +80,23 @@ impl Calls {
         stats.next_expiry_secs = next;
         Ok(stats)
     }
-
-    /// The next end of each class of certificate, ours and the operators' included, soonest first.
-    async fn expiries(&self, caller: &Caller, now: Timestamp) -> Result<Vec<wire::Expiry>, CallError> {
-        let mut found = Vec::new();
-        let records = self.authorities.load().await.map_err(|error| unavailable("authorities", &error))?;
-        for record in records.iter().filter(|record| record.state == AuthorityState::Active) {
-            let class = match record.place {
-                Place::Root => Profile::Root,
-                Place::Issuing => Profile::Issuing,
-            };
-            found.push(expiry(class, record.id.to_string(), record.certificate.not_after(), now));
-        }
-        for class in [Profile::Server, Profile::Node, Profile::Workload, Profile::Operator] {
-            let filter = CertificateFilter {
-                profile: Some(class),
-                valid_at: Some(now),
-                newest_only: true,
-                limit: MAX_SHOWN,
-                ..CertificateFilter::default()
-            };
-            let rows = self.journal.certificates(&filter).await;
-            let rows = rows.map_err(|error| unavailable("journal", &error))?;
-            // A workload's certificate without a node is the probe of `credence verify`: nobody renews it.
-            let is_kept = |row: &&CertificateRow| class != Profile::Workload || row.intent.node.is_some();
-            let own = rows.iter().filter(|row| row.intent.tenant == caller.tenant).filter(is_kept);
-            if let Some(row) = own.min_by_key(|row| row.intent.not_after) {
-                found.push(expiry(class, row.intent.id.to_string(), row.intent.not_after, now));
-            }
-        }
-        found.sort_by_key(|expiry| expiry.in_secs);
-        Ok(found)
-    }
 }
 
-fn expiry(class: Profile, name: String, at: Timestamp, now: Timestamp) -> wire::Expiry {
-    let in_secs = at.millis_since(now).div_euclid(1000);
-    wire::Expiry { class: class_word(class).to_owned(), name, at: at.to_string(), in_secs }
+/// With this much left an operator is told.
+const OPERATOR_SOON: i64 = 7 * 24 * 60 * 60;
+
+/// An operator's certificate is renewed when its owner calls: nothing else of ours ends with it.
+fn warnings(expiries: &[wire::Expiry]) -> Vec<String> {
+    let soon = |one: &&wire::Expiry| one.class == "operator" && one.in_secs < OPERATOR_SOON;
+    let warning = |one: &wire::Expiry| match one.in_secs {
+        ..0 => format!(
+            "certificate of {} ended at {}: credence init --reissue-admin on the host",
+            one.name, one.at
+        ),
+        _ => format!(
+            "certificate of {} ends at {}: any command of its owner past half of its life renews it",
+            one.name, one.at
+        ),
+    };
+    expiries.iter().filter(soon).map(warning).collect()
 }

@@ -46,7 +46,7 @@ impl Calls {
     }
 }
 
-pub(super) fn state(token: &StoredToken, now: Timestamp) -> &'static str {
+pub(crate) fn state(token: &StoredToken, now: Timestamp) -> &'static str {
     if token.revoked.is_some() {
         "revoked"
     } else if token.spent.is_some() {

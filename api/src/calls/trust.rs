@@ -215,7 +215,7 @@ impl Calls {
     }
 }
 
-pub(super) fn unavailable(part: &'static str, error: &impl ToString) -> CallError {
+pub(crate) fn unavailable(part: &'static str, error: &impl ToString) -> CallError {
     CallError::Unavailable { part, why: error.to_string() }
 }
 
@@ -287,6 +287,6 @@ pub fn class_word(profile: Profile) -> &'static str {
     }
 }
 
-pub(super) fn word(value: &impl serde::Serialize) -> String {
+pub(crate) fn word(value: &impl serde::Serialize) -> String {
     serde_json::to_value(value).ok().and_then(|word| word.as_str().map(str::to_owned)).unwrap_or_default()
 }

@@ -19,7 +19,8 @@ const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset
 pub fn probes(readiness: Arc<dyn Readiness>, metrics: Arc<dyn MetricsText>) -> Router {
     type Parts = (Arc<dyn Readiness>, Arc<dyn MetricsText>);
     async fn ready(State((readiness, _)): State<Parts>) -> Response {
-        readiness_answer(&*readiness)
+        // Whoever is on this host may know that we are not ready; why is for operators, on the management port.
+        readiness_answer(&*readiness, |_| "not ready\n".to_owned())
     }
     async fn metrics_text(State((_, metrics)): State<Parts>) -> Response {
         metrics_answer(&*metrics)
@@ -36,7 +37,7 @@ pub fn probes(readiness: Arc<dyn Readiness>, metrics: Arc<dyn MetricsText>) -> R
 /// The same paths for 8080, behind its guard.
 pub(super) fn routes() -> Router<Arc<Shared>> {
     async fn ready(State(shared): App) -> Response {
-        readiness_answer(&*shared.calls.readiness)
+        readiness_answer(&*shared.calls.readiness, |missing| format!("not ready: {}\n", missing.join("; ")))
     }
     async fn metrics_text(State(shared): App) -> Response {
         metrics_answer(&*shared.calls.metrics)
@@ -53,12 +54,12 @@ async fn live() -> &'static str {
     "ok\n"
 }
 
-fn readiness_answer(readiness: &dyn Readiness) -> Response {
+fn readiness_answer(readiness: &dyn Readiness, body: impl FnOnce(&[String]) -> String) -> Response {
     let missing = readiness.not_ready();
     if missing.is_empty() {
         return "ok\n".into_response();
     }
-    (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}\n", missing.join(", "))).into_response()
+    (StatusCode::SERVICE_UNAVAILABLE, body(&missing)).into_response()
 }
 
 fn metrics_answer(metrics: &dyn MetricsText) -> Response {

@@ -19,6 +19,7 @@ use crate::{
         Facts,
         configs::{Manager, Stores},
     },
+    expiry::{AuthorityEndings, Expiries, ExpirySource, LeafEndings, LeafFacts, TokenEndings},
     testing::{MemoryStore, Still, StillRotation},
 };
 
@@ -88,7 +89,18 @@ async fn world() -> World {
     let ca = Arc::new(ca::testing::MemoryStore::new());
     let facts = Facts { version: "0.1.0".into(), enrolment_address: "localhost:18001".into() };
     let sealing = Arc::new(crate::sealing::MemorySealing::default());
+    let leaves: Arc<dyn LeafFacts> = Arc::new(still.clone());
+    let endings = LeafEndings {
+        journal: ca.clone(),
+        bindings: configs.watch_bindings(),
+        blocks: configs.watch_blocks(),
+        leaves: leaves.clone(),
+    };
+    let expiries: [Arc<dyn ExpirySource>; 3] =
+        [Arc::new(AuthorityEndings(ca.clone())), Arc::new(endings), Arc::new(TokenEndings(shared.clone()))];
     let calls = Calls {
+        expiries: Expiries::new(expiries),
+        leaves,
         domain,
         facts: Arc::new(facts),
         clock: Arc::new(clock.clone()),
@@ -538,10 +550,14 @@ async fn probes_answer_without_identity_and_say_what_is_missing() {
     }
     still.not_ready.lock().unwrap().push("store".into());
     assert_eq!((status("/readyz").await, status("/livez").await), (503, 200));
+    let request = Request::get("/readyz").body(Body::empty()).unwrap();
+    let body = probes.clone().oneshot(request).await.unwrap().into_body();
+    assert_eq!(axum::body::to_bytes(body, 100).await.unwrap(), "not ready\n", "strangers learn no reason");
     assert_eq!(status("/api/v1/status").await, 404);
     let world = world().await;
     world.still.not_ready.lock().unwrap().push("store".into());
-    assert_eq!(world.get("/readyz").await.status, StatusCode::SERVICE_UNAVAILABLE);
+    let answer = world.get("/readyz").await;
+    assert_eq!((answer.status, answer.body), (StatusCode::SERVICE_UNAVAILABLE, json!("not ready: store\n")));
 }
 
 #[tokio::test]

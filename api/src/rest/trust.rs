@@ -36,6 +36,38 @@ pub(super) async fn identities(
     shared.calls.list_identities(&caller, params.id.as_deref()).map(Json)
 }
 
+pub(super) async fn identity(
+    State(shared): App,
+    caller: Caller,
+    Path(id): Path<String>,
+    Params(Nothing {}): Params<Nothing>,
+) -> Answer<wire::IdentityShown> {
+    shared.calls.show_identity(&caller, &id).await.map(Json)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ExpiryParams {
+    within: Option<String>,
+    limit: Option<usize>,
+    after: Option<usize>,
+}
+
+pub(super) async fn expiries(
+    State(shared): App,
+    caller: Caller,
+    Params(params): Params<ExpiryParams>,
+) -> Answer<wire::Page<wire::Expiring>> {
+    let within = params.within.as_deref().map(|text| {
+        certs::parse_duration(text).ok_or_else(|| CallError::Parameter {
+            what: "within",
+            why: format!("{text:?} is not a duration such as 7d"),
+        })
+    });
+    let (within, limit, offset) = (within.transpose()?, page(params.limit)?, params.after.unwrap_or(0));
+    shared.calls.list_expiries(&caller, within, limit, offset).await.map(Json)
+}
+
 pub(super) async fn block(
     State(shared): App,
     caller: Caller,

@@ -183,12 +183,16 @@ async fn listing(store: &dyn StoreFixture) {
 
     let mut remaining = journal.remaining(after(60)).await.expect("remaining");
     remaining.sort_by_key(|remaining| remaining.not_after);
-    let expected = |path: &str, secs: u64| Remaining {
+    let expected = |path: &str, serial: u8, secs: u64| Remaining {
         id: SpiffeId::parse(&format!("spiffe://td/{path}")).expect("parses"),
         node: NodeId::parse("web-1").ok(),
+        profile: Profile::Workload,
+        tenant: Tenant::default(),
+        serial: Serial::from_random([serial; 20]),
+        issued: now(),
         not_after: after(secs),
     };
-    assert_eq!(remaining, [expected("api", 200), expected("web", 300)]);
+    assert_eq!(remaining, [expected("api", 3, 200), expected("web", 2, 300)]);
 }
 
 async fn tokens(store: &dyn StoreFixture) {

@@ -221,6 +221,10 @@ impl Journal for MemoryStore {
         let remaining = |row: CertificateRow| Remaining {
             id: row.intent.id,
             node: row.intent.node,
+            profile: row.intent.profile,
+            tenant: row.intent.tenant,
+            serial: row.intent.serial,
+            issued: row.intent.at,
             not_after: row.intent.not_after,
         };
         Ok(rows.into_iter().map(remaining).collect())

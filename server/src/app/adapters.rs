@@ -1,15 +1,18 @@
 //! Where ports meet what stands behind them, if that takes more than a line.
 
-use std::{collections::BTreeSet, convert::Infallible, sync::Arc};
+use std::{collections::BTreeSet, convert::Infallible, sync::Arc, time::Duration};
 
 use api::{
     calls::{CallError, Caller},
+    expiry::{LeafFact, LeafFacts},
     node::NodeSettings,
     sources::{MetricsText, NextRotation, Readiness as ReadinessPort, Renewals, Rotation},
     wire,
 };
 use async_trait::async_trait;
 use axum::{Router, body::Body};
+use ca::CaStatus;
+use certs::Clock;
 use http::Request;
 use hyper::body::Incoming;
 use sds::SdsStatus;
@@ -24,6 +27,7 @@ use crate::{
     lifecycle::Readiness,
     metrics::Metrics,
     own_certificate::OwnStatus,
+    readiness::{Facts, Reason, judge},
 };
 
 /// What documents are read against.
@@ -45,7 +49,7 @@ pub(super) fn context(config: &Config) -> Context {
 /// What enrolment and renewal are bounded by.
 pub(super) fn node_settings() -> NodeSettings {
     NodeSettings {
-        lifetime: std::time::Duration::ZERO,
+        lifetime: Duration::ZERO,
         xds_server: String::new(),
         calls_per_second: 1,
         calls_at_once: 10,
@@ -122,21 +126,67 @@ impl Renewals for FailingRenewals {
     }
 }
 
-/// Ready when every part has served its first truth, the store can write, and is what it was.
+/// Ready when every part has served its first truth, the store can write and is what it was, and our own trust lasts.
 pub(super) struct Ready {
     pub(super) readiness: Readiness,
     pub(super) broken: watch::Receiver<Option<String>>,
     pub(super) findings: watch::Receiver<Arc<Vec<store::Finding>>>,
+    pub(super) own: watch::Receiver<OwnStatus>,
+    pub(super) ca: watch::Receiver<Arc<CaStatus>>,
+    pub(super) least_remaining: Duration,
+    pub(super) clock: Arc<dyn Clock>,
+}
+
+impl Ready {
+    /// Every reason why not.
+    pub(super) fn reasons(&self) -> Vec<Reason> {
+        let missing = self.readiness.missing().into_iter();
+        let mut reasons: Vec<Reason> = missing
+            .map(|part| Reason { part, why: format!("{part} has not served its first truth") })
+            .collect();
+        reasons.extend(
+            self.broken.borrow().as_ref().map(|why| Reason { part: "store", why: format!("store: {why}") }),
+        );
+        let findings = self.findings.borrow().clone();
+        reasons.extend(findings.first().map(|finding| Reason {
+            part: "store",
+            why: format!("STORE_ROLLBACK, nothing is signed: {finding}"),
+        }));
+        reasons.extend(judge(&self.facts(), self.clock.now()));
+        reasons
+    }
+
+    fn facts(&self) -> Facts {
+        let (own, ca) = (self.own.borrow().clone(), self.ca.borrow().clone());
+        let active = ca.authorities.iter().find(|authority| Some(authority.id) == ca.active);
+        Facts {
+            own: own.life(),
+            own_failure: own.last_error,
+            issuing: active.map(|authority| (authority.id, authority.not_after)),
+            least_remaining: self.least_remaining,
+        }
+    }
 }
 
 impl ReadinessPort for Ready {
     fn not_ready(&self) -> Vec<String> {
-        let mut missing: Vec<String> = self.readiness.missing().into_iter().map(str::to_owned).collect();
-        missing.extend(self.broken.borrow().as_ref().map(|reason| format!("store: {reason}")));
-        let findings = self.findings.borrow().clone();
-        missing
-            .extend(findings.first().map(|finding| format!("STORE_ROLLBACK, nothing is signed: {finding}")));
-        missing
+        self.reasons().into_iter().map(|reason| reason.why).collect()
+    }
+}
+
+/// What nodes make of their leaves, as `sds` sees it.
+pub(super) struct SdsLeaves(pub(super) watch::Receiver<Arc<SdsStatus>>);
+
+impl LeafFacts for SdsLeaves {
+    fn facts(&self) -> Vec<LeafFact> {
+        let status = self.0.borrow().clone();
+        let facts = status.leaves().map(|leaf| LeafFact {
+            node: leaf.node.clone(),
+            identity: leaf.identity.clone(),
+            is_wanted: leaf.wanted,
+            acknowledged: leaf.acknowledged.clone(),
+        });
+        facts.collect()
     }
 }
 

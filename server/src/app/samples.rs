@@ -1,32 +1,36 @@
 //! The numbers that are read from the parts' read models when somebody scrapes.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
-use ca::{CaStatus, ports::AuthorityState};
+use api::expiry::{Ending, first_of_each_kind};
 use certs::{Clock, Timestamp};
 use sds::SdsStatus;
 use tokio::sync::watch;
 use xds::{Board, Counters, Traffic};
 
-use super::{board::Summary, sealing::SealerStatus, secrets::SecretExpiries};
+use super::{adapters::Ready, board::Summary, sealing::SealerStatus};
 use crate::{
+    lookout::Seen,
     metrics::{Sample, SampleValue},
     own_certificate::OwnStatus,
 };
 
+/// How many of a kind get a series of their own: those that end first.
+const MAX_NAMED: usize = 20;
+const SURVIVES: &str =
+    "Seconds until the first node of an identity has no valid leaf if its issuer stays down";
 const EXPIRY: &str = "Seconds until it expires; negative when it has";
 
 /// Where the numbers come from.
 pub(super) struct Sources {
-    pub(super) ca: watch::Receiver<Arc<CaStatus>>,
+    pub(super) seen: watch::Receiver<Arc<Seen>>,
+    pub(super) ready: Arc<Ready>,
     pub(super) sds: watch::Receiver<Arc<SdsStatus>>,
     pub(super) own: watch::Receiver<OwnStatus>,
-    pub(super) operator: Option<(String, Timestamp)>,
     pub(super) counters: Arc<Counters>,
     pub(super) traffic: Arc<Traffic>,
     pub(super) delivery: Arc<Board>,
     pub(super) sealed: watch::Receiver<SealerStatus>,
-    pub(super) secrets: watch::Receiver<SecretExpiries>,
     pub(super) findings: watch::Receiver<Arc<Vec<store::Finding>>>,
     pub(super) clock: Arc<dyn Clock>,
 }
@@ -35,43 +39,58 @@ impl Sources {
     /// All of them, now.
     pub(super) fn sample(&self) -> Vec<Sample> {
         let mut samples = self.expiries();
+        samples.extend(self.readiness());
         samples.extend(self.renewals());
         samples.extend(self.delivery());
         samples.extend(self.sealing());
         samples
     }
 
+    /// The soonest of each kind by name, and how many of each kind there are: no fleet makes more series than that.
     fn expiries(&self) -> Vec<Sample> {
-        let now = self.clock.now();
-        let expiry = |kind: &str, name: String, at: Timestamp| {
-            #[expect(clippy::cast_precision_loss, reason = "a metric in seconds")]
-            let seconds = at.millis_since(now) as f64 / 1000.0;
-            gauge("expiry_seconds", EXPIRY, vec![("kind", kind.to_owned()), ("name", name)], seconds)
-        };
-        let ca = self.ca.borrow().clone();
-        let mut samples: Vec<Sample> = ca
-            .authorities
-            .iter()
-            .filter(|authority| authority.state != AuthorityState::Removed)
-            .map(|authority| expiry("authority", authority.id.to_string(), authority.not_after))
+        let (now, seen) = (self.clock.now(), self.seen.borrow().clone());
+        let labels =
+            |ending: &Ending| vec![("kind", ending.kind.word().to_owned()), ("name", ending.label())];
+        let (soonest, counts) = first_of_each_kind(&seen.endings, MAX_NAMED);
+        let left = |at: Timestamp| seconds(at.millis_since(now));
+        let mut samples: Vec<Sample> = soonest
+            .into_iter()
+            .map(|ending| gauge("expiry_seconds", EXPIRY, labels(ending), left(ending.ends)))
             .collect();
-        if let Some(at) = self.own.borrow().not_after {
-            samples.push(expiry("server", "server".to_owned(), at));
+        #[expect(clippy::cast_precision_loss, reason = "a count")]
+        samples.extend(counts.into_iter().map(|(kind, count)| {
+            let labels = vec![("kind", kind.word().to_owned())];
+            gauge("expiries", "How many things of a kind expire", labels, count as f64)
+        }));
+        let mut most_used: Vec<Ending> =
+            seen.endings.iter().filter(|ending| ending.kind.is_missed()).cloned().collect();
+        most_used.sort_by(|a, b| b.used(now).total_cmp(&a.used(now)));
+        samples.extend(first_of_each_kind(&most_used, MAX_NAMED).0.into_iter().map(|ending| {
+            let help = "How much of its life is used, from 0 to 1; more when it has expired";
+            gauge("life_used_ratio", help, labels(ending), ending.used(now))
+        }));
+        samples.extend(seen.survivals.iter().take(MAX_NAMED).map(|one| {
+            let labels = vec![("id", one.identity.to_string())];
+            gauge("identity_survives_seconds", SURVIVES, labels, left(one.until))
+        }));
+        #[expect(clippy::cast_precision_loss, reason = "a count")]
+        let identities = seen.survivals.len() as f64;
+        samples.push(gauge("identities", "Identities with an unexpired leaf", vec![], identities));
+        if let Some(at) = seen.at {
+            let help = "Seconds since everything that expires was read; grows while a store cannot be read";
+            samples.push(gauge("expiries_age_seconds", help, vec![], seconds(now.millis_since(at))));
         }
-        if let Some((name, at)) = &self.operator {
-            samples.push(expiry("operator", name.clone(), *at));
-        }
-        // The next one only: a label per secret would have no bound.
-        if let Some((name, at)) = self.secrets.borrow().0.iter().min_by_key(|(_, at)| *at) {
-            samples.push(expiry("secret", name.clone(), *at));
-        }
-        // One number for all leaves, and one for all nodes: a label per node would have no bound.
-        if let Some(at) = self.sds.borrow().next_expiry() {
-            samples.push(expiry("workload", "next".to_owned(), at));
-        }
-        if let Some(at) = Summary::of(&self.delivery).next_expiry {
-            samples.push(expiry("node", "next".to_owned(), at));
-        }
+        samples
+    }
+
+    fn readiness(&self) -> Vec<Sample> {
+        let reasons = self.ready.reasons();
+        let ready = if reasons.is_empty() { 1.0 } else { 0.0 };
+        let mut samples = vec![gauge("ready", "Whether the process is ready", vec![], ready)];
+        let parts: BTreeSet<&str> = reasons.iter().map(|reason| reason.part).collect();
+        samples.extend(parts.into_iter().map(|part| {
+            gauge("not_ready", "Parts that are not ready", vec![("part", part.to_owned())], 1.0)
+        }));
         samples
     }
 
@@ -152,6 +171,11 @@ impl Sources {
             counter("xds_nacks", "Responses that proxies refused", vec![], tally.nacks),
         ]
     }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a metric in seconds")]
+fn seconds(millis: i64) -> f64 {
+    millis as f64 / 1000.0
 }
 
 fn gauge(name: &'static str, help: &'static str, labels: Vec<(&'static str, String)>, value: f64) -> Sample {

@@ -3,7 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
-use api::ports::SecretStore;
+use api::{
+    calls::CallError,
+    expiry::{Ending, ExpiryKind, ExpirySource},
+    ports::SecretStore,
+};
+use async_trait::async_trait;
 use certs::{Clock, Timestamp};
 use sds::{ImportedSecret, ImportedSecrets};
 use store::{Store, Topic};
@@ -13,16 +18,22 @@ use tokio_util::sync::CancellationToken;
 /// When a store that could not be read is asked again.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// What is served, and when the certificates among them end, by name.
-#[derive(Debug, Default, Clone)]
-pub(super) struct SecretExpiries(pub(super) Vec<(String, Timestamp)>);
+/// When the certificates among the imported secrets end: nobody renews them but whoever imported them.
+pub(super) struct SecretEndings(pub(super) watch::Receiver<Vec<Ending>>);
+
+#[async_trait]
+impl ExpirySource for SecretEndings {
+    async fn endings(&self, _: Timestamp) -> Result<Vec<Ending>, CallError> {
+        Ok(self.0.borrow().clone())
+    }
+}
 
 /// Reads the imported secrets whenever one was written, and hands them on.
 pub(super) struct SecretFeed {
     pub(super) store: Store,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) imported: watch::Sender<Arc<ImportedSecrets>>,
-    pub(super) expiries: watch::Sender<SecretExpiries>,
+    pub(super) expiries: watch::Sender<Vec<Ending>>,
 }
 
 impl SecretFeed {
@@ -37,9 +48,19 @@ impl SecretFeed {
     }
 
     fn hand_on(&self, secrets: Vec<ImportedSecret>) {
-        let ends =
-            secrets.iter().filter_map(|one| Some((one.facts.name.to_string(), one.value.not_after()?)));
-        self.expiries.send_replace(SecretExpiries(ends.collect()));
+        let ends = secrets.iter().filter_map(|one| {
+            let certs::Imported::Tls { chain, .. } = &one.value else { return None };
+            Some(Ending {
+                kind: ExpiryKind::Secret,
+                name: one.facts.name.to_string(),
+                node: None,
+                state: None,
+                tenant: Some(one.facts.tenant.clone()),
+                began: chain.leaf().not_before(),
+                ends: chain.leaf().not_after(),
+            })
+        });
+        self.expiries.send_replace(ends.collect());
         self.imported.send_replace(Arc::new(ImportedSecrets::new(secrets)));
     }
 

@@ -9,6 +9,7 @@ use crate::{
 
 mod check;
 mod documents;
+mod expiry;
 mod expose;
 mod kek;
 mod proxies;

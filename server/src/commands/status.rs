@@ -3,16 +3,20 @@
 use api::wire;
 
 use super::{
-    dash,
+    dash, expiry,
     proxies::{NO_PROXIES, proxies_table},
 };
 use crate::{
-    cli::ListArgs,
+    cli::StatusArgs,
     client::Client,
     output::{self, Exit, Failure, count, left},
 };
 
-pub(super) async fn run(args: &ListArgs) -> Result<Exit, Failure> {
+pub(super) async fn run(args: &StatusArgs) -> Result<Exit, Failure> {
+    if let Some(within) = &args.expiring {
+        return expiry::expiring(&args.list, within).await;
+    }
+    let args = &args.list;
     let client = Client::open(&args.server)?;
     let status: wire::Status = client.get("/status").await?;
     output::show(args.output, &status, text)?;
@@ -25,7 +29,7 @@ fn text(status: &wire::Status) -> String {
     let ready = if status.not_ready.is_empty() {
         "ready".to_owned()
     } else {
-        format!("NOT READY: {}", status.not_ready.join(", "))
+        format!("NOT READY: {}", status.not_ready.join("; "))
     };
     let mut text = format!(
         "credence {} of {}, {ready}\n{}: {} connected, {} synced, {} refusing; {}, {}; {}; {}; {}\n\n",
@@ -41,6 +45,9 @@ fn text(status: &wire::Status) -> String {
         count(stats.unused_tokens, "unused join token", "unused join tokens"),
         count(stats.failing_renewals, "failing renewal", "failing renewals"),
     );
+    for warning in &status.warnings {
+        text.push_str(&format!("WARNING: {warning}\n\n"));
+    }
     let expiries = status.expiries.iter();
     let expiries = expiries.map(|one| {
         vec![one.class.clone(), left(one.in_secs), one.in_secs.to_string(), one.at.clone(), one.name.clone()]
@@ -88,6 +95,7 @@ mod tests {
             trust_domain: "td".into(),
             at: "T".into(),
             not_ready: vec!["xds".into()],
+            warnings: vec!["certificate of ann ends".into()],
             stats: wire::Stats::default(),
             expiries: vec![wire::Expiry {
                 class: "operator".into(),
@@ -108,7 +116,14 @@ mod tests {
             proxies: Vec::new(),
         };
         let text = text(&status);
-        for words in ["NOT READY: xds", "1m30s", "90", "issuer is unavailable", "STORE_ROLLBACK"] {
+        for words in [
+            "NOT READY: xds",
+            "WARNING: certificate of ann ends",
+            "1m30s",
+            "90",
+            "issuer is unavailable",
+            "STORE_ROLLBACK",
+        ] {
             assert!(text.contains(words), "{text}");
         }
     }

@@ -3,7 +3,7 @@
 use api::wire;
 use certs::Clock;
 
-use super::{dash, done, dry, may_go_on, parse_duration};
+use super::{dash, done, dry, expiry, may_go_on, parse_duration};
 use crate::{
     cli::{
         AuditCommand, AuditListArgs, BlockArgs, CaCommand, CertCommand, CertListArgs, ChangeArgs, Format,
@@ -132,20 +132,7 @@ pub(super) async fn identity(command: IdentityCommand) -> Result<Exit, Failure> 
             );
             Ok(Exit::Ok)
         }
-        IdentityCommand::Show(args) => {
-            let client = Client::open(&args.list.server)?;
-            let page: wire::Page<wire::Identity> =
-                client.get(&format!("/identities?id={}", encode(&args.id))).await?;
-            let one = page.items.first().ok_or_else(|| {
-                Failure::new(
-                    Exit::NotFound,
-                    format!("identity {} does not exist", args.id),
-                    "see: credence identity list",
-                )
-            })?;
-            output::show(args.list.output, one, |one| identities_table(std::slice::from_ref(one)))?;
-            Ok(Exit::Ok)
-        }
+        IdentityCommand::Show(args) => expiry::identity(&args).await,
         IdentityCommand::Block(args) => block(&args).await,
         IdentityCommand::Unblock(args) => {
             let client = Client::open(&args.change.server)?;
@@ -179,7 +166,7 @@ fn block_outcome(change: &ChangeArgs, outcome: &wire::BlockOutcome) -> Result<Ex
     Ok(if all { Exit::Ok } else { Exit::Partial })
 }
 
-fn identities_table(identities: &[wire::Identity]) -> String {
+pub(super) fn identities_table(identities: &[wire::Identity]) -> String {
     let rows = identities.iter().map(|one| {
         vec![
             one.id.clone(),

@@ -1,0 +1,115 @@
+//! What ends, as the stores know it.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use ca::ports::{Authorities, AuthorityState, Journal, Place, Remaining};
+use certs::{Profile, Timestamp};
+use spiffe::{Bindings, BlockList};
+use tokio::sync::watch;
+
+use super::{Ending, ExpiryKind, ExpirySource, LeafFacts, LeafView};
+use crate::{
+    calls::{CallError, token_state, unavailable, word},
+    ports::NodeStore,
+};
+
+/// How long something that has ended without a successor is still listed.
+const LISTED_AFTER_END: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Every authority that was not removed: prepared, active, retired.
+pub struct AuthorityEndings(pub Arc<dyn Authorities>);
+
+#[async_trait]
+impl ExpirySource for AuthorityEndings {
+    async fn endings(&self, _: Timestamp) -> Result<Vec<Ending>, CallError> {
+        let records = self.0.load().await.map_err(|error| unavailable("authorities", &error))?;
+        let kept = records.into_iter().filter(|record| record.state != AuthorityState::Removed);
+        Ok(kept
+            .map(|record| Ending {
+                kind: match record.place {
+                    Place::Root => ExpiryKind::Root,
+                    Place::Issuing => ExpiryKind::Intermediate,
+                },
+                name: record.id.to_string(),
+                node: None,
+                state: Some(word(&record.state)),
+                tenant: None,
+                began: record.created,
+                ends: record.certificate.not_after(),
+            })
+            .collect())
+    }
+}
+
+/// Every certificate that somebody counts on: of nodes and what they speak for, of operators, our own.
+pub struct LeafEndings {
+    /// What was issued.
+    pub journal: Arc<dyn Journal>,
+    /// What nodes are entitled to.
+    pub bindings: watch::Receiver<Arc<Bindings>>,
+    /// Who is blocked: nobody waits for their renewal.
+    pub blocks: watch::Receiver<Arc<BlockList>>,
+    /// What connected nodes use.
+    pub leaves: Arc<dyn LeafFacts>,
+}
+
+#[async_trait]
+impl ExpirySource for LeafEndings {
+    async fn endings(&self, now: Timestamp) -> Result<Vec<Ending>, CallError> {
+        let rows = self.journal.remaining(now - LISTED_AFTER_END).await;
+        let rows = rows.map_err(|error| unavailable("journal", &error))?;
+        let (bindings, blocks) = (self.bindings.borrow().clone(), self.blocks.borrow().clone());
+        let view = LeafView::new(self.leaves.facts());
+        let counted =
+            rows.into_iter().filter(|row| !blocks.contains(&row.id) && is_counted_on(row, &bindings, &view));
+        Ok(counted
+            .map(|row| Ending {
+                kind: row.profile.into(),
+                name: row.id.to_string(),
+                node: row.node,
+                state: None,
+                tenant: Some(row.tenant),
+                began: row.issued,
+                ends: row.not_after,
+            })
+            .collect())
+    }
+}
+
+/// Whether anybody counts on a certificate that the journal knows.
+fn is_counted_on(row: &Remaining, bindings: &Bindings, view: &LeafView) -> bool {
+    let binding = row.node.as_ref().and_then(|node| bindings.enabled(node));
+    let binding = binding.filter(|binding| row.issued >= binding.created);
+    match row.profile {
+        Profile::Node => binding.is_some(),
+        // One without a node is the probe of `credence verify`: nobody renews it.
+        Profile::Workload => binding.is_some_and(|binding| {
+            binding.identities.contains(&row.id) && view.may_use(&binding.node, &row.id)
+        }),
+        Profile::Server | Profile::Operator => true,
+        Profile::Root | Profile::Issuing => false,
+    }
+}
+
+/// Every join token that can still be used.
+pub struct TokenEndings(pub Arc<dyn NodeStore>);
+
+#[async_trait]
+impl ExpirySource for TokenEndings {
+    async fn endings(&self, now: Timestamp) -> Result<Vec<Ending>, CallError> {
+        let tokens = self.0.tokens().await?;
+        let unused = tokens.into_iter().filter(|token| token_state(token, now) == "unused");
+        Ok(unused
+            .map(|token| Ending {
+                kind: ExpiryKind::Token,
+                name: token.id,
+                node: Some(token.node),
+                state: None,
+                tenant: Some(token.tenant),
+                began: token.created,
+                ends: token.expires,
+            })
+            .collect())
+    }
+}
