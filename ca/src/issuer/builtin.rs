@@ -131,11 +131,13 @@ impl BuiltinIssuer {
                         queue.spent(&token);
                     }
                 }
-                Some(job) = jobs.recv(), if !queue.is_full() => {
+                Some(job) = jobs.recv() => {
                     let now = pipeline.clock.now();
-                    queue.push(job, now);
-                    while !queue.is_full() && let Ok(job) = jobs.try_recv() {
-                        queue.push(job, now);
+                    // As many as were there at once, so that their order is decided among all of them.
+                    let arrived = std::iter::once(job).chain(std::iter::from_fn(|| jobs.try_recv().ok()));
+                    for turned_away in arrived.take(MAX_WAITING).filter_map(|job| queue.push(job, now)) {
+                        let busy = "too many requests wait that are more urgent".to_owned();
+                        let _ = turned_away.reply.send(Err(IssueError::Unavailable(busy)));
                     }
                 }
             }
