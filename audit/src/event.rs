@@ -87,6 +87,8 @@ pub enum Action {
     AuthorityRetire,
     /// An authority left, its key destroyed.
     AuthorityRemove,
+    /// An authority is not to be depended on any more: what it signed is replaced at once.
+    AuthorityTaint,
     /// An identity was blocked.
     IdentityBlock,
     /// A block was lifted.

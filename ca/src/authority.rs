@@ -2,8 +2,8 @@
 
 use audit::{Action, Actor, Event};
 use certs::{
-    Certificate, IssueError, KeyError, Profile, SecretKey, Serial, Severity, Signer, SoftwareSigner,
-    Template, Timestamp, Validity, lint, rehearse, sign,
+    Certificate, IssueError, KeyError, Profile, PublicKey, SecretKey, Serial, Severity, Signer,
+    SoftwareSigner, Template, Timestamp, Validity, lint, rehearse, sign,
 };
 use spiffe::AuthorityId;
 use thiserror::Error;
@@ -46,19 +46,38 @@ pub enum PrepareError {
     Keep(#[from] AuthorityError),
 }
 
-/// Makes a self-signed root that is active at once.
+/// Makes a self-signed root, prepared.
 pub(crate) fn make_root(
     policy: &Policy,
     now: Timestamp,
 ) -> Result<(AuthorityRecord, SecretKey), PrepareError> {
     let key = SecretKey::generate(Profile::Root.key_kind());
     let validity = Validity::starting(now, policy.lifetimes.root, None);
-    let template = template(policy, Profile::Root, &key, validity);
+    let template = template(policy, Profile::Root, key.public(), validity);
     check(&rehearse(&template, None)?, None, Profile::Root)?;
     let certificate = sign(&template, None, &SoftwareSigner::try_new(&key)?)?;
     check(&certificate, None, Profile::Root)?;
-    let record = record(certificate, Place::Root, None, now);
-    Ok((AuthorityRecord { state: AuthorityState::Active, activated: Some(now), ..record }, key))
+    Ok((record(certificate, Place::Root, None, now), key))
+}
+
+/// A certificate for the issuing authority of `record`, signed by another root: for verifiers that do not trust its
+/// own root yet. A cross-signed *root* would exceed the path length that the old root allows.
+pub(crate) fn cross_sign(
+    policy: &Policy,
+    record: &AuthorityRecord,
+    root: &AuthorityRecord,
+    root_key: &SecretKey,
+    now: Timestamp,
+) -> Result<Certificate, PrepareError> {
+    let (above, below) = (&root.certificate, &record.certificate);
+    let bounds = Validity { not_before: above.not_before(), not_after: above.not_after() };
+    let validity = Validity::starting(now, below.not_after().since(now), Some(bounds));
+    let public_key = PublicKey::from_spki_der(below.spki_der())?;
+    let template = template(policy, Profile::Issuing, &public_key, validity);
+    check(&rehearse(&template, Some(above))?, Some(above), Profile::Issuing)?;
+    let certificate = sign(&template, Some(above), &SoftwareSigner::try_new(root_key)?)?;
+    check(&certificate, Some(above), Profile::Issuing)?;
+    Ok(certificate)
 }
 
 /// Makes an issuing authority under `root`, prepared.
@@ -76,7 +95,7 @@ pub(crate) fn make_issuing(
         return Err(PrepareError::RootNearItsEnd { root: root.id, not_after: above.not_after() });
     }
     let key = SecretKey::generate(Profile::Issuing.key_kind());
-    let template = template(policy, Profile::Issuing, &key, validity);
+    let template = template(policy, Profile::Issuing, key.public(), validity);
     check(&rehearse(&template, Some(above))?, Some(above), Profile::Issuing)?;
     let certificate = sign(&template, Some(above), &SoftwareSigner::try_new(root_key)?)?;
     check(&certificate, Some(above), Profile::Issuing)?;
@@ -87,14 +106,14 @@ pub(crate) fn make_issuing(
     Ok((record(certificate, Place::Issuing, Some(root.id), now), key))
 }
 
-fn template(policy: &Policy, profile: Profile, key: &SecretKey, validity: Validity) -> Template {
-    let id = AuthorityId::of(key.public().hash());
+fn template(policy: &Policy, profile: Profile, key: &PublicKey, validity: Validity) -> Template {
+    let id = AuthorityId::of(key.hash());
     let place = if profile == Profile::Root { "root" } else { "issuing" };
     Template {
         profile,
         serial: Serial::random(),
         validity,
-        public_key: key.public().clone(),
+        public_key: key.clone(),
         subject: Some(("Credence".to_owned(), format!("{place} {id}"))),
         uri: policy.trust_domain.to_uri(),
         dns_names: Vec::new(),
@@ -130,6 +149,9 @@ fn record(
         activated: None,
         retired: None,
         removed: None,
+        automatic: true,
+        tainted: None,
+        cross: None,
     }
 }
 

@@ -1,4 +1,7 @@
-//! The shell of [`lifecycle`](crate::lifecycle): carries out its actions and publishes what they led to.
+//! The shell of [`lifecycle`](crate::lifecycle) and [`rotation`](crate::rotation): carries out what they say and
+//! publishes what it led to.
+
+mod roots;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -7,42 +10,64 @@ use std::{
 
 use audit::{Action as Done, Actor, Event as Row};
 use certs::Timestamp;
-use spiffe::{AuthorityId, Trust};
+use spiffe::{ActiveAuthority, AuthorityId, Trust};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     authority::{PrepareError, SigningAuthority, event, make_issuing},
+    dependents::Dependents,
     issuer::Signing,
     lifecycle::{Action, Event, Lifecycle, Settings},
-    manager::{Deps, RotateError, signing},
+    manager::{Anchor, Asked, Deps, RotateError, Vouched, active_authority, signing},
     ports::{AuthorityError, AuthorityRecord, AuthorityState, Leaves, Place, Transition},
-    status::{CaStatus, authorities},
+    rotation::{self, Rotation, Wish},
+    status::{CaStatus, RotationStatus, authorities},
 };
+
+/// Where an answer goes.
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, RotateError>>;
 
 /// An operator's wish for a new issuing authority.
 #[derive(Debug)]
 pub(crate) struct Rotate {
-    pub(crate) actor: Actor,
-    pub(crate) reason: String,
-    pub(crate) reply: oneshot::Sender<Result<AuthorityId, RotateError>>,
+    pub(crate) asked: Asked,
+    pub(crate) reply: Reply<AuthorityId>,
+}
+
+/// What operators ask for.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// A new issuing authority under the same root.
+    Issuing(Rotate),
+    /// A step of the root's rotation.
+    Root { wish: Wish, asked: Asked, reply: Reply<RotationStatus> },
+    /// What such a step would lead to.
+    Simulate { wish: Wish, reply: Reply<RotationStatus> },
+    /// An authority's key is stolen.
+    Emergency { authority: AuthorityId, asked: Asked, reply: Reply<RotationStatus> },
 }
 
 /// Where changes are published.
-pub(crate) type Published = (
-    watch::Sender<Arc<Signing>>,
-    watch::Sender<Arc<Trust>>,
-    watch::Sender<Arc<CaStatus>>,
-    watch::Sender<Option<AuthorityId>>,
-);
+#[derive(Debug)]
+pub(crate) struct Published {
+    pub(crate) signing: watch::Sender<Arc<Signing>>,
+    pub(crate) trust: watch::Sender<Arc<Trust>>,
+    pub(crate) status: watch::Sender<Arc<CaStatus>>,
+    pub(crate) active: watch::Sender<Option<ActiveAuthority>>,
+    pub(crate) anchor: watch::Sender<Arc<Anchor>>,
+}
 
 /// Owner of the authorities' records.
 pub(crate) struct Keeper {
     deps: Deps,
     machine: Lifecycle,
+    roots: Rotation,
     records: Vec<AuthorityRecord>,
-    asked: mpsc::Receiver<Rotate>,
+    vouched: Vouched,
+    asked: mpsc::Receiver<Command>,
     waiting: Option<Rotate>,
+    rotation: Option<RotationStatus>,
     leaves: BTreeMap<AuthorityId, Leaves>,
     last_failure: Option<String>,
     published: Published,
@@ -53,30 +78,71 @@ impl Keeper {
         deps: Deps,
         machine: Lifecycle,
         records: Vec<AuthorityRecord>,
-        asked: mpsc::Receiver<Rotate>,
+        asked: mpsc::Receiver<Command>,
         published: Published,
+        vouched: Vouched,
     ) -> Self {
-        let (waiting, leaves, last_failure) = (None, BTreeMap::new(), None);
-        let keeper = Self { deps, machine, records, asked, waiting, leaves, last_failure, published };
+        let settings = rotation::Settings {
+            max_connection: deps.policy.max_connection,
+            retry: Settings::new(deps.policy.lifetimes.issuing).retry,
+        };
+        let roots = Rotation::resume(settings, rotation::Root::all(&records));
+        let keeper = Self {
+            deps,
+            machine,
+            roots,
+            records,
+            vouched,
+            asked,
+            waiting: None,
+            rotation: None,
+            leaves: BTreeMap::new(),
+            last_failure: None,
+            published,
+        };
         keeper.publish_status();
         keeper
     }
 
-    pub(crate) async fn run(mut self, shutdown: CancellationToken) {
+    pub(crate) async fn run(mut self, dependents: Arc<dyn Dependents>, shutdown: CancellationToken) {
         let clock = Arc::clone(&self.deps.clock);
         self.drive(Event::Tick).await;
+        self.look_after_roots(dependents.as_ref()).await;
         loop {
-            let deadline = self.machine.deadline().unwrap_or(Timestamp::MAX);
-            let event = tokio::select! {
+            let deadlines = self.machine.deadline().into_iter().chain(self.roots.deadline());
+            let deadline = deadlines.min().unwrap_or(Timestamp::MAX);
+            tokio::select! {
                 () = shutdown.cancelled() => return,
-                Some(wish) = self.asked.recv() => {
-                    self.waiting = Some(wish);
-                    Event::RotationRequested
-                }
-                () = clock.sleep_until(deadline) => Event::Tick,
-            };
-            self.drive(event).await;
-            self.answer(Err(RotateError::Failed("nothing was begun".to_owned())));
+                Some(command) = self.asked.recv() => self.command(command, dependents.as_ref()).await,
+                () = clock.sleep_until(deadline) => {}
+            }
+            let now = clock.now();
+            if self.machine.deadline().is_some_and(|at| at <= now) {
+                self.drive(Event::Tick).await;
+            }
+            if self.roots.deadline().is_some_and(|at| at <= now) {
+                self.look_after_roots(dependents.as_ref()).await;
+            }
+        }
+    }
+
+    async fn command(&mut self, command: Command, dependents: &dyn Dependents) {
+        match command {
+            Command::Issuing(wish) => {
+                self.waiting = Some(wish);
+                self.drive(Event::RotationRequested).await;
+                self.answer(Err(RotateError::Failed("nothing was begun".to_owned())));
+            }
+            // Whoever asked may be gone; what was done stands.
+            Command::Root { wish, asked, reply } => {
+                let _ = reply.send(self.rotate_root(wish, asked, dependents).await);
+            }
+            Command::Simulate { wish, reply } => {
+                let _ = reply.send(self.simulate_root(&wish, dependents).await);
+            }
+            Command::Emergency { authority, asked, reply } => {
+                let _ = reply.send(self.emergency(authority, asked, dependents).await);
+            }
         }
     }
 
@@ -149,9 +215,8 @@ impl Keeper {
     async fn activate(&mut self, new: AuthorityId, old: Option<AuthorityId>) -> Result<(), PrepareError> {
         let now = self.deps.clock.now();
         let record = self.record(new)?.clone();
-        let key = self.deps.authorities.load_key(new).await?;
-        let authority = SigningAuthority::try_new(&record, &key)?;
         let mut transitions = Vec::new();
+        let authority = self.signing_authority(&record).await?;
         let mut rows = vec![self.row(Done::AuthorityActivate, &record, now)];
         if let Some(old) = old {
             let (from, to) = (AuthorityState::Active, AuthorityState::Retired);
@@ -164,7 +229,7 @@ impl Keeper {
 
         self.apply(&transitions);
         self.last_failure = None;
-        self.publish_signing(Some(Arc::new(authority)));
+        self.publish(Some(authority));
         tracing::info!(authority_id = %new, "issuing authority is active");
         self.answer(Ok(new));
         Ok(())
@@ -208,25 +273,38 @@ impl Keeper {
 
     /// What the store says wins: an answer may be lost although the change was made.
     async fn reload_after(&mut self, error: &PrepareError) {
-        let stale =
-            matches!(error, PrepareError::Keep(AuthorityError::Conflict(_) | AuthorityError::NotFound(_)));
-        if !stale {
-            return;
+        if matches!(error, PrepareError::Keep(AuthorityError::Conflict(_) | AuthorityError::NotFound(_))) {
+            self.reload().await;
         }
+    }
+
+    async fn reload(&mut self) {
         let Ok(records) = self.deps.authorities.load().await else { return };
         self.records = records;
-        self.machine = Lifecycle::resume(Settings::new(self.deps.policy.lifetimes.issuing), &self.records);
-        let Some(active) = self.machine.active() else { return };
-        let Ok(record) = self.record(active) else { return };
-        let Ok(key) = self.deps.authorities.load_key(active).await else { return };
-        if let Ok(authority) = SigningAuthority::try_new(record, &key) {
-            self.publish_signing(Some(Arc::new(authority)));
+        self.machine = self.issuing_machine();
+        let Some(record) = self.machine.active().and_then(|active| self.record(active).ok()).cloned() else {
+            return;
+        };
+        if let Ok(authority) = self.signing_authority(&record).await {
+            self.publish(Some(authority));
         }
+    }
+
+    fn issuing_machine(&self) -> Lifecycle {
+        Lifecycle::resume(Settings::new(self.deps.policy.lifetimes.issuing), &self.records)
+    }
+
+    async fn signing_authority(
+        &self,
+        record: &AuthorityRecord,
+    ) -> Result<Arc<SigningAuthority>, PrepareError> {
+        let key = self.deps.authorities.load_key(record.id).await?;
+        Ok(Arc::new(SigningAuthority::try_new(record, &key)?))
     }
 
     fn row(&self, action: Done, record: &AuthorityRecord, now: Timestamp) -> Row {
         match &self.waiting {
-            Some(wish) => event(action, record, now, wish.actor.clone(), &wish.reason),
+            Some(wish) => event(action, record, now, wish.asked.actor.clone(), &wish.asked.reason),
             None => event(action, record, now, Actor::System, "half of its life has passed"),
         }
     }
@@ -244,21 +322,29 @@ impl Keeper {
         }
     }
 
-    fn publish_signing(&self, authority: Option<Arc<SigningAuthority>>) {
-        let (signing_to, trust_to, _, active_to) = &self.published;
-        let id = authority.as_ref().map(|authority| authority.id());
-        let next = Arc::new(signing(&self.deps.policy, &self.records, authority));
+    /// Shows everybody the authorities as they are now; `authority` signs.
+    fn publish(&self, authority: Option<Arc<SigningAuthority>>) {
+        let next = signing(&self.deps.policy, &self.records, authority, Arc::clone(&self.vouched));
         let trust = Arc::clone(&next.trust);
-        signing_to.send_replace(next);
-        trust_to.send_if_modified(|current| {
-            let changed = current.own() != trust.own();
+        self.published.signing.send_replace(Arc::new(next));
+        self.published.trust.send_if_modified(|current| {
+            let changed = **current != *trust;
             if changed {
                 *current = trust;
             }
             changed
         });
+        let anchor = Anchor::of(&self.records);
+        self.published.anchor.send_if_modified(|current| {
+            let changed = **current != anchor;
+            if changed {
+                *current = Arc::new(anchor);
+            }
+            changed
+        });
         self.publish_status();
-        active_to.send_if_modified(|current| std::mem::replace(current, id) != id);
+        let active = active_authority(&self.records);
+        self.published.active.send_if_modified(|current| std::mem::replace(current, active) != active);
     }
 
     fn publish_status(&self) {
@@ -272,8 +358,9 @@ impl Keeper {
                 .map(|record| record.id),
             next_rotation: self.machine.next_rotation(),
             last_failure: self.last_failure.clone(),
+            rotation: self.rotation.clone(),
         };
-        self.published.2.send_if_modified(|current| {
+        self.published.status.send_if_modified(|current| {
             let changed = **current != status;
             if changed {
                 *current = Arc::new(status);

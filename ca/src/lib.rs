@@ -7,10 +7,12 @@
 //! ```text
 //! SvidRequest -> Handle -> queue -> issuance -> Journal (intent) -> sign -> check -> Journal (result) -> IssuedSvid
 //!                                      ^ who signs
-//! rotate_issuing -> keeper <-> lifecycle -> Authorities
+//! rotate_issuing -> keeper <-> lifecycle (issuing authorities) -> Authorities
+//! rotate_root, emergency -> keeper <-> rotation (roots) <- Dependents (what nodes acknowledged)
 //! ```
 
 mod authority;
+pub mod dependents;
 mod issuance;
 mod issuer;
 mod keeper;
@@ -18,11 +20,12 @@ pub mod lifecycle;
 mod manager;
 mod policy;
 pub mod ports;
+pub mod rotation;
 mod status;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
 pub use self::authority::PrepareError;
-pub use self::manager::{Deps, Handle, Manager, OpenError, RotateError};
+pub use self::manager::{Anchor, Asked, Deps, Handle, Manager, OpenError, RotateError};
 pub use self::policy::{ISSUING_FACTOR, Lifetimes, Policy, PolicyError};
-pub use self::status::{AuthorityStatus, CaStatus};
+pub use self::status::{AuthorityStatus, CaStatus, RotationStatus, Tally};

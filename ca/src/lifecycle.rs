@@ -1,7 +1,8 @@
 //! The life of issuing authorities under one root: when the next is made, which one signs, when an old one may go.
 //!
 //! A pure machine. Under an unchanged root the bundle stays the same, so a prepared authority becomes active at
-//! once; the replacement of a root, which must wait for what proxies have acknowledged, is another machine.
+//! once; the replacement of a root, which must wait for what proxies have acknowledged, is
+//! [`rotation`](crate::rotation).
 //!
 //! ```text
 //!            half of life, or asked            at once               nothing depends on it
@@ -147,9 +148,16 @@ impl Lifecycle {
     /// Takes up where `records` say that the last process ended; step [`Event::Tick`] next.
     #[must_use]
     pub fn resume(settings: Settings, records: &[AuthorityRecord]) -> Self {
+        let roots = || records.iter().filter(|record| record.place == Place::Root);
+        let root = roots().find(|root| root.state == AuthorityState::Active).map(|root| root.id);
+        // What stands prepared under another root waits for that root.
+        let is_ours = |record: &AuthorityRecord| {
+            record.state != AuthorityState::Prepared || record.parent == root || root.is_none()
+        };
         let members = records
             .iter()
             .filter(|record| record.place == Place::Issuing && record.state != AuthorityState::Removed)
+            .filter(|record| is_ours(record))
             .map(|record| {
                 let check = record.retired.map_or(Timestamp::MAX, |retired| retired + settings.grace());
                 let member = Member {

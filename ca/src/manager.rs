@@ -1,23 +1,30 @@
 //! Opens the authorities of a deployment, keeps them alive, and offers the issuer.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use audit::{Action, Actor, Event, Refusals};
-use certs::{Clock, KeyError, SpkiHash};
-use spiffe::{AuthorityId, IssueError, IssuedSvid, SvidIssuer, SvidRequest, Trust, TrustBundle};
+use certs::{Certificate, Clock, KeyError, Serial, SpkiHash, Timestamp};
+use spiffe::{
+    ActiveAuthority, AuthorityId, IssueError, IssuedSvid, SvidIssuer, SvidRequest, Trust, TrustBundle,
+};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     authority::{PrepareError, SigningAuthority, event, make_issuing, make_root},
+    dependents::Dependents,
     issuer::{BuiltinIssuer, Job, Pipeline, Signing},
-    keeper::{Keeper, Rotate},
+    keeper::{Command, Keeper, Published, Reply, Rotate},
     lifecycle::{Lifecycle, Settings},
     policy::{Policy, PolicyError},
     ports::{Authorities, AuthorityError, AuthorityRecord, AuthorityState, Journal, JournalError, Place},
-    status::CaStatus,
+    rotation::{Refusal, Wish},
+    status::{CaStatus, RotationStatus},
 };
 
 /// How many operators may ask for a rotation at once.
@@ -77,12 +84,18 @@ pub enum OpenError {
     Journal(#[from] JournalError),
 }
 
-/// Why an issuing authority was not replaced. The old one signs on.
+/// Why an authority was not replaced. The old one signs on.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum RotateError {
     /// It was tried and failed.
-    #[error("issuing authority was not replaced: {0}")]
+    #[error("authority was not replaced: {0}")]
     Failed(String),
+    /// A gate is closed, or the step is not due.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// There is no such authority, or it was removed.
+    #[error("authority {0} does not exist or was removed")]
+    NotFound(AuthorityId),
     /// Too many ask, or the process is shutting down.
     #[error("rotation cannot be asked for now")]
     Unavailable,
@@ -109,6 +122,7 @@ impl Manager {
         }
         let now = deps.clock.now();
         let (root, root_key) = make_root(&deps.policy, now)?;
+        let root = AuthorityRecord { state: AuthorityState::Active, activated: Some(now), ..root };
         let (issuing, issuing_key) = make_issuing(&deps.policy, &root, &root_key, now)?;
         let issuing = AuthorityRecord { state: AuthorityState::Active, activated: Some(now), ..issuing };
         let domain = deps.policy.trust_domain.as_str();
@@ -138,6 +152,7 @@ impl Manager {
             return Err(OpenError::WrongTrustDomain { root: root.id, configured });
         }
         let authority = match active(&records, Place::Issuing) {
+            Some(record) if record.tainted.is_some() => None,
             Some(record) => {
                 let key = deps.authorities.load_key(record.id).await?;
                 Some(Arc::new(SigningAuthority::try_new(record, &key)?))
@@ -147,10 +162,15 @@ impl Manager {
         let remaining = deps.journal.remaining(deps.clock.now()).await?;
         let machine = Lifecycle::resume(Settings::new(deps.policy.lifetimes.issuing), &records);
 
-        let signing = watch::Sender::new(Arc::new(signing(&deps.policy, &records, authority)));
-        let trust = watch::Sender::new(Arc::clone(&signing.borrow().trust));
-        let status = watch::Sender::new(Arc::new(CaStatus::default()));
-        let active = watch::Sender::new(machine.active());
+        let vouched = vouched(&deps, &records).await?;
+        let first = signing(&deps.policy, &records, authority, Arc::clone(&vouched));
+        let published = Published {
+            trust: watch::Sender::new(Arc::clone(&first.trust)),
+            active: watch::Sender::new(active_authority(&records)),
+            anchor: watch::Sender::new(Arc::new(Anchor::of(&records))),
+            signing: watch::Sender::new(Arc::new(first)),
+            status: watch::Sender::default(),
+        };
         let (commands, asked) = mpsc::channel(MAX_COMMANDS);
         let pipeline = Pipeline {
             journal: Arc::clone(&deps.journal),
@@ -158,17 +178,18 @@ impl Manager {
             refusals: Arc::clone(&deps.refusals),
             policy: deps.policy.clone(),
             epoch: deps.epoch,
-            signing: signing.subscribe(),
+            signing: published.signing.subscribe(),
         };
         let (issuer, jobs) = BuiltinIssuer::new(pipeline, remaining);
         let handle = Handle {
             jobs,
             commands,
-            trust: trust.subscribe(),
-            status: status.subscribe(),
-            active: active.subscribe(),
+            trust: published.trust.subscribe(),
+            status: published.status.subscribe(),
+            active: published.active.subscribe(),
+            anchor: published.anchor.subscribe(),
         };
-        let keeper = Keeper::new(deps, machine, records, asked, (signing, trust, status, active));
+        let keeper = Keeper::new(deps, machine, records, asked, published, vouched);
         Ok(Self { keeper, issuer, handle })
     }
 
@@ -178,11 +199,73 @@ impl Manager {
         self.handle.clone()
     }
 
-    /// Issues, and replaces and removes authorities, until `shutdown`.
-    pub async fn run(self, shutdown: CancellationToken) {
+    /// Issues, and replaces and removes authorities, until `shutdown`. Steps of a rotation wait for what
+    /// `dependents` observes.
+    pub async fn run(self, dependents: Arc<dyn Dependents>, shutdown: CancellationToken) {
         let Self { keeper, issuer, handle } = self;
         drop(handle);
-        tokio::join!(keeper.run(shutdown.clone()), issuer.run(shutdown));
+        tokio::join!(keeper.run(dependents, shutdown.clone()), issuer.run(shutdown));
+    }
+}
+
+/// The leaves by known serial numbers and keys that stolen authorities signed while they were ours.
+pub(crate) type Vouched = Arc<HashSet<(Serial, SpkiHash)>>;
+
+/// Whether the key of `record` is believed to be stolen: it was tainted while it signed.
+fn is_stolen(record: &AuthorityRecord) -> bool {
+    record.tainted.is_some_and(|tainted| record.retired.is_none_or(|retired| tainted < retired))
+}
+
+/// What the journal holds of authorities whose keys are believed to be stolen.
+pub(crate) async fn vouched(deps: &Deps, records: &[AuthorityRecord]) -> Result<Vouched, JournalError> {
+    let in_use = records.iter().filter(|record| record.state != AuthorityState::Removed);
+    let stolen: Vec<_> = in_use.filter(|record| is_stolen(record)).map(|record| record.id).collect();
+    if stolen.is_empty() {
+        return Ok(Arc::default());
+    }
+    let issued = deps.journal.issued(&stolen, deps.clock.now()).await?;
+    Ok(Arc::new(issued.into_iter().map(|leaf| (leaf.serial, leaf.spki)).collect()))
+}
+
+/// The authority that signs, and whether what others signed is replaced at once.
+pub(crate) fn active_authority(records: &[AuthorityRecord]) -> Option<ActiveAuthority> {
+    let id = active(records, Place::Issuing).filter(|record| record.tainted.is_none())?.id;
+    let is_tainted =
+        |record: &AuthorityRecord| record.state == AuthorityState::Retired && record.tainted.is_some();
+    Some(ActiveAuthority { id, is_urgent: records.iter().any(is_tainted) })
+}
+
+/// Under whom we sign, for those who must show it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Anchor {
+    /// The issuing authority.
+    pub issuing: Option<AuthorityId>,
+    /// The root above it.
+    pub root: Option<AuthorityId>,
+    /// When that root began to sign.
+    pub since: Option<Timestamp>,
+    /// The root before it, as long as that stands in the bundle.
+    pub previous: Option<AuthorityId>,
+    /// The issuing authority's certificate signed by the root before, as long as that stands in the bundle: a chain
+    /// that ends with it verifies for those who have not heard of the new root.
+    pub cross: Option<Certificate>,
+}
+
+impl Anchor {
+    pub(crate) fn of(records: &[AuthorityRecord]) -> Self {
+        let issuing = active(records, Place::Issuing);
+        let root = active(records, Place::Root);
+        let retired = |record: &&AuthorityRecord| {
+            record.place == Place::Root && record.state == AuthorityState::Retired
+        };
+        let previous = records.iter().find(retired).map(|record| record.id);
+        Self {
+            issuing: issuing.map(|record| record.id),
+            root: root.map(|record| record.id),
+            since: root.and_then(|record| record.activated),
+            previous,
+            cross: previous.and_then(|_| issuing?.cross.clone()),
+        }
     }
 }
 
@@ -195,6 +278,7 @@ pub(crate) fn signing(
     policy: &Policy,
     records: &[AuthorityRecord],
     authority: Option<Arc<SigningAuthority>>,
+    vouched: Vouched,
 ) -> Signing {
     let roots = || records.iter().filter(|record| record.place == Place::Root);
     let anchors = roots()
@@ -207,17 +291,30 @@ pub(crate) fn signing(
     let bundle = TrustBundle::new(policy.trust_domain.clone(), anchors, sequence);
     let authority_keys: BTreeSet<SpkiHash> =
         records.iter().map(|record| record.certificate.spki_hash()).collect();
-    Signing { authority, authority_keys, trust: Arc::new(Trust::new(bundle)) }
+    let stolen = records.iter().filter(|record| is_stolen(record));
+    let tainted = stolen.map(|record| record.certificate.spki_hash()).collect();
+    let trust = Trust::new(bundle).with_tainted(tainted).with_vouched(vouched);
+    Signing { authority, authority_keys, trust: Arc::new(trust) }
 }
 
 /// The way to a running [`Manager`]. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Handle {
     jobs: mpsc::Sender<Job>,
-    commands: mpsc::Sender<Rotate>,
+    commands: mpsc::Sender<Command>,
     trust: watch::Receiver<Arc<Trust>>,
     status: watch::Receiver<Arc<CaStatus>>,
-    active: watch::Receiver<Option<AuthorityId>>,
+    active: watch::Receiver<Option<ActiveAuthority>>,
+    anchor: watch::Receiver<Arc<Anchor>>,
+}
+
+/// Who asks for a change, and why.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// Who.
+    pub actor: Actor,
+    /// Why, as they said; may be empty.
+    pub reason: String,
 }
 
 impl Handle {
@@ -235,8 +332,14 @@ impl Handle {
 
     /// The issuing authority that signs. When it changes, leaves of the one before are to be issued again.
     #[must_use]
-    pub fn active(&self) -> watch::Receiver<Option<AuthorityId>> {
+    pub fn active(&self) -> watch::Receiver<Option<ActiveAuthority>> {
         self.active.clone()
+    }
+
+    /// Under which root we sign, as it changes.
+    #[must_use]
+    pub fn anchor(&self) -> watch::Receiver<Arc<Anchor>> {
+        self.anchor.clone()
     }
 
     /// Replaces the issuing authority with a new key now, and answers the new one once it signs.
@@ -244,9 +347,43 @@ impl Handle {
     /// # Errors
     /// When it was not possible; the old one signs on.
     pub async fn rotate_issuing(&self, actor: Actor, reason: &str) -> Result<AuthorityId, RotateError> {
+        let asked = Asked { actor, reason: reason.to_owned() };
+        self.ask(|reply| Command::Issuing(Rotate { asked, reply })).await
+    }
+
+    /// Takes a step of the rotation of the root, and answers how it stands after it.
+    ///
+    /// # Errors
+    /// When a gate is closed or the step is not due, with who or what is in the way; nothing changed then.
+    pub async fn rotate_root(&self, wish: Wish, asked: Asked) -> Result<RotationStatus, RotateError> {
+        self.ask(|reply| Command::Root { wish, asked, reply }).await
+    }
+
+    /// Says what [`Handle::rotate_root`] would do, against what is observed now, and changes nothing.
+    ///
+    /// # Errors
+    /// As [`Handle::rotate_root`].
+    pub async fn simulate_root(&self, wish: Wish) -> Result<RotationStatus, RotateError> {
+        self.ask(|reply| Command::Simulate { wish, reply }).await
+    }
+
+    /// Treats the key of `authority` as stolen: it signs nothing more, a new root and issuing authority take over,
+    /// everything that was signed is replaced at once, and the old root leaves the bundle, within a minute and
+    /// without waiting for laggards. Asked again, it answers how far that is.
+    ///
+    /// # Errors
+    /// When there is no such authority, the key of the root is kept elsewhere, or the store does not answer.
+    pub async fn emergency(
+        &self,
+        authority: AuthorityId,
+        asked: Asked,
+    ) -> Result<RotationStatus, RotateError> {
+        self.ask(|reply| Command::Emergency { authority, asked, reply }).await
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, RotateError> {
         let (reply, answer) = oneshot::channel();
-        let command = Rotate { actor, reason: reason.to_owned(), reply };
-        self.commands.try_send(command).map_err(|_| RotateError::Unavailable)?;
+        self.commands.try_send(command(reply)).map_err(|_| RotateError::Unavailable)?;
         answer.await.map_err(|_| RotateError::Unavailable)?
     }
 }

@@ -112,6 +112,8 @@ pub struct Policy {
     pub trust_domain: TrustDomain,
     /// How long things live.
     pub lifetimes: Lifetimes,
+    /// The greatest age of a connection between proxies: what our listeners set.
+    pub max_connection: Duration,
     /// Development mode: lives may be as short as a second.
     pub dev: bool,
 }
@@ -170,7 +172,12 @@ mod tests {
         let check = |dev: bool, change: &dyn Fn(&mut Lifetimes), expected: &[Profile]| {
             let mut lifetimes = Lifetimes::default();
             change(&mut lifetimes);
-            let policy = Policy { trust_domain: TrustDomain::parse("td").unwrap(), lifetimes, dev };
+            let policy = Policy {
+                trust_domain: TrustDomain::parse("td").unwrap(),
+                lifetimes,
+                max_connection: Duration::from_secs(3600),
+                dev,
+            };
             let profiles: Vec<_> = policy.problems().iter().map(PolicyError::profile).collect();
             assert_eq!(profiles, expected, "{:?}", policy.problems());
         };

@@ -168,6 +168,31 @@ pub struct Remaining {
     pub not_after: Timestamp,
 }
 
+/// An unexpired leaf, the one that lives longest of those that one authority signed for an identity and node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unexpired {
+    /// Whose.
+    pub id: SpiffeId,
+    /// For which node, if for one.
+    pub node: Option<NodeId>,
+    /// Of which class.
+    pub profile: Profile,
+    /// Who signed it.
+    pub authority: AuthorityId,
+    /// Its last second.
+    pub not_after: Timestamp,
+}
+
+/// Names one certificate: its serial number and the key that it certifies. A forger who has an authority's key
+/// can repeat the first, and cannot use the second.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Issued {
+    /// Its number under its authority.
+    pub serial: Serial,
+    /// Its key.
+    pub spki: SpkiHash,
+}
+
 /// Append-only record of intents and results.
 #[async_trait]
 pub trait Journal: Send + Sync {
@@ -189,6 +214,17 @@ pub trait Journal: Send + Sync {
     /// What depends on `authority` at `now`: issued and unknown rows with `not_after >= now`.
     async fn unexpired_leaves(&self, authority: AuthorityId, now: Timestamp) -> Result<Leaves, JournalError>;
 
+    /// What was issued by any of `authorities`, or may have been, and has not expired at `now`; one row for each
+    /// identity, node and authority.
+    async fn unexpired(
+        &self,
+        authorities: &[AuthorityId],
+        now: Timestamp,
+    ) -> Result<Vec<Unexpired>, JournalError>;
+
+    /// Every certificate that `authorities` issued and that has not expired at `now`.
+    async fn issued(&self, authorities: &[AuthorityId], now: Timestamp) -> Result<Vec<Issued>, JournalError>;
+
     /// The rows that `filter` asks for, newest intent first.
     async fn certificates(&self, filter: &CertificateFilter) -> Result<Vec<CertificateRow>, JournalError>;
 
@@ -206,7 +242,8 @@ pub enum Place {
     Issuing,
 }
 
-/// Where an authority stands in its life. It goes forward only.
+/// Where an authority stands in its life. It goes forward only, but for one step: a rotation that is rolled back
+/// lets a retired authority sign again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AuthorityState {
@@ -218,6 +255,18 @@ pub enum AuthorityState {
     Retired,
     /// Nothing depends on it, and its key is destroyed.
     Removed,
+}
+
+impl AuthorityState {
+    /// Whether one step may lead from here to `to`.
+    #[must_use]
+    pub fn may_become(self, to: Self) -> bool {
+        match (self, to) {
+            (_, Self::Prepared) => false,
+            (Self::Retired, Self::Active) => true,
+            (from, to) => from < to,
+        }
+    }
 }
 
 /// An authority as it is kept, its key apart.
@@ -241,6 +290,14 @@ pub struct AuthorityRecord {
     pub retired: Option<Timestamp>,
     /// When it was removed.
     pub removed: Option<Timestamp>,
+    /// Of a root: whether its rotation goes on by itself, or step by step as an operator says.
+    pub automatic: bool,
+    /// Since when nothing is to depend on it any more: what it signed is replaced at once. Tainted while it signs
+    /// means that its key is believed to be stolen.
+    pub tainted: Option<Timestamp>,
+    /// Of an issuing authority: a certificate for the same name and key, signed by the root before its own. For
+    /// verifiers that do not trust the new root yet.
+    pub cross: Option<Certificate>,
 }
 
 /// A step of one authority's life.
@@ -292,6 +349,15 @@ pub trait Authorities: Send + Sync {
     async fn transition(
         &self,
         transitions: Vec<Transition>,
+        events: Vec<Event>,
+    ) -> Result<(), AuthorityError>;
+
+    /// Marks authorities as tainted from `at` on, with `events`, in one transaction. One that is tainted already
+    /// keeps its time.
+    async fn taint(
+        &self,
+        authorities: Vec<AuthorityId>,
+        at: Timestamp,
         events: Vec<Event>,
     ) -> Result<(), AuthorityError>;
 

@@ -6,7 +6,11 @@ use certs::Timestamp;
 use serde::{Deserialize, Serialize};
 use spiffe::AuthorityId;
 
-use crate::ports::{AuthorityRecord, AuthorityState, Leaves, Place};
+use crate::{
+    dependents::Laggard,
+    ports::{AuthorityRecord, AuthorityState, Leaves, Place},
+    rotation::Step,
+};
 
 /// One authority.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +39,52 @@ pub struct AuthorityStatus {
     pub retired: Option<Timestamp>,
     /// What depended on it when that was last looked at; retired authorities only.
     pub leaves: Option<Leaves>,
+    /// Since when it is tainted.
+    pub tainted: Option<Timestamp>,
+}
+
+/// How far those who depend on authorities are with a rotation of the root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Tally {
+    /// Nodes that are connected.
+    pub connected: usize,
+    /// Of these, those that acknowledged a bundle with the new root, or need none.
+    pub bundle: usize,
+    /// Nodes and operators who are known to hold something, connected or not.
+    pub holders: usize,
+    /// Of these, those that hold nothing of the old root any more.
+    pub renewed: usize,
+    /// Of the connected, those that completed a handshake with our certificate under the new root.
+    pub proven: usize,
+}
+
+/// The rotation of the root at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RotationStatus {
+    /// `steady`, `prepared` or `active`.
+    pub phase: String,
+    /// Where it stands, in words.
+    pub standing: String,
+    /// The root that signs.
+    pub root: Option<AuthorityId>,
+    /// The prepared one, or the one that goes.
+    pub other: Option<AuthorityId>,
+    /// Whether the steps follow by themselves as their gates open.
+    pub is_automatic: bool,
+    /// Whether the old root's key is believed to be stolen, and since when.
+    pub emergency: Option<Timestamp>,
+    /// Whether the root passed three quarters of its life and its replacement is stuck.
+    pub is_at_risk: bool,
+    /// What may be asked for now.
+    pub due: Vec<Step>,
+    /// Since when the rotation stands in this phase.
+    pub since: Option<Timestamp>,
+    /// How far everybody is.
+    pub tally: Tally,
+    /// Who would break by the next step, now.
+    pub laggards: Vec<Laggard>,
+    /// When the last connection opened under the old root has ended by its age.
+    pub settles: Option<Timestamp>,
 }
 
 /// All authorities at one moment. Published as `watch<Arc<CaStatus>>`.
@@ -50,6 +100,8 @@ pub struct CaStatus {
     pub next_rotation: Option<Timestamp>,
     /// Why the last replacement failed, until one succeeds.
     pub last_failure: Option<String>,
+    /// The rotation of the root.
+    pub rotation: Option<RotationStatus>,
 }
 
 /// The statuses of `records`.
@@ -73,6 +125,7 @@ pub(crate) fn authorities(
             activated: record.activated,
             retired: record.retired,
             leaves: leaves.get(&record.id).copied(),
+            tainted: record.tainted,
         })
         .collect();
     all.sort_by_key(|authority| (authority.place, authority.created));

@@ -4,12 +4,14 @@
 
 mod contract;
 mod memory;
+mod observer;
 
 use certs::{Profile, SecretKey};
 use spiffe::{Class, NodeId, Purpose, RequestId, SpiffeId, SvidRequest, Tenant};
 
 pub use self::contract::{StoreFixture, authorities_contract, journal_contract};
 pub use self::memory::{Call, MemoryStore};
+pub use self::observer::FakeDependents;
 
 /// A request that the default policy allows for `spiffe://td` and `path`, with a new key whose private half is
 /// thrown away; workloads are for node `web-1`.

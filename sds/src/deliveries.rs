@@ -2,13 +2,15 @@
 //! for. The one owner of this state is the manager's task; nothing in here waits.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
+    time::Duration,
 };
 
 use audit::Refusals;
 use certs::{SecretKey, Timestamp};
-use spiffe::{AuthorityId, IssueError, IssuedSvid, NodeId, Peer, Purpose, Tenant};
+use spiffe::{ActiveAuthority, IssueError, IssuedSvid, NodeId, Peer, Purpose, Tenant};
 use tokio::sync::watch;
 use xds::{Resource, SecretView, Version};
 
@@ -43,6 +45,16 @@ pub(crate) struct Order {
     pub(crate) replaces: Option<Timestamp>,
 }
 
+/// Who is asked for first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Priority {
+    /// A leaf of an authority that is not to be depended on, by how many nodes show its identity: the more do, the
+    /// sooner it is replaced.
+    Exposed(Reverse<usize>),
+    /// Least remaining life first; nothing in hand and nothing known counts as none left.
+    Remaining(Timestamp),
+}
+
 struct Stream {
     peer: Arc<Peer>,
     node: NodeId,
@@ -60,9 +72,10 @@ pub(crate) struct Deliveries {
     streams: HashMap<u64, Stream>,
     leaves: HashMap<LeafKey, LeafState>,
     deadlines: BTreeSet<(Timestamp, LeafKey)>,
-    /// Least remaining life first; nothing in hand and nothing known counts as none left.
-    queue: BTreeSet<(Timestamp, u64, LeafKey)>,
+    queue: BTreeSet<(Priority, u64, LeafKey)>,
     queued: u64,
+    /// What others than the active authority signed is replaced at once.
+    is_urgent: bool,
     contexts: HashMap<Arc<str>, Arc<Resource>>,
     /// Imported secrets that somebody asked for, encoded under the names that they were asked for by.
     imported: HashMap<(Tenant, Arc<str>), Arc<Resource>>,
@@ -87,6 +100,7 @@ impl Deliveries {
             deadlines: BTreeSet::new(),
             queue: BTreeSet::new(),
             queued: 0,
+            is_urgent: false,
             contexts: HashMap::new(),
             imported: HashMap::new(),
             status: SdsStatus::default(),
@@ -155,8 +169,9 @@ impl Deliveries {
             return;
         }
         let accepted = refusal.is_none();
-        if accepted {
-            leaf.acknowledged = leaf.rotation.held().map(|held| held.leaf.serial.clone());
+        if accepted && let Some(held) = leaf.rotation.held() {
+            leaf.acknowledged = Some(held.leaf.serial.clone());
+            leaf.acknowledged_leaf = Some((held.leaf.authority, held.leaf.life.expires));
         }
         leaf.refusal = refusal.as_deref().map(shorten);
         self.step(&key, Event::Settled { accepted }, now);
@@ -167,7 +182,7 @@ impl Deliveries {
         let before = std::mem::replace(&mut self.world, world);
         let trust_changed = !Arc::ptr_eq(&before.trust, &self.world.trust);
         if trust_changed {
-            self.contexts.clear();
+            self.clear_contexts();
         }
         let imported_changed = !Arc::ptr_eq(&before.imported, &self.world.imported);
         if imported_changed {
@@ -197,9 +212,11 @@ impl Deliveries {
         }
     }
 
-    /// Another authority signs: leaves of others are replaced before their time.
-    pub(crate) fn set_authority(&mut self, active: AuthorityId, now: Timestamp) {
-        let event = Event::AuthorityChanged { active, spread: self.settings.authority_spread };
+    /// Another authority signs: leaves of others are replaced before their time, at once if it is urgent.
+    pub(crate) fn set_authority(&mut self, active: ActiveAuthority, now: Timestamp) {
+        self.is_urgent = active.is_urgent;
+        let spread = if active.is_urgent { Duration::ZERO } else { self.settings.authority_spread };
+        let event = Event::AuthorityChanged { active: active.id, spread };
         for key in self.leaves.keys().cloned().collect::<Vec<_>>() {
             self.step(&key, event.clone(), now);
         }
@@ -207,15 +224,21 @@ impl Deliveries {
 
     /// Roots begin and end: contexts are made anew.
     pub(crate) fn refresh_contexts(&mut self, now: Timestamp) {
-        self.contexts.clear();
+        self.clear_contexts();
         for stream in self.streams.keys().copied().collect::<Vec<_>>() {
             self.look_again(stream, now);
         }
     }
 
+    fn clear_contexts(&mut self) {
+        self.contexts.clear();
+        self.status.contexts.clear();
+        self.is_dirty = true;
+    }
+
     /// When a root begins or ends next: the validation contexts change with it.
     pub(crate) fn next_root_change(&self, now: Timestamp) -> Option<Timestamp> {
-        let just_after = |end: Timestamp| end + std::time::Duration::from_millis(1);
+        let just_after = |end: Timestamp| end + Duration::from_millis(1);
         self.world
             .trust
             .bundles()
@@ -334,9 +357,15 @@ impl Deliveries {
             match action {
                 Action::Request { purpose, replaces } => {
                     leaf.asked = Some((purpose, replaces));
-                    let urgency = replaces.or_else(|| self.known.remove(key)).unwrap_or(Timestamp::EPOCH);
+                    let remaining = replaces.or_else(|| self.known.remove(key)).unwrap_or(Timestamp::EPOCH);
+                    let priority = if self.is_urgent && purpose == Purpose::ForcedRenewal {
+                        let shows = |other: &&LeafKey| other.identity == key.identity;
+                        Priority::Exposed(Reverse(self.leaves.keys().filter(shows).count()))
+                    } else {
+                        Priority::Remaining(remaining)
+                    };
                     self.queued += 1;
-                    self.queue.insert((urgency, self.queued, key.clone()));
+                    self.queue.insert((priority, self.queued, key.clone()));
                 }
                 Action::Offer => {
                     leaf.resources.clear();

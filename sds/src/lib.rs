@@ -22,4 +22,4 @@ mod status;
 
 pub use self::imported::{ImportedSecret, ImportedSecrets, SCHEME, SecretFacts, SecretName, SecretNameError};
 pub use self::manager::{LeafKey, Sds, SdsInputs, SdsManager, SdsSettings};
-pub use self::status::{LeafPhase, LeafStatus, SdsCounters, SdsStatus};
+pub use self::status::{ContextStatus, LeafPhase, LeafStatus, SdsCounters, SdsStatus};

@@ -14,8 +14,8 @@ use audit::Refusals;
 use certs::{Clock, Profile, SecretKey, Timestamp};
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use spiffe::{
-    AuthorityId, Bindings, BlockList, IssueError, IssuedSvid, NodeId, Peer, RequestId, SpiffeId, SvidIssuer,
-    SvidRequest, Trust,
+    ActiveAuthority, Bindings, BlockList, IssueError, IssuedSvid, NodeId, Peer, RequestId, SpiffeId,
+    SvidIssuer, SvidRequest, Trust,
 };
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -90,7 +90,7 @@ pub struct SdsInputs {
     /// What was imported.
     pub imported: watch::Receiver<Arc<ImportedSecrets>>,
     /// Which authority signs now, if one does.
-    pub authority: watch::Receiver<Option<AuthorityId>>,
+    pub authority: watch::Receiver<Option<ActiveAuthority>>,
     /// When the leaves that the journal knows of end: after a restart the soonest is replaced first.
     pub known: HashMap<LeafKey, Timestamp>,
     /// Hears of names that were asked for and not granted.

@@ -1,9 +1,12 @@
 //! What is known of every leaf: a read model that cannot hold a key.
 
+use std::collections::BTreeSet;
+
 use certs::{Serial, Timestamp};
 use imbl::OrdMap;
 use serde::{Serialize, Serializer};
 use spiffe::{AuthorityId, NodeId, SpiffeId};
+use xds::Version;
 
 use crate::LeafKey;
 
@@ -50,8 +53,21 @@ pub struct LeafStatus {
     pub last_error: Option<String>,
     /// The newest serial that the node acknowledged.
     pub acknowledged: Option<Serial>,
+    /// Who signed that one.
+    pub acknowledged_authority: Option<AuthorityId>,
+    /// When that one ends.
+    pub acknowledged_until: Option<Timestamp>,
     /// What the node said when it refused the leaf on offer.
     pub refusal: Option<String>,
+}
+
+/// A validation context as it is offered now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContextStatus {
+    /// The version under which it is offered; whoever acknowledged that one holds these roots.
+    pub version: Version,
+    /// The roots of our own trust domain in it.
+    pub roots: BTreeSet<AuthorityId>,
 }
 
 /// What happened since the process started.
@@ -78,6 +94,8 @@ pub struct SdsCounters {
 pub struct SdsStatus {
     #[serde(serialize_with = "values")]
     pub(crate) leaves: OrdMap<LeafKey, LeafStatus>,
+    #[serde(skip)]
+    pub(crate) contexts: OrdMap<String, ContextStatus>,
     pub(crate) counters: SdsCounters,
 }
 
@@ -96,6 +114,12 @@ impl SdsStatus {
     #[must_use]
     pub fn leaf(&self, node: &NodeId, identity: &SpiffeId) -> Option<&LeafStatus> {
         self.leaves.get(&LeafKey { node: node.clone(), identity: identity.clone() })
+    }
+
+    /// The validation context of that name as it is offered now; `None` if nobody asked for it since it changed.
+    #[must_use]
+    pub fn context(&self, name: &str) -> Option<&ContextStatus> {
+        self.contexts.get(name)
     }
 
     /// When the first leaf ends, over all nodes.

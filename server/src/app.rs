@@ -6,6 +6,7 @@
 
 mod adapters;
 mod board;
+mod observer;
 mod samples;
 mod sealing;
 mod secrets;
@@ -31,6 +32,7 @@ use xds::{SecretSource, XdsDeps, XdsServer, catalog::Catalog};
 use self::{
     adapters::{CaRotation, FailingRenewals, MetricsPage, Ready, SdsLeaves},
     board::BoardDelivery,
+    observer::Observer,
     sealing::{Sealer, SealerStatus, StoreKeys},
     secrets::{SecretEndings, SecretFeed},
 };
@@ -160,7 +162,6 @@ async fn serve(
     let manager = ca::Manager::open(deps).await.context("cannot open the authority")?;
     let ca = manager.handle();
     let issuer: Arc<dyn spiffe::SvidIssuer> = Arc::new(ca.clone());
-    spawn(&mut parts, "authority", manager.run(parts_shutdown.clone()));
 
     let stores = configs::Stores {
         documents: Arc::new(store.clone()),
@@ -206,6 +207,8 @@ async fn serve(
         },
     );
     spawn(&mut parts, "secrets", sds_manager.run(parts_shutdown.clone()));
+    let observer = Observer { board: status.clone(), sds: sds.status(), journal: journal.clone() };
+    spawn(&mut parts, "authority", manager.run(Arc::new(observer), parts_shutdown.clone()));
 
     let own = Arc::new(OwnCertificate::default());
     let own_status = watch::Sender::new(OwnStatus::default());

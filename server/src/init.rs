@@ -188,6 +188,7 @@ pub(crate) fn ca_deps(config: &Config, store: &Store, clock: Arc<dyn Clock>) -> 
                 server: lifetimes.server,
                 operator: lifetimes.operator,
             },
+            max_connection: config.max_connection,
             dev: config.dev,
         },
         epoch: store.epoch(),
@@ -220,7 +221,7 @@ async fn issue_operator(config: &Config, deps: ca::Deps, name: &str) -> anyhow::
     let mut parts = Parts::default();
     let stop = shutdown.clone();
     parts.spawn("authority", async move {
-        manager.run(stop).await;
+        manager.run(Arc::new(ca::dependents::Unobserved), stop).await;
         anyhow::Ok(())
     });
     let key = SecretKey::generate(Profile::Operator.key_kind());

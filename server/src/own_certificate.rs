@@ -7,7 +7,9 @@ use anyhow::Context;
 use certs::{Chain, Clock, Profile, SecretKey, Timestamp};
 use sds::schedule::{Jitter, Life, retry_in};
 use serde::Serialize;
-use spiffe::{AuthorityId, IssuedSvid, Purpose, RequestId, SpiffeId, SvidIssuer, SvidRequest, Tenant, Trust};
+use spiffe::{
+    ActiveAuthority, IssuedSvid, Purpose, RequestId, SpiffeId, SvidIssuer, SvidRequest, Tenant, Trust,
+};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -49,7 +51,7 @@ pub(crate) struct OwnRenewal {
     pub(crate) names: Vec<String>,
     pub(crate) lifetime: Duration,
     pub(crate) trust: watch::Receiver<Arc<Trust>>,
-    pub(crate) authority: watch::Receiver<Option<AuthorityId>>,
+    pub(crate) authority: watch::Receiver<Option<ActiveAuthority>>,
     pub(crate) status: watch::Sender<OwnStatus>,
     pub(crate) clock: Arc<dyn Clock>,
     /// Dropped when the first certificate is in place.

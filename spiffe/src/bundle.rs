@@ -1,8 +1,11 @@
 //! The certificates that are authoritative for a trust domain.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
-use certs::{Certificate, SpkiHash, Timestamp};
+use certs::{Certificate, Serial, SpkiHash, Timestamp};
 use ring::digest;
 use thiserror::Error;
 
@@ -75,18 +78,19 @@ pub struct SharedAuthority {
 
 /// Everything that may be trusted: the own bundle, and those of federated domains beside it, never pooled.
 /// Published as `watch<Arc<Trust>>`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trust {
     own: Arc<TrustBundle>,
     federated: BTreeMap<TrustDomain, Arc<TrustBundle>>,
     tainted: Vec<SpkiHash>,
+    vouched: Arc<HashSet<(Serial, SpkiHash)>>,
 }
 
 impl Trust {
     /// The own bundle alone.
     #[must_use]
     pub fn new(own: TrustBundle) -> Self {
-        Self { own: Arc::new(own), federated: BTreeMap::new(), tainted: Vec::new() }
+        Self { own: Arc::new(own), federated: BTreeMap::new(), tainted: Vec::new(), vouched: Arc::default() }
     }
 
     /// Trusts `bundle` for the identities of its own domain, and for no others.
@@ -117,6 +121,20 @@ impl Trust {
     pub fn with_tainted(mut self, keys: Vec<SpkiHash>) -> Self {
         self.tainted = keys;
         self
+    }
+
+    /// Takes leaves by these serial numbers and keys for good although a tainted authority signed them: whoever has
+    /// a stolen authority's key can sign any name and number, and not for a key that its owner keeps. So they may
+    /// still come and get a certificate of the next authority.
+    #[must_use]
+    pub fn with_vouched(mut self, leaves: Arc<HashSet<(Serial, SpkiHash)>>) -> Self {
+        self.vouched = leaves;
+        self
+    }
+
+    /// Whether `leaf` is taken for good whoever signed it. See [`Trust::with_vouched`].
+    pub(crate) fn vouches_for(&self, leaf: &Certificate) -> bool {
+        !self.vouched.is_empty() && self.vouched.contains(&(leaf.serial().clone(), leaf.spki_hash()))
     }
 
     /// The bundle of our own trust domain.

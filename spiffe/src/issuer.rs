@@ -58,6 +58,15 @@ impl TryFrom<String> for AuthorityId {
     }
 }
 
+/// The authority that signs leaves now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ActiveAuthority {
+    /// Which.
+    pub id: AuthorityId,
+    /// Whether what others signed is replaced at once, and not spread over time.
+    pub is_urgent: bool,
+}
+
 /// Why somebody asks for a certificate; stands in the journal and the audit row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

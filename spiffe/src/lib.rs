@@ -27,7 +27,8 @@ pub use self::block::{Block, BlockList};
 pub use self::bundle::{SharedAuthority, Trust, TrustBundle};
 pub use self::id::{IdError, MAX_ID_BYTES, MAX_TRUST_DOMAIN_BYTES, SpiffeId, TrustDomain};
 pub use self::issuer::{
-    AuthorityId, IssueError, IssuedSvid, Purpose, SvidIssuer, SvidRequest, TokenRefusal, TokenSpend,
+    ActiveAuthority, AuthorityId, IssueError, IssuedSvid, Purpose, SvidIssuer, SvidRequest, TokenRefusal,
+    TokenSpend,
 };
 pub use self::names::{Labels, NameError, Namespace, NodeId, RequestId, Tenant};
 pub use self::peer::{Class, Peer, VerifiedSvid};

@@ -62,8 +62,9 @@ impl Change for Insert {
 
 async fn insert(tx: &mut Tx<'_>, record: &AuthorityRecord) -> Result<bool, sqlx::Error> {
     let made = sqlx::query(
-        "INSERT INTO authorities (id, tenant, place, state, certificate, parent, created, activated, retired, removed)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        "INSERT INTO authorities (id, tenant, place, state, certificate, parent, created, activated, retired, removed,
+                                  automatic, tainted, cross_certificate)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
     )
     .bind(record.id.to_string())
     .bind(TENANT)
@@ -75,6 +76,9 @@ async fn insert(tx: &mut Tx<'_>, record: &AuthorityRecord) -> Result<bool, sqlx:
     .bind(record.activated.map(Timestamp::unix_millis))
     .bind(record.retired.map(Timestamp::unix_millis))
     .bind(record.removed.map(Timestamp::unix_millis))
+    .bind(record.automatic)
+    .bind(record.tainted.map(Timestamp::unix_millis))
+    .bind(record.cross.as_ref().map(Certificate::der))
     .execute(tx.sql())
     .await?;
     Ok(made.rows_affected() == 1)
@@ -109,7 +113,7 @@ async fn carry_out(tx: &mut Tx<'_>, step: &Transition) -> Result<(), Fault<Autho
     let row =
         sqlx::query("SELECT state FROM authorities WHERE id = ?").bind(&id).fetch_optional(tx.sql()).await?;
     let Some(row) = row else { return Err(Fault::Refused(AuthorityError::NotFound(step.id))) };
-    if from_word::<AuthorityState>(&row, "state")? != step.from || step.to <= step.from {
+    if from_word::<AuthorityState>(&row, "state")? != step.from || !step.from.may_become(step.to) {
         return Err(Fault::Refused(AuthorityError::Conflict(step.id)));
     }
     let update = match step.to {
@@ -152,7 +156,42 @@ fn read(row: &SqliteRow) -> Result<AuthorityRecord, sqlx::Error> {
         activated: optional_time(row, "activated")?,
         retired: optional_time(row, "retired")?,
         removed: optional_time(row, "removed")?,
+        automatic: row.try_get("automatic")?,
+        tainted: optional_time(row, "tainted")?,
+        cross: row
+            .try_get::<Option<&[u8]>, _>("cross_certificate")?
+            .map(|der| Certificate::from_der(der).map_err(|error| decode("cross_certificate", error)))
+            .transpose()?,
     })
+}
+
+struct Taint {
+    authorities: Vec<AuthorityId>,
+    at: Timestamp,
+    events: Vec<Event>,
+}
+
+#[async_trait]
+impl Change for Taint {
+    type Answer = ();
+    type Refusal = AuthorityError;
+
+    async fn carry_out(self, tx: &mut Tx<'_>) -> Result<(), Fault<AuthorityError>> {
+        for id in self.authorities {
+            let marked = sqlx::query("UPDATE authorities SET tainted = coalesce(tainted, ?) WHERE id = ?")
+                .bind(self.at.unix_millis())
+                .bind(id.to_string())
+                .execute(tx.sql())
+                .await?;
+            if marked.rows_affected() == 0 {
+                return Err(Fault::Refused(AuthorityError::NotFound(id)));
+            }
+        }
+        for event in self.events {
+            tx.record(event).await?;
+        }
+        Ok(())
+    }
 }
 
 impl Store {
@@ -188,6 +227,15 @@ impl Authorities for Store {
         events: Vec<Event>,
     ) -> Result<(), AuthorityError> {
         self.write(Step { transitions, events }).await
+    }
+
+    async fn taint(
+        &self,
+        authorities: Vec<AuthorityId>,
+        at: Timestamp,
+        events: Vec<Event>,
+    ) -> Result<(), AuthorityError> {
+        self.write(Taint { authorities, at, events }).await
     }
 
     async fn load_key(&self, id: AuthorityId) -> Result<SecretKey, AuthorityError> {

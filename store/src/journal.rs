@@ -3,8 +3,8 @@
 use async_trait::async_trait;
 use audit::Event;
 use ca::ports::{
-    CertificateFilter, CertificateRow, CertificateState, Intent, IssueOutcome, Journal, JournalError, Leaves,
-    Remaining, ResultRecord,
+    CertificateFilter, CertificateRow, CertificateState, Intent, IssueOutcome, Issued, Journal, JournalError,
+    Leaves, Remaining, ResultRecord, Unexpired,
 };
 use certs::{Profile, Serial, SpkiHash, Timestamp};
 use spiffe::{AuthorityId, RequestId, TokenRefusal, TokenSpend};
@@ -252,6 +252,17 @@ fn listing(filter: &CertificateFilter) -> Result<QueryBuilder<Sqlite>, sqlx::Err
     Ok(query)
 }
 
+/// Restricts a query to what `authorities` signed and has not expired at `now`.
+fn by_authorities(query: &mut QueryBuilder<Sqlite>, authorities: &[AuthorityId], now: Timestamp) {
+    query.push(" WHERE authority IN (");
+    let mut ids = query.separated(", ");
+    for id in authorities {
+        ids.push_bind(id.to_string());
+    }
+    ids.push_unseparated(") AND not_after >= ");
+    query.push_bind(now.unix_millis());
+}
+
 impl Store {
     async fn leaves(&self, authority: AuthorityId, now: Timestamp) -> Result<Leaves, sqlx::Error> {
         let row = sqlx::query(
@@ -263,6 +274,50 @@ impl Store {
         .fetch_one(&mut *self.read().await?)
         .await?;
         Ok(Leaves { count: unsigned(&row, "count")?, last: optional_time(&row, "last")? })
+    }
+
+    async fn list_unexpired(
+        &self,
+        authorities: &[AuthorityId],
+        now: Timestamp,
+    ) -> Result<Vec<Unexpired>, sqlx::Error> {
+        let mut query = QueryBuilder::<Sqlite>::new(
+            "SELECT id, node, profile, authority, max(not_after) AS not_after FROM certificates",
+        );
+        by_authorities(&mut query, authorities, now);
+        query.push(" AND state <> 'failed' GROUP BY id, node, authority");
+        let rows = query.build().fetch_all(&mut *self.read().await?).await?;
+        rows.iter()
+            .map(|row| {
+                Ok(Unexpired {
+                    id: parsed(row, "id")?,
+                    node: optional_parsed(row, "node")?,
+                    profile: from_word(row, "profile")?,
+                    authority: parsed(row, "authority")?,
+                    not_after: time(row, "not_after")?,
+                })
+            })
+            .collect()
+    }
+
+    async fn list_issued(
+        &self,
+        authorities: &[AuthorityId],
+        now: Timestamp,
+    ) -> Result<Vec<Issued>, sqlx::Error> {
+        let mut query = QueryBuilder::<Sqlite>::new("SELECT serial, spki FROM certificates");
+        by_authorities(&mut query, authorities, now);
+        query.push(" AND state = 'issued'");
+        let rows = query.build().fetch_all(&mut *self.read().await?).await?;
+        rows.iter()
+            .map(|row| {
+                let serial = Serial::from_der_integer(row.try_get("serial")?);
+                Ok(Issued {
+                    serial: serial.map_err(|error| decode("serial", error))?,
+                    spki: SpkiHash(bytes32(row, "spki")?),
+                })
+            })
+            .collect()
     }
 
     async fn list_certificates(
@@ -316,6 +371,18 @@ impl Journal for Store {
 
     async fn unexpired_leaves(&self, authority: AuthorityId, now: Timestamp) -> Result<Leaves, JournalError> {
         self.leaves(authority, now).await.map_err(unavailable)
+    }
+
+    async fn unexpired(
+        &self,
+        authorities: &[AuthorityId],
+        now: Timestamp,
+    ) -> Result<Vec<Unexpired>, JournalError> {
+        self.list_unexpired(authorities, now).await.map_err(unavailable)
+    }
+
+    async fn issued(&self, authorities: &[AuthorityId], now: Timestamp) -> Result<Vec<Issued>, JournalError> {
+        self.list_issued(authorities, now).await.map_err(unavailable)
     }
 
     async fn certificates(&self, filter: &CertificateFilter) -> Result<Vec<CertificateRow>, JournalError> {

@@ -18,6 +18,7 @@ pub(crate) const SCHEMA: Schema = Schema(&[
     include_str!("schema/0001_initial.sql"),
     SEALING,
     include_str!("schema/0003_enforced_blocks.sql"),
+    include_str!("schema/0004_root_rotation.sql"),
 ]);
 
 impl Schema {

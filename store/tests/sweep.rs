@@ -53,6 +53,9 @@ async fn insert(store: &Store, pkcs8: &[u8]) -> AuthorityId {
         activated: None,
         retired: None,
         removed: None,
+        automatic: true,
+        tainted: None,
+        cross: None,
     };
     let id = record.id;
     let made = Event::done(now(), Actor::Host, Action::AuthorityPrepare, id.to_string());

@@ -11,7 +11,7 @@ use std::{
 
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
-use spiffe::{Clock, NodeId, Timestamp};
+use spiffe::{AuthorityId, Clock, NodeId, SpiffeId, Timestamp};
 use tokio::sync::watch;
 
 use crate::{Method, Resource, Snapshot, TypeUrl, Version, session::Session, subscription::Progress};
@@ -66,6 +66,10 @@ pub struct StreamStatus {
     pub remote: SocketAddr,
     /// When the node certificate that opened it ends.
     pub certificate_expires: Timestamp,
+    /// Whose that certificate is.
+    pub certificate_id: SpiffeId,
+    /// Who signed it.
+    pub certificate_authority: AuthorityId,
     /// `ADS`, or the short word of its only type.
     pub service: String,
     /// `delta` or `sotw`.
@@ -154,6 +158,8 @@ struct StreamEntry {
     since: Timestamp,
     remote: SocketAddr,
     certificate_expires: Timestamp,
+    certificate_id: SpiffeId,
+    certificate_authority: AuthorityId,
     method: Method,
     agent: Arc<str>,
     agent_version: Arc<str>,
@@ -239,6 +245,8 @@ impl Board {
             since: place.clock.now(),
             remote: session.peer().remote(),
             certificate_expires: session.peer().svid().not_after(),
+            certificate_id: session.peer().id().clone(),
+            certificate_authority: AuthorityId::of(session.peer().svid().authority()),
             method,
             agent: "".into(),
             agent_version: "".into(),
@@ -425,6 +433,8 @@ impl StreamEntry {
             since: self.since,
             remote: self.remote,
             certificate_expires: self.certificate_expires,
+            certificate_id: self.certificate_id.clone(),
+            certificate_authority: self.certificate_authority,
             service: self.method.only.map_or("ADS", TypeUrl::word).to_owned(),
             variant: if self.method.delta { "delta" } else { "sotw" }.to_owned(),
             agent: self.agent.to_string(),

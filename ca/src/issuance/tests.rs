@@ -56,8 +56,12 @@ fn now() -> Timestamp {
 impl Bench {
     fn new() -> Self {
         let trust_domain = TrustDomain::parse("td").unwrap();
-        let policy =
-            Policy { trust_domain: trust_domain.clone(), lifetimes: Lifetimes::default(), dev: false };
+        let policy = Policy {
+            trust_domain: trust_domain.clone(),
+            lifetimes: Lifetimes::default(),
+            max_connection: Duration::from_secs(3600),
+            dev: false,
+        };
         let (root, root_key) = make_root(&policy, now()).unwrap();
         let (issuing, key) = make_issuing(&policy, &root, &root_key, now()).unwrap();
         let keys = BTreeSet::from([root.certificate.spki_hash(), issuing.certificate.spki_hash()]);

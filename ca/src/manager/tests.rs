@@ -8,7 +8,7 @@ use crate::{
     AuthorityStatus,
     policy::Lifetimes,
     ports::{CertificateFilter, CertificateState},
-    testing::{Call, MemoryStore, request},
+    testing::{Call, FakeDependents, MemoryStore, request},
 };
 
 const DAY: u64 = 86_400;
@@ -28,6 +28,7 @@ struct World {
     clock: ManualClock,
     heard: Arc<Heard>,
     policy: Policy,
+    dependents: FakeDependents,
 }
 
 impl World {
@@ -37,7 +38,13 @@ impl World {
             store: MemoryStore::new(),
             clock: ManualClock::new(Timestamp::from_unix_secs(1_800_000_000)),
             heard: Arc::default(),
-            policy: Policy { trust_domain, lifetimes: Lifetimes::default(), dev: false },
+            policy: Policy {
+                trust_domain,
+                lifetimes: Lifetimes::default(),
+                max_connection: Duration::from_secs(3600),
+                dev: false,
+            },
+            dependents: FakeDependents::default(),
         }
     }
 
@@ -63,7 +70,7 @@ impl World {
         let manager = Manager::open(self.deps()).await.unwrap();
         let handle = manager.handle();
         tokio::select! {
-            () = manager.run(CancellationToken::new()) => unreachable!("nothing shuts it down"),
+            () = manager.run(Arc::new(self.dependents.clone()), CancellationToken::new()) => unreachable!("nothing shuts it down"),
             result = body(handle) => result,
         }
     }
@@ -141,7 +148,7 @@ async fn the_issuing_authority_is_replaced_at_half_life_and_goes_when_its_last_l
             world.after(3600);
             active.changed().await.unwrap();
             let next = issue(&handle, "/web").await;
-            assert_eq!(Some(next.authority), *active.borrow());
+            assert_eq!(Some(next.authority), active.borrow().map(|active| active.id));
             assert_ne!(next.authority, first.authority);
             let keys = |svid: &IssuedSvid| svid.chain.intermediates()[0].spki_hash();
             assert_ne!(keys(&next), keys(&late), "a new key");
@@ -188,7 +195,7 @@ async fn an_operator_rotates_now_and_hears_why_not() {
         .life(async |handle| {
             let before = issue(&handle, "/web").await;
             let new = handle.rotate_issuing(operator(), "drill").await.unwrap();
-            assert_eq!(*handle.active().borrow(), Some(new));
+            assert_eq!(handle.active().borrow().map(|active| active.id), Some(new));
             let after = issue(&handle, "/web").await;
             assert_eq!((before.authority == new, after.authority), (false, new));
             let events = world.store.events();
@@ -288,7 +295,7 @@ async fn what_the_store_says_wins_over_what_the_process_remembers() {
     world
         .life(async |stale| {
             let new = world.life(async |other| other.rotate_issuing(Actor::Host, "x").await.unwrap()).await;
-            assert_ne!(*stale.active().borrow(), Some(new));
+            assert_ne!(stale.active().borrow().map(|active| active.id), Some(new));
             assert!(stale.rotate_issuing(Actor::Host, "y").await.is_err());
             until(&stale, |status| status.active == Some(new)).await;
             assert_eq!(issue(&stale, "/web").await.authority, new);
@@ -409,8 +416,11 @@ async fn shutdown_finishes_what_is_under_way_and_turns_the_rest_away() {
         tokio::task::yield_now().await;
         shutdown.cancel();
     };
-    let ((), answers, ()) =
-        tokio::join!(manager.run(shutdown.clone()), futures::future::join_all(asked), stop);
+    let ((), answers, ()) = tokio::join!(
+        manager.run(Arc::new(FakeDependents::default()), shutdown.clone()),
+        futures::future::join_all(asked),
+        stop
+    );
     let issued = answers.iter().filter(|answer| answer.is_ok()).count();
     let rows = world.store.certificates(&CertificateFilter::default()).await.unwrap();
     assert_eq!(rows.iter().filter(|row| row.state == CertificateState::Issued).count(), issued);
@@ -424,7 +434,7 @@ async fn shutdown_finishes_what_is_under_way_and_turns_the_rest_away() {
 
 #[test]
 fn a_manager_can_be_run_by_a_server_of_many_threads() {
-    fn spawnable<T: Send + 'static>(_: fn(Manager, CancellationToken) -> T) {}
+    fn spawnable<T: Send + 'static>(_: fn(Manager, Arc<dyn Dependents>, CancellationToken) -> T) {}
     spawnable(Manager::run);
 }
 

@@ -264,6 +264,9 @@ fn made(place: Place, state: AuthorityState) -> (AuthorityRecord, SecretKey) {
         activated: (state == AuthorityState::Active).then(now),
         retired: None,
         removed: None,
+        automatic: place == Place::Issuing,
+        tainted: None,
+        cross: None,
     };
     (record, key)
 }
@@ -348,8 +351,41 @@ where
         Err(AuthorityError::Conflict(first.id)),
         "what was removed never comes back"
     );
+    authorities.taint(vec![root.id, next.id], after(4), vec![event("taint")]).await.expect("taint");
+    authorities.taint(vec![root.id], after(5), vec![event("taint again")]).await.expect("taint");
+    let loaded = authorities.load().await.expect("load");
+    assert_eq!(
+        (loaded[0].tainted, loaded[2].tainted),
+        (Some(after(4)), Some(after(4))),
+        "the first time stays"
+    );
+    assert_eq!(
+        authorities.taint(vec![authority(9)], after(5), vec![event("none")]).await,
+        Err(AuthorityError::NotFound(authority(9)))
+    );
+    let rolled_back = [step(next.id, active, retired, 6), step(next.id, retired, active, 7)];
+    for one in rolled_back {
+        authorities
+            .transition(vec![one], vec![event("roll back")])
+            .await
+            .expect("a retired one may sign again");
+    }
     let objects: Vec<String> = store.events().await.split_off(before).into_iter().map(|e| e.object).collect();
-    assert_eq!(objects, ["root", "first", "next", "activate", "retire", "remove"]);
+    assert_eq!(
+        objects,
+        [
+            "root",
+            "first",
+            "next",
+            "activate",
+            "retire",
+            "remove",
+            "taint",
+            "taint again",
+            "roll back",
+            "roll back"
+        ]
+    );
 }
 
 #[cfg(test)]

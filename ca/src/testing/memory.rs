@@ -12,8 +12,8 @@ use spiffe::{AuthorityId, TokenRefusal, TokenSpend};
 
 use crate::ports::{
     Authorities, AuthorityError, AuthorityRecord, AuthorityState, CertificateFilter, CertificateRow,
-    CertificateState, Intent, IssueOutcome, Journal, JournalError, Leaves, Remaining, ResultRecord,
-    Transition,
+    CertificateState, Intent, IssueOutcome, Issued, Journal, JournalError, Leaves, Remaining, ResultRecord,
+    Transition, Unexpired,
 };
 
 /// The calls that can be made to fail.
@@ -195,6 +195,31 @@ impl Journal for MemoryStore {
         Ok(leaves)
     }
 
+    async fn unexpired(
+        &self,
+        authorities: &[AuthorityId],
+        now: Timestamp,
+    ) -> Result<Vec<Unexpired>, JournalError> {
+        let state = self.reachable(Call::Leaves).map_err(JournalError::Unavailable)?;
+        let mut found: Vec<Unexpired> = Vec::new();
+        for row in state.rows.iter().filter(|row| is_unexpired(row, authorities, now)) {
+            let Intent { id, node, profile, authority, not_after, .. } = row.intent.clone();
+            let same = |one: &&mut Unexpired| one.id == id && one.node == node && one.authority == authority;
+            match found.iter_mut().find(same) {
+                Some(known) => known.not_after = known.not_after.max(not_after),
+                None => found.push(Unexpired { id, node, profile, authority, not_after }),
+            }
+        }
+        Ok(found)
+    }
+
+    async fn issued(&self, authorities: &[AuthorityId], now: Timestamp) -> Result<Vec<Issued>, JournalError> {
+        let state = self.reachable(Call::Leaves).map_err(JournalError::Unavailable)?;
+        let rows = state.rows.iter().filter(|row| is_unexpired(row, authorities, now));
+        let issued = rows.filter(|row| row.state == CertificateState::Issued);
+        Ok(issued.map(|row| Issued { serial: row.intent.serial.clone(), spki: row.intent.spki }).collect())
+    }
+
     async fn certificates(&self, filter: &CertificateFilter) -> Result<Vec<CertificateRow>, JournalError> {
         let state = self.state();
         let mut seen = HashSet::new();
@@ -229,6 +254,12 @@ impl Journal for MemoryStore {
         };
         Ok(rows.into_iter().map(remaining).collect())
     }
+}
+
+fn is_unexpired(row: &CertificateRow, authorities: &[AuthorityId], now: Timestamp) -> bool {
+    authorities.contains(&row.intent.authority)
+        && row.intent.not_after >= now
+        && !matches!(row.state, CertificateState::Failed(_))
 }
 
 fn matches(filter: &CertificateFilter, intent: &Intent) -> bool {
@@ -278,7 +309,7 @@ impl Authorities for MemoryStore {
                 .iter_mut()
                 .find(|record| record.id == step.id)
                 .ok_or(AuthorityError::NotFound(step.id))?;
-            if record.state != step.from || step.to <= step.from {
+            if record.state != step.from || !step.from.may_become(step.to) {
                 return Err(AuthorityError::Conflict(step.id));
             }
             record.state = step.to;
@@ -293,6 +324,21 @@ impl Authorities for MemoryStore {
         state.authorities = after;
         for step in transitions.iter().filter(|step| step.to == AuthorityState::Removed) {
             state.keys.remove(&step.id);
+        }
+        state.events.extend(events);
+        Ok(())
+    }
+
+    async fn taint(
+        &self,
+        authorities: Vec<AuthorityId>,
+        at: Timestamp,
+        events: Vec<Event>,
+    ) -> Result<(), AuthorityError> {
+        let mut state = self.reachable(Call::Transition).map_err(AuthorityError::Unavailable)?;
+        for id in &authorities {
+            let known = state.authorities.iter_mut().find(|record| record.id == *id);
+            known.ok_or(AuthorityError::NotFound(*id))?.tainted.get_or_insert(at);
         }
         state.events.extend(events);
         Ok(())

@@ -7,7 +7,7 @@ use std::{
 };
 
 use certs::{Serial, Timestamp};
-use spiffe::Purpose;
+use spiffe::{AuthorityId, Purpose};
 use xds::{Resource, SecretOffer};
 
 use crate::{
@@ -31,6 +31,8 @@ pub(super) struct LeafState {
     pub(super) deadline: Option<Timestamp>,
     pub(super) last_error: Option<String>,
     pub(super) acknowledged: Option<Serial>,
+    /// Who signed that one, and when it ends.
+    pub(super) acknowledged_leaf: Option<(AuthorityId, Timestamp)>,
     pub(super) refusal: Option<String>,
 }
 
@@ -45,6 +47,7 @@ impl LeafState {
             deadline: None,
             last_error: None,
             acknowledged: None,
+            acknowledged_leaf: None,
             refusal: None,
         }
     }
@@ -78,6 +81,8 @@ impl LeafState {
             failures: self.rotation.failures(),
             last_error: self.last_error.clone(),
             acknowledged: self.acknowledged.clone(),
+            acknowledged_authority: self.acknowledged_leaf.map(|(authority, _)| authority),
+            acknowledged_until: self.acknowledged_leaf.map(|(_, until)| until),
             refusal: self.refusal.clone(),
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use audit::{Action, Actor, Event as AuditEvent};
 use certs::Timestamp;
-use spiffe::NodeId;
+use spiffe::{AuthorityId, NodeId};
 use xds::{Resource, SecretOffer};
 
 use super::{Deliveries, MAX_CONTEXTS, leaf::LeafState, shorten};
@@ -14,6 +14,7 @@ use crate::{
     imported::SecretName,
     rotation::Event,
     secret,
+    status::ContextStatus,
 };
 
 impl Deliveries {
@@ -65,12 +66,12 @@ impl Deliveries {
             Ok(Grant::Svid(identity)) => self.hold(stream, name, LeafKey { node, identity }, now),
             Ok(Grant::Context(domain)) => {
                 let trust = Arc::clone(&self.world.trust);
-                self.context(name, || secret::context(name, trust.of(&domain)?, now))
+                self.context(name, now, || secret::context(name, trust.of(&domain)?, now))
             }
             Ok(Grant::Imported(secret)) => self.imported(&node, name, &secret),
             Ok(Grant::All) => {
                 let trust = Arc::clone(&self.world.trust);
-                self.context(name, || secret::all_bundles(name, &trust, now))
+                self.context(name, now, || secret::all_bundles(name, &trust, now))
             }
             Err(absence) => {
                 if before != Some(None) {
@@ -124,13 +125,23 @@ impl Deliveries {
         SecretOffer::Held(Arc::clone(self.imported.entry(key).or_insert_with(encode)))
     }
 
-    fn context(&mut self, name: &Arc<str>, encode: impl FnOnce() -> Option<Arc<Resource>>) -> SecretOffer {
+    fn context(
+        &mut self,
+        name: &Arc<str>,
+        now: Timestamp,
+        encode: impl FnOnce() -> Option<Arc<Resource>>,
+    ) -> SecretOffer {
         if let Some(known) = self.contexts.get(name) {
             return SecretOffer::Held(Arc::clone(known));
         }
         let Some(resource) = encode() else { return SecretOffer::Pending };
         if self.contexts.len() < MAX_CONTEXTS {
             self.contexts.insert(Arc::clone(name), Arc::clone(&resource));
+            let roots = self.world.trust.own().valid_authorities(now);
+            let roots = roots.map(|root| AuthorityId::of(root.spki_hash())).collect();
+            let offered = ContextStatus { version: resource.version().clone(), roots };
+            self.status.contexts.insert(name.to_string(), offered);
+            self.is_dirty = true;
         }
         SecretOffer::Held(resource)
     }

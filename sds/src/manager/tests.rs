@@ -34,7 +34,7 @@ struct World {
     bindings: watch::Sender<Arc<Bindings>>,
     blocks: watch::Sender<Arc<BlockList>>,
     imported: watch::Sender<Arc<ImportedSecrets>>,
-    authority: watch::Sender<Option<AuthorityId>>,
+    authority: watch::Sender<Option<ActiveAuthority>>,
     heard: Arc<Heard>,
     sds: Sds,
     shutdown: CancellationToken,
@@ -95,7 +95,7 @@ impl World {
         let (bindings, bindings_read) = watch::channel(Arc::new(Bindings::new(bindings)));
         let (blocks, blocks_read) = watch::channel(blocked(&[]));
         let (imported, imported_read) = watch::channel(Arc::default());
-        let (authority, authority_read) = watch::channel(Some(issuer.authority()));
+        let (authority, authority_read) = watch::channel(Some(signs(issuer.authority())));
         let heard = Arc::new(Heard::default());
         let inputs = SdsInputs {
             issuer: wrapped(Arc::clone(&issuer)),
@@ -402,6 +402,35 @@ async fn an_identity_taken_from_the_binding_is_gone_and_a_new_one_appears() {
     web.absent("default").await;
 }
 
+fn signs(id: spiffe::AuthorityId) -> ActiveAuthority {
+    ActiveAuthority { id, is_urgent: false }
+}
+
+#[tokio::test]
+async fn what_a_tainted_authority_signed_is_replaced_the_most_exposed_first() {
+    let bindings = vec![
+        binding("pay-1", &["spiffe://td/payments"]),
+        binding("web-1", &["spiffe://td/web"]),
+        binding("web-2", &["spiffe://td/web"]),
+    ];
+    let settings = SdsSettings { max_in_flight: 1, ..SdsSettings::default() };
+    let world = World::with(bindings, settings, HashMap::new());
+    let mut streams = Vec::new();
+    for name in ["pay-1", "web-1", "web-2"] {
+        let mut stream = world.open(name);
+        stream.want("default").await;
+        stream.held("default").await;
+        // Those of payments end first, and would be asked for first.
+        world.clock.advance(Duration::from_secs(1));
+        streams.push(stream);
+    }
+    let id = world.issuer.replace_authority();
+    world.authority.send_replace(Some(ActiveAuthority { id, is_urgent: true }));
+    world.status(|status| status.counters().rotations_forced == 3).await;
+    let asked: Vec<_> = world.issuer.seen().into_iter().skip(3).map(|one| one.id.path().to_owned()).collect();
+    assert_eq!(asked, ["/web", "/web", "/payments"]);
+}
+
 #[tokio::test]
 async fn another_authority_forces_new_leaves_spread_over_the_window() {
     let world = World::with(
@@ -414,7 +443,7 @@ async fn another_authority_forces_new_leaves_spread_over_the_window() {
     let before = web.held("default").await;
     let active = world.issuer.replace_authority();
     world.authority.send_replace(None);
-    world.authority.send_replace(Some(active));
+    world.authority.send_replace(Some(signs(active)));
     web.held_other_than("default", &before).await;
     let status = world.status(|status| status.counters().rotations_forced == 1).await;
     assert_eq!(status.leaves().next().unwrap().authority, Some(active));

@@ -40,6 +40,7 @@ pub(super) fn context(config: &Config) -> Context {
                 DefaultMtls::Permissive => MtlsMode::Permissive,
                 DefaultMtls::Off => MtlsMode::Off,
             },
+            max_connection: config.max_connection,
         },
         own_addresses: config.own_addresses(),
         local_nodes: BTreeSet::new(),

@@ -163,6 +163,8 @@ pub struct Config {
     pub token_ttl: Duration,
     /// For listeners that do not say. Default strict.
     pub default_mtls: DefaultMtls,
+    /// The greatest age of connections between proxies.
+    pub max_connection: Duration,
     /// The least level that is logged, as `info` or `credence_xds=debug,info`. Default `info`.
     pub log_level: String,
     /// Default text on a terminal, JSON elsewhere.
@@ -210,7 +212,8 @@ impl Config {
              enrolment:\n  address: \"{enrolment_address}\"\n  port: {enrolment_port}\n\n\
              storage:\n  type: sqlite\n  path: {data}{anchor}\n\n\
              secrets:\n{kek}{slots}  admin_dir: {admin}\n\n\
-             {lifetimes}observability:\n  metrics:\n    {probes}\n  logging:\n    level: \"{level}\"\n",
+             {defaults}{lifetimes}observability:\n  metrics:\n    {probes}\n  logging:\n    level: \"{level}\"\n",
+            defaults = self.defaults_to_yaml(),
             lifetimes = self.lifetimes.to_yaml(),
             domain = self.trust_domain,
             names = names.join(", "),
@@ -224,6 +227,16 @@ impl Config {
             admin = quoted(&self.admin_dir),
             level = self.log_level,
         )
+    }
+}
+
+impl Config {
+    /// The section `defaults`, with what differs from the defaults; nothing if nothing does.
+    fn defaults_to_yaml(&self) -> String {
+        if self.max_connection == xds::translate::MAX_CONNECTION_DURATION {
+            return String::new();
+        }
+        format!("defaults:\n  max_connection_duration: {}\n\n", format_duration(self.max_connection))
     }
 }
 

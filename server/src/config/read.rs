@@ -235,7 +235,7 @@ impl Reader<'_> {
         let (kek, slots, admin_dir) = self.secrets(&mut top);
         let lifetimes = self.lifetimes(&mut top);
         self.issuers(&mut top);
-        let default_mtls = self.defaults(&mut top);
+        let (default_mtls, max_connection) = self.defaults(&mut top);
         let (probes, log_level, log_format) = self.observability(&mut top);
         self.close(top);
         let config = Config {
@@ -253,6 +253,7 @@ impl Reader<'_> {
             lifetimes,
             token_ttl,
             default_mtls,
+            max_connection,
             log_level,
             log_format,
             dev: self.dev,
@@ -500,7 +501,7 @@ impl Reader<'_> {
         }
     }
 
-    fn defaults(&mut self, top: &mut Section<'_>) -> DefaultMtls {
+    fn defaults(&mut self, top: &mut Section<'_>) -> (DefaultMtls, Duration) {
         let mut defaults = self.sub(top, "defaults");
         let mut mtls = DefaultMtls::Strict;
         if let Some(node) = defaults.take("mtls") {
@@ -512,8 +513,12 @@ impl Reader<'_> {
                 _ => self.refuse(node, "defaults.mtls", "mtls is strict, permissive or off", None),
             }
         }
+        let least = Duration::from_secs(if self.dev { 1 } else { 60 });
+        let age = xds::translate::MAX_CONNECTION_DURATION;
+        let max = Duration::from_secs(24 * 3600);
+        let max_connection = self.duration(&mut defaults, "max_connection_duration", age, least, max);
         self.close(defaults);
-        mtls
+        (mtls, max_connection)
     }
 
     fn observability(&mut self, top: &mut Section<'_>) -> (Option<Listen>, String, Option<LogFormat>) {
@@ -656,6 +661,7 @@ mod tests {
         assert_eq!(config.grpc.port, 18000);
         assert_eq!(config.default_mtls, DefaultMtls::Strict);
         assert_eq!(config.kek, Some(crate::config::KekSource::File("/x/credence.kek".into())));
+        assert_eq!(config.max_connection, Duration::from_secs(3600));
         assert_eq!(config.lifetimes.leaf, Duration::from_secs(12 * 3600));
     }
 

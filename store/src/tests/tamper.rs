@@ -94,6 +94,9 @@ pub(crate) fn authority(place: CaPlace) -> (AuthorityRecord, SecretKey) {
         activated: Some(now()),
         retired: None,
         removed: None,
+        automatic: true,
+        tainted: None,
+        cross: None,
     };
     (record, key)
 }

@@ -24,7 +24,7 @@ use proto::envoy::{
     r#type::v3::CodecClientType,
 };
 
-use super::{Defaults, Denied, MAX_CONNECTION_DURATION, ads, duration, endpoints, pack, tls};
+use super::{Defaults, Denied, ads, duration, endpoints, pack, tls};
 use crate::{
     TypeUrl,
     model::{
@@ -95,7 +95,7 @@ pub(super) fn cluster(cluster: &Cluster, defaults: &Defaults, denied: &Denied) -
         transport_socket: client(cluster).map(|mtls| tls::upstream(mtls, alpn, defaults, denied)),
         typed_extension_protocol_options: HashMap::from([(
             HTTP_OPTIONS.to_owned(),
-            pack(&http_options(cluster, http2)),
+            pack(&http_options(cluster, http2, defaults)),
         )]),
         ..Default::default()
     }
@@ -111,7 +111,7 @@ fn lb_policy(policy: LoadBalancing) -> LbPolicy {
     }
 }
 
-fn http_options(cluster: &Cluster, http2: bool) -> HttpProtocolOptions {
+fn http_options(cluster: &Cluster, http2: bool, defaults: &Defaults) -> HttpProtocolOptions {
     let protocol = if http2 {
         ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions::default())
     } else {
@@ -120,7 +120,7 @@ fn http_options(cluster: &Cluster, http2: bool) -> HttpProtocolOptions {
     HttpProtocolOptions {
         common_http_protocol_options: Some(CommonHttpOptions {
             max_requests_per_connection: cluster.max_requests_per_connection,
-            max_connection_duration: client(cluster).map(|_| duration(MAX_CONNECTION_DURATION)),
+            max_connection_duration: client(cluster).map(|_| duration(defaults.max_connection)),
             ..Default::default()
         }),
         upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {

@@ -15,14 +15,19 @@ use proto::envoy::{
     },
 };
 
-use super::{HTTP_BLOCK, MAX_CONNECTION_DURATION, ads, block, duration, pack};
+use super::{Defaults, HTTP_BLOCK, ads, block, duration, pack};
 use crate::model::HttpFilter;
 
 const ROUTER: &str = "envoy.filters.http.router";
 /// Streams of one HTTP/2 connection, unless the document says otherwise.
 const MAX_CONCURRENT_STREAMS: u32 = 100;
 
-pub(super) fn manager(http: &HttpFilter, listener: &str, secured: bool) -> HttpConnectionManager {
+pub(super) fn manager(
+    http: &HttpFilter,
+    listener: &str,
+    secured: bool,
+    defaults: &Defaults,
+) -> HttpConnectionManager {
     // What a client says of its own certificate is never passed on; what we saw of it is.
     let forwarding =
         if secured { ForwardClientCertDetails::SanitizeSet } else { ForwardClientCertDetails::Sanitize };
@@ -47,7 +52,7 @@ pub(super) fn manager(http: &HttpFilter, listener: &str, secured: bool) -> HttpC
         ],
         common_http_protocol_options: Some(HttpProtocolOptions {
             idle_timeout: http.idle_timeout.map(duration),
-            max_connection_duration: Some(duration(MAX_CONNECTION_DURATION)),
+            max_connection_duration: Some(duration(defaults.max_connection)),
             ..Default::default()
         }),
         http2_protocol_options: Some(Http2ProtocolOptions {

@@ -15,10 +15,7 @@ use proto::envoy::{
 };
 use spiffe::SpiffeId;
 
-use super::{
-    Defaults, HTTP_BLOCK, MAX_CONNECTION_DURATION, TCP_BLOCK, block, duration, http, pack, socket_address,
-    tls,
-};
+use super::{Defaults, HTTP_BLOCK, TCP_BLOCK, block, duration, http, pack, socket_address, tls};
 use crate::{
     TypeUrl,
     model::{ChainMatch, Filter, FilterChain, HTTP_FILTER, Listener, MtlsMode, TCP_FILTER, TcpFilter},
@@ -116,7 +113,10 @@ fn chain(listener: &Listener, index: usize, half: Half, defaults: &Defaults) -> 
     envoy::FilterChain {
         name: format!("{index}-{}", if secured { "mtls" } else { "plaintext" }),
         filter_chain_match: chain_match(matching.as_ref(), transport_protocol),
-        filters: filters.iter().flat_map(|filter| network_filters(filter, &listener.name, secured)).collect(),
+        filters: filters
+            .iter()
+            .flat_map(|filter| network_filters(filter, &listener.name, secured, defaults))
+            .collect(),
         transport_socket: secured.then(|| tls::downstream(identity(listener), allow, alpn, defaults)),
         transport_socket_connect_timeout: secured.then(|| duration(HANDSHAKE_TIMEOUT)),
         ..Default::default()
@@ -144,23 +144,30 @@ fn cidr(range: &str) -> CidrRange {
 }
 
 /// A filter of the document, behind the one that refuses who is blocked unless it has that inside.
-fn network_filters(filter: &Filter, listener: &str, secured: bool) -> Vec<envoy::Filter> {
+fn network_filters(
+    filter: &Filter,
+    listener: &str,
+    secured: bool,
+    defaults: &Defaults,
+) -> Vec<envoy::Filter> {
     let named = |name: &str, config| envoy::Filter { name: name.to_owned(), config_type: Some(config) };
     let typed = filter::ConfigType::TypedConfig;
     match filter {
-        Filter::Http(http) => vec![named(HTTP_FILTER, typed(pack(&http::manager(http, listener, secured))))],
+        Filter::Http(http) => {
+            vec![named(HTTP_FILTER, typed(pack(&http::manager(http, listener, secured, defaults))))]
+        }
         Filter::Tcp(tcp) => vec![
             named(TCP_BLOCK, filter::ConfigType::ConfigDiscovery(block::tcp_source())),
-            named(TCP_FILTER, typed(pack(&tcp_config(tcp, listener, secured)))),
+            named(TCP_FILTER, typed(pack(&tcp_config(tcp, listener, secured, defaults)))),
         ],
     }
 }
 
-fn tcp_config(tcp: &TcpFilter, listener: &str, secured: bool) -> TcpProxy {
+fn tcp_config(tcp: &TcpFilter, listener: &str, secured: bool, defaults: &Defaults) -> TcpProxy {
     TcpProxy {
         stat_prefix: tcp.stat_prefix.as_deref().unwrap_or(listener).to_owned(),
         idle_timeout: tcp.idle_timeout.map(duration),
-        max_downstream_connection_duration: secured.then(|| duration(MAX_CONNECTION_DURATION)),
+        max_downstream_connection_duration: secured.then(|| duration(defaults.max_connection)),
         cluster_specifier: Some(tcp_proxy::ClusterSpecifier::Cluster(tcp.cluster.clone())),
         ..Default::default()
     }

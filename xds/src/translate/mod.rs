@@ -43,8 +43,8 @@ pub(crate) use self::endpoints::empty as empty_endpoints;
 pub(crate) use self::listener::mode as listener_mode;
 pub(crate) use self::origin::origin;
 
-/// No connection between proxies outlives this, so that none outlives its certificate for long
-/// (security-reliability.md 3.2).
+/// No connection between proxies outlives this unless the configuration says otherwise, so that none outlives its
+/// certificate for long (security-reliability.md 3.2).
 pub const MAX_CONNECTION_DURATION: Duration = Duration::from_secs(3600);
 
 /// What documents leave to the server.
@@ -54,13 +54,15 @@ pub struct Defaults {
     pub trust_domain: TrustDomain,
     /// The mode of listeners that do not name one.
     pub mtls: MtlsMode,
+    /// The greatest age of connections between proxies.
+    pub max_connection: Duration,
 }
 
 impl Defaults {
     /// Strict mTLS in `trust_domain`.
     #[must_use]
     pub fn strict(trust_domain: TrustDomain) -> Self {
-        Self { trust_domain, mtls: MtlsMode::Strict }
+        Self { trust_domain, mtls: MtlsMode::Strict, max_connection: MAX_CONNECTION_DURATION }
     }
 }
 

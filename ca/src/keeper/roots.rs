@@ -1,0 +1,410 @@
+//! What the keeper does about roots: observe, step the machine, carry out, publish.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use audit::{Action as Done, Actor};
+use certs::Timestamp;
+use spiffe::AuthorityId;
+
+use super::Keeper;
+use crate::{
+    authority::{PrepareError, cross_sign, event, make_issuing, make_root},
+    dependents::{Acknowledged, Dependent, Dependents, Laggard},
+    manager::{Asked, RotateError, vouched},
+    ports::{AuthorityError, AuthorityRecord, AuthorityState, Place, Transition},
+    rotation::{Action, Event, Observed, Phase, Refusal, Root, Wish},
+    status::{RotationStatus, Tally},
+};
+
+/// The most laggards that an audit row names.
+const MAX_NAMED: usize = 20;
+
+/// What was observed before a step.
+#[derive(Debug, Default)]
+struct Seen {
+    dependents: Vec<Dependent>,
+    of_old: BTreeSet<AuthorityId>,
+    has_root_key: bool,
+}
+
+impl Seen {
+    fn observed(&self) -> Observed<'_> {
+        Observed {
+            dependents: &self.dependents,
+            of_old: &self.of_old,
+            has_root_key: self.has_root_key,
+            is_paused: false,
+        }
+    }
+}
+
+impl Keeper {
+    /// Steps the machine as time passes.
+    pub(super) async fn look_after_roots(&mut self, dependents: &dyn Dependents) {
+        let seen = match self.observe(dependents).await {
+            Ok(seen) => seen,
+            Err(error) => {
+                tracing::warn!(%error, "who depends on authorities is not known now, no rotation goes on");
+                self.roots.step(Event::Blind, Seen::default().observed(), self.deps.clock.now());
+                return;
+            }
+        };
+        let asked = Asked { actor: Actor::System, reason: "its gate is open".to_owned() };
+        // What fails is logged, and tried again by the machine.
+        let _ = self.drive_roots(Event::Tick, &seen, &asked).await;
+        self.publish_rotation(&seen);
+    }
+
+    pub(super) async fn rotate_root(
+        &mut self,
+        wish: Wish,
+        asked: Asked,
+        dependents: &dyn Dependents,
+    ) -> Result<RotationStatus, RotateError> {
+        let seen = self.observe(dependents).await?;
+        let done = self.drive_roots(Event::Wanted(wish), &seen, &asked).await;
+        let seen = self.observe(dependents).await?;
+        self.publish_rotation(&seen);
+        done.map(|()| self.rotation_status(&seen))
+    }
+
+    pub(super) async fn simulate_root(
+        &mut self,
+        wish: &Wish,
+        dependents: &dyn Dependents,
+    ) -> Result<RotationStatus, RotateError> {
+        let seen = self.observe(dependents).await?;
+        self.roots.judge(wish, seen.observed(), self.deps.clock.now())?;
+        Ok(self.rotation_status(&seen))
+    }
+
+    /// Taints `authority`, its root and everything under that root, and lets the machine replace them.
+    pub(super) async fn emergency(
+        &mut self,
+        authority: AuthorityId,
+        asked: Asked,
+        dependents: &dyn Dependents,
+    ) -> Result<RotationStatus, RotateError> {
+        let record = self.record(authority).map_err(|_| RotateError::NotFound(authority))?;
+        if record.state == AuthorityState::Removed {
+            return Err(RotateError::NotFound(authority));
+        }
+        let root = record.parent.unwrap_or(record.id);
+        let is_under_way = self.roots.emergency().is_some();
+        let is_active = self.roots.active().is_some_and(|active| active.id == root);
+        if !is_under_way && is_active {
+            if !self.observe(dependents).await?.has_root_key {
+                return Err(Refusal::NoRootKey.into());
+            }
+            self.taint_all_under(root, authority, &asked).await?;
+            let seen = self.observe(dependents).await?;
+            self.drive_roots(Event::Tick, &seen, &asked).await?;
+        }
+        let seen = self.observe(dependents).await?;
+        self.publish_rotation(&seen);
+        Ok(self.rotation_status(&seen))
+    }
+
+    async fn taint_all_under(
+        &mut self,
+        root: AuthorityId,
+        named: AuthorityId,
+        asked: &Asked,
+    ) -> Result<(), RotateError> {
+        let now = self.deps.clock.now();
+        let is_below = |record: &&AuthorityRecord| {
+            (record.id == root || record.parent == Some(root)) && record.state != AuthorityState::Removed
+        };
+        let below: Vec<AuthorityId> = self.records.iter().filter(is_below).map(|record| record.id).collect();
+        let mut rows = Vec::new();
+        for id in &below {
+            let record = self.record(*id).map_err(|_| RotateError::NotFound(*id))?;
+            let row = event(Done::AuthorityTaint, record, now, asked.actor.clone(), &asked.reason);
+            rows.push(row.with("named", named));
+        }
+        let kept = self.deps.authorities.taint(below, now, rows).await;
+        kept.map_err(|error| RotateError::Failed(error.to_string()))?;
+        self.settle_records(None).await.map_err(|error| RotateError::Failed(error.to_string()))?;
+        tracing::warn!(authority_id = %named, root = %root, "authority is tainted, its root is being replaced");
+        Ok(())
+    }
+
+    /// Who depends on the root that is being replaced. While none is, nobody has to be asked.
+    async fn observe(&self, dependents: &dyn Dependents) -> Result<Seen, RotateError> {
+        let has_root_key = match self.roots.outgoing() {
+            Some(root) => self.root_key(root.id).await.is_ok(),
+            None => false,
+        };
+        let of_old = self.leading_to(self.roots.outgoing().map(|root| root.id));
+        if self.roots.phase() == Phase::Steady {
+            return Ok(Seen { of_old, has_root_key, ..Seen::default() });
+        }
+        let now = self.deps.clock.now();
+        let ids: Vec<AuthorityId> = of_old.iter().copied().collect();
+        let failed = |error: crate::ports::JournalError| RotateError::Failed(error.to_string());
+        let unexpired = self.deps.journal.unexpired(&ids, now).await.map_err(failed)?;
+        let dependents = dependents.observe(&unexpired, now).await.map_err(failed)?;
+        Ok(Seen { dependents, of_old, has_root_key })
+    }
+
+    /// `root` and every authority that it signed.
+    fn leading_to(&self, root: Option<AuthorityId>) -> BTreeSet<AuthorityId> {
+        let Some(root) = root else { return BTreeSet::new() };
+        let below = |record: &&AuthorityRecord| record.id == root || record.parent == Some(root);
+        self.records.iter().filter(below).map(|record| record.id).collect()
+    }
+
+    /// Steps the machine once, and carries out what it says. The next step needs a fresh look.
+    async fn drive_roots(&mut self, event: Event, seen: &Seen, asked: &Asked) -> Result<(), RotateError> {
+        let now = self.deps.clock.now();
+        let mut wanted = None;
+        for action in self.roots.step(event, seen.observed(), now) {
+            match action {
+                Action::Refuse(refusal) => return Err(refusal.into()),
+                Action::AtRisk => tracing::error!(
+                    standing = self.roots.standing(),
+                    "root has passed three quarters of its life and its replacement is stuck"
+                ),
+                action => wanted = Some(action),
+            }
+        }
+        let Some(action) = wanted else { return Ok(()) };
+        match self.carry_out_root(&action, asked).await {
+            Ok(()) => {
+                self.last_failure = None;
+                let roots = Root::all(&self.records);
+                self.roots.step(Event::Kept(roots), seen.observed(), now);
+                // Another root means other issuing authorities.
+                self.drive(crate::lifecycle::Event::Tick).await;
+                Ok(())
+            }
+            Err(error) => {
+                tracing::warn!(%error, "step of the root's rotation failed, nothing changed");
+                self.last_failure = Some(error.to_string());
+                self.roots.step(Event::Failed, seen.observed(), now);
+                Err(RotateError::Failed(error.to_string()))
+            }
+        }
+    }
+
+    async fn carry_out_root(&mut self, action: &Action, asked: &Asked) -> Result<(), PrepareError> {
+        match action {
+            Action::Prepare { automatic } => self.prepare_root(*automatic, asked).await,
+            Action::Activate { new, old, left_behind } => {
+                self.activate_root(*new, *old, left_behind, asked).await
+            }
+            Action::Taint(old) => self.taint_root(*old, asked).await,
+            Action::Finish { old, left_behind } => self.remove_root(*old, left_behind, asked).await,
+            Action::Withdraw(new) => self.remove_root(*new, &[], asked).await,
+            Action::Return { old, new } => self.return_root(*old, *new, asked).await,
+            Action::Refuse(_) | Action::AtRisk => Ok(()),
+        }
+    }
+
+    async fn root_key(&self, id: AuthorityId) -> Result<certs::SecretKey, PrepareError> {
+        Ok(self.deps.authorities.load_key(id).await?)
+    }
+
+    /// A root, an issuing authority under it, and that authority signed by the old root too.
+    async fn prepare_root(&mut self, automatic: bool, asked: &Asked) -> Result<(), PrepareError> {
+        let now = self.deps.clock.now();
+        let old = self.roots.active().map(|root| root.id).ok_or(PrepareError::NoRoot)?;
+        let old_key = self.root_key(old).await?;
+        let (root, root_key) = make_root(&self.deps.policy, now)?;
+        let root = AuthorityRecord { automatic, ..root };
+        let (issuing, issuing_key) = make_issuing(&self.deps.policy, &root, &root_key, now)?;
+        let cross = cross_sign(&self.deps.policy, &issuing, self.record(old)?, &old_key, now)?;
+        let issuing = AuthorityRecord { cross: Some(cross), ..issuing };
+        let row = |record| event(Done::AuthorityPrepare, record, now, asked.actor.clone(), &asked.reason);
+        let rows = vec![row(&root), row(&issuing).with("also_signed_by", old)];
+        tracing::info!(authority_id = %root.id, "next root is prepared and enters the bundle");
+        self.deps.authorities.insert(vec![(root, root_key), (issuing, issuing_key)], rows).await?;
+        self.settle_records(None).await
+    }
+
+    async fn activate_root(
+        &mut self,
+        new: AuthorityId,
+        old: AuthorityId,
+        left_behind: &[Laggard],
+        asked: &Asked,
+    ) -> Result<(), PrepareError> {
+        let below = self.newest_below(new, AuthorityState::Prepared)?;
+        let ends: Vec<AuthorityId> = [Some(old), self.machine.active()].into_iter().flatten().collect();
+        self.switch(&[new, below], &ends, left_behind, asked).await
+    }
+
+    /// The old root signs again, by the issuing authority that it had if that has enough of its life left.
+    async fn return_root(
+        &mut self,
+        old: AuthorityId,
+        new: AuthorityId,
+        asked: &Asked,
+    ) -> Result<(), PrepareError> {
+        let now = self.deps.clock.now();
+        let least = self.deps.policy.least_remaining();
+        let below = match self.newest_below(old, AuthorityState::Retired) {
+            Ok(id) if self.record(id)?.certificate.not_after().since(now) >= 2 * least => id,
+            Ok(_) | Err(_) => {
+                let key = self.root_key(old).await?;
+                let (issuing, key) = make_issuing(&self.deps.policy, self.record(old)?, &key, now)?;
+                let id = issuing.id;
+                let actor = asked.actor.clone();
+                let row = event(Done::AuthorityPrepare, &issuing, now, actor, &asked.reason);
+                self.deps.authorities.insert(vec![(issuing.clone(), key)], vec![row]).await?;
+                self.records.push(issuing);
+                id
+            }
+        };
+        let ends: Vec<AuthorityId> = [Some(new), self.machine.active()].into_iter().flatten().collect();
+        self.switch(&[old, below], &ends, &[], asked).await
+    }
+
+    /// Lets `begins` sign and `ends` retire, in one transaction.
+    async fn switch(
+        &mut self,
+        begins: &[AuthorityId],
+        ends: &[AuthorityId],
+        left_behind: &[Laggard],
+        asked: &Asked,
+    ) -> Result<(), PrepareError> {
+        let mut now = self.deps.clock.now();
+        // A taint before retirement means a stolen key: the two are told apart by their order.
+        for tainted in ends.iter().filter_map(|id| self.record(*id).ok()?.tainted) {
+            now = now.max(tainted + Duration::from_millis(1));
+        }
+        let mut transitions = Vec::new();
+        let mut rows = Vec::new();
+        let steps = ends.iter().map(|id| (*id, AuthorityState::Retired, Done::AuthorityRetire));
+        let steps =
+            steps.chain(begins.iter().map(|id| (*id, AuthorityState::Active, Done::AuthorityActivate)));
+        for (id, to, action) in steps {
+            let record = self.record(id)?;
+            transitions.push(Transition { id, from: record.state, to, at: now });
+            let row = event(action, record, now, asked.actor.clone(), &asked.reason);
+            rows.push(with_left_behind(row, left_behind));
+        }
+        self.deps.authorities.transition(transitions, rows).await?;
+        tracing::info!(authority_id = %begins[0], left_behind = left_behind.len(), "root signs now");
+        self.settle_records(begins.last().copied()).await
+    }
+
+    async fn taint_root(&mut self, old: AuthorityId, asked: &Asked) -> Result<(), PrepareError> {
+        let now = self.deps.clock.now();
+        let row = event(Done::AuthorityTaint, self.record(old)?, now, asked.actor.clone(), &asked.reason);
+        self.deps.authorities.taint(vec![old], now, vec![row]).await?;
+        tracing::info!(authority_id = %old, "root is tainted, what it signed is replaced at once");
+        self.settle_records(self.machine.active()).await
+    }
+
+    /// Takes a root and everything under it away, keys included.
+    async fn remove_root(
+        &mut self,
+        root: AuthorityId,
+        left_behind: &[Laggard],
+        asked: &Asked,
+    ) -> Result<(), PrepareError> {
+        let now = self.deps.clock.now();
+        let mut transitions = Vec::new();
+        let mut rows = Vec::new();
+        for id in self.leading_to(Some(root)) {
+            let record = self.record(id)?;
+            if record.state == AuthorityState::Removed {
+                continue;
+            }
+            transitions.push(Transition { id, from: record.state, to: AuthorityState::Removed, at: now });
+            let row = event(Done::AuthorityRemove, record, now, asked.actor.clone(), &asked.reason);
+            rows.push(with_left_behind(row, left_behind));
+        }
+        self.deps.authorities.transition(transitions, rows).await?;
+        tracing::info!(authority_id = %root, left_behind = left_behind.len(), "root left the bundle");
+        self.settle_records(self.machine.active()).await
+    }
+
+    fn newest_below(&self, root: AuthorityId, state: AuthorityState) -> Result<AuthorityId, PrepareError> {
+        let below = self.records.iter().filter(|one| one.parent == Some(root) && one.state == state);
+        let newest = below.max_by_key(|record| record.created).map(|record| record.id);
+        newest.ok_or_else(|| AuthorityError::NotFound(root).into())
+    }
+
+    /// Takes the records as the store holds them, and shows everybody who signs now.
+    async fn settle_records(&mut self, signs: Option<AuthorityId>) -> Result<(), PrepareError> {
+        self.records = self.deps.authorities.load().await?;
+        let issuing = self.records.iter().find(|record| {
+            record.place == Place::Issuing
+                && record.state == AuthorityState::Active
+                && record.tainted.is_none()
+                && signs.is_none_or(|signs| signs == record.id)
+        });
+        let authority = match issuing.cloned() {
+            Some(record) => Some(self.signing_authority(&record).await?),
+            None => None,
+        };
+        let known = vouched(&self.deps, &self.records).await;
+        self.vouched = known.map_err(|error| AuthorityError::Unavailable(error.to_string()))?;
+        self.machine = self.issuing_machine();
+        self.publish(authority);
+        Ok(())
+    }
+
+    fn publish_rotation(&mut self, seen: &Seen) {
+        self.rotation = Some(self.rotation_status(seen));
+        self.publish_status();
+    }
+
+    fn rotation_status(&self, seen: &Seen) -> RotationStatus {
+        let now = self.deps.clock.now();
+        let active = self.roots.active().map(|root| root.id);
+        let (phase, other, since) = match self.roots.phase() {
+            Phase::Steady => ("steady", None, None),
+            Phase::Prepared { new } => ("prepared", Some(new), self.record(new).ok().map(|one| one.created)),
+            Phase::Active { old } => ("active", Some(old), self.record(old).ok().and_then(|one| one.retired)),
+        };
+        let new = match self.roots.phase() {
+            Phase::Prepared { new } => Some(new),
+            Phase::Steady | Phase::Active { .. } => active,
+        };
+        RotationStatus {
+            phase: phase.to_owned(),
+            standing: self.roots.standing(),
+            root: active,
+            other,
+            is_automatic: self.roots.is_automatic(),
+            emergency: self.roots.emergency(),
+            is_at_risk: self.roots.is_at_risk(),
+            due: self.roots.due(),
+            since,
+            tally: tally(seen, new, now),
+            laggards: self.roots.behind(seen.observed(), now),
+            settles: self.roots.settles(seen.observed(), &BTreeSet::new(), now),
+        }
+    }
+}
+
+fn tally(seen: &Seen, new: Option<AuthorityId>, now: Timestamp) -> Tally {
+    let connected = || seen.dependents.iter().filter_map(|one| one.connected.as_ref());
+    let trusts = |one: &&Acknowledged| match (&one.roots, new) {
+        (Some(roots), Some(new)) => roots.contains(&new),
+        (None, _) | (_, None) => true,
+    };
+    let holds_old = |one: &&Dependent| {
+        one.holds.iter().any(|held| seen.of_old.contains(&held.authority) && held.until >= now)
+    };
+    let holders = seen.dependents.len();
+    Tally {
+        connected: connected().count(),
+        bundle: connected().filter(trusts).count(),
+        holders,
+        renewed: holders - seen.dependents.iter().filter(holds_old).count(),
+        proven: connected().filter(|one| new.is_some_and(|new| one.proven.contains(&new))).count(),
+    }
+}
+
+/// The event, with the names of those who were not waited for.
+fn with_left_behind(row: audit::Event, left_behind: &[Laggard]) -> audit::Event {
+    if left_behind.is_empty() {
+        return row;
+    }
+    let names: Vec<&str> = left_behind.iter().map(|one| one.name.as_str()).take(MAX_NAMED).collect();
+    row.with("left_behind_count", left_behind.len()).with("left_behind", names.join(" "))
+}

@@ -1,0 +1,607 @@
+//! The replacement of a root: each step waits for what nodes have acknowledged, never for a timer alone (security
+//! reference 5.6).
+//!
+//! A pure machine. Where a rotation stands is read from the roots themselves, so that it goes on after a crash.
+//!
+//! ```text
+//!            prepare            activate                     finish
+//! (Steady) ----------> Prepared ----------> Active (new) ---------------> (Steady)
+//!     ^                   |  barrier: every    |  ^   nobody depends on the old one, and connections
+//!     '---- rollback -----'  connected node    |  |   opened under it have reached their greatest age
+//!                            has the new root  '--'
+//!                                            rollback: the old one signs again, unless it was tainted
+//! ```
+//!
+//! Invariants, walked at random in the tests: one root is active; nothing is activated past a connected laggard and
+//! nothing finished past any, unless an operator named it, the old root is about to end, or its key is stolen; a
+//! finished rotation waited out the greatest age of connections; what was removed never comes back.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use certs::Timestamp;
+use serde::{Deserialize, Serialize};
+use spiffe::AuthorityId;
+use thiserror::Error;
+
+use crate::{
+    dependents::{Dependent, Laggard, behind_activation, behind_finish},
+    ports::{AuthorityRecord, AuthorityState, Place},
+};
+
+/// The longest wait between two tries.
+const MAX_RETRY: Duration = Duration::from_secs(15 * 60);
+/// How often a gate is looked at while a rotation is under way.
+pub const LOOK: Duration = Duration::from_secs(1);
+/// In an emergency: how long after the taint the new root waits for acknowledgements before it signs.
+pub const EMERGENCY_ACTIVATE: Duration = Duration::from_secs(15);
+/// In an emergency: how long after the taint the old root leaves the bundle at the latest.
+pub const EMERGENCY_FINISH: Duration = Duration::from_secs(60);
+
+/// What the machine goes by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// The greatest age of a connection between proxies: what our listeners set (the xDS field
+    /// `max_connection_duration`).
+    pub max_connection: Duration,
+    /// The wait after the first failure; it doubles with each further one, up to 15 minutes.
+    pub retry: Duration,
+}
+
+/// A step of a rotation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Step {
+    /// Make the next root; it stands in the bundle and signs nothing.
+    Prepare,
+    /// Let it sign; the old one only verifies from then on.
+    Activate,
+    /// Replace at once what the old one signed, instead of spread over time.
+    Taint,
+    /// Take the old one out of the bundle and destroy its key.
+    Finish,
+    /// Go back: drop the prepared root, or let the old one sign again.
+    Rollback,
+}
+
+impl Step {
+    /// The word that commands use.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Prepare => "prepare",
+            Self::Activate => "activate",
+            Self::Taint => "taint",
+            Self::Finish => "finish",
+            Self::Rollback => "rollback",
+        }
+    }
+}
+
+/// Where a rotation stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// One root, and none beside it.
+    Steady,
+    /// The next one is in the bundle.
+    Prepared {
+        /// Which.
+        new: AuthorityId,
+    },
+    /// The new one signs; the old one still verifies.
+    Active {
+        /// The one that goes.
+        old: AuthorityId,
+    },
+}
+
+/// What somebody asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wish {
+    /// Which step.
+    pub step: Step,
+    /// Whose being left behind is accepted.
+    pub leave_behind: BTreeSet<String>,
+    /// With [`Step::Prepare`]: whether the further steps follow by themselves as their gates open.
+    pub automatic: bool,
+}
+
+/// Why a step was not taken. Nothing changed.
+#[derive(Debug, Clone, PartialEq, Eq, Error, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Refusal {
+    /// Another step is due.
+    #[error("{} is not due now: {standing}; due is {}", step.word(), words(due))]
+    OutOfOrder {
+        /// What was asked for.
+        step: Step,
+        /// Where the rotation stands.
+        standing: String,
+        /// What may be asked for.
+        due: Vec<Step>,
+    },
+    /// Somebody would break.
+    #[error("{} waits for {} that would break", step.word(), laggards.len())]
+    Laggards {
+        /// What was asked for.
+        step: Step,
+        /// Who, and why.
+        laggards: Vec<Laggard>,
+    },
+    /// Connections that were opened under the old root may still be open.
+    #[error(
+        "finish waits until {until}, when the last connection opened under the old root has ended by its age"
+    )]
+    Settling {
+        /// Until when.
+        until: Timestamp,
+    },
+    /// A name to be left behind is nobody's.
+    #[error("{0:?} is in nobody's way, there is nothing to leave behind")]
+    Unknown(String),
+    /// Nothing was signed by the old root any more.
+    #[error(
+        "nothing depends on the old root any more: finish, and begin another rotation if you want another root"
+    )]
+    Drained,
+    /// An emergency replaces the root.
+    #[error("the root's key is tainted, its replacement is under way and cannot be rolled back")]
+    Emergency,
+    /// The key of the root is not here.
+    #[error("the key of the root is kept elsewhere, Credence cannot make or use it")]
+    NoRootKey,
+    /// A step is being carried out.
+    #[error("another step is being carried out, ask again")]
+    Busy,
+}
+
+fn words(due: &[Step]) -> String {
+    due.iter().map(|step| step.word()).collect::<Vec<_>>().join(" or ")
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// Time has passed.
+    Tick,
+    /// An operator wants a step.
+    Wanted(Wish),
+    /// The last action succeeded, and these are the authorities now.
+    Kept(Vec<Root>),
+    /// The last action failed; nothing changed.
+    Failed,
+    /// Who depends on authorities could not be observed.
+    Blind,
+}
+
+/// What to do. Every action but [`Action::Refuse`] and [`Action::AtRisk`] is answered by one event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Make a root, and an issuing authority under it.
+    Prepare {
+        /// Whether it was by itself, and goes on by itself.
+        automatic: bool,
+    },
+    /// Let `new` sign instead of `old`.
+    Activate {
+        /// The prepared root.
+        new: AuthorityId,
+        /// The active one.
+        old: AuthorityId,
+        /// Who was not waited for.
+        left_behind: Vec<Laggard>,
+    },
+    /// Mark the old root.
+    Taint(AuthorityId),
+    /// Take `old` out of the bundle.
+    Finish {
+        /// The retired root.
+        old: AuthorityId,
+        /// Who was not waited for.
+        left_behind: Vec<Laggard>,
+    },
+    /// Drop the prepared root.
+    Withdraw(AuthorityId),
+    /// Let `old` sign again instead of `new`.
+    Return {
+        /// The retired root.
+        old: AuthorityId,
+        /// The active one.
+        new: AuthorityId,
+    },
+    /// Answer the last wish: no.
+    Refuse(Refusal),
+    /// Say once that the root passed three quarters of its life and its replacement is stuck.
+    AtRisk,
+}
+
+/// A root as far as this machine goes by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Root {
+    /// Which.
+    pub id: AuthorityId,
+    /// Where it stands.
+    pub state: AuthorityState,
+    /// When it was made.
+    pub created: Timestamp,
+    /// Its last second.
+    pub not_after: Timestamp,
+    /// When it retired.
+    pub retired: Option<Timestamp>,
+    /// Since when it is tainted.
+    pub tainted: Option<Timestamp>,
+    /// Whether its rotation goes on by itself.
+    pub automatic: bool,
+}
+
+impl Root {
+    /// The roots among `records` that are not removed.
+    #[must_use]
+    pub fn all(records: &[AuthorityRecord]) -> Vec<Self> {
+        records
+            .iter()
+            .filter(|record| record.place == Place::Root && record.state != AuthorityState::Removed)
+            .map(|record| Self {
+                id: record.id,
+                state: record.state,
+                created: record.created,
+                not_after: record.certificate.not_after(),
+                retired: record.retired,
+                tainted: record.tainted,
+                automatic: record.automatic,
+            })
+            .collect()
+    }
+
+    /// The moment at which this part of its life has passed.
+    fn at_part(&self, part: f64) -> Timestamp {
+        self.created + self.not_after.since(self.created).mul_f64(part)
+    }
+}
+
+/// What the shell observed before a step.
+#[derive(Debug, Clone, Copy)]
+pub struct Observed<'a> {
+    /// Who depends on authorities.
+    pub dependents: &'a [Dependent],
+    /// The authorities that lead to the root that is being replaced, itself included.
+    pub of_old: &'a BTreeSet<AuthorityId>,
+    /// Whether the key of the active root is here, and whether Credence may make roots.
+    pub has_root_key: bool,
+    /// Whether operators have paused what goes on by itself.
+    pub is_paused: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Doing {
+    Nothing,
+    /// An action is being carried out.
+    Running,
+    /// The last try failed.
+    Waiting {
+        until: Timestamp,
+    },
+}
+
+/// The machine. Feed it every event; carry out every action.
+#[derive(Debug, Clone)]
+pub struct Rotation {
+    settings: Settings,
+    roots: Vec<Root>,
+    doing: Doing,
+    failures: u32,
+    look: Timestamp,
+    /// Since when each dependent has been seen clear of the old root.
+    clear: BTreeMap<String, Timestamp>,
+    is_at_risk: bool,
+}
+
+impl Rotation {
+    /// Takes up where `roots` say that the last process ended; step [`Event::Tick`] next.
+    #[must_use]
+    pub fn resume(settings: Settings, roots: Vec<Root>) -> Self {
+        Self {
+            settings,
+            roots,
+            doing: Doing::Nothing,
+            failures: 0,
+            look: Timestamp::EPOCH,
+            clear: BTreeMap::new(),
+            is_at_risk: false,
+        }
+    }
+
+    /// Where it stands.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        let in_state = |state| self.roots.iter().find(|root| root.state == state).map(|root| root.id);
+        match (in_state(AuthorityState::Prepared), in_state(AuthorityState::Retired)) {
+            // A retired root is dealt with before another is looked at: the bundle holds two at most.
+            (_, Some(old)) => Phase::Active { old },
+            (Some(new), None) => Phase::Prepared { new },
+            (None, None) => Phase::Steady,
+        }
+    }
+
+    /// The root that signs.
+    #[must_use]
+    pub fn active(&self) -> Option<&Root> {
+        self.roots.iter().find(|root| root.state == AuthorityState::Active)
+    }
+
+    fn root(&self, id: AuthorityId) -> Option<&Root> {
+        self.roots.iter().find(|root| root.id == id)
+    }
+
+    /// The root that is replaced: the active one until it retires.
+    #[must_use]
+    pub fn outgoing(&self) -> Option<&Root> {
+        match self.phase() {
+            Phase::Active { old } => self.root(old),
+            Phase::Steady | Phase::Prepared { .. } => self.active(),
+        }
+    }
+
+    /// When the outgoing root was tainted while it signed: its key is believed to be stolen.
+    #[must_use]
+    pub fn emergency(&self) -> Option<Timestamp> {
+        let root = self.outgoing()?;
+        root.tainted.filter(|tainted| root.retired.is_none_or(|retired| *tainted < retired))
+    }
+
+    /// Whether the steps follow by themselves.
+    #[must_use]
+    pub fn is_automatic(&self) -> bool {
+        self.emergency().is_some()
+            || match self.phase() {
+                Phase::Steady => true,
+                Phase::Prepared { new } => self.root(new).is_none_or(|root| root.automatic),
+                Phase::Active { .. } => self.active().is_none_or(|root| root.automatic),
+            }
+    }
+
+    /// Whether the root has passed three quarters of its life, and its replacement waits.
+    #[must_use]
+    pub fn is_at_risk(&self) -> bool {
+        self.is_at_risk
+    }
+
+    /// When the machine wants an [`Event::Tick`].
+    #[must_use]
+    pub fn deadline(&self) -> Option<Timestamp> {
+        match self.doing {
+            Doing::Running => None,
+            Doing::Waiting { until } => Some(until),
+            Doing::Nothing => match self.phase() {
+                Phase::Steady if self.emergency().is_none() => {
+                    Some(self.active()?.at_part(0.5).max(self.look))
+                }
+                Phase::Steady | Phase::Prepared { .. } | Phase::Active { .. } => Some(self.look),
+            },
+        }
+    }
+
+    /// Takes one event and answers what to do now.
+    ///
+    /// Nothing is begun by [`Event::Kept`], [`Event::Failed`] and [`Event::Blind`], so what was observed does not
+    /// count for them: the next look must be a fresh one.
+    pub fn step(&mut self, event: Event, observed: Observed<'_>, now: Timestamp) -> Vec<Action> {
+        self.look = now + LOOK;
+        match event {
+            Event::Tick => self.watch(observed, now),
+            Event::Kept(roots) => {
+                self.roots = roots;
+                self.doing = Doing::Nothing;
+                self.failures = 0;
+                self.clear.clear();
+                self.look = now;
+                self.is_at_risk = false;
+                return Vec::new();
+            }
+            Event::Failed => {
+                let wait = self.settings.retry.saturating_mul(1 << self.failures.min(10)).min(MAX_RETRY);
+                self.failures += 1;
+                self.doing = Doing::Waiting { until: now + wait };
+                return Vec::new();
+            }
+            Event::Blind => return Vec::new(),
+            Event::Wanted(wish) => {
+                self.watch(observed, now);
+                let action = self.judge(&wish, observed, now).unwrap_or_else(Action::Refuse);
+                if !matches!(action, Action::Refuse(_)) {
+                    self.doing = Doing::Running;
+                }
+                return vec![action];
+            }
+        }
+        let mut actions = Vec::new();
+        if self.doing == Doing::Running || matches!(self.doing, Doing::Waiting { until } if now < until) {
+            return actions;
+        }
+        self.doing = Doing::Nothing;
+        if let Some(action) = self.by_itself(observed, now) {
+            self.doing = Doing::Running;
+            actions.push(action);
+        } else if !self.is_at_risk && self.is_stuck(now) {
+            self.is_at_risk = true;
+            actions.push(Action::AtRisk);
+        }
+        actions
+    }
+
+    /// What `wish` would lead to, without doing it.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub fn judge(&self, wish: &Wish, observed: Observed<'_>, now: Timestamp) -> Result<Action, Refusal> {
+        let due = self.due();
+        if self.doing == Doing::Running {
+            return Err(Refusal::Busy);
+        }
+        if self.emergency().is_some() && wish.step == Step::Rollback {
+            return Err(Refusal::Emergency);
+        }
+        if !due.contains(&wish.step) {
+            return Err(Refusal::OutOfOrder { step: wish.step, standing: self.standing(), due });
+        }
+        match (wish.step, self.phase()) {
+            (Step::Prepare, _) if !observed.has_root_key => Err(Refusal::NoRootKey),
+            (Step::Prepare, _) => Ok(Action::Prepare { automatic: wish.automatic }),
+            (Step::Activate, Phase::Prepared { new }) => {
+                let left_behind = self.leave(wish, behind_activation(observed.dependents, new))?;
+                let old = self.active().map_or(new, |root| root.id);
+                Ok(Action::Activate { new, old, left_behind })
+            }
+            (Step::Rollback, Phase::Prepared { new }) => Ok(Action::Withdraw(new)),
+            (Step::Taint, Phase::Active { old }) => Ok(Action::Taint(old)),
+            (Step::Finish, Phase::Active { old }) => {
+                let left_behind = self.leave(wish, self.behind(observed, now))?;
+                match self.settles(observed, &wish.leave_behind, now) {
+                    Some(until) if until > now && self.emergency().is_none() => {
+                        Err(Refusal::Settling { until })
+                    }
+                    _ => Ok(Action::Finish { old, left_behind }),
+                }
+            }
+            (Step::Rollback, Phase::Active { old }) => {
+                if !observed.has_root_key {
+                    return Err(Refusal::NoRootKey);
+                }
+                let depends = |dependent: &Dependent| {
+                    dependent.holds.iter().any(|held| observed.of_old.contains(&held.authority))
+                };
+                if !observed.dependents.is_empty() && !observed.dependents.iter().any(depends) {
+                    return Err(Refusal::Drained);
+                }
+                let new = self.active().map_or(old, |root| root.id);
+                Ok(Action::Return { old, new })
+            }
+            (step, _) => Err(Refusal::OutOfOrder { step, standing: self.standing(), due }),
+        }
+    }
+
+    /// The steps that may be asked for.
+    #[must_use]
+    pub fn due(&self) -> Vec<Step> {
+        match self.phase() {
+            Phase::Steady => vec![Step::Prepare],
+            Phase::Prepared { .. } => vec![Step::Activate, Step::Rollback],
+            Phase::Active { old } => {
+                let is_tainted = self.root(old).is_some_and(|root| root.tainted.is_some());
+                // A tainted root never signs again.
+                if is_tainted { vec![Step::Finish] } else { vec![Step::Taint, Step::Finish, Step::Rollback] }
+            }
+        }
+    }
+
+    /// Where it stands, for people.
+    #[must_use]
+    pub fn standing(&self) -> String {
+        let active = self.active().map_or_else(|| "none".to_owned(), |root| root.id.to_string());
+        match self.phase() {
+            Phase::Steady => format!("root {active} signs, and no other is prepared"),
+            Phase::Prepared { new } => format!("root {active} signs, {new} is prepared"),
+            Phase::Active { old } => format!("root {active} signs, {old} still verifies"),
+        }
+    }
+
+    /// Who would break by the next step.
+    #[must_use]
+    pub fn behind(&self, observed: Observed<'_>, now: Timestamp) -> Vec<Laggard> {
+        match self.phase() {
+            Phase::Steady => Vec::new(),
+            Phase::Prepared { new } => behind_activation(observed.dependents, new),
+            Phase::Active { .. } => {
+                let Some(new) = self.active() else { return Vec::new() };
+                behind_finish(observed.dependents, observed.of_old, new.id, now)
+            }
+        }
+    }
+
+    /// When the last connection that was opened under the old root has ended by its age, as far as nobody depends
+    /// on that root any more.
+    #[must_use]
+    pub fn settles(
+        &self,
+        observed: Observed<'_>,
+        left_behind: &BTreeSet<String>,
+        now: Timestamp,
+    ) -> Option<Timestamp> {
+        let Phase::Active { old } = self.phase() else { return None };
+        let retired = self.root(old)?.retired.unwrap_or(now);
+        let counted = observed.dependents.iter().filter(|one| !left_behind.contains(&one.name));
+        let clear = counted.map(|one| self.clear.get(&one.name).copied().unwrap_or(now)).max();
+        Some(clear.unwrap_or(retired).max(retired) + self.settings.max_connection)
+    }
+
+    /// Remembers since when each dependent is clear of the old root.
+    fn watch(&mut self, observed: Observed<'_>, now: Timestamp) {
+        let Phase::Active { .. } = self.phase() else { return };
+        let behind: BTreeSet<String> =
+            self.behind(observed, now).into_iter().map(|laggard| laggard.name).collect();
+        self.clear.retain(|name, _| !behind.contains(name));
+        for dependent in observed.dependents.iter().filter(|one| !behind.contains(&one.name)) {
+            self.clear.entry(dependent.name.clone()).or_insert(now);
+        }
+    }
+
+    /// Those of `laggards` whom the wish leaves behind, if that are all.
+    fn leave(&self, wish: &Wish, laggards: Vec<Laggard>) -> Result<Vec<Laggard>, Refusal> {
+        let (left, rest): (Vec<_>, Vec<_>) =
+            laggards.into_iter().partition(|laggard| wish.leave_behind.contains(&laggard.name));
+        if !rest.is_empty() {
+            return Err(Refusal::Laggards { step: wish.step, laggards: rest });
+        }
+        let is_unknown = |name: &&String| !left.iter().any(|laggard| laggard.name == **name);
+        match wish.leave_behind.iter().find(is_unknown) {
+            Some(name) => Err(Refusal::Unknown(name.clone())),
+            None => Ok(left),
+        }
+    }
+
+    fn by_itself(&self, observed: Observed<'_>, now: Timestamp) -> Option<Action> {
+        let outgoing = self.outgoing()?;
+        let emergency = self.emergency();
+        // The old root is about to end: whoever began the rotation, it does not wait for commands any more.
+        let is_ending = now >= outgoing.at_part(0.9);
+        match self.phase() {
+            Phase::Steady => {
+                let is_due = emergency.is_some() || (now >= outgoing.at_part(0.5) && !observed.is_paused);
+                (is_due && observed.has_root_key).then_some(Action::Prepare { automatic: true })
+            }
+            Phase::Prepared { new } => {
+                let laggards = behind_activation(observed.dependents, new);
+                let may = emergency.is_some() || is_ending || (self.is_automatic() && !observed.is_paused);
+                let must = is_ending || emergency.is_some_and(|since| now >= since + EMERGENCY_ACTIVATE);
+                let goes = may && (laggards.is_empty() || must);
+                goes.then_some(Action::Activate { new, old: outgoing.id, left_behind: laggards })
+            }
+            Phase::Active { old } => {
+                let laggards = self.behind(observed, now);
+                if let Some(since) = emergency {
+                    let goes = laggards.is_empty() || now >= since + EMERGENCY_FINISH;
+                    return goes.then_some(Action::Finish { old, left_behind: laggards });
+                }
+                let is_settled =
+                    self.settles(observed, &BTreeSet::new(), now).is_some_and(|until| until <= now);
+                let goes = self.is_automatic() && !observed.is_paused && laggards.is_empty() && is_settled;
+                goes.then(|| Action::Finish { old, left_behind: Vec::new() })
+            }
+        }
+    }
+
+    /// Whether the active root should have been replaced long ago.
+    fn is_stuck(&self, now: Timestamp) -> bool {
+        match self.phase() {
+            Phase::Active { .. } => false,
+            Phase::Steady | Phase::Prepared { .. } => {
+                self.active().is_some_and(|root| now >= root.at_part(0.75))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

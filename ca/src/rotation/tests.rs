@@ -1,0 +1,411 @@
+use certs::SpkiHash;
+use spiffe::{SpiffeId, TrustDomain};
+
+use super::*;
+use crate::dependents::{Acknowledged, Holding, Reason};
+
+const DAY: u64 = 86_400;
+const MAX_CONNECTION: u64 = 3_600;
+
+fn id(number: u32) -> AuthorityId {
+    let mut key = [0; 32];
+    key[..4].copy_from_slice(&number.to_be_bytes());
+    AuthorityId::of(SpkiHash(key))
+}
+
+fn at(secs: u64) -> Timestamp {
+    Timestamp::from_unix_secs(1_800_000_000) + Duration::from_secs(secs)
+}
+
+fn settings() -> Settings {
+    Settings { max_connection: Duration::from_secs(MAX_CONNECTION), retry: Duration::from_secs(60) }
+}
+
+fn root(number: u32, state: AuthorityState, created: u64) -> Root {
+    Root {
+        id: id(number),
+        state,
+        created: at(created),
+        not_after: at(created + 360 * DAY),
+        retired: None,
+        tainted: None,
+        automatic: true,
+    }
+}
+
+fn workload(name: &str) -> SpiffeId {
+    TrustDomain::parse("td").unwrap().id(&format!("/{name}")).unwrap()
+}
+
+/// A connected node that acknowledged `trusts`, shows a leaf of `shows`, and proved itself under `proven`.
+fn node(name: &str, trusts: &[u32], shows: u32, proven: &[u32]) -> Dependent {
+    let ids = |numbers: &[u32]| numbers.iter().map(|number| id(*number)).collect::<BTreeSet<_>>();
+    Dependent {
+        name: name.to_owned(),
+        connected: Some(Acknowledged { roots: Some(ids(trusts)), refusal: None, proven: ids(proven) }),
+        holds: vec![Holding { id: workload(name), authority: id(shows), until: at(400 * DAY) }],
+    }
+}
+
+fn offline(name: &str, holds: u32, until: u64) -> Dependent {
+    let holds = vec![Holding { id: workload(name), authority: id(holds), until: at(until) }];
+    Dependent { name: name.to_owned(), connected: None, holds }
+}
+
+fn seen<'a>(dependents: &'a [Dependent], of_old: &'a BTreeSet<AuthorityId>) -> Observed<'a> {
+    Observed { dependents, of_old, has_root_key: true, is_paused: false }
+}
+
+fn wish(step: Step) -> Wish {
+    Wish { step, leave_behind: BTreeSet::new(), automatic: false }
+}
+
+fn leaving(step: Step, names: &[&str]) -> Wish {
+    Wish { leave_behind: names.iter().map(|name| (*name).to_owned()).collect(), ..wish(step) }
+}
+
+fn one() -> BTreeSet<AuthorityId> {
+    BTreeSet::from([id(1)])
+}
+
+fn prepared(automatic: bool) -> Rotation {
+    let next = Root { automatic, ..root(2, AuthorityState::Prepared, 10) };
+    Rotation::resume(settings(), vec![root(1, AuthorityState::Active, 0), next])
+}
+
+fn activated(automatic: bool, at_secs: u64) -> Rotation {
+    let old = Root { retired: Some(at(at_secs)), ..root(1, AuthorityState::Retired, 0) };
+    Rotation::resume(settings(), vec![old, Root { automatic, ..root(2, AuthorityState::Active, 10) }])
+}
+
+#[test]
+fn prepares_by_itself_at_half_of_a_roots_life_and_not_before() {
+    let mut machine = Rotation::resume(settings(), vec![root(1, AuthorityState::Active, 0)]);
+    let old = one();
+    assert_eq!(machine.deadline(), Some(at(180 * DAY)));
+    assert_eq!(machine.step(Event::Tick, seen(&[], &old), at(180 * DAY - 1)), []);
+    let actions = machine.step(Event::Tick, seen(&[], &old), at(180 * DAY));
+    assert_eq!(actions, [Action::Prepare { automatic: true }]);
+    assert_eq!(machine.deadline(), None, "one action at a time");
+    assert_eq!(machine.step(Event::Failed, seen(&[], &old), at(180 * DAY)), []);
+    assert_eq!(machine.deadline(), Some(at(180 * DAY + 60)));
+    // Without the root's key, or while it is paused, nothing is begun; an operator hears why.
+    let mut machine = Rotation::resume(settings(), vec![root(1, AuthorityState::Active, 0)]);
+    let offline = Observed { has_root_key: false, ..seen(&[], &old) };
+    assert_eq!(machine.step(Event::Tick, offline, at(200 * DAY)), []);
+    let refused = machine.step(Event::Wanted(wish(Step::Prepare)), offline, at(200 * DAY));
+    assert_eq!(refused, [Action::Refuse(Refusal::NoRootKey)]);
+    let paused = Observed { is_paused: true, ..seen(&[], &old) };
+    assert_eq!(machine.step(Event::Tick, paused, at(201 * DAY)), []);
+    assert_eq!(machine.step(Event::Tick, paused, at(270 * DAY)), [Action::AtRisk]);
+    assert_eq!(machine.step(Event::Tick, paused, at(271 * DAY)), [], "said once");
+    assert!(machine.is_at_risk());
+}
+
+#[test]
+fn activation_waits_for_every_connected_node_and_for_no_other() {
+    let old = one();
+    let activate = |left_behind| Action::Activate { new: id(2), old: id(1), left_behind };
+    let behind = [node("a", &[1, 2], 1, &[]), node("b", &[1], 1, &[]), offline("c", 1, 400 * DAY)];
+    let mut machine = prepared(false);
+    let laggard = Laggard { name: "b".into(), is_connected: true, reason: Reason::BundleNotAcknowledged };
+    let refusal = Refusal::Laggards { step: Step::Activate, laggards: vec![laggard.clone()] };
+    let wanted = |wish| Event::Wanted(wish);
+    let now = at(100);
+    assert_eq!(
+        machine.step(wanted(wish(Step::Activate)), seen(&behind, &old), now),
+        [Action::Refuse(refusal)]
+    );
+    assert_eq!(
+        machine.step(wanted(leaving(Step::Activate, &["b", "z"])), seen(&behind, &old), now),
+        [Action::Refuse(Refusal::Unknown("z".into()))]
+    );
+    assert_eq!(
+        machine.step(wanted(leaving(Step::Activate, &["b"])), seen(&behind, &old), now),
+        [activate(vec![laggard.clone()])]
+    );
+    assert_eq!(
+        machine.step(wanted(wish(Step::Rollback)), seen(&behind, &old), now),
+        [Action::Refuse(Refusal::Busy)]
+    );
+    // By itself only where it was begun by itself.
+    let ready = [node("a", &[1, 2], 1, &[]), offline("c", 1, 400 * DAY)];
+    assert_eq!(prepared(false).step(Event::Tick, seen(&ready, &old), now), []);
+    assert_eq!(prepared(true).step(Event::Tick, seen(&ready, &old), now), [activate(Vec::new())]);
+    assert_eq!(prepared(true).step(Event::Tick, seen(&behind, &old), now), []);
+    // A node that asked for no bundle cannot be broken by one.
+    let mut none = node("d", &[], 1, &[]);
+    none.connected.as_mut().unwrap().roots = None;
+    assert_eq!(prepared(true).step(Event::Tick, seen(&[none], &old), now), [activate(Vec::new())]);
+    // Stuck at 75 % it is at risk; at 90 % it goes on with the laggards named, whoever began it.
+    let mut machine = prepared(false);
+    assert_eq!(machine.step(Event::Tick, seen(&behind, &old), at(270 * DAY)), [Action::AtRisk]);
+    assert_eq!(machine.step(Event::Tick, seen(&behind, &old), at(323 * DAY)), []);
+    assert_eq!(machine.step(Event::Tick, seen(&behind, &old), at(324 * DAY)), [activate(vec![laggard])]);
+}
+
+#[test]
+fn finishing_waits_for_everybody_by_name_and_for_the_age_of_connections() {
+    let old = one();
+    let check = |dependent: Dependent, expected: Reason| {
+        let is_connected = dependent.connected.is_some();
+        let mut machine = activated(true, 100);
+        let finish = Event::Wanted(wish(Step::Finish));
+        let laggard = Laggard { name: dependent.name.clone(), is_connected, reason: expected };
+        assert_eq!(
+            machine.step(finish, seen(&[dependent], &old), at(200 + MAX_CONNECTION)),
+            [Action::Refuse(Refusal::Laggards { step: Step::Finish, laggards: vec![laggard] })]
+        );
+    };
+    let (until, id_of) = (at(400 * DAY), workload);
+    check(node("a", &[1], 2, &[2]), Reason::BundleNotAcknowledged);
+    check(node("a", &[1, 2], 1, &[2]), Reason::Shows { id: id_of("a"), until });
+    check(node("a", &[1, 2], 2, &[1]), Reason::NotProven);
+    check(offline("c", 1, 400 * DAY), Reason::MayHold { id: id_of("c"), until });
+
+    // What expired binds nobody; connections that were opened before still count.
+    let clear = [node("a", &[1, 2], 2, &[1, 2]), offline("c", 1, 150)];
+    let mut machine = activated(true, 100);
+    assert_eq!(machine.step(Event::Tick, seen(&clear, &old), at(500)), []);
+    let until = at(500 + MAX_CONNECTION);
+    let refused = machine.step(Event::Wanted(wish(Step::Finish)), seen(&clear, &old), at(600));
+    assert_eq!(refused, [Action::Refuse(Refusal::Settling { until })]);
+    // Somebody who falls back begins to count anew.
+    let fell_back = [node("a", &[1, 2], 1, &[1, 2])];
+    assert_eq!(machine.step(Event::Tick, seen(&fell_back, &old), at(700)), []);
+    assert_eq!(machine.step(Event::Tick, seen(&clear, &old), at(800)), []);
+    assert_eq!(machine.step(Event::Tick, seen(&clear, &old), until), []);
+    let finish = [Action::Finish { old: id(1), left_behind: Vec::new() }];
+    assert_eq!(machine.step(Event::Tick, seen(&clear, &old), at(800 + MAX_CONNECTION)), finish);
+    // One begun by an operator waits for the command.
+    let mut machine = activated(false, 100);
+    assert_eq!(machine.step(Event::Tick, seen(&clear, &old), at(500)), []);
+    let late = at(600 + MAX_CONNECTION);
+    assert_eq!(machine.step(Event::Tick, seen(&clear, &old), late), []);
+    assert_eq!(machine.step(Event::Wanted(wish(Step::Finish)), seen(&clear, &old), late), finish);
+}
+
+#[test]
+fn a_rotation_can_be_rolled_back_until_nothing_depends_on_the_old_root() {
+    let old = one();
+    let back = |machine: &mut Rotation, dependents: &[Dependent]| {
+        machine.step(Event::Wanted(wish(Step::Rollback)), seen(dependents, &old), at(200))
+    };
+    let depends = [node("a", &[1, 2], 1, &[])];
+    assert_eq!(back(&mut prepared(false), &depends), [Action::Withdraw(id(2))]);
+    let returns = [Action::Return { old: id(1), new: id(2) }];
+    assert_eq!(back(&mut activated(false, 100), &depends), returns);
+    let drained = [node("a", &[1, 2], 2, &[2])];
+    assert_eq!(back(&mut activated(false, 100), &drained), [Action::Refuse(Refusal::Drained)]);
+    let steady = &mut Rotation::resume(settings(), vec![root(1, AuthorityState::Active, 0)]);
+    let out_of_order = back(steady, &depends);
+    assert!(
+        matches!(&out_of_order[..], [Action::Refuse(Refusal::OutOfOrder { due, .. })] if *due == [Step::Prepare])
+    );
+}
+
+#[test]
+fn a_stolen_key_is_replaced_within_a_minute_whoever_lags() {
+    let old = one();
+    let stolen = |state, retired: Option<u64>| Root {
+        tainted: Some(at(1000)),
+        retired: retired.map(at),
+        ..root(1, state, 0)
+    };
+    let lags = [node("a", &[1], 1, &[])];
+    let paused = Observed { is_paused: true, ..seen(&lags, &old) };
+    let mut machine = Rotation::resume(settings(), vec![stolen(AuthorityState::Active, None)]);
+    assert_eq!(machine.step(Event::Tick, paused, at(1000)), [Action::Prepare { automatic: true }]);
+    let next = root(2, AuthorityState::Prepared, 1000);
+    let mut machine = Rotation::resume(settings(), vec![stolen(AuthorityState::Active, None), next]);
+    assert_eq!(machine.emergency(), Some(at(1000)));
+    assert_eq!(machine.step(Event::Tick, paused, at(1014)), []);
+    assert!(matches!(
+        &machine.step(Event::Tick, paused, at(1015))[..],
+        [Action::Activate { left_behind, .. }] if left_behind.len() == 1
+    ));
+    let next = root(2, AuthorityState::Active, 1000);
+    let roots = vec![stolen(AuthorityState::Retired, Some(1015)), next];
+    let mut machine = Rotation::resume(settings(), roots.clone());
+    assert_eq!(machine.step(Event::Tick, paused, at(1059)), []);
+    let refused = machine.step(Event::Wanted(wish(Step::Rollback)), paused, at(1059));
+    assert_eq!(refused, [Action::Refuse(Refusal::Emergency)]);
+    assert!(matches!(
+        &machine.step(Event::Tick, paused, at(1060))[..],
+        [Action::Finish { left_behind, .. }] if left_behind.len() == 1
+    ));
+    // With nobody behind it does not wait at all, for connections neither: they are drained.
+    let clear = [node("a", &[1, 2], 2, &[2])];
+    let mut machine = Rotation::resume(settings(), roots);
+    let finish = [Action::Finish { old: id(1), left_behind: Vec::new() }];
+    assert_eq!(machine.step(Event::Tick, seen(&clear, &old), at(1020)), finish);
+    // A taint after retirement is no emergency: it only hurries.
+    let planned =
+        Root { tainted: Some(at(2000)), retired: Some(at(100)), ..root(1, AuthorityState::Retired, 0) };
+    let machine = Rotation::resume(settings(), vec![planned, root(2, AuthorityState::Active, 10)]);
+    assert_eq!(machine.emergency(), None);
+    assert_eq!(machine.due(), [Step::Finish], "and never signs again");
+}
+
+/// What the store would hold and a fleet would do, beside the machine.
+struct World {
+    roots: Vec<Root>,
+    fleet: Vec<Dependent>,
+    removed: BTreeSet<AuthorityId>,
+    made: u32,
+    finished: u32,
+    rolled_back: u32,
+}
+
+impl World {
+    fn active(&self) -> AuthorityId {
+        self.roots.iter().find(|root| root.state == AuthorityState::Active).unwrap().id
+    }
+
+    fn of_old(&self) -> BTreeSet<AuthorityId> {
+        let retired = self.roots.iter().find(|root| root.state == AuthorityState::Retired);
+        BTreeSet::from([retired.map_or_else(|| self.active(), |root| root.id)])
+    }
+
+    fn set(&mut self, id: AuthorityId, state: AuthorityState, now: Timestamp) {
+        let root = self.roots.iter_mut().find(|root| root.id == id).unwrap();
+        assert!(root.state.may_become(state), "{:?} -> {state:?}", root.state);
+        root.state = state;
+        if state == AuthorityState::Retired {
+            root.retired = Some(now);
+        }
+    }
+
+    fn carry_out(&mut self, action: &Action, wish: Option<&Wish>, now: Timestamp) {
+        let leaves = |name: &String| wish.is_some_and(|wish| wish.leave_behind.contains(name));
+        match action {
+            Action::Prepare { automatic } => {
+                self.made += 1;
+                let state = AuthorityState::Prepared;
+                let (id, created, not_after) = (id(self.made), now, now + Duration::from_secs(360 * DAY));
+                let (retired, tainted) = (None, None);
+                let automatic = *automatic;
+                self.roots.push(Root { id, state, created, not_after, retired, tainted, automatic });
+            }
+            Action::Activate { new, old, left_behind } => {
+                let outgoing = *self.roots.iter().find(|root| root.id == *old).unwrap();
+                let is_ending = now >= outgoing.at_part(0.9);
+                for one in behind_activation(&self.fleet, *new) {
+                    assert!(left_behind.contains(&one), "{one:?} would break unnamed");
+                    assert!(is_ending || leaves(&one.name), "{one:?} was not waited for");
+                }
+                self.set(*old, AuthorityState::Retired, now);
+                self.set(*new, AuthorityState::Active, now);
+            }
+            Action::Finish { old, left_behind } => {
+                let of_old = self.of_old();
+                for one in behind_finish(&self.fleet, &of_old, self.active(), now) {
+                    assert!(left_behind.contains(&one) && leaves(&one.name), "{one:?} breaks");
+                }
+                let retired = self.roots.iter().find(|root| root.id == *old).unwrap().retired.unwrap();
+                assert!(now >= retired + settings().max_connection, "connections may be open");
+                self.set(*old, AuthorityState::Removed, now);
+                self.finished += 1;
+            }
+            Action::Withdraw(new) => {
+                self.set(*new, AuthorityState::Removed, now);
+                self.rolled_back += 1;
+            }
+            Action::Return { old, new } => {
+                self.set(*new, AuthorityState::Retired, now);
+                self.set(*old, AuthorityState::Active, now);
+                self.rolled_back += 1;
+            }
+            Action::Taint(old) => {
+                let root = self.roots.iter_mut().find(|root| root.id == *old).unwrap();
+                root.tainted = Some(now);
+            }
+            Action::Refuse(_) | Action::AtRisk => unreachable!("nothing to carry out"),
+        }
+        let gone: Vec<_> = self.roots.iter().filter(|root| root.state == AuthorityState::Removed).collect();
+        for root in gone {
+            assert!(self.removed.insert(root.id), "what was removed never comes back");
+        }
+        self.roots.retain(|root| root.state != AuthorityState::Removed);
+        let active = self.roots.iter().filter(|root| root.state == AuthorityState::Active);
+        assert_eq!(active.count(), 1, "one root is active");
+        assert!(self.roots.len() <= 2, "the bundle holds two roots at most");
+    }
+}
+
+#[test]
+fn a_random_walk_keeps_the_invariants() {
+    let mut seed = 0xc0ffee_u64;
+    let mut random = move |below: u64| {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed % below
+    };
+    let mut world = World {
+        roots: vec![root(1, AuthorityState::Active, 0)],
+        fleet: ["a", "b", "c"].iter().map(|name| node(name, &[1], 1, &[1])).collect(),
+        removed: BTreeSet::new(),
+        made: 1,
+        finished: 0,
+        rolled_back: 0,
+    };
+    let mut machine = Rotation::resume(settings(), world.roots.clone());
+    let mut now = at(0);
+    for _ in 0..20_000_u32 {
+        // The fleet follows, falls behind, leaves and comes back.
+        let bundle: BTreeSet<AuthorityId> = world.roots.iter().map(|root| root.id).collect();
+        let active = world.active();
+        let pick = usize::try_from(random(3)).unwrap();
+        let dependent = &mut world.fleet[pick];
+        match (random(12), &mut dependent.connected) {
+            (0, _) => dependent.connected = None,
+            (1..=4, Some(connected)) => connected.roots = Some(bundle),
+            (5..=7, Some(connected)) => {
+                connected.proven.insert(active);
+                dependent.holds[0].authority = active;
+                dependent.holds[0].until = now + Duration::from_secs(DAY / 2);
+            }
+            (8, Some(connected)) => connected.roots = None,
+            (9, connected) => {
+                let (roots, proven) = (Some(BTreeSet::new()), BTreeSet::new());
+                *connected = Some(Acknowledged { roots, refusal: None, proven });
+            }
+            _ => {}
+        }
+        now = match random(5) {
+            0 => machine.deadline().unwrap_or(now).max(now),
+            1 => now + Duration::from_secs(random(2 * DAY)),
+            _ => now + Duration::from_secs(random(60)),
+        };
+        let steps = [Step::Prepare, Step::Activate, Step::Taint, Step::Finish, Step::Rollback];
+        let wish = (random(3) == 0).then(|| Wish {
+            step: steps[usize::try_from(random(5)).unwrap()],
+            leave_behind: if random(4) == 0 { BTreeSet::from(["a".to_owned()]) } else { BTreeSet::new() },
+            automatic: random(2) == 0,
+        });
+        let event = wish.clone().map_or(Event::Tick, Event::Wanted);
+        let of_old = world.of_old();
+        let fleet = world.fleet.clone();
+        let actions = machine.step(event, seen(&fleet, &of_old), now);
+        assert!(actions.len() <= 1);
+        for action in actions {
+            if matches!(action, Action::Refuse(_) | Action::AtRisk) {
+                continue;
+            }
+            if random(6) == 0 {
+                machine.step(Event::Failed, seen(&fleet, &of_old), now);
+                continue;
+            }
+            world.carry_out(&action, wish.as_ref(), now);
+            // A crash between the action and what the machine hears of it.
+            if random(10) == 0 {
+                machine = Rotation::resume(settings(), world.roots.clone());
+            } else {
+                machine.step(Event::Kept(world.roots.clone()), seen(&fleet, &of_old), now);
+            }
+        }
+        assert!(machine.deadline().is_some(), "the machine never falls asleep");
+    }
+    assert!(world.finished > 30 && world.rolled_back > 30, "{} {}", world.finished, world.rolled_back);
+}

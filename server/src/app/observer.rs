@@ -1,0 +1,137 @@
+//! Who depends on which authority, put together from what the parts have seen: delivery (acknowledgements and
+//! handshakes), secrets (leaves), the journal (everybody else).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use ca::{
+    dependents::{Acknowledged, Dependent, Dependents, Holding},
+    ports::{CertificateFilter, Journal, JournalError, Unexpired},
+};
+use certs::{Profile, Timestamp};
+use sds::SdsStatus;
+use spiffe::{AuthorityId, NodeId, SpiffeId};
+use tokio::sync::watch;
+use xds::{Board, NodeStatus, ResourceStatus, TypeUrl};
+
+/// Observes nodes and operators.
+pub(super) struct Observer {
+    pub(super) board: Arc<Board>,
+    pub(super) sds: watch::Receiver<Arc<SdsStatus>>,
+    pub(super) journal: Arc<dyn Journal>,
+}
+
+#[async_trait]
+impl Dependents for Observer {
+    async fn observe(&self, unexpired: &[Unexpired], now: Timestamp) -> Result<Vec<Dependent>, JournalError> {
+        let sds = self.sds.borrow().clone();
+        let nodes = self.board.nodes();
+        let connected: BTreeMap<&NodeId, &NodeStatus> =
+            nodes.iter().filter(|node| node.is_connected).map(|node| (&node.node, node)).collect();
+        let mut of_nodes: BTreeMap<&NodeId, Vec<&Unexpired>> = BTreeMap::new();
+        for leaf in unexpired {
+            if let Some(node) = &leaf.node {
+                of_nodes.entry(node).or_default().push(leaf);
+            }
+        }
+        let none = Vec::new();
+        let mut all: Vec<Dependent> = connected
+            .values()
+            .map(|node| here(node, &sds, of_nodes.get(&node.node).unwrap_or(&none)))
+            .collect();
+        let away = of_nodes.iter().filter(|(node, _)| !connected.contains_key(*node));
+        all.extend(away.map(|(node, leaves)| Dependent {
+            name: node.to_string(),
+            connected: None,
+            holds: leaves.iter().map(|leaf| holding(leaf)).collect(),
+        }));
+        all.extend(self.operators(now).await?);
+        Ok(all)
+    }
+}
+
+impl Observer {
+    /// Operators, each by the newest certificate: the command line replaces the one before.
+    async fn operators(&self, now: Timestamp) -> Result<Vec<Dependent>, JournalError> {
+        let filter = CertificateFilter {
+            profile: Some(Profile::Operator),
+            valid_at: Some(now),
+            newest_only: true,
+            ..CertificateFilter::default()
+        };
+        let rows = self.journal.certificates(&filter).await?;
+        Ok(rows
+            .into_iter()
+            .map(|row| Dependent {
+                name: row.intent.id.path().trim_start_matches("/credence/").to_owned(),
+                connected: None,
+                holds: vec![Holding {
+                    id: row.intent.id,
+                    authority: row.intent.authority,
+                    until: row.intent.not_after,
+                }],
+            })
+            .collect())
+    }
+}
+
+fn holding(leaf: &Unexpired) -> Holding {
+    Holding { id: leaf.id.clone(), authority: leaf.authority, until: leaf.not_after }
+}
+
+/// A connected node: what it acknowledged counts; where it acknowledged nothing, what the journal knows.
+fn here(node: &NodeStatus, sds: &SdsStatus, unexpired: &[&Unexpired]) -> Dependent {
+    let mut holds = Vec::new();
+    let mut known: BTreeSet<&SpiffeId> = BTreeSet::new();
+    for leaf in sds.of(&node.node).filter(|leaf| leaf.wanted) {
+        if let (Some(authority), Some(until)) = (leaf.acknowledged_authority, leaf.acknowledged_until) {
+            holds.push(Holding { id: leaf.identity.clone(), authority, until });
+        } else {
+            let same = unexpired.iter().filter(|known| known.id == leaf.identity);
+            holds.extend(same.map(|leaf| holding(leaf)));
+        }
+        known.insert(&leaf.identity);
+    }
+    for stream in &node.streams {
+        let (authority, until) = (stream.certificate_authority, stream.certificate_expires);
+        holds.push(Holding { id: stream.certificate_id.clone(), authority, until });
+    }
+    let contexts = || {
+        let types = node.streams.iter().flat_map(|stream| &stream.types);
+        let secrets = types.filter(|one| one.type_url == TypeUrl::Secret.as_str());
+        secrets.flat_map(|one| &one.resources).filter(|resource| is_context(&resource.name))
+    };
+    let mut roots: Option<BTreeSet<AuthorityId>> = None;
+    for context in contexts() {
+        let acknowledged = acknowledged(context, sds);
+        roots = Some(match roots {
+            None => acknowledged,
+            Some(before) => before.intersection(&acknowledged).copied().collect(),
+        });
+    }
+    let refusal = contexts().find_map(|context| context.nack.as_ref()).map(|nack| nack.words.clone());
+    Dependent {
+        name: node.node.to_string(),
+        connected: Some(Acknowledged { roots, refusal, proven: BTreeSet::new() }),
+        holds,
+    }
+}
+
+/// The roots of the context that a node acknowledged: those on offer, or none that are known.
+fn acknowledged(context: &ResourceStatus, sds: &SdsStatus) -> BTreeSet<AuthorityId> {
+    let offered = sds.context(&context.name);
+    let taken = offered.filter(|offered| context.acked.as_deref() == Some(offered.version.as_str()));
+    taken.map(|offered| offered.roots.clone()).unwrap_or_default()
+}
+
+/// Whether a name of a secret means a validation context (DESIGN section 5, "Names in SDS").
+fn is_context(name: &str) -> bool {
+    let base = name.split_once('?').map_or(name, |(base, _)| base);
+    match base.strip_prefix("spiffe://") {
+        Some(rest) => !rest.contains('/'),
+        None => matches!(base, "ROOTCA" | "ALL"),
+    }
+}
