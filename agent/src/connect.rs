@@ -300,9 +300,29 @@ impl Connection {
         (self.channel.clone(), self.origin.clone())
     }
 
+    /// Whether another call may be made: reads first what came while nobody called, such as that the server is
+    /// going away.
+    pub(crate) async fn is_usable(&mut self) -> bool {
+        tokio::select! {
+            biased;
+            () = self.driver.as_mut(), if !self.driver_ended => self.driver_ended = true,
+            () = std::future::ready(()) => {}
+        }
+        !self.driver_ended && !self.channel.0.is_closed()
+    }
+
     /// Carries out `call`, driving the connection meanwhile.
     pub(crate) async fn call<T>(
         &mut self,
+        call: impl Future<Output = Result<T, Status>> + Send,
+    ) -> Result<T, Status> {
+        self.call_within(CALL_TIMEOUT, call).await
+    }
+
+    /// As [`Connection::call`], with a time of its own.
+    pub(crate) async fn call_within<T>(
+        &mut self,
+        limit: Duration,
         call: impl Future<Output = Result<T, Status>> + Send,
     ) -> Result<T, Status> {
         let driven = async {
@@ -316,7 +336,7 @@ impl Connection {
                 }
             }
         };
-        timeout(CALL_TIMEOUT, driven)
+        timeout(limit, driven)
             .await
             .unwrap_or_else(|elapsed| Err(Status::from_error(Box::new(elapsed))))
     }

@@ -7,10 +7,11 @@
 //! ```text
 //! join --18001--> Membership + Credentials --files--> certs/current, envoy.json --> Envoy
 //!                                             ^
-//! Agent::run --renewal--18000--> Credentials -'
+//! Agent::run --renewal--18000--> Credentials -|
+//!           `--syncing--18000--> bundle -------'
 //! ```
 //!
-//! Start reading at [`join`], then [`StateDir`] (what is on disk), [`renewal`] (when) and [`Agent`] (the loop).
+//! Start reading at [`join`], then [`StateDir`] (what is on disk), [`renewal`] and [`syncing`] (when) and [`Agent`] (the loop).
 
 mod address;
 pub mod bootstrap;
@@ -18,8 +19,10 @@ mod connect;
 pub mod envoy;
 pub mod files;
 mod join;
+mod link;
 pub mod renewal;
 mod run;
+pub mod syncing;
 #[cfg(test)]
 mod testing;
 

@@ -14,6 +14,8 @@ use sds::schedule::{Jitter, Life, retry_in};
 pub enum Event {
     /// Nothing but time passed.
     Tick,
+    /// The server wants the certificate renewed before its time.
+    Asked,
     /// The renewal in flight brought a certificate, which is on disk.
     Renewed {
         /// From when to when it lives.
@@ -88,6 +90,11 @@ impl Renewal {
                 self.state = State::InFlight;
                 vec![Action::Renew]
             }
+            // After a failure the pause stands: being asked again and again must not undo it.
+            (State::Held { .. }, Event::Asked) if self.failures == 0 && !self.life.is_over(now) => {
+                self.state = State::InFlight;
+                vec![Action::Renew]
+            }
             (State::InFlight, Event::Renewed { life, jitter }) if !life.is_over(now) => {
                 *self = Self::new(life, jitter);
                 Vec::new()
@@ -102,7 +109,7 @@ impl Renewal {
                 self.state = State::Held { next: now + pause };
                 Vec::new()
             }
-            (State::Held { .. } | State::InFlight | State::Expired, Event::Tick)
+            (State::Held { .. } | State::InFlight | State::Expired, Event::Tick | Event::Asked)
             | (State::Held { .. } | State::Expired, Event::Renewed { .. } | Event::Failed { .. }) => {
                 Vec::new()
             }
@@ -154,7 +161,15 @@ mod tests {
         check(861, failed, &[], Some(915));
         check(921, Event::Tick, &[Action::Renew], None);
         check(921, Event::Renewed { life: life(0, 900), jitter: Jitter::NONE }, &[], Some(969));
-        check(1401, Event::Tick, &[Action::GiveUp], None);
+        check(965, Event::Asked, &[], Some(969));
+        check(969, Event::Tick, &[Action::Renew], None);
+        check(970, Event::Asked, &[], None);
+        check(970, renewed(970), &[], Some(1370));
+        check(1000, Event::Asked, &[Action::Renew], None);
+        check(1001, renewed(1001), &[], Some(1401));
+        check(2001, Event::Asked, &[], Some(1401));
+        check(2001, Event::Tick, &[Action::GiveUp], None);
+        check(2002, Event::Asked, &[], None);
         check(1402, Event::Tick, &[], None);
         check(1402, renewed(1402), &[], None);
     }
@@ -184,9 +199,10 @@ mod tests {
                     _ => now + Duration::from_millis(random.random_range(0..length * 100)),
                 };
                 let jitter = Jitter::new(random.random());
-                let event = match random.random_range(0..3) {
+                let event = match random.random_range(0..4) {
                     0 => Event::Tick,
-                    1 => Event::Failed { jitter },
+                    1 => Event::Asked,
+                    2 => Event::Failed { jitter },
                     _ => {
                         let length = Duration::from_secs(random.random_range(0..length));
                         Event::Renewed { life: Life { issued: now, expires: now + length }, jitter }
@@ -212,7 +228,7 @@ mod tests {
                         }
                     }
                 }
-                if !matches!(event, Event::Tick) {
+                if !matches!(event, Event::Tick | Event::Asked) {
                     in_flight = false;
                 }
                 if machine.life() != held {

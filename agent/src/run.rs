@@ -1,20 +1,21 @@
-//! Keeps one node's certificate fresh (SHELL around [`Renewal`]).
+//! Keeps one node's certificate and bundle fresh (SHELL around [`Renewal`] and [`Syncing`]).
 
 use std::sync::Arc;
 
 use certs::{Clock, Csr, KeyKind, SecretKey, Serial, Timestamp};
-use proto::credence::v1::{RenewRequest, renewal_service_client::RenewalServiceClient};
+use proto::credence::v1::{RenewRequest, SyncRequest, SyncResponse};
 use sds::schedule::Jitter;
-use spiffe::{SpiffeId, Trust};
+use spiffe::SpiffeId;
 use thiserror::Error;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    connect::{ClientIdentity, ConnectError, Connection, Expected, MAX_ANSWER_BYTES, is_broken_connection},
     files::{Credentials, Membership, StateDir, StateError},
-    join::{AnswerError, accept_chain, chain_text, read_bundle, status_text},
+    join::{AnswerError, accept_chain, read_bundle},
+    link::{CallError, Ends, Link},
     renewal::{Action, Event, Renewal},
+    syncing::{self, Syncing},
 };
 
 /// Why the agent stopped, other than being told to.
@@ -54,11 +55,7 @@ impl RunError {
 #[derive(Debug, Error)]
 enum RenewError {
     #[error(transparent)]
-    Connect(#[from] ConnectError),
-    #[error("server refused: {0}")]
-    Refused(String),
-    #[error("server did not answer: {0}")]
-    Unanswered(String),
+    Call(#[from] CallError),
     #[error("server gave a bad answer: {0}")]
     Answer(#[from] AnswerError),
     #[error(transparent)]
@@ -82,6 +79,8 @@ pub struct AgentStatus {
     pub failures: u32,
     /// Why the last one failed; `None` after one that worked.
     pub last_error: Option<String>,
+    /// How many times the bundle alone was replaced since the agent started.
+    pub bundles: u64,
 }
 
 /// The keeper of one node's certificate.
@@ -92,7 +91,10 @@ pub struct Agent {
     membership: Membership,
     credentials: Credentials,
     renewal: Renewal,
+    syncing: Syncing,
+    link: Link,
     renewals: u64,
+    bundles: u64,
     last_error: Option<String>,
     status: watch::Sender<Arc<AgentStatus>>,
 }
@@ -113,8 +115,21 @@ impl Agent {
             renewals: 0,
             failures: 0,
             last_error: None,
+            bundles: 0,
         }));
-        Ok(Self { state, clock, membership, credentials, renewal, renewals: 0, last_error: None, status })
+        Ok(Self {
+            syncing: Syncing::new(clock.now()),
+            state,
+            clock,
+            membership,
+            credentials,
+            renewal,
+            link: Link::default(),
+            renewals: 0,
+            bundles: 0,
+            last_error: None,
+            status,
+        })
     }
 
     /// How the node stands, now and after every change.
@@ -129,13 +144,14 @@ impl Agent {
         &self.state
     }
 
-    /// Renews until told to stop. An outage of the server is waited out.
+    /// Renews, and takes over every new bundle, until told to stop. An outage of the server is waited out.
     ///
     /// # Errors
     /// When the certificate ends before a renewal works.
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), RunError> {
+        let mut event = Event::Tick;
         loop {
-            for action in self.renewal.step(Event::Tick, self.clock.now()) {
+            for action in self.renewal.step(event, self.clock.now()) {
                 match action {
                     Action::GiveUp => return Err(self.expired()),
                     Action::Renew => {
@@ -151,12 +167,85 @@ impl Agent {
                 }
                 self.publish();
             }
-            let deadline = self.renewal.deadline().unwrap_or_else(|| self.clock.now());
+            let renewal_due = self.renewal.deadline().unwrap_or_else(|| self.clock.now());
+            let sync = self.syncing.step(syncing::Event::Tick, self.clock.now());
+            let clock = self.clock.clone();
+            event = Event::Tick;
+            if sync.is_empty() {
+                let due = self.syncing.deadline().map_or(renewal_due, |due| due.min(renewal_due));
+                tokio::select! {
+                    () = clock.sleep_until(due) => {}
+                    () = shutdown.cancelled() => return Ok(()),
+                }
+                continue;
+            }
             tokio::select! {
-                () = self.clock.sleep_until(deadline) => {}
+                answered = Box::pin(self.sync()) => {
+                    if self.take_news(answered) {
+                        event = Event::Asked;
+                    }
+                }
+                () = clock.sleep_until(renewal_due) => {
+                    self.syncing.step(syncing::Event::Interrupted, clock.now());
+                }
                 () = shutdown.cancelled() => return Ok(()),
             }
         }
+    }
+
+    /// Says which bundle is held, and waits for news.
+    async fn sync(&mut self) -> Result<SyncResponse, CallError> {
+        let request = SyncRequest { bundle_sha256: self.credentials.bundle.content_hash().to_vec() };
+        let ends =
+            Ends { membership: &self.membership, credentials: &self.credentials, clock: &self.clock };
+        self.link.sync(ends, request).await
+    }
+
+    /// Takes an answer; says whether the server wants the certificate renewed.
+    fn take_news(&mut self, answered: Result<SyncResponse, CallError>) -> bool {
+        let id = &self.membership.spiffe_id;
+        let event = match answered {
+            Ok(news) => match self.take_bundle(&news.bundle_der) {
+                Ok(()) => syncing::Event::Answered { renew: news.renew },
+                Err(error) => {
+                    let text = with_causes(&error);
+                    tracing::warn!(spiffe_id = %self.membership.spiffe_id, error = text, "new bundle not taken over");
+                    syncing::Event::Failed { jitter: Jitter::random() }
+                }
+            },
+            Err(CallError::Unsupported) => syncing::Event::Unsupported,
+            Err(error) => {
+                let text = with_causes(&error);
+                tracing::debug!(spiffe_id = %id, error = text, "server brought no news");
+                syncing::Event::Failed { jitter: Jitter::random() }
+            }
+        };
+        let actions = self.syncing.step(event, self.clock.now());
+        actions.contains(&syncing::Action::Renew)
+    }
+
+    /// Puts a bundle in place; chain and key stay. None came when none is new.
+    fn take_bundle(&mut self, ders: &[Vec<u8>]) -> Result<(), RenewError> {
+        if ders.is_empty() {
+            return Ok(());
+        }
+        let bundle = read_bundle(self.membership.trust_domain.clone(), ders)?;
+        if bundle.content_hash() == self.credentials.bundle.content_hash() {
+            return Ok(());
+        }
+        let before = std::mem::replace(&mut self.credentials.bundle, bundle);
+        if let Err(error) = self.state.install(&self.credentials) {
+            self.credentials.bundle = before;
+            return Err(error.into());
+        }
+        self.bundles += 1;
+        tracing::info!(
+            spiffe_id = %self.membership.spiffe_id,
+            roots = self.credentials.bundle.authorities().len(),
+            "bundle replaced"
+        );
+        self.publish();
+        Ok(())
     }
 
     /// Takes the result of a renewal; says whether all is over.
@@ -166,6 +255,8 @@ impl Agent {
         let event = match renewed {
             Ok(credentials) => {
                 self.credentials = credentials;
+                self.link.close();
+                self.syncing.step(syncing::Event::Renewed, self.clock.now());
                 self.renewals += 1;
                 self.last_error = None;
                 let leaf = self.credentials.chain.leaf();
@@ -184,32 +275,14 @@ impl Agent {
     }
 
     /// Asks for a certificate with a new key, and puts it on disk.
-    async fn renew(&self) -> Result<Credentials, RenewError> {
-        let bundle = &self.credentials.bundle;
-        let expected = Expected::Trusted {
-            trust: Trust::new(bundle.clone()),
-            server: self.membership.server_id.clone(),
-        };
-        let client = ClientIdentity::new(&self.credentials.chain, &self.credentials.key);
-        let server = &self.membership.xds_server;
-        let mut connection = Box::pin(Connection::open(server, expected, Some(client), &self.clock)).await?;
-        let (channel, origin) = connection.channel();
-        let mut calls =
-            RenewalServiceClient::with_origin(channel, origin).max_decoding_message_size(MAX_ANSWER_BYTES);
+    async fn renew(&mut self) -> Result<Credentials, RenewError> {
         let key = SecretKey::generate(KeyKind::P256);
+        let bundle = &self.credentials.bundle;
         let request =
             RenewRequest { csr_der: Csr::build(&key), bundle_sha256: bundle.content_hash().to_vec() };
-        let answer = connection
-            .call(Box::pin(calls.renew(request)))
-            .await
-            .map_err(|status| {
-                if is_broken_connection(&status) {
-                    RenewError::Unanswered(chain_text(&status))
-                } else {
-                    RenewError::Refused(status_text(&status))
-                }
-            })?
-            .into_inner();
+        let ends =
+            Ends { membership: &self.membership, credentials: &self.credentials, clock: &self.clock };
+        let answer = self.link.renew(ends, request).await?;
         let domain = self.membership.trust_domain.clone();
         let bundle = if answer.bundle_der.is_empty() {
             bundle.clone()
@@ -240,6 +313,7 @@ impl Agent {
             renewals: self.renewals,
             failures: self.renewal.failures(),
             last_error: self.last_error.clone(),
+            bundles: self.bundles,
         }));
     }
 }

@@ -18,14 +18,18 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use proto::credence::v1::{
-    BeginRequest, BeginResponse, FinishRequest, FinishResponse, RenewRequest, RenewResponse,
+    BeginRequest, BeginResponse, FinishRequest, FinishResponse, RenewRequest, RenewResponse, SyncRequest,
+    SyncResponse,
     enrolment_service_server::{EnrolmentService, EnrolmentServiceServer},
     renewal_service_server::{RenewalService, RenewalServiceServer},
 };
 use rustls::{DigitallySignedStruct, SignatureScheme, server::danger};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use spiffe::{NodeId, Tenant, Trust, TrustBundle, TrustDomain, attestation::Claim, verify_svid};
-use tokio::{net::TcpListener, sync::Notify};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, watch},
+};
 use tonic::{Request, Response, Status};
 use tower::ServiceExt;
 
@@ -176,6 +180,9 @@ pub(crate) struct FakeServer {
     /// Under which path it presents itself.
     pub(crate) path: &'static str,
     pub(crate) presents_root: bool,
+    /// The bundle that nodes should hold, and whether they should renew; `None` as of servers that know no such
+    /// call.
+    pub(crate) news: watch::Sender<Option<(TrustBundle, bool)>>,
     listener: TcpListener,
     cut: Notify,
     pub(crate) seen: Mutex<Seen>,
@@ -187,6 +194,8 @@ pub(crate) struct Seen {
     pub(crate) issued: HashMap<String, (SpkiHash, Chain)>,
     pub(crate) finishes: u32,
     pub(crate) renewals: Vec<SpkiHash>,
+    /// The hashes of bundles that nodes said they hold.
+    pub(crate) reports: Vec<Vec<u8>>,
     pub(crate) client_serials: Vec<Serial>,
 }
 
@@ -207,6 +216,7 @@ impl FakeServer {
             life: DAY,
             path: "/credence/server",
             presents_root: true,
+            news: watch::Sender::new(None),
             listener: TcpListener::bind("127.0.0.1:0").await.unwrap(),
             cut: Notify::new(),
             seen: Mutex::default(),
@@ -408,11 +418,35 @@ impl RenewalService for FakeServer {
         self.seen.lock().unwrap().renewals.push(csr.public_key().hash());
         let chain =
             self.authority.issue("/credence/node/web-1", csr.public_key(), self.clock.now(), self.life);
-        let known = renew.bundle_sha256 == self.authority.bundle().content_hash();
+        // Whoever was told to renew has done so now.
+        self.news.send_if_modified(|news| {
+            news.as_mut().is_some_and(|(_, renew)| std::mem::replace(renew, false))
+        });
+        let bundle = self.news.borrow().as_ref().map_or_else(|| self.authority.bundle(), |news| news.0.clone());
+        let known = renew.bundle_sha256 == bundle.content_hash();
+        let roots = bundle.authorities().iter().map(|root| root.der().to_vec());
         Ok(Response::new(RenewResponse {
             chain_der: ders(&chain),
-            bundle_der: if known { vec![] } else { vec![self.authority.root.der().to_vec()] },
+            bundle_der: if known { vec![] } else { roots.collect() },
             not_after_unix_ms: chain.leaf().not_after().unix_millis(),
         }))
+    }
+
+    async fn sync(&self, request: Request<SyncRequest>) -> Result<Response<SyncResponse>, Status> {
+        let held = request.into_inner().bundle_sha256;
+        let mut news = self.news.subscribe();
+        if news.borrow().is_none() {
+            return Err(Status::unimplemented("an older server"));
+        }
+        self.seen.lock().unwrap().reports.push(held.clone());
+        let differs = |news: &Option<(TrustBundle, bool)>| {
+            news.as_ref().is_none_or(|(bundle, renew)| held != bundle.content_hash() || *renew)
+        };
+        let Some((bundle, renew)) = news.wait_for(differs).await.unwrap().clone() else {
+            return Err(Status::unavailable("shutting down"));
+        };
+        let is_held = held == bundle.content_hash();
+        let roots = bundle.authorities().iter().map(|root| root.der().to_vec());
+        Ok(Response::new(SyncResponse { bundle_der: if is_held { vec![] } else { roots.collect() }, renew }))
     }
 }

@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! Begin --> nonce, cookie        Finish --cookie, proof, token, binding, block--> SvidIssuer --> chain, bundle
+//! Renew --new key, binding, block--> SvidIssuer --> chain, bundle        Sync --bundle's hash--> news, when there is
 //! ```
 
 use std::{
@@ -33,10 +34,12 @@ use crate::{
     ports::{NodeStore, StoreError},
 };
 
+mod anchor;
 mod enrolment;
 mod renewal;
+mod sync;
 
-pub use self::{enrolment::Enrolment, renewal::Renewal};
+pub use self::{anchor::Anchor, enrolment::Enrolment, renewal::Renewal, sync::BundleReport};
 pub use spiffe::attestation::EXPORTER_LABEL;
 
 /// The largest message that is read.
@@ -64,6 +67,8 @@ pub struct NodeSettings {
     pub calls_per_second: u64,
     /// Calls that one address, or one node, may make at once.
     pub calls_at_once: u64,
+    /// Over how long nodes renew once we sign under another root.
+    pub authority_spread: Duration,
     /// Authenticates challenges; random and new in each process.
     pub cookie_key: [u8; 32],
 }
@@ -76,6 +81,8 @@ pub struct NodeInputs {
     pub store: Arc<dyn NodeStore>,
     /// What may be trusted.
     pub trust: watch::Receiver<Arc<Trust>>,
+    /// Under which root we sign.
+    pub anchor: watch::Receiver<Arc<Anchor>>,
     /// What nodes are entitled to.
     pub bindings: watch::Receiver<Arc<Bindings>>,
     /// Who is blocked.
@@ -91,6 +98,7 @@ pub struct NodeDoor {
     settings: NodeSettings,
     cookies: CookieKey,
     inputs: NodeInputs,
+    syncs: sync::Syncs,
 }
 
 /// Why a node was refused. The node hears none of it.
@@ -128,6 +136,10 @@ enum Refusal {
     Blocked(SpiffeId),
     #[error("renewal brought the key that it should replace")]
     SameKey,
+    #[error("bundle hash has {0} octets instead of 32")]
+    BundleHash(usize),
+    #[error("a newer call of node {0} waits for news")]
+    Superseded(NodeId),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -143,6 +155,8 @@ impl Refusal {
     fn to_status(&self, id: &RequestId) -> Status {
         if self.is_ours() {
             Status::unavailable(format!("unavailable, id {id}"))
+        } else if matches!(self, Self::Superseded(_)) {
+            Status::aborted(format!("superseded, id {id}"))
         } else if matches!(self, Self::TooMany) {
             Status::resource_exhausted(format!("refused, id {id}"))
         } else {
@@ -166,7 +180,15 @@ impl NodeDoor {
     /// The node door.
     #[must_use]
     pub fn new(settings: NodeSettings, inputs: NodeInputs) -> Arc<Self> {
-        Arc::new(Self { cookies: CookieKey::new(&settings.cookie_key), settings, inputs })
+        let (cookies, syncs) = (CookieKey::new(&settings.cookie_key), sync::Syncs::default());
+        Arc::new(Self { cookies, settings, inputs, syncs })
+    }
+
+    /// Which bundle `node` said last that it holds. `None` when it has not said since the process began: its agent
+    /// is away, or of a version that does not tell.
+    #[must_use]
+    pub fn reported_bundle(&self, node: &NodeId) -> Option<BundleReport> {
+        self.syncs.report(node)
     }
 
     /// What 18001 serves.
@@ -237,6 +259,7 @@ impl Default for NodeSettings {
             xds_server: "127.0.0.1:18000".to_owned(),
             calls_per_second: 1,
             calls_at_once: 10,
+            authority_spread: Duration::from_secs(600),
             cookie_key,
         }
     }

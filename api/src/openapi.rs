@@ -21,6 +21,7 @@ use crate::{access, problem, wire};
     wire::Enrolled,
     wire::Proxy,
     wire::ProxyStatus,
+    wire::HeldBundle,
     wire::TypeStatus,
     wire::Refusal,
     wire::ResourceStatus,

@@ -237,6 +237,22 @@ pub struct ProxyStatus {
     pub sync: String,
     /// Type by type.
     pub types: Vec<TypeStatus>,
+    /// The bundle file beside its certificate, by which its proxy knows us. Absent when no agent has reported it
+    /// since the control plane started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bundle: Option<HeldBundle>,
+}
+
+/// The bundle that a node holds on disk, as its agent reported last.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HeldBundle {
+    /// SHA-256 over its sorted roots; absent when it holds none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// Whether it is the one that is in force now.
+    pub is_current: bool,
+    /// When it was reported.
+    pub reported: String,
 }
 
 /// How a node stands with one resource type.

@@ -17,10 +17,11 @@ use anyhow::{Context, anyhow};
 use api::{
     calls::{Calls, Facts, configs},
     expiry::{AuthorityEndings, Expiries, ExpirySource, LeafEndings, LeafFacts, TokenEndings},
-    node::{NodeDoor, NodeInputs, NodeSettings},
+    node::{Anchor, NodeDoor, NodeInputs, NodeSettings},
 };
 use axum::Router;
 use certs::Clock;
+use spiffe::AuthorityId;
 use sds::{LeafKey, SdsInputs, SdsManager, SdsSettings};
 use tokio::{
     net::TcpListener,
@@ -48,7 +49,7 @@ use crate::{
     tls::{Admits, Gatekeeper, OwnCertificate},
 };
 
-/// In development mode leaves follow a new authority at once; otherwise they are spread.
+/// In development mode leaves and nodes follow a new authority at once; otherwise they are spread.
 const AUTHORITY_SPREAD: Duration = Duration::from_secs(600);
 
 /// The listeners, bound.
@@ -131,6 +132,7 @@ async fn serve(
     parts_shutdown: CancellationToken,
     last: &mut Parts,
 ) -> anyhow::Result<()> {
+    let authority_spread = if config.dev { Duration::ZERO } else { AUTHORITY_SPREAD };
     let (readiness, metrics) = (Readiness::default(), Arc::new(Metrics::default()));
     let mut parts = Parts::default();
 
@@ -191,7 +193,7 @@ async fn serve(
     let (sds, sds_manager) = SdsManager::new(
         SdsSettings {
             leaf_lifetime: config.lifetimes.leaf,
-            authority_spread: if config.dev { Duration::ZERO } else { AUTHORITY_SPREAD },
+            authority_spread,
             ..SdsSettings::default()
         },
         SdsInputs {
@@ -241,16 +243,20 @@ async fn serve(
         identifier: concat!("credence/", env!("CARGO_PKG_VERSION")).into(),
     });
 
+    let root = ca.trust().borrow().own().authorities().first().map(|root| AuthorityId::of(root.spki_hash()));
+    let (_anchor, anchor) = watch::channel(Arc::new(Anchor { root, since: Some(clock.now()) }));
     let node_door = NodeDoor::new(
         NodeSettings {
             lifetime: config.lifetimes.node,
             xds_server: advertised(&config, config.grpc),
+            authority_spread,
             ..adapters::node_settings()
         },
         NodeInputs {
             issuer: issuer.clone(),
             store: Arc::new(store.clone()),
             trust: ca.trust(),
+            anchor,
             bindings: configs.watch_bindings(),
             blocks: configs.watch_blocks(),
             refusals: refusals.clone(),
@@ -326,7 +332,12 @@ async fn serve(
         rotation: Arc::new(CaRotation(ca.clone())),
         issuer,
         trust: ca.trust(),
-        delivery: Arc::new(BoardDelivery { board: status, xds: xds.clone() }),
+        delivery: Arc::new(BoardDelivery {
+            board: status,
+            xds: xds.clone(),
+            nodes: node_door.clone(),
+            trust: ca.trust(),
+        }),
         expiries,
         leaves,
         renewals: Arc::new(FailingRenewals { sds: sds.status(), own: own_status_read.clone() }),

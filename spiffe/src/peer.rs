@@ -40,6 +40,7 @@ pub struct VerifiedSvid {
     pub(crate) serial: Serial,
     pub(crate) spki: SpkiHash,
     pub(crate) authority: SpkiHash,
+    pub(crate) root: SpkiHash,
     pub(crate) not_before: Timestamp,
     pub(crate) not_after: Timestamp,
 }
@@ -75,6 +76,12 @@ impl VerifiedSvid {
         self.authority
     }
 
+    /// The key of the trusted certificate at the end of the chain.
+    #[must_use]
+    pub fn root(&self) -> SpkiHash {
+        self.root
+    }
+
     /// When the leaf begins.
     #[must_use]
     pub fn not_before(&self) -> Timestamp {
@@ -94,7 +101,15 @@ impl VerifiedSvid {
         let class = id.class().expect("test identities have a class");
         let spki = SpkiHash::of(id.as_str().as_bytes());
         let authority = SpkiHash([0; 32]);
-        Self { id, class, serial: Serial::random(), spki, authority, not_before: not_after, not_after }
+        let serial = Serial::random();
+        Self { id, class, serial, spki, authority, root: authority, not_before: not_after, not_after }
+    }
+
+    /// The same, signed by an authority under a root, both named by their keys.
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn signed_by(self, authority: SpkiHash, root: SpkiHash) -> Self {
+        Self { authority, root, ..self }
     }
 
     /// The same, valid from another time.

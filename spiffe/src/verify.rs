@@ -100,6 +100,7 @@ pub fn verify_svid(
         serial: leaf.serial().clone(),
         spki: leaf.spki_hash(),
         authority: verified.authority().spki_hash(),
+        root: verified.anchor().spki_hash(),
         not_before: leaf.not_before(),
         not_after: leaf.not_after(),
         id,

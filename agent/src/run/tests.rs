@@ -1,12 +1,16 @@
 use std::time::Duration;
 
+use certs::ManualClock;
+use spiffe::TrustBundle;
 use tonic::Status;
 
 use super::*;
 use crate::{
     EnvoyOptions,
-    testing::{DAY, FakeServer, NOW, Turn, reopen},
+    testing::{DAY, FakeServer, NOW, TestAuthority, Turn, reopen},
 };
+
+const SECOND: Duration = Duration::from_secs(1);
 
 fn joined(server: &FakeServer, folder: &tempfile::TempDir) -> Agent {
     let state = StateDir::open(folder.path()).unwrap();
@@ -40,7 +44,10 @@ async fn renews_at_half_of_life_each_time_with_a_new_key() {
     let (_, credentials) = reopen(folder.path()).load().unwrap();
     let seen = server.seen.lock().unwrap();
     assert_eq!(seen.client_serials[0], first);
-    assert!(seen.client_serials.windows(2).all(|pair| pair[0] != pair[1]), "each renewal shows the newest");
+    let mut shown = seen.client_serials.clone();
+    shown.dedup();
+    let distinct = shown.iter().enumerate().all(|(at, serial)| !shown[..at].contains(serial));
+    assert!(distinct && shown.len() >= seen.renewals.len(), "each renewal shows the newest: {shown:?}");
     assert!(seen.renewals.windows(2).all(|pair| pair[0] != pair[1]), "each renewal has a new key");
     // The last one may have been answered just when the agent was told to stop.
     assert!(seen.renewals.iter().rev().take(2).any(|key| *key == credentials.key.public().hash()));
@@ -103,4 +110,123 @@ async fn stops_when_told() {
     shutdown.cancel();
     let stopped = tokio::time::timeout(Duration::from_secs(10), joined(&server, &folder).run(shutdown)).await;
     assert!(matches!(stopped, Ok(Ok(()))));
+}
+
+/// A server whose clock, and its agent's, goes ahead by `step` every few milliseconds.
+async fn ticking(step: Duration) -> (Arc<FakeServer>, impl Future<Output = ()>) {
+    let clock = ManualClock::new(NOW);
+    let server = FakeServer { clock: Arc::new(clock.clone()), ..FakeServer::start(NOW).await };
+    let tick = async move {
+        loop {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            clock.advance(step);
+        }
+    };
+    (Arc::new(server), tick)
+}
+
+fn both_roots(server: &FakeServer, other: &TestAuthority) -> TrustBundle {
+    let roots = vec![server.authority.root.clone(), other.root.clone()];
+    TrustBundle::new(server.authority.domain.clone(), roots, 1)
+}
+
+/// Runs the agent until `work`, which watches it, is done.
+async fn while_running(server: &Arc<FakeServer>, tick: impl Future<Output = ()>, agent: Agent, work: impl Future<Output = ()>) {
+    server
+        .during(async {
+            tokio::select! {
+                ended = agent.run(CancellationToken::new()) => panic!("{ended:?}"),
+                () = tick => unreachable!("time goes on"),
+                () = work => {}
+                () = tokio::time::sleep(Duration::from_secs(20)) => panic!("nothing came of it"),
+            }
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn takes_a_new_bundle_at_once_and_says_so() {
+    let (server, tick) = ticking(SECOND).await;
+    server.news.send_replace(Some((server.authority.bundle(), false)));
+    let folder = tempfile::tempdir().unwrap();
+    let agent = joined(&server, &folder);
+    let paths = agent.state().secret_paths();
+    let read = |path: &std::path::Path| std::fs::read_to_string(path).unwrap();
+    let (chain, key) = (read(&paths.chain), read(&paths.key));
+    let mut status = agent.status();
+    let both = both_roots(&server, &TestAuthority::new("td", NOW));
+    let work = async {
+        while server.seen.lock().unwrap().reports.is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        server.news.send_replace(Some((both.clone(), false)));
+        let changed = status.wait_for(|status| status.bundles == 1).await.unwrap().clone();
+        assert_eq!((changed.renewals, changed.failures), (0, 0));
+        while server.seen.lock().unwrap().reports.len() < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    while_running(&server, tick, agent, work).await;
+    let seen = server.seen.lock().unwrap();
+    assert_eq!(seen.reports[..2], [server.authority.bundle().content_hash(), both.content_hash()]);
+    assert_eq!(seen.client_serials.len(), 1, "one connection is kept open");
+    assert_eq!(read(&paths.bundle).matches("BEGIN CERTIFICATE").count(), 2);
+    assert_eq!((read(&paths.chain), read(&paths.key)), (chain, key), "chain and key stay");
+    let (_, credentials) = reopen(folder.path()).load().unwrap();
+    assert_eq!(credentials.bundle.content_hash(), both.content_hash());
+}
+
+#[tokio::test]
+async fn renews_before_its_time_when_told_and_shows_the_new_certificate() {
+    let (server, tick) = ticking(SECOND).await;
+    server.news.send_replace(Some((server.authority.bundle(), true)));
+    let folder = tempfile::tempdir().unwrap();
+    let agent = joined(&server, &folder);
+    let mut status = agent.status();
+    let first = status.borrow().serial.clone();
+    let work = async {
+        let renewed = status.wait_for(|status| status.renewals == 1).await.unwrap().clone();
+        assert_ne!(renewed.serial, first);
+        while server.seen.lock().unwrap().reports.len() < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let seen = server.seen.lock().unwrap();
+        assert_eq!(seen.client_serials, [first, renewed.serial], "the renewal went over the open connection");
+    };
+    while_running(&server, tick, agent, work).await;
+    assert!(server.clock.now().since(NOW) < DAY / 4);
+}
+
+#[tokio::test]
+async fn a_server_that_knows_no_news_is_asked_once_an_hour() {
+    let (server, tick) = ticking(20 * SECOND).await;
+    let folder = tempfile::tempdir().unwrap();
+    let agent = joined(&server, &folder);
+    let work = async {
+        while server.seen.lock().unwrap().client_serials.is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        server.news.send_replace(Some((server.authority.bundle(), false)));
+        while server.seen.lock().unwrap().reports.is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(server.clock.now().since(NOW) >= Duration::from_secs(3600));
+    };
+    while_running(&server, tick, agent, work).await;
+}
+
+#[tokio::test]
+async fn a_bundle_that_does_not_parse_or_cannot_be_written_changes_nothing() {
+    let server = FakeServer::start(NOW).await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut agent = joined(&server, &folder);
+    let held = agent.credentials.bundle.content_hash();
+    let root = server.authority.root.der().to_vec();
+    assert!(matches!(agent.take_bundle(&[vec![1, 2, 3]]), Err(RenewError::Answer(_))));
+    assert!(matches!(agent.take_bundle(&vec![root.clone(); 33]), Err(RenewError::Answer(_))));
+    assert!(agent.take_bundle(&[root]).is_ok() && agent.bundles == 0, "what is held already is no news");
+    let other = TestAuthority::new("td", NOW).root.der().to_vec();
+    std::fs::rename(folder.path().join("certs"), folder.path().join("gone")).unwrap();
+    assert!(matches!(agent.take_bundle(&[other]), Err(RenewError::State(_))));
+    assert_eq!((agent.credentials.bundle.content_hash(), agent.bundles), (held, 0));
 }

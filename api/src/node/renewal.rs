@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use audit::{Action, Actor};
 use certs::{Csr, Profile};
-use proto::credence::v1::{RenewRequest, RenewResponse, renewal_service_server::RenewalService};
+use proto::credence::v1::{
+    RenewRequest, RenewResponse, SyncRequest, SyncResponse, renewal_service_server::RenewalService,
+};
 use spiffe::{IssuedSvid, NodeId, Peer, Purpose, RequestId, SvidRequest, Tenant};
 use tonic::{Request, Response, Status};
 
@@ -12,13 +14,15 @@ use super::{Call, Limiter, NodeDoor, Refusal, ders};
 
 /// The renewal service.
 pub struct Renewal {
-    door: Arc<NodeDoor>,
+    pub(super) door: Arc<NodeDoor>,
     callers: Limiter<NodeId>,
+    /// Apart: waiting for news never keeps a node from renewing.
+    pub(super) syncing: Limiter<NodeId>,
 }
 
 impl Renewal {
     pub(super) fn new(door: Arc<NodeDoor>) -> Self {
-        Self { callers: Limiter::new(&door.settings), door }
+        Self { callers: Limiter::new(&door.settings), syncing: Limiter::new(&door.settings), door }
     }
 
     fn call(&self, peer: Option<&Peer>) -> Call {
@@ -100,5 +104,20 @@ impl RenewalService for Renewal {
         let mut call = self.call(peer.as_deref());
         let result = self.renew_for(&mut call, peer.as_deref(), request.get_ref()).await;
         result.map(Response::new).map_err(|refusal| self.door.refused(call, &refusal))
+    }
+
+    async fn sync(&self, request: Request<SyncRequest>) -> Result<Response<SyncResponse>, Status> {
+        let extensions = request.extensions();
+        let peer = extensions.get::<Arc<Peer>>().cloned();
+        // Without a connection that says when it ends, the call ends by itself.
+        let ending = extensions.get::<xds::ConnectionDrain>().map(|drain| drain.going_away().clone());
+        let mut call = self.call(peer.as_deref());
+        let ending = ending.unwrap_or_default();
+        let result = self.sync_for(&mut call, peer.as_deref(), request.get_ref(), ending).await;
+        result.map(Response::new).map_err(|refusal| match refusal {
+            // A matter between two calls of one node; nothing for the audit.
+            Refusal::Superseded(_) => refusal.to_status(&call.id),
+            refusal => self.door.refused(call, &refusal),
+        })
     }
 }

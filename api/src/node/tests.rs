@@ -5,11 +5,11 @@ use std::{collections::HashMap, net::SocketAddr};
 use async_trait::async_trait;
 use certs::{Csr, KeyKind, ManualClock, SecretKey, SoftwareSigner};
 use proto::credence::v1::{
-    BeginRequest, FinishRequest, FinishResponse, RenewRequest, RenewResponse,
+    BeginRequest, FinishRequest, FinishResponse, RenewRequest, RenewResponse, SyncRequest, SyncResponse,
     enrolment_service_server::EnrolmentService, renewal_service_server::RenewalService,
 };
 use spiffe::{
-    BindingState, Peer, Purpose, VerifiedSvid,
+    AuthorityId, BindingState, Peer, Purpose, VerifiedSvid,
     attestation::{Claim, MAX_WRONG_SECRETS, METHOD_JOIN_TOKEN},
     fake::FakeIssuer,
 };
@@ -86,7 +86,8 @@ struct World {
     tokens: Arc<Tokens>,
     bindings: watch::Sender<Arc<Bindings>>,
     blocks: watch::Sender<Arc<BlockList>>,
-    _trust: watch::Sender<Arc<Trust>>,
+    trust: watch::Sender<Arc<Trust>>,
+    anchor: watch::Sender<Arc<Anchor>>,
     heard: Arc<Heard>,
     enrolment: Enrolment,
     renewal: Renewal,
@@ -137,6 +138,9 @@ impl World {
         let tokens = Arc::new(Tokens::default());
         let enabled = ["web-1", "pay-1"].map(|name| binding(name, BindingState::Enabled));
         let (trust, trust_read) = watch::channel(Arc::new(issuer.trust()));
+        let root = AuthorityId::of(issuer.trust().own().authorities()[0].spki_hash());
+        let anchor = Anchor { root: Some(root), since: Some(clock.now()), ..Anchor::default() };
+        let (anchor, anchor_read) = watch::channel(Arc::new(anchor));
         let (bindings, bindings_read) = watch::channel(Arc::new(Bindings::new(enabled)));
         let (blocks, blocks_read) = watch::channel(Arc::new(BlockList::default()));
         let heard = Arc::new(Heard::default());
@@ -144,6 +148,7 @@ impl World {
             issuer: Arc::clone(&issuer) as Arc<dyn SvidIssuer>,
             store: Arc::clone(&tokens) as Arc<dyn NodeStore>,
             trust: trust_read,
+            anchor: anchor_read,
             bindings: bindings_read,
             blocks: blocks_read,
             refusals: Arc::clone(&heard) as Arc<dyn Refusals>,
@@ -151,7 +156,7 @@ impl World {
         };
         let door = NodeDoor::new(NodeSettings { calls_at_once: 10, ..NodeSettings::default() }, inputs);
         let (enrolment, renewal) = (Enrolment::new(Arc::clone(&door)), Renewal::new(door));
-        Self { clock, issuer, tokens, bindings, blocks, _trust: trust, heard, enrolment, renewal }
+        Self { clock, issuer, tokens, bindings, blocks, trust, anchor, heard, enrolment, renewal }
     }
 
     /// A token for `name`, as `proxy enroll` makes it.
@@ -224,9 +229,16 @@ impl World {
         self.renewal.renew(request).await.map(tonic::Response::into_inner)
     }
 
+    async fn sync(&self, peer: &Arc<Peer>, held: Vec<u8>) -> Result<SyncResponse, Status> {
+        let mut request = Request::new(SyncRequest { bundle_sha256: held });
+        request.extensions_mut().insert(Arc::clone(peer));
+        self.renewal.sync(request).await.map(tonic::Response::into_inner)
+    }
+
     fn peer(&self, id: &str) -> Arc<Peer> {
         let end = self.clock.now() + Duration::from_secs(3600);
-        let svid = VerifiedSvid::for_tests(SpiffeId::parse(id).unwrap(), end);
+        let root = self.issuer.trust().own().authorities()[0].spki_hash();
+        let svid = VerifiedSvid::for_tests(SpiffeId::parse(id).unwrap(), end).signed_by(root, root);
         Arc::new(Peer::new(svid, SocketAddr::from(([10, 0, 0, 1], 4000))))
     }
 
@@ -531,3 +543,5 @@ fn neither_statuses_nor_traces_can_hold_a_token() {
     assert!(!format!("{request:?} {token:?} {:?}", TlsExporter([7; 32])).contains(&secret));
     assert!(!format!("{:?}", TlsExporter([7; 32])).contains('7'));
 }
+
+mod syncing;

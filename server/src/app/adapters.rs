@@ -54,6 +54,7 @@ pub(super) fn node_settings() -> NodeSettings {
         xds_server: String::new(),
         calls_per_second: 1,
         calls_at_once: 10,
+        authority_spread: Duration::ZERO,
         cookie_key: rand::random(),
     }
 }

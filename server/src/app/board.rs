@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use api::{calls::configs::Locality, sources::Delivery, wire};
+use api::{calls::configs::Locality, node::NodeDoor, sources::Delivery, wire};
 use certs::Timestamp;
-use spiffe::NodeId;
+use spiffe::{NodeId, Trust};
+use tokio::sync::watch;
 use xds::{Board, NodeStatus, Snapshot, Sync, TypeUrl, Uptake, XdsServer};
 
 use crate::config::Config;
@@ -13,14 +14,30 @@ use crate::config::Config;
 pub(super) struct BoardDelivery {
     pub(super) board: Arc<Board>,
     pub(super) xds: XdsServer,
+    pub(super) nodes: Arc<NodeDoor>,
+    pub(super) trust: watch::Receiver<Arc<Trust>>,
+}
+
+impl BoardDelivery {
+    /// Which bundle the node holds, as its agent said last.
+    fn bundle(&self, node: &NodeId) -> Option<wire::HeldBundle> {
+        let report = self.nodes.reported_bundle(node)?;
+        let wanted = self.trust.borrow().own().content_hash();
+        Some(wire::HeldBundle {
+            sha256: report.bundle.map(hex::encode),
+            is_current: report.bundle == Some(wanted),
+            reported: report.at.to_string(),
+        })
+    }
 }
 
 impl Delivery for BoardDelivery {
     fn status(&self, node: &NodeId) -> wire::ProxyStatus {
-        match self.board.node(node) {
+        let status = match self.board.node(node) {
             Some(status) => to_wire(&status),
             None => wire::ProxyStatus { sync: "OFFLINE".to_owned(), ..wire::ProxyStatus::default() },
-        }
+        };
+        wire::ProxyStatus { bundle: self.bundle(node), ..status }
     }
 
     fn resync(&self, node: &NodeId) -> usize {
@@ -87,6 +104,7 @@ fn to_wire(node: &NodeStatus) -> wire::ProxyStatus {
         certificate_expires: newest.map(|stream| stream.certificate_expires.to_string()),
         sync: sync.to_owned(),
         types: newest.map(|stream| stream.types.iter().map(type_to_wire).collect()).unwrap_or_default(),
+        bundle: None,
     }
 }
 

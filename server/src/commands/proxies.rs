@@ -194,6 +194,7 @@ fn proxy_text(proxy: &wire::Proxy) -> String {
         ("remote", dash(status.remote.as_deref())),
         ("version", dash(status.version.as_deref())),
         ("certificate ends", dash(status.certificate_expires.as_deref())),
+        ("bundle file", status.bundle.as_ref().map_or_else(|| dash(None), bundle_text)),
     ];
     let mut text = String::new();
     for (name, value) in rows {
@@ -211,6 +212,12 @@ fn proxy_text(proxy: &wire::Proxy) -> String {
         text.push_str(&format!("\n{refusal}"));
     }
     text
+}
+
+fn bundle_text(bundle: &wire::HeldBundle) -> String {
+    let hash = bundle.sha256.as_deref().map_or("none", |hash| hash.get(..16).unwrap_or(hash));
+    let state = if bundle.is_current { "current" } else { "older than the one in force" };
+    format!("{hash}, {state}, reported {}", bundle.reported)
 }
 
 async fn watch(args: &WatchArgs) -> Result<Exit, Failure> {

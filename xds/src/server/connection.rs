@@ -45,7 +45,9 @@ impl ConnectionDrain {
         &self.stalled
     }
 
-    pub(super) fn going_away(&self) -> &CancellationToken {
+    /// Cancelled when the connection has sent its GOAWAY: what is held open on it ends.
+    #[must_use]
+    pub fn going_away(&self) -> &CancellationToken {
         &self.going_away
     }
 

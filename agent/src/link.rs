@@ -1,0 +1,123 @@
+//! The connection that the agent keeps open for its calls: one, made when it is needed, with the certificate in hand.
+
+use std::{sync::Arc, time::Duration};
+
+use certs::Clock;
+use proto::credence::v1::{
+    RenewRequest, RenewResponse, SyncRequest, SyncResponse, renewal_service_client::RenewalServiceClient,
+};
+use spiffe::Trust;
+use thiserror::Error;
+use tonic::{Code, Status};
+
+use crate::{
+    connect::{
+        Channel, ClientIdentity, ConnectError, Connection, Expected, MAX_ANSWER_BYTES, is_broken_connection,
+    },
+    files::{Credentials, Membership},
+    join::{chain_text, status_text},
+};
+
+const RENEW_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longer than the server holds a call.
+const SYNC_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// Why a call brought nothing.
+#[derive(Debug, Error)]
+pub(crate) enum CallError {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error("server refused: {0}")]
+    Refused(String),
+    #[error("server did not answer: {0}")]
+    Unanswered(String),
+    #[error("server does not know this call")]
+    Unsupported,
+}
+
+impl From<Status> for CallError {
+    fn from(status: Status) -> Self {
+        if is_broken_connection(&status) {
+            Self::Unanswered(chain_text(&status))
+        } else if status.code() == Code::Unimplemented {
+            Self::Unsupported
+        } else {
+            Self::Refused(status_text(&status))
+        }
+    }
+}
+
+/// Who calls whom.
+#[derive(Clone, Copy)]
+pub(crate) struct Ends<'a> {
+    pub(crate) membership: &'a Membership,
+    pub(crate) credentials: &'a Credentials,
+    pub(crate) clock: &'a Arc<dyn Clock>,
+}
+
+/// The connection, if one is open.
+#[derive(Debug, Default)]
+pub(crate) struct Link {
+    open: Option<Connection>,
+}
+
+impl Link {
+    /// Lets go of the connection: the next call makes one with what is in hand then.
+    pub(crate) fn close(&mut self) {
+        self.open = None;
+    }
+
+    /// Exchanges a request for the next certificate. Over the open connection if there is one: a certificate that
+    /// a tainted authority signed may open no other.
+    pub(crate) async fn renew(
+        &mut self,
+        ends: Ends<'_>,
+        request: RenewRequest,
+    ) -> Result<RenewResponse, CallError> {
+        let mut connection = self.take(ends).await?;
+        let mut client = client(&connection);
+        let call = Box::pin(async move { client.renew(request).await });
+        let answer = connection.call_within(RENEW_TIMEOUT, call).await;
+        self.keep(connection, answer.as_ref().err());
+        Ok(answer?.into_inner())
+    }
+
+    /// Says what is held and waits for news. Given up half-way, the connection is given up with it.
+    pub(crate) async fn sync(
+        &mut self,
+        ends: Ends<'_>,
+        request: SyncRequest,
+    ) -> Result<SyncResponse, CallError> {
+        let mut connection = self.take(ends).await?;
+        let mut client = client(&connection);
+        let call = Box::pin(async move { client.sync(request).await });
+        let answer = connection.call_within(SYNC_TIMEOUT, call).await;
+        self.keep(connection, answer.as_ref().err());
+        Ok(answer?.into_inner())
+    }
+
+    async fn take(&mut self, ends: Ends<'_>) -> Result<Connection, ConnectError> {
+        if let Some(mut held) = self.open.take()
+            && held.is_usable().await
+        {
+            return Ok(held);
+        }
+        let expected = Expected::Trusted {
+            trust: Trust::new(ends.credentials.bundle.clone()),
+            server: ends.membership.server_id.clone(),
+        };
+        let identity = ClientIdentity::new(&ends.credentials.chain, &ends.credentials.key);
+        Box::pin(Connection::open(&ends.membership.xds_server, expected, Some(identity), ends.clock)).await
+    }
+
+    fn keep(&mut self, connection: Connection, failed: Option<&Status>) {
+        if !failed.is_some_and(is_broken_connection) {
+            self.open = Some(connection);
+        }
+    }
+}
+
+fn client(connection: &Connection) -> RenewalServiceClient<Channel> {
+    let (channel, origin) = connection.channel();
+    RenewalServiceClient::with_origin(channel, origin).max_decoding_message_size(MAX_ANSWER_BYTES)
+}
