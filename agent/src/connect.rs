@@ -336,9 +336,7 @@ impl Connection {
                 }
             }
         };
-        timeout(limit, driven)
-            .await
-            .unwrap_or_else(|elapsed| Err(Status::from_error(Box::new(elapsed))))
+        timeout(limit, driven).await.unwrap_or_else(|elapsed| Err(Status::from_error(Box::new(elapsed))))
     }
 }
 

@@ -196,8 +196,7 @@ impl Agent {
     /// Says which bundle is held, and waits for news.
     async fn sync(&mut self) -> Result<SyncResponse, CallError> {
         let request = SyncRequest { bundle_sha256: self.credentials.bundle.content_hash().to_vec() };
-        let ends =
-            Ends { membership: &self.membership, credentials: &self.credentials, clock: &self.clock };
+        let ends = Ends { membership: &self.membership, credentials: &self.credentials, clock: &self.clock };
         self.link.sync(ends, request).await
     }
 
@@ -280,8 +279,7 @@ impl Agent {
         let bundle = &self.credentials.bundle;
         let request =
             RenewRequest { csr_der: Csr::build(&key), bundle_sha256: bundle.content_hash().to_vec() };
-        let ends =
-            Ends { membership: &self.membership, credentials: &self.credentials, clock: &self.clock };
+        let ends = Ends { membership: &self.membership, credentials: &self.credentials, clock: &self.clock };
         let answer = self.link.renew(ends, request).await?;
         let domain = self.membership.trust_domain.clone();
         let bundle = if answer.bundle_der.is_empty() {

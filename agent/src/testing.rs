@@ -419,10 +419,10 @@ impl RenewalService for FakeServer {
         let chain =
             self.authority.issue("/credence/node/web-1", csr.public_key(), self.clock.now(), self.life);
         // Whoever was told to renew has done so now.
-        self.news.send_if_modified(|news| {
-            news.as_mut().is_some_and(|(_, renew)| std::mem::replace(renew, false))
-        });
-        let bundle = self.news.borrow().as_ref().map_or_else(|| self.authority.bundle(), |news| news.0.clone());
+        self.news
+            .send_if_modified(|news| news.as_mut().is_some_and(|(_, renew)| std::mem::replace(renew, false)));
+        let bundle =
+            self.news.borrow().as_ref().map_or_else(|| self.authority.bundle(), |news| news.0.clone());
         let known = renew.bundle_sha256 == bundle.content_hash();
         let roots = bundle.authorities().iter().map(|root| root.der().to_vec());
         Ok(Response::new(RenewResponse {

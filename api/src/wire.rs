@@ -241,6 +241,13 @@ pub struct ProxyStatus {
     /// since the control plane started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bundle: Option<HeldBundle>,
+    /// The root under which the connection of its newest stream verified us.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_root: Option<String>,
+    /// The roots under which it has verified us since the control plane started, each with the time of the last
+    /// handshake that proves it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub proven_roots: BTreeMap<String, String>,
 }
 
 /// The bundle that a node holds on disk, as its agent reported last.

@@ -21,8 +21,8 @@ use api::{
 };
 use axum::Router;
 use certs::Clock;
-use spiffe::AuthorityId;
 use sds::{LeafKey, SdsInputs, SdsManager, SdsSettings};
+use spiffe::AuthorityId;
 use tokio::{
     net::TcpListener,
     sync::{Notify, watch},
@@ -45,8 +45,9 @@ use crate::{
     lookout::{self, Lookout, Seen},
     metrics::Metrics,
     own_certificate::{OwnRenewal, OwnStatus},
+    presentation::OwnCertificate,
     refusals::RefusalWriter,
-    tls::{Admits, Gatekeeper, OwnCertificate},
+    tls::{Admits, Gatekeeper},
 };
 
 /// In development mode leaves and nodes follow a new authority at once; otherwise they are spread.
@@ -191,11 +192,7 @@ async fn serve(
     feed.first().await?;
     spawn(&mut parts, "imported secrets", feed.run(parts_shutdown.clone()));
     let (sds, sds_manager) = SdsManager::new(
-        SdsSettings {
-            leaf_lifetime: config.lifetimes.leaf,
-            authority_spread,
-            ..SdsSettings::default()
-        },
+        SdsSettings { leaf_lifetime: config.lifetimes.leaf, authority_spread, ..SdsSettings::default() },
         SdsInputs {
             issuer: issuer.clone(),
             trust: ca.trust(),
@@ -212,6 +209,9 @@ async fn serve(
     let observer = Observer { board: status.clone(), sds: sds.status(), journal: journal.clone() };
     spawn(&mut parts, "authority", manager.run(Arc::new(observer), parts_shutdown.clone()));
 
+    let root = ca.trust().borrow().own().authorities().first().map(|root| AuthorityId::of(root.spki_hash()));
+    let (_anchor, anchor) =
+        watch::channel(Arc::new(Anchor { root, since: Some(clock.now()), ..Anchor::default() }));
     let own = Arc::new(OwnCertificate::default());
     let own_status = watch::Sender::new(OwnStatus::default());
     let own_status_read = own_status.subscribe();
@@ -222,6 +222,7 @@ async fn serve(
         names: config.names.clone(),
         lifetime: config.lifetimes.server,
         trust: ca.trust(),
+        anchor: anchor.clone(),
         authority: ca.active(),
         status: own_status,
         clock: clock.clone(),
@@ -243,8 +244,6 @@ async fn serve(
         identifier: concat!("credence/", env!("CARGO_PKG_VERSION")).into(),
     });
 
-    let root = ca.trust().borrow().own().authorities().first().map(|root| AuthorityId::of(root.spki_hash()));
-    let (_anchor, anchor) = watch::channel(Arc::new(Anchor { root, since: Some(clock.now()) }));
     let node_door = NodeDoor::new(
         NodeSettings {
             lifetime: config.lifetimes.node,
@@ -256,7 +255,7 @@ async fn serve(
             issuer: issuer.clone(),
             store: Arc::new(store.clone()),
             trust: ca.trust(),
-            anchor,
+            anchor: anchor.clone(),
             bindings: configs.watch_bindings(),
             blocks: configs.watch_blocks(),
             refusals: refusals.clone(),
@@ -332,8 +331,9 @@ async fn serve(
         rotation: Arc::new(CaRotation(ca.clone())),
         issuer,
         trust: ca.trust(),
+        anchor: anchor.clone(),
         delivery: Arc::new(BoardDelivery {
-            board: status,
+            board: status.clone(),
             xds: xds.clone(),
             nodes: node_door.clone(),
             trust: ca.trust(),
@@ -368,6 +368,9 @@ async fn serve(
         bindings: configs.watch_bindings(),
         blocks: configs.watch_blocks(),
         registry: registry.clone(),
+        delivery: status.clone(),
+        authority_spread,
+        fallbacks: std::sync::Mutex::default(),
         metrics: metrics.door(name),
     };
     if let Some(listener) = listeners.probes {

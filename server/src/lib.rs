@@ -23,6 +23,7 @@ mod lookout;
 mod metrics;
 pub mod output;
 pub mod own_certificate;
+mod presentation;
 mod readiness;
 mod refusals;
 pub mod sandbox;

@@ -21,6 +21,7 @@ pub(crate) struct DoorMetrics {
     pub(crate) accepted: Counter,
     pub(crate) refused: Counter,
     pub(crate) overloaded: Counter,
+    pub(crate) disbelieved: Counter,
     pub(crate) open: Gauge,
 }
 
@@ -81,6 +82,11 @@ impl Metrics {
             "connections_overloaded",
             "Connections dropped because a limit was reached",
             metrics.overloaded.clone(),
+        );
+        labelled.register(
+            "connections_disbelieved",
+            "Handshakes in which the client did not believe our certificate while the root before was in force",
+            metrics.disbelieved.clone(),
         );
         labelled.register("connections_open", "Open connections", metrics.open.clone());
         metrics

@@ -4,7 +4,8 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use certs::{Chain, Clock, Profile, SecretKey, Timestamp};
+use api::node::Anchor;
+use certs::{Clock, Profile, SecretKey, Timestamp};
 use sds::schedule::{Jitter, Life, retry_in};
 use serde::Serialize;
 use spiffe::{
@@ -13,10 +14,7 @@ use spiffe::{
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    lifecycle::Guard,
-    tls::{OwnCertificate, certified_key},
-};
+use crate::{lifecycle::Guard, presentation::OwnCertificate};
 
 /// When the authority that signed us was replaced, we follow within this time.
 const AFTER_ROTATION: Duration = Duration::from_secs(1);
@@ -51,6 +49,7 @@ pub(crate) struct OwnRenewal {
     pub(crate) names: Vec<String>,
     pub(crate) lifetime: Duration,
     pub(crate) trust: watch::Receiver<Arc<Trust>>,
+    pub(crate) anchor: watch::Receiver<Arc<Anchor>>,
     pub(crate) authority: watch::Receiver<Option<ActiveAuthority>>,
     pub(crate) status: watch::Sender<OwnStatus>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -61,7 +60,7 @@ pub(crate) struct OwnRenewal {
 impl OwnRenewal {
     /// Runs until `shutdown`. A failure never takes the certificate that is in place away.
     pub(crate) async fn run(mut self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let mut life: Option<Life> = None;
+        let mut held: Option<(IssuedSvid, SecretKey)> = None;
         let mut failures = 0;
         let mut due = self.clock.now();
         loop {
@@ -75,12 +74,17 @@ impl OwnRenewal {
                     due = due.min(self.clock.now() + Jitter::random().of(AFTER_ROTATION));
                     continue;
                 }
+                Ok(()) = self.trust.changed() => { self.show(held.as_ref()); continue }
+                Ok(()) = self.anchor.changed() => { self.show(held.as_ref()); continue }
             }
             let now = self.clock.now();
+            let life = held.as_ref().map(|(issued, _)| life_of(issued));
             match self.renew(life).await {
                 Ok(next) => {
-                    (life, failures) = (Some(next), 0);
-                    due = next.renew_at(Jitter::random());
+                    failures = 0;
+                    let next_life = life_of(&next.0);
+                    held = Some(next);
+                    due = next_life.renew_at(Jitter::random());
                     self.unready = None;
                 }
                 Err(error) => {
@@ -97,7 +101,8 @@ impl OwnRenewal {
         }
     }
 
-    async fn renew(&self, current: Option<Life>) -> anyhow::Result<Life> {
+    /// A certificate with a new key, proven to belong together.
+    async fn renew(&self, current: Option<Life>) -> anyhow::Result<(IssuedSvid, SecretKey)> {
         let key = SecretKey::generate(Profile::Server.key_kind());
         let (ip_addresses, dns_names) = split_names(&self.names);
         let issued = self
@@ -118,7 +123,8 @@ impl OwnRenewal {
             })
             .await
             .context("cannot get our own certificate")?;
-        self.install(&issued, &key)?;
+        let (trust, anchor) = (self.trust.borrow().clone(), self.anchor.borrow().clone());
+        self.own.install(&issued.chain, &key, &trust, &anchor)?;
         let not_after = issued.chain.leaf().not_after();
         self.status.send_modify(|status| {
             status.serial = Some(issued.chain.leaf().serial().to_string());
@@ -127,25 +133,21 @@ impl OwnRenewal {
             status.last_error = None;
         });
         tracing::info!(serial = %issued.chain.leaf().serial(), %not_after, "own certificate renewed");
-        Ok(Life { issued: issued.issued, expires: not_after })
+        Ok((issued, key))
     }
 
-    fn install(&self, issued: &IssuedSvid, key: &SecretKey) -> anyhow::Result<()> {
-        let plain = certified_key(&issued.chain, key)?;
-        let with_root = certified_key(&self.with_root(&issued.chain), key)?;
-        self.own.install(plain, with_root);
-        Ok(())
+    /// Shows what is held in the ways that roots allow now: one came, or one went.
+    fn show(&self, held: Option<&(IssuedSvid, SecretKey)>) {
+        let Some((issued, key)) = held else { return };
+        let (trust, anchor) = (self.trust.borrow().clone(), self.anchor.borrow().clone());
+        if let Err(error) = self.own.install(&issued.chain, key, &trust, &anchor) {
+            tracing::error!(%error, "own certificate cannot be shown");
+        }
     }
+}
 
-    /// The chain with its root behind it: an agent that joins knows the root by its pin only.
-    fn with_root(&self, chain: &Chain) -> Chain {
-        let last = chain.certificates().last().expect("a chain has a leaf");
-        let trust = self.trust.borrow();
-        let root =
-            trust.own().authorities().iter().find(|root| root.subject_key_id() == last.authority_key_id());
-        let intermediates = chain.intermediates().iter().chain(root).cloned().collect();
-        Chain::new(chain.leaf().clone(), intermediates)
-    }
+fn life_of(issued: &IssuedSvid) -> Life {
+    Life { issued: issued.issued, expires: issued.chain.leaf().not_after() }
 }
 
 /// Addresses and DNS names apart.

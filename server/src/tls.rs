@@ -9,22 +9,23 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use arc_swap::ArcSwapOption;
 use certs::{Chain, ChainError, Clock, SecretKey, Usage};
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, ServerConfig, SignatureScheme,
     client::danger::HandshakeSignatureValid,
     crypto::CryptoProvider,
     server::{
-        ClientHello, NoServerSessionStorage, ResolvesServerCert,
+        NoServerSessionStorage,
         danger::{ClientCertVerified, ClientCertVerifier},
     },
-    sign::CertifiedKey,
+    sign::{CertifiedKey, SingleCertAndKey},
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
 use spiffe::{BlockList, Class, SpiffeId, SvidError, Trust, VerifiedSvid, verify_svid};
 use thiserror::Error;
 use tokio::sync::watch;
+
+use crate::presentation::{Offer, OwnCertificate, Shown};
 
 /// The one crypto provider of the whole binary.
 #[must_use]
@@ -42,38 +43,6 @@ pub fn certified_key(chain: &Chain, key: &SecretKey) -> Result<CertifiedKey, rus
         chain.certificates().map(|certificate| CertificateDer::from(certificate.der().to_vec())).collect();
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.expose_secret().to_vec()));
     CertifiedKey::from_der(ders, key, &provider())
-}
-
-/// Our own certificate, swapped while listeners run; a new handshake takes what is there.
-#[derive(Debug, Default)]
-pub struct OwnCertificate {
-    plain: ArcSwapOption<CertifiedKey>,
-    with_root: ArcSwapOption<CertifiedKey>,
-}
-
-impl OwnCertificate {
-    /// Puts the next certificate in place: as peers get it that hold the bundle, and with the root behind it for
-    /// joining agents, who know the root by its pin only.
-    pub fn install(&self, plain: CertifiedKey, with_root: CertifiedKey) {
-        self.plain.store(Some(Arc::new(plain)));
-        self.with_root.store(Some(Arc::new(with_root)));
-    }
-}
-
-impl ResolvesServerCert for OwnCertificate {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.plain.load_full()
-    }
-}
-
-/// The same certificate with the root behind it.
-#[derive(Debug)]
-struct WithRoot(Arc<OwnCertificate>);
-
-impl ResolvesServerCert for WithRoot {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.0.with_root.load_full()
-    }
 }
 
 /// Whom a listener lets in.
@@ -152,16 +121,19 @@ impl fmt::Debug for Gatekeeper {
 }
 
 impl Gatekeeper {
-    /// The configuration of one connection, and where its verified identity will stand.
+    /// The configuration of one connection, where its verified identity will stand, and how we are shown.
     ///
     /// # Errors
-    /// When the provider lacks TLS 1.3, which ours does not.
+    /// When there is no certificate of ours yet, or the provider lacks TLS 1.3, which ours does not.
     pub(crate) fn configure(
         &self,
         admits: Admits,
         alpn: &[&[u8]],
-    ) -> Result<(Arc<ServerConfig>, Found), rustls::Error> {
+        shown: Shown,
+    ) -> Result<(Arc<ServerConfig>, Found, Offer), rustls::Error> {
         let found = Found::default();
+        let offer = self.own.offer(admits, shown);
+        let offer = offer.ok_or_else(|| rustls::Error::General("no certificate of ours yet".to_owned()))?;
         let builder = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])?;
         let builder = if admits == Admits::Strangers {
@@ -173,17 +145,13 @@ impl Gatekeeper {
                 found: found.clone(),
             }))
         };
-        let mut config = if admits == Admits::Strangers {
-            builder.with_cert_resolver(Arc::new(WithRoot(self.own.clone())))
-        } else {
-            builder.with_cert_resolver(self.own.clone())
-        };
+        let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(offer.key.clone())));
         config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
         // A resumed session skips the client verifier: no tickets, no cache, no early data, ever.
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.max_early_data_size = 0;
-        Ok((Arc::new(config), found))
+        Ok((Arc::new(config), found, offer))
     }
 
     fn judge(&self, admits: Admits, chain: &[&[u8]]) -> Result<VerifiedSvid, CertificateRefusal> {

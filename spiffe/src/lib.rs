@@ -31,7 +31,7 @@ pub use self::issuer::{
     TokenSpend,
 };
 pub use self::names::{Labels, NameError, Namespace, NodeId, RequestId, Tenant};
-pub use self::peer::{Class, Peer, VerifiedSvid};
+pub use self::peer::{Class, Peer, Proof, VerifiedSvid};
 pub use self::verify::{SvidError, verify_svid};
 
 // For crates that know identities and must not know certificates: the time port, and nothing else of `certs`.

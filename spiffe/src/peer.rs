@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use certs::{Serial, SpkiHash, Timestamp};
 
-use crate::{NodeId, SpiffeId};
+use crate::{AuthorityId, NodeId, SpiffeId};
 
 /// Which class of certificate an identity belongs to (DESIGN section 5). Each listener admits its own only.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -127,18 +127,40 @@ impl VerifiedSvid {
     }
 }
 
+/// What the other end has proven of us: that it verifies our certificate under this root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Proof {
+    /// The root that the chain which it was shown leads to, and no other.
+    pub root: AuthorityId,
+    /// When the handshake was done.
+    pub at: Timestamp,
+}
+
 /// A verified SVID at the other end of one connection. Every stream and every call begins with one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
     svid: VerifiedSvid,
     remote: SocketAddr,
+    proof: Option<Proof>,
 }
 
 impl Peer {
     /// The peer that presented `svid` from `remote`.
     #[must_use]
     pub fn new(svid: VerifiedSvid, remote: SocketAddr) -> Self {
-        Self { svid, remote }
+        Self { svid, remote, proof: None }
+    }
+
+    /// The same, which completed its handshake with us under one root.
+    #[must_use]
+    pub fn with_proof(self, proof: Option<Proof>) -> Self {
+        Self { proof, ..self }
+    }
+
+    /// Under which of our roots it completed its handshake, if it was shown one only.
+    #[must_use]
+    pub fn proof(&self) -> Option<Proof> {
+        self.proof
     }
 
     /// What it proved.

@@ -11,13 +11,15 @@ use std::{
 
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
-use spiffe::{AuthorityId, Clock, NodeId, SpiffeId, Timestamp};
+use spiffe::{AuthorityId, Clock, NodeId, Proof, SpiffeId, Timestamp};
 use tokio::sync::watch;
 
 use crate::{Method, Resource, Snapshot, TypeUrl, Version, session::Session, subscription::Progress};
 
 /// Nodes that the board remembers; those that left longest ago make room.
 const MAX_NODES: usize = 20_000;
+/// Roots that a node may have proven and that are remembered; the oldest proofs make room.
+const MAX_PROOFS: usize = 8;
 /// Resources that one read lists per type.
 const MAX_LISTED: usize = 10_000;
 
@@ -53,6 +55,8 @@ pub struct NodeStatus {
     pub sync: Sync,
     /// Its streams; after it left, the last one.
     pub streams: Vec<StreamStatus>,
+    /// The roots under which it has completed a handshake with us since the process began, with the last time.
+    pub proven_roots: BTreeMap<AuthorityId, Timestamp>,
 }
 
 /// One stream.
@@ -70,6 +74,8 @@ pub struct StreamStatus {
     pub certificate_id: SpiffeId,
     /// Who signed it.
     pub certificate_authority: AuthorityId,
+    /// The root under which its connection verified us.
+    pub server_root: Option<AuthorityId>,
     /// `ADS`, or the short word of its only type.
     pub service: String,
     /// `delta` or `sotw`.
@@ -151,6 +157,7 @@ struct Entry {
     revision: u64,
     streams: BTreeMap<u64, StreamEntry>,
     last: Option<(u64, StreamEntry)>,
+    proven: BTreeMap<AuthorityId, Timestamp>,
 }
 
 #[derive(Debug, Clone)]
@@ -160,6 +167,7 @@ struct StreamEntry {
     certificate_expires: Timestamp,
     certificate_id: SpiffeId,
     certificate_authority: AuthorityId,
+    server_root: Option<AuthorityId>,
     method: Method,
     agent: Arc<str>,
     agent_version: Arc<str>,
@@ -219,6 +227,14 @@ impl Board {
         entry.streams.values().map(of).min().unwrap_or(Uptake::Offline)
     }
 
+    /// The roots under which `node` has completed the handshake of a connection that opened a stream, since the
+    /// process began, each with the time of the last such handshake. An acknowledgement does not prove this: it may
+    /// come over a connection that is older than the root.
+    #[must_use]
+    pub fn proven_roots(&self, node: &NodeId) -> BTreeMap<AuthorityId, Timestamp> {
+        lock(&self.nodes).get(node).map(|entry| entry.proven.clone()).unwrap_or_default()
+    }
+
     /// A notice of every change of one node, whether it is known yet or not.
     #[must_use]
     pub fn changes(&self, node: &NodeId) -> watch::Receiver<u64> {
@@ -241,12 +257,14 @@ impl Board {
         clock: Arc<dyn Clock>,
     ) -> Place {
         let place = Place { board: self.clone(), node: session.node().clone(), stream, clock };
+        let proof = session.peer().proof();
         let entry = StreamEntry {
             since: place.clock.now(),
             remote: session.peer().remote(),
             certificate_expires: session.peer().svid().not_after(),
             certificate_id: session.peer().id().clone(),
             certificate_authority: AuthorityId::of(session.peer().svid().authority()),
+            server_root: proof.map(|proof| proof.root),
             method,
             agent: "".into(),
             agent_version: "".into(),
@@ -256,6 +274,9 @@ impl Board {
         self.make_room();
         self.change(&place.node, place.clock.now(), |node| {
             node.streams.insert(stream, entry);
+            if let Some(proof) = proof {
+                node.prove(proof);
+            }
         });
         place
     }
@@ -422,6 +443,16 @@ impl Entry {
             revision: self.revision,
             sync: types.map(|found| found.sync).max().unwrap_or(Sync::NotSent),
             streams,
+            proven_roots: self.proven.clone(),
+        }
+    }
+
+    fn prove(&mut self, proof: Proof) {
+        let last = self.proven.entry(proof.root).or_insert(proof.at);
+        *last = proof.at.max(*last);
+        if self.proven.len() > MAX_PROOFS {
+            let oldest = self.proven.iter().min_by_key(|(_, at)| **at).map(|(root, _)| *root);
+            oldest.and_then(|oldest| self.proven.remove(&oldest));
         }
     }
 }
@@ -435,6 +466,7 @@ impl StreamEntry {
             certificate_expires: self.certificate_expires,
             certificate_id: self.certificate_id.clone(),
             certificate_authority: self.certificate_authority,
+            server_root: self.server_root,
             service: self.method.only.map_or("ADS", TypeUrl::word).to_owned(),
             variant: if self.method.delta { "delta" } else { "sotw" }.to_owned(),
             agent: self.agent.to_string(),

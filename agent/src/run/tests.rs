@@ -115,7 +115,8 @@ async fn stops_when_told() {
 /// A server whose clock, and its agent's, goes ahead by `step` every few milliseconds.
 async fn ticking(step: Duration) -> (Arc<FakeServer>, impl Future<Output = ()>) {
     let clock = ManualClock::new(NOW);
-    let server = FakeServer { clock: Arc::new(clock.clone()), ..FakeServer::start(NOW).await };
+    let mut server = FakeServer::start(NOW).await;
+    server.clock = Arc::new(clock.clone());
     let tick = async move {
         loop {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -131,7 +132,12 @@ fn both_roots(server: &FakeServer, other: &TestAuthority) -> TrustBundle {
 }
 
 /// Runs the agent until `work`, which watches it, is done.
-async fn while_running(server: &Arc<FakeServer>, tick: impl Future<Output = ()>, agent: Agent, work: impl Future<Output = ()>) {
+async fn while_running(
+    server: &Arc<FakeServer>,
+    tick: impl Future<Output = ()>,
+    agent: Agent,
+    work: impl Future<Output = ()>,
+) {
     server
         .during(async {
             tokio::select! {
@@ -191,7 +197,11 @@ async fn renews_before_its_time_when_told_and_shows_the_new_certificate() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let seen = server.seen.lock().unwrap();
-        assert_eq!(seen.client_serials, [first, renewed.serial], "the renewal went over the open connection");
+        assert_eq!(
+            seen.client_serials,
+            [first, renewed.serial.clone()],
+            "the renewal went over the open connection"
+        );
     };
     while_running(&server, tick, agent, work).await;
     assert!(server.clock.now().since(NOW) < DAY / 4);

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use crate::{
     expiry::{Expiries, LeafFacts},
+    node::Anchor,
     ports::{DocumentStore, NodeStore, SecretStore},
     sealing::Sealing,
     sources::{Delivery, MetricsText, Readiness, Renewals, Rotation},
@@ -97,6 +98,8 @@ pub struct Calls {
     pub issuer: Arc<dyn SvidIssuer>,
     /// The roots.
     pub trust: watch::Receiver<Arc<Trust>>,
+    /// Under which of them we sign.
+    pub anchor: watch::Receiver<Arc<Anchor>>,
     /// How nodes stand.
     pub delivery: Arc<dyn Delivery>,
     /// What renewals fail.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use audit::{Action, Event};
 use certs::format_duration;
-use spiffe::{Binding, BindingState, Namespace, NodeId, SpiffeId};
+use spiffe::{AuthorityId, Binding, BindingState, Namespace, NodeId, SpiffeId};
 use xds::{Resource, TypeUrl};
 
 use super::{CallError, Caller, Calls, error};
@@ -95,12 +95,12 @@ impl Calls {
         Ok(binding)
     }
 
-    /// `sha256:HEX` of the root that agents are told to expect: the newest one that is valid.
+    /// `sha256:HEX` of the root that agents are told to expect: the one under which we sign.
     fn pin(&self) -> String {
-        let trust = self.trust.borrow().clone();
-        let now = self.clock.now();
-        let newest = trust.own().valid_authorities(now).max_by_key(|root| root.not_before());
-        newest.map(|root| format!("sha256:{}", hex::encode(root.spki_hash().0))).unwrap_or_default()
+        let (trust, active) = (self.trust.borrow().clone(), self.anchor.borrow().root);
+        let mut roots = trust.own().authorities().iter();
+        let active = roots.find(|root| Some(AuthorityId::of(root.spki_hash())) == active);
+        active.map(|root| format!("sha256:{}", hex::encode(root.spki_hash().0))).unwrap_or_default()
     }
 
     /// The nodes with how they stand, resources left out.

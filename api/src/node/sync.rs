@@ -276,7 +276,11 @@ mod tests {
         check("root changed long ago", verdict(1000, same, &clean, anchor(3, 0), None), answer(false, true));
         check("both", verdict(1000, other, &clean, anchor(3, 0), None), answer(true, true));
         let tainted = trust(&[2]);
-        check("tainted a while ago", verdict(1000, same, &tainted, anchor(2, 0), Some(990)), answer(false, true));
+        check(
+            "tainted a while ago",
+            verdict(1000, same, &tainted, anchor(2, 0), Some(990)),
+            answer(false, true),
+        );
         half(verdict(725, same, &clean, anchor(3, 720), None), 720, 600);
         half(verdict(1000, same, &tainted, anchor(2, 0), Some(1000)), 1000, 10);
         assert!(is_tainted(&svid, &trust(&[1])) && is_tainted(&svid, &trust(&[2])));

@@ -7,7 +7,7 @@ use axum::{Router, body::Body};
 use certs::{Clock, ManualClock, Timestamp};
 use http::{HeaderMap, Method, Request, StatusCode};
 use serde_json::{Value, json};
-use spiffe::{Peer, SpiffeId, TrustDomain, VerifiedSvid, fake::FakeIssuer};
+use spiffe::{AuthorityId, Peer, SpiffeId, TrustDomain, VerifiedSvid, fake::FakeIssuer};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
@@ -20,6 +20,7 @@ use crate::{
         configs::{Manager, Stores},
     },
     expiry::{AuthorityEndings, Expiries, ExpirySource, LeafEndings, LeafFacts, TokenEndings},
+    node::Anchor,
     testing::{MemoryStore, Still, StillRotation},
 };
 
@@ -86,6 +87,8 @@ async fn world() -> World {
     tokio::spawn(manager.run(CancellationToken::new()));
     let issuer = Arc::new(FakeIssuer::new("td.example", Arc::new(clock.clone())));
     let trust = watch::channel(Arc::new(issuer.trust())).1;
+    let root = issuer.trust().own().authorities().first().map(|root| AuthorityId::of(root.spki_hash()));
+    let anchor = watch::channel(Arc::new(Anchor { root, ..Anchor::default() })).1;
     let ca = Arc::new(ca::testing::MemoryStore::new());
     let facts = Facts { version: "0.1.0".into(), enrolment_address: "localhost:18001".into() };
     let sealing = Arc::new(crate::sealing::MemorySealing::default());
@@ -114,6 +117,7 @@ async fn world() -> World {
         rotation: Arc::new(StillRotation),
         issuer,
         trust,
+        anchor,
         delivery: Arc::new(still.clone()),
         renewals: Arc::new(still.clone()),
         readiness: Arc::new(still.clone()),

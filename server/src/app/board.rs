@@ -105,6 +105,8 @@ fn to_wire(node: &NodeStatus) -> wire::ProxyStatus {
         sync: sync.to_owned(),
         types: newest.map(|stream| stream.types.iter().map(type_to_wire).collect()).unwrap_or_default(),
         bundle: None,
+        server_root: newest.and_then(|stream| stream.server_root).map(|root| root.to_string()),
+        proven_roots: node.proven_roots.iter().map(|(root, at)| (root.to_string(), at.to_string())).collect(),
     }
 }
 

@@ -194,6 +194,8 @@ fn proxy_text(proxy: &wire::Proxy) -> String {
         ("remote", dash(status.remote.as_deref())),
         ("version", dash(status.version.as_deref())),
         ("certificate ends", dash(status.certificate_expires.as_deref())),
+        ("knows us by root", dash(status.server_root.as_deref())),
+        ("proven roots", dash(Some(&proven_text(&status.proven_roots)))),
         ("bundle file", status.bundle.as_ref().map_or_else(|| dash(None), bundle_text)),
     ];
     let mut text = String::new();
@@ -212,6 +214,11 @@ fn proxy_text(proxy: &wire::Proxy) -> String {
         text.push_str(&format!("\n{refusal}"));
     }
     text
+}
+
+fn proven_text(proven: &BTreeMap<String, String>) -> String {
+    let roots = proven.iter().map(|(root, at)| format!("{root} at {at}"));
+    roots.collect::<Vec<_>>().join(", ")
 }
 
 fn bundle_text(bundle: &wire::HeldBundle) -> String {

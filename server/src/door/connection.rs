@@ -3,7 +3,8 @@
 //! A connection of a node never outlives the node's certificate: at 80 % of the time it has, it gets its own
 //! GOAWAY and its streams end, so that Envoy opens a *new TCP connection* with the certificate it renewed
 //! meanwhile; at the end it is cut (security reference 3.2). Ending the streams alone would not do: Envoy
-//! reopens them on the same connection, with the old certificate.
+//! reopens them on the same connection, with the old certificate. It is told to go in the same way when it verified
+//! us under another root than the one that signs now: a new handshake proves what it knows.
 
 use std::{future::Future, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
@@ -21,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use xds::ConnectionDrain;
 
-use super::{Door, Service};
+use super::{Door, Security, Service};
 
 /// The longest life of a node's connection, before jitter.
 const MAX_AGE: Duration = Duration::from_secs(3600);
@@ -29,6 +30,8 @@ const MAX_AGE: Duration = Duration::from_secs(3600);
 const MAX_STRANGER_AGE: Duration = Duration::from_secs(60);
 /// How long a connection that was told to go may take before it is cut.
 const GRACE: Duration = Duration::from_secs(10);
+/// Whoever verified us under the root before is asked to try the new one again no sooner than this.
+const LEAST_RETRIAL: Duration = Duration::from_secs(30);
 /// Between the GOAWAY and the end of the streams: the peer must read them in this order.
 const GOAWAY_LEAD: Duration = Duration::from_millis(20);
 
@@ -113,6 +116,7 @@ impl Door {
         let mut leaving = false;
         let mut cut = ends.cut;
         let mut refused = Box::pin(self.no_longer_welcome(peer.as_deref()));
+        let mut outdated = Box::pin(self.outdated(peer.as_deref()));
         loop {
             let next = if leaving { cut } else { ends.go_away };
             tokio::select! {
@@ -127,6 +131,9 @@ impl Door {
                     if leaving {
                         break;
                     }
+                }
+                () = outdated.as_mut(), if !leaving => {
+                    tracing::debug!(door = self.name, "connection is to prove the root that signs now");
                 }
                 () = shutdown.cancelled(), if !leaving => cut = cut.min(self.clock.now() + GRACE),
                 () = stalled.cancelled() => {
@@ -166,6 +173,28 @@ impl Door {
                 changed = blocks.changed() => if changed.is_err() { return std::future::pending().await },
                 changed = bindings.changed() => if changed.is_err() { return std::future::pending().await },
             }
+        }
+    }
+}
+
+impl Door {
+    /// Completes when the peer should come again because we are known by another root than the one under which it
+    /// verified us. Spread, so that a fleet does not come at once.
+    async fn outdated(&self, peer: Option<&Peer>) {
+        let (Some(proof), Security::Tls(keeper, _)) = (peer.and_then(Peer::proof), &self.security) else {
+            return std::future::pending().await;
+        };
+        let mut showing = keeper.own.showing();
+        // One that came by the way back already needs time to learn of the new root.
+        let mut wait = self.authority_spread.max(LEAST_RETRIAL).mul_f64(rand::rng().random_range(0.8..1.2));
+        loop {
+            let is_outdated = showing.borrow_and_update().is_some_and(|root| root != proof.root);
+            let due = if is_outdated { self.clock.now() + wait } else { Timestamp::MAX };
+            tokio::select! {
+                () = self.clock.sleep_until(due) => return,
+                changed = showing.changed() => if changed.is_err() { return std::future::pending().await },
+            }
+            wait = self.authority_spread.mul_f64(rand::rng().random_range(0.0..1.0));
         }
     }
 }

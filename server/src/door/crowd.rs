@@ -62,7 +62,7 @@ impl Drop for Place {
 }
 
 /// An IPv6 host owns 64 bits of addresses: they count as one.
-fn network_of(address: IpAddr) -> IpAddr {
+pub(super) fn network_of(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
             Some(v4) => v4.into(),

@@ -6,16 +6,24 @@
 
 mod connection;
 mod crowd;
+mod fallback;
 mod registry;
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use audit::{Action, Actor, Event, Refusals};
 use axum::body::Body;
 use certs::Clock;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use spiffe::{Bindings, BlockList, Peer};
+use rustls::AlertDescription;
+use spiffe::{Bindings, BlockList, Peer, Proof};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
@@ -28,11 +36,12 @@ use tower::util::BoxCloneSyncService;
 
 use crate::{
     metrics::DoorMetrics,
+    presentation::{Offer, Shown},
     tls::{Admits, CertificateRefusal, Gatekeeper},
 };
 
 use self::crowd::{Crowd, Place};
-pub(crate) use self::registry::Registry;
+pub(crate) use self::{fallback::Fallbacks, registry::Registry};
 
 /// What a door hands requests to.
 pub(crate) type Service = BoxCloneSyncService<Request<Incoming>, Response<Body>, Infallible>;
@@ -67,6 +76,11 @@ pub(crate) struct Door {
     pub(crate) bindings: watch::Receiver<Arc<Bindings>>,
     pub(crate) blocks: watch::Receiver<Arc<BlockList>>,
     pub(crate) registry: Arc<Registry>,
+    /// Who has proven which root.
+    pub(crate) delivery: Arc<xds::Board>,
+    /// Over how long nodes come again once we are known by another root.
+    pub(crate) authority_spread: Duration,
+    pub(crate) fallbacks: Mutex<Fallbacks>,
     pub(crate) metrics: Arc<DoorMetrics>,
 }
 
@@ -162,7 +176,8 @@ impl Door {
         remote: SocketAddr,
     ) -> Option<(TlsStream<TcpStream>, Option<Arc<Peer>>)> {
         let alpn: &[&[u8]] = if admits == Admits::Operators { &[b"h2", b"http/1.1"] } else { &[b"h2"] };
-        let (config, found) = match gatekeeper.configure(admits, alpn) {
+        let shown = self.fallbacks().choose(remote.ip(), self.clock.now());
+        let (config, found, offer) = match gatekeeper.configure(admits, alpn, shown) {
             Ok(configured) => configured,
             Err(error) => {
                 tracing::error!(door = self.name, %error, "cannot configure TLS");
@@ -173,6 +188,7 @@ impl Door {
         let tls = match accepted {
             Ok(Ok(tls)) => tls,
             Ok(Err(error)) => {
+                self.note_disbelief(remote, &offer, &error);
                 let refusal = found.get().and_then(|found| found.as_ref().err());
                 self.note_refusal(remote, refusal, &error.to_string());
                 return None;
@@ -183,15 +199,44 @@ impl Door {
             }
         };
         let peer = match found.get() {
-            Some(Ok(svid)) => Some(Arc::new(Peer::new(svid.clone(), remote))),
+            Some(Ok(svid)) => {
+                let proof = offer.root.map(|root| Proof { root, at: self.clock.now() });
+                Some(Arc::new(Peer::new(svid.clone(), remote).with_proof(proof)))
+            }
             _ => None,
         };
+        self.note_way_back(gatekeeper, &offer, peer.as_deref());
         if admits == Admits::Nodes && peer.is_none() {
             self.note_refusal(remote, None, "handshake ended without a verified node certificate");
             return None;
         }
         self.metrics.accepted.inc();
         Some((tls, peer))
+    }
+
+    /// The client does not believe the chain that it was shown: its next handshake may be shown the other one.
+    fn note_disbelief(&self, remote: SocketAddr, offer: &Offer, error: &io::Error) {
+        if offer.has_way_back && is_disbelief(error) {
+            let event = fallback::Event::Disbelieved { from: remote.ip(), shown: offer.shown };
+            self.fallbacks().step(event, self.clock.now());
+            self.metrics.disbelieved.inc();
+        }
+    }
+
+    fn note_way_back(&self, gatekeeper: &Gatekeeper, offer: &Offer, peer: Option<&Peer>) {
+        let (Shown::Cross, Some(peer)) = (offer.shown, peer) else { return };
+        let active = *gatekeeper.own.showing().borrow();
+        let knows = |node| active.is_some_and(|root| self.delivery.proven_roots(node).contains_key(&root));
+        if peer.node().is_some_and(knows) {
+            let event = fallback::Event::WasNotNeeded { from: peer.remote().ip() };
+            self.fallbacks().step(event, self.clock.now());
+        } else {
+            tracing::info!(door = self.name, spiffe_id = %peer.id(), "connection verified us under the root before");
+        }
+    }
+
+    fn fallbacks(&self) -> std::sync::MutexGuard<'_, Fallbacks> {
+        self.fallbacks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn note_refusal(&self, remote: SocketAddr, refusal: Option<&CertificateRefusal>, error: &str) {
@@ -207,4 +252,17 @@ impl Door {
         );
         self.refusals.refuse(event);
     }
+}
+
+/// Whether a handshake failed because the client does not believe our certificate.
+fn is_disbelief(error: &io::Error) -> bool {
+    let error = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+    matches!(
+        error,
+        Some(rustls::Error::AlertReceived(
+            AlertDescription::UnknownCA
+                | AlertDescription::BadCertificate
+                | AlertDescription::CertificateUnknown
+        ))
+    )
 }

@@ -580,3 +580,5 @@ async fn streams_work_over_http2() {
     serving.await.unwrap().unwrap();
     assert_eq!(world.server.open_streams(), 0);
 }
+
+mod proof;
