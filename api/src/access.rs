@@ -81,6 +81,7 @@ pub const TABLE: &[Row] = &[
     (Method::POST, "/api/v1/identities/unblock", Permission::WriteTrust),
     (Method::GET, "/api/v1/authorities", Permission::ReadTrust),
     (Method::POST, "/api/v1/authorities/rotate", Permission::WriteTrust),
+    (Method::GET, "/api/v1/bundle", Permission::ReadStatus),
     (Method::GET, "/api/v1/certificates", Permission::ReadTrust),
     (Method::GET, "/api/v1/certificates/{serial}", Permission::ReadTrust),
     (Method::POST, "/api/v1/certificates/probe", Permission::WriteTrust),

@@ -126,6 +126,7 @@ const ROUTES: &[Route] = &[
     ("post", "/identities/unblock", "Lift a block", &[], One("Unblock"), One("BlockOutcome")),
     ("get", "/authorities", "Every authority that was not removed, with its certificate", &[], Nothing, Page("Authority")),
     ("post", "/authorities/rotate", "Replace the issuing authority by one with a new key; each call does it again", &[], One("Rotate"), One("Rotation")),
+    ("get", "/bundle", "The roots of the trust domain as PEM: what an operator's bundle.crt should hold", &[], Nothing, Text),
     ("get", "/certificates", "Certificates as the journal knows them: the newest valid one of each identity and node, or all", &["id", "node", "class", "all", "limit", "after"], Nothing, Page("Certificate")),
     ("get", "/certificates/{serial}", "One certificate with its chain", &[], Nothing, One("Certificate")),
     ("post", "/certificates/probe", "Issue a certificate of 10 minutes for the probe identity", &[], One("Probe"), One("Probed")),

@@ -18,7 +18,7 @@ use axum::{
     routing::{get, post},
 };
 use http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts};
-use spiffe::{Peer, RequestId, SpiffeId, Tenant};
+use spiffe::{AuthorityId, Peer, RequestId, SpiffeId, Tenant};
 
 use crate::{
     access,
@@ -44,6 +44,10 @@ pub use self::probes::probes;
 /// How long a call may take.
 pub const TIMEOUT: Duration = Duration::from_secs(10);
 const REQUEST_ID: &str = "x-request-id";
+/// SHA-256 of the bundle in force, on every answer to an operator: one that holds another fetches `/bundle`.
+pub const BUNDLE_SHA256: &str = "credence-bundle-sha256";
+/// On an answer to an operator whose certificate leads to another root than the one that signs now.
+pub const RENEW: &str = "credence-renew";
 
 /// What every handler shares.
 pub(crate) struct Shared {
@@ -92,6 +96,7 @@ fn routes() -> Router<Arc<Shared>> {
         .route("/identities/unblock", post(trust::unblock))
         .route("/authorities", get(trust::authorities))
         .route("/authorities/rotate", post(trust::rotate))
+        .route("/bundle", get(trust::bundle))
         .route("/certificates", get(trust::certificates))
         .route("/certificates/{serial}", get(trust::certificate))
         .route("/certificates/probe", post(trust::probe))
@@ -119,20 +124,37 @@ async fn no_route(request: Request) -> CallError {
 /// Lets operators in, one at a time and not too often; gives everything that leaves its id and form.
 async fn guard(State(shared): App, mut request: Request, next: Next) -> Response {
     let request_id = RequestId::random();
-    let response = match shared.admit(&request, &request_id) {
+    let news = peer(&request).map(|peer| shared.news_of_trust(&peer));
+    match shared.admit(&request, &request_id) {
         Ok(caller) => {
             request.extensions_mut().insert(caller);
-            match tokio::time::timeout(TIMEOUT, next.run(request)).await {
+            let response = match tokio::time::timeout(TIMEOUT, next.run(request)).await {
                 Ok(response) => response,
                 Err(_) => CallError::TimedOut(TIMEOUT).into_response(),
-            }
+            };
+            let mut response = finish(response, &request_id);
+            response.headers_mut().extend(news.unwrap_or_default());
+            response
         }
-        Err(error) => error.into_response(),
-    };
-    finish(response, &request_id)
+        Err(error) => finish(error.into_response(), &request_id),
+    }
 }
 
 impl Shared {
+    /// What an operator should know of our trust, beside any answer.
+    fn news_of_trust(&self, peer: &Peer) -> HeaderMap {
+        let mut news = HeaderMap::new();
+        let hash = hex::encode(self.calls.trust.borrow().own().content_hash());
+        if let Ok(hash) = HeaderValue::from_str(&hash) {
+            news.insert(BUNDLE_SHA256, hash);
+        }
+        let root = AuthorityId::of(peer.svid().root());
+        if self.calls.anchor.borrow().root.is_some_and(|active| active != root) {
+            news.insert(RENEW, HeaderValue::from_static("now"));
+        }
+        news
+    }
+
     fn admit(&self, request: &Request, request_id: &RequestId) -> Result<Caller, CallError> {
         let Some(peer) = peer(request) else {
             self.note(request, request_id, Actor::System, &CallError::NoCredential);

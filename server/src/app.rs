@@ -40,7 +40,7 @@ use self::{
 use crate::{
     config::{Config, Listen},
     door::{Door, Registry, Security, Service},
-    init::{ca_deps, open_store, refresh_endpoint},
+    init::{ca_deps, follow_trust, open_store, refresh_endpoint},
     lifecycle::{Parts, Readiness},
     lookout::{self, Lookout, Seen},
     metrics::Metrics,
@@ -263,6 +263,8 @@ async fn serve(
         },
     );
 
+    let following = follow_trust(config.admin_dir.clone(), ca.trust(), parts_shutdown.clone());
+    parts.spawn("operator's bundle", following);
     let leaves: Arc<dyn LeafFacts> = Arc::new(SdsLeaves(sds.status()));
     let leaf_endings = LeafEndings {
         journal: journal.clone(),

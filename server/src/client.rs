@@ -1,13 +1,14 @@
 //! The command line's way to 8080: HTTP over mutual TLS 1.3 with the operator's certificate. The server is known
 //! by its SPIFFE ID and not by its address. A TLS alert is turned into a hint.
 
+mod news;
 mod verifier;
 
 use std::{
     error::Error,
     fs,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -61,8 +62,14 @@ pub struct Client {
     endpoint: String,
     domain: TrustDomain,
     config: Arc<ClientConfig>,
-    /// Where to put a new operator certificate, while the one in use is past half of its life.
+    /// Where to put a new operator certificate, while the one in use is to be replaced.
     renewal: Mutex<Option<PathBuf>>,
+    /// The admin directory.
+    directory: PathBuf,
+    /// The bundle in it.
+    held: Mutex<[u8; 32]>,
+    /// Whether the server has said that the certificate is to be replaced.
+    told: AtomicBool,
 }
 
 impl Client {
@@ -85,7 +92,9 @@ impl Client {
             Some(server) => server.clone(),
             None => read_text(&directory.join(ENDPOINT))?.trim().to_owned(),
         };
-        let trust = Trust::new(bundle(&directory.join(BUNDLE), id.trust_domain())?);
+        let bundle = bundle(&directory.join(BUNDLE), id.trust_domain())?;
+        let held = Mutex::new(bundle.content_hash());
+        let trust = Trust::new(bundle);
         let key = read_key(&directory.join(KEY))?;
         let certified = tls::certified_key(&chain, &key)
             .map_err(|error| damaged(&directory.join(KEY), &error.to_string()))?;
@@ -97,7 +106,9 @@ impl Client {
             .with_custom_certificate_verifier(Arc::new(verifier))
             .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
         let renewal = Mutex::new(is_past_half(&chain, now).then(|| directory.clone()));
-        Ok(Self { endpoint, domain: id.trust_domain().clone(), config: Arc::new(config), renewal })
+        let (domain, config) = (id.trust_domain().clone(), Arc::new(config));
+        let (directory, told) = (directory.clone(), AtomicBool::new(false));
+        Ok(Self { endpoint, domain, config, renewal, directory, held, told })
     }
 
     /// The trust domain of the operator's certificate.
@@ -208,6 +219,7 @@ impl Client {
         };
         let (status, headers, body) = exchange.await.map_err(|_| late())??;
         if status.is_success() {
+            self.hear(&headers).await;
             self.renew_if_due().await;
             return Ok(Answer { headers, body });
         }
@@ -220,7 +232,7 @@ impl Client {
         }
     }
 
-    /// Replaces the operator's certificate once it is past half of its life. What was asked for has its answer
+    /// Replaces the operator's certificate once it is past half of its life, or the server wants it. What was asked for has its answer
     /// already: a failure is a remark, and the next command tries again.
     async fn renew_if_due(&self) {
         let due = self.renewal.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -438,10 +450,17 @@ fn read_key(path: &Path) -> Result<SecretKey, Failure> {
 }
 
 fn bundle(path: &Path, domain: &TrustDomain) -> Result<TrustBundle, Failure> {
-    let bad = |error: String| damaged(path, &error);
-    let ders = certificates_from_pem(&read_bytes(path)?).map_err(|error| bad(error.to_string()))?;
+    parse_bundle(&read_bytes(path)?, domain).map_err(|error| damaged(path, &error))
+}
+
+fn parse_bundle(pem: &[u8], domain: &TrustDomain) -> Result<TrustBundle, String> {
+    let ders = certificates_from_pem(pem).map_err(|error| error.to_string())?;
     let roots: Result<Vec<_>, _> = ders.iter().map(|der| Certificate::from_der(der)).collect();
-    Ok(TrustBundle::new(domain.clone(), roots.map_err(|error| bad(error.to_string()))?, 0))
+    let roots = roots.map_err(|error| error.to_string())?;
+    if roots.is_empty() {
+        return Err("it holds no certificate".to_owned());
+    }
+    Ok(TrustBundle::new(domain.clone(), roots, 0))
 }
 
 fn operator_id(chain: &Chain, directory: &Path) -> Result<SpiffeId, Failure> {
@@ -456,162 +475,4 @@ fn operator_id(chain: &Chain, directory: &Path) -> Result<SpiffeId, Failure> {
 }
 
 #[cfg(test)]
-mod tests {
-    use spiffe::fake::FakeIssuer;
-
-    use super::*;
-
-    #[test]
-    fn encodes_what_a_path_cannot_hold() {
-        assert_eq!(encode("spiffe://td/a b"), "spiffe%3A%2F%2Ftd%2Fa%20b");
-        assert_eq!(encode("web-1.x_~"), "web-1.x_~");
-    }
-
-    #[test]
-    fn turns_alerts_into_hints() {
-        let check = |alert, words: &str| {
-            let inner = std::io::Error::other(rustls::Error::AlertReceived(alert));
-            let failure = refusal("cp:8080", &inner).unwrap();
-            assert!(failure.message.contains(words), "{}", failure.message);
-            assert_eq!(failure.exit, Exit::Refused);
-            assert!(failure.hint.contains("--reissue-admin"));
-        };
-        check(AlertDescription::CertificateExpired, "expired");
-        check(AlertDescription::UnknownCA, "vouches");
-        check(AlertDescription::CertificateUnknown, "not an operator certificate");
-        assert_eq!(refusal("cp:8080", &std::io::Error::other("reset")), None);
-    }
-
-    /// An admin directory with a chain of `issuer`, and an endpoint.
-    async fn admin_dir(issuer: &FakeIssuer, id: &str, endpoint: &str, lifetime: u64) -> tempfile::TempDir {
-        let directory = tempfile::tempdir().unwrap();
-        let (chain, key) = svid(issuer, id, certs::Profile::Operator, lifetime).await;
-        install(directory.path(), &key, &chain.to_pem()).unwrap();
-        let roots = issuer.trust();
-        let roots = certs::certificates_to_pem(roots.own().authorities().iter().map(Certificate::der));
-        fs::write(directory.path().join(BUNDLE), roots).unwrap();
-        fs::write(directory.path().join(ENDPOINT), format!("{endpoint}\n")).unwrap();
-        directory
-    }
-
-    async fn svid(
-        issuer: &FakeIssuer,
-        id: &str,
-        profile: certs::Profile,
-        lifetime: u64,
-    ) -> (Chain, SecretKey) {
-        let key = SecretKey::generate(KeyKind::P256);
-        let request = spiffe::SvidRequest {
-            id: SpiffeId::parse(id).unwrap(),
-            profile,
-            public_key: key.public().clone(),
-            lifetime: Duration::from_secs(lifetime),
-            dns_names: Vec::new(),
-            ip_addresses: Vec::new(),
-            tenant: spiffe::Tenant::default(),
-            node: None,
-            purpose: spiffe::Purpose::Operator,
-            deadline: None,
-            spend: None,
-            request_id: spiffe::RequestId::random(),
-        };
-        (spiffe::SvidIssuer::issue(issuer, request).await.unwrap().chain, key)
-    }
-
-    /// Serves `connections` TLS connections as `id`, each with one answer of `status` and `body`.
-    #[expect(clippy::disallowed_methods, reason = "the server runs beside the test")]
-    async fn serve(issuer: &FakeIssuer, id: &str, answers: Vec<(u16, String)>) -> String {
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        let (chain, key) = svid(issuer, id, certs::Profile::Server, 3600).await;
-        let certified = Arc::new(tls::certified_key(&chain, &key).unwrap());
-        let config = rustls::ServerConfig::builder_with_provider(tls::provider())
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .unwrap()
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::new(SingleCertAndKey::from((*certified).clone())));
-        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        tokio::spawn(async move {
-            for (status, body) in answers {
-                let (tcp, _) = listener.accept().await.unwrap();
-                let Ok(mut stream) = acceptor.accept(tcp).await else { continue };
-                let _ = stream.read(&mut [0; 4096]).await;
-                let length = body.len();
-                let head =
-                    format!("HTTP/1.1 {status} x\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
-                let _ = stream.write_all(format!("{head}{body}").as_bytes()).await;
-                let _ = stream.shutdown().await;
-            }
-        });
-        address
-    }
-
-    fn issuer() -> FakeIssuer {
-        FakeIssuer::new("td.example", Arc::new(SystemClock))
-    }
-
-    fn open(directory: &tempfile::TempDir) -> Client {
-        Client::open(&ServerArgs { admin_dir: directory.path().to_owned(), server: None }).unwrap()
-    }
-
-    const OPERATOR: &str = "spiffe://td.example/credence/operator/ann";
-    const SERVER: &str = "spiffe://td.example/credence/server";
-
-    #[tokio::test]
-    async fn talks_to_the_server_by_its_identity_and_to_nobody_else() {
-        let issuer = issuer();
-        let stats = serde_json::to_string(&api::wire::Stats::default()).unwrap();
-        let gone = Problem::new(&api::calls::CallError::NotFound { what: "node", name: "x".into() }, "id");
-        let gone = serde_json::to_string(&gone).unwrap();
-        let address = serve(&issuer, SERVER, vec![(200, stats), (404, gone)]).await;
-        let directory = admin_dir(&issuer, OPERATOR, &address, 36_000).await;
-        let client = open(&directory);
-        assert_eq!(client.get::<api::wire::Stats>("/stats").await, Ok(api::wire::Stats::default()));
-        let failure = client.get::<api::wire::Stats>("/stats").await.unwrap_err();
-        assert_eq!((failure.exit, failure.message.as_str()), (Exit::NotFound, "node x does not exist"));
-
-        let other = serve(&issuer, "spiffe://td.example/web", vec![(200, String::new())]).await;
-        let failure = open(&admin_dir(&issuer, OPERATOR, &other, 36_000).await);
-        let failure = failure.get::<api::wire::Stats>("/stats").await.unwrap_err();
-        assert_eq!(failure.exit, Exit::Refused);
-        assert!(failure.message.contains("not who it must be"), "{}", failure.message);
-    }
-
-    #[tokio::test]
-    async fn renews_past_half_of_its_life_and_keeps_the_answer() {
-        let issuer = issuer();
-        // Backdating alone puts a life of 30 s past its half.
-        let stats = serde_json::to_string(&api::wire::Stats::default()).unwrap();
-        let address = serve(&issuer, SERVER, vec![(200, stats), (503, "{}".into())]).await;
-        let directory = admin_dir(&issuer, OPERATOR, &address, 30).await;
-        let before = fs::read(directory.path().join(KEY)).unwrap();
-        let client = open(&directory);
-        assert!(client.renewal.lock().unwrap().is_some());
-        assert!(
-            client.get::<api::wire::Stats>("/stats").await.is_ok(),
-            "a failed renewal fails nothing else"
-        );
-        assert_eq!(fs::read(directory.path().join(KEY)).unwrap(), before);
-        let fresh = admin_dir(&issuer, OPERATOR, &address, 36_000).await;
-        assert!(open(&fresh).renewal.lock().unwrap().is_none());
-    }
-
-    #[tokio::test]
-    async fn says_that_nobody_listens() {
-        let issuer = issuer();
-        let directory = admin_dir(&issuer, OPERATOR, "127.0.0.1:1", 36_000).await;
-        let failure = open(&directory).get::<api::wire::Stats>("/stats").await.unwrap_err();
-        assert_eq!(failure.exit, Exit::Unavailable);
-        assert!(failure.hint.contains("credence serve"), "{}", failure.hint);
-    }
-
-    #[test]
-    fn says_which_directory_lacks_the_certificate() {
-        let directory = tempfile::tempdir().unwrap();
-        let args = ServerArgs { admin_dir: directory.path().to_owned(), server: None };
-        let failure = Client::open(&args).unwrap_err();
-        assert!(failure.message.contains("operator.crt"), "{}", failure.message);
-        assert!(failure.hint.contains("--admin-dir"));
-    }
-}
+mod tests;

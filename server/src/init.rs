@@ -10,9 +10,10 @@ use std::{
 use anyhow::Context;
 use audit::{Actor, Event, Refusals};
 use certs::{Certificate, Clock, Profile, SecretKey, SpkiHash, certificates_to_pem};
-use spiffe::{Purpose, RequestId, SvidIssuer, SvidRequest, Tenant};
+use spiffe::{Purpose, RequestId, SvidIssuer, SvidRequest, Tenant, Trust};
 use store::{Cost, NewSlot, Store};
 use thiserror::Error;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -278,6 +279,30 @@ pub(crate) fn refresh_endpoint(config: &Config) -> anyhow::Result<()> {
     match fs::read_to_string(&path) {
         Ok(found) if found != endpoint(config) => write_file(&path, endpoint(config).as_bytes()),
         Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+/// Keeps the operator's bundle on this host in step with what is trusted, until `shutdown`: a command that is run
+/// after a root was replaced must find the server that it knows. Whoever operates from another host is told beside
+/// the answers.
+pub(crate) async fn follow_trust(
+    directory: PathBuf,
+    mut trust: watch::Receiver<Arc<Trust>>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let path = directory.join(OPERATOR_BUNDLE);
+    loop {
+        let bundle = trust.borrow_and_update().own().clone();
+        let pem = certificates_to_pem(bundle.authorities().iter().map(Certificate::der));
+        if fs::read_to_string(&path).is_ok_and(|held| held != pem)
+            && let Err(error) = write_file(&path, pem.as_bytes())
+        {
+            tracing::warn!(error = format!("{error:#}"), "the operator's bundle on this host is not in step");
+        }
+        tokio::select! {
+            changed = trust.changed() => if changed.is_err() { return Ok(()) },
+            () = shutdown.cancelled() => return Ok(()),
+        }
     }
 }
 

@@ -95,6 +95,13 @@ impl Calls {
         Ok(binding)
     }
 
+    /// The roots of the trust domain as PEM.
+    #[must_use]
+    pub fn bundle_pem(&self) -> String {
+        let trust = self.trust.borrow().clone();
+        certs::certificates_to_pem(trust.own().authorities().iter().map(certs::Certificate::der))
+    }
+
     /// `sha256:HEX` of the root that agents are told to expect: the one under which we sign.
     fn pin(&self) -> String {
         let (trust, active) = (self.trust.borrow().clone(), self.anchor.borrow().root);

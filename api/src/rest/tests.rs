@@ -581,3 +581,24 @@ async fn pages_are_bounded_and_follow_one_another() {
     let now = world.clock.now();
     assert_eq!(world.get(&format!("/api/v1/audit?limit=1&until={now}")).await.status, StatusCode::OK);
 }
+
+#[tokio::test]
+async fn every_answer_tells_an_operator_which_bundle_is_in_force_and_whom_to_renew_under() {
+    let mut world = world().await;
+    let answer = world.get("/api/v1/status").await;
+    let hash = answer.headers[BUNDLE_SHA256].to_str().unwrap().to_owned();
+    assert!(answer.headers.contains_key(RENEW), "the test operator's root is no root of ours");
+    let bundle = world.get("/api/v1/bundle").await;
+    assert_eq!(bundle.status, StatusCode::OK);
+    let ders = certs::certificates_from_pem(bundle.body.as_str().unwrap().as_bytes()).unwrap();
+    let root = certs::Certificate::from_der(&ders[0]).unwrap();
+    let domain = TrustDomain::parse("td.example").unwrap();
+    let held = spiffe::TrustBundle::new(domain, vec![root.clone()], 0).content_hash();
+    assert_eq!(hash, hex::encode(held));
+    let id = SpiffeId::parse("spiffe://td.example/credence/operator/ann").unwrap();
+    let svid = VerifiedSvid::for_tests(id, Timestamp::MAX).signed_by(root.spki_hash(), root.spki_hash());
+    world.peer = Some(Arc::new(Peer::new(svid, "127.0.0.1:5000".parse().unwrap())));
+    assert!(!world.get("/api/v1/status").await.headers.contains_key(RENEW));
+    world.peer = None;
+    assert!(!world.get("/api/v1/status").await.headers.contains_key(BUNDLE_SHA256), "a stranger");
+}

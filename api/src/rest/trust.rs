@@ -7,7 +7,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use certs::{Profile, Timestamp};
-use http::StatusCode;
+use http::{StatusCode, header};
 use serde::{Deserialize, de::DeserializeOwned};
 use spiffe::{NodeId, SpiffeId};
 
@@ -91,6 +91,11 @@ pub(super) async fn authorities(
     Params(Nothing {}): Params<Nothing>,
 ) -> Answer<wire::Page<wire::Authority>> {
     shared.calls.list_authorities().await.map(Json)
+}
+
+pub(super) async fn bundle(State(shared): App, Params(Nothing {}): Params<Nothing>) -> Response {
+    let pem = shared.calls.bundle_pem();
+    ([(header::CONTENT_TYPE, "application/x-pem-file")], pem).into_response()
 }
 
 pub(super) async fn rotate(

@@ -1,0 +1,195 @@
+use spiffe::fake::FakeIssuer;
+
+use super::*;
+
+#[test]
+fn encodes_what_a_path_cannot_hold() {
+    assert_eq!(encode("spiffe://td/a b"), "spiffe%3A%2F%2Ftd%2Fa%20b");
+    assert_eq!(encode("web-1.x_~"), "web-1.x_~");
+}
+
+#[test]
+fn turns_alerts_into_hints() {
+    let check = |alert, words: &str| {
+        let inner = std::io::Error::other(rustls::Error::AlertReceived(alert));
+        let failure = refusal("cp:8080", &inner).unwrap();
+        assert!(failure.message.contains(words), "{}", failure.message);
+        assert_eq!(failure.exit, Exit::Refused);
+        assert!(failure.hint.contains("--reissue-admin"));
+    };
+    check(AlertDescription::CertificateExpired, "expired");
+    check(AlertDescription::UnknownCA, "vouches");
+    check(AlertDescription::CertificateUnknown, "not an operator certificate");
+    assert_eq!(refusal("cp:8080", &std::io::Error::other("reset")), None);
+}
+
+/// An admin directory with a chain of `issuer`, and an endpoint.
+async fn admin_dir(issuer: &FakeIssuer, id: &str, endpoint: &str, lifetime: u64) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let (chain, key) = svid(issuer, id, certs::Profile::Operator, lifetime).await;
+    install(directory.path(), &key, &chain.to_pem()).unwrap();
+    let roots = issuer.trust();
+    let roots = certs::certificates_to_pem(roots.own().authorities().iter().map(Certificate::der));
+    fs::write(directory.path().join(BUNDLE), roots).unwrap();
+    fs::write(directory.path().join(ENDPOINT), format!("{endpoint}\n")).unwrap();
+    directory
+}
+
+async fn svid(issuer: &FakeIssuer, id: &str, profile: certs::Profile, lifetime: u64) -> (Chain, SecretKey) {
+    let key = SecretKey::generate(KeyKind::P256);
+    let request = spiffe::SvidRequest {
+        id: SpiffeId::parse(id).unwrap(),
+        profile,
+        public_key: key.public().clone(),
+        lifetime: Duration::from_secs(lifetime),
+        dns_names: Vec::new(),
+        ip_addresses: Vec::new(),
+        tenant: spiffe::Tenant::default(),
+        node: None,
+        purpose: spiffe::Purpose::Operator,
+        deadline: None,
+        spend: None,
+        request_id: spiffe::RequestId::random(),
+    };
+    (spiffe::SvidIssuer::issue(issuer, request).await.unwrap().chain, key)
+}
+
+/// Serves `connections` TLS connections as `id`, each with one answer of `status` and `body`.
+async fn serve(issuer: &FakeIssuer, id: &str, answers: Vec<(u16, String)>) -> String {
+    let answers = answers.into_iter().map(|(status, body)| (status, String::new(), body)).collect();
+    serve_with(issuer, id, answers).await
+}
+
+/// The same with lines of headers.
+#[expect(clippy::disallowed_methods, reason = "the server runs beside the test")]
+async fn serve_with(issuer: &FakeIssuer, id: &str, answers: Vec<(u16, String, String)>) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let (chain, key) = svid(issuer, id, certs::Profile::Server, 3600).await;
+    let certified = Arc::new(tls::certified_key(&chain, &key).unwrap());
+    let config = rustls::ServerConfig::builder_with_provider(tls::provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from((*certified).clone())));
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        for (status, headers, body) in answers {
+            let (tcp, _) = listener.accept().await.unwrap();
+            let Ok(mut stream) = acceptor.accept(tcp).await else { continue };
+            let _ = stream.read(&mut [0; 4096]).await;
+            let length = body.len();
+            let head = format!(
+                "HTTP/1.1 {status} x\r\ncontent-length: {length}\r\nconnection: close\r\n{headers}\r\n"
+            );
+            let _ = stream.write_all(format!("{head}{body}").as_bytes()).await;
+            let _ = stream.shutdown().await;
+        }
+    });
+    address
+}
+
+fn issuer() -> FakeIssuer {
+    FakeIssuer::new("td.example", Arc::new(SystemClock))
+}
+
+fn open(directory: &tempfile::TempDir) -> Client {
+    Client::open(&ServerArgs { admin_dir: directory.path().to_owned(), server: None }).unwrap()
+}
+
+const OPERATOR: &str = "spiffe://td.example/credence/operator/ann";
+const SERVER: &str = "spiffe://td.example/credence/server";
+
+#[tokio::test]
+async fn talks_to_the_server_by_its_identity_and_to_nobody_else() {
+    let issuer = issuer();
+    let stats = serde_json::to_string(&api::wire::Stats::default()).unwrap();
+    let gone = Problem::new(&api::calls::CallError::NotFound { what: "node", name: "x".into() }, "id");
+    let gone = serde_json::to_string(&gone).unwrap();
+    let address = serve(&issuer, SERVER, vec![(200, stats), (404, gone)]).await;
+    let directory = admin_dir(&issuer, OPERATOR, &address, 36_000).await;
+    let client = open(&directory);
+    assert_eq!(client.get::<api::wire::Stats>("/stats").await, Ok(api::wire::Stats::default()));
+    let failure = client.get::<api::wire::Stats>("/stats").await.unwrap_err();
+    assert_eq!((failure.exit, failure.message.as_str()), (Exit::NotFound, "node x does not exist"));
+
+    let other = serve(&issuer, "spiffe://td.example/web", vec![(200, String::new())]).await;
+    let failure = open(&admin_dir(&issuer, OPERATOR, &other, 36_000).await);
+    let failure = failure.get::<api::wire::Stats>("/stats").await.unwrap_err();
+    assert_eq!(failure.exit, Exit::Refused);
+    assert!(failure.message.contains("not who it must be"), "{}", failure.message);
+}
+
+#[tokio::test]
+async fn renews_past_half_of_its_life_and_keeps_the_answer() {
+    let issuer = issuer();
+    // Backdating alone puts a life of 30 s past its half.
+    let stats = serde_json::to_string(&api::wire::Stats::default()).unwrap();
+    let address = serve(&issuer, SERVER, vec![(200, stats), (503, "{}".into())]).await;
+    let directory = admin_dir(&issuer, OPERATOR, &address, 30).await;
+    let before = fs::read(directory.path().join(KEY)).unwrap();
+    let client = open(&directory);
+    assert!(client.renewal.lock().unwrap().is_some());
+    assert!(client.get::<api::wire::Stats>("/stats").await.is_ok(), "a failed renewal fails nothing else");
+    assert_eq!(fs::read(directory.path().join(KEY)).unwrap(), before);
+    let fresh = admin_dir(&issuer, OPERATOR, &address, 36_000).await;
+    assert!(open(&fresh).renewal.lock().unwrap().is_none());
+}
+
+#[tokio::test]
+async fn says_that_nobody_listens() {
+    let issuer = issuer();
+    let directory = admin_dir(&issuer, OPERATOR, "127.0.0.1:1", 36_000).await;
+    let failure = open(&directory).get::<api::wire::Stats>("/stats").await.unwrap_err();
+    assert_eq!(failure.exit, Exit::Unavailable);
+    assert!(failure.hint.contains("credence serve"), "{}", failure.hint);
+}
+
+#[test]
+fn says_which_directory_lacks_the_certificate() {
+    let directory = tempfile::tempdir().unwrap();
+    let args = ServerArgs { admin_dir: directory.path().to_owned(), server: None };
+    let failure = Client::open(&args).unwrap_err();
+    assert!(failure.message.contains("operator.crt"), "{}", failure.message);
+    assert!(failure.hint.contains("--admin-dir"));
+}
+
+#[tokio::test]
+async fn takes_over_a_new_bundle_that_is_the_one_named_and_renews_when_told() {
+    let (issuer, next) = (issuer(), issuer());
+    let domain = TrustDomain::parse("td.example").unwrap();
+    let roots = [issuer.trust(), next.trust()].map(|trust| trust.own().authorities()[0].clone());
+    let both = TrustBundle::new(domain.clone(), roots.to_vec(), 0);
+    let pem = certs::certificates_to_pem(both.authorities().iter().map(Certificate::der));
+    let stats = serde_json::to_string(&api::wire::Stats::default()).unwrap();
+    let names = |hash: [u8; 32]| format!("{}: {}\r\n", api::rest::BUNDLE_SHA256, hex::encode(hash));
+    let held = issuer.trust().own().content_hash();
+    let answers = vec![
+        (200, names(held), stats.clone()),
+        // Another bundle than was named: nothing changes.
+        (200, names([7; 32]), stats.clone()),
+        (200, String::new(), pem.clone()),
+        (200, names(both.content_hash()), stats.clone()),
+        (200, String::new(), pem.clone()),
+        (200, names(both.content_hash()) + api::rest::RENEW + ": now\r\n", stats.clone()),
+        // The answer to the renewal, which is none.
+        (503, String::new(), String::new()),
+        (200, names(both.content_hash()) + api::rest::RENEW + ": now\r\n", stats),
+    ];
+    let address = serve_with(&issuer, SERVER, answers).await;
+    let directory = admin_dir(&issuer, OPERATOR, &address, 36_000).await;
+    let client = open(&directory);
+    let read = || bundle(&directory.path().join(BUNDLE), &domain).unwrap().content_hash();
+    for (told, expected) in [
+        (false, held),
+        (false, held),
+        (false, both.content_hash()),
+        (true, both.content_hash()),
+        (true, both.content_hash()),
+    ] {
+        client.get::<api::wire::Stats>("/stats").await.unwrap();
+        assert_eq!(read(), expected);
+        assert_eq!(client.told.load(std::sync::atomic::Ordering::Relaxed), told);
+    }
+}
