@@ -16,6 +16,7 @@ use std::{
 };
 
 use audit::{Action, Actor, Event, Refusals};
+use ca::Anchor;
 use certs::{Certificate, Clock, CsrError, Profile, Timestamp};
 use proto::credence::v1::{
     enrolment_service_server::EnrolmentServiceServer, renewal_service_server::RenewalServiceServer,
@@ -34,12 +35,11 @@ use crate::{
     ports::{NodeStore, StoreError},
 };
 
-mod anchor;
 mod enrolment;
 mod renewal;
 mod sync;
 
-pub use self::{anchor::Anchor, enrolment::Enrolment, renewal::Renewal, sync::BundleReport};
+pub use self::{enrolment::Enrolment, renewal::Renewal, sync::BundleReport};
 pub use spiffe::attestation::EXPORTER_LABEL;
 
 /// The largest message that is read.

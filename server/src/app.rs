@@ -17,12 +17,11 @@ use anyhow::{Context, anyhow};
 use api::{
     calls::{Calls, Facts, configs},
     expiry::{AuthorityEndings, Expiries, ExpirySource, LeafEndings, LeafFacts, TokenEndings},
-    node::{Anchor, NodeDoor, NodeInputs, NodeSettings},
+    node::{NodeDoor, NodeInputs, NodeSettings},
 };
 use axum::Router;
 use certs::Clock;
 use sds::{LeafKey, SdsInputs, SdsManager, SdsSettings};
-use spiffe::AuthorityId;
 use tokio::{
     net::TcpListener,
     sync::{Notify, watch},
@@ -209,9 +208,6 @@ async fn serve(
     let observer = Observer { board: status.clone(), sds: sds.status(), journal: journal.clone() };
     spawn(&mut parts, "authority", manager.run(Arc::new(observer), parts_shutdown.clone()));
 
-    let root = ca.trust().borrow().own().authorities().first().map(|root| AuthorityId::of(root.spki_hash()));
-    let (_anchor, anchor) =
-        watch::channel(Arc::new(Anchor { root, since: Some(clock.now()), ..Anchor::default() }));
     let own = Arc::new(OwnCertificate::default());
     let own_status = watch::Sender::new(OwnStatus::default());
     let own_status_read = own_status.subscribe();
@@ -222,7 +218,7 @@ async fn serve(
         names: config.names.clone(),
         lifetime: config.lifetimes.server,
         trust: ca.trust(),
-        anchor: anchor.clone(),
+        anchor: ca.anchor(),
         authority: ca.active(),
         status: own_status,
         clock: clock.clone(),
@@ -255,7 +251,7 @@ async fn serve(
             issuer: issuer.clone(),
             store: Arc::new(store.clone()),
             trust: ca.trust(),
-            anchor: anchor.clone(),
+            anchor: ca.anchor(),
             bindings: configs.watch_bindings(),
             blocks: configs.watch_blocks(),
             refusals: refusals.clone(),
@@ -333,7 +329,7 @@ async fn serve(
         rotation: Arc::new(CaRotation(ca.clone())),
         issuer,
         trust: ca.trust(),
-        anchor: anchor.clone(),
+        anchor: ca.anchor(),
         delivery: Arc::new(BoardDelivery {
             board: status.clone(),
             xds: xds.clone(),

@@ -4,7 +4,7 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use api::node::Anchor;
+use ca::Anchor;
 use certs::{Clock, Profile, SecretKey, Timestamp};
 use sds::schedule::{Jitter, Life, retry_in};
 use serde::Serialize;

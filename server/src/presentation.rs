@@ -9,8 +9,8 @@
 
 use std::sync::Arc;
 
-use api::node::Anchor;
 use arc_swap::ArcSwapOption;
+use ca::Anchor;
 use certs::{Certificate, Chain, SecretKey};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::CertificateDer;

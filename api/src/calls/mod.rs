@@ -6,13 +6,13 @@
 use std::sync::Arc;
 
 use audit::{Action, Actor, AuditLog, Event};
+use ca::Anchor;
 use certs::{Clock, Timestamp};
 use spiffe::{RequestId, SvidIssuer, Tenant, Trust, TrustDomain};
 use tokio::sync::watch;
 
 use crate::{
     expiry::{Expiries, LeafFacts},
-    node::Anchor,
     ports::{DocumentStore, NodeStore, SecretStore},
     sealing::Sealing,
     sources::{Delivery, MetricsText, Readiness, Renewals, Rotation},

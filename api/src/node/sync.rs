@@ -12,12 +12,13 @@ use std::{
     time::Duration,
 };
 
+use ca::Anchor;
 use certs::{SpkiHash, Timestamp};
 use proto::credence::v1::{SyncRequest, SyncResponse};
 use spiffe::{AuthorityId, NodeId, Peer, Trust, VerifiedSvid};
 use tokio_util::sync::CancellationToken;
 
-use super::{Anchor, Call, Refusal, Renewal, ders};
+use super::{Call, Refusal, Renewal, ders};
 
 /// How long a call is held when there is no news. Below the minute after which middleboxes forget a connection.
 pub(super) const HOLD: Duration = Duration::from_secs(50);

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body};
+use ca::Anchor;
 use certs::{Clock, ManualClock, Timestamp};
 use http::{HeaderMap, Method, Request, StatusCode};
 use serde_json::{Value, json};
@@ -20,7 +21,6 @@ use crate::{
         configs::{Manager, Stores},
     },
     expiry::{AuthorityEndings, Expiries, ExpirySource, LeafEndings, LeafFacts, TokenEndings},
-    node::Anchor,
     testing::{MemoryStore, Still, StillRotation},
 };
 

@@ -115,7 +115,7 @@ fn here(node: &NodeStatus, sds: &SdsStatus, unexpired: &[&Unexpired]) -> Depende
     let refusal = contexts().find_map(|context| context.nack.as_ref()).map(|nack| nack.words.clone());
     Dependent {
         name: node.node.to_string(),
-        connected: Some(Acknowledged { roots, refusal, proven: BTreeSet::new() }),
+        connected: Some(Acknowledged { roots, refusal, proven: node.proven_roots.keys().copied().collect() }),
         holds,
     }
 }
