@@ -22,8 +22,8 @@ use proto::credence::v1::{
     enrolment_service_server::EnrolmentServiceServer, renewal_service_server::RenewalServiceServer,
 };
 use spiffe::{
-    Binding, Bindings, BlockList, IssueError, IssuedSvid, NodeId, RequestId, SpiffeId, SvidIssuer,
-    SvidRequest, Tenant, TokenRefusal, Trust,
+    ActiveAuthority, Binding, Bindings, BlockList, IssueError, IssuedSvid, NodeId, RequestId, SpiffeId,
+    SvidIssuer, SvidRequest, Tenant, TokenRefusal, Trust,
     attestation::{CookieError, CookieKey, JoinToken, ProofError, StoredToken, TokenError},
 };
 use thiserror::Error;
@@ -83,6 +83,8 @@ pub struct NodeInputs {
     pub trust: watch::Receiver<Arc<Trust>>,
     /// Under which root we sign.
     pub anchor: watch::Receiver<Arc<Anchor>>,
+    /// Who signs, and whether what others signed is replaced at once.
+    pub authority: watch::Receiver<Option<ActiveAuthority>>,
     /// What nodes are entitled to.
     pub bindings: watch::Receiver<Arc<Bindings>>,
     /// Who is blocked.

@@ -252,6 +252,7 @@ async fn serve(
             store: Arc::new(store.clone()),
             trust: ca.trust(),
             anchor: ca.anchor(),
+            authority: ca.active(),
             bindings: configs.watch_bindings(),
             blocks: configs.watch_blocks(),
             refusals: refusals.clone(),

@@ -22,7 +22,7 @@ use super::{Call, Refusal, Renewal, ders};
 
 /// How long a call is held when there is no news. Below the minute after which middleboxes forget a connection.
 pub(super) const HOLD: Duration = Duration::from_secs(50);
-/// Over how long nodes renew when an authority of theirs is tainted: not all in one second, and soon.
+/// Over how long nodes renew when an authority of theirs is tainted: soon, and not all in one second.
 const SPREAD_WHEN_TAINTED: Duration = Duration::from_secs(10);
 /// Nodes whose last report is remembered; those that reported longest ago make room.
 const MAX_REPORTS: usize = 20_000;
@@ -196,6 +196,7 @@ impl Renewal {
     async fn hold(&self, mut held: Held<'_>) -> SyncResponse {
         let inputs = &self.door.inputs;
         let (mut trusts, mut anchors) = (inputs.trust.clone(), inputs.anchor.clone());
+        let mut authorities = inputs.authority.clone();
         loop {
             let now = inputs.clock.now();
             let (trust, anchor) =
@@ -205,7 +206,10 @@ impl Renewal {
             } else {
                 held.tainted_since = None;
             }
-            match judge(&held, &trust, &anchor, self.door.settings.authority_spread, now) {
+            let is_urgent = authorities.borrow_and_update().is_some_and(|active| active.is_urgent);
+            let spread = self.door.settings.authority_spread;
+            let spread = if is_urgent { spread.min(SPREAD_WHEN_TAINTED) } else { spread };
+            match judge(&held, &trust, &anchor, spread, now) {
                 Verdict::Answer { with_bundle, renew } => {
                     let bundle_der = if with_bundle { ders(trust.own().authorities()) } else { Vec::new() };
                     return SyncResponse { bundle_der, renew };
@@ -215,6 +219,7 @@ impl Renewal {
                     // When what publishes them is gone, the process ends; so does the connection.
                     Ok(()) = trusts.changed() => {}
                     Ok(()) = anchors.changed() => {}
+                    Ok(()) = authorities.changed() => {}
                 },
             }
         }

@@ -149,6 +149,7 @@ impl World {
             store: Arc::clone(&tokens) as Arc<dyn NodeStore>,
             trust: trust_read,
             anchor: anchor_read,
+            authority: watch::channel(None).1,
             bindings: bindings_read,
             blocks: blocks_read,
             refusals: Arc::clone(&heard) as Arc<dyn Refusals>,
