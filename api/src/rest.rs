@@ -97,6 +97,8 @@ fn routes() -> Router<Arc<Shared>> {
         .route("/authorities", get(trust::authorities))
         .route("/authorities/rotate", post(trust::rotate))
         .route("/bundle", get(trust::bundle))
+        .route("/authorities/root/rotation", get(trust::root_rotation).post(trust::rotate_root))
+        .route("/authorities/emergency", post(trust::emergency))
         .route("/certificates", get(trust::certificates))
         .route("/certificates/{serial}", get(trust::certificate))
         .route("/certificates/probe", post(trust::probe))

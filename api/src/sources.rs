@@ -2,6 +2,7 @@
 //! process is ready. `server` connects them; each has a fake in the tests of the router.
 
 use async_trait::async_trait;
+use ca::{RotationStatus, rotation::Wish};
 use certs::Timestamp;
 use spiffe::{AuthorityId, NodeId};
 
@@ -43,6 +44,32 @@ pub trait Rotation: Send + Sync {
     /// # Errors
     /// When it cannot be made or kept, or another rotation is under way.
     async fn rotate_issuing(&self, caller: &Caller, reason: &str) -> Result<AuthorityId, CallError>;
+
+    /// How the rotation of the root stands; `None` before the first look.
+    fn root_status(&self) -> Option<RotationStatus>;
+
+    /// Takes a step of the rotation of the root; with `dry_run` it only says whether it could be taken.
+    ///
+    /// # Errors
+    /// When it is not due, or somebody would break: by name and reason.
+    async fn rotate_root(
+        &self,
+        caller: &Caller,
+        wish: Wish,
+        reason: &str,
+        dry_run: bool,
+    ) -> Result<RotationStatus, CallError>;
+
+    /// Treats the key of an authority as stolen.
+    ///
+    /// # Errors
+    /// When there is no such authority, or the root's key is kept elsewhere.
+    async fn emergency(
+        &self,
+        caller: &Caller,
+        authority: AuthorityId,
+        reason: &str,
+    ) -> Result<RotationStatus, CallError>;
 }
 
 /// Renewals of leaves, ours and the nodes'.

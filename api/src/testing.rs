@@ -518,4 +518,22 @@ impl Rotation for StillRotation {
     async fn rotate_issuing(&self, _: &Caller, _: &str) -> Result<AuthorityId, CallError> {
         Ok(AuthorityId::of(SpkiHash([2; 32])))
     }
+
+    fn root_status(&self) -> Option<ca::RotationStatus> {
+        None
+    }
+
+    async fn rotate_root(
+        &self,
+        _: &Caller,
+        _: ca::rotation::Wish,
+        _: &str,
+        _: bool,
+    ) -> Result<ca::RotationStatus, CallError> {
+        Err(CallError::stopped("authority"))
+    }
+
+    async fn emergency(&self, _: &Caller, _: AuthorityId, _: &str) -> Result<ca::RotationStatus, CallError> {
+        Err(CallError::stopped("authority"))
+    }
 }

@@ -9,10 +9,12 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 mod expiry;
+mod rotation;
 mod sealing;
 mod secrets;
 
 pub use self::expiry::{Expiring, HeldLeaf, IdentityShown};
+pub use self::rotation::*;
 pub use self::sealing::*;
 pub use self::secrets::*;
 

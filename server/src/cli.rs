@@ -609,6 +609,80 @@ pub enum CaCommand {
     /// Replace an authority by one with a new key
     #[command(subcommand)]
     Rotate(RotateCommand),
+    /// The rotation of the root: bars, and who would break by its next step, by name
+    Status(CaStatusArgs),
+    /// An authority's key is stolen: a new root takes over within a minute, without waiting for laggards
+    #[command(after_help = "Examples:\n  credence ca emergency --authority 2c26b46b68ffc68f --dry-run\n  \
+                            credence ca emergency --authority 2c26b46b68ffc68f --reason \"key seen in a dump\"\n\n\
+                            Asked again, it shows how far that is.")]
+    Emergency(EmergencyArgs),
+}
+
+/// `ca status`.
+#[derive(Debug, Clone, Args)]
+pub struct CaStatusArgs {
+    /// Show it again every second until the rotation has ended
+    #[arg(long)]
+    pub watch: bool,
+    /// How to list.
+    #[command(flatten)]
+    pub list: ListArgs,
+}
+
+/// `ca emergency`.
+#[derive(Debug, Clone, Args)]
+pub struct EmergencyArgs {
+    /// The authority, as `ca show` names it
+    #[arg(long, value_name = "ID")]
+    pub authority: String,
+    /// Why, for the audit log
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    pub reason: String,
+    /// How to change.
+    #[command(flatten)]
+    pub change: ChangeArgs,
+}
+
+/// `ca rotate root`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum RootCommand {
+    /// Make the next root; it enters every bundle and signs nothing
+    Prepare(PrepareArgs),
+    /// Where it stands, and who would break by the next step
+    Status(CaStatusArgs),
+    /// Let the next root sign; waits for every connected node to have acknowledged it
+    Activate(RootStepArgs),
+    /// Replace at once what the old root signed, instead of spread over time
+    Taint(RootStepArgs),
+    /// Take the old root out of every bundle; refused while anybody depends on it
+    Finish(RootStepArgs),
+    /// Go back to the old root; possible until nothing depends on it, and not after a taint
+    Rollback(RootStepArgs),
+}
+
+/// `ca rotate root prepare`.
+#[derive(Debug, Clone, Args)]
+pub struct PrepareArgs {
+    /// The further steps follow by themselves as their gates open
+    #[arg(long)]
+    pub automatic: bool,
+    /// The step.
+    #[command(flatten)]
+    pub step: RootStepArgs,
+}
+
+/// A step of the rotation of the root.
+#[derive(Debug, Clone, Args)]
+pub struct RootStepArgs {
+    /// A node or operator that need not be waited for, as `ca status` names it; can be repeated
+    #[arg(long, value_name = "NAME")]
+    pub leave_behind: Vec<String>,
+    /// Why, for the audit log
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    pub reason: String,
+    /// How to change.
+    #[command(flatten)]
+    pub change: ChangeArgs,
 }
 
 /// `ca rotate`.
@@ -616,6 +690,14 @@ pub enum CaCommand {
 pub enum RotateCommand {
     /// The issuing authority; leaves follow, no request is lost
     Intermediate(RotateArgs),
+    /// The root, step by step; each step waits for what the nodes have acknowledged
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  credence ca rotate root prepare\n  credence ca rotate root status --watch\n  \
+                      credence ca rotate root activate --dry-run\n  credence ca rotate root finish --leave-behind \
+                      web-9"
+    )]
+    Root(RootCommand),
 }
 
 /// `ca rotate intermediate`.
@@ -650,6 +732,9 @@ pub struct CertListArgs {
     /// One class: node, workload, server, operator
     #[arg(long)]
     pub class: Option<String>,
+    /// Signed by this authority
+    #[arg(long, value_name = "ID")]
+    pub authority: Option<String>,
     /// Replaced, expired and failed ones too
     #[arg(long)]
     pub all: bool,

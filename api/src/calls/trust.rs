@@ -26,6 +26,8 @@ pub struct CertificateQuery {
     pub node: Option<NodeId>,
     /// Of this class: `node`, `workload`, `server`, `operator`.
     pub class: Option<Profile>,
+    /// Signed by this authority.
+    pub authority: Option<AuthorityId>,
     /// Expired, failed and replaced ones too.
     pub all: bool,
     /// At most this many.
@@ -102,6 +104,7 @@ impl Calls {
             id: query.id.clone(),
             node: query.node.clone(),
             profile: query.class,
+            authority: query.authority,
             valid_at: (!query.all).then_some(now),
             newest_only: !query.all,
             limit: query.limit + 1,

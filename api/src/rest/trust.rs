@@ -107,12 +107,38 @@ pub(super) async fn rotate(
     shared.calls.rotate_issuing(&caller, &wanted).await.map(Json)
 }
 
+pub(super) async fn root_rotation(
+    State(shared): App,
+    Params(Nothing {}): Params<Nothing>,
+) -> Answer<wire::RootRotation> {
+    shared.calls.root_rotation().await.map(Json)
+}
+
+pub(super) async fn rotate_root(
+    State(shared): App,
+    caller: Caller,
+    Params(Nothing {}): Params<Nothing>,
+    Body(wanted): Body<wire::RotateRoot>,
+) -> Answer<wire::RootRotation> {
+    shared.calls.rotate_root(&caller, &wanted).await.map(Json)
+}
+
+pub(super) async fn emergency(
+    State(shared): App,
+    caller: Caller,
+    Params(Nothing {}): Params<Nothing>,
+    Body(wanted): Body<wire::Emergency>,
+) -> Answer<wire::RootRotation> {
+    shared.calls.emergency(&caller, &wanted).await.map(Json)
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct CertificateParams {
     id: Option<String>,
     node: Option<String>,
     class: Option<String>,
+    authority: Option<String>,
     #[serde(default)]
     all: bool,
     limit: Option<usize>,
@@ -128,6 +154,7 @@ pub(super) async fn certificates(
         id: parameter("id", params.id.as_deref().map(SpiffeId::parse))?,
         node: parameter("node", params.node.as_deref().map(NodeId::parse))?,
         class: params.class.as_deref().map(class).transpose()?,
+        authority: parameter("authority", params.authority.as_deref().map(str::parse))?,
         all: params.all,
         limit: page(params.limit)?,
         offset: params.after.unwrap_or(0),

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, convert::Infallible, sync::Arc, time::Duration};
 
 use api::{
-    calls::{CallError, Caller},
+    calls::{CallError, Caller, reason_text},
     expiry::{LeafFact, LeafFacts},
     node::NodeSettings,
     sources::{MetricsText, NextRotation, Readiness as ReadinessPort, Renewals, Rotation},
@@ -11,7 +11,10 @@ use api::{
 };
 use async_trait::async_trait;
 use axum::{Router, body::Body};
-use ca::CaStatus;
+use ca::{
+    CaStatus, RotateError, RotationStatus,
+    rotation::{Refusal, Wish},
+};
 use certs::Clock;
 use http::Request;
 use hyper::body::Incoming;
@@ -93,6 +96,69 @@ impl Rotation for CaRotation {
             .rotate_issuing(caller.actor.clone(), reason)
             .await
             .map_err(|error| CallError::Unavailable { part: "authority", why: error.to_string() })
+    }
+
+    fn root_status(&self) -> Option<RotationStatus> {
+        self.0.status().borrow().rotation.clone()
+    }
+
+    async fn rotate_root(
+        &self,
+        caller: &Caller,
+        wish: Wish,
+        reason: &str,
+        dry_run: bool,
+    ) -> Result<RotationStatus, CallError> {
+        let step = if dry_run {
+            self.0.simulate_root(wish).await
+        } else {
+            self.0.rotate_root(wish, asked(caller, reason)).await
+        };
+        step.map_err(refused)
+    }
+
+    async fn emergency(
+        &self,
+        caller: &Caller,
+        authority: AuthorityId,
+        reason: &str,
+    ) -> Result<RotationStatus, CallError> {
+        self.0.emergency(authority, asked(caller, reason)).await.map_err(refused)
+    }
+}
+
+fn asked(caller: &Caller, reason: &str) -> ca::Asked {
+    ca::Asked { actor: caller.actor.clone(), reason: reason.to_owned() }
+}
+
+/// The most laggards that an error names; the status lists them all.
+const MAX_NAMED: usize = 5;
+
+fn refused(error: RotateError) -> CallError {
+    let (what, name) = ("rotation of", "the root".to_owned());
+    match error {
+        RotateError::Refused(Refusal::Laggards { step, laggards }) => {
+            let first = laggards.iter().take(MAX_NAMED);
+            let names: Vec<String> =
+                first.map(|one| format!("{} {}", one.name, reason_text(&one.reason))).collect();
+            let more = match laggards.len().saturating_sub(MAX_NAMED) {
+                0 => String::new(),
+                more => format!("; and {more} more"),
+            };
+            CallError::Policy(format!("{} would break: {}{more}", step.word(), names.join("; ")))
+        }
+        RotateError::Refused(
+            refusal @ (Refusal::Settling { .. } | Refusal::NoRootKey | Refusal::Emergency),
+        ) => CallError::Policy(refusal.to_string()),
+        RotateError::Refused(Refusal::Unknown(name)) => {
+            CallError::Parameter { what: "leave_behind", why: format!("{name:?} is in nobody's way") }
+        }
+        RotateError::Refused(refusal @ (Refusal::OutOfOrder { .. } | Refusal::Drained | Refusal::Busy)) => {
+            CallError::Conflict { what, name, why: format!("is elsewhere: {refusal}") }
+        }
+        RotateError::NotFound(id) => CallError::NotFound { what: "authority", name: id.to_string() },
+        RotateError::Failed(why) => CallError::Unavailable { part: "authority", why },
+        RotateError::Unavailable => CallError::stopped("authority"),
     }
 }
 

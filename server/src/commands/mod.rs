@@ -13,6 +13,7 @@ mod expiry;
 mod expose;
 mod kek;
 mod proxies;
+mod rotation;
 mod secret;
 mod status;
 mod trust;

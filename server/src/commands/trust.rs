@@ -3,7 +3,7 @@
 use api::wire;
 use certs::Clock;
 
-use super::{dash, done, dry, expiry, may_go_on, parse_duration};
+use super::{dash, done, dry, expiry, may_go_on, parse_duration, rotation};
 use crate::{
     cli::{
         AuditCommand, AuditListArgs, BlockArgs, CaCommand, CertCommand, CertListArgs, ChangeArgs, Format,
@@ -23,6 +23,9 @@ pub(super) async fn ca(command: CaCommand) -> Result<Exit, Failure> {
             Ok(Exit::Ok)
         }
         CaCommand::Rotate(RotateCommand::Intermediate(args)) => rotate(&args).await,
+        CaCommand::Rotate(RotateCommand::Root(command)) => rotation::root(command).await,
+        CaCommand::Status(args) => rotation::status(&args).await,
+        CaCommand::Emergency(args) => rotation::emergency(&args).await,
     }
 }
 
@@ -89,7 +92,9 @@ pub(super) async fn cert(command: CertCommand) -> Result<Exit, Failure> {
 async fn cert_list(args: &CertListArgs) -> Result<Exit, Failure> {
     let client = Client::open(&args.list.server)?;
     let mut path = format!("/certificates?all={}", args.all);
-    for (name, value) in [("id", &args.id), ("node", &args.node), ("class", &args.class)] {
+    for (name, value) in
+        [("id", &args.id), ("node", &args.node), ("class", &args.class), ("authority", &args.authority)]
+    {
         if let Some(value) = value {
             path.push_str(&format!("&{name}={}", encode(value)));
         }

@@ -1,0 +1,149 @@
+//! The rotation of the root, and the answer to a stolen key.
+
+use std::collections::BTreeSet;
+
+use ca::{
+    RotationStatus,
+    dependents::{Laggard, Reason},
+    rotation::{Step, Wish},
+};
+use spiffe::AuthorityId;
+
+use super::{CallError, Caller, Calls, trust::unavailable};
+use crate::wire;
+
+/// The most laggards that an answer lists.
+const MAX_LISTED: usize = 1_000;
+
+impl Calls {
+    /// How the rotation of the root stands, and who would break by its next step.
+    ///
+    /// # Errors
+    /// While the process has not looked yet.
+    pub async fn root_rotation(&self) -> Result<wire::RootRotation, CallError> {
+        let missing = || CallError::Unavailable { part: "authority", why: "it was not looked at yet".into() };
+        let status = self.rotation.root_status().ok_or_else(missing)?;
+        self.shown_rotation(&status, false).await
+    }
+
+    /// Takes a step of the rotation of the root, or says whether it could be taken.
+    ///
+    /// # Errors
+    /// When the step is unknown, not due, or a gate is closed.
+    pub async fn rotate_root(
+        &self,
+        caller: &Caller,
+        wanted: &wire::RotateRoot,
+    ) -> Result<wire::RootRotation, CallError> {
+        let wish = Wish {
+            step: step(&wanted.step)?,
+            leave_behind: wanted.leave_behind.iter().cloned().collect::<BTreeSet<_>>(),
+            automatic: wanted.automatic,
+        };
+        let status = self.rotation.rotate_root(caller, wish, &wanted.reason, wanted.dry_run).await?;
+        self.shown_rotation(&status, wanted.dry_run).await
+    }
+
+    /// Treats an authority's key as stolen. Asked again, it says how far that is.
+    ///
+    /// # Errors
+    /// When there is no such authority, or the root's key is kept elsewhere.
+    pub async fn emergency(
+        &self,
+        caller: &Caller,
+        wanted: &wire::Emergency,
+    ) -> Result<wire::RootRotation, CallError> {
+        let bad = |why: String| CallError::Parameter { what: "authority", why };
+        let authority: AuthorityId =
+            wanted.authority.parse().map_err(|error: hex::FromHexError| bad(error.to_string()))?;
+        if wanted.dry_run {
+            let records =
+                self.authorities.load().await.map_err(|error| unavailable("authorities", &error))?;
+            if !records.iter().any(|record| record.id == authority) {
+                return Err(CallError::NotFound { what: "authority", name: wanted.authority.clone() });
+            }
+            return Ok(wire::RootRotation { dry_run: true, ..self.root_rotation().await? });
+        }
+        let status = self.rotation.emergency(caller, authority, &wanted.reason).await?;
+        self.shown_rotation(&status, false).await
+    }
+
+    async fn shown_rotation(
+        &self,
+        status: &RotationStatus,
+        dry_run: bool,
+    ) -> Result<wire::RootRotation, CallError> {
+        let signed = match status.emergency {
+            None => None,
+            Some(_) => {
+                let records =
+                    self.authorities.load().await.map_err(|error| unavailable("authorities", &error))?;
+                let outgoing = if status.phase == "active" { status.other } else { status.root };
+                let below = records.iter().filter(|one| one.parent == outgoing || Some(one.id) == outgoing);
+                let ids: Vec<AuthorityId> = below.map(|record| record.id).collect();
+                let issued = self.journal.issued(&ids, self.clock.now()).await;
+                Some(issued.map_err(|error| unavailable("journal", &error))?.len())
+            }
+        };
+        let text = |time: certs::Timestamp| time.to_string();
+        Ok(wire::RootRotation {
+            phase: status.phase.clone(),
+            standing: status.standing.clone(),
+            dry_run,
+            root: status.root.map(|id| id.to_string()),
+            other: status.other.map(|id| id.to_string()),
+            automatic: status.is_automatic,
+            emergency_since: status.emergency.map(text),
+            at_risk: status.is_at_risk,
+            due: status.due.iter().map(|step| step.word().to_owned()).collect(),
+            since: status.since.map(text),
+            tally: wire::RotationTally {
+                connected: status.tally.connected,
+                bundle: status.tally.bundle,
+                holders: status.tally.holders,
+                renewed: status.tally.renewed,
+                proven: status.tally.proven,
+            },
+            laggards: status.laggards.iter().take(MAX_LISTED).map(shown_laggard).collect(),
+            laggard_count: status.laggards.len(),
+            settles: status.settles.map(text),
+            signed,
+        })
+    }
+}
+
+fn step(word: &str) -> Result<Step, CallError> {
+    let steps = [Step::Prepare, Step::Activate, Step::Taint, Step::Finish, Step::Rollback];
+    steps.into_iter().find(|step| step.word() == word).ok_or_else(|| CallError::Parameter {
+        what: "step",
+        why: format!("{word:?} is none of prepare, activate, taint, finish, rollback"),
+    })
+}
+
+fn shown_laggard(laggard: &Laggard) -> wire::Laggard {
+    wire::Laggard {
+        name: laggard.name.clone(),
+        connected: laggard.is_connected,
+        reason: reason_text(&laggard.reason),
+    }
+}
+
+/// Why somebody would break, in words.
+#[must_use]
+pub fn reason_text(reason: &Reason) -> String {
+    match reason {
+        Reason::BundleNotAcknowledged => "has not acknowledged a bundle with the new root".to_owned(),
+        Reason::BundleRefused { words } => format!("refused the bundle with the new root: {words}"),
+        Reason::Shows { id, until } => {
+            format!("shows a certificate of {id} from the old root, until {until}")
+        }
+        Reason::MayHold { id, until } => {
+            format!("is not connected and may hold a certificate of {id} from the old root, until {until}")
+        }
+        Reason::NotProven => {
+            "has not verified our own certificate under the new root; its trust bundle file \
+                              may be stale"
+                .to_owned()
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! `ca rotate root …`, `ca status`, `ca emergency`: the rotation of the root, with who would break by name.
+
+use std::time::Duration;
+
+use api::wire;
+
+use super::may_go_on;
+use crate::{
+    cli::{CaStatusArgs, EmergencyArgs, RootCommand, RootStepArgs},
+    client::Client,
+    output::{self, Exit, Failure, say},
+};
+
+const PATH: &str = "/authorities/root/rotation";
+/// How often a watched rotation is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+/// How wide a bar is.
+const BAR: usize = 20;
+
+pub(super) async fn root(command: RootCommand) -> Result<Exit, Failure> {
+    match command {
+        RootCommand::Prepare(args) => {
+            let question = "make another root and put it into every bundle?";
+            step("prepare", args.automatic, &args.step, question).await
+        }
+        RootCommand::Activate(args) => step("activate", false, &args, "let the new root sign?").await,
+        RootCommand::Taint(args) => {
+            step("taint", false, &args, "replace at once everything that the old root signed?").await
+        }
+        RootCommand::Finish(args) => {
+            step("finish", false, &args, "take the old root out of every bundle and destroy its key?").await
+        }
+        RootCommand::Rollback(args) => step("rollback", false, &args, "go back to the old root?").await,
+        RootCommand::Status(args) => status(&args).await,
+    }
+}
+
+async fn step(word: &str, automatic: bool, args: &RootStepArgs, question: &str) -> Result<Exit, Failure> {
+    let client = Client::open(&args.change.server)?;
+    let mut wanted = wire::RotateRoot {
+        step: word.to_owned(),
+        automatic,
+        leave_behind: args.leave_behind.clone(),
+        dry_run: true,
+        reason: args.reason.clone(),
+    };
+    let planned: wire::RootRotation = client.post(PATH, &wanted).await?;
+    if args.change.dry_run {
+        output::show(args.change.output, &planned, |planned| format!("would {word}\n{}", text(planned)))?;
+        return Ok(Exit::Ok);
+    }
+    if !args.change.yes {
+        output::note(&text(&planned));
+        may_go_on(&args.change, question)?;
+    }
+    wanted.dry_run = false;
+    let done: wire::RootRotation = client.post(PATH, &wanted).await?;
+    output::show(args.change.output, &done, text)?;
+    Ok(Exit::Ok)
+}
+
+pub(super) async fn status(args: &CaStatusArgs) -> Result<Exit, Failure> {
+    let client = Client::open(&args.list.server)?;
+    loop {
+        let now: wire::RootRotation = client.get(PATH).await?;
+        output::show(args.list.output, &now, text)?;
+        if !args.watch || now.phase == "steady" {
+            return Ok(Exit::Ok);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+pub(super) async fn emergency(args: &EmergencyArgs) -> Result<Exit, Failure> {
+    let client = Client::open(&args.change.server)?;
+    let mut wanted =
+        wire::Emergency { authority: args.authority.clone(), dry_run: true, reason: args.reason.clone() };
+    let planned: wire::RootRotation = client.post("/authorities/emergency", &wanted).await?;
+    let plan = plan(&args.authority);
+    if args.change.dry_run {
+        output::show(args.change.output, &planned, |planned| format!("{plan}{}", text(planned)))?;
+        return Ok(Exit::Ok);
+    }
+    if !args.change.yes && planned.emergency_since.is_none() {
+        output::note(&plan);
+        may_go_on(&args.change, "treat its key as stolen?")?;
+    }
+    wanted.dry_run = false;
+    let mut now: wire::RootRotation = client.post("/authorities/emergency", &wanted).await?;
+    // The answer says how far it is; whoever asked wants to see the end.
+    while now.emergency_since.is_some() {
+        say(&text(&now));
+        tokio::time::sleep(LOOK).await;
+        now = client.get(PATH).await?;
+    }
+    output::show(args.change.output, &now, text)?;
+    say(&format!(
+        "every certificate that it signed: credence cert list --all --authority {}",
+        args.authority
+    ));
+    Ok(Exit::Ok)
+}
+
+fn plan(authority: &str) -> String {
+    [
+        format!("treats the key of {authority} as stolen:"),
+        "  1. it and its root sign nothing more".to_owned(),
+        "  2. a new root and issuing authority enter every bundle, and sign after 15 s at the latest"
+            .to_owned(),
+        "  3. every leaf is issued again at once, those that most proxies show first".to_owned(),
+        "  4. the old root leaves the bundle after 60 s at the latest; who lags then must enrol again"
+            .to_owned(),
+    ]
+    .join("\n")
+        + "\n"
+}
+
+fn bar(part: usize, whole: usize) -> String {
+    let filled = if whole == 0 { BAR } else { BAR * part.min(whole) / whole };
+    format!("[{}{}] {part}/{whole}", "#".repeat(filled), ".".repeat(BAR - filled))
+}
+
+fn text(now: &wire::RootRotation) -> String {
+    let mut text = format!("{}\n", now.standing);
+    if let Some(since) = &now.emergency_since {
+        text.push_str(&format!("EMERGENCY since {since}: the old root's key is believed to be stolen\n"));
+    }
+    if now.at_risk {
+        text.push_str(
+            "AT RISK: the root has passed three quarters of its life and its replacement is stuck\n",
+        );
+    }
+    if now.phase != "steady" {
+        let tally = &now.tally;
+        let bars = [
+            ("bundle acknowledged", tally.bundle, tally.connected),
+            ("certificates renewed", tally.renewed, tally.holders),
+            ("know us by the new root", tally.proven, tally.connected),
+        ];
+        for (name, part, whole) in bars {
+            text.push_str(&format!("  {name:<24}{}\n", bar(part, whole)));
+        }
+        if let Some(settles) = &now.settles {
+            text.push_str(&format!("  {:<24}{settles}\n", "old connections end by"));
+        }
+        let mode = if now.automatic { "follow by themselves as gates open" } else { "wait for commands" };
+        text.push_str(&format!("steps {mode}; due: {}\n", now.due.join(", ")));
+    }
+    if now.laggard_count > 0 {
+        text.push_str(&format!("who would break by the next step now: {}\n", now.laggard_count));
+        let rows = now.laggards.iter().map(|one| {
+            vec![one.name.clone(), if one.connected { "yes" } else { "no" }.to_owned(), one.reason.clone()]
+        });
+        text.push_str(&output::table(&["name", "connected", "why"], rows));
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shows_bars_and_laggards_by_name() {
+        let laggard =
+            wire::Laggard { name: "web-1".into(), connected: false, reason: "is not connected".into() };
+        let now = wire::RootRotation {
+            phase: "active".into(),
+            standing: "root a signs, b still verifies".into(),
+            due: vec!["finish".into()],
+            tally: wire::RotationTally { connected: 4, bundle: 3, holders: 5, renewed: 5, proven: 0 },
+            laggards: vec![laggard],
+            laggard_count: 1,
+            ..Default::default()
+        };
+        let text = text(&now);
+        for words in ["[###############.....] 3/4", "[####################] 5/5", "web-1", "due: finish"] {
+            assert!(text.contains(words), "{words}: {text}");
+        }
+        assert_eq!(bar(0, 0), "[####################] 0/0");
+    }
+}
