@@ -249,6 +249,28 @@ impl Sandbox {
         self.end(&name, child).await
     }
 
+    /// Stops the agent of a node where it is; its Envoy runs on. So its files stay what they are.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn freeze_agent(&self, node: &str) -> anyhow::Result<()> {
+        self.signal_agent(node, rustix::process::Signal::STOP)
+    }
+
+    /// Lets a frozen agent go on.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn thaw_agent(&self, node: &str) -> anyhow::Result<()> {
+        self.signal_agent(node, rustix::process::Signal::CONT)
+    }
+
+    fn signal_agent(&self, node: &str, signal: rustix::process::Signal) -> anyhow::Result<()> {
+        let agent = self.agents.iter().find(|(name, _)| name == node).context("no such agent")?;
+        let process = process_of(&agent.1).context("the agent has ended")?;
+        rustix::process::kill_process(process, signal).context("the agent cannot be signalled")
+    }
+
     /// Applies documents.
     ///
     /// # Errors

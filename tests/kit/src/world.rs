@@ -216,6 +216,13 @@ impl TestWorld {
         &self.rest
     }
 
+    /// Reads the operator's certificate again: a command may have replaced it.
+    pub fn read_operator(&mut self) {
+        let admin = self.sandbox().path("credence-admin");
+        let operator = Identity::from_files(&admin.join("operator.crt"), &admin.join("operator.key"));
+        self.rest = Rest::new(self.ports().rest, Some(operator));
+    }
+
     /// Runs a command, which must succeed, and reads its JSON.
     ///
     /// # Panics
