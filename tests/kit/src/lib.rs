@@ -17,6 +17,7 @@ mod enrolment;
 mod eventually;
 mod kept;
 mod load;
+mod many;
 mod netns;
 mod pair;
 mod rest;
@@ -27,6 +28,7 @@ mod world;
 mod xds;
 
 pub use agent::envoy::Admin;
+pub use fleet;
 pub use server::{clock::SystemClock, config::Config};
 
 pub use self::authority::Keys;
@@ -35,6 +37,7 @@ pub use self::enrolment::{Enrolled, Enrolment, JoinAnswer, renew};
 pub use self::eventually::{PATIENCE, eventually, within};
 pub use self::kept::{Kept, Speaks};
 pub use self::load::{Load, LoadPlan, LoadReport, get};
+pub use self::many::all;
 pub use self::netns::NetworkNamespace;
 pub use self::pair::Pair;
 pub use self::rest::{Answer, Rest};

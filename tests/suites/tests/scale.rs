@@ -3,10 +3,7 @@
 use std::{fmt::Write, time::Duration};
 
 use futures::{StreamExt, stream};
-use http::Method;
-use kit::{
-    CDS, DeltaStream, EDS, Identity, LDS, Rest, TestWorld, WorldOptions, XdsClient, eventually, within,
-};
+use kit::{CDS, DeltaStream, EDS, Identity, LDS, TestWorld, WorldOptions, XdsClient, eventually, within};
 use serde_json::json;
 
 const STREAMS: usize = 1_000;
@@ -54,32 +51,15 @@ async fn one_changed_endpoint_among_ten_thousand_resources_costs_one_resource() 
     world.finish().await;
 }
 
-/// Bindings by the API, under several operators because each may call only so often.
+/// Bindings by the API; the certificates are signed by the world itself, which is faster than a thousand tokens.
 async fn enrol(world: &TestWorld) {
-    let signer = world.keys().world();
-    let operators: Vec<Rest> = (0..40)
-        .map(|number| {
-            let id = world.id(&format!("credence/operator/scale-{number}"));
-            Rest::new(world.ports().rest, Some(Identity::of(&signer.leaf(&id))))
-        })
-        .collect();
     let identity = world.id("scale");
-    let mut calls = stream::iter(0..=STREAMS)
-        .map(|number| {
-            let operator = &operators[number % operators.len()];
+    world
+        .enroll_all((0..=STREAMS).map(|number| {
             let role = if number == STREAMS { "interested" } else { "other" };
-            let body = json!({
-                "node": format!("n{number}"), "identities": [identity], "labels": { "role": role },
-            });
-            async move {
-                operator.call(Method::POST, "/api/v1/proxies", "application/json", body.to_string()).await
-            }
-        })
-        .buffer_unordered(32);
-    while let Some(answer) = calls.next().await {
-        let answer = answer.expect("an answer");
-        assert!((200..300).contains(&answer.status), "{}", answer.text);
-    }
+            json!({ "node": format!("n{number}"), "identities": [identity], "labels": { "role": role } })
+        }))
+        .await;
 }
 
 /// `CLUSTERS` EDS clusters with as many `Endpoints`, in documents of bearable size.
