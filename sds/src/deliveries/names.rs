@@ -10,7 +10,7 @@ use xds::{Resource, SecretOffer};
 use super::{Deliveries, MAX_CONTEXTS, leaf::LeafState, shorten};
 use crate::{
     LeafKey,
-    access::{self, Grant},
+    access::{self, Absence, Grant},
     imported::SecretName,
     rotation::Event,
     secret,
@@ -77,7 +77,15 @@ impl Deliveries {
                 if before != Some(None) {
                     self.refuse(stream, name, &absence, now);
                 }
-                SecretOffer::Absent
+                match absence {
+                    // A removal revokes nothing: Envoy keeps what it has (xds.md 108). Peers refuse who is blocked.
+                    Absence::Blocked(_) => SecretOffer::Pending,
+                    Absence::UnknownName
+                    | Absence::NotBound(_)
+                    | Absence::NotGranted(_)
+                    | Absence::SecretNotGranted(_)
+                    | Absence::UnknownDomain(_) => SecretOffer::Absent,
+                }
             }
         }
     }
@@ -146,7 +154,7 @@ impl Deliveries {
         SecretOffer::Held(resource)
     }
 
-    fn refuse(&mut self, stream: u64, name: &str, absence: &access::Absence, now: Timestamp) {
+    fn refuse(&mut self, stream: u64, name: &str, absence: &Absence, now: Timestamp) {
         self.status.counters.refused_names += 1;
         self.is_dirty = true;
         let Some(state) = self.streams.get(&stream) else { return };
