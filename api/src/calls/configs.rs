@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use xds::{
     TypeUrl, Views,
-    catalog::{Applied, Catalog, Change, Explained},
+    catalog::{Applied, Catalog, Change, Concerned, Explained},
     model::{self, Document, DocumentKey, Problems, Scope},
     translate::Denied,
 };
@@ -130,7 +130,7 @@ enum Command {
         reply: Reply<()>,
     },
     Remove(NodeId, Box<Event>, Reply<()>),
-    Concerned(SpiffeId, Reply<(usize, usize)>),
+    Concerned(SpiffeId, Reply<Concerned>),
     Block(SpiffeId, Verdict, Box<Event>, Reply<()>),
     Unblock(SpiffeId, Box<Event>, Reply<()>),
 }
@@ -228,11 +228,11 @@ impl Handle {
         self.ask(|reply| Command::Block(id, verdict, Box::new(event), reply)).await
     }
 
-    /// How many clusters have `id` for a server, and on how many nodes they are: what a block of it would change.
+    /// What a block of `id` concerns.
     ///
     /// # Errors
     /// When the manager has stopped.
-    pub async fn concerned(&self, id: SpiffeId) -> Result<(usize, usize), CallError> {
+    pub async fn concerned(&self, id: SpiffeId) -> Result<Concerned, CallError> {
         self.ask(|reply| Command::Concerned(id, reply)).await
     }
 
@@ -359,12 +359,7 @@ impl Manager {
             }
             Command::Remove(node, event, reply) => drop(reply.send(self.remove(&node, *event).await)),
             Command::Concerned(id, reply) => {
-                let mut denied = self.blocks.borrow().enforced();
-                let before = Denied::new(denied.clone());
-                if !denied.remove(&id) {
-                    denied.insert(id);
-                }
-                drop(reply.send(Ok(self.catalog.touched_by(&before, &Denied::new(denied)))));
+                drop(reply.send(Ok(self.catalog.concerned(&id))));
             }
             Command::Block(id, verdict, event, reply) => {
                 drop(reply.send(self.block(&id, &verdict, *event).await));

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use audit::Action;
 use spiffe::{BindingState, Class, SpiffeId};
-use xds::{TypeUrl, Uptake};
+use xds::{TypeUrl, Uptake, catalog::Concerned};
 
 use super::{CallError, Caller, Calls, configs::Verdict, error};
 use crate::wire;
@@ -152,14 +152,26 @@ impl Calls {
                 "certificates that it has work until they end, --now makes every proxy refuse it".to_owned()
             );
         }
-        let (clusters, nodes) = self.configs.concerned(id.clone()).await?;
+        let Concerned { clusters, cluster_nodes, tcp_listeners, tcp_nodes } =
+            self.configs.concerned(id.clone()).await?;
         let proxies = self.enforcement().proxies;
+        let sessions = if tcp_listeners == 0 {
+            "no TCP listener admits it".to_owned()
+        } else {
+            let some: Vec<_> = tcp_nodes.iter().take(MAX_NAMES).map(ToString::to_string).collect();
+            format!(
+                "{} on {} may hold TCP sessions of it, which last until they close: {}",
+                count(tcp_listeners, "listener", "listeners"),
+                count(tcp_nodes.len(), "proxy", "proxies"),
+                some.join(", "),
+            )
+        };
         Ok(format!(
             "every proxy ({proxies} with listeners or clusters) refuses its requests, on open connections too; {} on \
-             {} that name it take it for a server no more; no listener changes, so no connection of others ends; TCP \
-             sessions that are open now last until they close",
+             {} that name it take it for a server no more; no listener changes, so no connection of others ends; \
+             {sessions}",
             count(clusters, "cluster", "clusters"),
-            count(nodes, "proxy", "proxies"),
+            count(cluster_nodes, "proxy", "proxies"),
         ))
     }
 

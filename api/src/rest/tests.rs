@@ -348,6 +348,40 @@ async fn blocks_and_frees_identities() {
 }
 
 #[tokio::test]
+async fn a_block_that_holds_now_says_on_how_many_proxies_it_is_acknowledged() {
+    let world = world().await;
+    let id = "spiffe://td.example/web";
+    let call = |body| async { world.json("POST", "/api/v1/identities/block", body).await };
+    let planned = call(json!({"id": id, "now": true, "dry_run": true})).await;
+    assert_eq!((planned.status, &planned.body["enforcement"]), (StatusCode::OK, &Value::Null));
+    assert!(planned.body["summary"].as_str().unwrap().starts_with("would block"), "{}", planned.body);
+    assert_eq!(world.get(&format!("/api/v1/identities?id={id}")).await.status, StatusCode::NOT_FOUND);
+    // It can begin as one that refuses what is new only, and that is no longer a way back.
+    let soft = call(json!({"id": id})).await;
+    assert!(soft.body["summary"].as_str().unwrap().contains("--now"), "{}", soft.body);
+    let listed = world.get(&format!("/api/v1/identities?id={id}")).await;
+    assert_eq!(listed.body["items"][0]["enforcement"], Value::Null);
+    let hard = call(json!({"id": id, "now": true, "reason": "stolen"})).await;
+    assert_eq!(hard.status, StatusCode::OK, "{}", hard.body);
+    assert_eq!(hard.body["enforcement"]["proxies"], 0);
+    assert!(hard.body["summary"].as_str().unwrap().contains("blocked on 0/0 proxies in"), "{}", hard.body);
+    let listed = world.get(&format!("/api/v1/identities?id={id}")).await;
+    assert_eq!(listed.body["items"].as_array().unwrap().len(), 1);
+    assert_eq!(listed.body["items"][0]["enforcement"]["acknowledged"], 0);
+    for body in [json!({"id": id, "now": true}), json!({"id": id})] {
+        assert_eq!(call(body).await.status, StatusCode::CONFLICT);
+    }
+    // Nodes are known to us only, and their workloads are others'.
+    let node = call(json!({"id": "spiffe://td.example/credence/node/web-1", "now": true})).await;
+    assert_eq!(node.body["enforcement"], Value::Null, "{}", node.body);
+    let freed = world.json("POST", "/api/v1/identities/unblock", json!({"id": id})).await;
+    assert_eq!(freed.body["enforcement"]["proxies"], 0, "{}", freed.body);
+    let body = json!({"id": id, "now": true}).to_string();
+    let request = request("POST", "/api/v1/identities/unblock", "application/json", body);
+    world.refuses(request, 400, "syntax").await;
+}
+
+#[tokio::test]
 async fn shows_trust_audit_and_status() {
     let world = world().await;
     world.applied(ENDPOINTS).await;

@@ -6,11 +6,13 @@ use std::{
     sync::Arc,
 };
 
+use spiffe::{NodeId, SpiffeId};
+
 use super::{Catalog, Class, Held, staging::Staging};
 use crate::{
     Resource, Snapshot, TypeUrl, ViewId, Views,
-    model::{Cluster, Document, DocumentKey, Spec},
-    translate::{Denied, is_touched, translate},
+    model::{Cluster, Document, DocumentKey, Filter, FilterChain, Listener, MtlsMode, Spec},
+    translate::{Denied, is_touched, listener_mode, names_server, translate},
 };
 
 impl Catalog {
@@ -30,25 +32,60 @@ impl Catalog {
         self.views()
     }
 
-    /// How many clusters, on how many nodes, take other servers when `after` are refused instead of `before`.
+    /// What a block of `id`, or lifting it, concerns.
     #[must_use]
-    pub fn touched_by(&self, before: &Denied, after: &Denied) -> (usize, usize) {
-        let touched = |held: &Held| clusters(&held.document, before, after).count();
-        let of_class = |class: &Class| -> usize {
-            class
-                .key
-                .members
-                .iter()
-                .filter_map(|member| self.state.documents.get(member))
-                .map(|held| touched(held))
-                .sum()
-        };
-        let counts: BTreeMap<ViewId, usize> =
-            self.state.classes.iter().map(|(id, class)| (*id, of_class(class))).collect();
-        let of_nodes = self.state.views.view_of.values().filter_map(|id| counts.get(id));
-        let concerned = of_nodes.filter(|count| **count > 0);
-        concerned.fold((0, 0), |(clusters, nodes), count| (clusters + count, nodes + 1))
+    pub fn concerned(&self, id: &SpiffeId) -> Concerned {
+        let mut by_class: BTreeMap<ViewId, (usize, usize)> = BTreeMap::new();
+        for (view, class) in &self.state.classes {
+            let held = class.key.members.iter().filter_map(|member| self.state.documents.get(member));
+            let configs = held.filter_map(|held| match &held.document.spec {
+                Spec::ProxyConfig(config) => Some(config),
+                Spec::Endpoints(_) => None,
+            });
+            let counts = configs.fold((0, 0), |(clusters, listeners), config| {
+                let named = config.clusters.iter().filter(|cluster| names_server(cluster, id)).count();
+                let open =
+                    config.listeners.iter().filter(|listener| self.may_hold_session(listener, id)).count();
+                (clusters + named, listeners + open)
+            });
+            by_class.insert(*view, counts);
+        }
+        let mut concerned = Concerned::default();
+        for (node, view) in &self.state.views.view_of {
+            let (clusters, listeners) = by_class.get(view).copied().unwrap_or_default();
+            concerned.clusters += clusters;
+            concerned.cluster_nodes += usize::from(clusters > 0);
+            concerned.tcp_listeners += listeners;
+            if listeners > 0 {
+                concerned.tcp_nodes.insert(node.clone());
+            }
+        }
+        concerned
     }
+
+    fn may_hold_session(&self, listener: &Listener, id: &SpiffeId) -> bool {
+        let is_tcp =
+            |chain: &FilterChain| chain.filters.iter().any(|filter| matches!(filter, Filter::Tcp(_)));
+        let admits =
+            listener.mtls.as_ref().is_none_or(|mtls| mtls.allow.is_empty() || mtls.allow.contains(id));
+        admits
+            && listener_mode(listener, &self.context.defaults) != MtlsMode::Off
+            && listener.filter_chains.iter().any(is_tcp)
+    }
+}
+
+/// What a block concerns, node by node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Concerned {
+    /// Clusters that name the identity for a server, counted on every node.
+    pub clusters: usize,
+    /// The nodes that have them.
+    pub cluster_nodes: usize,
+    /// Listeners with TCP chains that admit the identity, counted on every node: it may have sessions there, which
+    /// no filter ends.
+    pub tcp_listeners: usize,
+    /// The nodes that have them.
+    pub tcp_nodes: BTreeSet<NodeId>,
 }
 
 impl Staging<'_> {

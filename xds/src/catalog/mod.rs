@@ -27,6 +27,7 @@ mod staging;
 #[cfg(test)]
 mod tests;
 
+pub use self::blocks::Concerned;
 pub use self::plan::{Plan, PlannedNodes, ResourceChange};
 
 use self::staging::Staging;

@@ -338,7 +338,11 @@ fn a_block_is_one_resource_for_all_nodes_and_changes_no_listener() {
         .collect();
     let before = catalog.apply(puts(&all)).unwrap().views;
     let denied = blocked(&["web"]);
-    assert_eq!(catalog.touched_by(&Denied::default(), &denied), (200, 200), "the clusters called e");
+    let web = SpiffeId::parse("spiffe://prod.example/web").unwrap();
+    let concerned = catalog.concerned(&web);
+    assert_eq!((concerned.clusters, concerned.cluster_nodes), (200, 200), "the clusters called e");
+    assert_eq!((concerned.tcp_listeners, concerned.tcp_nodes.len()), (1000, 1000));
+    assert_eq!(catalog.concerned(&SpiffeId::parse("spiffe://prod.example/x").unwrap()).clusters, 0);
     let encoded = catalog.counters().encoded();
     let after = catalog.deny(denied);
     // Two filters, and the two documents with a cluster that has it for a server.

@@ -20,7 +20,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{
-    Hub, Resource, SecretFeed, SecretOffer, SecretView, Snapshot, Sync, Version, ViewId, wire::Deframer,
+    Hub, Resource, SecretFeed, SecretOffer, SecretView, Snapshot, Sync, Uptake, Version, ViewId,
+    wire::Deframer,
 };
 
 const ADS_DELTA: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
@@ -319,9 +320,14 @@ async fn a_change_reaches_the_node_and_its_answer_the_board() {
     let mut client = Client::open(&world, "n0", ADS_DELTA);
     let node = NodeId::parse("n0").unwrap();
     let mut changes = world.board.changes(&node);
+    let uptake = |world: &World| {
+        let snapshot = world.views.get(&node).unwrap();
+        world.board.uptake(&node, snapshot, &[TypeUrl::Cluster, TypeUrl::Extension])
+    };
     client.subscribe(TypeUrl::Cluster, &[]);
     let response = client.delta().unwrap();
     assert_eq!(response.resources[0].name, "a");
+    assert_eq!(uptake(&world), Uptake::Waiting);
     assert_eq!(response.control_plane.as_ref().unwrap().identifier, "credence");
     let status = world.board.node(&node).unwrap();
     assert_eq!((status.sync, status.is_connected), (Sync::Stale, true));
@@ -329,12 +335,15 @@ async fn a_change_reaches_the_node_and_its_answer_the_board() {
     assert_eq!(client.delta(), None);
     let status = world.board.node(&node).unwrap();
     assert_eq!(status.sync, Sync::Synced);
+    assert_eq!(uptake(&world), Uptake::Acknowledged);
     assert!(changes.has_changed().unwrap());
     changes.mark_unchanged();
     world.publish_one(TypeUrl::Cluster, "a", "2");
+    assert_eq!(uptake(&world), Uptake::Waiting, "what it acknowledged is not the newest");
     let response = client.delta().unwrap();
     client.answer(&response, Some("no\rway"));
     assert_eq!(client.delta(), None);
+    assert_eq!(uptake(&world), Uptake::Refused);
     let status = world.board.node(&node).unwrap();
     let resource = &status.streams[0].types[0].resources[0];
     assert_eq!(status.sync, Sync::Nack);
@@ -344,7 +353,16 @@ async fn a_change_reaches_the_node_and_its_answer_the_board() {
     assert!(changes.has_changed().unwrap());
     let text = serde_json::to_string(&status).unwrap();
     assert!(text.contains("\"NACK\""), "{text}");
+    // A filter that it never asked for is one that it does not have.
+    world.publish_one(TypeUrl::Cluster, "a", "3");
+    let response = client.delta().unwrap();
+    client.answer(&response, None);
+    assert_eq!(client.delta(), None);
+    assert_eq!(uptake(&world), Uptake::Acknowledged);
+    world.publish_one(TypeUrl::Extension, "f", "1");
+    assert_eq!(uptake(&world), Uptake::Waiting);
     drop(client);
+    assert_eq!(uptake(&world), Uptake::Offline);
     let status = world.board.node(&node).unwrap();
     assert_eq!((status.is_connected, status.streams.len()), (false, 1));
     assert_eq!(world.hub.traffic().read().streams_open, 0);

@@ -24,6 +24,8 @@ use proto::envoy::{
     r#type::v3::CodecClientType,
 };
 
+use spiffe::SpiffeId;
+
 use super::{Defaults, Denied, ads, duration, endpoints, pack, tls};
 use crate::{
     TypeUrl,
@@ -62,6 +64,11 @@ pub(super) fn references(cluster: &Cluster, defaults: &Defaults) -> Vec<(TypeUrl
         references.extend(tls::references(mtls.identity.as_ref(), defaults));
     }
     references
+}
+
+/// Whether a cluster takes `id` for a server.
+pub(crate) fn names_server(cluster: &Cluster, id: &SpiffeId) -> bool {
+    client(cluster).is_some_and(|mtls| mtls.server.contains(id))
 }
 
 /// Whether a cluster becomes another resource when `after` are refused instead of `before`.

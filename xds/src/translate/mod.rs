@@ -38,7 +38,7 @@ mod tls;
 mod tests;
 
 pub use self::block::{Denied, HTTP_BLOCK, TCP_BLOCK};
-pub(crate) use self::cluster::{eds_name, is_touched};
+pub(crate) use self::cluster::{eds_name, is_touched, names_server};
 pub(crate) use self::endpoints::empty as empty_endpoints;
 pub(crate) use self::listener::mode as listener_mode;
 pub(crate) use self::origin::origin;
