@@ -16,6 +16,7 @@ mod bundle;
 pub mod fake;
 mod id;
 mod issuer;
+mod ladder;
 mod names;
 mod peer;
 mod verify;
@@ -29,6 +30,7 @@ pub use self::id::{IdError, MAX_ID_BYTES, MAX_TRUST_DOMAIN_BYTES, SpiffeId, Trus
 pub use self::issuer::{
     AuthorityId, IssueError, IssuedSvid, Purpose, SvidIssuer, SvidRequest, TokenRefusal, TokenSpend,
 };
+pub use self::ladder::{Expected, explain};
 pub use self::names::{Labels, NameError, Namespace, NodeId, RequestId, Tenant};
 pub use self::peer::{Class, Peer, VerifiedSvid};
 pub use self::verify::{SvidError, verify_svid};

@@ -19,6 +19,7 @@ mod kept;
 mod load;
 mod netns;
 mod pair;
+mod peer;
 mod rest;
 mod search;
 mod tls;
@@ -37,6 +38,7 @@ pub use self::kept::{Kept, Speaks};
 pub use self::load::{Load, LoadPlan, LoadReport, get};
 pub use self::netns::NetworkNamespace;
 pub use self::pair::Pair;
+pub use self::peer::{RustlsPeer, rustls_refuses_server};
 pub use self::rest::{Answer, Rest};
 pub use self::search::{Needle, Sighting, search};
 pub use self::tls::{
