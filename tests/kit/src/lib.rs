@@ -15,6 +15,7 @@ mod authority;
 mod documents;
 mod enrolment;
 mod eventually;
+mod issued;
 mod kept;
 mod load;
 mod netns;
