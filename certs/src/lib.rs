@@ -18,6 +18,7 @@ mod crl;
 mod csr;
 mod der;
 mod imported;
+mod ladder;
 mod lint;
 mod pem;
 mod profile;
@@ -33,8 +34,15 @@ pub use self::chain::{Chain, ChainError, MAX_CHAIN_BYTES, MAX_CHAIN_CERTIFICATES
 pub use self::crl::{Crl, CrlError};
 pub use self::csr::{Csr, CsrError, MAX_CSR_BYTES};
 pub use self::imported::{ImportError, Imported, KeyForm, MAX_IMPORTED_BYTES, SecretBytes};
+pub use self::ladder::{
+    Board, Context, Ladder, Link, MIN_LEAF_LIVES, Opinion, Part, Rule, Rung, Scope, Verdict, explain,
+    explain_on, explain_profile,
+};
 pub use self::lint::{Finding, Severity, lint};
-pub use self::pem::{PemError, certificates_from_pem, certificates_to_pem};
+pub use self::pem::{
+    Contents, MAX_FILE_BYTES, MAX_FILE_CERTIFICATES, PemError, certificates_from_pem, certificates_to_pem,
+    read_certificates,
+};
 pub use self::profile::Profile;
 pub use self::secret::{KeyError, KeyKind, PublicKey, SecretKey, SpkiHash};
 pub use self::serial::{Serial, SerialError};

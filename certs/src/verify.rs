@@ -2,14 +2,14 @@
 //!
 //! It knows no identity scheme: what a SPIFFE ID is, and which anchors may vouch for it, stands in `spiffe`.
 
-mod constraints;
+pub(crate) mod constraints;
 mod error;
 mod fault;
 mod keys;
 mod names;
 mod path;
 pub(crate) mod rules;
-mod work;
+pub(crate) mod work;
 
 pub use self::error::VerifyError;
 pub use self::fault::{Fault, Position};

@@ -4,8 +4,12 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+mod certificates;
 mod sealing;
 
+pub use self::certificates::{
+    AsPart, CertCommand, CertListArgs, CertShowArgs, ExplainArgs, LintArgs, UsedFor,
+};
 pub use self::sealing::*;
 
 /// Credence: a control plane for Envoy in which identity comes first.
@@ -101,7 +105,7 @@ pub enum Operate {
     /// Authorities
     #[command(subcommand)]
     Ca(CaCommand),
-    /// Certificates that were issued
+    /// Certificates: those that were issued, and why any is believed or not
     #[command(subcommand)]
     Cert(CertCommand),
     /// Identities: who speaks for them, which are blocked
@@ -711,48 +715,6 @@ pub struct RotateArgs {
     pub change: ChangeArgs,
 }
 
-/// `cert`.
-#[derive(Debug, Clone, Subcommand)]
-pub enum CertCommand {
-    /// The newest valid certificate of each identity and node
-    List(CertListArgs),
-    /// One certificate
-    Show(CertShowArgs),
-}
-
-/// `cert list`.
-#[derive(Debug, Clone, Args)]
-pub struct CertListArgs {
-    /// One identity
-    #[arg(long, value_name = "ID")]
-    pub id: Option<String>,
-    /// One node
-    #[arg(long, value_name = "NODE")]
-    pub node: Option<String>,
-    /// One class: node, workload, server, operator
-    #[arg(long)]
-    pub class: Option<String>,
-    /// Signed by this authority
-    #[arg(long, value_name = "ID")]
-    pub authority: Option<String>,
-    /// Replaced, expired and failed ones too
-    #[arg(long)]
-    pub all: bool,
-    /// How to list.
-    #[command(flatten)]
-    pub list: ListArgs,
-}
-
-/// `cert show`.
-#[derive(Debug, Clone, Args)]
-pub struct CertShowArgs {
-    /// The serial number, in hexadecimal
-    pub serial: String,
-    /// How to list.
-    #[command(flatten)]
-    pub list: ListArgs,
-}
-
 /// `identity`.
 #[derive(Debug, Clone, Subcommand)]
 pub enum IdentityCommand {
@@ -936,6 +898,10 @@ mod tests {
             "credence cert list --all",
             "credence cert show 01ab",
             "credence status --expiring 7d -o json",
+            "credence cert explain 01ab",
+            "credence cert explain chain.pem --bundle b.pem --as issuing --key k.pem --at 2026-12-24T18:00:00Z",
+            "credence cert explain - --for spiffe://td/web --usage server -o json",
+            "credence cert lint a.pem b.der --as root",
             "credence identity list",
             "credence identity show spiffe://td/web",
             "credence identity block spiffe://td/web",

@@ -194,6 +194,39 @@ pub fn table(headers: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> S
     table.trim_fmt()
 }
 
+/// How many columns a person sees; 100 where that is not known.
+#[must_use]
+pub fn width() -> usize {
+    Table::new().width().map_or(100, usize::from).clamp(40, 140)
+}
+
+/// `text` in lines of at most `width` columns where its words allow it: the first begins after `first` blanks, the
+/// others after `rest`.
+#[must_use]
+pub fn wrapped(text: &str, width: usize, first: usize, rest: usize) -> String {
+    let (mut lines, mut line, mut is_empty) = (Vec::new(), " ".repeat(first), true);
+    for word in text.split(' ') {
+        if !is_empty && line.chars().count() + 1 + word.chars().count() > width {
+            lines.push(std::mem::replace(&mut line, " ".repeat(rest)));
+            is_empty = true;
+        }
+        if !is_empty {
+            line.push(' ');
+        }
+        line.push_str(word);
+        is_empty = false;
+    }
+    lines.push(line);
+    lines.iter().map(|line| format!("{}\n", line.trim_end())).collect()
+}
+
+/// The word by which a value without fields is written for programs.
+#[must_use]
+pub fn word<T: Serialize>(value: &T) -> String {
+    let text = serde_json::to_string(value).unwrap_or_default();
+    text.trim_matches('"').to_owned()
+}
+
 /// A number of things: `1 node`, `2 nodes`.
 #[must_use]
 pub fn count(number: usize, one: &str, many: &str) -> String {

@@ -357,6 +357,14 @@ impl Sandbox {
     /// # Errors
     /// When something does not end in time.
     pub async fn stop(mut self) -> anyhow::Result<()> {
+        self.halt().await
+    }
+
+    /// Ends every process, proxies first; the folder stays until this is dropped.
+    ///
+    /// # Errors
+    /// When something does not end in time.
+    pub async fn halt(&mut self) -> anyhow::Result<()> {
         for (name, child) in std::mem::take(&mut self.agents) {
             self.end(&name, child).await?;
         }

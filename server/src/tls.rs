@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use certs::{Chain, ChainError, Clock, SecretKey, Usage};
+use certs::{Chain, ChainError, Clock, SecretKey, SpkiHash, Usage};
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, ServerConfig, SignatureScheme,
     client::danger::HandshakeSignatureValid,
@@ -20,7 +20,7 @@ use rustls::{
     },
     sign::{CertifiedKey, SingleCertAndKey},
 };
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime, pem::PemObject};
 use spiffe::{BlockList, Class, SpiffeId, SvidError, Trust, VerifiedSvid, verify_svid};
 use thiserror::Error;
 use tokio::sync::watch;
@@ -43,6 +43,18 @@ pub fn certified_key(chain: &Chain, key: &SecretKey) -> Result<CertifiedKey, rus
         chain.certificates().map(|certificate| CertificateDer::from(certificate.der().to_vec())).collect();
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.expose_secret().to_vec()));
     CertifiedKey::from_der(ders, key, &provider())
+}
+
+/// The name of the public half of a private key in PEM, of any kind that peers have. The private half is not kept.
+///
+/// # Errors
+/// When it is no private key, or of a kind that cannot be used.
+pub fn public_half(pem: &[u8]) -> Result<SpkiHash, rustls::Error> {
+    let unusable = |error: &dyn fmt::Display| rustls::Error::General(format!("no private key: {error}"));
+    let key = PrivateKeyDer::from_pem_slice(pem).map_err(|error| unusable(&error))?;
+    let key = provider().key_provider.load_private_key(key)?;
+    let public = key.public_key().ok_or_else(|| unusable(&"it has no public half"))?;
+    Ok(SpkiHash::of(&public))
 }
 
 /// Whom a listener lets in.

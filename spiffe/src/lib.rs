@@ -16,6 +16,7 @@ mod bundle;
 pub mod fake;
 mod id;
 mod issuer;
+mod ladder;
 mod names;
 mod peer;
 mod verify;
@@ -30,6 +31,7 @@ pub use self::issuer::{
     ActiveAuthority, AuthorityId, IssueError, IssuedSvid, Purpose, SvidIssuer, SvidRequest, TokenRefusal,
     TokenSpend,
 };
+pub use self::ladder::{Expected, explain};
 pub use self::names::{Labels, NameError, Namespace, NodeId, RequestId, Tenant};
 pub use self::peer::{Class, Peer, Proof, VerifiedSvid};
 pub use self::verify::{SvidError, verify_svid};

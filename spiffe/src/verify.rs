@@ -108,7 +108,7 @@ pub fn verify_svid(
 }
 
 /// The one SPIFFE ID of a leaf, read from the octets that were signed.
-fn identity(leaf: &Certificate) -> Result<SpiffeId, SvidError> {
+pub(crate) fn identity(leaf: &Certificate) -> Result<SpiffeId, SvidError> {
     let names = leaf.uri_names();
     let [name] = names else { return Err(SvidError::UriNames(names.len())) };
     // An IA5String is ASCII; anything else becomes a replacement character, which no SPIFFE ID may have.
@@ -116,7 +116,7 @@ fn identity(leaf: &Certificate) -> Result<SpiffeId, SvidError> {
     SpiffeId::parse(&text).map_err(|reason| SvidError::Id { name: text.chars().take(256).collect(), reason })
 }
 
-fn check_usages(leaf: &Certificate, usage: Usage) -> Result<(), SvidError> {
+pub(crate) fn check_usages(leaf: &Certificate, usage: Usage) -> Result<(), SvidError> {
     let key_usage = leaf.key_usage().filter(|usage| usage.is_critical()).ok_or(SvidError::KeyUsage)?;
     if !key_usage.has_digital_signature() {
         return Err(SvidError::NoDigitalSignature);
@@ -135,7 +135,7 @@ fn check_usages(leaf: &Certificate, usage: Usage) -> Result<(), SvidError> {
 }
 
 /// An authority may name a trust domain; if it does, it is the leaf's, without a path (X509-SVID 3.2).
-fn check_authority(authority: &Certificate, domain: &TrustDomain) -> Result<(), SvidError> {
+pub(crate) fn check_authority(authority: &Certificate, domain: &TrustDomain) -> Result<(), SvidError> {
     for name in authority.subject_alt_names() {
         if let SubjectAltName::Uri(uri) = name
             && uri.starts_with("spiffe:")

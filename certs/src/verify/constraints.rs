@@ -25,7 +25,7 @@ type Name<'a> = (u8, &'a [u8]);
 
 /// Why names do not stand inside their constraints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Violation {
+pub(crate) enum Violation {
     Outside,
     TooMuchWork,
 }
@@ -125,7 +125,7 @@ pub(super) fn is_too_much<'a>(certificates: impl Iterator<Item = &'a Certificate
 }
 
 /// Checks every certificate of `path` (leaf first, anchor last) against the constraints of those above it.
-pub(super) fn check_path(path: &[Certificate]) -> Result<(), Violation> {
+pub(crate) fn check_path(path: &[Certificate]) -> Result<(), Violation> {
     let parts: Vec<Anatomy<'_>> = path
         .iter()
         .map(|one| Anatomy::of(one.der()))
@@ -144,6 +144,36 @@ pub(super) fn check_path(path: &[Certificate]) -> Result<(), Violation> {
         }
     }
     Ok(())
+}
+
+/// Whether an authority of `path` constrains URIs, and if so, whether the leaf's URI names have exactly a host that
+/// each such authority permits, so that whoever can compare them finds them inside.
+pub(crate) fn uris(path: &[Certificate]) -> Option<bool> {
+    let (leaf, authorities) = path.split_first()?;
+    let hosts: Vec<&[u8]> = leaf.uri_names().iter().filter_map(|uri| host(uri)).collect();
+    let mut answer = None;
+    for authority in authorities {
+        let Ok(parts) = Anatomy::of(authority.der()) else { continue };
+        let Some(extension) = parts.extension(oid::NAME_CONSTRAINTS) else { continue };
+        let Ok(subtrees) = Subtrees::parse(extension.value) else { continue };
+        let of_uris = |list: &[Name<'_>]| list.iter().any(|(kind, _)| *kind == tag::URI);
+        if !of_uris(&subtrees.permitted) && !of_uris(&subtrees.excluded) {
+            continue;
+        }
+        let is_inside = !of_uris(&subtrees.excluded)
+            && hosts.len() == leaf.uri_names().len()
+            && hosts.iter().all(|host| subtrees.permitted.contains(&(tag::URI, *host)));
+        answer = Some(answer.unwrap_or(true) && is_inside);
+    }
+    answer
+}
+
+/// The host of a URI that has one.
+fn host(uri: &[u8]) -> Option<&[u8]> {
+    let start = uri.windows(3).position(|at| at == b"://")? + 3;
+    let rest = &uri[start..];
+    let end = rest.iter().position(|octet| b"/?#".contains(octet)).unwrap_or(rest.len());
+    (end > 0).then_some(&rest[..end])
 }
 
 fn check_certificate(

@@ -5,6 +5,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use rustls_pki_types::{AlgorithmIdentifier, InvalidSignature, SignatureVerificationAlgorithm};
 use webpki::aws_lc_rs as algorithms;
 
+use crate::{
+    Certificate,
+    anatomy::Anatomy,
+    der::{self, NotDer},
+};
+
 /// The most signatures that are checked for one chain. A path of the greatest depth needs five, with lists of
 /// revocations ten; the rest is for cross-signed authorities.
 pub const MAX_SIGNATURE_CHECKS: u32 = 32;
@@ -79,5 +85,45 @@ impl SignatureVerificationAlgorithm for Counted<'_> {
 
     fn signature_alg_id(&self) -> AlgorithmIdentifier {
         self.algorithm.signature_alg_id()
+    }
+}
+
+/// What a signature says of a certificate and the one above it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Signature {
+    /// The key above made it.
+    Holds,
+    /// It did not.
+    Broken,
+    /// No accepted algorithm fits both the signature and the key.
+    Unfit,
+}
+
+/// Checks one signature with the algorithms that path building accepts.
+pub(crate) fn signature(below: &Certificate, above: &Certificate) -> Signature {
+    let parts = || -> Result<_, NotDer> {
+        let mut whole = der::open(below.der(), der::SEQUENCE)?;
+        let signed = whole.expect(der::SEQUENCE)?.raw;
+        let algorithm = whole.expect(der::SEQUENCE)?.value;
+        let signature = whole.expect(der::BIT_STRING)?.value;
+        let mut info = der::open(Anatomy::of(above.der())?.spki, der::SEQUENCE)?;
+        let kind = info.expect(der::SEQUENCE)?.value;
+        let key = info.expect(der::BIT_STRING)?.value;
+        let ([0, signature @ ..], [0, key @ ..]) = (signature, key) else { return Err(NotDer) };
+        Ok((signed, algorithm, signature, kind, key))
+    };
+    let Ok((signed, algorithm, signature, kind, key)) = parts() else { return Signature::Unfit };
+    let mut fitting = ACCEPTED
+        .iter()
+        .filter(|one| {
+            one.signature_alg_id().as_ref() == algorithm && one.public_key_alg_id().as_ref() == kind
+        })
+        .peekable();
+    if fitting.peek().is_none() {
+        return Signature::Unfit;
+    }
+    match fitting.any(|one| one.verify_signature(key, signed, signature).is_ok()) {
+        true => Signature::Holds,
+        false => Signature::Broken,
     }
 }

@@ -12,6 +12,7 @@ mod documents;
 mod expiry;
 mod expose;
 mod kek;
+mod ladders;
 mod proxies;
 mod rotation;
 mod secret;

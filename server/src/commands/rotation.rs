@@ -116,7 +116,7 @@ fn plan(authority: &str) -> String {
 }
 
 fn bar(part: usize, whole: usize) -> String {
-    let filled = if whole == 0 { BAR } else { BAR * part.min(whole) / whole };
+    let filled = (BAR * part.min(whole)).checked_div(whole).unwrap_or(BAR);
     format!("[{}{}] {part}/{whole}", "#".repeat(filled), ".".repeat(BAR - filled))
 }
 

@@ -3,7 +3,7 @@
 use api::wire;
 use certs::Clock;
 
-use super::{dash, done, dry, expiry, may_go_on, parse_duration, rotation};
+use super::{dash, done, dry, expiry, ladders, may_go_on, parse_duration, rotation};
 use crate::{
     cli::{
         AuditCommand, AuditListArgs, BlockArgs, CaCommand, CertCommand, CertListArgs, ChangeArgs, Format,
@@ -86,6 +86,8 @@ pub(super) async fn cert(command: CertCommand) -> Result<Exit, Failure> {
             })?;
             Ok(Exit::Ok)
         }
+        CertCommand::Explain(args) => ladders::explain(&args).await,
+        CertCommand::Lint(args) => ladders::lint(&args),
     }
 }
 

@@ -15,7 +15,7 @@ use server::{
     sandbox::{Ports, ProxyOptions, Sandbox, SandboxOptions, free_ports},
 };
 
-use crate::{Admin, Enrolment, Identity, Keys, Rest, XdsClient, eventually, load::get};
+use crate::{Admin, Enrolment, Identity, Keys, Rest, XdsClient, eventually, issued::keep_issued, load::get};
 
 /// The root of the workspace.
 #[must_use]
@@ -396,24 +396,18 @@ impl TestWorld {
         free_ports(1).ok().and_then(|ports| ports.first().copied()).unwrap_or_else(|| panic!("no free port"))
     }
 
-    /// Ends everything.
+    /// Ends everything, and leaves behind what was issued, for other verifiers.
     ///
     /// # Panics
     /// When something does not end.
     pub async fn finish(mut self) {
-        let log = self.sandbox().path("serve.log");
-        if let Some(sandbox) = self.sandbox.take() {
-            let log = std::fs::File::open(log);
-            if let Err(error) = sandbox.stop().await {
-                // The folder is gone with the sandbox, but an open file is not.
-                let mut text = String::new();
-                let _ = log.map(|mut log| log.read_to_string(&mut text));
-                let target = workspace().join("target/evidence").join(self.name);
-                let _ = std::fs::create_dir_all(&target);
-                let _ = std::fs::write(target.join("serve.log"), text);
-                panic!("{error:#}; the log is kept in {}", target.display());
-            }
+        let Some(mut sandbox) = self.sandbox.take() else { return };
+        if let Err(error) = sandbox.halt().await {
+            let target = workspace().join("target/evidence").join(self.name);
+            let _ = sandbox.keep_evidence(&target);
+            panic!("{error:#}; the log is kept in {}", target.display());
         }
+        keep_issued(self.name, &self.domain, &sandbox.path("credence-data")).await;
     }
 
     fn keep_evidence(&self, sandbox: &Sandbox) -> PathBuf {
@@ -452,12 +446,13 @@ impl TestWorld {
 
 impl Drop for TestWorld {
     fn drop(&mut self) {
-        if let (true, Some(sandbox)) = (std::thread::panicking(), &self.sandbox) {
-            let target = self.keep_evidence(sandbox);
-            #[expect(clippy::print_stderr, reason = "whoever reads the failure must find the evidence")]
-            {
-                eprintln!("evidence is kept in {}", target.display());
-            }
+        let Some(sandbox) = &self.sandbox else { return };
+        // What it issued would not be verified.
+        assert!(std::thread::panicking(), "the world {} was not finished", self.name);
+        let target = self.keep_evidence(sandbox);
+        #[expect(clippy::print_stderr, reason = "whoever reads the failure must find the evidence")]
+        {
+            eprintln!("evidence is kept in {}", target.display());
         }
     }
 }

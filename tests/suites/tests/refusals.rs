@@ -221,6 +221,7 @@ const ENVOY_ACCEPTS: &[&str] = &[
     "no-ski-intermediate",
     "uri-name-constraints",
     "uncritical-name-constraints",
+    "foreign-authority",
     "huge-chain",
     "huge-certificate",
 ];

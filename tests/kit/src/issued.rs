@@ -1,0 +1,75 @@
+//! What a world issued, left behind for verifiers that are not ours: `tests/verify-issued` reads it when the suites
+//! are through.
+
+use std::path::{Path, PathBuf};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use certs::Certificate;
+use serde_json::{Value, json};
+use sqlx::{Connection, Row, SqliteConnection, sqlite::SqliteConnectOptions};
+
+use crate::workspace;
+
+/// Where it goes: `CREDENCE_EVIDENCE`, else `target/issued`.
+fn folder() -> PathBuf {
+    #[expect(clippy::disallowed_methods, reason = "tests are told by the environment where to put things")]
+    let told = std::env::var("CREDENCE_EVIDENCE").ok();
+    told.map_or_else(|| workspace().join("target/issued"), PathBuf::from)
+}
+
+/// Writes every certificate of the journal and of the authorities in the store of `data_dir`, which nobody has open
+/// any more. It is read past the store's own door, because that needs the key that some worlds have changed.
+///
+/// # Panics
+/// When it cannot be read or written: what is not written is not verified.
+pub(crate) async fn keep_issued(world: &str, domain: &str, data_dir: &Path) {
+    let read = read(data_dir).await;
+    let (authorities, mut certificates) =
+        read.unwrap_or_else(|error| panic!("certificates of {world}: {error}"));
+    let roots: Vec<&Certificate> = authorities.iter().filter(|one| one.is_signed_by(one)).collect();
+    for authority in &authorities {
+        let is_root = roots.contains(&authority);
+        let profile = if is_root { "root" } else { "issuing" };
+        certificates.push(json!({ "profile": profile, "chain": [STANDARD.encode(authority.der())] }));
+    }
+    let roots: Vec<String> = roots.iter().map(|root| STANDARD.encode(root.der())).collect();
+    let text = json!({ "world": world, "roots": roots, "certificates": certificates, "crls": [] });
+    let folder = folder();
+    let written = std::fs::create_dir_all(&folder)
+        .and_then(|()| std::fs::write(folder.join(format!("{domain}.json")), text.to_string()));
+    written.unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+}
+
+async fn read(data_dir: &Path) -> Result<(Vec<Certificate>, Vec<Value>), sqlx::Error> {
+    let options = SqliteConnectOptions::new().filename(data_dir.join("credence.db"));
+    let mut store = SqliteConnection::connect_with(&options).await?;
+    let rows = sqlx::query("SELECT certificate FROM authorities").fetch_all(&mut store).await?;
+    let mut authorities = Vec::new();
+    for row in rows {
+        let der: Vec<u8> = row.try_get("certificate")?;
+        let certificate = Certificate::from_der(&der).unwrap_or_else(|error| panic!("authority: {error}"));
+        authorities.push(certificate);
+    }
+    let issued = "SELECT profile, chain FROM certificates WHERE state = 'issued' AND chain IS NOT NULL";
+    let rows = sqlx::query(issued).fetch_all(&mut store).await?;
+    let mut certificates = Vec::new();
+    for row in rows {
+        let (profile, chain): (String, Vec<u8>) = (row.try_get("profile")?, row.try_get("chain")?);
+        let chain: Vec<String> = split(&chain).into_iter().map(|der| STANDARD.encode(der)).collect();
+        certificates.push(json!({ "profile": profile, "chain": chain }));
+    }
+    store.close().await?;
+    Ok((authorities, certificates))
+}
+
+/// The certificates of a chain, each behind its length (u32, big endian).
+fn split(mut octets: &[u8]) -> Vec<&[u8]> {
+    let mut chain = Vec::new();
+    while let Some((length, rest)) = octets.split_first_chunk::<4>() {
+        let length = u32::from_be_bytes(*length) as usize;
+        let (der, after) = rest.split_at_checked(length).unwrap_or_else(|| panic!("a chain is cut off"));
+        chain.push(der);
+        octets = after;
+    }
+    chain
+}
