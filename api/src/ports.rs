@@ -266,3 +266,13 @@ pub trait SecretStore: Send + Sync {
     async fn remove_secret(&self, tenant: &Tenant, name: &SecretName, event: Event)
     -> Result<(), StoreError>;
 }
+
+/// Keeps the pause of automatic rotation.
+#[async_trait]
+pub trait PauseStore: Send + Sync {
+    /// The one that was set last and not ended, whether or not its time has come.
+    async fn pause(&self) -> Result<Option<ca::Pause>, StoreError>;
+
+    /// Sets it, or ends it.
+    async fn set_pause(&self, pause: Option<ca::Pause>, event: Event) -> Result<(), StoreError>;
+}

@@ -31,6 +31,7 @@ mod configs;
 mod extract;
 mod probes;
 mod proxies;
+mod rollouts;
 mod sealing;
 mod secrets;
 mod trust;
@@ -48,6 +49,8 @@ const REQUEST_ID: &str = "x-request-id";
 pub const BUNDLE_SHA256: &str = "credence-bundle-sha256";
 /// On an answer to an operator whose certificate leads to another root than the one that signs now.
 pub const RENEW: &str = "credence-renew";
+/// Says on every answer to an operator that automatic rotation is paused, so that every screen can.
+pub const PAUSED: &str = "credence-paused";
 
 /// What every handler shares.
 pub(crate) struct Shared {
@@ -112,6 +115,9 @@ fn routes() -> Router<Arc<Shared>> {
         .route("/kek/rotate", post(sealing::rotate))
         .route("/audit/accept", post(sealing::accept))
         .route("/audit", get(trust::audit))
+        .route("/rollouts", get(rollouts::list))
+        .route("/rollouts/pause", post(rollouts::pause))
+        .route("/rollouts/resume", post(rollouts::resume))
         .route("/expiries", get(trust::expiries))
         .route("/stats", get(trust::stats))
         .route("/status", get(trust::status))
@@ -129,6 +135,7 @@ async fn guard(State(shared): App, mut request: Request, next: Next) -> Response
     let news = peer(&request).map(|peer| shared.news_of_trust(&peer));
     match shared.admit(&request, &request_id) {
         Ok(caller) => {
+            let paused = shared.calls.pause_banner();
             request.extensions_mut().insert(caller);
             let response = match tokio::time::timeout(TIMEOUT, next.run(request)).await {
                 Ok(response) => response,
@@ -136,6 +143,9 @@ async fn guard(State(shared): App, mut request: Request, next: Next) -> Response
             };
             let mut response = finish(response, &request_id);
             response.headers_mut().extend(news.unwrap_or_default());
+            if let Some(banner) = paused.and_then(|banner| HeaderValue::from_str(&banner).ok()) {
+                response.headers_mut().insert(PAUSED, banner);
+            }
             response
         }
         Err(error) => finish(error.into_response(), &request_id),

@@ -16,8 +16,8 @@ use crate::{
     calls::{CallError, Caller},
     expiry::{LeafFact, LeafFacts},
     ports::{
-        BlockStore, DocumentChange, DocumentFilter, DocumentStore, NodeStore, RevisionState, StoreError,
-        StoredDocument, StoredToken,
+        BlockStore, DocumentChange, DocumentFilter, DocumentStore, NodeStore, PauseStore, RevisionState,
+        StoreError, StoredDocument, StoredToken,
     },
     sources::{Delivery, MetricsText, NextRotation, Readiness, Renewals, Rotation},
     wire,
@@ -32,6 +32,7 @@ struct State {
     tokens: BTreeMap<String, StoredToken>,
     blocks: BTreeMap<SpiffeId, Block>,
     rows: Vec<AuditRow>,
+    pause: Option<ca::Pause>,
     failing: bool,
 }
 
@@ -348,6 +349,20 @@ impl BlockStore for MemoryStore {
         self.write(event, |state| {
             let missing = || StoreError::NotFound { what: "block of", name: id.to_string() };
             state.blocks.remove(id).map(drop).ok_or_else(missing)
+        })
+    }
+}
+
+#[async_trait]
+impl PauseStore for MemoryStore {
+    async fn pause(&self) -> Result<Option<ca::Pause>, StoreError> {
+        Ok(self.lock().pause.clone())
+    }
+
+    async fn set_pause(&self, pause: Option<ca::Pause>, event: Event) -> Result<(), StoreError> {
+        self.write(event, |state| {
+            state.pause = pause;
+            Ok(())
         })
     }
 }

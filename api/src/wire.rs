@@ -9,11 +9,13 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 mod expiry;
+mod rollouts;
 mod rotation;
 mod sealing;
 mod secrets;
 
 pub use self::expiry::{Expiring, HeldLeaf, IdentityShown};
+pub use self::rollouts::{PauseRollouts, Paused, PlannedRollout, ResumeRollouts, Rollouts};
 pub use self::rotation::*;
 pub use self::sealing::*;
 pub use self::secrets::*;
@@ -693,6 +695,9 @@ pub struct Status {
     pub at: String,
     /// Why the process is not ready; empty when it is.
     pub not_ready: Vec<String>,
+    /// The pause of automatic rotation, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<Paused>,
     /// What needs somebody's attention and does not make the process unready.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,

@@ -89,6 +89,10 @@ pub enum Action {
     AuthorityRemove,
     /// An authority is not to be depended on any more: what it signed is replaced at once.
     AuthorityTaint,
+    /// Automatic rotation of authorities was paused.
+    RolloutPause,
+    /// The pause was ended before its time.
+    RolloutResume,
     /// An identity was blocked.
     IdentityBlock,
     /// A block was lifted.

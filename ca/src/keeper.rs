@@ -20,6 +20,7 @@ use crate::{
     issuer::Signing,
     lifecycle::{Action, Event, Lifecycle, Settings},
     manager::{Anchor, Asked, Deps, RotateError, Vouched, active_authority, signing},
+    pause::Pause,
     ports::{AuthorityError, AuthorityRecord, AuthorityState, Leaves, Place, Transition},
     rotation::{self, Rotation, Wish},
     status::{CaStatus, RotationStatus, authorities},
@@ -71,6 +72,7 @@ pub(crate) struct Keeper {
     leaves: BTreeMap<AuthorityId, Leaves>,
     last_failure: Option<String>,
     published: Published,
+    pause: watch::Receiver<Option<Arc<Pause>>>,
 }
 
 impl Keeper {
@@ -99,14 +101,25 @@ impl Keeper {
             leaves: BTreeMap::new(),
             last_failure: None,
             published,
+            pause: watch::Sender::new(None).subscribe(),
         };
         keeper.publish_status();
         keeper
     }
 
+    /// Follows operators' wish that nothing is replaced by itself.
+    pub(crate) fn heed(&mut self, pause: watch::Receiver<Option<Arc<Pause>>>) {
+        self.pause = pause;
+    }
+
+    fn paused(&mut self) -> Event {
+        Event::Paused(self.pause.borrow_and_update().as_ref().map(|pause| pause.until))
+    }
+
     pub(crate) async fn run(mut self, dependents: Arc<dyn Dependents>, shutdown: CancellationToken) {
         let clock = Arc::clone(&self.deps.clock);
-        self.drive(Event::Tick).await;
+        let first = self.paused();
+        self.drive(first).await;
         self.look_after_roots(dependents.as_ref()).await;
         loop {
             let deadlines = self.machine.deadline().into_iter().chain(self.roots.deadline());
@@ -114,6 +127,10 @@ impl Keeper {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 Some(command) = self.asked.recv() => self.command(command, dependents.as_ref()).await,
+                Ok(()) = self.pause.changed() => {
+                    let paused = self.paused();
+                    self.drive(paused).await;
+                }
                 () = clock.sleep_until(deadline) => {}
             }
             let now = clock.now();
@@ -291,7 +308,9 @@ impl Keeper {
     }
 
     fn issuing_machine(&self) -> Lifecycle {
+        let paused_until = self.pause.borrow().as_ref().map(|pause| pause.until);
         Lifecycle::resume(Settings::new(self.deps.policy.lifetimes.issuing), &self.records)
+            .pausing(paused_until)
     }
 
     async fn signing_authority(

@@ -18,6 +18,7 @@ mod issuer;
 mod keeper;
 pub mod lifecycle;
 mod manager;
+mod pause;
 mod policy;
 pub mod ports;
 pub mod rotation;
@@ -27,5 +28,6 @@ pub mod testing;
 
 pub use self::authority::PrepareError;
 pub use self::manager::{Anchor, Asked, Deps, Handle, Manager, OpenError, RotateError};
+pub use self::pause::Pause;
 pub use self::policy::{ISSUING_FACTOR, Lifetimes, Policy, PolicyError};
 pub use self::status::{AuthorityStatus, CaStatus, RotationStatus, Tally};

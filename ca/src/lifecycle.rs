@@ -53,6 +53,8 @@ impl Settings {
 pub enum Event {
     /// The process began, or time has passed.
     Tick,
+    /// Replacement at half life is paused until then, or no longer (`None`).
+    Paused(Option<Timestamp>),
     /// An operator wants a new issuing authority now.
     RotationRequested,
     /// [`Action::Prepare`] succeeded.
@@ -120,7 +122,17 @@ struct Member {
 impl Member {
     /// Half of its life.
     fn due(&self) -> Timestamp {
-        self.created + self.not_after.since(self.created) / 2
+        self.at_part(0.5)
+    }
+
+    /// The end of a pause, and three fifths of its life at the latest: of six lives of a leaf 2.4 are left then, and
+    /// two are what it needs to sign ([`crate::ISSUING_FACTOR`]).
+    fn due_after(&self, pause: Timestamp) -> Timestamp {
+        self.due().max(pause.min(self.at_part(0.6)))
+    }
+
+    fn at_part(&self, part: f64) -> Timestamp {
+        self.created + self.not_after.since(self.created).mul_f64(part)
     }
 }
 
@@ -142,6 +154,7 @@ pub struct Lifecycle {
     rotation: Rotation,
     failures: u32,
     requested: bool,
+    paused_until: Option<Timestamp>,
 }
 
 impl Lifecycle {
@@ -169,7 +182,20 @@ impl Lifecycle {
                 (record.id, member)
             })
             .collect();
-        Self { settings, members, rotation: Rotation::Idle, failures: 0, requested: false }
+        Self {
+            settings,
+            members,
+            rotation: Rotation::Idle,
+            failures: 0,
+            requested: false,
+            paused_until: None,
+        }
+    }
+
+    /// The same, with replacement at half life paused until then, or not.
+    #[must_use]
+    pub fn pausing(self, until: Option<Timestamp>) -> Self {
+        Self { paused_until: until, ..self }
     }
 
     /// The authority that signs.
@@ -178,10 +204,11 @@ impl Lifecycle {
         self.in_state(AuthorityState::Active).map(|(id, _)| id)
     }
 
-    /// When the active authority is replaced by itself.
+    /// When the active authority is replaced by itself; a pause puts it off.
     #[must_use]
     pub fn next_rotation(&self) -> Option<Timestamp> {
-        self.in_state(AuthorityState::Active).map(|(_, member)| member.due())
+        let (_, member) = self.in_state(AuthorityState::Active)?;
+        Some(self.paused_until.map_or_else(|| member.due(), |until| member.due_after(until)))
     }
 
     /// When the machine wants an [`Event::Tick`].
@@ -201,6 +228,7 @@ impl Lifecycle {
         let mut actions = Vec::new();
         match event {
             Event::Tick => {}
+            Event::Paused(until) => self.paused_until = until,
             Event::RotationRequested => {
                 self.requested = true;
                 if let Rotation::Waiting { .. } = self.rotation {

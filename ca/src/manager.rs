@@ -21,6 +21,7 @@ use crate::{
     issuer::{BuiltinIssuer, Job, Pipeline, Signing},
     keeper::{Command, Keeper, Published, Reply, Rotate},
     lifecycle::{Lifecycle, Settings},
+    pause::Pause,
     policy::{Policy, PolicyError},
     ports::{Authorities, AuthorityError, AuthorityRecord, AuthorityState, Journal, JournalError, Place},
     rotation::{Refusal, Wish},
@@ -197,6 +198,13 @@ impl Manager {
     #[must_use]
     pub fn handle(&self) -> Handle {
         self.handle.clone()
+    }
+
+    /// Follows operators' wish that no authority is replaced by itself for a while.
+    #[must_use]
+    pub fn heeding(mut self, pause: watch::Receiver<Option<Arc<Pause>>>) -> Self {
+        self.keeper.heed(pause);
+        self
     }
 
     /// Issues, and replaces and removes authorities, until `shutdown`. Steps of a rotation wait for what

@@ -15,7 +15,7 @@ use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time:
 
 use anyhow::{Context, anyhow};
 use api::{
-    calls::{Calls, Facts, configs},
+    calls::{Calls, Facts, Pauses, configs},
     expiry::{AuthorityEndings, Expiries, ExpirySource, LeafEndings, LeafFacts, TokenEndings},
     node::{NodeDoor, NodeInputs, NodeSettings},
 };
@@ -161,7 +161,8 @@ async fn serve(
 
     let deps = ca::Deps { refusals: refusals.clone(), ..ca_deps(&config, &store, clock.clone()) };
     let (journal, least_remaining) = (deps.journal.clone(), deps.policy.least_remaining());
-    let manager = ca::Manager::open(deps).await.context("cannot open the authority")?;
+    let pauses = Pauses::load(Arc::new(store.clone())).await.map_err(|error| anyhow!("{error}"))?;
+    let manager = ca::Manager::open(deps).await.context("cannot open the authority")?.heeding(pauses.watch());
     let ca = manager.handle();
     let issuer: Arc<dyn spiffe::SvidIssuer> = Arc::new(ca.clone());
 
@@ -301,6 +302,7 @@ async fn serve(
         let sources = samples::Sources {
             seen: seen_read,
             ready: ready.clone(),
+            pauses: pauses.clone(),
             sds: sds.status(),
             own: own_status_read.clone(),
             counters,
@@ -337,6 +339,7 @@ async fn serve(
             nodes: node_door.clone(),
             trust: ca.trust(),
         }),
+        pauses,
         expiries,
         leaves,
         renewals: Arc::new(FailingRenewals { sds: sds.status(), own: own_status_read.clone() }),

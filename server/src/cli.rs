@@ -111,6 +111,9 @@ pub enum Operate {
     /// Identities: who speaks for them, which are blocked
     #[command(subcommand)]
     Identity(IdentityCommand),
+    /// What is replaced by itself, and the pause of it
+    #[command(subcommand)]
+    Rollout(RolloutCommand),
     /// Join tokens
     #[command(subcommand)]
     Token(TokenCommand),
@@ -774,6 +777,49 @@ pub struct BlockArgs {
     pub change: ChangeArgs,
 }
 
+/// `rollout`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum RolloutCommand {
+    /// What is replaced by itself next, and whether that is paused
+    List(ListArgs),
+    /// Stop replacing authorities by itself for a while; leaves, nodes and our own certificate are renewed as before
+    #[command(
+        after_help = "Examples:\n  credence rollout pause --all --reason \"Black Friday\" --for 4h\n\nIt ends by itself, and \
+                            never lets an authority get too old to sign. Commands of operators still rotate."
+    )]
+    Pause(PauseArgs),
+    /// End the pause before its time
+    Resume(ResumeArgs),
+}
+
+/// `rollout pause`.
+#[derive(Debug, Clone, Args)]
+pub struct PauseArgs {
+    /// Everything that goes on by itself
+    #[arg(long, required = true)]
+    pub all: bool,
+    /// Why, for every screen and the audit log
+    #[arg(long, value_name = "TEXT")]
+    pub reason: String,
+    /// For how long, such as 4h, at most 7d
+    #[arg(long = "for", value_name = "D")]
+    pub length: String,
+    /// How to change.
+    #[command(flatten)]
+    pub change: ChangeArgs,
+}
+
+/// `rollout resume`.
+#[derive(Debug, Clone, Args)]
+pub struct ResumeArgs {
+    /// Why, for the audit log
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    pub reason: String,
+    /// How to change.
+    #[command(flatten)]
+    pub change: ChangeArgs,
+}
+
 /// `token`.
 #[derive(Debug, Clone, Subcommand)]
 pub enum TokenCommand {
@@ -906,6 +952,9 @@ mod tests {
             "credence identity show spiffe://td/web",
             "credence identity block spiffe://td/web",
             "credence identity unblock spiffe://td/web",
+            "credence rollout list -o json",
+            "credence rollout pause --all --reason why --for 4h",
+            "credence rollout resume --dry-run",
             "credence token list",
             "credence token revoke 0011223344556677",
             "credence audit list --since 1h",

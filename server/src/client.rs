@@ -72,6 +72,14 @@ pub struct Client {
     told: AtomicBool,
 }
 
+/// Once per command: whatever it shows, nobody misses that rotation is paused.
+fn say_paused(headers: &HeaderMap) {
+    static SAID: std::sync::Once = std::sync::Once::new();
+    if let Some(banner) = headers.get(api::rest::PAUSED).and_then(|value| value.to_str().ok()) {
+        SAID.call_once(|| note(&format!("credence: {banner}")));
+    }
+}
+
 impl Client {
     /// Reads the operator's certificate from the admin directory.
     ///
@@ -218,6 +226,7 @@ impl Client {
             )
         };
         let (status, headers, body) = exchange.await.map_err(|_| late())??;
+        say_paused(&headers);
         if status.is_success() {
             self.hear(&headers).await;
             self.renew_if_due().await;

@@ -26,6 +26,7 @@ mod keyring;
 mod ledger;
 mod live;
 mod nodes;
+mod pause;
 mod rollback;
 mod rotation;
 mod row;

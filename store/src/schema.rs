@@ -19,6 +19,7 @@ pub(crate) const SCHEMA: Schema = Schema(&[
     SEALING,
     include_str!("schema/0003_enforced_blocks.sql"),
     include_str!("schema/0004_root_rotation.sql"),
+    include_str!("schema/0005_pause.sql"),
 ]);
 
 impl Schema {

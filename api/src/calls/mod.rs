@@ -24,6 +24,7 @@ mod error;
 mod expiry;
 mod identities;
 mod proxies;
+mod rollouts;
 mod rotation;
 mod sealing;
 mod secrets;
@@ -36,6 +37,7 @@ mod trust;
 pub use self::documents::{ConfigFilter, TextChange};
 pub use self::error::CallError;
 pub use self::proxies::{DEFAULT_TTL, MAX_TTL, ProxyFilter};
+pub use self::rollouts::{MAX_PAUSE, Pauses};
 pub use self::rotation::reason_text;
 pub(crate) use self::tokens::state as token_state;
 pub use self::trust::{CertificateQuery, PROBE_LIFETIME, class_word};
@@ -106,6 +108,8 @@ pub struct Calls {
     pub delivery: Arc<dyn Delivery>,
     /// What renewals fail.
     pub renewals: Arc<dyn Renewals>,
+    /// The pause of automatic rotation.
+    pub pauses: Pauses,
     /// Everything that ends.
     pub expiries: Expiries,
     /// What connected nodes make of their leaves.

@@ -37,6 +37,7 @@ impl Calls {
             trust_domain: self.domain.to_string(),
             at: now.to_string(),
             not_ready: self.readiness.not_ready(),
+            paused: self.paused(),
             warnings: warnings(&expiries),
             stats: self.count(caller, now, &expiries).await?,
             expiries,

@@ -17,7 +17,7 @@ use xds::{catalog::Catalog, validate::Context};
 use super::*;
 use crate::{
     calls::{
-        Facts,
+        Facts, Pauses,
         configs::{Manager, Stores},
     },
     expiry::{AuthorityEndings, Expiries, ExpirySource, LeafEndings, LeafFacts, TokenEndings},
@@ -101,7 +101,9 @@ async fn world() -> World {
     };
     let expiries: [Arc<dyn ExpirySource>; 3] =
         [Arc::new(AuthorityEndings(ca.clone())), Arc::new(endings), Arc::new(TokenEndings(shared.clone()))];
+    let pauses = Pauses::load(shared.clone()).await.unwrap();
     let calls = Calls {
+        pauses,
         expiries: Expiries::new(expiries),
         leaves,
         domain,
@@ -635,4 +637,57 @@ async fn every_answer_tells_an_operator_which_bundle_is_in_force_and_whom_to_ren
     assert!(!world.get("/api/v1/status").await.headers.contains_key(RENEW));
     world.peer = None;
     assert!(!world.get("/api/v1/status").await.headers.contains_key(BUNDLE_SHA256), "a stranger");
+}
+
+#[tokio::test]
+async fn a_pause_of_rollouts_is_kept_said_everywhere_and_ends_by_itself() {
+    let world = world().await;
+    let banner = async |path: &str| {
+        let answer = world.get(path).await;
+        let header = answer.headers.get(PAUSED).map(|value| value.to_str().unwrap().to_owned());
+        (header.is_some(), answer.body["paused"].clone())
+    };
+    assert_eq!(banner("/api/v1/status").await, (false, Value::Null));
+    let wanted = json!({"all": true, "reason": "Black Friday", "for": "4h"});
+    for (change, word) in [
+        (json!({"all": true, "reason": " ", "for": "4h"}), "parameter"),
+        (json!({"all": true, "reason": "two\nlines", "for": "4h"}), "parameter"),
+        (json!({"all": false, "reason": "r", "for": "4h"}), "parameter"),
+        (json!({"all": true, "reason": "r", "for": "8d"}), "parameter"),
+        (json!({"all": true, "reason": "r", "for": "0s"}), "parameter"),
+        (json!({"all": true, "reason": "r", "for": "soon"}), "parameter"),
+    ] {
+        let body = change.to_string();
+        world.refuses(request("POST", "/api/v1/rollouts/pause", "application/json", body), 400, word).await;
+    }
+    let mut dry = wanted.clone();
+    dry["dry_run"] = json!(true);
+    assert_eq!(world.json("POST", "/api/v1/rollouts/pause", dry).await.status, StatusCode::OK);
+    assert!(world.store.events().is_empty(), "a dry run changes nothing");
+
+    assert_eq!(world.json("POST", "/api/v1/rollouts/pause", wanted.clone()).await.status, StatusCode::OK);
+    for path in ["/api/v1/status", "/api/v1/rollouts", "/api/v1/authorities", "/api/v1/proxies", "/readyz"] {
+        assert!(banner(path).await.0, "{path} does not say that rotation is paused");
+    }
+    assert_eq!(banner("/api/v1/status").await.1["reason"], "Black Friday");
+    let kept = Pauses::load(Arc::new(world.store.clone())).await.unwrap();
+    assert!(kept.current(world.clock.now()).is_some(), "a restart forgets it");
+
+    world.clock.advance(Duration::from_secs(4 * 3600));
+    assert_eq!(banner("/api/v1/rollouts").await, (false, Value::Null), "it ends by itself");
+    let resume = || request("POST", "/api/v1/rollouts/resume", "application/json", "{}");
+    world.refuses(resume(), 404, "not-found").await;
+
+    world.json("POST", "/api/v1/rollouts/pause", wanted).await;
+    assert_eq!(world.send(resume()).await.status, StatusCode::OK);
+    assert_eq!(banner("/api/v1/rollouts").await, (false, Value::Null));
+    let actions: Vec<Action> = world
+        .store
+        .events()
+        .into_iter()
+        .map(|event| event.action)
+        .filter(|one| *one != Action::CallRefuse)
+        .collect();
+    assert_eq!(actions, [Action::RolloutPause, Action::RolloutPause, Action::RolloutResume]);
+    assert_eq!(world.store.events()[0].reason, "Black Friday");
 }

@@ -25,6 +25,7 @@ struct Seen {
     dependents: Vec<Dependent>,
     of_old: BTreeSet<AuthorityId>,
     has_root_key: bool,
+    is_paused: bool,
 }
 
 impl Seen {
@@ -33,7 +34,7 @@ impl Seen {
             dependents: &self.dependents,
             of_old: &self.of_old,
             has_root_key: self.has_root_key,
-            is_paused: false,
+            is_paused: self.is_paused,
         }
     }
 }
@@ -135,16 +136,17 @@ impl Keeper {
             Some(root) => self.root_key(root.id).await.is_ok(),
             None => false,
         };
+        let now = self.deps.clock.now();
+        let is_paused = self.pause.borrow().as_ref().is_some_and(|pause| now < pause.until);
         let of_old = self.leading_to(self.roots.outgoing().map(|root| root.id));
         if self.roots.phase() == Phase::Steady {
-            return Ok(Seen { of_old, has_root_key, ..Seen::default() });
+            return Ok(Seen { of_old, has_root_key, is_paused, ..Seen::default() });
         }
-        let now = self.deps.clock.now();
         let ids: Vec<AuthorityId> = of_old.iter().copied().collect();
         let failed = |error: crate::ports::JournalError| RotateError::Failed(error.to_string());
         let unexpired = self.deps.journal.unexpired(&ids, now).await.map_err(failed)?;
         let dependents = dependents.observe(&unexpired, now).await.map_err(failed)?;
-        Ok(Seen { dependents, of_old, has_root_key })
+        Ok(Seen { dependents, of_old, has_root_key, is_paused })
     }
 
     /// `root` and every authority that it signed.

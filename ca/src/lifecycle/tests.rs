@@ -248,3 +248,33 @@ fn a_random_walk_keeps_the_invariants() {
     }
     assert!(world.rotations > 500 && world.removals > 500, "{} {}", world.rotations, world.removals);
 }
+
+#[test]
+fn a_pause_puts_off_what_goes_on_by_itself_and_no_further_than_signing_allows() {
+    let paused = |until: Option<u64>, now: u64, machine: &mut Lifecycle| {
+        assert_eq!(machine.step(Event::Paused(until.map(|secs| at(secs * DAY))), at(now * DAY)), []);
+    };
+    let mut machine = running();
+    paused(Some(17), 14, &mut machine);
+    assert_eq!(machine.deadline(), Some(at(17 * DAY)), "the pause ends by itself");
+    assert_eq!(machine.step(Event::Tick, at(15 * DAY)), []);
+    assert_eq!(machine.step(Event::Tick, at(17 * DAY)), [Action::Prepare]);
+
+    // Resumed, what is due follows at once.
+    let mut machine = running();
+    paused(Some(17), 14, &mut machine);
+    assert_eq!(machine.step(Event::Paused(None), at(16 * DAY)), [Action::Prepare]);
+
+    // Before half of its life it changes nothing; past 3/5 it holds nothing back.
+    let mut machine = running();
+    paused(Some(12), 10, &mut machine);
+    assert_eq!(machine.next_rotation(), Some(at(15 * DAY)));
+    paused(Some(25), 14, &mut machine);
+    assert_eq!(machine.next_rotation(), Some(at(18 * DAY)));
+    assert_eq!(machine.step(Event::Tick, at(18 * DAY)), [Action::Prepare]);
+
+    // What an operator asks for is not automatic.
+    let mut machine = running();
+    paused(Some(17), 14, &mut machine);
+    assert_eq!(machine.step(Event::RotationRequested, at(14 * DAY)), [Action::Prepare]);
+}

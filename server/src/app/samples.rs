@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use api::expiry::{Ending, first_of_each_kind};
+use api::{
+    calls::Pauses,
+    expiry::{Ending, first_of_each_kind},
+};
 use certs::{Clock, Timestamp};
 use sds::SdsStatus;
 use tokio::sync::watch;
@@ -25,6 +28,7 @@ const EXPIRY: &str = "Seconds until it expires; negative when it has";
 pub(super) struct Sources {
     pub(super) seen: watch::Receiver<Arc<Seen>>,
     pub(super) ready: Arc<Ready>,
+    pub(super) pauses: Pauses,
     pub(super) sds: watch::Receiver<Arc<SdsStatus>>,
     pub(super) own: watch::Receiver<OwnStatus>,
     pub(super) counters: Arc<Counters>,
@@ -86,7 +90,11 @@ impl Sources {
     fn readiness(&self) -> Vec<Sample> {
         let reasons = self.ready.reasons();
         let ready = if reasons.is_empty() { 1.0 } else { 0.0 };
-        let mut samples = vec![gauge("ready", "Whether the process is ready", vec![], ready)];
+        let paused = if self.pauses.current(self.clock.now()).is_some() { 1.0 } else { 0.0 };
+        let mut samples = vec![
+            gauge("ready", "Whether the process is ready", vec![], ready),
+            gauge("rollouts_paused", "Whether operators paused automatic rotation", vec![], paused),
+        ];
         let parts: BTreeSet<&str> = reasons.iter().map(|reason| reason.part).collect();
         samples.extend(parts.into_iter().map(|part| {
             gauge("not_ready", "Parts that are not ready", vec![("part", part.to_owned())], 1.0)

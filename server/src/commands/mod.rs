@@ -14,6 +14,7 @@ mod expose;
 mod kek;
 mod ladders;
 mod proxies;
+mod rollouts;
 mod rotation;
 mod secret;
 mod status;
@@ -40,6 +41,7 @@ pub async fn run(command: Operate) -> Result<Exit, Failure> {
         Operate::Ca(command) => trust::ca(command).await,
         Operate::Cert(command) => trust::cert(command).await,
         Operate::Identity(command) => trust::identity(command).await,
+        Operate::Rollout(command) => rollouts::run(command).await,
         Operate::Token(command) => trust::token(command).await,
         Operate::Secret(command) => secret::run(command).await,
         Operate::Kek(command) => kek::run(command).await,
@@ -78,4 +80,13 @@ fn parse_duration(what: &str, text: &str) -> Result<std::time::Duration, Failure
             "write a number and s, m, h or d, such as 90s",
         )
     })
+}
+
+/// The pause of automatic rotation in one line.
+fn pause_line(pause: &wire::Paused) -> String {
+    let left = output::left(pause.in_secs);
+    format!(
+        "automatic rotation is PAUSED for {left} more, until {}, by {}: {}",
+        pause.until, pause.by, pause.reason
+    )
 }

@@ -45,6 +45,9 @@ fn text(status: &wire::Status) -> String {
         count(stats.unused_tokens, "unused join token", "unused join tokens"),
         count(stats.failing_renewals, "failing renewal", "failing renewals"),
     );
+    if let Some(pause) = &status.paused {
+        text.push_str(&format!("{}\n\n", super::pause_line(pause)));
+    }
     for warning in &status.warnings {
         text.push_str(&format!("WARNING: {warning}\n\n"));
     }
@@ -95,6 +98,7 @@ mod tests {
             trust_domain: "td".into(),
             at: "T".into(),
             not_ready: vec!["xds".into()],
+            paused: None,
             warnings: vec!["certificate of ann ends".into()],
             stats: wire::Stats::default(),
             expiries: vec![wire::Expiry {

@@ -1,0 +1,118 @@
+//! Nobody is surprised: what ends is listed, and a pause of rotation holds, is said everywhere, and ends.
+
+use std::time::Duration;
+
+use kit::{Config, Load, LoadPlan, Pair, TestWorld, WorldOptions, envoy, eventually, within};
+use serde_json::Value;
+
+/// Past half of the issuing authority's life.
+const LONG: Duration = Duration::from_secs(120);
+
+/// An authority that is due after 70 s, and held back by a pause until 84 s at most.
+fn short_lives(config: &mut Config) {
+    config.lifetimes.issuing = Duration::from_secs(140);
+    config.lifetimes.leaf = Duration::from_secs(12);
+    config.lifetimes.node = Duration::from_secs(20);
+    config.lifetimes.server = Duration::from_secs(20);
+}
+
+fn text<'v>(value: &'v Value, path: &str) -> &'v str {
+    value.pointer(path).and_then(Value::as_str).unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_stops_rotation_and_no_renewal_and_every_screen_says_so() {
+    let Some(envoy) = envoy("1.40.0") else { return };
+    let options = WorldOptions { envoy: Some(envoy), adjust: short_lives };
+    let mut world = TestWorld::boot("pause", options).await;
+    let planned = world.command(&["rollout", "list"]).await;
+    let (authority, due) = (text(&planned, "/planned/0/authority"), text(&planned, "/planned/0/at"));
+    assert!(!authority.is_empty() && planned["paused"].is_null(), "{planned:#}");
+
+    let pause = ["rollout", "pause", "--all", "--reason", "Black Friday", "--for", "4h"];
+    let dry = world.command(&[&pause[..], &["--dry-run"]].concat()).await;
+    assert_eq!(dry["dry_run"], true, "{dry:#}");
+    assert!(world.command(&["rollout", "list"]).await["paused"].is_null(), "a dry run paused it");
+    world.command(&[&pause[..], &["--yes"]].concat()).await;
+
+    let pair = Pair::start(&mut world).await;
+    let load = Load::start(pair.web, "/", LoadPlan::default());
+    // It is kept: the process may end meanwhile.
+    world.kill().await;
+    world.start().await;
+    let screens: [&[&str]; 5] =
+        [&["status"], &["ca", "show"], &["rollout", "list"], &["proxy", "list"], &["identity", "list"]];
+    for screen in screens {
+        let output = world.sandbox().output(screen).await.unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            said.contains("automatic rotation is PAUSED") && said.contains("Black Friday"),
+            "{screen:?}: {said}"
+        );
+    }
+    assert_eq!(text(&world.command(&["status"]).await, "/paused/reason"), "Black Friday");
+
+    within(LONG, "a leaf renewed by the old authority after that was due for replacement", async || {
+        let listed = world.rest().get("/api/v1/certificates?class=workload&limit=100").await;
+        let late = |one: &Value| text(one, "/issued") > due && text(one, "/purpose") == "renewal";
+        let items = listed["items"].as_array().cloned().unwrap_or_default();
+        match items.iter().find(|one| late(one)) {
+            Some(one) if text(one, "/authority") == authority => Ok(()),
+            Some(one) => panic!("rotated although it is paused: {one:#}"),
+            None => Err(listed),
+        }
+    })
+    .await;
+    let planned = world.command(&["rollout", "list"]).await;
+    assert_eq!(text(&planned, "/planned/0/authority"), authority, "{planned:#}");
+    assert!(text(&planned, "/planned/0/at") > due, "the pause does not show in the plan: {planned:#}");
+
+    world.command(&["rollout", "resume", "--reason", "over", "--yes"]).await;
+    eventually("what was due follows", async || {
+        let planned = world.command(&["rollout", "list"]).await;
+        let next = text(&planned, "/planned/0/authority").to_owned();
+        if next != authority && planned["paused"].is_null() { Ok(()) } else { Err(planned) }
+    })
+    .await;
+    for action in ["rollout-pause", "rollout-resume"] {
+        let rows = world.rest().get(&format!("/api/v1/audit?action={action}")).await;
+        assert_eq!(rows["items"].as_array().unwrap().len(), 1, "{rows:#}");
+    }
+    load.finish_unharmed(100).await;
+    world.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_that_ends_is_listed_and_each_identity_says_how_long_it_survives() {
+    let Some(envoy) = envoy("1.40.0") else { return };
+    let mut world =
+        TestWorld::boot("expiries", WorldOptions { envoy: Some(envoy), ..WorldOptions::default() }).await;
+    let _pair = Pair::start(&mut world).await;
+    world.command(&["proxy", "enroll", "later-1", "--yes"]).await;
+    let kinds = async |within: &str| {
+        let found = world.command(&["status", "--expiring", within]).await;
+        let items = found.as_array().unwrap().clone();
+        let ends: Vec<i64> = items.iter().map(|one| one["in_secs"].as_i64().unwrap()).collect();
+        assert!(ends.is_sorted(), "{found:#}");
+        let mut kinds: Vec<String> = items.iter().map(|one| text(one, "/kind").to_owned()).collect();
+        kinds.sort();
+        kinds.dedup();
+        kinds
+    };
+    assert_eq!(kinds("1h").await, ["token"]);
+    assert_eq!(kinds("7d").await, ["node", "server", "token", "workload"]);
+    let all = ["intermediate", "node", "operator", "root", "server", "token", "workload"];
+    assert_eq!(kinds("400d").await, all);
+
+    let web = world.id("web");
+    eventually("the leaf in use is acknowledged", async || {
+        let shown = world.command(&["identity", "show", &web]).await;
+        let secs = shown["survives_secs"].as_i64().unwrap_or_default();
+        let acknowledged = shown["leaves"].as_array().is_some_and(|leaves| {
+            !leaves.is_empty() && leaves.iter().all(|leaf| leaf["acknowledged"] == true)
+        });
+        if acknowledged && (11 * 3600..=12 * 3600).contains(&secs) { Ok(()) } else { Err(shown) }
+    })
+    .await;
+    world.finish().await;
+}
