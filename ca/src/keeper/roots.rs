@@ -126,6 +126,7 @@ impl Keeper {
         let kept = self.deps.authorities.taint(below, now, rows).await;
         kept.map_err(|error| RotateError::Failed(error.to_string()))?;
         self.settle_records(None).await.map_err(|error| RotateError::Failed(error.to_string()))?;
+        self.roots.step(Event::Kept(Root::all(&self.records)), Seen::default().observed(), now);
         tracing::warn!(authority_id = %named, root = %root, "authority is tainted, its root is being replaced");
         Ok(())
     }

@@ -105,6 +105,8 @@ async fn issue(handle: &Handle, path: &str) -> IssuedSvid {
     handle.issue(request(path, Purpose::Delivery)).await.unwrap()
 }
 
+mod roots;
+
 use AuthorityState::{Active, Prepared, Removed, Retired};
 
 #[tokio::test]

@@ -1,0 +1,176 @@
+//! The replacement of a root through the whole crate: store, machine, issuer, what is published.
+
+use std::collections::BTreeSet;
+
+use certs::{Chain, Usage};
+use spiffe::{SvidError, verify_svid};
+
+use super::*;
+use crate::{
+    dependents::{Acknowledged, Dependent, Holding},
+    rotation::{Refusal, Step},
+};
+
+fn wish(step: Step) -> Wish {
+    Wish { step, leave_behind: BTreeSet::new(), automatic: false }
+}
+
+fn asked() -> Asked {
+    Asked { actor: Actor::Host, reason: "drill".to_owned() }
+}
+
+/// A connected node that acknowledged `roots`, shows a leaf of `authority`, and knows us by `proven`.
+fn node(roots: &[AuthorityId], leaf: &IssuedSvid, proven: &[AuthorityId]) -> Dependent {
+    let set = |ids: &[AuthorityId]| ids.iter().copied().collect::<BTreeSet<_>>();
+    let id = TrustDomain::parse("td").unwrap().id("/web").unwrap();
+    let until = leaf.chain.leaf().not_after();
+    Dependent {
+        name: "web-1".to_owned(),
+        connected: Some(Acknowledged { roots: Some(set(roots)), refusal: None, proven: set(proven) }),
+        holds: vec![Holding { id, authority: leaf.authority, until }],
+    }
+}
+
+fn root_of(handle: &Handle) -> AuthorityId {
+    handle.anchor().borrow().root.unwrap()
+}
+
+fn check(chain: &Chain, trust: &Trust, now: Timestamp) -> Result<(), SvidError> {
+    verify_svid(chain, trust, now, Usage::Client).map(drop)
+}
+
+#[tokio::test]
+async fn a_root_is_replaced_and_no_leaf_is_ever_without_its_root() {
+    let world = World::new().await;
+    world
+        .life(async |handle| {
+            let old = root_of(&handle);
+            let before = issue(&handle, "/web").await;
+            let trusts = |chain: &Chain| check(chain, &handle.trust().borrow().clone(), world.clock.now());
+
+            let status = handle.rotate_root(wish(Step::Prepare), asked()).await.unwrap();
+            let new = status.other.unwrap();
+            assert_eq!(
+                handle.trust().borrow().own().authorities().len(),
+                2,
+                "the next root is in the bundle"
+            );
+            assert_eq!(issue(&handle, "/web").await.authority, before.authority, "and signs nothing");
+
+            world.dependents.set(vec![node(&[old], &before, &[old])]);
+            let refused = handle.rotate_root(wish(Step::Activate), asked()).await.unwrap_err();
+            assert!(matches!(refused, RotateError::Refused(Refusal::Laggards { .. })), "{refused:?}");
+            world.dependents.set(vec![node(&[old, new], &before, &[old])]);
+            handle.rotate_root(wish(Step::Activate), asked()).await.unwrap();
+            let anchor = handle.anchor().borrow().clone();
+            assert_eq!((anchor.root, anchor.previous), (Some(new), Some(old)));
+            let after = issue(&handle, "/web").await;
+            trusts(&after.chain).unwrap();
+            trusts(&before.chain).unwrap();
+
+            // Whoever knows the old root only verifies the same leaf by the other certificate of its authority.
+            let by_old = Chain::new(after.chain.leaf().clone(), vec![anchor.cross.clone().unwrap()]);
+            let roots = handle.trust().borrow().own().authorities().to_vec();
+            let only_old =
+                roots.into_iter().filter(|root| AuthorityId::of(root.spki_hash()) == old).collect();
+            let only_old = Trust::new(TrustBundle::new(world.policy.trust_domain.clone(), only_old, 1));
+            check(&by_old, &only_old, world.clock.now()).unwrap();
+            assert!(check(&after.chain, &only_old, world.clock.now()).is_err());
+
+            world.dependents.set(vec![node(&[old, new], &after, &[old])]);
+            let refused = handle.rotate_root(wish(Step::Finish), asked()).await.unwrap_err();
+            assert!(refused.to_string().contains("1 that would break"), "not proven: {refused}");
+            world.dependents.set(vec![node(&[old, new], &after, &[old, new])]);
+            let refused = handle.rotate_root(wish(Step::Finish), asked()).await.unwrap_err();
+            assert!(matches!(refused, RotateError::Refused(Refusal::Settling { .. })), "{refused:?}");
+            world.after(3601);
+            handle.rotate_root(wish(Step::Finish), asked()).await.unwrap();
+            assert_eq!(handle.trust().borrow().own().authorities().len(), 1);
+            assert_eq!(handle.anchor().borrow().cross, None);
+            assert_eq!(
+                world.store.key_count(),
+                2,
+                "the keys of the old root and its authority are destroyed"
+            );
+            trusts(&after.chain).unwrap();
+            assert!(trusts(&before.chain).is_err());
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_rotation_outlives_the_process_and_can_be_rolled_back() {
+    let world = World::new().await;
+    let (old, before) = world.life(async |handle| (root_of(&handle), issue(&handle, "/web").await)).await;
+    let new = world
+        .life(async |handle| handle.rotate_root(wish(Step::Prepare), asked()).await.unwrap().other.unwrap())
+        .await;
+    world.dependents.set(vec![node(&[old, new], &before, &[old])]);
+    world
+        .life(async |handle| {
+            handle.rotate_root(wish(Step::Activate), asked()).await.unwrap();
+            assert_eq!(root_of(&handle), new);
+        })
+        .await;
+    world
+        .life(async |handle| {
+            handle.rotate_root(wish(Step::Rollback), asked()).await.unwrap();
+            assert_eq!(root_of(&handle), old);
+            assert_eq!(issue(&handle, "/web").await.authority, before.authority, "the old one signs again");
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_stolen_key_opens_nothing_and_what_it_signed_for_us_may_still_come_for_more() {
+    let world = World::new().await;
+    let (stolen, known, forged) = world
+        .life(async |handle| {
+            let known = issue(&handle, "/web").await;
+            // What a thief makes with the key of the issuing authority: right in every respect but the journal.
+            let key = world.store.load_key(known.authority).await.unwrap();
+            let signer = certs::SoftwareSigner::try_new(&key).unwrap();
+            let issuing = known.chain.intermediates()[0].clone();
+            let template = certs::Template {
+                profile: certs::Profile::Workload,
+                serial: Serial::random(),
+                validity: certs::Validity::starting(world.clock.now(), Duration::from_secs(3600), None),
+                public_key: SecretKey::generate(KeyKind::P256).public().clone(),
+                subject: None,
+                uri: "spiffe://td/web".to_owned(),
+                dns_names: Vec::new(),
+                ip_addresses: Vec::new(),
+            };
+            let leaf = certs::sign(&template, Some(&issuing), &signer).unwrap();
+            let forged = Chain::new(leaf, vec![issuing]);
+            check(&forged, &handle.trust().borrow().clone(), world.clock.now()).unwrap();
+            (known.authority, known, forged)
+        })
+        .await;
+    // Somebody lags, so that the first moments can be looked at.
+    world.dependents.set(vec![node(&[], &known, &[])]);
+    world
+        .life(async |handle| {
+            let status = handle.emergency(stolen, asked()).await.unwrap();
+            assert!(status.emergency.is_some());
+            let trust = handle.trust().borrow().clone();
+            check(&known.chain, &trust, world.clock.now()).unwrap();
+            let refused = check(&forged, &trust, world.clock.now()).unwrap_err();
+            assert_eq!(refused.rule(), "tainted-key");
+            world.after(15);
+            until(&handle, |status| status.active.is_some_and(|active| active != stolen)).await;
+            world.after(45);
+            until(&handle, |status| {
+                let signs = status.active.is_some_and(|active| active != stolen);
+                signs && status.authorities.iter().filter(|one| one.place == Place::Root).count() == 1
+            })
+            .await;
+            let trust = handle.trust().borrow().clone();
+            check(&issue(&handle, "/web").await.chain, &trust, world.clock.now()).unwrap();
+            assert!(check(&known.chain, &trust, world.clock.now()).is_err(), "the old root is gone");
+            assert!(matches!(handle.emergency(stolen, asked()).await, Err(RotateError::NotFound(_))));
+        })
+        .await;
+    let taints = world.store.events().iter().filter(|event| event.action == Action::AuthorityTaint).count();
+    assert_eq!(taints, 2, "the named authority and its root");
+}
