@@ -297,6 +297,7 @@ async fn independent_reader_opens_counts_and_refuses_as_the_written_format_says(
     assert_eq!((code, &spoken["slot"], &spoken["opened"]), (0, &json!("spoken"), &json!(records)));
     let (code, _) = read(&python, &database, &["--kek", old]);
     assert_eq!(code, 3, "the removed key opens nothing");
+    world.finish().await;
 }
 
 /// Runs SQL on the database behind the server's back, and answers what the last statement selects.
