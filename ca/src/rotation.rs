@@ -16,19 +16,20 @@
 //! nothing finished past any, unless an operator named it, the old root is about to end, or its key is stolen; a
 //! finished rotation waited out the greatest age of connections; what was removed never comes back.
 
+mod words;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 
 use certs::Timestamp;
-use serde::{Deserialize, Serialize};
 use spiffe::AuthorityId;
-use thiserror::Error;
 
+pub use self::words::{Action, Event, Observed, Phase, Refusal, Root, Settings, Step, Wish};
 use crate::{
     dependents::{Dependent, Laggard, behind_activation, behind_finish},
-    ports::{AuthorityRecord, AuthorityState, Place},
+    ports::AuthorityState,
 };
 
 /// The longest wait between two tries.
@@ -39,240 +40,6 @@ pub const LOOK: Duration = Duration::from_secs(1);
 pub const EMERGENCY_ACTIVATE: Duration = Duration::from_secs(15);
 /// In an emergency: how long after the taint the old root leaves the bundle at the latest.
 pub const EMERGENCY_FINISH: Duration = Duration::from_secs(60);
-
-/// What the machine goes by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Settings {
-    /// The greatest age of a connection between proxies: what our listeners set (the xDS field
-    /// `max_connection_duration`).
-    pub max_connection: Duration,
-    /// The wait after the first failure; it doubles with each further one, up to 15 minutes.
-    pub retry: Duration,
-}
-
-/// A step of a rotation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Step {
-    /// Make the next root; it stands in the bundle and signs nothing.
-    Prepare,
-    /// Let it sign; the old one only verifies from then on.
-    Activate,
-    /// Replace at once what the old one signed, instead of spread over time.
-    Taint,
-    /// Take the old one out of the bundle and destroy its key.
-    Finish,
-    /// Go back: drop the prepared root, or let the old one sign again.
-    Rollback,
-}
-
-impl Step {
-    /// The word that commands use.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Prepare => "prepare",
-            Self::Activate => "activate",
-            Self::Taint => "taint",
-            Self::Finish => "finish",
-            Self::Rollback => "rollback",
-        }
-    }
-}
-
-/// Where a rotation stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    /// One root, and none beside it.
-    Steady,
-    /// The next one is in the bundle.
-    Prepared {
-        /// Which.
-        new: AuthorityId,
-    },
-    /// The new one signs; the old one still verifies.
-    Active {
-        /// The one that goes.
-        old: AuthorityId,
-    },
-}
-
-/// What somebody asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wish {
-    /// Which step.
-    pub step: Step,
-    /// Whose being left behind is accepted.
-    pub leave_behind: BTreeSet<String>,
-    /// With [`Step::Prepare`]: whether the further steps follow by themselves as their gates open.
-    pub automatic: bool,
-}
-
-/// Why a step was not taken. Nothing changed.
-#[derive(Debug, Clone, PartialEq, Eq, Error, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case")]
-pub enum Refusal {
-    /// Another step is due.
-    #[error("{} is not due now: {standing}; due is {}", step.word(), words(due))]
-    OutOfOrder {
-        /// What was asked for.
-        step: Step,
-        /// Where the rotation stands.
-        standing: String,
-        /// What may be asked for.
-        due: Vec<Step>,
-    },
-    /// Somebody would break.
-    #[error("{} waits for {} that would break", step.word(), laggards.len())]
-    Laggards {
-        /// What was asked for.
-        step: Step,
-        /// Who, and why.
-        laggards: Vec<Laggard>,
-    },
-    /// Connections that were opened under the old root may still be open.
-    #[error(
-        "finish waits until {until}, when the last connection opened under the old root has ended by its age"
-    )]
-    Settling {
-        /// Until when.
-        until: Timestamp,
-    },
-    /// A name to be left behind is nobody's.
-    #[error("{0:?} is in nobody's way, there is nothing to leave behind")]
-    Unknown(String),
-    /// Nothing was signed by the old root any more.
-    #[error(
-        "nothing depends on the old root any more: finish, and begin another rotation if you want another root"
-    )]
-    Drained,
-    /// An emergency replaces the root.
-    #[error("the root's key is tainted, its replacement is under way and cannot be rolled back")]
-    Emergency,
-    /// The key of the root is not here.
-    #[error("the key of the root is kept elsewhere, Credence cannot make or use it")]
-    NoRootKey,
-    /// A step is being carried out.
-    #[error("another step is being carried out, ask again")]
-    Busy,
-}
-
-fn words(due: &[Step]) -> String {
-    due.iter().map(|step| step.word()).collect::<Vec<_>>().join(" or ")
-}
-
-/// What happened.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// Time has passed.
-    Tick,
-    /// An operator wants a step.
-    Wanted(Wish),
-    /// The last action succeeded, and these are the authorities now.
-    Kept(Vec<Root>),
-    /// The last action failed; nothing changed.
-    Failed,
-    /// Who depends on authorities could not be observed.
-    Blind,
-}
-
-/// What to do. Every action but [`Action::Refuse`] and [`Action::AtRisk`] is answered by one event.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
-    /// Make a root, and an issuing authority under it.
-    Prepare {
-        /// Whether it was by itself, and goes on by itself.
-        automatic: bool,
-    },
-    /// Let `new` sign instead of `old`.
-    Activate {
-        /// The prepared root.
-        new: AuthorityId,
-        /// The active one.
-        old: AuthorityId,
-        /// Who was not waited for.
-        left_behind: Vec<Laggard>,
-    },
-    /// Mark the old root.
-    Taint(AuthorityId),
-    /// Take `old` out of the bundle.
-    Finish {
-        /// The retired root.
-        old: AuthorityId,
-        /// Who was not waited for.
-        left_behind: Vec<Laggard>,
-    },
-    /// Drop the prepared root.
-    Withdraw(AuthorityId),
-    /// Let `old` sign again instead of `new`.
-    Return {
-        /// The retired root.
-        old: AuthorityId,
-        /// The active one.
-        new: AuthorityId,
-    },
-    /// Answer the last wish: no.
-    Refuse(Refusal),
-    /// Say once that the root passed three quarters of its life and its replacement is stuck.
-    AtRisk,
-}
-
-/// A root as far as this machine goes by it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Root {
-    /// Which.
-    pub id: AuthorityId,
-    /// Where it stands.
-    pub state: AuthorityState,
-    /// When it was made.
-    pub created: Timestamp,
-    /// Its last second.
-    pub not_after: Timestamp,
-    /// When it retired.
-    pub retired: Option<Timestamp>,
-    /// Since when it is tainted.
-    pub tainted: Option<Timestamp>,
-    /// Whether its rotation goes on by itself.
-    pub automatic: bool,
-}
-
-impl Root {
-    /// The roots among `records` that are not removed.
-    #[must_use]
-    pub fn all(records: &[AuthorityRecord]) -> Vec<Self> {
-        records
-            .iter()
-            .filter(|record| record.place == Place::Root && record.state != AuthorityState::Removed)
-            .map(|record| Self {
-                id: record.id,
-                state: record.state,
-                created: record.created,
-                not_after: record.certificate.not_after(),
-                retired: record.retired,
-                tainted: record.tainted,
-                automatic: record.automatic,
-            })
-            .collect()
-    }
-
-    /// The moment at which this part of its life has passed.
-    fn at_part(&self, part: f64) -> Timestamp {
-        self.created + self.not_after.since(self.created).mul_f64(part)
-    }
-}
-
-/// What the shell observed before a step.
-#[derive(Debug, Clone, Copy)]
-pub struct Observed<'a> {
-    /// Who depends on authorities.
-    pub dependents: &'a [Dependent],
-    /// The authorities that lead to the root that is being replaced, itself included.
-    pub of_old: &'a BTreeSet<AuthorityId>,
-    /// Whether the key of the active root is here, and whether Credence may make roots.
-    pub has_root_key: bool,
-    /// Whether operators have paused what goes on by itself.
-    pub is_paused: bool,
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Doing {
