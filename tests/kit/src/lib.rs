@@ -19,12 +19,14 @@ mod issued;
 mod kept;
 mod load;
 mod many;
+mod mesh;
 mod netns;
 mod pair;
 mod peer;
 mod rest;
 mod search;
 mod tls;
+mod traffic;
 mod upstream;
 mod world;
 mod xds;
@@ -40,6 +42,7 @@ pub use self::eventually::{PATIENCE, eventually, within};
 pub use self::kept::{Kept, Speaks};
 pub use self::load::{Load, LoadPlan, LoadReport, get};
 pub use self::many::all;
+pub use self::mesh::Mesh;
 pub use self::netns::NetworkNamespace;
 pub use self::pair::Pair;
 pub use self::peer::{RustlsPeer, rustls_refuses_server};
@@ -49,6 +52,7 @@ pub use self::tls::{
     Identity, Outcome, Shown, connect, https, plaintext, probe, shakes_hands, strikes_tls12, try_http,
     try_stream,
 };
+pub use self::traffic::{Echo, Front, Kind, SESSION, STREAM, Traffic};
 pub use self::upstream::Upstream;
 pub use self::world::{Envoy, Node, TestWorld, WorldOptions, envoy, workspace};
 pub use self::xds::{CDS, DeltaStream, EDS, LDS, RDS, SDS, SotwStream, XdsClient, generic_of, secret_of};

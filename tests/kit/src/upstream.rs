@@ -1,4 +1,5 @@
-//! A service behind a proxy: answers every request with 200 and its name, and counts.
+//! A service behind a proxy: answers every request with 200 and its name, and counts. `/stream/N` is answered with
+//! a body that lasts N seconds, a line every quarter of a second.
 
 use std::{
     convert::Infallible,
@@ -7,10 +8,13 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
-use http_body_util::Full;
+use futures::{StreamExt, stream};
+use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
+use hyper::body::Frame;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
@@ -21,6 +25,9 @@ use tokio::{net::TcpListener, task::JoinSet};
 use tokio_rustls::TlsAcceptor;
 
 use crate::{Identity, tls::provider};
+
+/// Between two lines of a long answer.
+pub(crate) const BEAT: Duration = Duration::from_millis(250);
 
 /// One upstream. Dropping it closes it.
 #[derive(Debug)]
@@ -112,11 +119,10 @@ async fn accept(
         let Ok((tcp, _)) = accepted else { continue };
         let (requests, tls, so_far) = (requests.clone(), tls.clone(), accepted_so_far.clone());
         connections.spawn(async move {
-            let service = hyper::service::service_fn(|_| {
+            let service = hyper::service::service_fn(|request: http::Request<_>| {
                 requests.fetch_add(1, Ordering::Relaxed);
-                async move {
-                    Ok::<_, Infallible>(http::Response::new(Full::new(Bytes::from_static(name.as_bytes()))))
-                }
+                let body = body(request.uri().path(), name);
+                async move { Ok::<_, Infallible>(http::Response::new(body)) }
             });
             let auto = auto::Builder::new(TokioExecutor::new());
             let Some(tls) = tls else {
@@ -129,4 +135,15 @@ async fn accept(
             let _ = auto.serve_connection(TokioIo::new(tls), service).await;
         });
     }
+}
+
+fn body(path: &str, name: &'static str) -> BoxBody<Bytes, Infallible> {
+    let seconds = path.strip_prefix("/stream/").and_then(|seconds| seconds.parse::<u64>().ok());
+    let Some(seconds) = seconds else { return Full::new(Bytes::from_static(name.as_bytes())).boxed() };
+    let beats = Duration::from_secs(seconds).as_millis() / BEAT.as_millis();
+    let lines = stream::iter(0..beats).then(|beat| async move {
+        tokio::time::sleep(BEAT).await;
+        Ok(Frame::data(Bytes::from(format!("{beat}\n"))))
+    });
+    BodyExt::boxed(StreamBody::new(lines))
 }

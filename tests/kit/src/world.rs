@@ -396,6 +396,15 @@ impl TestWorld {
         free_ports(1).ok().and_then(|ports| ports.first().copied()).unwrap_or_else(|| panic!("no free port"))
     }
 
+    /// Free ports on loopback, all different: proxies share a port that two of them are told to listen on, silently.
+    ///
+    /// # Panics
+    /// When there are none.
+    #[must_use]
+    pub fn free_ports(count: usize) -> Vec<SocketAddr> {
+        free_ports(count).unwrap_or_else(|error| panic!("no free ports: {error}"))
+    }
+
     /// Ends everything, and leaves behind what was issued, for other verifiers.
     ///
     /// # Panics
