@@ -151,7 +151,9 @@ async fn sealed_key_does_not_open_anywhere_else() {
 #[tokio::test]
 async fn altered_slots_and_data_keys_do_not_open_the_store() {
     for statement in [
-        "UPDATE key_slots SET wrapped = CAST(substr(wrapped, 1, 95) || x'00' || substr(wrapped, 97) AS BLOB)",
+        // Another octet, whatever stands there.
+        "UPDATE key_slots SET wrapped = CAST(substr(wrapped, 1, 95)
+             || CASE substr(wrapped, 96, 1) WHEN x'00' THEN x'01' ELSE x'00' END || substr(wrapped, 97) AS BLOB)",
         "UPDATE data_keys SET wrapped = (SELECT wrapped FROM data_keys WHERE class = 'tls') WHERE class = 'ca'",
         "UPDATE data_keys SET class = CASE class WHEN 'ca' THEN 'tls' WHEN 'tls' THEN 'ca' ELSE class END, version = 2",
         "UPDATE data_keys SET tenant = 'other' WHERE class = 'ca'",
