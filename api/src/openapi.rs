@@ -48,6 +48,7 @@ use crate::{access, problem, wire};
     wire::Rotation,
     wire::RotateRoot,
     wire::RootRotation,
+    wire::RotationBarrier,
     wire::RotationTally,
     wire::Laggard,
     wire::Emergency,

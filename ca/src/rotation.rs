@@ -26,7 +26,7 @@ use std::{
 use certs::Timestamp;
 use spiffe::AuthorityId;
 
-pub use self::words::{Action, Event, Observed, Phase, Refusal, Root, Settings, Step, Wish};
+pub use self::words::{Action, Barrier, Event, Observed, Phase, Refusal, Root, Settings, Step, Wish};
 use crate::{
     dependents::{Dependent, Laggard, behind_activation, behind_finish},
     ports::AuthorityState,
@@ -62,6 +62,8 @@ pub struct Rotation {
     look: Timestamp,
     /// Since when each dependent has been seen clear of the old root.
     clear: BTreeMap<String, Timestamp>,
+    /// Since when somebody has been seen in the way of the next step without a break.
+    waits: Option<Timestamp>,
     is_at_risk: bool,
 }
 
@@ -76,6 +78,7 @@ impl Rotation {
             failures: 0,
             look: Timestamp::EPOCH,
             clear: BTreeMap::new(),
+            waits: None,
             is_at_risk: false,
         }
     }
@@ -135,6 +138,17 @@ impl Rotation {
         self.is_at_risk
     }
 
+    /// The step that waits for laggards, if one does.
+    #[must_use]
+    pub fn barrier(&self) -> Option<Barrier> {
+        let step = match self.phase() {
+            Phase::Steady => return None,
+            Phase::Prepared { .. } => Step::Activate,
+            Phase::Active { .. } => Step::Finish,
+        };
+        self.waits.map(|since| Barrier { step, since })
+    }
+
     /// When the machine wants an [`Event::Tick`].
     #[must_use]
     pub fn deadline(&self) -> Option<Timestamp> {
@@ -163,6 +177,7 @@ impl Rotation {
                 self.doing = Doing::Nothing;
                 self.failures = 0;
                 self.clear.clear();
+                self.waits = None;
                 self.look = now;
                 self.is_at_risk = false;
                 return Vec::new();
@@ -303,11 +318,12 @@ impl Rotation {
         Some(clear.unwrap_or(retired).max(retired) + self.settings.max_connection)
     }
 
-    /// Remembers since when each dependent is clear of the old root.
+    /// Remembers since when somebody is in the way, and since when each dependent is clear of the old root.
     fn watch(&mut self, observed: Observed<'_>, now: Timestamp) {
-        let Phase::Active { .. } = self.phase() else { return };
         let behind: BTreeSet<String> =
             self.behind(observed, now).into_iter().map(|laggard| laggard.name).collect();
+        self.waits = if behind.is_empty() { None } else { self.waits.or(Some(now)) };
+        let Phase::Active { .. } = self.phase() else { return };
         self.clear.retain(|name, _| !behind.contains(name));
         for dependent in observed.dependents.iter().filter(|one| !behind.contains(&one.name)) {
             self.clear.entry(dependent.name.clone()).or_insert(now);

@@ -9,7 +9,7 @@ use spiffe::AuthorityId;
 use crate::{
     dependents::Laggard,
     ports::{AuthorityRecord, AuthorityState, Leaves, Place},
-    rotation::Step,
+    rotation::{Barrier, Step},
 };
 
 /// One authority.
@@ -83,6 +83,8 @@ pub struct RotationStatus {
     pub tally: Tally,
     /// Who would break by the next step, now.
     pub laggards: Vec<Laggard>,
+    /// The step that waits for them, and since when.
+    pub barrier: Option<Barrier>,
     /// When the last connection opened under the old root has ended by its age.
     pub settles: Option<Timestamp>,
 }

@@ -303,6 +303,7 @@ async fn serve(
             seen: seen_read,
             ready: ready.clone(),
             pauses: pauses.clone(),
+            ca: ca.status(),
             sds: sds.status(),
             own: own_status_read.clone(),
             counters,

@@ -782,6 +782,11 @@ pub struct BlockArgs {
 pub enum RolloutCommand {
     /// What is replaced by itself next, and whether that is paused
     List(ListArgs),
+    /// The rotation under way, live: bars, laggards by name, who would break now, and pauses; until it has ended
+    #[command(
+        after_help = "Examples:\n  credence rollout watch\n\nWith nothing under way it says so, and ends."
+    )]
+    Watch(ListArgs),
     /// Stop replacing authorities by itself for a while; leaves, nodes and our own certificate are renewed as before
     #[command(
         after_help = "Examples:\n  credence rollout pause --all --reason \"Black Friday\" --for 4h\n\nIt ends by itself, and \

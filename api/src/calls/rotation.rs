@@ -106,6 +106,11 @@ impl Calls {
             },
             laggards: status.laggards.iter().take(MAX_LISTED).map(shown_laggard).collect(),
             laggard_count: status.laggards.len(),
+            barrier: status.barrier.map(|barrier| wire::RotationBarrier {
+                step: barrier.step.word().to_owned(),
+                since: barrier.since.to_string(),
+                waiting_secs: self.clock.now().since(barrier.since).as_secs(),
+            }),
             settles: status.settles.map(text),
             signed,
         })

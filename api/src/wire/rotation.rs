@@ -63,6 +63,17 @@ pub struct RotationTally {
     pub proven: usize,
 }
 
+/// A step that waits for laggards.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RotationBarrier {
+    /// `activate` or `finish`.
+    pub step: String,
+    /// Since when somebody has been in its way without a break, as far as this process has seen.
+    pub since: String,
+    /// Seconds since then.
+    pub waiting_secs: u64,
+}
+
 /// The rotation of the root as it stands.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RootRotation {
@@ -97,6 +108,9 @@ pub struct RootRotation {
     pub laggards: Vec<Laggard>,
     /// How many would break.
     pub laggard_count: usize,
+    /// The step that waits for them, and for how long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub barrier: Option<RotationBarrier>,
     /// When the last connection that was opened under the old root has ended by its age.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settles: Option<String>,

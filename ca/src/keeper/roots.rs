@@ -379,6 +379,7 @@ impl Keeper {
             since,
             tally: tally(seen, new, now),
             laggards: self.roots.behind(seen.observed(), now),
+            barrier: self.roots.barrier(),
             settles: self.roots.settles(seen.observed(), &BTreeSet::new(), now),
         }
     }

@@ -145,6 +145,30 @@ fn activation_waits_for_every_connected_node_and_for_no_other() {
 }
 
 #[test]
+fn tells_since_when_a_step_waits_for_laggards() {
+    let old = one();
+    let (behind, ready) = ([node("a", &[1], 1, &[])], [node("a", &[1, 2], 1, &[])]);
+    let mut machine = prepared(false);
+    let mut check = |now: u64, nodes: &[Dependent], expected: Option<(Step, u64)>| {
+        machine.step(Event::Tick, seen(nodes, &old), at(now));
+        let barrier = machine.barrier().map(|barrier| (barrier.step, barrier.since));
+        assert_eq!(barrier, expected.map(|(step, since)| (step, at(since))), "at {now}");
+    };
+    check(100, &behind, Some((Step::Activate, 100)));
+    check(200, &behind, Some((Step::Activate, 100)));
+    check(300, &ready, None);
+    check(400, &behind, Some((Step::Activate, 400)));
+    // What nobody could see tells nothing; another phase begins anew.
+    machine.step(Event::Blind, seen(&[], &old), at(450));
+    assert_eq!(machine.barrier().map(|barrier| barrier.since), Some(at(400)));
+    let roots = activated(false, 460).roots;
+    machine.step(Event::Kept(roots), seen(&ready, &old), at(460));
+    assert_eq!(machine.barrier(), None);
+    machine.step(Event::Tick, seen(&ready, &old), at(500));
+    assert_eq!(machine.barrier(), Some(Barrier { step: Step::Finish, since: at(500) }));
+}
+
+#[test]
 fn finishing_waits_for_everybody_by_name_and_for_the_age_of_connections() {
     let old = one();
     let check = |dependent: Dependent, expected: Reason| {
@@ -389,6 +413,8 @@ fn a_random_walk_keeps_the_invariants() {
         let fleet = world.fleet.clone();
         let actions = machine.step(event, seen(&fleet, &of_old), now);
         assert!(actions.len() <= 1);
+        let is_in_the_way = !machine.behind(seen(&fleet, &of_old), now).is_empty();
+        assert_eq!(machine.barrier().is_some(), is_in_the_way);
         for action in actions {
             if matches!(action, Action::Refuse(_) | Action::AtRisk) {
                 continue;

@@ -133,6 +133,15 @@ fn words(due: &[Step]) -> String {
     due.iter().map(|step| step.word()).collect::<Vec<_>>().join(" or ")
 }
 
+/// A step that cannot be taken because somebody would break.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Barrier {
+    /// Which step.
+    pub step: Step,
+    /// Since when somebody has been in its way without a break, as far as this process has seen.
+    pub since: Timestamp,
+}
+
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {

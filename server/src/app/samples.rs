@@ -6,6 +6,7 @@ use api::{
     calls::Pauses,
     expiry::{Ending, first_of_each_kind},
 };
+use ca::CaStatus;
 use certs::{Clock, Timestamp};
 use sds::SdsStatus;
 use tokio::sync::watch;
@@ -29,6 +30,7 @@ pub(super) struct Sources {
     pub(super) seen: watch::Receiver<Arc<Seen>>,
     pub(super) ready: Arc<Ready>,
     pub(super) pauses: Pauses,
+    pub(super) ca: watch::Receiver<Arc<CaStatus>>,
     pub(super) sds: watch::Receiver<Arc<SdsStatus>>,
     pub(super) own: watch::Receiver<OwnStatus>,
     pub(super) counters: Arc<Counters>,
@@ -44,6 +46,7 @@ impl Sources {
     pub(super) fn sample(&self) -> Vec<Sample> {
         let mut samples = self.expiries();
         samples.extend(self.readiness());
+        samples.extend(barrier(&self.ca.borrow(), self.clock.now()));
         samples.extend(self.renewals());
         samples.extend(self.delivery());
         samples.extend(self.sealing());
@@ -181,6 +184,21 @@ impl Sources {
     }
 }
 
+/// Whether a step of the root's rotation waits, and for how many.
+fn barrier(ca: &CaStatus, now: Timestamp) -> Vec<Sample> {
+    let rotation = ca.rotation.as_ref();
+    #[expect(clippy::cast_precision_loss, reason = "a count")]
+    let laggards = rotation.map_or(0, |rotation| rotation.laggards.len()) as f64;
+    let help = "Nodes and operators who would break by the next step of the root's rotation";
+    let mut samples = vec![gauge("rotation_laggards", help, vec![], laggards)];
+    samples.extend(rotation.and_then(|rotation| rotation.barrier).map(|barrier| {
+        let help = "Seconds for which a step of the root's rotation has been waiting for laggards";
+        let labels = vec![("step", barrier.step.word().to_owned())];
+        gauge("rotation_waiting_seconds", help, labels, seconds(now.millis_since(barrier.since)))
+    }));
+    samples
+}
+
 #[expect(clippy::cast_precision_loss, reason = "a metric in seconds")]
 fn seconds(millis: i64) -> f64 {
     millis as f64 / 1000.0
@@ -197,4 +215,61 @@ fn counter(
     value: u64,
 ) -> Sample {
     Sample { name, help, labels, value: SampleValue::Counter(value) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use ca::{
+        RotationStatus, Tally,
+        dependents::{Laggard, Reason},
+        rotation::{Barrier, Step},
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_barrier_is_counted_while_somebody_is_in_the_way_and_absent_otherwise() {
+        let now = Timestamp::from_unix_secs(1_800_000_000);
+        let status = |barrier: Option<Barrier>, laggards: Vec<Laggard>| CaStatus {
+            rotation: Some(RotationStatus {
+                phase: "prepared".into(),
+                standing: String::new(),
+                root: None,
+                other: None,
+                is_automatic: true,
+                emergency: None,
+                is_at_risk: false,
+                due: Vec::new(),
+                since: None,
+                tally: Tally::default(),
+                laggards,
+                barrier,
+                settles: None,
+            }),
+            ..CaStatus::default()
+        };
+        let read = |ca: &CaStatus| -> Vec<(String, f64)> {
+            let samples = barrier(ca, now + Duration::from_secs(90)).into_iter();
+            let value = |sample: Sample| match sample.value {
+                SampleValue::Gauge(value) => (format!("{}{:?}", sample.name, sample.labels), value),
+                SampleValue::Counter(_) => panic!("{sample:?}"),
+            };
+            samples.map(value).collect()
+        };
+        let none = [("rotation_laggards[]".to_owned(), 0.0)];
+        assert_eq!(read(&CaStatus::default()), none);
+        assert_eq!(read(&status(None, Vec::new())), none);
+        let laggard =
+            Laggard { name: "web-1".into(), is_connected: true, reason: Reason::BundleNotAcknowledged };
+        let stuck = status(Some(Barrier { step: Step::Activate, since: now }), vec![laggard]);
+        assert_eq!(
+            read(&stuck),
+            [
+                ("rotation_laggards[]".to_owned(), 1.0),
+                ("rotation_waiting_seconds[(\"step\", \"activate\")]".to_owned(), 90.0),
+            ]
+        );
+    }
 }

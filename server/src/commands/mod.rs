@@ -20,6 +20,7 @@ mod secret;
 mod status;
 mod trust;
 mod verify;
+mod watch;
 
 /// Carries out a command of the operator.
 ///

@@ -9,7 +9,7 @@ use agent::{
 use api::wire;
 use spiffe::{Namespace, NodeId};
 
-use super::{dash, done, dry, may_go_on, parse_duration};
+use super::{dash, done, dry, may_go_on, parse_duration, watch::Watch};
 use crate::{
     cli::{
         BootstrapArgs, EnrollArgs, Format, NodeChangeArgs, ProxyCommand, ProxyListArgs, ProxyShowArgs,
@@ -229,30 +229,16 @@ fn bundle_text(bundle: &wire::HeldBundle) -> String {
 
 async fn watch(args: &WatchArgs) -> Result<Exit, Failure> {
     let client = Client::open(&args.server)?;
-    let interval = parse_duration("--interval", &args.interval)?.max(Duration::from_millis(200));
-    let mut shown = String::new();
-    loop {
-        let proxies = match &args.node {
-            Some(node) => vec![client.get::<wire::Proxy>(&format!("/proxies/{}", encode(node))).await?],
-            None => fetch(&client, None).await?,
-        };
-        let table = proxies_table(&proxies);
-        if table != shown {
-            if output::is_terminal() && !shown.is_empty() {
-                say("\x1b[2J\x1b[H");
-            }
-            say(&table);
-            shown = table;
-        }
+    let every = parse_duration("--interval", &args.interval)?.max(Duration::from_millis(200));
+    let look = async || match &args.node {
+        Some(node) => Ok(vec![client.get::<wire::Proxy>(&format!("/proxies/{}", encode(node))).await?]),
+        None => fetch(&client, None).await,
+    };
+    let is_over = |proxies: &Vec<wire::Proxy>| {
         let synced = !proxies.is_empty() && proxies.iter().all(|proxy| proxy.status.sync == "SYNCED");
-        if args.until_synced && synced {
-            return Ok(Exit::Ok);
-        }
-        tokio::select! {
-            () = tokio::time::sleep(interval) => {}
-            _ = tokio::signal::ctrl_c() => return Ok(Exit::Ok),
-        }
-    }
+        args.until_synced && synced
+    };
+    Watch { format: Format::Table, every }.run(look, |proxies| proxies_table(proxies), is_over).await
 }
 
 async fn remove(args: &NodeChangeArgs) -> Result<Exit, Failure> {

@@ -1,10 +1,14 @@
 //! `rollout ...`.
 
 use api::wire;
+use serde::Serialize;
 
-use super::{done, may_go_on};
+use super::{
+    done, may_go_on, rotation,
+    watch::{LOOK, Watch},
+};
 use crate::{
-    cli::RolloutCommand,
+    cli::{ListArgs, RolloutCommand},
     client::Client,
     output::{self, Exit, Failure, left},
 };
@@ -17,6 +21,7 @@ pub(super) async fn run(command: RolloutCommand) -> Result<Exit, Failure> {
             output::show(args.output, &rollouts, text)?;
             Ok(Exit::Ok)
         }
+        RolloutCommand::Watch(args) => watch(&args).await,
         RolloutCommand::Pause(args) => {
             let client = Client::open(&args.change.server)?;
             if !args.change.dry_run {
@@ -36,6 +41,24 @@ pub(super) async fn run(command: RolloutCommand) -> Result<Exit, Failure> {
             done(&args.change, &client.post("/rollouts/resume", &wanted).await?)
         }
     }
+}
+
+/// What is under way, and what is to come.
+#[derive(Serialize)]
+struct Standing {
+    rotation: wire::RootRotation,
+    rollouts: wire::Rollouts,
+}
+
+async fn watch(args: &ListArgs) -> Result<Exit, Failure> {
+    let client = Client::open(&args.server)?;
+    let look = async || {
+        let rotation = client.get(rotation::PATH).await?;
+        Ok(Standing { rotation, rollouts: client.get("/rollouts").await? })
+    };
+    let shown = |now: &Standing| format!("{}\n\n{}", text(&now.rollouts), rotation::text(&now.rotation));
+    let watch = Watch { format: args.output, every: LOOK };
+    watch.run(look, shown, |now| rotation::is_over(&now.rotation)).await
 }
 
 fn text(rollouts: &wire::Rollouts) -> String {

@@ -1,19 +1,18 @@
 //! `ca rotate root …`, `ca status`, `ca emergency`: the rotation of the root, with who would break by name.
 
-use std::time::Duration;
-
 use api::wire;
 
-use super::may_go_on;
+use super::{
+    may_go_on,
+    watch::{LOOK, Watch},
+};
 use crate::{
     cli::{CaStatusArgs, EmergencyArgs, RootCommand, RootStepArgs},
     client::Client,
-    output::{self, Exit, Failure, say},
+    output::{self, Exit, Failure, left, say},
 };
 
-const PATH: &str = "/authorities/root/rotation";
-/// How often a watched rotation is looked at.
-const LOOK: Duration = Duration::from_secs(1);
+pub(super) const PATH: &str = "/authorities/root/rotation";
 /// How wide a bar is.
 const BAR: usize = 20;
 
@@ -61,14 +60,14 @@ async fn step(word: &str, automatic: bool, args: &RootStepArgs, question: &str) 
 
 pub(super) async fn status(args: &CaStatusArgs) -> Result<Exit, Failure> {
     let client = Client::open(&args.list.server)?;
-    loop {
-        let now: wire::RootRotation = client.get(PATH).await?;
-        output::show(args.list.output, &now, text)?;
-        if !args.watch || now.phase == "steady" {
-            return Ok(Exit::Ok);
-        }
-        tokio::time::sleep(LOOK).await;
-    }
+    let look = async || client.get::<wire::RootRotation>(PATH).await;
+    let watch = Watch { format: args.list.output, every: LOOK };
+    watch.run(look, text, |now| !args.watch || is_over(now)).await
+}
+
+/// Whether nothing is under way.
+pub(super) fn is_over(now: &wire::RootRotation) -> bool {
+    now.phase == "steady"
 }
 
 pub(super) async fn emergency(args: &EmergencyArgs) -> Result<Exit, Failure> {
@@ -120,7 +119,8 @@ fn bar(part: usize, whole: usize) -> String {
     format!("[{}{}] {part}/{whole}", "#".repeat(filled), ".".repeat(BAR - filled))
 }
 
-fn text(now: &wire::RootRotation) -> String {
+/// Bars, and laggards by name.
+pub(super) fn text(now: &wire::RootRotation) -> String {
     let mut text = format!("{}\n", now.standing);
     if let Some(since) = &now.emergency_since {
         text.push_str(&format!("EMERGENCY since {since}: the old root's key is believed to be stolen\n"));
@@ -147,7 +147,13 @@ fn text(now: &wire::RootRotation) -> String {
         text.push_str(&format!("steps {mode}; due: {}\n", now.due.join(", ")));
     }
     if now.laggard_count > 0 {
-        text.push_str(&format!("who would break by the next step now: {}\n", now.laggard_count));
+        text.push_str(&match &now.barrier {
+            Some(barrier) => {
+                let waited = left(i64::try_from(barrier.waiting_secs).unwrap_or(i64::MAX));
+                format!("{} has waited {waited} for {} who would break:\n", barrier.step, now.laggard_count)
+            }
+            None => format!("who would break by the next step now: {}\n", now.laggard_count),
+        });
         let rows = now.laggards.iter().map(|one| {
             vec![one.name.clone(), if one.connected { "yes" } else { "no" }.to_owned(), one.reason.clone()]
         });
@@ -172,10 +178,21 @@ mod tests {
             tally: wire::RotationTally { connected: 4, bundle: 3, holders: 5, renewed: 5, proven: 0 },
             laggards: vec![laggard],
             laggard_count: 1,
+            barrier: Some(wire::RotationBarrier {
+                step: "finish".into(),
+                since: "S".into(),
+                waiting_secs: 720,
+            }),
             ..Default::default()
         };
         let text = text(&now);
-        for words in ["[###############.....] 3/4", "[####################] 5/5", "web-1", "due: finish"] {
+        for words in [
+            "finish has waited 12m for 1 who would break:",
+            "[###############.....] 3/4",
+            "[####################] 5/5",
+            "web-1",
+            "due: finish",
+        ] {
             assert!(text.contains(words), "{words}: {text}");
         }
         assert_eq!(bar(0, 0), "[####################] 0/0");

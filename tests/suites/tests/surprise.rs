@@ -1,9 +1,18 @@
 //! Nobody is surprised: what ends is listed, and a pause of rotation holds, is said everywhere, and ends.
 
-use std::time::Duration;
+use std::{process::Stdio, time::Duration};
 
-use kit::{Config, Load, LoadPlan, Pair, TestWorld, WorldOptions, envoy, eventually, within};
+use kit::{
+    Config, Load, LoadPlan, Pair, TestWorld, WorldOptions, all, envoy, eventually,
+    fleet::{Part, Until},
+    within,
+};
 use serde_json::Value;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, BufReader},
+    process::Command,
+    time::timeout,
+};
 
 /// Past half of the issuing authority's life.
 const LONG: Duration = Duration::from_secs(120);
@@ -114,5 +123,60 @@ async fn everything_that_ends_is_listed_and_each_identity_says_how_long_it_survi
         if acknowledged && (11 * 3600..=12 * 3600).contains(&secs) { Ok(()) } else { Err(shown) }
     })
     .await;
+    world.finish().await;
+}
+
+/// A node that does not acknowledge holds a step up: metrics count it, and `rollout watch` names it until all is over.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_that_waits_for_a_laggard_is_counted_and_watched_by_name() {
+    let world = TestWorld::boot("barrier", WorldOptions::default()).await;
+    let mut fleet = world.start_fleet(2, "web").await;
+    all(&mut fleet, Until::Connected, LONG).await;
+    let root = world.command(&["ca", "status"]).await["root"].as_str().unwrap().to_owned();
+    let bundle = format!("spiffe://{}", world.domain());
+    all(&mut fleet, Until::Trusts { secret: bundle, authority: root }, LONG).await;
+    assert_eq!(world.metric("credence_rotation_laggards").await, 0.0);
+
+    fleet.freeze(&["n1"], Part::Acks).await.unwrap();
+    world.command(&["ca", "rotate", "root", "prepare", "--yes"]).await;
+    let mut watch = Command::new(world.sandbox().program())
+        .args(["rollout", "watch"])
+        .current_dir(world.sandbox().path(""))
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut shown = BufReader::new(watch.stdout.take().unwrap()).lines();
+    let names_it = |line: &str| line.trim().starts_with("n1 ") && line.contains("has not acknowledged");
+    let named = async {
+        while let Some(line) = shown.next_line().await.unwrap() {
+            if names_it(&line) {
+                return true;
+            }
+        }
+        false
+    };
+    assert!(timeout(LONG, named).await.unwrap(), "the laggard is not named");
+    eventually("the step that waits is counted", async || {
+        let laggards = world.metric("credence_rotation_laggards").await;
+        let text = world.metrics().await;
+        let line =
+            text.lines().find(|line| line.starts_with("credence_rotation_waiting_seconds")).unwrap_or("");
+        let waited = line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok()).unwrap_or_default();
+        let is_there = line.contains("step=\"activate\"") && waited > 0.0;
+        if is_there && (laggards - 1.0).abs() < 0.1 { Ok(()) } else { Err(line.to_owned()) }
+    })
+    .await;
+    let refused = world.run(&["ca", "rotate", "root", "activate", "--yes"]).await;
+    assert!(refused.0 == 3 && refused.2.contains("n1"), "{refused:?}");
+
+    world.command(&["ca", "rotate", "root", "rollback", "--yes"]).await;
+    fleet.thaw(&["n1"]).await.unwrap();
+    let mut rest = String::new();
+    shown.into_inner().read_to_string(&mut rest).await.unwrap();
+    assert!(watch.wait().await.unwrap().success() && rest.contains("no other is prepared"), "{rest}");
+    let metrics = world.metrics().await;
+    assert!(!metrics.contains("credence_rotation_waiting_seconds{"), "{metrics}");
+    drop(fleet);
     world.finish().await;
 }

@@ -1,0 +1,60 @@
+//! What is shown again and again, as it changes.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::{
+    cli::Format,
+    output::{self, Exit, Failure},
+};
+
+/// How often something is looked at unless asked otherwise.
+pub(super) const LOOK: Duration = Duration::from_secs(1);
+/// Clears a terminal and goes to its first line.
+const CLEAR: &str = "\x1b[2J\x1b[H";
+
+/// How something is shown while it changes.
+pub(super) struct Watch {
+    /// How to print it.
+    pub(super) format: Format,
+    /// Between two looks.
+    pub(super) every: Duration,
+}
+
+impl Watch {
+    /// Shows what `look` finds whenever it differs from what was shown last, until `is_over` says so of it or
+    /// somebody presses Ctrl-C. A person sees the last one only; programs get one after the other.
+    ///
+    /// # Errors
+    /// As `look`.
+    pub(super) async fn run<T: Serialize>(
+        &self,
+        look: impl AsyncFn() -> Result<T, Failure>,
+        text: impl Fn(&T) -> String,
+        is_over: impl Fn(&T) -> bool,
+    ) -> Result<Exit, Failure> {
+        let mut shown = String::new();
+        loop {
+            let found = look().await?;
+            let now = match self.format {
+                Format::Table => text(&found),
+                format => output::structured(format, &found)?,
+            };
+            if now != shown {
+                if output::is_terminal() && self.format == Format::Table && !shown.is_empty() {
+                    output::say(CLEAR);
+                }
+                output::say(now.trim_end());
+                shown = now;
+            }
+            if is_over(&found) {
+                return Ok(Exit::Ok);
+            }
+            tokio::select! {
+                () = tokio::time::sleep(self.every) => {}
+                _ = tokio::signal::ctrl_c() => return Ok(Exit::Ok),
+            }
+        }
+    }
+}
