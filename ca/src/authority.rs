@@ -1,9 +1,11 @@
 //! Keys that sign certificates: making a root, making an issuing authority under it, and signing with one.
 
+use std::sync::Arc;
+
 use audit::{Action, Actor, Event};
 use certs::{
-    Certificate, IssueError, KeyError, Profile, PublicKey, SecretKey, Serial, Severity, Signer,
-    SoftwareSigner, Template, Timestamp, Validity, lint, rehearse, sign,
+    Certificate, IssueError, KeyError, Profile, PublicKey, Rehearsal, Rehearser, SecretKey, Serial, Severity,
+    Signer, SoftwareSigner, Template, Timestamp, Validity, lint, rehearse, sign,
 };
 use spiffe::AuthorityId;
 use thiserror::Error;
@@ -179,6 +181,8 @@ pub(crate) fn event(
 pub(crate) struct SigningAuthority {
     id: AuthorityId,
     certificate: Certificate,
+    /// Why nothing can be rehearsed shows when something is to be.
+    rehearser: Result<Arc<Rehearser>, IssueError>,
     signer: Box<dyn Signer>,
 }
 
@@ -186,7 +190,8 @@ impl SigningAuthority {
     /// The authority of `record`, whose key is `key`.
     pub(crate) fn try_new(record: &AuthorityRecord, key: &SecretKey) -> Result<Self, KeyError> {
         let signer = Box::new(SoftwareSigner::try_new(key)?);
-        Ok(Self { id: record.id, certificate: record.certificate.clone(), signer })
+        let rehearser = Rehearser::try_new(&record.certificate).map(Arc::new);
+        Ok(Self { id: record.id, certificate: record.certificate.clone(), rehearser, signer })
     }
 
     pub(crate) fn id(&self) -> AuthorityId {
@@ -197,14 +202,20 @@ impl SigningAuthority {
         &self.certificate
     }
 
+    /// The leaf that `template` says, signed by a throwaway key. It needs no journal.
+    pub(crate) fn rehearse(&self, template: &Template) -> Result<Rehearsal, IssueError> {
+        self.rehearser.as_ref().map_err(Clone::clone)?.rehearse(template)
+    }
+
     /// Signs a leaf. Only `issuance` calls it, with what its journal holds.
-    pub(crate) fn sign(&self, template: &Template) -> Result<Certificate, IssueError> {
-        sign(template, Some(&self.certificate), self.signer.as_ref())
+    pub(crate) fn sign(&self, rehearsal: &Rehearsal) -> Result<Certificate, IssueError> {
+        rehearsal.sign(self.signer.as_ref())
     }
 
     /// The same certificate over another signer, to see what bad output leads to.
     #[cfg(test)]
     pub(crate) fn with_signer(&self, signer: Box<dyn Signer>) -> Self {
-        Self { id: self.id, certificate: self.certificate.clone(), signer }
+        let rehearser = self.rehearser.clone();
+        Self { id: self.id, certificate: self.certificate.clone(), rehearser, signer }
     }
 }

@@ -9,17 +9,16 @@
 //! ```
 
 mod authorize;
+mod judge;
 
 use std::time::Duration;
 
 use audit::{Action, Actor, Event, Outcome};
-use certs::{
-    Certificate, Chain, Profile, Serial, Severity, SpkiHash, Template, Timestamp, Usage, Validity, lint,
-    rehearse,
-};
-use spiffe::{AuthorityId, IssueError, IssuedSvid, Purpose, Trust, verify_svid};
+use certs::{Chain, Rehearsal, Serial, Severity, SpkiHash, Template, Timestamp, Validity};
+use spiffe::{AuthorityId, IssueError, IssuedSvid, Purpose};
 
 pub(crate) use self::authorize::{Authorized, Refusal};
+pub(crate) use self::judge::Judge;
 use crate::{
     authority::SigningAuthority,
     policy::Policy,
@@ -60,20 +59,40 @@ impl Authorized {
             ip_addresses: self.request.ip_addresses.clone(),
         };
         let rehearsal =
-            rehearse(&template, Some(issuer)).map_err(|error| IssueError::Refused(error.to_string()))?;
-        lint_error(&rehearsal, issuer, template.profile)
-            .map_or(Ok(()), Err)
-            .map_err(|refusal| IssueError::Refused(refusal.to_string()))?;
-        let tbs_sha256 = SpkiHash::of(rehearsal.to_be_signed()).0;
-        Ok(Prepared { authorized: self, template, tbs_sha256, authority: authority.id(), epoch, at: now })
+            authority.rehearse(&template).map_err(|error| IssueError::Refused(error.to_string()))?;
+        let mut findings = rehearsal.lint(template.profile).into_iter();
+        if let Some(finding) = findings.find(|finding| finding.severity == Severity::Error) {
+            let refusal = Refusal::Lint { rule: finding.rule, message: finding.message };
+            return Err(IssueError::Refused(refusal.to_string()));
+        }
+        let authority = authority.id();
+        let event = self.event(&template, authority, now);
+        Ok(Prepared { authorized: self, template, rehearsal, authority, epoch, at: now, event })
     }
-}
 
-fn lint_error(certificate: &Certificate, issuer: &Certificate, profile: Profile) -> Option<Refusal> {
-    lint(certificate, Some(issuer), profile)
-        .into_iter()
-        .find(|finding| finding.severity == Severity::Error)
-        .map(|finding| Refusal::Lint { rule: finding.rule, message: finding.message })
+    /// What is told of the certificate, whatever becomes of it.
+    fn event(&self, template: &Template, authority: AuthorityId, at: Timestamp) -> Event {
+        let request = &self.request;
+        let actor = match &self.node {
+            Some(node) => Actor::Identity { id: request.id.trust_domain().node_id(node) },
+            None => Actor::System,
+        };
+        let mut event = Event::done(at, actor, Action::CertificateIntent, request.id.as_str())
+            .with("serial", &template.serial)
+            .with("authority_id", authority)
+            .with("profile", word(&request.profile))
+            .with("purpose", word(&request.purpose))
+            .with("not_after", template.validity.not_after)
+            .for_tenant(request.tenant.clone())
+            .in_request(request.request_id.clone());
+        if let Some(node) = &self.node {
+            event = event.with("node_id", node);
+        }
+        if let Some(spend) = &request.spend {
+            event = event.with("token_id", &spend.token_id);
+        }
+        event
+    }
 }
 
 /// A certificate that would be good, with a serial number that is not reserved yet.
@@ -81,10 +100,12 @@ fn lint_error(certificate: &Certificate, issuer: &Certificate, profile: Profile)
 pub(crate) struct Prepared {
     authorized: Authorized,
     template: Template,
-    tbs_sha256: [u8; 32],
+    /// It passed the lint. What is signed are these octets.
+    rehearsal: Rehearsal,
     authority: AuthorityId,
     epoch: u64,
     at: Timestamp,
+    event: Event,
 }
 
 /// What recording an intent led to.
@@ -101,9 +122,8 @@ pub(crate) enum Recorded {
 impl Prepared {
     /// Reserves the serial number, spends the token and writes the intent, all in one transaction.
     pub(crate) async fn record(self, journal: &dyn Journal) -> Recorded {
-        let event = self.event(Action::CertificateIntent, self.at);
         let spend = self.authorized.request.spend.clone();
-        match journal.record_intent(self.intent(), spend, event).await {
+        match journal.record_intent(self.intent(), spend, self.event.clone()).await {
             Ok(()) => Recorded::Intended(Intended(Box::new(self))),
             Err(JournalError::SerialTaken(_)) => Recorded::SerialTaken(self.authorized),
             Err(error) => Recorded::Refused(refusal_of(error)),
@@ -116,7 +136,7 @@ impl Prepared {
             serial: self.template.serial.clone(),
             authority: self.authority,
             epoch: self.epoch,
-            tbs_sha256: self.tbs_sha256,
+            tbs_sha256: SpkiHash::of(self.rehearsal.certificate().to_be_signed()).0,
             id: request.id.clone(),
             profile: request.profile,
             tenant: request.tenant.clone(),
@@ -128,29 +148,6 @@ impl Prepared {
             at: self.at,
             request_id: request.request_id.clone(),
         }
-    }
-
-    fn event(&self, action: Action, at: Timestamp) -> Event {
-        let request = &self.authorized.request;
-        let actor = match &self.authorized.node {
-            Some(node) => Actor::Identity { id: request.id.trust_domain().node_id(node) },
-            None => Actor::System,
-        };
-        let mut event = Event::done(at, actor, action, request.id.as_str())
-            .with("serial", &self.template.serial)
-            .with("authority_id", self.authority)
-            .with("profile", word(&request.profile))
-            .with("purpose", word(&request.purpose))
-            .with("not_after", self.template.validity.not_after)
-            .for_tenant(request.tenant.clone())
-            .in_request(request.request_id.clone());
-        if let Some(node) = &self.authorized.node {
-            event = event.with("node_id", node);
-        }
-        if let Some(spend) = &request.spend {
-            event = event.with("token_id", &spend.token_id);
-        }
-        event
     }
 }
 
@@ -179,21 +176,21 @@ fn refusal_of(error: JournalError) -> IssueError {
 pub(crate) struct Intended(Box<Prepared>);
 
 impl Intended {
-    /// Signs, and holds the result against lint, verifier and what was intended.
+    /// Signs, and holds the result against what was linted, what was asked for and what is trusted.
     pub(crate) fn sign(
         self,
         authority: &SigningAuthority,
-        trust: &Trust,
+        judge: &Judge,
         now: Timestamp,
     ) -> Result<Signed, Failed> {
         let signed = if now.since(self.0.at) > MAX_PENDING {
             Err(IssueError::Unavailable("the journal took too long to record the intent".to_owned()))
         } else {
-            authority.sign(&self.0.template).map_err(|error| IssueError::Unavailable(error.to_string()))
+            authority.sign(&self.0.rehearsal).map_err(|error| IssueError::Unavailable(error.to_string()))
         };
         let checked = signed.and_then(|leaf| {
             let chain = Chain::new(leaf, vec![authority.certificate().clone()]);
-            match self.0.fault(&chain, authority, trust, now) {
+            match self.0.fault(&chain, judge, now) {
                 None => Ok(chain),
                 Some(fault) => Err(IssueError::BadOutput(fault)),
             }
@@ -207,32 +204,27 @@ impl Intended {
 
 impl Prepared {
     /// What is wrong with the chain that was made for it.
-    fn fault(
-        &self,
-        chain: &Chain,
-        authority: &SigningAuthority,
-        trust: &Trust,
-        now: Timestamp,
-    ) -> Option<String> {
+    ///
+    /// The lint is not run again: it looks at nothing but the octets that the signature covers and at the name of
+    /// its algorithm, and those are, one by one, the octets that it passed before the authority signed.
+    fn fault(&self, chain: &Chain, judge: &Judge, now: Timestamp) -> Option<String> {
         let leaf = chain.leaf();
-        if SpkiHash::of(leaf.to_be_signed()).0 != self.tbs_sha256 {
+        if !leaf.differs_in_signature_only(self.rehearsal.certificate()) {
             return Some("it is not what was intended".to_owned());
         }
         let request = &self.authorized.request;
         if leaf.spki_der() != request.public_key.spki_der() || *leaf.serial() != self.template.serial {
             return Some("its key or serial number is another".to_owned());
         }
-        if let Some(refusal) = lint_error(leaf, authority.certificate(), request.profile) {
-            return Some(refusal.to_string());
+        let validity = Validity { not_before: leaf.not_before(), not_after: leaf.not_after() };
+        if validity != self.template.validity {
+            return Some("its validity is another".to_owned());
         }
-        for usage in [Usage::Server, Usage::Client] {
-            match verify_svid(chain, trust, now, usage) {
-                Ok(svid) if *svid.id() == request.id => {}
-                Ok(svid) => return Some(format!("it names {}", svid.id())),
-                Err(error) => return Some(error.to_string()),
-            }
+        match judge.verify(chain, now) {
+            Ok(id) if id == request.id => None,
+            Ok(id) => Some(format!("it names {id}")),
+            Err(error) => Some(error.to_string()),
         }
-        None
     }
 
     fn result(&self, outcome: IssueOutcome, at: Timestamp) -> ResultRecord {
@@ -266,7 +258,7 @@ impl Signed {
             | Purpose::Server
             | Purpose::Operator => Action::CertificateIssue,
         };
-        let event = self.prepared.event(action, now);
+        let event = Event { action, at: now, ..self.prepared.event };
         journal
             .record_result(result, event)
             .await
@@ -286,10 +278,9 @@ impl Failed {
     /// Records the failure and answers it. If that is not possible either, the row stays "unknown".
     pub(crate) async fn record(self, journal: &dyn Journal, now: Timestamp) -> IssueError {
         let reason = self.error.to_string();
-        let mut event = self.prepared.event(Action::CertificateFail, now);
-        event.outcome = Outcome::Failed;
-        event.reason.clone_from(&reason);
-        let result = self.prepared.result(IssueOutcome::Failed(reason), now);
+        let result = self.prepared.result(IssueOutcome::Failed(reason.clone()), now);
+        let action = Action::CertificateFail;
+        let event = Event { action, at: now, outcome: Outcome::Failed, reason, ..self.prepared.event };
         if let Err(error) = journal.record_result(result, event).await {
             tracing::warn!(
                 %error,

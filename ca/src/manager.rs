@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     authority::{PrepareError, SigningAuthority, event, make_issuing, make_root},
     dependents::Dependents,
+    issuance::Judge,
     issuer::{BuiltinIssuer, Job, Pipeline, Signing},
     keeper::{Command, Keeper, Published, Reply, Rotate},
     lifecycle::{Lifecycle, Settings},
@@ -200,6 +201,12 @@ impl Manager {
         self.handle.clone()
     }
 
+    /// What issues, without the queue in front of it and without whoever replaces authorities.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn into_pipeline(self) -> Pipeline {
+        self.issuer.into_pipeline()
+    }
+
     /// Follows operators' wish that no authority is replaced by itself for a while.
     #[must_use]
     pub fn heeding(mut self, pause: watch::Receiver<Option<Arc<Pause>>>) -> Self {
@@ -301,8 +308,9 @@ pub(crate) fn signing(
         records.iter().map(|record| record.certificate.spki_hash()).collect();
     let stolen = records.iter().filter(|record| is_stolen(record));
     let tainted = stolen.map(|record| record.certificate.spki_hash()).collect();
-    let trust = Trust::new(bundle).with_tainted(tainted).with_vouched(vouched);
-    Signing { authority, authority_keys, trust: Arc::new(trust) }
+    let trust = Arc::new(Trust::new(bundle).with_tainted(tainted).with_vouched(vouched));
+    let judge = Judge::new(Arc::clone(&trust));
+    Signing { authority, authority_keys, trust, judge }
 }
 
 /// The way to a running [`Manager`]. Cheap to clone.

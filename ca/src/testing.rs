@@ -3,6 +3,7 @@
 //! [`MemoryStore`] can be told to fail, so that tests see what happens half-way.
 
 mod contract;
+mod core;
 mod memory;
 mod observer;
 
@@ -10,6 +11,7 @@ use certs::{Profile, SecretKey};
 use spiffe::{Class, NodeId, Purpose, RequestId, SpiffeId, SvidRequest, Tenant};
 
 pub use self::contract::{StoreFixture, authorities_contract, journal_contract};
+pub use self::core::Core;
 pub use self::memory::{Call, MemoryStore};
 pub use self::observer::FakeDependents;
 

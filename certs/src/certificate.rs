@@ -89,10 +89,13 @@ pub enum ExtendedKeyUsage {
 
 /// A certificate: its DER bytes and what they say. Cheap to clone. Parsing says nothing about trust.
 #[derive(Clone)]
-pub struct Certificate(Arc<Facts>);
+pub struct Certificate {
+    der: Arc<[u8]>,
+    facts: Arc<Facts>,
+}
 
+/// What the signed part of a certificate says. The signature is no part of it.
 struct Facts {
-    der: Vec<u8>,
     serial: Serial,
     not_before: Timestamp,
     not_after: Timestamp,
@@ -108,6 +111,17 @@ struct Facts {
     extended_key_usages: Vec<ExtendedKeyUsage>,
 }
 
+/// What a certificate consists of.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Parts<'a> {
+    /// What the signature covers, with its header.
+    pub(crate) signed: &'a [u8],
+    /// The signature's AlgorithmIdentifier, with its header.
+    pub(crate) algorithm: &'a [u8],
+    /// The content of the BIT STRING that holds the signature.
+    pub(crate) signature: &'a [u8],
+}
+
 impl Certificate {
     /// Parses DER; nothing may follow the certificate.
     ///
@@ -120,7 +134,6 @@ impl Certificate {
             return Err(malformed(&format_args!("{} bytes follow it", rest.len())));
         }
         let mut facts = Facts {
-            der: octets.to_vec(),
             serial: serial(&parsed)?,
             not_before: Timestamp::from_unix_secs(parsed.validity().not_before.timestamp()),
             not_after: Timestamp::from_unix_secs(parsed.validity().not_after.timestamp()),
@@ -149,106 +162,131 @@ impl Certificate {
                 _ => {}
             }
         }
-        Ok(Self(Arc::new(facts)))
+        Ok(Self { der: octets.into(), facts: Arc::new(facts) })
     }
 
     /// The DER bytes.
     #[must_use]
     pub fn der(&self) -> &[u8] {
-        &self.0.der
+        &self.der
     }
 
     /// The serial number.
     #[must_use]
     pub fn serial(&self) -> &Serial {
-        &self.0.serial
+        &self.facts.serial
     }
 
     /// The first second in which it is valid.
     #[must_use]
     pub fn not_before(&self) -> Timestamp {
-        self.0.not_before
+        self.facts.not_before
     }
 
     /// The last second in which it is valid.
     #[must_use]
     pub fn not_after(&self) -> Timestamp {
-        self.0.not_after
+        self.facts.not_after
     }
 
     /// The subject's distinguished name as text; empty for our leaves.
     #[must_use]
     pub fn subject(&self) -> &str {
-        &self.0.subject
+        &self.facts.subject
     }
 
     /// The issuer's distinguished name as text.
     #[must_use]
     pub fn issuer(&self) -> &str {
-        &self.0.issuer
+        &self.facts.issuer
     }
 
     /// The DER SubjectPublicKeyInfo.
     #[must_use]
     pub fn spki_der(&self) -> &[u8] {
-        &self.0.spki_der
+        &self.facts.spki_der
     }
 
     /// SHA-256 over the SubjectPublicKeyInfo.
     #[must_use]
     pub fn spki_hash(&self) -> SpkiHash {
-        SpkiHash::of(&self.0.spki_der)
+        SpkiHash::of(&self.facts.spki_der)
     }
 
     /// Every name in SubjectAltName, in order.
     #[must_use]
     pub fn subject_alt_names(&self) -> &[SubjectAltName] {
-        &self.0.subject_alt_names
+        &self.facts.subject_alt_names
     }
 
     /// Whether BasicConstraints says that it may sign certificates.
     #[must_use]
     pub fn is_ca(&self) -> bool {
-        self.0.is_ca
+        self.facts.is_ca
     }
 
     /// The octets of every URI name in SubjectAltName, in order, as they were signed.
     #[must_use]
     pub fn uri_names(&self) -> &[Vec<u8>] {
-        &self.0.uri_names
+        &self.facts.uri_names
     }
 
     /// KeyUsage, if present and well formed.
     #[must_use]
     pub fn key_usage(&self) -> Option<KeyUsage> {
-        self.0.key_usage
+        self.facts.key_usage
     }
 
     /// The purposes in ExtendedKeyUsage, in order; empty if it is absent.
     #[must_use]
     pub fn extended_key_usages(&self) -> &[ExtendedKeyUsage] {
-        &self.0.extended_key_usages
+        &self.facts.extended_key_usages
     }
 
     /// SubjectKeyIdentifier, if present.
     #[must_use]
     pub fn subject_key_id(&self) -> Option<&[u8]> {
-        self.0.subject_key_id.as_deref()
+        self.facts.subject_key_id.as_deref()
     }
 
     /// AuthorityKeyIdentifier's key id, if present.
     #[must_use]
     pub fn authority_key_id(&self) -> Option<&[u8]> {
-        self.0.authority_key_id.as_deref()
+        self.facts.authority_key_id.as_deref()
     }
 
     /// The octets that its signature covers: all of the certificate but the signature.
     #[must_use]
     pub fn to_be_signed(&self) -> &[u8] {
         // What is no DER at all has no such part; the lint and the verifier refuse it by its own rule.
-        der::open(self.der(), der::SEQUENCE)
-            .and_then(|mut certificate| certificate.expect(der::SEQUENCE))
-            .map_or(self.der(), |part| part.raw)
+        self.parts().map_or(self.der(), |parts| parts.signed)
+    }
+
+    /// Whether the two are the same, octet for octet, but for their signatures.
+    #[must_use]
+    pub fn differs_in_signature_only(&self, other: &Self) -> bool {
+        let (Ok(one), Ok(other)) = (self.parts(), other.parts()) else { return false };
+        (one.signed, one.algorithm) == (other.signed, other.algorithm)
+    }
+
+    /// The same certificate with another signature (an ASN.1 one). What it says was read from the signed octets, which
+    /// stay as they are, so it is not read again.
+    pub(crate) fn with_signature(&self, signature: &[u8]) -> Result<Self, der::NotDer> {
+        let parts = self.parts()?;
+        let signature = der::encode(der::BIT_STRING, &[&[0], signature]);
+        let der = der::encode(der::SEQUENCE, &[parts.signed, parts.algorithm, &signature]);
+        let signed = Self { der: der.into(), facts: Arc::clone(&self.facts) };
+        if signed.differs_in_signature_only(self) { Ok(signed) } else { Err(der::NotDer) }
+    }
+
+    /// The three parts of a certificate (RFC 5280 4.1).
+    pub(crate) fn parts(&self) -> Result<Parts<'_>, der::NotDer> {
+        let mut whole = der::open(self.der(), der::SEQUENCE)?;
+        let signed = whole.expect(der::SEQUENCE)?.raw;
+        let algorithm = whole.expect(der::SEQUENCE)?.raw;
+        let signature = whole.expect(der::BIT_STRING)?.value;
+        whole.finish()?;
+        Ok(Parts { signed, algorithm, signature })
     }
 
     /// Whether the key of `issuer` made its signature. Says nothing about anything else.
@@ -262,7 +300,7 @@ impl Certificate {
     /// SHA-256 over the DER bytes, as people compare certificates.
     #[must_use]
     pub fn fingerprint(&self) -> [u8; 32] {
-        SpkiHash::of(&self.0.der).0
+        SpkiHash::of(&self.der).0
     }
 }
 
@@ -305,7 +343,7 @@ fn purpose(id: &[u8]) -> ExtendedKeyUsage {
 
 impl PartialEq for Certificate {
     fn eq(&self, other: &Self) -> bool {
-        self.0.der == other.0.der
+        self.der == other.der
     }
 }
 
@@ -314,10 +352,10 @@ impl Eq for Certificate {}
 impl fmt::Debug for Certificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Certificate")
-            .field("serial", &self.0.serial)
-            .field("subject", &self.0.subject)
-            .field("names", &self.0.subject_alt_names)
-            .field("not_after", &self.0.not_after)
+            .field("serial", &self.facts.serial)
+            .field("subject", &self.facts.subject)
+            .field("names", &self.facts.subject_alt_names)
+            .field("not_after", &self.facts.not_after)
             .finish_non_exhaustive()
     }
 }

@@ -46,9 +46,9 @@ impl Csr {
         if !rest.is_empty() {
             return Err(CsrError::Malformed);
         }
-        let public_key = PublicKey::from_spki_der(request.certification_request_info.subject_pki.raw)?;
-        request.verify_signature().map_err(|_| CsrError::BadSignature)?;
-        Ok(Self { public_key })
+        let key = request.certification_request_info.subject_pki.raw;
+        let holds = || request.verify_signature().map_err(|_| CsrError::BadSignature);
+        Ok(Self { public_key: PublicKey::from_signer(key, holds)? })
     }
 
     /// Makes a request for `key` with an empty subject and no extension.
@@ -71,4 +71,37 @@ pub(crate) fn request_der(pair: &rcgen::KeyPair) -> Vec<u8> {
     let der: &CertificateSigningRequestDer<'_> = request.der();
     debug_assert!(CertificateSigningRequestParams::from_der(der).is_ok());
     der.to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::KeyKind;
+
+    #[test]
+    fn a_request_must_be_signed_by_the_key_it_names_and_that_key_lie_on_its_curve() {
+        for kind in [KeyKind::P256, KeyKind::P384] {
+            let key = SecretKey::generate(kind);
+            let der = Csr::build(&key);
+            assert_eq!(Csr::from_der(&der).unwrap().public_key(), key.public());
+
+            let spki = key.public().spki_der();
+            let end = der.windows(spki.len()).position(|at| at == spki).unwrap() + spki.len();
+            let changed = |index: usize| {
+                let mut changed = der.clone();
+                changed[index] ^= 1;
+                Csr::from_der(&changed)
+            };
+            assert_eq!(changed(end - 1), Err(CsrError::Key(KeyError::Malformed)), "a point off the curve");
+            assert_eq!(changed(der.len() - 1), Err(CsrError::BadSignature));
+            assert_eq!(Csr::from_der(&der[..der.len() - 1]), Err(CsrError::Malformed));
+
+            let other = SecretKey::generate(kind);
+            let mut forged = Csr::build(&other);
+            let theirs = other.public().spki_der();
+            let start = forged.windows(theirs.len()).position(|at| at == theirs).unwrap();
+            forged[start..start + spki.len()].copy_from_slice(spki);
+            assert_eq!(Csr::from_der(&forged), Err(CsrError::BadSignature), "another's signature");
+        }
+    }
 }

@@ -1,4 +1,5 @@
-//! A reader of DER (ITU-T X.690 10): definite, shortest lengths and single-octet tags, nothing else.
+//! A reader of DER (ITU-T X.690 10), and the little writing that is needed: definite, shortest lengths and
+//! single-octet tags, nothing else.
 //!
 //! It exists so that rules look at the octets that were signed, and not at what a lenient parser made of them.
 
@@ -87,6 +88,24 @@ pub(crate) fn open(octets: &[u8], tag: u8) -> Result<Reader<'_>, NotDer> {
     Ok(Reader::new(element.value))
 }
 
+/// One element whose content is `parts`, one after another.
+pub(crate) fn encode(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
+    let length: usize = parts.iter().map(|part| part.len()).sum();
+    let mut octets = Vec::with_capacity(length + 6);
+    octets.push(tag);
+    match u8::try_from(length) {
+        Ok(short) if short < 0x80 => octets.push(short),
+        _ => {
+            let length = length.to_be_bytes();
+            let significant = &length[length.iter().take_while(|octet| **octet == 0).count()..];
+            octets.push(0x80 | u8::try_from(significant.len()).expect("a length has at most eight octets"));
+            octets.extend_from_slice(significant);
+        }
+    }
+    parts.iter().for_each(|part| octets.extend_from_slice(part));
+    octets
+}
+
 /// Whether these are the content octets of an INTEGER in its shortest form.
 pub(crate) fn is_shortest_integer(value: &[u8]) -> bool {
     match *value {
@@ -136,6 +155,17 @@ mod tests {
         check(&[0x30, 0x88, 1, 1, 1, 1, 1, 1, 1, 1], false);
         check(&[0x1f, 0x81, 0x01, 0x00], false);
         check(&[], false);
+    }
+
+    #[test]
+    fn what_is_written_reads_back_with_the_shortest_length() {
+        for (length, header) in [(0, 2), (127, 2), (128, 3), (255, 3), (256, 4), (65_535, 4), (65_536, 5)] {
+            let content = vec![0x5a; length];
+            let octets = encode(OCTET_STRING, &[&content[..length / 2], &content[length / 2..]]);
+            assert_eq!(octets.len(), header + length);
+            let element = Reader::new(&octets).expect(OCTET_STRING).unwrap();
+            assert_eq!((element.value, element.raw), (&content[..], &octets[..]));
+        }
     }
 
     #[test]

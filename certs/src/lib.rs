@@ -22,6 +22,7 @@ mod ladder;
 mod lint;
 mod pem;
 mod profile;
+mod rehearsal;
 mod secret;
 mod serial;
 mod signer;
@@ -44,6 +45,7 @@ pub use self::pem::{
     read_certificates,
 };
 pub use self::profile::Profile;
+pub use self::rehearsal::{Rehearsal, Rehearser};
 pub use self::secret::{KeyError, KeyKind, PublicKey, SecretKey, SpkiHash};
 pub use self::serial::{Serial, SerialError};
 pub use self::signer::{SignError, Signer, SoftwareSigner};
@@ -52,6 +54,6 @@ pub use self::template::{IssueError, Template, Validity, rehearse, sign};
 pub use self::time::ManualClock;
 pub use self::time::{Clock, Timestamp, format_duration, parse_duration};
 pub use self::verify::{
-    Fault, MAX_DEPTH, MAX_SIGNATURE_CHECKS, Position, Usage, VerifiedChain, VerifyError, VerifyOptions,
-    verify_chain, verify_chain_counting,
+    Fault, MAX_DEPTH, MAX_SIGNATURE_CHECKS, Position, Usage, VerifiedChain, VerifiedIssuer, VerifyError,
+    VerifyOptions, verify_chain, verify_chain_counting,
 };

@@ -36,6 +36,16 @@ pub struct Finding {
 /// for a self-signed one. The signature itself is not looked at: see [`Certificate::is_signed_by`].
 #[must_use]
 pub fn lint(certificate: &Certificate, issuer: Option<&Certificate>, profile: Profile) -> Vec<Finding> {
+    lint_knowing(certificate, issuer, profile, None)
+}
+
+/// As [`lint`]; `known` is a key that has been looked at before, so that it need not be if it is the certificate's.
+pub(crate) fn lint_knowing(
+    certificate: &Certificate,
+    issuer: Option<&Certificate>,
+    profile: Profile,
+    known: Option<&PublicKey>,
+) -> Vec<Finding> {
     let role = match profile {
         Profile::Root => Role::Anchor,
         Profile::Issuing => Role::Intermediate,
@@ -49,7 +59,7 @@ pub fn lint(certificate: &Certificate, issuer: Option<&Certificate>, profile: Pr
         }
     }
     let Ok(parts) = Anatomy::of(certificate.der()) else { return findings.0 };
-    key_and_serial(certificate, profile, &mut findings);
+    key_and_serial(certificate, profile, known, &mut findings);
     lifetime(certificate, profile, &mut findings);
     names(certificate, &parts, profile, &mut findings);
     constraints(&parts, profile, &mut findings);
@@ -81,8 +91,14 @@ impl Findings {
     }
 }
 
-fn key_and_serial(certificate: &Certificate, profile: Profile, findings: &mut Findings) {
-    match PublicKey::from_spki_der(certificate.spki_der()) {
+fn key_and_serial(
+    certificate: &Certificate,
+    profile: Profile,
+    known: Option<&PublicKey>,
+    findings: &mut Findings,
+) {
+    let known = known.filter(|key| key.spki_der() == certificate.spki_der()).cloned();
+    match known.map_or_else(|| PublicKey::from_spki_der(certificate.spki_der()), Ok) {
         Ok(key) if profile == Profile::Root && key.kind() != KeyKind::P384 => {
             findings.error("profile-key", format!("has a {} key, a root has P-384", key.kind()));
         }

@@ -86,21 +86,10 @@ impl PublicKey {
     /// # Errors
     /// When the key is of another kind, or not well formed.
     pub fn from_spki_der(spki_der: &[u8]) -> Result<Self, KeyError> {
-        // Prefixes of RFC 5480 SubjectPublicKeyInfo: named curve, then an uncompressed point.
-        const P256: &[u8] = &[
-            0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a,
-            0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00, 0x04,
-        ];
-        const P384: &[u8] = &[
-            0x30, 0x76, 0x30, 0x10, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x05, 0x2b,
-            0x81, 0x04, 0x00, 0x22, 0x03, 0x62, 0x00, 0x04,
-        ];
-        let (kind, algorithm, point) = if let Some(rest) = spki_der.strip_prefix(P256) {
-            (KeyKind::P256, &aws_lc_rs::agreement::ECDH_P256, rest)
-        } else if let Some(rest) = spki_der.strip_prefix(P384) {
-            (KeyKind::P384, &aws_lc_rs::agreement::ECDH_P384, rest)
-        } else {
-            return Err(KeyError::UnsupportedKind);
+        let (kind, point) = Self::form(spki_der)?;
+        let algorithm = match kind {
+            KeyKind::P256 => &aws_lc_rs::agreement::ECDH_P256,
+            KeyKind::P384 => &aws_lc_rs::agreement::ECDH_P384,
         };
         let mut encoded = vec![0x04];
         encoded.extend_from_slice(point);
@@ -110,6 +99,41 @@ impl PublicKey {
         ))
         .map_err(|_| KeyError::Malformed)?;
         Ok(Self { kind, spki_der: spki_der.to_vec() })
+    }
+
+    /// Takes a key that made a signature which `holds` answers for. The library that checks signatures takes no point
+    /// off the curve either, so that it need not be looked at twice; of a key that did not sign, it is.
+    pub(crate) fn from_signer<E: From<KeyError>>(
+        spki_der: &[u8],
+        holds: impl FnOnce() -> Result<(), E>,
+    ) -> Result<Self, E> {
+        let (kind, _) = Self::form(spki_der)?;
+        match holds() {
+            Ok(()) => Ok(Self { kind, spki_der: spki_der.to_vec() }),
+            // The key itself may be the reason.
+            Err(error) => Self::from_spki_der(spki_der).map_err(E::from).and(Err(error)),
+        }
+    }
+
+    /// The kind of a SubjectPublicKeyInfo, and the coordinates in it.
+    fn form(spki_der: &[u8]) -> Result<(KeyKind, &[u8]), KeyError> {
+        // Prefixes of RFC 5480 SubjectPublicKeyInfo: named curve, then an uncompressed point.
+        const P256: &[u8] = &[
+            0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a,
+            0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00, 0x04,
+        ];
+        const P384: &[u8] = &[
+            0x30, 0x76, 0x30, 0x10, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x05, 0x2b,
+            0x81, 0x04, 0x00, 0x22, 0x03, 0x62, 0x00, 0x04,
+        ];
+        let (kind, octets, point) = if let Some(rest) = spki_der.strip_prefix(P256) {
+            (KeyKind::P256, 32, rest)
+        } else if let Some(rest) = spki_der.strip_prefix(P384) {
+            (KeyKind::P384, 48, rest)
+        } else {
+            return Err(KeyError::UnsupportedKind);
+        };
+        if point.len() == 2 * octets { Ok((kind, point)) } else { Err(KeyError::Malformed) }
     }
 
     /// Which kind of key.

@@ -108,7 +108,8 @@ pub fn sign(
 }
 
 /// What [`sign`] would make, byte for byte, but signed by a key that is thrown away: for [`crate::lint`], before
-/// the authority's key is used at all. A root's own key is replaced too.
+/// the authority's key is used at all. A root's own key is replaced too. Of authorities, which are few; for leaves
+/// there is [`crate::Rehearser`].
 ///
 /// # Errors
 /// See [`IssueError`].
@@ -143,7 +144,7 @@ fn assemble(
     Ok(Certificate::from_der(der.der())?)
 }
 
-fn params(template: &Template) -> Result<CertificateParams, IssueError> {
+pub(crate) fn params(template: &Template) -> Result<CertificateParams, IssueError> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     if let Some((organization, common_name)) = &template.subject {
@@ -204,7 +205,8 @@ impl rcgen::SigningKey for RcgenSigner<'_> {
     }
 }
 
-struct RcgenPublic<'a>(&'a PublicKey);
+/// Lets rcgen certify a [`PublicKey`].
+pub(crate) struct RcgenPublic<'a>(pub(crate) &'a PublicKey);
 
 impl rcgen::PublicKeyData for RcgenPublic<'_> {
     fn der_bytes(&self) -> &[u8] {
@@ -216,7 +218,7 @@ impl rcgen::PublicKeyData for RcgenPublic<'_> {
 }
 
 /// The uncompressed point: what follows the fixed prefix that [`PublicKey`] checked.
-fn point(key: &PublicKey) -> &[u8] {
+pub(crate) fn point(key: &PublicKey) -> &[u8] {
     let length = match key.kind() {
         crate::KeyKind::P256 => 65,
         crate::KeyKind::P384 => 97,

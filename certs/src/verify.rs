@@ -5,6 +5,7 @@
 pub(crate) mod constraints;
 mod error;
 mod fault;
+mod issuer;
 mod keys;
 mod names;
 mod path;
@@ -13,6 +14,7 @@ pub(crate) mod work;
 
 pub use self::error::VerifyError;
 pub use self::fault::{Fault, Position};
+pub use self::issuer::VerifiedIssuer;
 pub use self::work::MAX_SIGNATURE_CHECKS;
 use self::{path::Verifier, work::Work};
 use crate::{Certificate, Chain, Crl, SpkiHash, Timestamp};
@@ -78,6 +80,12 @@ impl VerifiedChain {
     #[must_use]
     pub fn authority(&self) -> &Certificate {
         &self.path[1]
+    }
+
+    /// What stands above the leaf, to hold more leaves of the same authority against.
+    #[must_use]
+    pub fn issuer(&self) -> VerifiedIssuer {
+        VerifiedIssuer::of(self)
     }
 
     /// The trusted certificate at the end.

@@ -19,6 +19,7 @@ mod issuer;
 mod ladder;
 mod names;
 mod peer;
+mod proven;
 mod verify;
 
 pub use self::binding::{
@@ -34,6 +35,7 @@ pub use self::issuer::{
 pub use self::ladder::{Expected, explain};
 pub use self::names::{Labels, NameError, Namespace, NodeId, RequestId, Tenant};
 pub use self::peer::{Class, Peer, Proof, VerifiedSvid};
+pub use self::proven::ProvenAuthority;
 pub use self::verify::{SvidError, verify_svid};
 
 // For crates that know identities and must not know certificates: the time port, and nothing else of `certs`.

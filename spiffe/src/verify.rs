@@ -3,7 +3,8 @@
 //! The trust domain of the leaf decides which bundle may vouch for it; bundles are never pooled.
 
 use certs::{
-    Certificate, Chain, ExtendedKeyUsage, SubjectAltName, Timestamp, Usage, VerifyError, VerifyOptions,
+    Certificate, Chain, ExtendedKeyUsage, SubjectAltName, Timestamp, Usage, VerifiedChain, VerifyError,
+    VerifyOptions,
 };
 use thiserror::Error;
 
@@ -79,6 +80,27 @@ pub fn verify_svid(
     usage: Usage,
 ) -> Result<VerifiedSvid, SvidError> {
     let leaf = chain.leaf();
+    let (id, verified) = verify_path(chain, trust, now, usage)?;
+    Ok(VerifiedSvid {
+        class: class(&id, trust)?,
+        serial: leaf.serial().clone(),
+        spki: leaf.spki_hash(),
+        authority: verified.authority().spki_hash(),
+        root: verified.anchor().spki_hash(),
+        not_before: leaf.not_before(),
+        not_after: leaf.not_after(),
+        id,
+    })
+}
+
+/// Whose `chain` is, and the path by which that is believed.
+pub(crate) fn verify_path(
+    chain: &Chain,
+    trust: &Trust,
+    now: Timestamp,
+    usage: Usage,
+) -> Result<(SpiffeId, VerifiedChain), SvidError> {
+    let leaf = chain.leaf();
     let id = identity(leaf)?;
     let bundle =
         trust.of(id.trust_domain()).ok_or_else(|| SvidError::TrustDomain(id.trust_domain().clone()))?;
@@ -89,22 +111,16 @@ pub fn verify_svid(
     for authority in &verified.path()[1..] {
         check_authority(authority, id.trust_domain())?;
     }
-    let is_own = trust.own().trust_domain() == id.trust_domain();
-    let class = if is_own {
-        id.class().map_err(|reason| SvidError::Id { name: id.to_string(), reason })?
+    Ok((id, verified))
+}
+
+/// What `id` opens here.
+pub(crate) fn class(id: &SpiffeId, trust: &Trust) -> Result<Class, SvidError> {
+    if trust.own().trust_domain() == id.trust_domain() {
+        id.class().map_err(|reason| SvidError::Id { name: id.to_string(), reason })
     } else {
-        Class::Workload
-    };
-    Ok(VerifiedSvid {
-        class,
-        serial: leaf.serial().clone(),
-        spki: leaf.spki_hash(),
-        authority: verified.authority().spki_hash(),
-        root: verified.anchor().spki_hash(),
-        not_before: leaf.not_before(),
-        not_after: leaf.not_after(),
-        id,
-    })
+        Ok(Class::Workload)
+    }
 }
 
 /// The one SPIFFE ID of a leaf, read from the octets that were signed.

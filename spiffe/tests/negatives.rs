@@ -1,7 +1,7 @@
 //! The catalogue of flawed credentials: each is refused, and for its own reason.
 
-use certs::{Timestamp, Usage};
-use credence_spiffe::{Trust, TrustBundle, TrustDomain, verify_svid};
+use certs::{Chain, Timestamp, Usage};
+use credence_spiffe::{ProvenAuthority, Trust, TrustBundle, TrustDomain, verify_svid};
 use fixtures::{Negative, Oddity, World};
 
 const IDENTITY: &str = "spiffe://prod.example/ns/shop/web";
@@ -32,6 +32,37 @@ fn every_flaw_is_refused_for_its_own_reason() {
     }
     println!("{} flaws", Negative::ALL.len());
     assert!(wrong.is_empty(), "flaw, expected, found: {wrong:#?}");
+}
+
+/// The short way must refuse what the long way refuses, for the same reason, and nothing else.
+#[test]
+fn below_a_proven_authority_every_leaf_gets_the_verdict_of_the_whole_verification() {
+    let (world, trust) = world();
+    let sound = Oddity::ALL[0].make(&world, IDENTITY).chain().unwrap();
+    let (_, proven) = ProvenAuthority::prove(&sound, &trust, world.now()).unwrap();
+    let proven = proven.expect("one path for both uses");
+    let issuing = world.issuing().certificate();
+    assert!(proven.is_of(issuing));
+    let (mut refused, mut believed) = (0, 0);
+    let flawed = Negative::ALL.iter().map(|flaw| (flaw.name().to_owned(), flaw.make(&world, IDENTITY)));
+    let unusual = Oddity::ALL.iter().map(|oddity| (format!("{oddity:?}"), oddity.make(&world, IDENTITY)));
+    for (name, credential) in flawed.chain(unusual) {
+        let Ok(chain) = credential.chain() else { continue };
+        let chain = Chain::new(chain.leaf().clone(), vec![issuing.clone()]);
+        let whole = [Usage::Server, Usage::Client]
+            .into_iter()
+            .map(|usage| verify_svid(&chain, &trust, world.now(), usage))
+            .find_map(Result::err);
+        let short = proven.verify(chain.leaf(), world.now()).err();
+        let rule = |error: &Option<credence_spiffe::SvidError>| error.as_ref().map(|error| error.rule());
+        // For both uses at once the purposes are read by another rule, to the same end.
+        let purposes = |rule: Option<&str>| matches!(rule, Some("purpose" | "wrong-usage"));
+        let (whole, short) = (rule(&whole), rule(&short));
+        assert!(whole == short || (purposes(whole) && purposes(short)), "{name}: {whole:?}, short {short:?}");
+        if whole.is_some() { refused += 1 } else { believed += 1 }
+    }
+    println!("{refused} refused, {believed} believed");
+    assert!(refused > 50 && believed > 5, "{refused} refused, {believed} believed");
 }
 
 #[test]

@@ -6,8 +6,8 @@ use std::{
     },
 };
 
-use certs::{KeyKind, PublicKey, SecretKey, SignError, Signer, SoftwareSigner};
-use spiffe::{NodeId, SpiffeId, SvidRequest, TokenSpend, TrustBundle, TrustDomain};
+use certs::{KeyKind, Profile, PublicKey, SecretKey, SignError, Signer, SoftwareSigner};
+use spiffe::{NodeId, SpiffeId, SvidRequest, TokenSpend, Trust, TrustBundle, TrustDomain};
 
 use super::*;
 use crate::{
@@ -42,7 +42,7 @@ impl Signer for Spy {
 struct Bench {
     policy: Policy,
     store: MemoryStore,
-    trust: Trust,
+    judge: Judge,
     authority: SigningAuthority,
     key: SecretKey,
     keys: BTreeSet<SpkiHash>,
@@ -68,7 +68,8 @@ impl Bench {
         let trust = Trust::new(TrustBundle::new(trust_domain, vec![root.certificate], 1));
         let authority = SigningAuthority::try_new(&issuing, &key).unwrap();
         let signatures = Arc::new(AtomicU32::new(0));
-        let bench = Self { policy, store: MemoryStore::new(), trust, authority, key, keys, signatures };
+        let judge = Judge::new(Arc::new(trust));
+        let bench = Self { policy, store: MemoryStore::new(), judge, authority, key, keys, signatures };
         let signer = SoftwareSigner::try_new(&bench.key).ok();
         bench.signing_with(signer)
     }
@@ -94,7 +95,7 @@ impl Bench {
             Recorded::SerialTaken(_) => return Err(IssueError::Unavailable("serial".to_owned())),
             Recorded::Refused(error) => return Err(error),
         };
-        match intended.sign(&self.authority, &self.trust, now() + wait) {
+        match intended.sign(&self.authority, &self.judge, now() + wait) {
             Ok(signed) => signed.release(journal, now() + wait).await,
             Err(failed) => Err(failed.record(journal, now() + wait).await),
         }
@@ -272,6 +273,40 @@ async fn nothing_is_signed_before_its_intent_is_kept_nor_released_before_its_res
         assert_eq!(states.len(), usize::from(state.is_some()), "{error}");
         assert!(state.is_none_or(|expected| expected(&states[0])), "{error}: {states:?}");
     }
+}
+
+#[tokio::test]
+async fn what_was_proven_by_one_certificate_excuses_no_other() {
+    let mut bench = Bench::new();
+    assert!(bench.issue_later(workload(), Duration::ZERO).await.is_ok());
+    // The path above is known now. Another key than the authority's still does not pass,
+    let other = SecretKey::generate(KeyKind::P256);
+    bench = bench.signing_with(SoftwareSigner::try_new(&other).ok());
+    let error = bench.issue_later(workload(), Duration::ZERO).await.unwrap_err();
+    assert!(matches!(error, IssueError::BadOutput(_)), "{error}");
+    // nor does the right key when an authority above it has ended meanwhile,
+    let key = SoftwareSigner::try_new(&bench.key).ok();
+    bench = bench.signing_with(key);
+    let template = |bench: &Bench| {
+        bench.authorize(workload()).unwrap().prepare(
+            &bench.authority,
+            &bench.policy,
+            Serial::random(),
+            7,
+            now(),
+        )
+    };
+    let chain = |bench: &Bench| {
+        let leaf = bench.authority.sign(&template(bench).unwrap().rehearsal).unwrap();
+        Chain::new(leaf, vec![bench.authority.certificate().clone()])
+    };
+    let end = bench.authority.certificate().not_after();
+    assert!(bench.judge.verify(&chain(&bench), now()).is_ok());
+    assert!(bench.judge.verify(&chain(&bench), end + Duration::from_secs(1)).is_err());
+    // nor another authority that the same root does not know.
+    let stranger = Bench::new();
+    assert!(bench.judge.verify(&chain(&stranger), now()).is_err());
+    assert!(stranger.judge.verify(&chain(&stranger), now()).is_ok());
 }
 
 #[tokio::test]

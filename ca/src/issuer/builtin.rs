@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::queue::{Job, MAX_WAITING, Queue};
 use crate::{
     authority::SigningAuthority,
-    issuance::{Authorized, Recorded},
+    issuance::{Authorized, Judge, Recorded},
     policy::Policy,
     ports::{Journal, Remaining},
 };
@@ -30,6 +30,7 @@ pub(crate) struct Signing {
     pub(crate) authority: Option<Arc<SigningAuthority>>,
     pub(crate) authority_keys: BTreeSet<SpkiHash>,
     pub(crate) trust: Arc<Trust>,
+    pub(crate) judge: Judge,
 }
 
 /// What every issuance needs.
@@ -43,7 +44,7 @@ pub(crate) struct Pipeline {
 }
 
 impl Pipeline {
-    async fn issue(&self, request: SvidRequest) -> Result<IssuedSvid, IssueError> {
+    pub(crate) async fn issue(&self, request: SvidRequest) -> Result<IssuedSvid, IssueError> {
         let signing = Arc::clone(&self.signing.borrow());
         let authority = signing
             .authority
@@ -71,7 +72,7 @@ impl Pipeline {
                 Recorded::Refused(error) => return Err(error),
             };
             let now = self.clock.now();
-            return match intended.sign(authority, &signing.trust, now) {
+            return match intended.sign(authority, &signing.judge, now) {
                 Ok(signed) => signed.release(self.journal.as_ref(), now).await,
                 Err(failed) => Err(failed.record(self.journal.as_ref(), now).await),
             };
@@ -105,6 +106,12 @@ impl BuiltinIssuer {
     pub(crate) fn new(pipeline: Pipeline, remaining: Vec<Remaining>) -> (Self, mpsc::Sender<Job>) {
         let (sender, jobs) = mpsc::channel(MAX_WAITING);
         (Self { pipeline, queue: Queue::new(remaining), jobs }, sender)
+    }
+
+    /// The pipeline without the queue in front of it.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn into_pipeline(self) -> Pipeline {
+        self.pipeline
     }
 
     /// Issues until `shutdown`; then finishes what is under way and turns the rest away.

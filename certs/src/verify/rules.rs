@@ -102,9 +102,25 @@ fn validity(
     if now < not_before {
         found.push(Fault::NotYetValid { not_before, now });
     }
-    // The last second belongs to the validity (RFC 5280 4.1.2.5).
-    if now.floor_secs() > not_after {
+    if is_over(not_after, now) {
         found.push(Fault::Expired { not_after, now });
+    }
+}
+
+/// The last second belongs to the validity (RFC 5280 4.1.2.5).
+fn is_over(not_after: Timestamp, now: Timestamp) -> bool {
+    now.floor_secs() > not_after
+}
+
+/// What [`faults`] says of the validity of `certificate` at `now`, if that is all that is asked.
+pub(super) fn expiry(certificate: &Certificate, now: Timestamp) -> Option<Fault> {
+    let (not_before, not_after) = (certificate.not_before(), certificate.not_after());
+    if now < not_before {
+        Some(Fault::NotYetValid { not_before, now })
+    } else if is_over(not_after, now) {
+        Some(Fault::Expired { not_after, now })
+    } else {
+        None
     }
 }
 

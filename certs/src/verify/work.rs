@@ -7,8 +7,8 @@ use webpki::aws_lc_rs as algorithms;
 
 use crate::{
     Certificate,
-    anatomy::Anatomy,
-    der::{self, NotDer},
+    certificate::Parts,
+    der::{self, NotDer, Reader},
 };
 
 /// The most signatures that are checked for one chain. A path of the greatest depth needs five, with lists of
@@ -102,11 +102,9 @@ pub(crate) enum Signature {
 /// Checks one signature with the algorithms that path building accepts.
 pub(crate) fn signature(below: &Certificate, above: &Certificate) -> Signature {
     let parts = || -> Result<_, NotDer> {
-        let mut whole = der::open(below.der(), der::SEQUENCE)?;
-        let signed = whole.expect(der::SEQUENCE)?.raw;
-        let algorithm = whole.expect(der::SEQUENCE)?.value;
-        let signature = whole.expect(der::BIT_STRING)?.value;
-        let mut info = der::open(Anatomy::of(above.der())?.spki, der::SEQUENCE)?;
+        let Parts { signed, algorithm, signature } = below.parts()?;
+        let algorithm = Reader::new(algorithm).expect(der::SEQUENCE)?.value;
+        let mut info = der::open(above.spki_der(), der::SEQUENCE)?;
         let kind = info.expect(der::SEQUENCE)?.value;
         let key = info.expect(der::BIT_STRING)?.value;
         let ([0, signature @ ..], [0, key @ ..]) = (signature, key) else { return Err(NotDer) };

@@ -1,0 +1,63 @@
+//! An authority of ours that was proven: for holding what it signs next against the same path, cheaply.
+
+use certs::{Certificate, Chain, SpkiHash, Timestamp, Usage, VerifiedIssuer};
+
+use crate::{
+    SpiffeId, SvidError, Trust, TrustDomain,
+    verify::{check_usages, class, identity, verify_path},
+};
+
+/// An authority whose path to a root of our own trust domain holds, for servers and for clients.
+///
+/// It is worth what it was made with: another bundle, another authority or another tainted key needs another proof.
+/// See [`VerifiedIssuer`] for what is asked again of each leaf, and why the rest need not be.
+#[derive(Debug, Clone)]
+pub struct ProvenAuthority {
+    issuer: VerifiedIssuer,
+    domain: TrustDomain,
+    tainted: Vec<SpkiHash>,
+}
+
+impl ProvenAuthority {
+    /// Verifies `chain` whole, as [`crate::verify_svid`] does, once for servers and once for clients. Answers whose
+    /// it is, and the proof of its authority; none if the two uses lead to different roots, or if it is of another
+    /// trust domain than ours.
+    ///
+    /// # Errors
+    /// See [`SvidError`].
+    pub fn prove(
+        chain: &Chain,
+        trust: &Trust,
+        now: Timestamp,
+    ) -> Result<(SpiffeId, Option<Self>), SvidError> {
+        let (id, server) = verify_path(chain, trust, now, Usage::Server)?;
+        let (_, client) = verify_path(chain, trust, now, Usage::Client)?;
+        class(&id, trust)?;
+        let (domain, issuer) = (id.trust_domain().clone(), client.issuer());
+        let is_same = server.issuer() == issuer && domain == *trust.own().trust_domain();
+        let proven = is_same.then(|| Self { issuer, domain, tainted: trust.tainted().to_vec() });
+        Ok((id, proven))
+    }
+
+    /// Whether it is about this certificate.
+    #[must_use]
+    pub fn is_of(&self, authority: &Certificate) -> bool {
+        self.issuer.authorities().first() == Some(authority)
+    }
+
+    /// Holds a leaf that the authority signed against its path, for servers and for clients, and answers whose it
+    /// is.
+    ///
+    /// # Errors
+    /// See [`SvidError`]. Nothing passes that [`ProvenAuthority::prove`] would refuse.
+    pub fn verify(&self, leaf: &Certificate, now: Timestamp) -> Result<SpiffeId, SvidError> {
+        let id = identity(leaf)?;
+        if *id.trust_domain() != self.domain {
+            return Err(SvidError::TrustDomain(id.trust_domain().clone()));
+        }
+        self.issuer.verify(leaf, now, Usage::Any, &self.tainted)?;
+        check_usages(leaf, Usage::Any)?;
+        id.class().map_err(|reason| SvidError::Id { name: id.to_string(), reason })?;
+        Ok(id)
+    }
+}
