@@ -1,0 +1,65 @@
+//! `credence-limits`: what the product costs, beside the least that it could.
+//!
+//! Every benchmark measures the product and its reference by turns, in rounds, in one run, and reports the median of
+//! the rounds' ratios: the machine may be slow or shared, a ratio stays. What is measured is processor time, never
+//! the time of day. `docs/reference/performance.md` says what each number means, and what was found.
+
+mod authority;
+mod bound;
+mod clock;
+mod p1;
+mod report;
+mod steps;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::report::Report;
+
+/// What the product costs, beside the least that it could.
+#[derive(Debug, Parser)]
+#[command(name = "credence-limits")]
+struct Cli {
+    #[command(subcommand)]
+    benchmark: Benchmark,
+}
+
+#[derive(Debug, Subcommand)]
+enum Benchmark {
+    /// A certificate, from request to leaf, in process and without storage.
+    P1(Options),
+}
+
+#[derive(Debug, Args)]
+struct Options {
+    /// How often everything is measured.
+    #[arg(long, default_value_t = 9)]
+    rounds: usize,
+    /// How the result is written.
+    #[arg(short, long, value_enum, default_value_t = Form::Table)]
+    output: Form,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Form {
+    Table,
+    Json,
+}
+
+fn main() -> anyhow::Result<()> {
+    let (options, report) = match Cli::parse().benchmark {
+        Benchmark::P1(options) => {
+            let report = p1::run(options.rounds.max(1))?;
+            (options, report)
+        }
+    };
+    show(&report, options.output)
+}
+
+#[expect(clippy::print_stdout, reason = "the report is what this program is for")]
+fn show(report: &Report, form: Form) -> anyhow::Result<()> {
+    match form {
+        Form::Table => println!("{report}"),
+        Form::Json => println!("{}", serde_json::to_string_pretty(report)?),
+    }
+    Ok(())
+}
