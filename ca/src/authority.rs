@@ -153,6 +153,7 @@ fn record(
         removed: None,
         automatic: true,
         tainted: None,
+        stolen: None,
         cross: None,
     }
 }

@@ -136,6 +136,11 @@ fn lacks(dependent: &Dependent, new: AuthorityId) -> Option<Laggard> {
     Some(Laggard { name: dependent.name.clone(), is_connected: true, reason })
 }
 
+/// Whether `dependent` shows, or may show, a certificate that one of `signed` signed.
+pub(crate) fn holds_any(dependent: &Dependent, signed: &BTreeSet<AuthorityId>, now: Timestamp) -> bool {
+    dependent.holds.iter().any(|held| signed.contains(&held.authority) && held.until >= now)
+}
+
 fn depends(
     dependent: &Dependent,
     signed: &BTreeSet<AuthorityId>,

@@ -9,13 +9,13 @@ use std::{
 };
 
 use audit::{Action as Done, Actor, Event as Row};
-use certs::Timestamp;
+use certs::{Certificate, Timestamp};
 use spiffe::{ActiveAuthority, AuthorityId, Trust};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    authority::{PrepareError, SigningAuthority, event, make_issuing},
+    authority::{PrepareError, SigningAuthority, cross_sign, event, make_issuing},
     dependents::Dependents,
     issuer::Signing,
     lifecycle::{Action, Event, Lifecycle, Settings},
@@ -69,6 +69,8 @@ pub(crate) struct Keeper {
     asked: mpsc::Receiver<Command>,
     waiting: Option<Rotate>,
     rotation: Option<RotationStatus>,
+    /// Whether what the store holds may be newer than `records`: a change was made and not read back.
+    is_unsettled: bool,
     leaves: BTreeMap<AuthorityId, Leaves>,
     last_failure: Option<String>,
     published: Published,
@@ -98,6 +100,7 @@ impl Keeper {
             asked,
             waiting: None,
             rotation: None,
+            is_unsettled: false,
             leaves: BTreeMap::new(),
             last_failure: None,
             published,
@@ -221,12 +224,32 @@ impl Keeper {
             .ok_or(PrepareError::NoRoot)?;
         let root_key = self.deps.authorities.load_key(root.id).await?;
         let (record, key) = make_issuing(&self.deps.policy, root, &root_key, now)?;
+        let cross = self.cross_by_the_root_before(&record, now).await?;
+        let record = AuthorityRecord { cross, ..record };
         let row = self.row(Done::AuthorityPrepare, &record, now);
         self.deps.authorities.insert(vec![(record.clone(), key)], vec![row]).await?;
         let event =
             Event::Prepared { id: record.id, created: now, not_after: record.certificate.not_after() };
         self.records.push(record);
         Ok(event)
+    }
+
+    /// The issuing authority of `record` vouched for by the root before, as long as that stands in the bundle: there
+    /// may be verifiers that have not heard of the new one.
+    async fn cross_by_the_root_before(
+        &self,
+        record: &AuthorityRecord,
+        now: Timestamp,
+    ) -> Result<Option<Certificate>, PrepareError> {
+        let before = self.records.iter().find(|root| {
+            root.place == Place::Root && root.state == AuthorityState::Retired && root.stolen.is_none()
+        });
+        let Some(before) = before else { return Ok(None) };
+        match self.deps.authorities.load_key(before.id).await {
+            Ok(key) => cross_sign(&self.deps.policy, record, before, &key, now).map(Some),
+            Err(AuthorityError::NotFound(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     async fn activate(&mut self, new: AuthorityId, old: Option<AuthorityId>) -> Result<(), PrepareError> {
@@ -280,7 +303,7 @@ impl Keeper {
                 record.state = step.to;
                 match step.to {
                     AuthorityState::Prepared => {}
-                    AuthorityState::Active => record.activated = Some(step.at),
+                    AuthorityState::Active => (record.activated, record.retired) = (Some(step.at), None),
                     AuthorityState::Retired => record.retired = Some(step.at),
                     AuthorityState::Removed => record.removed = Some(step.at),
                 }

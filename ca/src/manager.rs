@@ -226,15 +226,14 @@ impl Manager {
 /// The leaves by known serial numbers and keys that stolen authorities signed while they were ours.
 pub(crate) type Vouched = Arc<HashSet<(Serial, SpkiHash)>>;
 
-/// Whether the key of `record` is believed to be stolen: it was tainted while it signed.
-fn is_stolen(record: &AuthorityRecord) -> bool {
-    record.tainted.is_some_and(|tainted| record.retired.is_none_or(|retired| tainted < retired))
-}
-
-/// What the journal holds of authorities whose keys are believed to be stolen.
+/// What the journal holds of authorities whose keys are believed to be stolen, or the keys of their roots.
 pub(crate) async fn vouched(deps: &Deps, records: &[AuthorityRecord]) -> Result<Vouched, JournalError> {
-    let in_use = records.iter().filter(|record| record.state != AuthorityState::Removed);
-    let stolen: Vec<_> = in_use.filter(|record| is_stolen(record)).map(|record| record.id).collect();
+    let in_use = || records.iter().filter(|record| record.state != AuthorityState::Removed);
+    let roots: Vec<_> = in_use().filter(|record| record.stolen.is_some()).map(|record| record.id).collect();
+    let is_stolen = |record: &&AuthorityRecord| {
+        record.stolen.is_some() || record.parent.is_some_and(|parent| roots.contains(&parent))
+    };
+    let stolen: Vec<_> = in_use().filter(is_stolen).map(|record| record.id).collect();
     if stolen.is_empty() {
         return Ok(Arc::default());
     }
@@ -306,7 +305,7 @@ pub(crate) fn signing(
     let bundle = TrustBundle::new(policy.trust_domain.clone(), anchors, sequence);
     let authority_keys: BTreeSet<SpkiHash> =
         records.iter().map(|record| record.certificate.spki_hash()).collect();
-    let stolen = records.iter().filter(|record| is_stolen(record));
+    let stolen = records.iter().filter(|record| record.stolen.is_some());
     let tainted = stolen.map(|record| record.certificate.spki_hash()).collect();
     let trust = Arc::new(Trust::new(bundle).with_tainted(tainted).with_vouched(vouched));
     let judge = Judge::new(Arc::clone(&trust));

@@ -292,12 +292,22 @@ pub struct AuthorityRecord {
     pub removed: Option<Timestamp>,
     /// Of a root: whether its rotation goes on by itself, or step by step as an operator says.
     pub automatic: bool,
-    /// Since when nothing is to depend on it any more: what it signed is replaced at once. Tainted while it signs
-    /// means that its key is believed to be stolen.
+    /// Since when nothing is to depend on it any more: what it signed is replaced at once.
     pub tainted: Option<Timestamp>,
+    /// Since when its key is believed to be stolen; it is tainted then, too.
+    pub stolen: Option<Timestamp>,
     /// Of an issuing authority: a certificate for the same name and key, signed by the root before its own. For
     /// verifiers that do not trust the new root yet.
     pub cross: Option<Certificate>,
+}
+
+/// Why nothing is to depend on an authority any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taint {
+    /// Its planned replacement is hurried.
+    Planned,
+    /// Its key is believed to be stolen.
+    Stolen,
 }
 
 /// A step of one authority's life.
@@ -352,11 +362,12 @@ pub trait Authorities: Send + Sync {
         events: Vec<Event>,
     ) -> Result<(), AuthorityError>;
 
-    /// Marks authorities as tainted from `at` on, with `events`, in one transaction. One that is tainted already
-    /// keeps its time.
+    /// Marks authorities as tainted from `at` on, and as stolen if `why` says so, with `events`, in one transaction.
+    /// One that is marked already keeps its time.
     async fn taint(
         &self,
         authorities: Vec<AuthorityId>,
+        why: Taint,
         at: Timestamp,
         events: Vec<Event>,
     ) -> Result<(), AuthorityError>;

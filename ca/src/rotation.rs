@@ -28,7 +28,7 @@ use spiffe::AuthorityId;
 
 pub use self::words::{Action, Barrier, Event, Observed, Phase, Refusal, Root, Settings, Step, Wish};
 use crate::{
-    dependents::{Dependent, Laggard, behind_activation, behind_finish},
+    dependents::{Dependent, Laggard, behind_activation, behind_finish, holds_any},
     ports::AuthorityState,
 };
 
@@ -36,6 +36,8 @@ use crate::{
 const MAX_RETRY: Duration = Duration::from_secs(15 * 60);
 /// How often a gate is looked at while a rotation is under way.
 pub const LOOK: Duration = Duration::from_secs(1);
+/// How often at least, once it has waited for long.
+const MAX_LOOK: Duration = Duration::from_secs(30);
 /// In an emergency: how long after the taint the new root waits for acknowledgements before it signs.
 pub const EMERGENCY_ACTIVATE: Duration = Duration::from_secs(15);
 /// In an emergency: how long after the taint the old root leaves the bundle at the latest.
@@ -60,8 +62,10 @@ pub struct Rotation {
     doing: Doing,
     failures: u32,
     look: Timestamp,
-    /// Since when each dependent has been seen clear of the old root.
-    clear: BTreeMap<String, Timestamp>,
+    /// Since when this process has watched the retired root.
+    watched: Option<Timestamp>,
+    /// When each dependent was last seen with a certificate of the retired root.
+    held: BTreeMap<String, Timestamp>,
     /// Since when somebody has been seen in the way of the next step without a break.
     waits: Option<Timestamp>,
     is_at_risk: bool,
@@ -77,7 +81,8 @@ impl Rotation {
             doing: Doing::Nothing,
             failures: 0,
             look: Timestamp::EPOCH,
-            clear: BTreeMap::new(),
+            watched: None,
+            held: BTreeMap::new(),
             waits: None,
             is_at_risk: false,
         }
@@ -114,11 +119,16 @@ impl Rotation {
         }
     }
 
-    /// When the outgoing root was tainted while it signed: its key is believed to be stolen.
+    /// Since when the key of a root that signs, or has signed, is believed to be stolen.
     #[must_use]
     pub fn emergency(&self) -> Option<Timestamp> {
-        let root = self.outgoing()?;
-        root.tainted.filter(|tainted| root.retired.is_none_or(|retired| *tainted < retired))
+        [self.outgoing(), self.active()].into_iter().flatten().filter_map(|root| root.stolen).min()
+    }
+
+    /// Whether the retired root may sign again.
+    #[must_use]
+    pub fn may_return(&self, old: AuthorityId) -> bool {
+        self.root(old).is_some_and(|root| root.tainted.is_none())
     }
 
     /// Whether the steps follow by themselves.
@@ -164,19 +174,35 @@ impl Rotation {
         }
     }
 
+    /// How often the gate is looked at: at once in an emergency and when it was just closed, then ever less, because
+    /// a rotation may wait for weeks and each look asks the whole fleet.
+    fn pace(&self, now: Timestamp) -> Duration {
+        let since = match self.phase() {
+            Phase::Steady => return LOOK,
+            Phase::Prepared { new } => self.root(new).map(|root| root.created),
+            Phase::Active { old } => self.root(old).and_then(|root| root.retired),
+        };
+        match since {
+            Some(since) if self.emergency().is_none() => (now.since(since) / 20).clamp(LOOK, MAX_LOOK),
+            _ => LOOK,
+        }
+    }
+
     /// Takes one event and answers what to do now.
     ///
     /// Nothing is begun by [`Event::Kept`], [`Event::Failed`] and [`Event::Blind`], so what was observed does not
     /// count for them: the next look must be a fresh one.
     pub fn step(&mut self, event: Event, observed: Observed<'_>, now: Timestamp) -> Vec<Action> {
-        self.look = now + LOOK;
+        self.look = now + self.pace(now);
         match event {
             Event::Tick => self.watch(observed, now),
             Event::Kept(roots) => {
                 self.roots = roots;
                 self.doing = Doing::Nothing;
                 self.failures = 0;
-                self.clear.clear();
+                if !matches!(self.phase(), Phase::Active { .. }) {
+                    (self.watched, self.held) = (None, BTreeMap::new());
+                }
                 self.waits = None;
                 self.look = now;
                 self.is_at_risk = false;
@@ -313,20 +339,22 @@ impl Rotation {
     ) -> Option<Timestamp> {
         let Phase::Active { old } = self.phase() else { return None };
         let retired = self.root(old)?.retired.unwrap_or(now);
-        let counted = observed.dependents.iter().filter(|one| !left_behind.contains(&one.name));
-        let clear = counted.map(|one| self.clear.get(&one.name).copied().unwrap_or(now)).max();
-        Some(clear.unwrap_or(retired).max(retired) + self.settings.max_connection)
+        let holds = |one: &&Dependent| holds_any(one, observed.of_old, now);
+        let is_held = observed.dependents.iter().filter(holds).any(|one| !left_behind.contains(&one.name));
+        let held = self.held.iter().filter(|(name, _)| !left_behind.contains(*name)).map(|(_, at)| *at);
+        let last = held.chain(is_held.then_some(now)).chain(self.watched).fold(retired, Timestamp::max);
+        Some(last + self.settings.max_connection)
     }
 
-    /// Remembers since when somebody is in the way, and since when each dependent is clear of the old root.
+    /// Remembers since when somebody is in the way, and when each dependent was last seen with a certificate of the
+    /// retired root. Who has never been seen with one cannot have opened a connection with it since.
     fn watch(&mut self, observed: Observed<'_>, now: Timestamp) {
-        let behind: BTreeSet<String> =
-            self.behind(observed, now).into_iter().map(|laggard| laggard.name).collect();
-        self.waits = if behind.is_empty() { None } else { self.waits.or(Some(now)) };
+        let is_waiting = !self.behind(observed, now).is_empty();
+        self.waits = if is_waiting { self.waits.or(Some(now)) } else { None };
         let Phase::Active { .. } = self.phase() else { return };
-        self.clear.retain(|name, _| !behind.contains(name));
-        for dependent in observed.dependents.iter().filter(|one| !behind.contains(&one.name)) {
-            self.clear.entry(dependent.name.clone()).or_insert(now);
+        self.watched.get_or_insert(now);
+        for dependent in observed.dependents.iter().filter(|one| holds_any(one, observed.of_old, now)) {
+            self.held.insert(dependent.name.clone(), now);
         }
     }
 
@@ -347,12 +375,17 @@ impl Rotation {
     fn by_itself(&self, observed: Observed<'_>, now: Timestamp) -> Option<Action> {
         let outgoing = self.outgoing()?;
         let emergency = self.emergency();
+        let is_old = |root: &Root, part| now >= root.at_part(part);
         // The old root is about to end: whoever began the rotation, it does not wait for commands any more.
-        let is_ending = now >= outgoing.at_part(0.9);
+        let is_ending = is_old(outgoing, 0.9);
         match self.phase() {
             Phase::Steady => {
                 let is_due = emergency.is_some() || (now >= outgoing.at_part(0.5) && !observed.is_paused);
                 (is_due && observed.has_root_key).then_some(Action::Prepare { automatic: true })
+            }
+            // Its key is stolen before it signed anything.
+            Phase::Prepared { new } if self.root(new).is_some_and(|root| root.stolen.is_some()) => {
+                Some(Action::Withdraw(new))
             }
             Phase::Prepared { new } => {
                 let laggards = behind_activation(observed.dependents, new);
@@ -360,6 +393,14 @@ impl Rotation {
                 let must = is_ending || emergency.is_some_and(|since| now >= since + EMERGENCY_ACTIVATE);
                 let goes = may && (laggards.is_empty() || must);
                 goes.then_some(Action::Activate { new, old: outgoing.id, left_behind: laggards })
+            }
+            // What signs is stolen, so nothing is signed: the root before takes over again, or makes room for another.
+            Phase::Active { old } if self.active().is_some_and(|root| root.stolen.is_some()) => {
+                let new = self.active()?.id;
+                if self.may_return(old) && observed.has_root_key {
+                    return Some(Action::Return { old, new });
+                }
+                Some(Action::Finish { old, left_behind: self.behind(observed, now) })
             }
             Phase::Active { old } => {
                 let laggards = self.behind(observed, now);
@@ -369,20 +410,18 @@ impl Rotation {
                 }
                 let is_settled =
                     self.settles(observed, &BTreeSet::new(), now).is_some_and(|until| until <= now);
-                let goes = self.is_automatic() && !observed.is_paused && laggards.is_empty() && is_settled;
+                // A rotation that was forgotten must not carry the new root to its end.
+                let may = self.is_automatic() || self.active().is_some_and(|active| is_old(active, 0.5));
+                let goes = may && !observed.is_paused && laggards.is_empty() && is_settled;
                 goes.then(|| Action::Finish { old, left_behind: Vec::new() })
             }
         }
     }
 
-    /// Whether the active root should have been replaced long ago.
+    /// Whether the active root should have been replaced long ago; what stands in the way of that may be the rotation
+    /// before, which has not been finished.
     fn is_stuck(&self, now: Timestamp) -> bool {
-        match self.phase() {
-            Phase::Active { .. } => false,
-            Phase::Steady | Phase::Prepared { .. } => {
-                self.active().is_some_and(|root| now >= root.at_part(0.75))
-            }
-        }
+        self.active().is_some_and(|root| now >= root.at_part(0.75))
     }
 }
 

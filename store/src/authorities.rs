@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use audit::{Actor, Event};
-use ca::ports::{Authorities, AuthorityError, AuthorityRecord, AuthorityState, Transition};
+use ca::ports::{Authorities, AuthorityError, AuthorityRecord, AuthorityState, Taint, Transition};
 use certs::{Certificate, SecretKey, Timestamp};
 use spiffe::AuthorityId;
 use sqlx::{Row, sqlite::SqliteRow};
@@ -63,8 +63,8 @@ impl Change for Insert {
 async fn insert(tx: &mut Tx<'_>, record: &AuthorityRecord) -> Result<bool, sqlx::Error> {
     let made = sqlx::query(
         "INSERT INTO authorities (id, tenant, place, state, certificate, parent, created, activated, retired, removed,
-                                  automatic, tainted, cross_certificate)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                                  automatic, tainted, stolen, cross_certificate)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
     )
     .bind(record.id.to_string())
     .bind(TENANT)
@@ -78,6 +78,7 @@ async fn insert(tx: &mut Tx<'_>, record: &AuthorityRecord) -> Result<bool, sqlx:
     .bind(record.removed.map(Timestamp::unix_millis))
     .bind(record.automatic)
     .bind(record.tainted.map(Timestamp::unix_millis))
+    .bind(record.stolen.map(Timestamp::unix_millis))
     .bind(record.cross.as_ref().map(Certificate::der))
     .execute(tx.sql())
     .await?;
@@ -118,7 +119,9 @@ async fn carry_out(tx: &mut Tx<'_>, step: &Transition) -> Result<(), Fault<Autho
     }
     let update = match step.to {
         AuthorityState::Prepared => return Err(Fault::Refused(AuthorityError::Conflict(step.id))),
-        AuthorityState::Active => "UPDATE authorities SET state = ?, activated = ? WHERE id = ?",
+        AuthorityState::Active => {
+            "UPDATE authorities SET state = ?, activated = ?, retired = NULL WHERE id = ?"
+        }
         AuthorityState::Retired => "UPDATE authorities SET state = ?, retired = ? WHERE id = ?",
         AuthorityState::Removed => "UPDATE authorities SET state = ?, removed = ? WHERE id = ?",
     };
@@ -158,6 +161,7 @@ fn read(row: &SqliteRow) -> Result<AuthorityRecord, sqlx::Error> {
         removed: optional_time(row, "removed")?,
         automatic: row.try_get("automatic")?,
         tainted: optional_time(row, "tainted")?,
+        stolen: optional_time(row, "stolen")?,
         cross: row
             .try_get::<Option<&[u8]>, _>("cross_certificate")?
             .map(|der| Certificate::from_der(der).map_err(|error| decode("cross_certificate", error)))
@@ -165,21 +169,25 @@ fn read(row: &SqliteRow) -> Result<AuthorityRecord, sqlx::Error> {
     })
 }
 
-struct Taint {
+struct Mark {
     authorities: Vec<AuthorityId>,
+    why: Taint,
     at: Timestamp,
     events: Vec<Event>,
 }
 
 #[async_trait]
-impl Change for Taint {
+impl Change for Mark {
     type Answer = ();
     type Refusal = AuthorityError;
 
     async fn carry_out(self, tx: &mut Tx<'_>) -> Result<(), Fault<AuthorityError>> {
+        let stolen = (self.why == Taint::Stolen).then(|| self.at.unix_millis());
+        let update = "UPDATE authorities SET tainted = coalesce(tainted, ?), stolen = coalesce(stolen, ?) WHERE id = ?";
         for id in self.authorities {
-            let marked = sqlx::query("UPDATE authorities SET tainted = coalesce(tainted, ?) WHERE id = ?")
+            let marked = sqlx::query(update)
                 .bind(self.at.unix_millis())
+                .bind(stolen)
                 .bind(id.to_string())
                 .execute(tx.sql())
                 .await?;
@@ -232,10 +240,11 @@ impl Authorities for Store {
     async fn taint(
         &self,
         authorities: Vec<AuthorityId>,
+        why: Taint,
         at: Timestamp,
         events: Vec<Event>,
     ) -> Result<(), AuthorityError> {
-        self.write(Taint { authorities, at, events }).await
+        self.write(Mark { authorities, why, at, events }).await
     }
 
     async fn load_key(&self, id: AuthorityId) -> Result<SecretKey, AuthorityError> {

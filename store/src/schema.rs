@@ -20,6 +20,7 @@ pub(crate) const SCHEMA: Schema = Schema(&[
     include_str!("schema/0003_enforced_blocks.sql"),
     include_str!("schema/0004_root_rotation.sql"),
     include_str!("schema/0005_pause.sql"),
+    include_str!("schema/0006_stolen.sql"),
 ]);
 
 impl Schema {

@@ -55,6 +55,7 @@ async fn insert(store: &Store, pkcs8: &[u8]) -> AuthorityId {
         removed: None,
         automatic: true,
         tainted: None,
+        stolen: None,
         cross: None,
     };
     let id = record.id;

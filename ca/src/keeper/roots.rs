@@ -1,6 +1,6 @@
 //! What the keeper does about roots: observe, step the machine, carry out, publish.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
 
 use audit::{Action as Done, Actor};
 use certs::Timestamp;
@@ -11,7 +11,7 @@ use crate::{
     authority::{PrepareError, cross_sign, event, make_issuing, make_root},
     dependents::{Acknowledged, Dependent, Dependents, Laggard},
     manager::{Asked, RotateError, vouched},
-    ports::{AuthorityError, AuthorityRecord, AuthorityState, Place, Transition},
+    ports::{AuthorityError, AuthorityRecord, AuthorityState, Place, Taint, Transition},
     rotation::{Action, Event, Observed, Phase, Refusal, Root, Wish},
     status::{RotationStatus, Tally},
 };
@@ -91,19 +91,29 @@ impl Keeper {
             return Err(RotateError::NotFound(authority));
         }
         let root = record.parent.unwrap_or(record.id);
-        let is_under_way = self.roots.emergency().is_some();
-        let is_active = self.roots.active().is_some_and(|active| active.id == root);
-        if !is_under_way && is_active {
-            if !self.observe(dependents).await?.has_root_key {
+        let root = self.record(root).map_err(|_| RotateError::NotFound(authority))?;
+        if root.stolen.is_none() && root.state != AuthorityState::Removed {
+            let id = root.id;
+            if root.state == AuthorityState::Active && !self.is_replaceable(id).await {
                 return Err(Refusal::NoRootKey.into());
             }
-            self.taint_all_under(root, authority, &asked).await?;
+            self.taint_all_under(id, authority, &asked).await?;
             let seen = self.observe(dependents).await?;
             self.drive_roots(Event::Tick, &seen, &asked).await?;
         }
         let seen = self.observe(dependents).await?;
         self.publish_rotation(&seen);
         Ok(self.rotation_status(&seen))
+    }
+
+    /// Whether another root can take over from `root`, which signs: one is prepared, the one before can return, or
+    /// its key is here to vouch for a new one.
+    async fn is_replaceable(&self, root: AuthorityId) -> bool {
+        match self.roots.phase() {
+            Phase::Prepared { .. } => true,
+            Phase::Active { old } if self.roots.may_return(old) && self.root_key(old).await.is_ok() => true,
+            Phase::Steady | Phase::Active { .. } => self.root_key(root).await.is_ok(),
+        }
     }
 
     async fn taint_all_under(
@@ -123,10 +133,10 @@ impl Keeper {
             let row = event(Done::AuthorityTaint, record, now, asked.actor.clone(), &asked.reason);
             rows.push(row.with("named", named));
         }
-        let kept = self.deps.authorities.taint(below, now, rows).await;
+        let kept = self.deps.authorities.taint(below, Taint::Stolen, now, rows).await;
         kept.map_err(|error| RotateError::Failed(error.to_string()))?;
         self.settle_records(None).await.map_err(|error| RotateError::Failed(error.to_string()))?;
-        self.roots.step(Event::Kept(Root::all(&self.records)), Seen::default().observed(), now);
+        self.tell_the_machine(now);
         tracing::warn!(authority_id = %named, root = %root, "authority is tainted, its root is being replaced");
         Ok(())
     }
@@ -160,6 +170,10 @@ impl Keeper {
     /// Steps the machine once, and carries out what it says. The next step needs a fresh look.
     async fn drive_roots(&mut self, event: Event, seen: &Seen, asked: &Asked) -> Result<(), RotateError> {
         let now = self.deps.clock.now();
+        if self.is_unsettled {
+            self.settle_records(None).await.map_err(|error| RotateError::Failed(error.to_string()))?;
+            self.tell_the_machine(now);
+        }
         let mut wanted = None;
         for action in self.roots.step(event, seen.observed(), now) {
             match action {
@@ -175,19 +189,25 @@ impl Keeper {
         match self.carry_out_root(&action, asked).await {
             Ok(()) => {
                 self.last_failure = None;
-                let roots = Root::all(&self.records);
-                self.roots.step(Event::Kept(roots), seen.observed(), now);
+                self.tell_the_machine(now);
                 // Another root means other issuing authorities.
                 self.drive(crate::lifecycle::Event::Tick).await;
                 Ok(())
             }
             Err(error) => {
-                tracing::warn!(%error, "step of the root's rotation failed, nothing changed");
+                tracing::warn!(%error, "step of the root's rotation failed");
                 self.last_failure = Some(error.to_string());
+                // The step may stand although its answer, or what was read after it, is lost: the store says.
+                self.is_unsettled = true;
                 self.roots.step(Event::Failed, seen.observed(), now);
                 Err(RotateError::Failed(error.to_string()))
             }
         }
+    }
+
+    /// Feeds the machine the roots as they are kept now.
+    fn tell_the_machine(&mut self, now: Timestamp) {
+        self.roots.step(Event::Kept(Root::all(&self.records)), Seen::default().observed(), now);
     }
 
     async fn carry_out_root(&mut self, action: &Action, asked: &Asked) -> Result<(), PrepareError> {
@@ -271,11 +291,7 @@ impl Keeper {
         left_behind: &[Laggard],
         asked: &Asked,
     ) -> Result<(), PrepareError> {
-        let mut now = self.deps.clock.now();
-        // A taint before retirement means a stolen key: the two are told apart by their order.
-        for tainted in ends.iter().filter_map(|id| self.record(*id).ok()?.tainted) {
-            now = now.max(tainted + Duration::from_millis(1));
-        }
+        let now = self.deps.clock.now();
         let mut transitions = Vec::new();
         let mut rows = Vec::new();
         let steps = ends.iter().map(|id| (*id, AuthorityState::Retired, Done::AuthorityRetire));
@@ -295,7 +311,7 @@ impl Keeper {
     async fn taint_root(&mut self, old: AuthorityId, asked: &Asked) -> Result<(), PrepareError> {
         let now = self.deps.clock.now();
         let row = event(Done::AuthorityTaint, self.record(old)?, now, asked.actor.clone(), &asked.reason);
-        self.deps.authorities.taint(vec![old], now, vec![row]).await?;
+        self.deps.authorities.taint(vec![old], Taint::Planned, now, vec![row]).await?;
         tracing::info!(authority_id = %old, "root is tainted, what it signed is replaced at once");
         self.settle_records(self.machine.active()).await
     }
@@ -332,6 +348,7 @@ impl Keeper {
 
     /// Takes the records as the store holds them, and shows everybody who signs now.
     async fn settle_records(&mut self, signs: Option<AuthorityId>) -> Result<(), PrepareError> {
+        self.is_unsettled = true;
         self.records = self.deps.authorities.load().await?;
         let issuing = self.records.iter().find(|record| {
             record.place == Place::Issuing
@@ -347,6 +364,7 @@ impl Keeper {
         self.vouched = known.map_err(|error| AuthorityError::Unavailable(error.to_string()))?;
         self.machine = self.issuing_machine();
         self.publish(authority);
+        self.is_unsettled = false;
         Ok(())
     }
 

@@ -29,6 +29,7 @@ fn root(number: u32, state: AuthorityState, created: u64) -> Root {
         not_after: at(created + 360 * DAY),
         retired: None,
         tainted: None,
+        stolen: None,
         automatic: true,
     }
 }
@@ -233,6 +234,7 @@ fn a_stolen_key_is_replaced_within_a_minute_whoever_lags() {
     let old = one();
     let stolen = |state, retired: Option<u64>| Root {
         tainted: Some(at(1000)),
+        stolen: Some(at(1000)),
         retired: retired.map(at),
         ..root(1, state, 0)
     };
@@ -263,12 +265,83 @@ fn a_stolen_key_is_replaced_within_a_minute_whoever_lags() {
     let mut machine = Rotation::resume(settings(), roots);
     let finish = [Action::Finish { old: id(1), left_behind: Vec::new() }];
     assert_eq!(machine.step(Event::Tick, seen(&clear, &old), at(1020)), finish);
-    // A taint after retirement is no emergency: it only hurries.
+    // A planned taint is no emergency: it only hurries.
     let planned =
         Root { tainted: Some(at(2000)), retired: Some(at(100)), ..root(1, AuthorityState::Retired, 0) };
     let machine = Rotation::resume(settings(), vec![planned, root(2, AuthorityState::Active, 10)]);
     assert_eq!(machine.emergency(), None);
     assert_eq!(machine.due(), [Step::Finish], "and never signs again");
+}
+
+#[test]
+fn a_key_that_is_stolen_in_the_middle_of_a_rotation_is_got_rid_of() {
+    let stolen = |root: Root| Root { tainted: Some(at(1000)), stolen: Some(at(1000)), ..root };
+    let old = || Root { retired: Some(at(100)), ..root(1, AuthorityState::Retired, 0) };
+    let new = || root(2, AuthorityState::Active, 10);
+    let of_old = one();
+    let lags = [node("a", &[1, 2], 1, &[1])];
+    let tick = |roots: Vec<Root>, secs: u64| {
+        let mut machine = Rotation::resume(settings(), roots);
+        machine.step(Event::Tick, seen(&lags, &of_old), at(secs))
+    };
+    // A prepared one has signed nothing.
+    let next = stolen(root(2, AuthorityState::Prepared, 10));
+    assert_eq!(tick(vec![root(1, AuthorityState::Active, 0), next], 1000), [Action::Withdraw(id(2))]);
+    // The one that retired goes within the minute, whoever lags.
+    assert_eq!(tick(vec![stolen(old()), new()], 1059), []);
+    assert!(matches!(&tick(vec![stolen(old()), new()], 1060)[..], [Action::Finish { .. }]));
+    // The one that signs: the root before takes over again, unless it is tainted itself or its key is elsewhere.
+    let returns = [Action::Return { old: id(1), new: id(2) }];
+    assert_eq!(tick(vec![old(), stolen(new())], 1000), returns);
+    let hurried = Root { tainted: Some(at(500)), ..old() };
+    let finishes = tick(vec![hurried, stolen(new())], 1000);
+    assert!(matches!(&finishes[..], [Action::Finish { old, .. }] if *old == id(1)), "{finishes:?}");
+    // Back again, the stolen one is the outgoing one; and an old rollback does not hide a new theft.
+    let gone = stolen(Root { retired: Some(at(1000)), ..root(2, AuthorityState::Retired, 10) });
+    let roots = vec![root(1, AuthorityState::Active, 0), gone];
+    assert_eq!(Rotation::resume(settings(), roots).emergency(), Some(at(1000)));
+    let again = Root { retired: Some(at(50)), ..root(1, AuthorityState::Active, 0) };
+    let prepares = tick(vec![stolen(again)], 1000);
+    assert_eq!(prepares, [Action::Prepare { automatic: true }]);
+}
+
+#[test]
+fn a_fleet_that_comes_and_goes_does_not_hold_up_the_end_of_a_rotation() {
+    let of_old = one();
+    let mut machine = activated(true, 100);
+    let settled = 100 + MAX_CONNECTION;
+    assert_eq!(machine.step(Event::Tick, seen(&[node("a", &[1, 2], 2, &[2])], &of_old), at(100)), []);
+    for number in 0..60 {
+        // Each moment a new name, and one that has just connected and acknowledged nothing yet.
+        let fresh = node(&format!("n{number}"), &[1, 2], 2, &[2]);
+        let opening = node("a", &[], 2, &[2]);
+        let now = at(100 + number * MAX_CONNECTION / 60);
+        assert_eq!(machine.step(Event::Tick, seen(&[fresh, opening], &of_old), now), []);
+    }
+    let last = [node("a", &[1, 2], 2, &[2]), node("last", &[1, 2], 2, &[2])];
+    assert_eq!(
+        machine.step(Event::Tick, seen(&last, &of_old), at(settled)),
+        [Action::Finish { old: id(1), left_behind: Vec::new() }]
+    );
+}
+
+#[test]
+fn a_rotation_that_is_never_finished_is_at_risk_and_looked_at_ever_less() {
+    let of_old = one();
+    let lags = [node("a", &[1, 2], 1, &[1])];
+    let mut machine = activated(false, 100);
+    machine.step(Event::Tick, seen(&lags, &of_old), at(100));
+    assert_eq!(machine.deadline(), Some(at(101)));
+    machine.step(Event::Tick, seen(&lags, &of_old), at(100 + DAY));
+    assert_eq!(machine.deadline(), Some(at(130 + DAY)));
+    assert_eq!(machine.step(Event::Tick, seen(&lags, &of_old), at(10 + 270 * DAY)), [Action::AtRisk]);
+    // Past half of the new root's life it ends by itself as soon as nobody is in the way.
+    let clear = [node("a", &[1, 2], 2, &[1, 2])];
+    let now = at(10 + 271 * DAY);
+    assert_eq!(
+        machine.step(Event::Tick, seen(&clear, &of_old), now),
+        [Action::Finish { old: id(1), left_behind: Vec::new() }]
+    );
 }
 
 /// What the store would hold and a fleet would do, beside the machine.
@@ -295,8 +368,10 @@ impl World {
         let root = self.roots.iter_mut().find(|root| root.id == id).unwrap();
         assert!(root.state.may_become(state), "{:?} -> {state:?}", root.state);
         root.state = state;
-        if state == AuthorityState::Retired {
-            root.retired = Some(now);
+        match state {
+            AuthorityState::Retired => root.retired = Some(now),
+            AuthorityState::Active => root.retired = None,
+            AuthorityState::Prepared | AuthorityState::Removed => {}
         }
     }
 
@@ -307,9 +382,9 @@ impl World {
                 self.made += 1;
                 let state = AuthorityState::Prepared;
                 let (id, created, not_after) = (id(self.made), now, now + Duration::from_secs(360 * DAY));
-                let (retired, tainted) = (None, None);
+                let (retired, tainted, stolen) = (None, None, None);
                 let automatic = *automatic;
-                self.roots.push(Root { id, state, created, not_after, retired, tainted, automatic });
+                self.roots.push(Root { id, state, created, not_after, retired, tainted, stolen, automatic });
             }
             Action::Activate { new, old, left_behind } => {
                 let outgoing = *self.roots.iter().find(|root| root.id == *old).unwrap();

@@ -213,6 +213,8 @@ pub struct Root {
     pub retired: Option<Timestamp>,
     /// Since when it is tainted.
     pub tainted: Option<Timestamp>,
+    /// Since when its key is believed to be stolen.
+    pub stolen: Option<Timestamp>,
     /// Whether its rotation goes on by itself.
     pub automatic: bool,
 }
@@ -231,6 +233,7 @@ impl Root {
                 not_after: record.certificate.not_after(),
                 retired: record.retired,
                 tainted: record.tainted,
+                stolen: record.stolen,
                 automatic: record.automatic,
             })
             .collect()

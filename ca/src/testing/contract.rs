@@ -11,7 +11,7 @@ use spiffe::{AuthorityId, NodeId, Purpose, RequestId, SpiffeId, Tenant, TokenRef
 
 use crate::ports::{
     Authorities, AuthorityError, AuthorityRecord, AuthorityState, CertificateFilter, CertificateState,
-    Intent, IssueOutcome, Journal, JournalError, Leaves, Place, Remaining, ResultRecord, Transition,
+    Intent, IssueOutcome, Journal, JournalError, Leaves, Place, Remaining, ResultRecord, Taint, Transition,
 };
 
 /// An empty implementation under test, and the ways into it that the ports do not have.
@@ -266,6 +266,7 @@ fn made(place: Place, state: AuthorityState) -> (AuthorityRecord, SecretKey) {
         removed: None,
         automatic: place == Place::Issuing,
         tainted: None,
+        stolen: None,
         cross: None,
     };
     (record, key)
@@ -351,16 +352,22 @@ where
         Err(AuthorityError::Conflict(first.id)),
         "what was removed never comes back"
     );
-    authorities.taint(vec![root.id, next.id], after(4), vec![event("taint")]).await.expect("taint");
-    authorities.taint(vec![root.id], after(5), vec![event("taint again")]).await.expect("taint");
+    authorities
+        .taint(vec![root.id, next.id], Taint::Stolen, after(4), vec![event("taint")])
+        .await
+        .expect("taint");
+    authorities
+        .taint(vec![root.id], Taint::Planned, after(5), vec![event("taint again")])
+        .await
+        .expect("taint");
     let loaded = authorities.load().await.expect("load");
     assert_eq!(
-        (loaded[0].tainted, loaded[2].tainted),
-        (Some(after(4)), Some(after(4))),
+        [loaded[0].tainted, loaded[2].tainted, loaded[0].stolen, loaded[2].stolen],
+        [Some(after(4)); 4],
         "the first time stays"
     );
     assert_eq!(
-        authorities.taint(vec![authority(9)], after(5), vec![event("none")]).await,
+        authorities.taint(vec![authority(9)], Taint::Planned, after(5), vec![event("none")]).await,
         Err(AuthorityError::NotFound(authority(9)))
     );
     let rolled_back = [step(next.id, active, retired, 6), step(next.id, retired, active, 7)];
@@ -370,6 +377,9 @@ where
             .await
             .expect("a retired one may sign again");
     }
+    let again = authorities.load().await.expect("load");
+    let again = again.iter().find(|record| record.id == next.id).expect("it is there");
+    assert_eq!((again.activated, again.retired), (Some(after(7)), None), "what signs is not retired");
     let objects: Vec<String> = store.events().await.split_off(before).into_iter().map(|e| e.object).collect();
     assert_eq!(
         objects,

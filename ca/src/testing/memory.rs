@@ -13,7 +13,7 @@ use spiffe::{AuthorityId, TokenRefusal, TokenSpend};
 use crate::ports::{
     Authorities, AuthorityError, AuthorityRecord, AuthorityState, CertificateFilter, CertificateRow,
     CertificateState, Intent, IssueOutcome, Issued, Journal, JournalError, Leaves, Remaining, ResultRecord,
-    Transition, Unexpired,
+    Taint, Transition, Unexpired,
 };
 
 /// The calls that can be made to fail.
@@ -315,7 +315,7 @@ impl Authorities for MemoryStore {
             record.state = step.to;
             match step.to {
                 AuthorityState::Prepared => {}
-                AuthorityState::Active => record.activated = Some(step.at),
+                AuthorityState::Active => (record.activated, record.retired) = (Some(step.at), None),
                 AuthorityState::Retired => record.retired = Some(step.at),
                 AuthorityState::Removed => record.removed = Some(step.at),
             }
@@ -332,13 +332,18 @@ impl Authorities for MemoryStore {
     async fn taint(
         &self,
         authorities: Vec<AuthorityId>,
+        why: Taint,
         at: Timestamp,
         events: Vec<Event>,
     ) -> Result<(), AuthorityError> {
         let mut state = self.reachable(Call::Transition).map_err(AuthorityError::Unavailable)?;
         for id in &authorities {
             let known = state.authorities.iter_mut().find(|record| record.id == *id);
-            known.ok_or(AuthorityError::NotFound(*id))?.tainted.get_or_insert(at);
+            let known = known.ok_or(AuthorityError::NotFound(*id))?;
+            known.tainted.get_or_insert(at);
+            if why == Taint::Stolen {
+                known.stolen.get_or_insert(at);
+            }
         }
         state.events.extend(events);
         Ok(())

@@ -96,6 +96,7 @@ pub(crate) fn authority(place: CaPlace) -> (AuthorityRecord, SecretKey) {
         removed: None,
         automatic: true,
         tainted: None,
+        stolen: None,
         cross: None,
     };
     (record, key)

@@ -174,3 +174,131 @@ async fn a_stolen_key_opens_nothing_and_what_it_signed_for_us_may_still_come_for
     let taints = world.store.events().iter().filter(|event| event.action == Action::AuthorityTaint).count();
     assert_eq!(taints, 2, "the named authority and its root");
 }
+
+fn issuing_of(handle: &Handle) -> AuthorityId {
+    handle.active().borrow().unwrap().id
+}
+
+/// A root is prepared and signs, with everybody on it.
+async fn replace(world: &World, handle: &Handle) -> (AuthorityId, AuthorityId) {
+    let (old, leaf) = (root_of(handle), issue(handle, "/web").await);
+    let new = handle.rotate_root(wish(Step::Prepare), asked()).await.unwrap().other.unwrap();
+    world.dependents.set(vec![node(&[old, new], &leaf, &[old])]);
+    handle.rotate_root(wish(Step::Activate), asked()).await.unwrap();
+    (old, new)
+}
+
+#[tokio::test]
+async fn a_theft_after_a_rollback_is_a_theft() {
+    let world = World::new().await;
+    world
+        .life(async |handle| {
+            let (old, _) = replace(&world, &handle).await;
+            handle.rotate_root(wish(Step::Rollback), asked()).await.unwrap();
+            assert_eq!(root_of(&handle), old);
+            world.after(3600);
+            until(&handle, |status| status.active.is_some()).await;
+            let stolen = issuing_of(&handle);
+            assert!(handle.emergency(stolen, asked()).await.unwrap().emergency.is_some());
+            world.after(15);
+            until(&handle, |status| status.active.is_some_and(|active| active != stolen)).await;
+            issue(&handle, "/web").await;
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_theft_in_the_middle_of_a_rotation_leaves_somebody_who_signs() {
+    // The root that signs: the one before takes over at once, and the stolen one goes.
+    let world = World::new().await;
+    world
+        .life(async |handle| {
+            let (old, new) = replace(&world, &handle).await;
+            let status = handle.emergency(new, asked()).await.unwrap();
+            assert!(status.emergency.is_some(), "{status:?}");
+            until(&handle, |_| root_of(&handle) == old).await;
+            let trust = handle.trust().borrow().clone();
+            check(&issue(&handle, "/web").await.chain, &trust, world.clock.now()).unwrap();
+            world.after(60);
+            until(&handle, |status| status.authorities.iter().all(|one| one.id != new)).await;
+        })
+        .await;
+    // The one that retired: it goes within the minute although somebody depends on it.
+    let world = World::new().await;
+    world
+        .life(async |handle| {
+            let (old, new) = replace(&world, &handle).await;
+            assert!(handle.emergency(old, asked()).await.unwrap().emergency.is_some());
+            issue(&handle, "/web").await;
+            world.after(60);
+            until(&handle, |status| status.authorities.iter().all(|one| one.id != old)).await;
+            assert_eq!(root_of(&handle), new);
+        })
+        .await;
+    // One that has signed nothing is dropped.
+    let world = World::new().await;
+    world
+        .life(async |handle| {
+            let old = root_of(&handle);
+            let new = handle.rotate_root(wish(Step::Prepare), asked()).await.unwrap().other.unwrap();
+            let status = handle.emergency(new, asked()).await.unwrap();
+            assert_eq!((status.phase.as_str(), status.root), ("steady", Some(old)));
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn what_a_retired_issuing_authority_signed_may_still_come_for_more_in_an_emergency() {
+    let world = World::new().await;
+    world
+        .life(async |handle| {
+            let earlier = issue(&handle, "/web").await;
+            let now_signs = handle.rotate_issuing(Actor::Host, "").await.unwrap();
+            assert_ne!(earlier.authority, now_signs);
+            world.dependents.set(vec![node(&[], &earlier, &[])]);
+            handle.emergency(now_signs, asked()).await.unwrap();
+            let trust = handle.trust().borrow().clone();
+            check(&earlier.chain, &trust, world.clock.now()).unwrap();
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn an_issuing_authority_made_between_two_roots_is_vouched_for_by_the_one_before() {
+    let world = World::new().await;
+    world
+        .life(async |handle| {
+            let (old, _) = replace(&world, &handle).await;
+            let roots = handle.trust().borrow().own().authorities().to_vec();
+            handle.rotate_issuing(Actor::Host, "").await.unwrap();
+            let after = issue(&handle, "/web").await;
+            let cross = handle.anchor().borrow().cross.clone().expect("a way back");
+            let only_old =
+                roots.into_iter().filter(|root| AuthorityId::of(root.spki_hash()) == old).collect();
+            let only_old = Trust::new(TrustBundle::new(world.policy.trust_domain.clone(), only_old, 1));
+            check(&Chain::new(after.chain.leaf().clone(), vec![cross]), &only_old, world.clock.now())
+                .unwrap();
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_step_that_was_kept_and_not_read_back_is_taken_up_where_the_store_says() {
+    let world = World::new().await;
+    world
+        .life(async |handle| {
+            let (old, leaf) = (root_of(&handle), issue(&handle, "/web").await);
+            let new = handle.rotate_root(wish(Step::Prepare), asked()).await.unwrap().other.unwrap();
+            world.dependents.set(vec![node(&[old, new], &leaf, &[old])]);
+            // The change is made; what is read after it fails.
+            world.store.fail(Call::LoadKey);
+            let failed = handle.rotate_root(wish(Step::Activate), asked()).await;
+            assert!(matches!(failed, Err(RotateError::Failed(_))), "{failed:?}");
+            world.store.heal(Call::LoadKey);
+            world.after(3600);
+            until(&handle, |_| root_of(&handle) == new).await;
+            until(&handle, |status| status.active.is_some_and(|active| active != leaf.authority)).await;
+            assert_ne!(issue(&handle, "/web").await.authority, leaf.authority);
+        })
+        .await;
+}
