@@ -67,7 +67,7 @@ pub(super) fn judge(
     now: Timestamp,
 ) -> Verdict {
     let with_bundle = held.bundle != Some(trust.own().content_hash());
-    let renew_at = renew_at(held, anchor, spread);
+    let renew_at = renew_at(held, trust, anchor, spread);
     let renew = renew_at.is_some_and(|at| at <= now);
     if with_bundle || renew || held.until <= now {
         return Verdict::Answer { with_bundle, renew };
@@ -76,9 +76,13 @@ pub(super) fn judge(
 }
 
 /// When the certificate is to be renewed before its time, if it is.
-fn renew_at(held: &Held<'_>, anchor: &Anchor, spread: Duration) -> Option<Timestamp> {
+fn renew_at(held: &Held<'_>, trust: &Trust, anchor: &Anchor, spread: Duration) -> Option<Timestamp> {
     let part = part_of(&held.svid.spki());
-    if let Some(since) = held.tainted_since {
+    if let Some(tainted) = held.tainted_since {
+        // In an emergency nothing is signed until another root has taken over.
+        let signs = |id| !trust.tainted().iter().any(|key| AuthorityId::of(*key) == id);
+        anchor.issuing.filter(|id| signs(*id))?;
+        let since = anchor.since.map_or(tainted, |since| since.max(tainted));
         return Some(since + spread.min(SPREAD_WHEN_TAINTED).mul_f64(part));
     }
     let (root, since) = (anchor.root?, anchor.since?);
@@ -257,6 +261,7 @@ mod tests {
         };
         let anchor = |root: u8, since| Anchor {
             root: Some(AuthorityId::of(key(root))),
+            issuing: Some(AuthorityId::of(key(root + 10))),
             since: Some(at(since)),
             ..Anchor::default()
         };
@@ -287,6 +292,7 @@ mod tests {
             verdict(1000, same, &tainted, anchor(2, 0), Some(990)),
             answer(false, true),
         );
+        check("nothing is signed yet", verdict(1000, same, &trust(&[2, 12]), anchor(2, 0), Some(990)), waits);
         half(verdict(725, same, &clean, anchor(3, 720), None), 720, 600);
         half(verdict(1000, same, &tainted, anchor(2, 0), Some(1000)), 1000, 10);
         assert!(is_tainted(&svid, &trust(&[1])) && is_tainted(&svid, &trust(&[2])));
