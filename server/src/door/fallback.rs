@@ -30,8 +30,8 @@ const ADDRESSES: usize = 4096;
 pub(crate) enum Event {
     /// The client does not believe the chain that it was shown.
     Disbelieved { from: IpAddr, shown: Shown },
-    /// A client was let in that was shown the way back, and has proven the active root before: it took what was
-    /// another's.
+    /// The way back was shown and helped nobody: the handshake was not finished, or by a client that has proven the
+    /// active root before. What it took was another's.
     WasNotNeeded { from: IpAddr },
 }
 

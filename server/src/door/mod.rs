@@ -188,12 +188,15 @@ impl Door {
         let tls = match accepted {
             Ok(Ok(tls)) => tls,
             Ok(Err(error)) => {
-                self.note_disbelief(remote, &offer, &error);
+                if !self.note_disbelief(remote, &offer, &error) {
+                    self.give_back(&offer, remote);
+                }
                 let refusal = found.get().and_then(|found| found.as_ref().err());
                 self.note_refusal(remote, refusal, &error.to_string());
                 return None;
             }
             Err(_) => {
+                self.give_back(&offer, remote);
                 self.note_refusal(remote, None, "handshake was not finished within 5 s");
                 return None;
             }
@@ -215,11 +218,22 @@ impl Door {
     }
 
     /// The client does not believe the chain that it was shown: its next handshake may be shown the other one.
-    fn note_disbelief(&self, remote: SocketAddr, offer: &Offer, error: &io::Error) {
-        if offer.has_way_back && is_disbelief(error) {
+    /// Answers whether it was that.
+    fn note_disbelief(&self, remote: SocketAddr, offer: &Offer, error: &io::Error) -> bool {
+        let disbelieves = offer.has_way_back && is_disbelief(error);
+        if disbelieves {
             let event = fallback::Event::Disbelieved { from: remote.ip(), shown: offer.shown };
             self.fallbacks().step(event, self.clock.now());
             self.metrics.disbelieved.inc();
+        }
+        disbelieves
+    }
+
+    /// A stranger's bare connect, or a load balancer's probe, must not use up the way back of those behind the same
+    /// address.
+    fn give_back(&self, offer: &Offer, remote: SocketAddr) {
+        if offer.shown == Shown::Cross {
+            self.fallbacks().step(fallback::Event::WasNotNeeded { from: remote.ip() }, self.clock.now());
         }
     }
 
