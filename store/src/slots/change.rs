@@ -98,7 +98,8 @@ impl Refusal for RotationError {
     }
 }
 
-struct InsertSlot(Slot, Event);
+/// A slot, the root key that it wraps, and what is recorded of it.
+struct InsertSlot(Slot, Uuid, Event);
 
 #[async_trait]
 impl Change for InsertSlot {
@@ -113,8 +114,13 @@ impl Change for InsertSlot {
         if slots.len() >= MAX_SLOTS {
             return Err(Fault::Refused(RotationError::TooManySlots));
         }
+        // Wrapping takes seconds with a passphrase or a token: meanwhile the root key may have been replaced.
+        if tx.keyring().root().id != self.1 {
+            let reason = "the root key was replaced meanwhile, ask again";
+            return Err(Fault::Refused(RotationError::Unavailable(reason.into())));
+        }
         self.0.insert(tx.sql()).await?;
-        tx.record(self.1.with("slot_kind", self.0.kind).with("key_id", &self.0.key_id)).await?;
+        tx.record(self.2.with("slot_kind", self.0.kind).with("key_id", &self.0.key_id)).await?;
         Ok(())
     }
 }
@@ -221,7 +227,7 @@ impl Store {
         if !proof.is_some_and(|root| keyring.root().is(root.expose())) {
             return Err(RotationError::NotProven(new.name.clone()));
         }
-        self.write(InsertSlot(slot, event)).await
+        self.write(InsertSlot(slot, keyring.root().id, event)).await
     }
 
     /// Whether [`Store::remove_slot`] would do it.
