@@ -2,6 +2,7 @@
 //! by its SPIFFE ID and not by its address. A TLS alert is turned into a hint.
 
 mod news;
+mod pair;
 mod verifier;
 
 use std::{
@@ -87,6 +88,7 @@ impl Client {
     /// When a file is missing or damaged, or the certificate has expired: said before anything is sent.
     pub fn open(args: &ServerArgs) -> Result<Self, Failure> {
         let directory = &args.admin_dir;
+        pair::take_up_interrupted(directory);
         let chain = chain(&directory.join(CERTIFICATE))?;
         let id = operator_id(&chain, directory)?;
         let now = SystemClock.now();
@@ -246,6 +248,8 @@ impl Client {
     async fn renew_if_due(&self) {
         let due = self.renewal.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(directory) = due else { return };
+        // Another command of this operator is at it.
+        let Ok(_alone) = pair::alone_in(&directory) else { return };
         match tokio::time::timeout(ANSWER_TIMEOUT, self.renew(&directory)).await {
             Ok(Ok(expires)) => note(&format!("credence: operator certificate renewed, it ends at {expires}")),
             Ok(Err(failure)) => {
@@ -270,7 +274,7 @@ impl Client {
             return Err(problem.unwrap_or_else(|_| Failure::new(Exit::Failed, status.to_string(), "")));
         }
         let renewed: api::wire::Probed = parsed(&Answer { headers, body })?;
-        install(directory, &key, &renewed.pem)?;
+        pair::replace(directory, &key, &renewed.pem)?;
         Ok(renewed.expires)
     }
 
@@ -332,20 +336,6 @@ impl Client {
 fn is_past_half(chain: &Chain, now: Timestamp) -> bool {
     let (start, end) = (chain.leaf().not_before(), chain.leaf().not_after());
     start + end.since(start) / 2 <= now
-}
-
-/// Puts a key and its chain in place: both are complete on disk before either takes its name.
-fn install(directory: &Path, key: &SecretKey, pem: &str) -> Result<(), Failure> {
-    let failed = |error: String| {
-        Failure::new(Exit::Failed, format!("cannot write into {}: {error}", directory.display()), REISSUE)
-    };
-    let (new_key, new_certificate) =
-        (directory.join("operator.key.next"), directory.join("operator.crt.next"));
-    agent::files::write_private_key(&new_key, key).map_err(|error| failed(error.to_string()))?;
-    agent::files::write_private(&new_certificate, pem.as_bytes())
-        .map_err(|error| failed(error.to_string()))?;
-    fs::rename(&new_key, directory.join(KEY)).map_err(|error| failed(error.to_string()))?;
-    fs::rename(&new_certificate, directory.join(CERTIFICATE)).map_err(|error| failed(error.to_string()))
 }
 
 fn innermost(error: &(dyn Error + 'static)) -> String {
@@ -446,9 +436,12 @@ fn damaged(path: &Path, why: &str) -> Failure {
 }
 
 fn chain(path: &Path) -> Result<Chain, Failure> {
-    let ders =
-        certificates_from_pem(&read_bytes(path)?).map_err(|error| damaged(path, &error.to_string()))?;
-    Chain::from_ders(ders.iter().map(Vec::as_slice)).map_err(|error| damaged(path, &error.to_string()))
+    parse_chain(&read_bytes(path)?).map_err(|error| damaged(path, &error))
+}
+
+fn parse_chain(pem: &[u8]) -> Result<Chain, String> {
+    let ders = certificates_from_pem(pem).map_err(|error| error.to_string())?;
+    Chain::from_ders(ders.iter().map(Vec::as_slice)).map_err(|error| error.to_string())
 }
 
 fn read_key(path: &Path) -> Result<SecretKey, Failure> {

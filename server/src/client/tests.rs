@@ -27,7 +27,7 @@ fn turns_alerts_into_hints() {
 async fn admin_dir(issuer: &FakeIssuer, id: &str, endpoint: &str, lifetime: u64) -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     let (chain, key) = svid(issuer, id, certs::Profile::Operator, lifetime).await;
-    install(directory.path(), &key, &chain.to_pem()).unwrap();
+    pair::put(directory.path(), &key, &chain.to_pem()).unwrap();
     let roots = issuer.trust();
     let roots = certs::certificates_to_pem(roots.own().authorities().iter().map(Certificate::der));
     fs::write(directory.path().join(BUNDLE), roots).unwrap();
@@ -119,6 +119,37 @@ async fn talks_to_the_server_by_its_identity_and_to_nobody_else() {
     let failure = failure.get::<api::wire::Stats>("/stats").await.unwrap_err();
     assert_eq!(failure.exit, Exit::Refused);
     assert!(failure.message.contains("not who it must be"), "{}", failure.message);
+}
+
+#[tokio::test]
+async fn a_pair_is_replaced_whole_and_only_by_one_of_the_same_operator() {
+    let issuer = issuer();
+    let directory = admin_dir(&issuer, OPERATOR, "cp:8080", 36_000).await;
+    let path = directory.path();
+    let files = || [KEY, CERTIFICATE].map(|name| fs::read(path.join(name)).unwrap());
+    let before = files();
+    let (new, key) = svid(&issuer, OPERATOR, certs::Profile::Operator, 36_000).await;
+    let refused = |key: &SecretKey, pem: &str, words: &str| {
+        let failure = pair::replace(path, key, pem).unwrap_err();
+        assert!(failure.message.contains(words), "{}", failure.message);
+        assert!(files() == before, "a working pair is lost");
+    };
+    refused(&SecretKey::generate(KeyKind::P256), &new.to_pem(), "is for another key");
+    let eve = "spiffe://td.example/credence/operator/eve";
+    let (of_eve, key_of_eve) = svid(&issuer, eve, certs::Profile::Operator, 36_000).await;
+    refused(&key_of_eve, &of_eve.to_pem(), "is of spiffe://td.example/credence/operator/eve");
+    refused(&key, "nothing", "the new certificate");
+
+    // Ended between the two renames: the next command takes it up.
+    agent::files::write_private_key(&path.join(KEY), &key).unwrap();
+    fs::write(path.join("operator.crt.next"), new.to_pem()).unwrap();
+    open(&directory);
+    assert_eq!(files()[1], new.to_pem().into_bytes());
+    // Two commands do not replace it at once.
+    let first = pair::alone_in(path).unwrap();
+    assert!(pair::alone_in(path).is_err());
+    drop(first);
+    assert!(pair::alone_in(path).is_ok());
 }
 
 #[tokio::test]
