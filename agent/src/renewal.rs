@@ -51,6 +51,8 @@ enum State {
 pub struct Renewal {
     life: Life,
     failures: u32,
+    /// The server wants it replaced: something is the matter with its authority, and less time than its life says.
+    is_asked: bool,
     state: State,
 }
 
@@ -58,7 +60,7 @@ impl Renewal {
     /// Begins with the certificate that is on disk.
     #[must_use]
     pub fn new(life: Life, jitter: Jitter) -> Self {
-        Self { life, failures: 0, state: State::Held { next: life.renew_at(jitter) } }
+        Self { life, failures: 0, is_asked: false, state: State::Held { next: life.renew_at(jitter) } }
     }
 
     /// The life of the certificate in hand.
@@ -92,6 +94,7 @@ impl Renewal {
             }
             // After a failure the pause stands: being asked again and again must not undo it.
             (State::Held { .. }, Event::Asked) if self.failures == 0 && !self.life.is_over(now) => {
+                self.is_asked = true;
                 self.state = State::InFlight;
                 vec![Action::Renew]
             }
@@ -105,7 +108,8 @@ impl Renewal {
                 if self.life.is_over(now) {
                     return self.expire();
                 }
-                let pause = retry_in(self.failures, Some(self.life.remaining(now)), jitter);
+                let remaining = (!self.is_asked).then(|| self.life.remaining(now));
+                let pause = retry_in(self.failures, remaining, jitter);
                 self.state = State::Held { next: now + pause };
                 Vec::new()
             }
@@ -167,6 +171,14 @@ mod tests {
         check(970, renewed(970), &[], Some(1370));
         check(1000, Event::Asked, &[Action::Renew], None);
         check(1001, renewed(1001), &[], Some(1401));
+        // What the server asked for is tried again in seconds, and not in minutes.
+        check(1002, Event::Asked, &[Action::Renew], None);
+        check(1002, failed, &[], Some(1003));
+        check(1003, Event::Asked, &[], Some(1003));
+        check(1003, Event::Tick, &[Action::Renew], None);
+        check(1003, failed, &[], Some(1005));
+        check(1005, Event::Tick, &[Action::Renew], None);
+        check(1005, renewed(1001), &[], Some(1401));
         check(2001, Event::Asked, &[], Some(1401));
         check(2001, Event::Tick, &[Action::GiveUp], None);
         check(2002, Event::Asked, &[], None);

@@ -15,8 +15,8 @@ use sds::schedule::{Jitter, retry_in};
 
 /// Calls never follow each other closer than this, whatever the server answers.
 const MIN_SPACING: Duration = Duration::from_secs(1);
-/// Told to renew, the node asks again after this long if it has not renewed until then.
-const AFTER_RENEW: Duration = Duration::from_secs(30);
+/// Told to renew, the node asks again after this long if it has not renewed until then: there may be another bundle.
+const AFTER_RENEW: Duration = Duration::from_secs(5);
 /// A server that does not know the call is asked again after this long.
 const UNSUPPORTED: Duration = Duration::from_secs(3600);
 
@@ -167,8 +167,10 @@ mod tests {
         check(52_000, Event::Tick, &[Action::Sync], None);
         check(52_000, failed, &[], Some(54_000));
         check(54_000, Event::Tick, &[Action::Sync], None);
-        check(54_500, answered(true), &[Action::Renew], Some(84_500));
-        check(60_000, Event::Renewed, &[], Some(60_000));
+        check(54_500, answered(true), &[Action::Renew], Some(59_500));
+        check(59_000, Event::Renewed, &[], Some(59_000));
+        check(59_000, Event::Tick, &[Action::Sync], None);
+        check(60_000, Event::Interrupted, &[], Some(60_000));
         check(60_000, Event::Tick, &[Action::Sync], None);
         check(60_200, Event::Interrupted, &[], Some(61_000));
         check(61_000, Event::Tick, &[Action::Sync], None);

@@ -62,7 +62,8 @@ pub struct Answer {
 pub struct Client {
     endpoint: String,
     domain: TrustDomain,
-    config: Arc<ClientConfig>,
+    /// The certificate and the bundle as they were read last.
+    config: Mutex<Arc<ClientConfig>>,
     /// Where to put a new operator certificate, while the one in use is to be replaced.
     renewal: Mutex<Option<PathBuf>>,
     /// The admin directory.
@@ -102,21 +103,9 @@ impl Client {
             Some(server) => server.clone(),
             None => read_text(&directory.join(ENDPOINT))?.trim().to_owned(),
         };
-        let bundle = bundle(&directory.join(BUNDLE), id.trust_domain())?;
-        let held = Mutex::new(bundle.content_hash());
-        let trust = Trust::new(bundle);
-        let key = read_key(&directory.join(KEY))?;
-        let certified = tls::certified_key(&chain, &key)
-            .map_err(|error| damaged(&directory.join(KEY), &error.to_string()))?;
-        let verifier = ServerVerifier { trust, expected: id.trust_domain().server_id() };
-        let config = ClientConfig::builder_with_provider(tls::provider())
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .map_err(|error| Failure::new(Exit::Failed, format!("cannot set up TLS: {error}"), ""))?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier))
-            .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
+        let (config, held) = tls_config(directory, &chain, &id)?;
         let renewal = Mutex::new(is_past_half(&chain, now).then(|| directory.clone()));
-        let (domain, config) = (id.trust_domain().clone(), Arc::new(config));
+        let (domain, config, held) = (id.trust_domain().clone(), Mutex::new(config), Mutex::new(held));
         let (directory, told) = (directory.clone(), AtomicBool::new(false));
         Ok(Self { endpoint, domain, config, renewal, directory, held, told })
     }
@@ -275,7 +264,17 @@ impl Client {
         }
         let renewed: api::wire::Probed = parsed(&Answer { headers, body })?;
         pair::replace(directory, &key, &renewed.pem)?;
+        self.reload()?;
         Ok(renewed.expires)
+    }
+
+    /// Takes what is in the admin directory now: this command may go on for longer than what it began with is good.
+    fn reload(&self) -> Result<(), Failure> {
+        let chain = chain(&self.directory.join(CERTIFICATE))?;
+        let id = operator_id(&chain, &self.directory)?;
+        let (config, _) = tls_config(&self.directory, &chain, &id)?;
+        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = config;
+        Ok(())
     }
 
     async fn exchange(
@@ -315,7 +314,8 @@ impl Client {
         let host = self.host().trim_start_matches('[').trim_end_matches(']').to_owned();
         let name = ServerName::try_from(host)
             .map_err(|_| Failure::usage(format!("{:?} is not HOST:PORT", self.endpoint), "check --server"))?;
-        let connector = tokio_rustls::TlsConnector::from(self.config.clone());
+        let config = self.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let connector = tokio_rustls::TlsConnector::from(config);
         let handshake = tokio::time::timeout(CONNECT_TIMEOUT, connector.connect(name, tcp));
         let stream = handshake.await.map_err(|_| unreachable("no answer to the TLS handshake".into()))?;
         stream.map_err(|error| self.broken(&error))
@@ -331,6 +331,27 @@ impl Client {
             )
         })
     }
+}
+
+/// How we show ourselves and know the server, by the files of an admin directory; and which bundle that is.
+fn tls_config(
+    directory: &Path,
+    chain: &Chain,
+    id: &SpiffeId,
+) -> Result<(Arc<ClientConfig>, [u8; 32]), Failure> {
+    let bundle = bundle(&directory.join(BUNDLE), id.trust_domain())?;
+    let held = bundle.content_hash();
+    let key = read_key(&directory.join(KEY))?;
+    let certified =
+        tls::certified_key(chain, &key).map_err(|error| damaged(&directory.join(KEY), &error.to_string()))?;
+    let verifier = ServerVerifier { trust: Trust::new(bundle), expected: id.trust_domain().server_id() };
+    let config = ClientConfig::builder_with_provider(tls::provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(|error| Failure::new(Exit::Failed, format!("cannot set up TLS: {error}"), ""))?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
+    Ok((Arc::new(config), held))
 }
 
 fn is_past_half(chain: &Chain, now: Timestamp) -> bool {

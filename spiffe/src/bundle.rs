@@ -9,7 +9,7 @@ use certs::{Certificate, Serial, SpkiHash, Timestamp};
 use ring::digest;
 use thiserror::Error;
 
-use crate::TrustDomain;
+use crate::{TrustDomain, VerifiedSvid};
 
 /// The roots of one trust domain, with a sequence number that grows with every change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,6 +76,17 @@ pub struct SharedAuthority {
     pub other: TrustDomain,
 }
 
+/// What a certificate that was taken for good is worth later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// What it was.
+    Good,
+    /// The key of its authority is tainted; we know that we issued it ourselves. It is to be replaced.
+    Vouched,
+    /// The key of its authority is tainted, and anybody may have made it.
+    Refused,
+}
+
 /// Everything that may be trusted: the own bundle, and those of federated domains beside it, never pooled.
 /// Published as `watch<Arc<Trust>>`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,6 +146,19 @@ impl Trust {
     /// Whether `leaf` is taken for good whoever signed it. See [`Trust::with_vouched`].
     pub(crate) fn vouches_for(&self, leaf: &Certificate) -> bool {
         !self.vouched.is_empty() && self.vouched.contains(&(leaf.serial().clone(), leaf.spki_hash()))
+    }
+
+    /// How a certificate that was found good when its connection was opened stands now.
+    #[must_use]
+    pub fn standing(&self, svid: &VerifiedSvid) -> Standing {
+        let is_tainted = |key: &SpkiHash| self.tainted.contains(key);
+        if !is_tainted(&svid.authority()) && !is_tainted(&svid.root()) {
+            Standing::Good
+        } else if self.vouched.contains(&(svid.serial().clone(), svid.spki())) {
+            Standing::Vouched
+        } else {
+            Standing::Refused
+        }
     }
 
     /// The bundle of our own trust domain.

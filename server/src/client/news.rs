@@ -47,6 +47,6 @@ impl Client {
         agent::files::write_private(&self.directory.join(BUNDLE), &pem)
             .map_err(|error| failed(error.to_string()))?;
         *self.held.lock().unwrap_or_else(PoisonError::into_inner) = bundle.content_hash();
-        Ok(())
+        self.reload()
     }
 }

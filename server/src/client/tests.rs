@@ -206,11 +206,11 @@ async fn takes_over_a_new_bundle_that_is_the_one_named_and_renews_when_told() {
         (200, names(both.content_hash()) + api::rest::RENEW + ": now\r\n", stats.clone()),
         // The answer to the renewal, which is none.
         (503, String::new(), String::new()),
-        (200, names(both.content_hash()) + api::rest::RENEW + ": now\r\n", stats),
+        (200, names(both.content_hash()) + api::rest::RENEW + ": now\r\n", stats.clone()),
     ];
     let address = serve_with(&issuer, SERVER, answers).await;
     let directory = admin_dir(&issuer, OPERATOR, &address, 36_000).await;
-    let client = open(&directory);
+    let mut client = open(&directory);
     let read = || bundle(&directory.path().join(BUNDLE), &domain).unwrap().content_hash();
     for (told, expected) in [
         (false, held),
@@ -223,4 +223,7 @@ async fn takes_over_a_new_bundle_that_is_the_one_named_and_renews_when_told() {
         assert_eq!(read(), expected);
         assert_eq!(client.told.load(std::sync::atomic::Ordering::Relaxed), told);
     }
+    // The command that goes on believes the new root too.
+    client.endpoint = serve(&next, SERVER, vec![(200, stats)]).await;
+    client.get::<api::wire::Stats>("/stats").await.unwrap();
 }

@@ -15,14 +15,14 @@ use hyper_util::{
     server::conn::auto,
 };
 use rand::RngExt;
-use spiffe::{Class, Peer};
+use spiffe::{AuthorityId, Class, Peer, Standing};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use xds::ConnectionDrain;
 
-use super::{Door, Security, Service};
+use super::{Door, Security, Service, comeback};
 
 /// The longest life of a node's connection, before jitter.
 const MAX_AGE: Duration = Duration::from_secs(3600);
@@ -30,8 +30,6 @@ const MAX_AGE: Duration = Duration::from_secs(3600);
 const MAX_STRANGER_AGE: Duration = Duration::from_secs(60);
 /// How long a connection that was told to go may take before it is cut.
 const GRACE: Duration = Duration::from_secs(10);
-/// Whoever verified us under the root before is asked to try the new one again no sooner than this.
-const LEAST_RETRIAL: Duration = Duration::from_secs(30);
 /// Between the GOAWAY and the end of the streams: the peer must read them in this order.
 const GOAWAY_LEAD: Duration = Duration::from_millis(20);
 
@@ -153,11 +151,19 @@ impl Door {
         self.metrics.open.dec();
     }
 
-    /// Completes when the peer's identity is blocked or its binding is gone: what it holds open ends at once.
+    /// Completes when the peer's identity is blocked, its binding is gone, or its certificate may be a thief's: what it
+    /// holds open ends at once.
     async fn no_longer_welcome(&self, peer: Option<&Peer>) {
-        let Some(peer) = peer else { return std::future::pending().await };
+        let (Some(peer), Security::Tls(keeper, _)) = (peer, &self.security) else {
+            return std::future::pending().await;
+        };
         let (mut blocks, mut bindings) = (self.blocks.clone(), self.bindings.clone());
+        let mut trust = keeper.trust.clone();
         loop {
+            if trust.borrow_and_update().standing(peer.svid()) == Standing::Refused {
+                tracing::warn!(door = self.name, spiffe_id = %peer.id(), "connection cut: its authority's key is stolen");
+                return;
+            }
             let blocked = blocks.borrow_and_update().contains(peer.id());
             let unbound = match peer.svid().class() {
                 Class::Node(_) => bindings.borrow_and_update().of(peer).is_none(),
@@ -172,29 +178,42 @@ impl Door {
             tokio::select! {
                 changed = blocks.changed() => if changed.is_err() { return std::future::pending().await },
                 changed = bindings.changed() => if changed.is_err() { return std::future::pending().await },
+                changed = trust.changed() => if changed.is_err() { return std::future::pending().await },
             }
         }
     }
 }
 
 impl Door {
-    /// Completes when the peer should come again because we are known by another root than the one under which it
-    /// verified us. Spread, so that a fleet does not come at once.
+    /// Completes when the peer should come again. Spread, so that a fleet does not come at once.
     async fn outdated(&self, peer: Option<&Peer>) {
-        let (Some(proof), Security::Tls(keeper, _)) = (peer.and_then(Peer::proof), &self.security) else {
+        let (Some(peer), Security::Tls(keeper, _)) = (peer, &self.security) else {
             return std::future::pending().await;
         };
-        let mut showing = keeper.own.showing();
-        // One that came by the way back already needs time to learn of the new root.
-        let mut wait = self.authority_spread.max(LEAST_RETRIAL).mul_f64(rand::rng().random_range(0.8..1.2));
+        let Some(proof) = peer.proof() else { return std::future::pending().await };
+        let (mut showing, mut trust) = (keeper.own.showing(), keeper.trust.clone());
+        let mut is_fresh = true;
         loop {
-            let is_outdated = showing.borrow_and_update().is_some_and(|root| root != proof.root);
-            let due = if is_outdated { self.clock.now() + wait } else { Timestamp::MAX };
+            let ours = *showing.borrow_and_update();
+            let stay = ours.and_then(|ours| {
+                let trust = trust.borrow_and_update();
+                let roots = trust.own().authorities().iter();
+                let facts = comeback::Facts {
+                    proven: proof.root,
+                    shows: AuthorityId::of(peer.svid().root()),
+                    standing: trust.standing(peer.svid()),
+                    ours,
+                    is_emergency: roots.into_iter().any(|root| trust.tainted().contains(&root.spki_hash())),
+                };
+                comeback::stay(facts, self.authority_spread, is_fresh, rand::rng().random_range(0.0..1.0))
+            });
+            is_fresh = false;
+            let due = stay.map_or(Timestamp::MAX, |stay| self.clock.now() + stay);
             tokio::select! {
                 () = self.clock.sleep_until(due) => return,
                 changed = showing.changed() => if changed.is_err() { return std::future::pending().await },
+                changed = trust.changed() => if changed.is_err() { return std::future::pending().await },
             }
-            wait = self.authority_spread.mul_f64(rand::rng().random_range(0.0..1.0));
         }
     }
 }

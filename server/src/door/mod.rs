@@ -4,6 +4,7 @@
 //! so that one silent peer cannot stall the others, and hands every connection that passed to its service with
 //! the verified [`spiffe::Peer`] among the request's extensions. What came in is served by `connection`.
 
+mod comeback;
 mod connection;
 mod crowd;
 mod fallback;
