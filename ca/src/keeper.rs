@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     authority::{PrepareError, SigningAuthority, cross_sign, event, make_issuing},
     dependents::Dependents,
+    drain::Drain,
     issuer::Signing,
     lifecycle::{Action, Event, Lifecycle, Settings},
     manager::{Anchor, Asked, Deps, RotateError, Vouched, active_authority, signing},
@@ -57,6 +58,7 @@ pub(crate) struct Published {
     pub(crate) status: watch::Sender<Arc<CaStatus>>,
     pub(crate) active: watch::Sender<Option<ActiveAuthority>>,
     pub(crate) anchor: watch::Sender<Arc<Anchor>>,
+    pub(crate) drain: watch::Sender<Drain>,
 }
 
 /// Owner of the authorities' records.
@@ -368,6 +370,12 @@ impl Keeper {
     fn publish(&self, authority: Option<Arc<SigningAuthority>>) {
         let next = signing(&self.deps.policy, &self.records, authority, Arc::clone(&self.vouched));
         let trust = Arc::clone(&next.trust);
+        let trust_sequence = trust.own().sequence();
+        let active = active_authority(&self.records);
+        // Whoever hears that a key is tainted must know by then that nobody signs, or it asks for nothing.
+        if active.is_none() {
+            self.publish_active(active);
+        }
         self.published.signing.send_replace(Arc::new(next));
         self.published.trust.send_if_modified(|current| {
             let changed = **current != *trust;
@@ -376,6 +384,8 @@ impl Keeper {
             }
             changed
         });
+        let drain = Drain::of(&self.records, trust_sequence);
+        self.published.drain.send_if_modified(|current| std::mem::replace(current, drain) != drain);
         let anchor = Anchor::of(&self.records);
         self.published.anchor.send_if_modified(|current| {
             let changed = **current != anchor;
@@ -385,7 +395,10 @@ impl Keeper {
             changed
         });
         self.publish_status();
-        let active = active_authority(&self.records);
+        self.publish_active(active);
+    }
+
+    fn publish_active(&self, active: Option<ActiveAuthority>) {
         self.published.active.send_if_modified(|current| std::mem::replace(current, active) != active);
     }
 

@@ -13,6 +13,7 @@
 
 mod authority;
 pub mod dependents;
+mod drain;
 mod issuance;
 mod issuer;
 mod keeper;
@@ -27,6 +28,7 @@ mod status;
 pub mod testing;
 
 pub use self::authority::PrepareError;
+pub use self::drain::Drain;
 pub use self::manager::{Anchor, Asked, Deps, Handle, Manager, OpenError, RotateError};
 pub use self::pause::Pause;
 pub use self::policy::{ISSUING_FACTOR, Lifetimes, Policy, PolicyError};

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     authority::{PrepareError, SigningAuthority, event, make_issuing, make_root},
     dependents::Dependents,
+    drain::Drain,
     issuance::Judge,
     issuer::{BuiltinIssuer, Job, Pipeline, Signing},
     keeper::{Command, Keeper, Published, Reply, Rotate},
@@ -170,6 +171,7 @@ impl Manager {
             trust: watch::Sender::new(Arc::clone(&first.trust)),
             active: watch::Sender::new(active_authority(&records)),
             anchor: watch::Sender::new(Arc::new(Anchor::of(&records))),
+            drain: watch::Sender::new(Drain::of(&records, first.trust.own().sequence())),
             signing: watch::Sender::new(Arc::new(first)),
             status: watch::Sender::default(),
         };
@@ -190,6 +192,7 @@ impl Manager {
             status: published.status.subscribe(),
             active: published.active.subscribe(),
             anchor: published.anchor.subscribe(),
+            drain: published.drain.subscribe(),
         };
         let keeper = Keeper::new(deps, machine, records, asked, published, vouched);
         Ok(Self { keeper, issuer, handle })
@@ -321,6 +324,7 @@ pub struct Handle {
     status: watch::Receiver<Arc<CaStatus>>,
     active: watch::Receiver<Option<ActiveAuthority>>,
     anchor: watch::Receiver<Arc<Anchor>>,
+    drain: watch::Receiver<Drain>,
 }
 
 /// Who asks for a change, and why.
@@ -355,6 +359,12 @@ impl Handle {
     #[must_use]
     pub fn anchor(&self) -> watch::Receiver<Arc<Anchor>> {
         self.anchor.clone()
+    }
+
+    /// When connections between proxies have to end, as it changes; after the bundle that it is about.
+    #[must_use]
+    pub fn drain(&self) -> watch::Receiver<Drain> {
+        self.drain.clone()
     }
 
     /// Replaces the issuing authority with a new key now, and answers the new one once it signs.

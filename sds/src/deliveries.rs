@@ -90,6 +90,7 @@ impl Deliveries {
         world: World,
         known: HashMap<LeafKey, Timestamp>,
     ) -> Self {
+        let status = SdsStatus { bundle: world.trust.own().sequence(), ..SdsStatus::default() };
         Self {
             settings,
             refusals,
@@ -103,7 +104,7 @@ impl Deliveries {
             is_urgent: false,
             contexts: HashMap::new(),
             imported: HashMap::new(),
-            status: SdsStatus::default(),
+            status,
             is_dirty: false,
         }
     }
@@ -233,6 +234,7 @@ impl Deliveries {
     fn clear_contexts(&mut self) {
         self.contexts.clear();
         self.status.contexts.clear();
+        self.status.bundle = self.world.trust.own().sequence();
         self.is_dirty = true;
     }
 
@@ -296,9 +298,14 @@ impl Deliveries {
         }
     }
 
+    /// The read model.
+    pub(crate) fn status(&self) -> Arc<SdsStatus> {
+        Arc::new(self.status.clone())
+    }
+
     /// The read model, if it changed since it was last taken.
     pub(crate) fn take_status(&mut self) -> Option<Arc<SdsStatus>> {
-        std::mem::take(&mut self.is_dirty).then(|| Arc::new(self.status.clone()))
+        std::mem::take(&mut self.is_dirty).then(|| self.status())
     }
 
     fn take(&mut self, key: &LeafKey, secret: SecretKey, svid: &IssuedSvid, now: Timestamp) {

@@ -196,10 +196,10 @@ impl SdsManager {
     #[must_use]
     pub fn new(settings: SdsSettings, mut inputs: SdsInputs) -> (Sds, Self) {
         let (send_command, commands) = mpsc::channel(MAX_COMMANDS);
-        let (status, status_read) = watch::channel(Arc::new(SdsStatus::default()));
         let known = std::mem::take(&mut inputs.known);
         let world = inputs.world();
         let deliveries = Deliveries::new(settings.clone(), Arc::clone(&inputs.refusals), world, known);
+        let (status, status_read) = watch::channel(deliveries.status());
         let root_change = deliveries.next_root_change(inputs.clock.now());
         let manager = Self {
             deliveries,

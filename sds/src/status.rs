@@ -96,6 +96,7 @@ pub struct SdsStatus {
     pub(crate) leaves: OrdMap<LeafKey, LeafStatus>,
     #[serde(skip)]
     pub(crate) contexts: OrdMap<String, ContextStatus>,
+    pub(crate) bundle: u64,
     pub(crate) counters: SdsCounters,
 }
 
@@ -120,6 +121,12 @@ impl SdsStatus {
     #[must_use]
     pub fn context(&self, name: &str) -> Option<&ContextStatus> {
         self.contexts.get(name)
+    }
+
+    /// The sequence number of the bundle that validation contexts are made from: nobody is served an older one.
+    #[must_use]
+    pub fn bundle(&self) -> u64 {
+        self.bundle
     }
 
     /// When the first leaf ends, over all nodes.

@@ -6,6 +6,7 @@
 
 mod adapters;
 mod board;
+mod drain;
 mod observer;
 mod samples;
 mod sealing;
@@ -32,6 +33,7 @@ use xds::{SecretSource, XdsDeps, XdsServer, catalog::Catalog};
 use self::{
     adapters::{CaRotation, FailingRenewals, MetricsPage, Ready, SdsLeaves},
     board::BoardDelivery,
+    drain::Drainage,
     observer::Observer,
     sealing::{Sealer, SealerStatus, StoreKeys},
     secrets::{SecretEndings, SecretFeed},
@@ -173,7 +175,7 @@ async fn serve(
     };
     let status = Arc::new(xds::Board::default());
     let traffic = Arc::new(xds::Traffic::default());
-    let catalog = Catalog::new(adapters::context(&config));
+    let catalog = Catalog::new(adapters::context(&config, ca.drain().borrow().generation));
     let counters = catalog.counters().clone();
     let (config_manager, configs) =
         configs::Manager::load(stores, catalog, board::locality(&config, status.clone()))
@@ -206,6 +208,8 @@ async fn serve(
         },
     );
     spawn(&mut parts, "secrets", sds_manager.run(parts_shutdown.clone()));
+    let drainage = Drainage { drain: ca.drain(), sds: sds.status(), configs: configs.clone() };
+    spawn(&mut parts, "drain", drainage.run(parts_shutdown.clone()));
     let observer = Observer { board: status.clone(), sds: sds.status(), journal: journal.clone() };
     spawn(&mut parts, "authority", manager.run(Arc::new(observer), parts_shutdown.clone()));
 

@@ -299,7 +299,11 @@ async fn join(args: JoinArgs) -> Result<Exit, Failure> {
         return Ok(Exit::Ok);
     }
     if args.run.envoy.is_none() {
-        output::note(&format!("credence: next, beside this: envoy -c {}", bootstrap.display()));
+        let [time, secs, strategy, immediate, config, json] = agent::envoy::drain_arguments();
+        output::note(&format!(
+            "credence: next, beside this: envoy -c {} {time} {secs} {strategy} {immediate} {config} '{json}'",
+            bootstrap.display()
+        ));
     }
     Box::pin(stay(state, &args.run)).await
 }

@@ -33,7 +33,7 @@ pub use self::refusal::{Code, Refusal};
 pub use self::resource::{Resource, TypeUrl, Version};
 pub use self::secrets::{SecretFeed, SecretOffer, SecretSource, SecretView};
 pub use self::server::{Aborted, ConnectionDrain, Driving, XdsBody, XdsDeps, XdsServer};
-pub use self::session::{Action, Event, Method, Note, Opening, Session};
+pub use self::session::{Action, DRAIN_TIME_KEY, Event, Method, Note, Opening, Session};
 pub use self::snapshot::{Snapshot, ViewId, Views};
 pub use self::status::{
     Board, NackStatus, NodeStatus, ResourceStatus, StreamStatus, Sync, TypeStatus, Uptake,

@@ -7,9 +7,10 @@
 //! that has one gives one. A new view is taken up only when nothing more can be sent of the old, so that clusters,
 //! listeners and routes of one flush are of one view.
 
+mod drain_time;
 mod order;
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use proto::envoy::{
     config::core::v3::{Node, node::UserAgentVersionType},
@@ -17,6 +18,7 @@ use proto::envoy::{
 };
 use spiffe::{Binding, NodeId, Peer, Timestamp};
 
+pub use self::drain_time::DRAIN_TIME_KEY;
 pub(crate) use crate::subscription::Progress;
 use crate::{
     Code, Limits, Refusal, Response, SecretView, Snapshot, TypeUrl, Version,
@@ -146,6 +148,7 @@ struct Said {
     cluster: String,
     agent: String,
     agent_version: String,
+    drain_time: Option<Duration>,
     /// Older Envoys report the first instead of the latest version of a wildcard's resources (envoy#20699).
     trust_known: bool,
 }
@@ -269,6 +272,12 @@ impl Session {
     #[must_use]
     pub fn agent(&self) -> (&str, &str) {
         self.said.as_ref().map_or(("", ""), |said| (&said.agent, &said.agent_version))
+    }
+
+    /// How long the node lets connections of what was replaced go on, if it said so: [`DRAIN_TIME_KEY`].
+    #[must_use]
+    pub fn drain_time(&self) -> Option<Duration> {
+        self.said.as_ref().and_then(|said| said.drain_time)
     }
 
     /// Whether an un-acknowledged response of this type is on its way.
@@ -458,6 +467,7 @@ impl Said {
             cluster: node.cluster.clone(),
             agent: node.user_agent_name.chars().filter(|c| !c.is_control()).take(64).collect(),
             agent_version,
+            drain_time: drain_time::of(node),
             trust_known: !is_old,
         }
     }

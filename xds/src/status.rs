@@ -7,6 +7,7 @@ use std::{
     collections::BTreeMap,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use imbl::OrdMap;
@@ -84,6 +85,8 @@ pub struct StreamStatus {
     pub agent: String,
     /// The version of that.
     pub agent_version: String,
+    /// How many seconds the node lets connections of what was replaced go on, if it said so.
+    pub drain_secs: Option<u64>,
     /// Responses written on it.
     pub responses: u64,
     /// The types that it asked for.
@@ -171,6 +174,7 @@ struct StreamEntry {
     method: Method,
     agent: Arc<str>,
     agent_version: Arc<str>,
+    drain_time: Option<Duration>,
     responses: u64,
     types: [Option<TypeEntry>; TypeUrl::ALL.len()],
 }
@@ -235,6 +239,15 @@ impl Board {
         lock(&self.nodes).get(node).map(|entry| entry.proven.clone()).unwrap_or_default()
     }
 
+    /// How long `node` lets connections of what was replaced go on, as it said when it opened its newest stream; known
+    /// while it is away, too.
+    #[must_use]
+    pub fn drain_time(&self, node: &NodeId) -> Option<Duration> {
+        let entry = lock(&self.nodes).get(node).cloned()?;
+        let newest = entry.streams.values().max_by_key(|stream| stream.since);
+        newest.or(entry.last.as_ref().map(|(_, stream)| stream))?.drain_time
+    }
+
     /// A notice of every change of one node, whether it is known yet or not.
     #[must_use]
     pub fn changes(&self, node: &NodeId) -> watch::Receiver<u64> {
@@ -268,6 +281,7 @@ impl Board {
             method,
             agent: "".into(),
             agent_version: "".into(),
+            drain_time: None,
             responses: 0,
             types: Default::default(),
         };
@@ -328,6 +342,7 @@ impl Place {
             if *stream.agent != *agent || *stream.agent_version != *agent_version {
                 (stream.agent, stream.agent_version) = (agent.into(), agent_version.into());
             }
+            stream.drain_time = session.drain_time();
             stream.responses += u64::from(wrote);
             stream.types[type_url as usize] = Some(TypeEntry::new(type_url, progress, now));
         });
@@ -471,6 +486,7 @@ impl StreamEntry {
             variant: if self.method.delta { "delta" } else { "sotw" }.to_owned(),
             agent: self.agent.to_string(),
             agent_version: self.agent_version.to_string(),
+            drain_secs: self.drain_time.map(|time| time.as_secs()),
             responses: self.responses,
             types: TypeUrl::ALL
                 .iter()

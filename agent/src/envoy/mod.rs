@@ -10,7 +10,7 @@ mod supervise;
 pub use self::admin::{Admin, AdminError, CertificateInfo};
 pub use self::find::{EnvoyVersion, find, version};
 pub use self::install::{InstallError, Notice, Release, install, installed};
-pub use self::supervise::{Phase, SuperviseError, Supervisor};
+pub use self::supervise::{DRAIN_TIME, Phase, SuperviseError, Supervisor, drain_arguments};
 
 #[cfg(test)]
 mod tests;

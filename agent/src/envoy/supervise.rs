@@ -24,6 +24,9 @@ use tokio_util::sync::CancellationToken;
 const RAN_WELL: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How long an Envoy of ours lets connections go on whose listener was replaced. Short and at once, so that what an
+/// operator takes away ends in seconds: Envoy's own default is ten minutes, gradually.
+pub const DRAIN_TIME: Duration = Duration::from_secs(5);
 /// How long a program may take to end after SIGTERM before it is killed.
 const STOP_GRACE: Duration = Duration::from_secs(10);
 
@@ -102,14 +105,13 @@ impl Supervisor {
     /// An Envoy with the bootstrap `config`. It writes the address of its admin page to `admin-address` and its log
     /// to `envoy.log` in `directory`.
     ///
-    /// Hot restart is off: one Envoy per node, and no shared memory to collide in. Draining is short and at once,
-    /// so that what an operator takes away ends in seconds: Envoy's own default is ten minutes.
+    /// Hot restart is off: one Envoy per node, and no shared memory to collide in. It drains as [`drain_arguments`] say.
     #[must_use]
     pub fn envoy(program: &Path, config: &Path, directory: &Path, clock: Arc<dyn Clock>) -> Self {
         let mut arguments: Vec<OsString> = vec!["--config-path".into(), config.into()];
         arguments.extend(["--admin-address-path".into(), Self::admin_address_file(directory).into()]);
         arguments.push("--disable-hot-restart".into());
-        arguments.extend(["--drain-time-s", "5", "--drain-strategy", "immediate"].map(OsString::from));
+        arguments.extend(drain_arguments().map(OsString::from));
         arguments.extend(["--log-level", "info"].map(OsString::from));
         Self::new(program, arguments, &directory.join("envoy.log"), clock)
     }
@@ -189,6 +191,16 @@ impl Supervisor {
     fn open_log(&self) -> io::Result<File> {
         OpenOptions::new().create(true).append(true).mode(0o600).open(&self.log)
     }
+}
+
+/// How an Envoy is told its drain time ([`DRAIN_TIME`]), and to tell the control plane of it.
+#[must_use]
+pub fn drain_arguments() -> [String; 6] {
+    let secs = DRAIN_TIME.as_secs();
+    let said = serde_json::json!({ "node": { "metadata": { (xds::DRAIN_TIME_KEY): secs } } });
+    let arguments = ["--drain-time-s", &secs.to_string(), "--drain-strategy", "immediate", "--config-yaml"];
+    let [time, value, strategy, immediate, config] = arguments.map(str::to_owned);
+    [time, value, strategy, immediate, config, said.to_string()]
 }
 
 fn describe(status: io::Result<ExitStatus>) -> String {

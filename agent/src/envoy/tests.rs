@@ -54,6 +54,7 @@ async fn envoy_accepts_the_bootstrap() {
             let output = Command::new(&envoy)
                 .args(["--mode", "validate", "--disable-hot-restart", "--config-path"])
                 .arg(state.envoy_config())
+                .args(drain_arguments())
                 .output()
                 .await
                 .unwrap();

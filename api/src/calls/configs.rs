@@ -7,6 +7,8 @@
 //! Handle --Command--> Manager: apply to a copy of the catalog --> store.commit --> watch: Views, Bindings, BlockList
 //! ```
 
+mod drains;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -19,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use xds::{
     TypeUrl, Views,
-    catalog::{Applied, Catalog, Change, Concerned, Explained},
+    catalog::{Applied, Catalog, Change, Concerned, Explained, PlannedNodes},
     model::{self, Document, DocumentKey, Problems, Scope},
     translate::Denied,
 };
@@ -133,6 +135,8 @@ enum Command {
     Concerned(SpiffeId, Reply<Concerned>),
     Block(SpiffeId, Verdict, Box<Event>, Reply<()>),
     Unblock(SpiffeId, Box<Event>, Reply<()>),
+    Drain(u64, Reply<()>),
+    PlanDrain(Reply<Vec<PlannedNodes>>),
 }
 
 /// How everybody else reaches the manager, and what it publishes.
@@ -142,6 +146,7 @@ pub struct Handle {
     views: watch::Receiver<Arc<Views>>,
     bindings: watch::Receiver<Arc<Bindings>>,
     blocks: watch::Receiver<Arc<BlockList>>,
+    drained: watch::Receiver<u64>,
 }
 
 impl Handle {
@@ -283,6 +288,7 @@ pub struct Manager {
     views: watch::Sender<Arc<Views>>,
     bindings: watch::Sender<Arc<Bindings>>,
     blocks: watch::Sender<Arc<BlockList>>,
+    drained: watch::Sender<u64>,
 }
 
 /// What a request comes to, before anything is written.
@@ -324,13 +330,17 @@ impl Manager {
         let (sender, commands) = mpsc::channel(QUEUE);
         let views = watch::channel(catalog.views()).0;
         let (bindings, blocks) = (watch::channel(bindings).0, watch::channel(blocks).0);
+        let drained = watch::channel(catalog.drains().all()).0;
         let handle = Handle {
             commands: sender,
             views: views.subscribe(),
             bindings: bindings.subscribe(),
             blocks: blocks.subscribe(),
+            drained: drained.subscribe(),
         };
-        Ok((Self { stores, catalog, locality, effective, commands, views, bindings, blocks }, handle))
+        let manager =
+            Self { stores, catalog, locality, effective, commands, views, bindings, blocks, drained };
+        Ok((manager, handle))
     }
 
     /// Obeys until `shutdown`, or until nobody can command any more.
@@ -365,6 +375,11 @@ impl Manager {
                 drop(reply.send(self.block(&id, &verdict, *event).await));
             }
             Command::Unblock(id, event, reply) => drop(reply.send(self.unblock(&id, *event).await)),
+            Command::Drain(generation, reply) => {
+                self.drain(generation);
+                drop(reply.send(Ok(())));
+            }
+            Command::PlanDrain(reply) => drop(reply.send(Ok(self.plan_drain()))),
         }
     }
 

@@ -1,6 +1,11 @@
 //! Where ports meet what stands behind them, if that takes more than a line.
 
-use std::{collections::BTreeSet, convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    convert::Infallible,
+    sync::Arc,
+    time::Duration,
+};
 
 use api::{
     calls::{CallError, Caller, reason_text},
@@ -22,7 +27,12 @@ use sds::SdsStatus;
 use spiffe::AuthorityId;
 use tokio::sync::watch;
 use tower::ServiceExt;
-use xds::{XdsServer, model::MtlsMode, translate::Defaults, validate::Context};
+use xds::{
+    XdsServer,
+    model::MtlsMode,
+    translate::{Defaults, Drains},
+    validate::Context,
+};
 
 use crate::{
     config::{Config, DefaultMtls},
@@ -33,8 +43,8 @@ use crate::{
     readiness::{Facts, Reason, judge},
 };
 
-/// What documents are read against.
-pub(super) fn context(config: &Config) -> Context {
+/// What documents are read against; connections are in the drain generation `drained`.
+pub(super) fn context(config: &Config, drained: u64) -> Context {
     Context {
         defaults: Defaults {
             trust_domain: config.trust_domain.clone(),
@@ -44,6 +54,7 @@ pub(super) fn context(config: &Config) -> Context {
                 DefaultMtls::Off => MtlsMode::Off,
             },
             max_connection: config.max_connection,
+            drains: Drains::new(drained, BTreeMap::new()),
         },
         own_addresses: config.own_addresses(),
         local_nodes: BTreeSet::new(),

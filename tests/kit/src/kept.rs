@@ -88,6 +88,15 @@ impl Kept {
         Ok(Self { sender, _driver: driver })
     }
 
+    /// Whether neither end has closed it, as far as we heard.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        match &self.sender {
+            Sender::Http1(sender) => !sender.is_closed(),
+            Sender::Http2(sender) => !sender.is_closed(),
+        }
+    }
+
     /// `GET path`: status and body.
     ///
     /// # Errors

@@ -11,8 +11,8 @@ use spiffe::{NodeId, SpiffeId};
 use super::{Catalog, Class, Held, staging::Staging};
 use crate::{
     Resource, Snapshot, TypeUrl, ViewId, Views,
-    model::{Cluster, Document, DocumentKey, Filter, FilterChain, Listener, MtlsMode, Spec},
-    translate::{Denied, is_touched, listener_mode, names_server, translate},
+    model::{Cluster, Document, DocumentKey, Spec},
+    translate::{Denied, is_touched, may_hold_session, names_server, translate},
 };
 
 impl Catalog {
@@ -44,9 +44,12 @@ impl Catalog {
             });
             let counts = configs.fold((0, 0), |(clusters, listeners), config| {
                 let named = config.clusters.iter().filter(|cluster| names_server(cluster, id)).count();
-                let open =
-                    config.listeners.iter().filter(|listener| self.may_hold_session(listener, id)).count();
-                (clusters + named, listeners + open)
+                let defaults = &self.context.defaults;
+                let holds = config
+                    .listeners
+                    .iter()
+                    .filter(|listener| may_hold_session(listener, &config.clusters, id, defaults));
+                (clusters + named, listeners + holds.count())
             });
             by_class.insert(*view, counts);
         }
@@ -62,16 +65,6 @@ impl Catalog {
         }
         concerned
     }
-
-    fn may_hold_session(&self, listener: &Listener, id: &SpiffeId) -> bool {
-        let is_tcp =
-            |chain: &FilterChain| chain.filters.iter().any(|filter| matches!(filter, Filter::Tcp(_)));
-        let admits =
-            listener.mtls.as_ref().is_none_or(|mtls| mtls.allow.is_empty() || mtls.allow.contains(id));
-        admits
-            && listener_mode(listener, &self.context.defaults) != MtlsMode::Off
-            && listener.filter_chains.iter().any(is_tcp)
-    }
 }
 
 /// What a block concerns, node by node.
@@ -81,8 +74,8 @@ pub struct Concerned {
     pub clusters: usize,
     /// The nodes that have them.
     pub cluster_nodes: usize,
-    /// Listeners with TCP chains that admit the identity, counted on every node: it may have sessions there, which
-    /// no filter ends.
+    /// Listeners with TCP chains that admit the identity or lead to it, counted on every node: it may have sessions
+    /// there, which no filter ends.
     pub tcp_listeners: usize,
     /// The nodes that have them.
     pub tcp_nodes: BTreeSet<NodeId>,
@@ -98,43 +91,54 @@ impl Staging<'_> {
                 self.state.filters.insert(filter.name().clone(), filter);
             }
         }
-        let touched = self.translate_again(&before);
-        let classes: Vec<(ViewId, Arc<Class>)> =
-            self.state.classes.iter().map(|(id, class)| (*id, class.clone())).collect();
-        for (id, class) in classes {
-            let Some(old) = self.state.views.snapshots.get(&id) else { continue };
-            let mut snapshot = Snapshot::clone(old);
-            for held in class.key.members.iter().filter(|member| touched.contains(member)) {
-                let Some(held) = self.state.documents.get(held) else { continue };
-                let made = held.resources.iter().map(|(resource, _)| resource);
-                made.for_each(|resource| replace(&mut snapshot, resource));
-            }
-            for filter in self.state.filters.values() {
-                replace(&mut snapshot, filter);
-            }
-            self.state.views.snapshots.insert(id, Arc::new(snapshot));
-        }
+        let after = self.state.denied.clone();
+        let touched = self.translate_again(|document| clusters(document, &before, &after).next().is_some());
+        self.put_into_views(&touched);
     }
 
-    /// Documents with a cluster that takes another set of servers than `before`.
-    fn translate_again(&mut self, before: &Denied) -> BTreeSet<DocumentKey> {
-        let after = self.state.denied.clone();
-        let is_touched = |held: &Held| clusters(&held.document, before, &after).next().is_some();
+    /// Makes the resources of some documents anew, and says which these are.
+    pub(super) fn translate_again(
+        &mut self,
+        is_touched: impl Fn(&Document) -> bool,
+    ) -> BTreeSet<DocumentKey> {
         let touched: Vec<(DocumentKey, Arc<Held>)> = self
             .state
             .documents
             .iter()
-            .filter(|(_, held)| is_touched(held))
+            .filter(|(_, held)| is_touched(&held.document))
             .map(|(key, held)| (key.clone(), held.clone()))
             .collect();
         for (key, held) in &touched {
-            let all = translate(&held.document, &self.context.defaults, &after);
+            let all = translate(&held.document, &self.context.defaults, &self.state.denied);
             let resources = all.into_iter().map(|made| self.encode(made, Some(held))).collect();
             let again =
                 Held { document: held.document.clone(), resources, identities: held.identities.clone() };
             self.state.documents.insert(key.clone(), Arc::new(again));
         }
         touched.into_iter().map(|(key, _)| key).collect()
+    }
+
+    /// Puts the resources of these documents, and the filters, in the place of those of their names, wherever they are.
+    pub(super) fn put_into_views(&mut self, documents: &BTreeSet<DocumentKey>) {
+        let classes: Vec<(ViewId, Arc<Class>)> =
+            self.state.classes.iter().map(|(id, class)| (*id, class.clone())).collect();
+        for (id, class) in classes {
+            let Some(old) = self.state.views.snapshots.get(&id) else { continue };
+            let mut snapshot = Snapshot::clone(old);
+            let mut is_changed = false;
+            for held in class.key.members.iter().filter(|member| documents.contains(member)) {
+                let Some(held) = self.state.documents.get(held) else { continue };
+                for (resource, _) in &held.resources {
+                    is_changed |= replace(&mut snapshot, resource);
+                }
+            }
+            for filter in self.state.filters.values() {
+                is_changed |= replace(&mut snapshot, filter);
+            }
+            if is_changed {
+                self.state.views.snapshots.insert(id, Arc::new(snapshot));
+            }
+        }
     }
 
     /// The filters that `resources` name.
@@ -158,10 +162,12 @@ fn clusters<'a>(
     clusters.iter().filter(move |cluster| is_touched(cluster, before, after))
 }
 
-/// Puts a resource in the place of the one of its name, if there is one.
-fn replace(snapshot: &mut Snapshot, resource: &Arc<Resource>) {
+/// Puts a resource in the place of another of its name, if there is one; says whether there was.
+fn replace(snapshot: &mut Snapshot, resource: &Arc<Resource>) -> bool {
     let present = snapshot.get(resource.type_url(), resource.name());
-    if present.is_some_and(|present| !Arc::ptr_eq(present, resource)) {
+    let is_other = present.is_some_and(|present| !Arc::ptr_eq(present, resource));
+    if is_other {
         snapshot.insert(resource.clone());
     }
+    is_other
 }

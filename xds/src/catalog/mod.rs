@@ -21,6 +21,7 @@ use crate::{
 mod blocks;
 mod checks;
 mod classes;
+mod drains;
 mod plan;
 mod staging;
 

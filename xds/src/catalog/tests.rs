@@ -4,6 +4,7 @@ use spiffe::BindingState;
 use super::*;
 use crate::{
     model::{self, Kind},
+    translate::Drains,
     validate::tests::context,
 };
 
@@ -363,7 +364,38 @@ fn a_block_is_one_resource_for_all_nodes_and_changes_no_listener() {
     assert_eq!(filter(&before, "n0"), filter(&freed, "n0"));
 }
 
-/// A seeded walk: whatever is applied, deleted, bound and blocked, incremental views are those of a catalog built at once.
+#[test]
+fn a_drain_replaces_what_has_a_generation_and_a_plan_of_it_nothing() {
+    let mut catalog = catalog();
+    let secured = config("in", "{app: web}", 1, "e");
+    let open = config("out", "{app: pay}", 2, "c")
+        .replace("      filterChains", "      mtls: off\n      filterChains");
+    let before = catalog.apply(puts(&(secured + &open))).unwrap().views;
+    let drains = Drains::new(1, std::collections::BTreeMap::new());
+    let changed = |planned: &[PlannedNodes]| -> Vec<String> {
+        let of = |one: &PlannedNodes| {
+            let words =
+                one.changes.iter().map(|change| format!("{} {}", change.type_url.word(), change.name));
+            format!("{}: {}", one.nodes[0], words.collect::<Vec<_>>().join(", "))
+        };
+        let mut lines: Vec<String> = planned.iter().map(of).collect();
+        lines.sort();
+        lines
+    };
+    // A plaintext chain may lead to a certificate under the stolen key.
+    let expected = ["pay: LDS out", "web-1: CDS e, LDS in"];
+    assert_eq!(changed(&catalog.plan_drain(drains.clone())), expected);
+    assert!(plan::diff(&before, &catalog.views()).is_empty());
+    let after = catalog.drain(drains.clone());
+    assert_eq!(changed(&plan::diff(&before, &after)), expected);
+    let filter = |views: &Views| {
+        views.get(&node("pay")).unwrap().get(TypeUrl::Extension, crate::translate::TCP_BLOCK).unwrap().clone()
+    };
+    assert!(Arc::ptr_eq(&filter(&before), &filter(&after)));
+    assert!(catalog.plan_drain(drains).is_empty(), "the same generation once more");
+}
+
+/// A seeded walk: whatever is applied, deleted, bound, blocked and drained, incremental views are those of a catalog built at once.
 #[test]
 fn incremental_views_equal_those_built_at_once() {
     let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
@@ -375,12 +407,12 @@ fn incremental_views_equal_those_built_at_once() {
     };
     let mut walked = catalog();
     let mut bound = bindings();
-    let mut denied = Denied::default();
+    let (mut denied, mut drains) = (Denied::default(), Drains::default());
     for step in 0..300 {
         let name = ["a", "b", "d"][usize::try_from(draw(3)).unwrap()];
         let selector = ["{app: web}", "{app: pay}", "{}", "{app: none}"][usize::try_from(draw(4)).unwrap()];
         let port = u16::try_from(draw(4)).unwrap() + 1;
-        let changes = match draw(7) {
+        let changes = match draw(8) {
             0 | 1 => puts(&config(name, selector, port, ["c", "e"][usize::try_from(draw(2)).unwrap()])),
             2 => puts(&endpoints(["c", "e"][usize::try_from(draw(2)).unwrap()], port)),
             3 => vec![Change::Delete(key(Kind::ProxyConfig, name))],
@@ -388,6 +420,16 @@ fn incremental_views_equal_those_built_at_once() {
             5 => {
                 denied = blocked([&[][..], &["x"], &["x", "web"]][usize::try_from(draw(3)).unwrap()]);
                 walked.deny(denied.clone());
+                Vec::new()
+            }
+            6 => {
+                let all = drains.all() + draw(2);
+                let mut sessions = drains.sessions().clone();
+                let id = ["web", "x"][usize::try_from(draw(2)).unwrap()];
+                let later = sessions.values().max().copied().unwrap_or_default() + 1;
+                sessions.insert(SpiffeId::parse(&format!("spiffe://prod.example/{id}")).unwrap(), later);
+                drains = Drains::new(all, sessions);
+                walked.drain(drains.clone());
                 Vec::new()
             }
             _ => {
@@ -404,6 +446,7 @@ fn incremental_views_equal_those_built_at_once() {
         }
         let mut fresh = Catalog::new(context());
         fresh.deny(denied.clone());
+        fresh.drain(drains.clone());
         fresh.bind(&bound);
         let all = walked.documents().map(|document| Change::Put(Box::new(document.clone()))).collect();
         let built = fresh.apply(all).unwrap_or_else(|problems| panic!("step {step}: {problems}")).views;

@@ -54,6 +54,11 @@ fn client(cluster: &Cluster) -> Option<&ClientMtls> {
     }
 }
 
+/// Whether it shows a certificate.
+pub(super) fn has_client(cluster: &Cluster) -> bool {
+    client(cluster).is_some()
+}
+
 /// The endpoints and secrets that it names.
 pub(super) fn references(cluster: &Cluster, defaults: &Defaults) -> Vec<(TypeUrl, Arc<str>)> {
     let mut references = Vec::new();

@@ -15,10 +15,15 @@ use proto::envoy::{
 };
 use spiffe::SpiffeId;
 
-use super::{Defaults, HTTP_BLOCK, TCP_BLOCK, block, duration, http, pack, socket_address, tls};
+use super::{
+    Defaults, HTTP_BLOCK, TCP_BLOCK, block, cluster::names_server, drain, duration, http, pack,
+    socket_address, tls,
+};
 use crate::{
     TypeUrl,
-    model::{ChainMatch, Filter, FilterChain, HTTP_FILTER, Listener, MtlsMode, TCP_FILTER, TcpFilter},
+    model::{
+        ChainMatch, Cluster, Filter, FilterChain, HTTP_FILTER, Listener, MtlsMode, TCP_FILTER, TcpFilter,
+    },
 };
 
 const TLS_INSPECTOR: &str = "envoy.filters.listener.tls_inspector";
@@ -59,18 +64,52 @@ pub(super) fn chain_origins(listener: &Listener, defaults: &Defaults) -> Vec<usi
     halves(listener, defaults).into_iter().map(|(index, _)| index).collect()
 }
 
+/// Whether a half of a chain may hold TCP sessions of `id`: as a client that is admitted, or to a server. Clusters of
+/// other documents are not looked at, and may name anybody.
+fn may_hold(listener: &Listener, (index, half): (usize, Half), clusters: &[Cluster], id: &SpiffeId) -> bool {
+    let admits = |listener: &Listener| {
+        listener.mtls.as_ref().is_none_or(|mtls| mtls.allow.is_empty() || mtls.allow.contains(id))
+    };
+    listener.filter_chains[index].filters.iter().any(|filter| match filter {
+        Filter::Http(_) => false,
+        Filter::Tcp(tcp) => {
+            let cluster = clusters.iter().find(|cluster| cluster.name == tcp.cluster);
+            half == Half::Tls && admits(listener) || cluster.is_none_or(|cluster| names_server(cluster, id))
+        }
+    })
+}
+
+/// Whether a listener may hold TCP sessions of `id`, which no filter ends.
+pub(crate) fn may_hold_session(
+    listener: &Listener,
+    clusters: &[Cluster],
+    id: &SpiffeId,
+    defaults: &Defaults,
+) -> bool {
+    halves(listener, defaults).into_iter().any(|half| may_hold(listener, half, clusters, id))
+}
+
+/// The drain generations of its chains, in the order of the resource.
+pub(super) fn generations(listener: &Listener, clusters: &[Cluster], defaults: &Defaults) -> Vec<u64> {
+    let of = |half| defaults.drains.of_chain(|id| may_hold(listener, half, clusters, id));
+    halves(listener, defaults).into_iter().map(of).collect()
+}
+
 fn needs_tls(matching: &ChainMatch) -> bool {
     !matching.server_names.is_empty() || !matching.application_protocols.is_empty()
 }
 
-pub(super) fn listener(listener: &Listener, defaults: &Defaults) -> envoy::Listener {
+pub(super) fn listener(listener: &Listener, clusters: &[Cluster], defaults: &Defaults) -> envoy::Listener {
     let inspects = mode(listener, defaults) == MtlsMode::Permissive
         || listener.filter_chains.iter().any(|chain| chain.matching.as_ref().is_some_and(needs_tls));
-    let chains = halves(listener, defaults).into_iter();
+    let generations = generations(listener, clusters, defaults).into_iter();
+    let chains = halves(listener, defaults).into_iter().zip(generations);
     envoy::Listener {
         name: listener.name.clone(),
         address: Some(socket_address(&listener.address.to_string(), listener.port.get())),
-        filter_chains: chains.map(|(index, half)| chain(listener, index, half, defaults)).collect(),
+        filter_chains: chains
+            .map(|((index, half), generation)| chain(listener, index, half, generation, defaults))
+            .collect(),
         listener_filters: if inspects { vec![tls_inspector()] } else { Vec::new() },
         ..Default::default()
     }
@@ -99,7 +138,13 @@ fn identity(listener: &Listener) -> Option<&SpiffeId> {
     listener.mtls.as_ref().and_then(|mtls| mtls.identity.as_ref())
 }
 
-fn chain(listener: &Listener, index: usize, half: Half, defaults: &Defaults) -> envoy::FilterChain {
+fn chain(
+    listener: &Listener,
+    index: usize,
+    half: Half,
+    generation: u64,
+    defaults: &Defaults,
+) -> envoy::FilterChain {
     let FilterChain { matching, filters } = &listener.filter_chains[index];
     let secured = half == Half::Tls;
     let is_http = filters.iter().any(|filter| matches!(filter, Filter::Http(_)));
@@ -111,7 +156,10 @@ fn chain(listener: &Listener, index: usize, half: Half, defaults: &Defaults) -> 
         (MtlsMode::Strict | MtlsMode::Off, _) => "",
     };
     envoy::FilterChain {
-        name: format!("{index}-{}", if secured { "mtls" } else { "plaintext" }),
+        name: drain::generation(
+            &format!("{index}-{}", if secured { "mtls" } else { "plaintext" }),
+            generation,
+        ),
         filter_chain_match: chain_match(matching.as_ref(), transport_protocol),
         filters: filters
             .iter()

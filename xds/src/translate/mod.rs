@@ -27,6 +27,7 @@ use crate::{
 
 mod block;
 mod cluster;
+mod drain;
 mod endpoints;
 mod http;
 mod listener;
@@ -39,8 +40,9 @@ mod tests;
 
 pub use self::block::{Denied, HTTP_BLOCK, TCP_BLOCK};
 pub(crate) use self::cluster::{eds_name, is_touched, names_server};
+pub use self::drain::Drains;
 pub(crate) use self::endpoints::empty as empty_endpoints;
-pub(crate) use self::listener::mode as listener_mode;
+pub(crate) use self::listener::{may_hold_session, mode as listener_mode};
 pub(crate) use self::origin::origin;
 
 /// No connection between proxies outlives this unless the configuration says otherwise, so that none outlives its
@@ -56,13 +58,20 @@ pub struct Defaults {
     pub mtls: MtlsMode,
     /// The greatest age of connections between proxies.
     pub max_connection: Duration,
+    /// How often connections between them had to end before that.
+    pub drains: Drains,
 }
 
 impl Defaults {
     /// Strict mTLS in `trust_domain`.
     #[must_use]
     pub fn strict(trust_domain: TrustDomain) -> Self {
-        Self { trust_domain, mtls: MtlsMode::Strict, max_connection: MAX_CONNECTION_DURATION }
+        Self {
+            trust_domain,
+            mtls: MtlsMode::Strict,
+            max_connection: MAX_CONNECTION_DURATION,
+            drains: Drains::default(),
+        }
     }
 }
 
@@ -100,13 +109,28 @@ fn proxy_config(config: &ProxyConfig, spec: &FieldPath, defaults: &Defaults, den
         all.push(Made { references: cluster::references(cluster, defaults), ..made });
     }
     for (index, listener) in config.listeners.iter().enumerate() {
-        let made = made(&listener::listener(listener, defaults), spec.key("listeners").index(index));
+        let made = made(
+            &listener::listener(listener, &config.clusters, defaults),
+            spec.key("listeners").index(index),
+        );
         all.push(Made { references: listener::references(listener, defaults), ..made });
     }
     for (index, table) in config.routes.iter().enumerate() {
         all.push(made(&route::table(table), spec.key("routes").index(index)));
     }
     all
+}
+
+/// Whether a document's resources are others with other drain generations.
+pub(crate) fn is_drained(document: &Document, before: &Defaults, after: &Defaults) -> bool {
+    let Spec::ProxyConfig(config) = &document.spec else { return false };
+    let generations = |defaults| {
+        let of = |listener| listener::generations(listener, &config.clusters, defaults);
+        config.listeners.iter().map(of).collect::<Vec<_>>()
+    };
+    let all_differ = before.drains.all() != after.drains.all();
+    (all_differ && config.clusters.iter().any(cluster::has_client))
+        || generations(before) != generations(after)
 }
 
 /// A message that is a resource.

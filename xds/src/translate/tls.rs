@@ -66,8 +66,8 @@ pub(super) fn upstream(
 /// The secrets that a context names.
 pub(super) fn references(identity: Option<&SpiffeId>, defaults: &Defaults) -> [(TypeUrl, Arc<str>); 2] {
     [
-        (TypeUrl::Secret, secret_name(identity).into()),
-        (TypeUrl::Secret, defaults.trust_domain.to_uri().into()),
+        (TypeUrl::Secret, defaults.drains.secret(secret_name(identity)).into()),
+        (TypeUrl::Secret, defaults.drains.secret(&defaults.trust_domain.to_uri()).into()),
     ]
 }
 
@@ -89,7 +89,7 @@ fn common(
             match_typed_subject_alt_names: peers.into_iter().map(uri_matcher).collect(),
             ..Default::default()
         }),
-        validation_context_sds_secret_config: Some(secret(&defaults.trust_domain.to_uri())),
+        validation_context_sds_secret_config: Some(secret(&defaults.trust_domain.to_uri(), defaults)),
         ..Default::default()
     };
     CommonTlsContext {
@@ -98,7 +98,7 @@ fn common(
             tls_maximum_protocol_version: TlsProtocol::TlSv13.into(),
             ..Default::default()
         }),
-        tls_certificate_sds_secret_configs: vec![secret(secret_name(identity))],
+        tls_certificate_sds_secret_configs: vec![secret(secret_name(identity), defaults)],
         alpn_protocols: alpn.iter().map(|&protocol| protocol.to_owned()).collect(),
         validation_context_type: Some(ValidationContextType::CombinedValidationContext(validation)),
         ..Default::default()
@@ -118,8 +118,8 @@ fn secret_name(identity: Option<&SpiffeId>) -> &str {
     identity.map_or(DEFAULT_SECRET, SpiffeId::as_str)
 }
 
-fn secret(name: &str) -> SdsSecretConfig {
-    SdsSecretConfig { name: name.to_owned(), sds_config: Some(ads()) }
+fn secret(name: &str, defaults: &Defaults) -> SdsSecretConfig {
+    SdsSecretConfig { name: defaults.drains.secret(name), sds_config: Some(ads()) }
 }
 
 fn uri_matcher(pattern: MatchPattern) -> SubjectAltNameMatcher {

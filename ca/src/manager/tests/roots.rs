@@ -85,6 +85,7 @@ async fn a_root_is_replaced_and_no_leaf_is_ever_without_its_root() {
             assert!(matches!(refused, RotateError::Refused(Refusal::Settling { .. })), "{refused:?}");
             world.after(3601);
             handle.rotate_root(wish(Step::Finish), asked()).await.unwrap();
+            assert_eq!(handle.drain().borrow().generation, 0, "a planned rotation ends no connection");
             assert_eq!(handle.trust().borrow().own().authorities().len(), 1);
             assert_eq!(handle.anchor().borrow().cross, None);
             assert_eq!(
@@ -157,6 +158,7 @@ async fn a_stolen_key_opens_nothing_and_what_it_signed_for_us_may_still_come_for
             check(&known.chain, &trust, world.clock.now()).unwrap();
             let refused = check(&forged, &trust, world.clock.now()).unwrap_err();
             assert_eq!(refused.rule(), "tainted-key");
+            assert_eq!(handle.drain().borrow().generation, 0, "the thief could come back");
             world.after(15);
             until(&handle, |status| status.active.is_some_and(|active| active != stolen)).await;
             world.after(45);
@@ -169,8 +171,12 @@ async fn a_stolen_key_opens_nothing_and_what_it_signed_for_us_may_still_come_for
             check(&issue(&handle, "/web").await.chain, &trust, world.clock.now()).unwrap();
             assert!(check(&known.chain, &trust, world.clock.now()).is_err(), "the old root is gone");
             assert!(matches!(handle.emergency(stolen, asked()).await, Err(RotateError::NotFound(_))));
+            let sequence = trust.own().sequence();
+            assert_eq!(*handle.drain().borrow(), Drain { generation: 1, bundle: sequence });
         })
         .await;
+    let drain = world.life(async |handle| *handle.drain().borrow()).await;
+    assert_eq!(drain.generation, 1, "a process that comes back drains nothing again");
     let taints = world.store.events().iter().filter(|event| event.action == Action::AuthorityTaint).count();
     assert_eq!(taints, 2, "the named authority and its root");
 }
