@@ -19,6 +19,7 @@ mod csr;
 mod der;
 mod imported;
 mod ladder;
+mod leaf;
 mod lint;
 mod pem;
 mod profile;

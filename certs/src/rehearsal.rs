@@ -4,14 +4,9 @@
 //! authority's kind, and linted like that; the authority then signs the very octets that were linted, and its
 //! signature takes the place of the worthless one.
 
-use rcgen::Issuer;
-use rustls_pki_types::CertificateDer;
-
 use crate::{
-    Certificate, Finding, IssueError, Profile, PublicKey, SecretKey, SignError, Signer, SoftwareSigner,
-    Template,
-    lint::lint_knowing,
-    template::{self, RcgenPublic},
+    Certificate, Finding, IssueError, Profile, PublicKey, SecretKey, Signer, SoftwareSigner, Template,
+    leaf::Form, lint::lint_knowing,
 };
 
 /// Rehearses what one authority is going to sign. The authority's certificate is read once, and the throwaway key
@@ -24,7 +19,8 @@ use crate::{
 #[derive(Debug)]
 pub struct Rehearser {
     certificate: Certificate,
-    issuer: Issuer<'static, Throwaway>,
+    form: Form,
+    throwaway: SoftwareSigner,
 }
 
 /// A certificate that could be linted and cannot be believed.
@@ -41,26 +37,23 @@ impl Rehearser {
     /// # Errors
     /// When that certificate cannot issue.
     pub fn try_new(certificate: &Certificate) -> Result<Self, IssueError> {
-        let unusable = |reason: String| IssueError::Issuer(reason);
-        let key =
-            PublicKey::from_spki_der(certificate.spki_der()).map_err(|error| unusable(error.to_string()))?;
+        let key = PublicKey::from_spki_der(certificate.spki_der())
+            .map_err(|error| IssueError::Issuer(error.to_string()))?;
+        let form = Form::of(certificate, key.kind())?;
         let throwaway = SecretKey::generate(key.kind());
-        let throwaway = Throwaway(SoftwareSigner::try_new(&throwaway).expect("a generated key signs"));
-        let issuer = Issuer::from_ca_cert_der(&CertificateDer::from(certificate.der()), throwaway)
-            .map_err(|error| unusable(error.to_string()))?;
-        Ok(Self { certificate: certificate.clone(), issuer })
+        let throwaway = SoftwareSigner::try_new(&throwaway).expect("a generated key signs");
+        Ok(Self { certificate: certificate.clone(), form, throwaway })
     }
 
-    /// Assembles what `template` says, as [`crate::sign`] would.
+    /// Assembles the leaf that `template` says, as [`crate::sign`] would.
     ///
     /// # Errors
     /// See [`IssueError`].
     pub fn rehearse(&self, template: &Template) -> Result<Rehearsal, IssueError> {
-        let made = template::params(template)?
-            .signed_by(&RcgenPublic(&template.public_key), &self.issuer)
-            .map_err(|error| SignError::Failed(error.to_string()))?;
+        let signed = self.form.to_be_signed(template)?;
+        let signature = self.throwaway.sign(&signed)?;
         Ok(Rehearsal {
-            certificate: Certificate::from_der(made.der())?,
+            certificate: Certificate::from_der(&self.form.certificate(&signed, &signature))?,
             public_key: template.public_key.clone(),
             issuer: self.certificate.clone(),
         })
@@ -91,25 +84,6 @@ impl Rehearsal {
         let signature = signer.sign(self.certificate.to_be_signed())?;
         let signed = self.certificate.with_signature(&signature);
         signed.map_err(|_| IssueError::Template("the rehearsal is not DER"))
-    }
-}
-
-/// Signs rehearsals, and nothing else: it is private to this file.
-#[derive(Debug)]
-struct Throwaway(SoftwareSigner);
-
-impl rcgen::PublicKeyData for Throwaway {
-    fn der_bytes(&self) -> &[u8] {
-        template::point(self.0.public())
-    }
-    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
-        self.0.public().kind().rcgen()
-    }
-}
-
-impl rcgen::SigningKey for Throwaway {
-    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
-        self.0.sign(message).map_err(|_| rcgen::Error::RemoteKeyError)
     }
 }
 
@@ -174,7 +148,7 @@ mod tests {
             let rehearsal = rehearser.rehearse(&template).unwrap();
             assert!(!rehearsal.certificate().is_signed_by(&root));
         }
-        assert_ne!(rehearser.issuer.key().0.public(), signer.public());
+        assert_ne!(rehearser.throwaway.public(), signer.public());
     }
 
     #[test]

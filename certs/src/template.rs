@@ -144,7 +144,7 @@ fn assemble(
     Ok(Certificate::from_der(der.der())?)
 }
 
-pub(crate) fn params(template: &Template) -> Result<CertificateParams, IssueError> {
+fn params(template: &Template) -> Result<CertificateParams, IssueError> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     if let Some((organization, common_name)) = &template.subject {
@@ -205,8 +205,7 @@ impl rcgen::SigningKey for RcgenSigner<'_> {
     }
 }
 
-/// Lets rcgen certify a [`PublicKey`].
-pub(crate) struct RcgenPublic<'a>(pub(crate) &'a PublicKey);
+struct RcgenPublic<'a>(&'a PublicKey);
 
 impl rcgen::PublicKeyData for RcgenPublic<'_> {
     fn der_bytes(&self) -> &[u8] {
@@ -218,7 +217,7 @@ impl rcgen::PublicKeyData for RcgenPublic<'_> {
 }
 
 /// The uncompressed point: what follows the fixed prefix that [`PublicKey`] checked.
-pub(crate) fn point(key: &PublicKey) -> &[u8] {
+fn point(key: &PublicKey) -> &[u8] {
     let length = match key.kind() {
         crate::KeyKind::P256 => 65,
         crate::KeyKind::P384 => 97,
