@@ -6,6 +6,8 @@ mod contract;
 mod core;
 mod memory;
 mod observer;
+#[cfg(test)]
+mod seeded;
 
 use certs::{Profile, SecretKey};
 use spiffe::{Class, NodeId, Purpose, RequestId, SpiffeId, SvidRequest, Tenant};
@@ -14,6 +16,8 @@ pub use self::contract::{StoreFixture, authorities_contract, journal_contract};
 pub use self::core::Core;
 pub use self::memory::{Call, MemoryStore};
 pub use self::observer::FakeDependents;
+#[cfg(test)]
+pub(crate) use self::seeded::{Random, full};
 
 /// A request that the default policy allows for `spiffe://td` and `path`, with a new key whose private half is
 /// thrown away; workloads are for node `web-1`.
