@@ -1,5 +1,5 @@
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -323,9 +323,4 @@ async fn a_taken_serial_is_drawn_again() {
     assert_eq!(bench.states().await.len(), 1);
 }
 
-#[test]
-fn a_hundred_thousand_serials_differ_and_have_twenty_octets() {
-    let serials: HashSet<Serial> = (0..100_000).map(|_| Serial::random()).collect();
-    assert_eq!(serials.len(), 100_000);
-    assert!(serials.iter().all(|serial| serial.as_bytes().len() == 20 && serial.as_bytes()[0] & 0x80 == 0));
-}
+mod requests;
