@@ -26,7 +26,7 @@ async fn to_be_signed(bench: &Bench, request: &[u8], asked: &SvidRequest) -> Res
     let Recorded::Intended(intended) = prepared.record(&journal).await else {
         return Err("the journal refused".to_owned());
     };
-    let signed = intended.sign(&bench.authority, &bench.trust, now()).expect("what was intended is signed");
+    let signed = intended.sign(&bench.authority, &bench.judge, now()).expect("what was intended is signed");
     let issued = signed.release(&journal, now()).await.expect("what was signed is released");
     Ok(issued.chain.leaf().to_be_signed().to_vec())
 }
