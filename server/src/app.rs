@@ -315,6 +315,7 @@ async fn serve(
             delivery: status.clone(),
             sealed,
             findings: store.findings(),
+            store: store.clone(),
             clock: clock.clone(),
         };
         move || sources.sample()

@@ -12,6 +12,7 @@ use sqlx::{QueryBuilder, Row, Sqlite, sqlite::SqliteRow};
 
 use crate::{
     Store,
+    gathering::Part,
     rollback::refuse_while_found,
     row::{
         bytes32, decode, from_json, from_word, json, number, optional_parsed, optional_time, parsed, time,
@@ -39,6 +40,7 @@ struct RecordIntent {
 impl Change for RecordIntent {
     type Answer = ();
     type Refusal = JournalError;
+    const PART: Part = Part::First;
 
     async fn carry_out(self, tx: &mut Tx<'_>) -> Result<(), Fault<JournalError>> {
         let Self { intent, spend, event } = self;
@@ -137,6 +139,7 @@ struct RecordResult {
 impl Change for RecordResult {
     type Answer = ();
     type Refusal = JournalError;
+    const PART: Part = Part::Last;
 
     async fn carry_out(self, tx: &mut Tx<'_>) -> Result<(), Fault<JournalError>> {
         let Self { result, event } = self;

@@ -1,7 +1,10 @@
 //! What an open store holds in memory, as of its last commit: the keys, the ledger of sealed records, the end of
 //! the audit chain, and what was found wrong.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{
+    Arc, PoisonError, RwLock,
+    atomic::{AtomicU64, Ordering},
+};
 
 use arc_swap::ArcSwap;
 use audit::Head;
@@ -13,8 +16,20 @@ use crate::{
     rollback::Finding,
 };
 
+/// What was written since the store was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Written {
+    /// Commits; each synchronised the disk once. The database's own housekeeping comes on top: about one more in 4000
+    /// pages.
+    pub commits: u64,
+    /// Changes in them that stand.
+    pub changes: u64,
+}
+
 #[derive(Debug)]
 pub(crate) struct Live {
+    commits: AtomicU64,
+    changes: AtomicU64,
     keyring: ArcSwap<Keyring>,
     ledger: RwLock<Ledger>,
     head: watch::Sender<Head>,
@@ -24,6 +39,8 @@ pub(crate) struct Live {
 impl Live {
     pub(crate) fn new(keyring: Keyring, ledger: Ledger, head: Head) -> Self {
         Self {
+            commits: AtomicU64::new(0),
+            changes: AtomicU64::new(0),
             keyring: ArcSwap::from_pointee(keyring),
             ledger: RwLock::new(ledger),
             head: watch::Sender::new(head),
@@ -45,6 +62,19 @@ impl Live {
 
     pub(crate) fn set_findings(&self, findings: Vec<Finding>) {
         self.findings.send_replace(Arc::new(findings));
+    }
+
+    pub(crate) fn written(&self) -> Written {
+        Written {
+            commits: self.commits.load(Ordering::Relaxed),
+            changes: self.changes.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Counts a commit of so many changes.
+    pub(crate) fn count(&self, changes: u64) {
+        self.commits.fetch_add(1, Ordering::Relaxed);
+        self.changes.fetch_add(changes, Ordering::Relaxed);
     }
 
     /// What a commit brought. Called by the writer, before anybody hears that it happened.

@@ -21,10 +21,11 @@ use uuid::Uuid;
 use crate::{
     audit_log,
     directory::{self, DATABASE, DirectoryError, DirectoryLock, LOCK},
+    gathering::Gathering,
     kek::{KekError, KekSource},
     keyring::{Class, DataKeyRow, Keyring, new_id, new_root},
     ledger::{self, Ledger},
-    live::Live,
+    live::{Live, Written},
     nodes::TOKEN_KEY,
     rollback::{self, AnchorStatus},
     row::{unsigned, uuid},
@@ -214,6 +215,12 @@ impl Store {
     #[must_use]
     pub fn changes(&self, topic: Topic) -> watch::Receiver<u64> {
         self.0.topics.subscribe(topic)
+    }
+
+    /// What was written since it was opened.
+    #[must_use]
+    pub fn written(&self) -> Written {
+        self.0.live.written()
     }
 
     /// Why nothing can be written any more, once that is so.
@@ -421,6 +428,7 @@ pub(crate) async fn open_as(options: OpenOptions, schema: Schema) -> Result<(Sto
         broken,
         readers: readers.clone(),
         lock: lock.clone(),
+        gathering: Gathering::default(),
     };
     let inner = Inner {
         id: facts.id,
@@ -456,6 +464,8 @@ fn writing(path: &Path) -> SqliteConnectOptions {
     options(path)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
+        // Each time the log is folded into the database the disk is synchronised twice more. After 16 MB is often enough.
+        .pragma("wal_autocheckpoint", "4000")
         .pragma("secure_delete", "ON")
         .pragma("cell_size_check", "ON")
 }

@@ -1,5 +1,5 @@
 //! A sweep: does a secret stand anywhere it should not, in any of the forms that it takes on its way into files,
-//! logs and answers?
+//! logs and answers? And the seal alone, for benchmarks.
 
 use std::{
     fmt, fs, io,
@@ -10,6 +10,57 @@ use base64::{
     Engine as _,
     engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD},
 };
+use uuid::Uuid;
+
+use crate::{
+    keyring::new_id,
+    seal::{self, Place, SealingKey},
+};
+
+/// Seals and opens records under a key of its own, without a store.
+#[derive(Debug)]
+pub struct Sealing {
+    key: SealingKey,
+    store: Uuid,
+}
+
+impl Sealing {
+    /// With a new key.
+    #[must_use]
+    pub fn new() -> Self {
+        let key = SealingKey::new(new_id(), zeroize::Zeroizing::new(seal::random()));
+        Self { key, store: new_id() }
+    }
+
+    fn place(&self) -> Place<'_> {
+        Place {
+            store: self.store,
+            tenant: "default",
+            class: "tls",
+            kind: "secret",
+            id: "shop/web",
+            version: 1,
+        }
+    }
+
+    /// The record that a store would write.
+    #[must_use]
+    pub fn seal(&self, plaintext: &[u8]) -> Vec<u8> {
+        seal::seal(&self.key, &self.place(), plaintext, &seal::random())
+    }
+
+    /// Whether a record of [`Sealing::seal`] opens.
+    #[must_use]
+    pub fn opens(&self, record: &[u8]) -> bool {
+        seal::open(&self.key, &self.place(), record).is_ok()
+    }
+}
+
+impl Default for Sealing {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 /// The secrets to look for, in each of their forms.
 #[derive(Default)]

@@ -1,5 +1,5 @@
 //! The one writer of a database: takes what is queued, carries it out in one transaction, synchronises once, and
-//! only then answers.
+//! only then answers. A transaction that knows of more to come at once waits for it, within a bound (`gathering`).
 //!
 //! Each change runs inside a savepoint of its own: one that is refused is undone alone. When the disk fails, the
 //! writer writes no more: what a failed synchronisation left behind cannot be known, so it is never tried again.
@@ -10,10 +10,19 @@ use async_trait::async_trait;
 use audit::{Actor, Event, Head};
 use certs::Timestamp;
 use sqlx::{Connection, Executor, SqliteConnection, SqlitePool};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, sleep_until},
+};
 use tokio_util::sync::CancellationToken;
 
-use crate::{directory::DirectoryLock, keyring::Keyring, ledger::Entry, live::Live};
+use crate::{
+    directory::DirectoryLock,
+    gathering::{Gathering, PATIENCE, Part},
+    keyring::Keyring,
+    ledger::Entry,
+    live::Live,
+};
 
 /// How many changes wait at most.
 pub(crate) const QUEUE: usize = 1024;
@@ -78,6 +87,8 @@ pub(crate) trait Refusal: Send + Sized + 'static {
 pub(crate) trait Change: Send + 'static {
     type Answer: Send + 'static;
     type Refusal: Refusal;
+    /// Whether it has to do with another change that follows at once.
+    const PART: Part = Part::Alone;
 
     async fn carry_out(self, tx: &mut Tx<'_>) -> Result<Self::Answer, Fault<Self::Refusal>>;
 }
@@ -171,6 +182,8 @@ impl Tx<'_> {
 pub(crate) trait Queued: Send {
     /// Whether what it did stays.
     async fn carry_out(&mut self, tx: &mut Tx<'_>) -> Result<bool, sqlx::Error>;
+    /// What it has to do with another change.
+    fn part(&self) -> Part;
     /// Sends the answer, or that nothing was kept.
     fn settle(self: Box<Self>, failed: Option<&str>);
 }
@@ -194,6 +207,10 @@ impl<C: Change> Queued for Pending<C> {
             }
         }
         Ok(matches!(self.outcome, Some(Ok(_))))
+    }
+
+    fn part(&self) -> Part {
+        C::PART
     }
 
     fn settle(self: Box<Self>, failed: Option<&str>) {
@@ -253,6 +270,13 @@ pub struct Writer {
     pub(crate) broken: watch::Sender<Option<String>>,
     pub(crate) readers: SqlitePool,
     pub(crate) lock: Arc<DirectoryLock>,
+    pub(crate) gathering: Gathering,
+}
+
+/// A change of the group that is being written, and whether what it did stays.
+struct Member {
+    queued: Box<dyn Queued>,
+    stays: bool,
 }
 
 impl Writer {
@@ -272,25 +296,24 @@ impl Writer {
                 queued = self.queue.recv() => queued,
             };
             let Some(first) = first else { break };
-            let mut group = vec![first];
-            while group.len() < GROUP
-                && let Ok(next) = self.queue.try_recv()
-            {
-                group.push(next);
-            }
-            self.write(group).await;
+            self.write(first, &shutdown).await;
         }
         self.close().await
     }
 
-    async fn write(&mut self, mut group: Vec<Box<dyn Queued>>) {
+    async fn write(&mut self, first: Box<dyn Queued>, shutdown: &CancellationToken) {
+        let mut group = Vec::new();
+        self.gathering.take(first.part());
+        group.push(Member { queued: first, stays: false });
         let broken = self.broken.borrow().clone();
         let failed = match broken {
             Some(reason) => Some(reason),
-            None => match self.transact(&mut group).await {
+            None => match self.transact(&mut group, shutdown).await {
                 Ok(state) => {
                     self.head = state.head;
                     self.live.commit(state.keyring, state.entries, state.head);
+                    let standing = group.iter().filter(|member| member.stays);
+                    self.live.count(u64::try_from(standing.count()).unwrap_or_default());
                     self.topics.bump(state.touched);
                     if state.destroyed {
                         self.empty_log().await;
@@ -300,13 +323,20 @@ impl Writer {
                 Err(error) => Some(self.abort(&error).await),
             },
         };
-        for queued in group {
+        for Member { queued, stays } in group {
+            if stays && failed.is_none() {
+                self.gathering.keep(queued.part());
+            }
             queued.settle(failed.as_deref());
         }
     }
 
-    /// One transaction around the whole group, one savepoint around each change.
-    async fn transact(&mut self, group: &mut [Box<dyn Queued>]) -> Result<State, sqlx::Error> {
+    /// One transaction around the whole group, one savepoint around each change. The group grows while it is written.
+    async fn transact(
+        &mut self,
+        group: &mut Vec<Member>,
+        shutdown: &CancellationToken,
+    ) -> Result<State, sqlx::Error> {
         self.connection.execute("BEGIN IMMEDIATE").await?;
         let state = State {
             head: self.head,
@@ -316,14 +346,23 @@ impl Writer {
             entries: Vec::new(),
         };
         let mut tx = Tx { connection: &mut self.connection, live: &self.live, state };
-        for queued in group {
+        let mut deadline = None;
+        while let Some(member) = group.last_mut() {
             tx.connection.execute("SAVEPOINT change").await?;
             let before = tx.state.clone();
-            if !queued.carry_out(&mut tx).await? {
+            member.stays = member.queued.carry_out(&mut tx).await?;
+            if !member.stays {
                 tx.state = before;
                 tx.connection.execute("ROLLBACK TO change").await?;
             }
             tx.connection.execute("RELEASE change").await?;
+            if group.len() >= GROUP {
+                break;
+            }
+            let next = next(&mut self.queue, &mut self.gathering, &mut deadline, shutdown).await;
+            let Some(queued) = next else { break };
+            self.gathering.take(queued.part());
+            group.push(Member { queued, stays: false });
         }
         let state = tx.state;
         self.connection.execute("COMMIT").await?;
@@ -366,6 +405,31 @@ impl Writer {
             (Some(reason), _) => Err(WriterError { reason }),
             (None, Err(error)) => Err(WriterError { reason: error.to_string() }),
             (None, Ok(())) => Ok(()),
+        }
+    }
+}
+
+/// What else belongs to the group: what waits already, else what is known to come, until `deadline`.
+async fn next(
+    queue: &mut mpsc::Receiver<Box<dyn Queued>>,
+    gathering: &mut Gathering,
+    deadline: &mut Option<Instant>,
+    shutdown: &CancellationToken,
+) -> Option<Box<dyn Queued>> {
+    if let Ok(next) = queue.try_recv() {
+        return Some(next);
+    }
+    if gathering.is_whole() {
+        return None;
+    }
+    let deadline = *deadline.get_or_insert_with(|| Instant::now() + PATIENCE);
+    tokio::select! {
+        biased;
+        () = shutdown.cancelled() => None,
+        next = queue.recv() => next,
+        () = sleep_until(deadline) => {
+            gathering.give_up();
+            None
         }
     }
 }

@@ -38,6 +38,7 @@ pub(super) struct Sources {
     pub(super) delivery: Arc<Board>,
     pub(super) sealed: watch::Receiver<SealerStatus>,
     pub(super) findings: watch::Receiver<Arc<Vec<store::Finding>>>,
+    pub(super) store: store::Store,
     pub(super) clock: Arc<dyn Clock>,
 }
 
@@ -50,6 +51,7 @@ impl Sources {
         samples.extend(self.renewals());
         samples.extend(self.delivery());
         samples.extend(self.sealing());
+        samples.extend(self.writes());
         samples
     }
 
@@ -134,6 +136,15 @@ impl Sources {
                 vec![],
                 counters.refused_names,
             ),
+        ]
+    }
+
+    fn writes(&self) -> Vec<Sample> {
+        let written = self.store.written();
+        let help = "Commits of the store, each of which synchronised the disk";
+        vec![
+            counter("store_commits", help, vec![], written.commits),
+            counter("store_changes", "Changes that those commits made durable", vec![], written.changes),
         ]
     }
 

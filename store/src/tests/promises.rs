@@ -4,7 +4,9 @@ use std::os::unix::fs::PermissionsExt;
 
 use api::ports::{BlockStore, StoreError};
 use audit::{AuditFilter, AuditLog};
-use spiffe::SpiffeId;
+use ca::ports::{Intent, IssueOutcome, Journal, ResultRecord};
+use certs::{Profile, Serial, SpkiHash};
+use spiffe::{AuthorityId, Purpose, RequestId, SpiffeId, Tenant};
 use sqlx::{ConnectOptions, Connection, Executor, SqliteConnection, sqlite::SqliteConnectOptions};
 
 use super::*;
@@ -404,6 +406,68 @@ async fn database_held_by_another_program_is_an_answer_and_not_the_end() {
     assert!(error.to_string().contains("database is locked"), "{error}");
     other.execute("ROLLBACK").await.unwrap();
     block(&world.store, 1).await.unwrap();
+}
+
+#[tokio::test]
+async fn certificates_under_way_together_share_the_synchronisations_of_both_their_records() {
+    let world = World::new().await;
+    let before = world.store.written();
+    let issuers = (0..64).map(|_| {
+        let store = world.store.clone();
+        Box::pin(async move {
+            for _ in 0..10 {
+                let serial = intend(&store).await;
+                let outcome = IssueOutcome::Failed("none".to_owned());
+                let result = ResultRecord { serial, authority: authority(), outcome, at: now() };
+                store.record_result(result, event(Action::CertificateFail, "w")).await.unwrap();
+            }
+        })
+    });
+    join(issuers.collect()).await;
+    let written = world.store.written();
+    assert_eq!(written.changes - before.changes, 2 * 640);
+    let commits = written.commits - before.commits;
+    assert!(commits * 25 <= 640, "{commits} commits for 640 certificates, 64 under way at once");
+}
+
+#[tokio::test]
+async fn a_result_that_never_comes_holds_up_nobody() {
+    let world = World::new().await;
+    intend(&world.store).await;
+    let before = world.store.written().commits;
+    // The first is held for a moment, the second not at all; both are answered.
+    block(&world.store, 1).await.unwrap();
+    block(&world.store, 2).await.unwrap();
+    assert_eq!(world.store.written().commits, before + 2);
+    // Nor does the end of the process wait.
+    intend(&world.store).await;
+    world.close().await;
+}
+
+fn authority() -> AuthorityId {
+    "00112233445566aa".parse().unwrap()
+}
+
+async fn intend(store: &Store) -> Serial {
+    let serial = Serial::random();
+    let intent = Intent {
+        serial: serial.clone(),
+        authority: authority(),
+        epoch: 1,
+        tbs_sha256: [0; 32],
+        id: id(1),
+        profile: Profile::Workload,
+        tenant: Tenant::default(),
+        node: None,
+        purpose: Purpose::Delivery,
+        spki: SpkiHash([0; 32]),
+        not_before: now(),
+        not_after: now(),
+        at: now(),
+        request_id: RequestId::random(),
+    };
+    store.record_intent(intent, None, event(Action::CertificateIntent, "w")).await.unwrap();
+    serial
 }
 
 #[tokio::test]
