@@ -1,8 +1,11 @@
 //! An authority of its own, and a journal that keeps nothing: what a certificate costs beside its storage.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -73,10 +76,20 @@ impl Journal for Forgetful {
 
 /// Nothing is refused here.
 #[derive(Debug)]
-struct Deaf;
+pub(crate) struct Deaf;
 
 impl Refusals for Deaf {
     fn refuse(&self, _: Event) {}
+}
+
+/// The policy of a new deployment.
+pub(crate) fn policy() -> anyhow::Result<Policy> {
+    Ok(Policy {
+        trust_domain: TrustDomain::parse(DOMAIN)?,
+        lifetimes: Lifetimes::default(),
+        max_connection: Duration::from_secs(3600),
+        dev: false,
+    })
 }
 
 /// The one moment at which all of this happens.
@@ -87,18 +100,12 @@ pub(crate) fn now() -> Timestamp {
 /// A manager over authorities in memory, and where they are kept.
 pub(crate) async fn open(journal: Arc<Forgetful>) -> anyhow::Result<(Manager, MemoryStore)> {
     let store = MemoryStore::new();
-    let policy = Policy {
-        trust_domain: TrustDomain::parse(DOMAIN)?,
-        lifetimes: Lifetimes::default(),
-        max_connection: std::time::Duration::from_secs(3600),
-        dev: false,
-    };
     let deps = Deps {
         authorities: Arc::new(store.clone()),
         journal,
         clock: Arc::new(ManualClock::new(now())),
         refusals: Arc::new(Deaf),
-        policy,
+        policy: policy()?,
         epoch: 1,
     };
     Manager::initialise(&deps, Actor::Host).await?;

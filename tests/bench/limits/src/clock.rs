@@ -1,4 +1,4 @@
-//! Processor time: of this thread, and of another process.
+//! Processor time: of this thread, and of this process.
 
 use std::{ops::Sub, time::Duration};
 
@@ -18,6 +18,13 @@ impl Sub for Reading {
 /// What this thread has used so far.
 pub(crate) fn thread() -> Reading {
     let Timespec { tv_sec, tv_nsec } = clock_gettime(ClockId::ThreadCPUTime);
+    let seconds = Duration::from_secs(tv_sec.unsigned_abs());
+    Reading(seconds + Duration::from_nanos(tv_nsec.unsigned_abs()))
+}
+
+/// What this process has used so far, in all its threads.
+pub(crate) fn process() -> Reading {
+    let Timespec { tv_sec, tv_nsec } = clock_gettime(ClockId::ProcessCPUTime);
     let seconds = Duration::from_secs(tv_sec.unsigned_abs());
     Reading(seconds + Duration::from_nanos(tv_nsec.unsigned_abs()))
 }

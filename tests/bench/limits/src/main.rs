@@ -7,7 +7,10 @@
 mod authority;
 mod bound;
 mod clock;
+mod durable;
 mod p1;
+mod p13;
+mod p2;
 mod report;
 mod steps;
 
@@ -27,6 +30,10 @@ struct Cli {
 enum Benchmark {
     /// A certificate, from request to leaf, in process and without storage.
     P1(Options),
+    /// A durable certificate: journal and audit on a disk, 64 under way.
+    P2(Options),
+    /// Encryption at rest: writing and loading imported secrets.
+    P13(Options),
 }
 
 #[derive(Debug, Args)]
@@ -46,13 +53,12 @@ enum Form {
 }
 
 fn main() -> anyhow::Result<()> {
-    let (options, report) = match Cli::parse().benchmark {
-        Benchmark::P1(options) => {
-            let report = p1::run(options.rounds.max(1))?;
-            (options, report)
-        }
+    let (options, run): (_, fn(usize) -> anyhow::Result<Report>) = match Cli::parse().benchmark {
+        Benchmark::P1(options) => (options, p1::run),
+        Benchmark::P2(options) => (options, p2::run),
+        Benchmark::P13(options) => (options, p13::run),
     };
-    show(&report, options.output)
+    show(&run(options.rounds.max(1))?, options.output)
 }
 
 #[expect(clippy::print_stdout, reason = "the report is what this program is for")]

@@ -38,14 +38,14 @@ pub(crate) fn run(rounds: usize) -> anyhow::Result<Report> {
     let requests = Requests::new();
     let bound = Bound::try_new()?;
 
-    issue(&core, &requests)?;
+    issue(&core, &requests, COUNT)?;
     let before = journal.counts().0;
     let mut samples = Samples::default();
     let queued = Queued::start(&runtime, manager);
     for _ in 0..rounds {
         let mut round = Round::default();
         for _ in 0..SLICES {
-            round.core += issue(&core, &requests)?;
+            round.core += issue(&core, &requests, COUNT)?;
             round.full += micros_each(COUNT, || (0..COUNT).for_each(|_| bound.full()));
             round.queued += queued.issue(&runtime, &requests)?;
             round.bare += micros_each(COUNT, || {
@@ -66,23 +66,23 @@ pub(crate) fn run(rounds: usize) -> anyhow::Result<Report> {
     Ok(samples.report(rounds))
 }
 
-/// Microseconds for each certificate on this thread.
-fn issue(core: &Core, requests: &Requests) -> anyhow::Result<f64> {
+/// Microseconds for each of `count` certificates on this thread.
+pub(crate) fn issue(core: &Core, requests: &Requests, count: usize) -> anyhow::Result<f64> {
     let runtime = runtime::Builder::new_current_thread().build()?;
     let start = clock::thread();
     runtime.block_on(async {
-        for number in 0..COUNT {
+        for number in 0..count {
             core.issue(requests.read(number)?).await?;
         }
         anyhow::Ok(())
     })?;
-    Ok((clock::thread() - start).as_secs_f64() * 1e6 / COUNT as f64)
+    Ok((clock::thread() - start).as_secs_f64() * 1e6 / count as f64)
 }
 
 /// The same on each of two threads at once, which share one core: their mean.
 fn issue_on_two(core: &Core, requests: &Requests) -> anyhow::Result<f64> {
     thread::scope(|scope| {
-        let threads = [(); 2].map(|()| scope.spawn(|| issue(core, requests)));
+        let threads = [(); 2].map(|()| scope.spawn(|| issue(core, requests, COUNT)));
         let mut sum = 0.0;
         for thread in threads {
             sum += thread.join().ok().context("a thread of the benchmark ended")??;

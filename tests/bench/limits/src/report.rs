@@ -15,17 +15,19 @@ pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     }
 }
 
-/// Where a ratio must lie.
+/// On which side of a bound a ratio must lie.
 #[derive(Debug, Clone, Copy, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Goal {
     AtLeast(f64),
+    AtMost(f64),
 }
 
 impl Goal {
     fn holds(self, ratio: f64) -> bool {
         match self {
             Self::AtLeast(bound) => ratio >= bound,
+            Self::AtMost(bound) => ratio <= bound,
         }
     }
 }
@@ -34,6 +36,7 @@ impl fmt::Display for Goal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::AtLeast(bound) => write!(f, ">= {bound}"),
+            Self::AtMost(bound) => write!(f, "<= {bound}"),
         }
     }
 }
@@ -156,6 +159,8 @@ mod tests {
         let row = |ratio, goal| Row::new("", String::new(), String::new(), vec![ratio], Some(goal)).met;
         assert_eq!(row(0.93, Goal::AtLeast(0.93)), Some(true));
         assert_eq!(row(0.929, Goal::AtLeast(0.93)), Some(false));
-        assert_eq!(row(f64::NAN, Goal::AtLeast(0.93)), Some(false), "what was not measured is not met");
+        assert_eq!(row(1.4, Goal::AtMost(1.4)), Some(true));
+        assert_eq!(row(1.41, Goal::AtMost(1.4)), Some(false));
+        assert_eq!(row(f64::NAN, Goal::AtMost(1.4)), Some(false), "what was not measured is not met");
     }
 }
