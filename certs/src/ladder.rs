@@ -7,8 +7,10 @@
 //! ```text
 //! explain(presented, context)   what anybody must hold      verify_chain, told whole; spiffe::explain adds the identity
 //! explain_profile(certificate)  what we would have issued   lint, told whole
+//! explain_brought(presented)    whether we may sign with it an issuing authority that somebody else signed
 //! ```
 
+mod brought;
 mod certificates;
 mod opinion;
 mod path;
@@ -18,6 +20,7 @@ mod rung;
 
 use std::time::Duration;
 
+pub use self::brought::{Brought, MAX_INTERMEDIATES, Wanted, explain_brought, explain_unreadable};
 pub use self::opinion::Opinion;
 pub use self::profile::explain_profile;
 pub use self::rung::{Board, Ladder, Link, Rule, Rung, Scope, Verdict};
@@ -128,8 +131,10 @@ fn key(first: &Certificate, context: &Context<'_>, board: &mut Board) {
     }
 }
 
-/// How many lives of leaves an issuing authority must have before it, or it would be due for rotation at once.
-pub const MIN_LEAF_LIVES: u32 = 4;
+/// How many lives of leaves an issuing authority must have before it. It is replaced at half of its life, when three are
+/// left: one for the leaves that it signed last, and two in which its successor may fail to be made, before it has too
+/// little left to sign.
+pub const MIN_LEAF_LIVES: u32 = 6;
 
 /// The most intermediates that a path may have.
 const DEPTH: usize = MAX_DEPTH;

@@ -21,6 +21,7 @@ mod imported;
 mod ladder;
 mod leaf;
 mod lint;
+mod names;
 mod pem;
 mod profile;
 mod rehearsal;
@@ -37,20 +38,20 @@ pub use self::crl::{Crl, CrlError};
 pub use self::csr::{Csr, CsrError, MAX_CSR_BYTES};
 pub use self::imported::{ImportError, Imported, KeyForm, MAX_IMPORTED_BYTES, SecretBytes};
 pub use self::ladder::{
-    Board, Context, Ladder, Link, MIN_LEAF_LIVES, Opinion, Part, Rule, Rung, Scope, Verdict, explain,
-    explain_on, explain_profile,
+    Board, Brought, Context, Ladder, Link, MAX_INTERMEDIATES, MIN_LEAF_LIVES, Opinion, Part, Rule, Rung,
+    Scope, Verdict, Wanted, explain, explain_brought, explain_on, explain_profile, explain_unreadable,
 };
 pub use self::lint::{Finding, Severity, lint};
 pub use self::pem::{
     Contents, MAX_FILE_BYTES, MAX_FILE_CERTIFICATES, PemError, certificates_from_pem, certificates_to_pem,
-    read_certificates,
+    read_certificates, request_to_pem,
 };
 pub use self::profile::Profile;
 pub use self::rehearsal::{Rehearsal, Rehearser};
 pub use self::secret::{KeyError, KeyKind, PublicKey, SecretKey, SpkiHash};
 pub use self::serial::{Serial, SerialError};
 pub use self::signer::{SignError, Signer, SoftwareSigner};
-pub use self::template::{IssueError, Template, Validity, rehearse, sign};
+pub use self::template::{IssueError, Template, Validity, rehearse, rehearse_twin, request, sign, sign_twin};
 #[cfg(any(test, feature = "testing"))]
 pub use self::time::ManualClock;
 pub use self::time::{Clock, Timestamp, format_duration, parse_duration};

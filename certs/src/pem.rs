@@ -90,19 +90,26 @@ pub fn certificates_from_pem(text: &[u8]) -> Result<Vec<Vec<u8>>, PemError> {
 /// Writes certificates as PEM blocks, in order, with lines of 64 characters (RFC 7468).
 #[must_use]
 pub fn certificates_to_pem<'a>(certificates: impl IntoIterator<Item = &'a [u8]>) -> String {
-    let mut text = String::new();
-    for der in certificates {
-        text.push_str("-----BEGIN CERTIFICATE-----\n");
-        let encoded = STANDARD.encode(der);
-        let mut rest = encoded.as_str();
-        while !rest.is_empty() {
-            let (line, after) = rest.split_at(rest.len().min(64));
-            text.push_str(line);
-            text.push('\n');
-            rest = after;
-        }
-        text.push_str("-----END CERTIFICATE-----\n");
+    certificates.into_iter().map(|der| block("CERTIFICATE", der)).collect()
+}
+
+/// Writes a certificate request (PKCS#10, DER) as PEM.
+#[must_use]
+pub fn request_to_pem(der: &[u8]) -> String {
+    block("CERTIFICATE REQUEST", der)
+}
+
+fn block(label: &str, der: &[u8]) -> String {
+    let mut text = format!("-----BEGIN {label}-----\n");
+    let encoded = STANDARD.encode(der);
+    let mut rest = encoded.as_str();
+    while !rest.is_empty() {
+        let (line, after) = rest.split_at(rest.len().min(64));
+        text.push_str(line);
+        text.push('\n');
+        rest = after;
     }
+    text.push_str(&format!("-----END {label}-----\n"));
     text
 }
 

@@ -5,14 +5,14 @@ use std::{net::IpAddr, time::Duration};
 use ::time::OffsetDateTime;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyUsagePurpose, SanType, SerialNumber, string::Ia5String,
+    KeyIdMethod, KeyUsagePurpose, SanType, SerialNumber, string::Ia5String,
 };
 use rustls_pki_types::CertificateDer;
 use thiserror::Error;
 
 use crate::{
     Certificate, CertificateError, Profile, PublicKey, SecretKey, Serial, SignError, Signer, SoftwareSigner,
-    Timestamp,
+    Timestamp, names::distinguished_name,
 };
 
 /// From when to when, both inclusive and in whole seconds (RFC 5280 4.1.2.5).
@@ -103,8 +103,67 @@ pub fn sign(
         Some(certificate) if certificate.spki_der() != signer.public().spki_der() => {
             Err(IssueError::Issuer("its key is not the signer's".to_owned()))
         }
-        _ => assemble(template, issuer, signer),
+        _ => assemble(template, params(template)?, issuer, signer),
     }
+}
+
+/// As [`sign`], with the name and key id of `twin`, a certificate for the same key by another issuer: what the key
+/// signs must find its issuer in either of the two.
+///
+/// # Errors
+/// See [`IssueError`]; also when the name of `twin` cannot be written again octet by octet.
+pub fn sign_twin(
+    template: &Template,
+    twin: &Certificate,
+    issuer: &Certificate,
+    signer: &dyn Signer,
+) -> Result<Certificate, IssueError> {
+    if issuer.spki_der() != signer.public().spki_der() {
+        return Err(IssueError::Issuer("its key is not the signer's".to_owned()));
+    }
+    assemble(template, twin_params(template, twin)?, Some(issuer), signer)
+}
+
+/// As [`rehearse`], of what [`sign_twin`] would make.
+///
+/// # Errors
+/// See [`sign_twin`].
+pub fn rehearse_twin(
+    template: &Template,
+    twin: &Certificate,
+    issuer: &Certificate,
+) -> Result<Certificate, IssueError> {
+    let throwaway = throwaway(template, Some(issuer))?;
+    assemble(template, twin_params(template, twin)?, Some(issuer), &throwaway)
+}
+
+fn twin_params(template: &Template, twin: &Certificate) -> Result<CertificateParams, IssueError> {
+    if twin.spki_der() != template.public_key.spki_der() {
+        return Err(IssueError::Template("a twin certifies the same key"));
+    }
+    let mut params = params(template)?;
+    let unrepeatable = || IssueError::Name(twin.subject().to_owned());
+    params.distinguished_name = distinguished_name(twin).ok_or_else(unrepeatable)?;
+    if let Some(id) = twin.subject_key_id() {
+        params.key_identifier_method = KeyIdMethod::PreSpecified(id.to_vec());
+    }
+    Ok(params)
+}
+
+/// A request (PKCS#10, DER) for the authority that `template` describes, which somebody else is to sign: its name, its
+/// trust domain, and the extensions of its profile. Serial number and validity are the signer's to choose.
+///
+/// # Errors
+/// See [`IssueError`].
+pub fn request(template: &Template, signer: &dyn Signer) -> Result<Vec<u8>, IssueError> {
+    if signer.public() != &template.public_key {
+        return Err(IssueError::Template("a request is signed by the key that it names"));
+    }
+    let mut params = params(template)?;
+    params.serial_number = None;
+    params.use_authority_key_identifier_extension = false;
+    let request = params.serialize_request(&RcgenSigner(signer));
+    Ok(request.map_err(|error| SignError::Failed(error.to_string()))?.der().to_vec())
 }
 
 /// What [`sign`] would make, byte for byte, but signed by a key that is thrown away: for [`crate::lint`], before
@@ -114,22 +173,27 @@ pub fn sign(
 /// # Errors
 /// See [`IssueError`].
 pub fn rehearse(template: &Template, issuer: Option<&Certificate>) -> Result<Certificate, IssueError> {
+    let throwaway = throwaway(template, issuer)?;
+    assemble(template, params(template)?, issuer, &throwaway)
+}
+
+/// A new key of the kind that would sign.
+fn throwaway(template: &Template, issuer: Option<&Certificate>) -> Result<SoftwareSigner, IssueError> {
     let kind = match issuer {
         None => template.public_key.kind(),
         Some(issuer) => PublicKey::from_spki_der(issuer.spki_der())
             .map_err(|error| IssueError::Issuer(error.to_string()))?
             .kind(),
     };
-    let throwaway = SoftwareSigner::try_new(&SecretKey::generate(kind)).expect("a generated key signs");
-    assemble(template, issuer, &throwaway)
+    Ok(SoftwareSigner::try_new(&SecretKey::generate(kind)).expect("a generated key signs"))
 }
 
 fn assemble(
     template: &Template,
+    params: CertificateParams,
     issuer: Option<&Certificate>,
     signer: &dyn Signer,
 ) -> Result<Certificate, IssueError> {
-    let params = params(template)?;
     let key = RcgenSigner(signer);
     let der = match issuer {
         None => params.self_signed(&key),
@@ -229,7 +293,8 @@ fn point(key: &PublicKey) -> &[u8] {
 mod tests {
     use super::*;
     use crate::{
-        Chain, Csr, SecretKey, SoftwareSigner, SubjectAltName, Usage, VerifyOptions, lint, verify_chain,
+        Chain, Csr, KeyKind, SecretKey, SoftwareSigner, SubjectAltName, Usage, VerifyOptions, lint,
+        verify_chain,
     };
 
     #[test]
@@ -341,6 +406,78 @@ mod tests {
                     .unwrap();
             assert_eq!(verified.path(), [leaf, issuing.clone(), root.clone()]);
         }
+    }
+
+    #[test]
+    fn a_twin_leads_to_another_root_and_its_leaves_find_either() {
+        let now = Timestamp::from_unix_secs(1_800_000_000);
+        let (_, issuing, signer) = authorities(now);
+        let (other, _, _) = authorities(now);
+        let key = SecretKey::generate(KeyKind::P384);
+        let root_signer = SoftwareSigner::try_new(&key).unwrap();
+        let template = |profile, key: &PublicKey, name: &str, lifetime| Template {
+            profile,
+            serial: Serial::random(),
+            validity: Validity::starting(now, lifetime, None),
+            public_key: key.clone(),
+            subject: Some(("Elsewhere".into(), name.into())),
+            uri: "spiffe://td".into(),
+            dns_names: vec![],
+            ip_addresses: vec![],
+        };
+        let day = Duration::from_secs(86_400);
+        let root =
+            sign(&template(Profile::Root, key.public(), "root", 100 * day), None, &root_signer).unwrap();
+        let public = PublicKey::from_spki_der(issuing.spki_der()).unwrap();
+        let wanted = template(Profile::Issuing, &public, "another name", 10 * day);
+        let twin = sign_twin(&wanted, &issuing, &root, &root_signer).unwrap();
+        assert_eq!(twin.subject(), issuing.subject());
+        assert_eq!(twin.subject_key_id(), issuing.subject_key_id());
+        let rehearsed = rehearse_twin(&wanted, &issuing, &root).unwrap();
+        assert_eq!(rehearsed.to_be_signed(), twin.to_be_signed());
+        assert!(!rehearsed.is_signed_by(&root));
+        let leaf_key = SecretKey::generate(KeyKind::P256);
+        let leaf = Template {
+            profile: Profile::Workload,
+            serial: Serial::random(),
+            validity: Validity::starting(now, Duration::from_secs(3600), None),
+            public_key: leaf_key.public().clone(),
+            subject: None,
+            uri: "spiffe://td/web".into(),
+            dns_names: vec![],
+            ip_addresses: vec![],
+        };
+        let leaf = sign(&leaf, Some(&issuing), &signer).unwrap();
+        let chain = Chain::new(leaf, vec![twin]);
+        let options = VerifyOptions::new(now, Usage::Client);
+        verify_chain(&chain, std::slice::from_ref(&root), &options).unwrap();
+        assert!(sign_twin(&wanted, &other, &root, &root_signer).is_err(), "another key is no twin");
+    }
+
+    #[test]
+    fn a_request_asks_for_what_the_profile_says() {
+        use x509_parser::{certification_request::X509CertificationRequest, prelude::FromDer};
+        let key = SecretKey::generate(KeyKind::P256);
+        let template = Template {
+            profile: Profile::Issuing,
+            serial: Serial::random(),
+            validity: Validity::starting(Timestamp::EPOCH, Duration::from_secs(1), None),
+            public_key: key.public().clone(),
+            subject: Some(("Credence".into(), "issuing 1".into())),
+            uri: "spiffe://td".into(),
+            dns_names: vec![],
+            ip_addresses: vec![],
+        };
+        let der = request(&template, &SoftwareSigner::try_new(&key).unwrap()).unwrap();
+        assert_eq!(Csr::from_der(&der).unwrap().public_key(), key.public(), "signed by its own key");
+        let (_, parsed) = X509CertificationRequest::from_der(&der).unwrap();
+        assert_eq!(parsed.certification_request_info.subject.to_string(), "O=Credence, CN=issuing 1");
+        let asked = format!("{:?}", parsed.requested_extensions().unwrap().collect::<Vec<_>>());
+        for words in ["ca: true", "path_len_constraint: Some(0)", "flags: 96", "spiffe://td"] {
+            assert!(asked.contains(words), "{words}: {asked}");
+        }
+        let other = SoftwareSigner::try_new(&SecretKey::generate(KeyKind::P256)).unwrap();
+        assert!(request(&template, &other).is_err());
     }
 
     #[test]
