@@ -110,6 +110,8 @@ pub struct Ending {
     pub began: Timestamp,
     /// When it ends.
     pub ends: Timestamp,
+    /// What an operator has to do about it, where nothing renews it by itself.
+    pub advice: Option<&'static str>,
 }
 
 impl Ending {
@@ -126,6 +128,12 @@ impl Ending {
     #[must_use]
     pub fn millis_left(&self, now: Timestamp) -> i64 {
         self.ends.millis_since(now)
+    }
+
+    /// Whether an operator should see to it at `now`: nothing renews it by itself, and half of its life is used.
+    #[must_use]
+    pub fn waits_for_operator(&self, now: Timestamp) -> bool {
+        self.advice.is_some() && self.used(now) >= 0.5
     }
 
     /// How much of its life is used at `now`: 0 when it begins, 1 when it ends, more afterwards.

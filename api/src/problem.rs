@@ -7,7 +7,7 @@ use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::calls::CallError;
+use crate::{calls::CallError, wire};
 
 /// The media type of a problem document.
 pub const MEDIA_TYPE: &str = "application/problem+json";
@@ -58,6 +58,9 @@ pub struct Problem {
     /// Everything wrong with the text, if it was the text.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<Fault>,
+    /// Every rule that was asked, if it was a chain of certificates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ladder: Option<Box<wire::Ladder>>,
 }
 
 impl Problem {
@@ -80,7 +83,12 @@ impl Problem {
             CallError::Syntax(faults) | CallError::Invalid(faults) => faults.clone(),
             _ => Vec::new(),
         };
+        let ladder = match error {
+            CallError::Chain(ladder) => Some(Box::new(wire::Ladder::from(ladder.as_ref()))),
+            _ => None,
+        };
         Self {
+            ladder,
             type_uri: format!("{PREFIX}{}", face.word),
             title: face.title.to_owned(),
             status: face.status.as_u16(),
@@ -181,6 +189,12 @@ impl Face {
                 "somebody else changed it",
                 &format!("read it again, merge, and send If-Match: \"{actual}\""),
             ),
+            CallError::Chain(_) => face(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "invalid-chain",
+                "chain is refused",
+                "\"ladder\" says of each rule what was found and what to do; the request stays, nothing was changed",
+            ),
             CallError::Policy(_) => face(
                 StatusCode::FORBIDDEN,
                 "policy",
@@ -209,6 +223,7 @@ fn not_found_hint(what: &str) -> String {
         "token" => "credence token list",
         "identity" | "block of" => "credence identity list",
         "certificate" => "credence cert list",
+        "request for" => "credence ca status",
         "revision" => "credence history KIND NAME",
         "key slot" | "data key" => "credence kek status",
         "finding" => "credence status",

@@ -27,6 +27,7 @@ use crate::{
     problem::{MEDIA_TYPE, Problem},
 };
 
+mod brought;
 mod configs;
 mod extract;
 mod probes;
@@ -102,6 +103,11 @@ fn routes() -> Router<Arc<Shared>> {
         .route("/bundle", get(trust::bundle))
         .route("/authorities/root/rotation", get(trust::root_rotation).post(trust::rotate_root))
         .route("/authorities/emergency", post(trust::emergency))
+        .route(
+            "/authorities/request",
+            get(brought::show).post(brought::request).delete(brought::drop_request),
+        )
+        .route("/authorities/install", post(brought::install))
         .route("/certificates", get(trust::certificates))
         .route("/certificates/{serial}", get(trust::certificate))
         .route("/certificates/probe", post(trust::probe))

@@ -2,7 +2,7 @@
 //! process is ready. `server` connects them; each has a fake in the tests of the router.
 
 use async_trait::async_trait;
-use ca::{RotationStatus, rotation::Wish};
+use ca::{ByHand, Install, Installed, RotationStatus, ports::AuthorityRequest, rotation::Wish};
 use certs::Timestamp;
 use spiffe::{AuthorityId, NodeId};
 
@@ -70,6 +70,32 @@ pub trait Rotation: Send + Sync {
         authority: AuthorityId,
         reason: &str,
     ) -> Result<RotationStatus, CallError>;
+
+    /// The issuing authority that nothing replaces by itself, because the key of its root is kept elsewhere.
+    fn by_hand(&self) -> Option<ByHand>;
+
+    /// The request for an issuing authority that somebody else is to sign: the pending one, or another.
+    ///
+    /// # Errors
+    /// When it cannot be made or kept.
+    async fn request(
+        &self,
+        caller: &Caller,
+        renew: bool,
+        reason: &str,
+    ) -> Result<AuthorityRequest, CallError>;
+
+    /// Drops the pending request and destroys its key.
+    ///
+    /// # Errors
+    /// When none is pending.
+    async fn drop_request(&self, caller: &Caller, reason: &str) -> Result<AuthorityId, CallError>;
+
+    /// Takes what was signed for the pending request.
+    ///
+    /// # Errors
+    /// With the ladder when the chain breaks rules; with the step that is due when no rotation may begin.
+    async fn install(&self, caller: &Caller, wanted: Install, reason: &str) -> Result<Installed, CallError>;
 }
 
 /// Renewals of leaves, ours and the nodes'.

@@ -551,4 +551,37 @@ impl Rotation for StillRotation {
     async fn emergency(&self, _: &Caller, _: AuthorityId, _: &str) -> Result<ca::RotationStatus, CallError> {
         Err(CallError::stopped("authority"))
     }
+
+    fn by_hand(&self) -> Option<ca::ByHand> {
+        None
+    }
+
+    async fn request(
+        &self,
+        caller: &Caller,
+        _: bool,
+        _: &str,
+    ) -> Result<ca::ports::AuthorityRequest, CallError> {
+        let id = AuthorityId::of(SpkiHash([3; 32]));
+        let by = caller.actor.to_string();
+        Ok(ca::ports::AuthorityRequest { id, csr: vec![0x30, 0], created: Timestamp::EPOCH, by })
+    }
+
+    async fn drop_request(&self, _: &Caller, _: &str) -> Result<AuthorityId, CallError> {
+        Ok(AuthorityId::of(SpkiHash([3; 32])))
+    }
+
+    async fn install(&self, _: &Caller, wanted: ca::Install, _: &str) -> Result<ca::Installed, CallError> {
+        let ders: Vec<&[u8]> = wanted.ders.iter().map(Vec::as_slice).collect();
+        let wanted = certs::Wanted {
+            now: Timestamp::EPOCH,
+            key: SpkiHash([3; 32]),
+            leaf_life: std::time::Duration::ZERO,
+            domain: "spiffe://td.example",
+            root: None,
+            taken: &[],
+            tainted: &[],
+        };
+        Err(CallError::Chain(Box::new(certs::explain_brought(&ders, &wanted).0)))
+    }
 }

@@ -8,13 +8,17 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+mod brought;
 mod expiry;
+mod ladder;
 mod rollouts;
 mod rotation;
 mod sealing;
 mod secrets;
 
+pub use self::brought::*;
 pub use self::expiry::{Expiring, HeldLeaf, IdentityShown};
+pub use self::ladder::{Ladder, Link, Rung};
 pub use self::rollouts::{PauseRollouts, Paused, PlannedRollout, ResumeRollouts, Rollouts};
 pub use self::rotation::*;
 pub use self::sealing::*;
@@ -506,9 +510,15 @@ pub struct Authority {
     /// How many unexpired leaves depend on it, where that is counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub live_leaves: Option<u64>,
-    /// When it is replaced by itself, for the active issuing authority.
+    /// When it is replaced by itself, for the active issuing authority of a root whose key is here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotates_at: Option<String>,
+    /// Since when its key is kept elsewhere, for a root whose key is not here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offline_since: Option<String>,
+    /// The subjects of the authorities between it and its root, the one that signed it first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub between: Vec<String>,
     /// Its certificate.
     pub pem: String,
 }

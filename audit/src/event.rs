@@ -89,6 +89,12 @@ pub enum Action {
     AuthorityRemove,
     /// An authority is not to be depended on any more: what it signed is replaced at once.
     AuthorityTaint,
+    /// A request was made for an issuing authority that somebody else is to sign.
+    AuthorityRequest,
+    /// Such a request was dropped, its key destroyed.
+    AuthorityRequestDrop,
+    /// An issuing authority that somebody else signed was taken.
+    AuthorityInstall,
     /// Automatic rotation of authorities was paused.
     RolloutPause,
     /// The pause was ended before its time.

@@ -4,15 +4,16 @@ use std::sync::Arc;
 
 use audit::{Action, Actor, Event};
 use certs::{
-    Certificate, IssueError, KeyError, Profile, PublicKey, Rehearsal, Rehearser, SecretKey, Serial, Severity,
-    Signer, SoftwareSigner, Template, Timestamp, Validity, lint, rehearse, sign,
+    Brought, Certificate, Chain, IssueError, KeyError, Profile, PublicKey, Rehearsal, Rehearser, SecretKey,
+    Serial, Severity, Signer, SoftwareSigner, Template, Timestamp, Validity, lint, rehearse, rehearse_twin,
+    sign, sign_twin,
 };
 use spiffe::AuthorityId;
 use thiserror::Error;
 
 use crate::{
     policy::Policy,
-    ports::{AuthorityError, AuthorityRecord, AuthorityState, Place},
+    ports::{AuthorityError, AuthorityRecord, AuthorityRequest, AuthorityState, Place},
 };
 
 /// Why there is no new authority.
@@ -76,10 +77,32 @@ pub(crate) fn cross_sign(
     let validity = Validity::starting(now, below.not_after().since(now), Some(bounds));
     let public_key = PublicKey::from_spki_der(below.spki_der())?;
     let template = template(policy, Profile::Issuing, &public_key, validity);
-    check(&rehearse(&template, Some(above))?, Some(above), Profile::Issuing)?;
-    let certificate = sign(&template, Some(above), &SoftwareSigner::try_new(root_key)?)?;
+    check(&rehearse_twin(&template, below, above)?, Some(above), Profile::Issuing)?;
+    let certificate = sign_twin(&template, below, above, &SoftwareSigner::try_new(root_key)?)?;
     check(&certificate, Some(above), Profile::Issuing)?;
     Ok(certificate)
+}
+
+/// Makes a key for an issuing authority, and the request for its certificate.
+pub(crate) fn make_request(
+    policy: &Policy,
+    by: &Actor,
+    now: Timestamp,
+) -> Result<(AuthorityRequest, SecretKey), PrepareError> {
+    let key = SecretKey::generate(Profile::Issuing.key_kind());
+    let validity = Validity::starting(now, policy.lifetimes.issuing, None);
+    let template = template(policy, Profile::Issuing, key.public(), validity);
+    let csr = certs::request(&template, &SoftwareSigner::try_new(&key)?)?;
+    let id = AuthorityId::of(key.public().hash());
+    Ok((AuthorityRequest { id, csr, created: now, by: by.to_string() }, key))
+}
+
+/// The records of what was brought, prepared: the issuing authority, and its root.
+pub(crate) fn records(brought: Brought, now: Timestamp) -> (AuthorityRecord, AuthorityRecord) {
+    let root = record(brought.root, Place::Root, None, now);
+    let root = AuthorityRecord { offline: Some(now), automatic: false, ..root };
+    let issuing = record(brought.issuing, Place::Issuing, Some(root.id), now);
+    (AuthorityRecord { between: brought.intermediates, ..issuing }, root)
 }
 
 /// Makes an issuing authority under `root`, prepared.
@@ -155,6 +178,9 @@ fn record(
         tainted: None,
         stolen: None,
         cross: None,
+        offline: None,
+        between: Vec::new(),
+        arrivals: 1,
     }
 }
 
@@ -182,6 +208,7 @@ pub(crate) fn event(
 pub(crate) struct SigningAuthority {
     id: AuthorityId,
     certificate: Certificate,
+    between: Vec<Certificate>,
     /// Why nothing can be rehearsed shows when something is to be.
     rehearser: Result<Arc<Rehearser>, IssueError>,
     signer: Box<dyn Signer>,
@@ -192,7 +219,8 @@ impl SigningAuthority {
     pub(crate) fn try_new(record: &AuthorityRecord, key: &SecretKey) -> Result<Self, KeyError> {
         let signer = Box::new(SoftwareSigner::try_new(key)?);
         let rehearser = Rehearser::try_new(&record.certificate).map(Arc::new);
-        Ok(Self { id: record.id, certificate: record.certificate.clone(), rehearser, signer })
+        let (certificate, between) = (record.certificate.clone(), record.between.clone());
+        Ok(Self { id: record.id, certificate, between, rehearser, signer })
     }
 
     pub(crate) fn id(&self) -> AuthorityId {
@@ -208,6 +236,12 @@ impl SigningAuthority {
         self.rehearser.as_ref().map_err(Clone::clone)?.rehearse(template)
     }
 
+    /// `leaf` with every authority above it but the root.
+    pub(crate) fn chain(&self, leaf: Certificate) -> Chain {
+        let above = std::iter::once(&self.certificate).chain(&self.between);
+        Chain::new(leaf, above.cloned().collect())
+    }
+
     /// Signs a leaf. Only `issuance` calls it, with what its journal holds.
     pub(crate) fn sign(&self, rehearsal: &Rehearsal) -> Result<Certificate, IssueError> {
         rehearsal.sign(self.signer.as_ref())
@@ -216,7 +250,8 @@ impl SigningAuthority {
     /// The same certificate over another signer, to see what bad output leads to.
     #[cfg(test)]
     pub(crate) fn with_signer(&self, signer: Box<dyn Signer>) -> Self {
+        let (certificate, between) = (self.certificate.clone(), self.between.clone());
         let rehearser = self.rehearser.clone();
-        Self { id: self.id, certificate: self.certificate.clone(), rehearser, signer }
+        Self { id: self.id, certificate, between, rehearser, signer }
     }
 }

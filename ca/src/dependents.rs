@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use async_trait::async_trait;
 use certs::Timestamp;
 use serde::{Deserialize, Serialize};
-use spiffe::{AuthorityId, SpiffeId};
+use spiffe::{AuthorityId, Class, SpiffeId};
 
 use crate::ports::{JournalError, Unexpired};
 
@@ -31,6 +31,20 @@ pub struct Acknowledged {
     /// The roots under which it completed a handshake with our own certificate on a connection that carries its
     /// discovery streams, since this process started.
     pub proven: BTreeSet<AuthorityId>,
+    /// The bundle file by which it knows us.
+    pub file: BundleFile,
+}
+
+/// What is known of the bundle file by which a node knows us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum BundleFile {
+    /// Its agent has said nothing since this process started.
+    #[default]
+    Unknown,
+    /// Its agent holds another bundle than ours.
+    Stale,
+    /// It is what we trust now.
+    Current,
 }
 
 /// Somebody who depends on authorities.
@@ -93,6 +107,16 @@ pub enum Reason {
     /// It has not completed a handshake with our certificate under the new root: its own trust bundle file may be
     /// stale.
     NotProven,
+    /// It is connected, and the bundle file by which it knows us lacks the new root. Nothing vouches for us towards
+    /// those that do not know that root.
+    FileStale,
+    /// The same, and its agent has not said which bundle it holds.
+    FileUnknown,
+    /// It is not connected and would not know us when it comes back: it would have to enrol again.
+    LockedOut {
+        /// Until when its certificate would have let it come back.
+        until: Timestamp,
+    },
 }
 
 /// Somebody in the way of a step.
@@ -106,10 +130,38 @@ pub struct Laggard {
     pub reason: Reason,
 }
 
-/// Who would break if leaves came from `new` now: connected nodes that have not acknowledged it.
+/// Who would break if leaves came from `new` now: connected nodes that have not acknowledged it. Without a way back, no
+/// certificate of ours is vouched for by the root before: then also every node that would not know *us*.
 #[must_use]
-pub fn behind_activation(dependents: &[Dependent], new: AuthorityId) -> Vec<Laggard> {
-    dependents.iter().filter_map(|dependent| lacks(dependent, new)).collect()
+pub fn behind_activation(
+    dependents: &[Dependent],
+    new: AuthorityId,
+    has_way_back: bool,
+    now: Timestamp,
+) -> Vec<Laggard> {
+    let behind = |dependent: &Dependent| {
+        lacks(dependent, new).or_else(|| locked_out(dependent, now).filter(|_| !has_way_back))
+    };
+    dependents.iter().filter_map(behind).collect()
+}
+
+/// A node that would not know us by the new root alone. Operators are not: each command brings them the bundle.
+fn locked_out(dependent: &Dependent, now: Timestamp) -> Option<Laggard> {
+    let is_connected = dependent.connected.is_some();
+    let reason = match &dependent.connected {
+        Some(connected) => match connected.file {
+            BundleFile::Current => return None,
+            BundleFile::Stale => Reason::FileStale,
+            BundleFile::Unknown => Reason::FileUnknown,
+        },
+        None => {
+            let of_nodes =
+                dependent.holds.iter().filter(|held| matches!(held.id.class(), Ok(Class::Node(_))));
+            let until = of_nodes.map(|held| held.until).filter(|until| *until >= now).max()?;
+            Reason::LockedOut { until }
+        }
+    };
+    Some(Laggard { name: dependent.name.clone(), is_connected, reason })
 }
 
 /// Who would break if `old` left the bundle now. `signed` are the authorities that lead to it.

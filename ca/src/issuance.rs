@@ -189,7 +189,7 @@ impl Intended {
             authority.sign(&self.0.rehearsal).map_err(|error| IssueError::Unavailable(error.to_string()))
         };
         let checked = signed.and_then(|leaf| {
-            let chain = Chain::new(leaf, vec![authority.certificate().clone()]);
+            let chain = authority.chain(leaf);
             match self.0.fault(&chain, judge, now) {
                 None => Ok(chain),
                 Some(fault) => Err(IssueError::BadOutput(fault)),

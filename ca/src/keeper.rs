@@ -1,6 +1,7 @@
 //! The shell of [`lifecycle`](crate::lifecycle) and [`rotation`](crate::rotation): carries out what they say and
 //! publishes what it led to.
 
+mod brought;
 mod roots;
 
 use std::{
@@ -22,10 +23,12 @@ use crate::{
     lifecycle::{Action, Event, Lifecycle, Settings},
     manager::{Anchor, Asked, Deps, RotateError, Vouched, active_authority, signing},
     pause::Pause,
-    ports::{AuthorityError, AuthorityRecord, AuthorityState, Leaves, Place, Transition},
-    rotation::{self, Rotation, Wish},
-    status::{CaStatus, RotationStatus, authorities},
+    ports::{AuthorityError, AuthorityRecord, AuthorityRequest, AuthorityState, Leaves, Place, Transition},
+    rotation::{self, Refusal, Rotation, Wish},
+    status::{ByHand, CaStatus, RotationStatus, authorities},
 };
+
+pub use self::brought::{Install, Installed};
 
 /// Where an answer goes.
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, RotateError>>;
@@ -48,6 +51,12 @@ pub(crate) enum Command {
     Simulate { wish: Wish, reply: Reply<RotationStatus> },
     /// An authority's key is stolen.
     Emergency { authority: AuthorityId, asked: Asked, reply: Reply<RotationStatus> },
+    /// A request for an issuing authority that somebody else is to sign; `renew` replaces one that is pending.
+    Request { renew: bool, asked: Asked, reply: Reply<AuthorityRequest> },
+    /// The pending request is not wanted any more.
+    DropRequest { asked: Asked, reply: Reply<AuthorityId> },
+    /// What was signed for it.
+    Install { wanted: Install, asked: Asked, reply: Reply<Installed> },
 }
 
 /// Where changes are published.
@@ -70,6 +79,10 @@ pub(crate) struct Keeper {
     vouched: Vouched,
     asked: mpsc::Receiver<Command>,
     waiting: Option<Rotate>,
+    /// On whose account what happens now happens, if not by itself and not by `waiting`.
+    on_behalf: Option<Asked>,
+    request: Option<AuthorityRequest>,
+    arriving: Option<certs::Brought>,
     rotation: Option<RotationStatus>,
     /// Whether what the store holds may be newer than `records`: a change was made and not read back.
     is_unsettled: bool,
@@ -87,6 +100,7 @@ impl Keeper {
         asked: mpsc::Receiver<Command>,
         published: Published,
         vouched: Vouched,
+        request: Option<AuthorityRequest>,
     ) -> Self {
         let settings = rotation::Settings {
             max_connection: deps.policy.max_connection,
@@ -101,6 +115,9 @@ impl Keeper {
             vouched,
             asked,
             waiting: None,
+            on_behalf: None,
+            request,
+            arriving: None,
             rotation: None,
             is_unsettled: false,
             leaves: BTreeMap::new(),
@@ -151,6 +168,10 @@ impl Keeper {
     async fn command(&mut self, command: Command, dependents: &dyn Dependents) {
         match command {
             Command::Issuing(wish) => {
+                if self.is_root_offline() {
+                    let _ = wish.reply.send(Err(Refusal::NoRootKey.into()));
+                    return;
+                }
                 self.waiting = Some(wish);
                 self.drive(Event::RotationRequested).await;
                 self.answer(Err(RotateError::Failed("nothing was begun".to_owned())));
@@ -165,7 +186,23 @@ impl Keeper {
             Command::Emergency { authority, asked, reply } => {
                 let _ = reply.send(self.emergency(authority, asked, dependents).await);
             }
+            Command::Request { renew, asked, reply } => {
+                let _ = reply.send(self.request_authority(renew, asked).await);
+            }
+            Command::DropRequest { asked, reply } => {
+                let _ = reply.send(self.drop_request(asked).await);
+            }
+            Command::Install { wanted, asked, reply } => {
+                let _ = reply.send(self.install(wanted, asked, dependents).await);
+            }
         }
+    }
+
+    /// Whether the key of the root that signs is kept elsewhere.
+    fn is_root_offline(&self) -> bool {
+        let signs =
+            |record: &&AuthorityRecord| record.place == Place::Root && record.state == AuthorityState::Active;
+        self.records.iter().find(signs).is_some_and(|root| root.offline.is_some())
     }
 
     /// Steps the machine, carries out what it says, and feeds it the results, until it is content.
@@ -347,8 +384,8 @@ impl Keeper {
     }
 
     fn row(&self, action: Done, record: &AuthorityRecord, now: Timestamp) -> Row {
-        match &self.waiting {
-            Some(wish) => event(action, record, now, wish.asked.actor.clone(), &wish.asked.reason),
+        match self.waiting.as_ref().map(|wish| &wish.asked).or(self.on_behalf.as_ref()) {
+            Some(asked) => event(action, record, now, asked.actor.clone(), &asked.reason),
             None => event(action, record, now, Actor::System, "half of its life has passed"),
         }
     }
@@ -412,6 +449,11 @@ impl Keeper {
                 .find(|record| record.place == Place::Issuing && record.state == AuthorityState::Active)
                 .map(|record| record.id),
             next_rotation: self.machine.next_rotation(),
+            by_hand: self.machine.due_by_hand().and_then(|due| {
+                let record = self.record(self.machine.active()?).ok()?;
+                Some(ByHand { authority: record.id, due, ends: record.certificate.not_after() })
+            }),
+            request: self.request.as_ref().map(|request| request.into()),
             last_failure: self.last_failure.clone(),
             rotation: self.rotation.clone(),
         };

@@ -9,6 +9,7 @@
 //!                                      ^ who signs
 //! rotate_issuing -> keeper <-> lifecycle (issuing authorities) -> Authorities
 //! rotate_root, emergency -> keeper <-> rotation (roots) <- Dependents (what nodes acknowledged)
+//! request, install -> keeper -> both: what somebody else signed goes the same ways
 //! ```
 
 mod authority;
@@ -29,7 +30,8 @@ pub mod testing;
 
 pub use self::authority::PrepareError;
 pub use self::drain::Drain;
+pub use self::keeper::{Install, Installed};
 pub use self::manager::{Anchor, Asked, Deps, Handle, Manager, OpenError, RotateError};
 pub use self::pause::Pause;
 pub use self::policy::{ISSUING_FACTOR, Lifetimes, Policy, PolicyError};
-pub use self::status::{AuthorityStatus, CaStatus, RotationStatus, Tally};
+pub use self::status::{AuthorityStatus, ByHand, CaStatus, Requested, RotationStatus, Tally};

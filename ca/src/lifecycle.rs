@@ -155,14 +155,17 @@ pub struct Lifecycle {
     failures: u32,
     requested: bool,
     paused_until: Option<Timestamp>,
+    /// Whether another can be made here: not without the root's key.
+    can_make: bool,
 }
 
 impl Lifecycle {
     /// Takes up where `records` say that the last process ended; step [`Event::Tick`] next.
     #[must_use]
     pub fn resume(settings: Settings, records: &[AuthorityRecord]) -> Self {
-        let roots = || records.iter().filter(|record| record.place == Place::Root);
-        let root = roots().find(|root| root.state == AuthorityState::Active).map(|root| root.id);
+        let mut roots = records.iter().filter(|record| record.place == Place::Root);
+        let active = roots.find(|root| root.state == AuthorityState::Active);
+        let (root, can_make) = (active.map(|root| root.id), active.is_none_or(|root| root.offline.is_none()));
         // What stands prepared under another root waits for that root.
         let is_ours = |record: &AuthorityRecord| {
             record.state != AuthorityState::Prepared || record.parent == root || root.is_none()
@@ -189,6 +192,7 @@ impl Lifecycle {
             failures: 0,
             requested: false,
             paused_until: None,
+            can_make,
         }
     }
 
@@ -204,11 +208,19 @@ impl Lifecycle {
         self.in_state(AuthorityState::Active).map(|(id, _)| id)
     }
 
-    /// When the active authority is replaced by itself; a pause puts it off.
+    /// When the active authority is replaced by itself; a pause puts it off. Never without the root's key.
     #[must_use]
     pub fn next_rotation(&self) -> Option<Timestamp> {
-        let (_, member) = self.in_state(AuthorityState::Active)?;
+        let (_, member) = self.in_state(AuthorityState::Active).filter(|_| self.can_make)?;
         Some(self.paused_until.map_or_else(|| member.due(), |until| member.due_after(until)))
+    }
+
+    /// From when on an operator should see to a successor of the active authority: the key of its root is kept
+    /// elsewhere, and nothing replaces it by itself.
+    #[must_use]
+    pub fn due_by_hand(&self) -> Option<Timestamp> {
+        let (_, member) = self.in_state(AuthorityState::Active).filter(|_| !self.can_make)?;
+        Some(member.due())
     }
 
     /// When the machine wants an [`Event::Tick`].
@@ -230,7 +242,7 @@ impl Lifecycle {
             Event::Tick => {}
             Event::Paused(until) => self.paused_until = until,
             Event::RotationRequested => {
-                self.requested = true;
+                self.requested = self.can_make;
                 if let Rotation::Waiting { .. } = self.rotation {
                     self.rotation = Rotation::Idle;
                 }
@@ -264,7 +276,7 @@ impl Lifecycle {
 
     /// Whether a new authority is wanted: there is none, its half life has come, or somebody asked.
     fn rotation_is_due(&self, now: Timestamp) -> bool {
-        self.requested || self.next_rotation().is_none_or(|due| due <= now)
+        self.can_make && (self.requested || self.next_rotation().is_none_or(|due| due <= now))
     }
 
     fn rotate(&mut self, now: Timestamp) -> Option<Action> {

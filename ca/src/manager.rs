@@ -7,9 +7,10 @@ use std::{
 
 use async_trait::async_trait;
 use audit::{Action, Actor, Event, Refusals};
-use certs::{Certificate, Clock, KeyError, Serial, SpkiHash, Timestamp};
+use certs::{Certificate, Clock, KeyError, Ladder, Serial, SpkiHash, Timestamp};
 use spiffe::{
     ActiveAuthority, AuthorityId, IssueError, IssuedSvid, SvidIssuer, SvidRequest, Trust, TrustBundle,
+    TrustDomain,
 };
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -21,11 +22,14 @@ use crate::{
     drain::Drain,
     issuance::Judge,
     issuer::{BuiltinIssuer, Job, Pipeline, Signing},
-    keeper::{Command, Keeper, Published, Reply, Rotate},
+    keeper::{Command, Install, Installed, Keeper, Published, Reply, Rotate},
     lifecycle::{Lifecycle, Settings},
     pause::Pause,
     policy::{Policy, PolicyError},
-    ports::{Authorities, AuthorityError, AuthorityRecord, AuthorityState, Journal, JournalError, Place},
+    ports::{
+        Authorities, AuthorityError, AuthorityRecord, AuthorityRequest, AuthorityState, Journal,
+        JournalError, Place,
+    },
     rotation::{Refusal, Wish},
     status::{CaStatus, RotationStatus},
 };
@@ -65,11 +69,11 @@ pub enum OpenError {
     /// There are authorities already.
     #[error("authorities exist already, {0} is one")]
     AlreadyInitialised(AuthorityId),
-    /// The root is another trust domain's.
-    #[error("root {root} is not of trust domain {configured}")]
+    /// An authority is another trust domain's.
+    #[error("authority {authority} is not of trust domain {configured}")]
     WrongTrustDomain {
-        /// Which root.
-        root: AuthorityId,
+        /// Which authority.
+        authority: AuthorityId,
         /// The configured trust domain.
         configured: String,
     },
@@ -99,9 +103,21 @@ pub enum RotateError {
     /// There is no such authority, or it was removed.
     #[error("authority {0} does not exist or was removed")]
     NotFound(AuthorityId),
+    /// No request for an authority is pending.
+    #[error("no request for an authority is pending: `credence ca csr` makes one")]
+    NoRequest,
+    /// The chain for the pending request breaks rules.
+    #[error("the chain is refused: {}", broken(.0))]
+    Chain(Box<Ladder>),
     /// Too many ask, or the process is shutting down.
     #[error("rotation cannot be asked for now")]
     Unavailable,
+}
+
+/// The rules that a ladder says are broken, and by what.
+fn broken(ladder: &Ladder) -> String {
+    let rungs = ladder.failures().map(|rung| format!("{} ({}: {})", rung.rule, rung.subject, rung.found));
+    rungs.collect::<Vec<_>>().join("; ")
 }
 
 /// Owns the authorities. [`Manager::run`] must be running for anything to be issued.
@@ -149,10 +165,11 @@ impl Manager {
         }
         let records = deps.authorities.load().await?;
         let root = active(&records, Place::Root).ok_or(OpenError::NotInitialised)?;
-        let uri = deps.policy.trust_domain.to_uri();
-        if root.certificate.uri_names() != [uri.into_bytes()] {
+        let in_use = records.iter().filter(|record| record.state != AuthorityState::Removed);
+        let foreign = in_use.chain([root]).find(|record| !is_of(record, &deps.policy.trust_domain));
+        if let Some(record) = foreign {
             let configured = deps.policy.trust_domain.to_string();
-            return Err(OpenError::WrongTrustDomain { root: root.id, configured });
+            return Err(OpenError::WrongTrustDomain { authority: record.id, configured });
         }
         let authority = match active(&records, Place::Issuing) {
             Some(record) if record.tainted.is_some() => None,
@@ -194,7 +211,8 @@ impl Manager {
             anchor: published.anchor.subscribe(),
             drain: published.drain.subscribe(),
         };
-        let keeper = Keeper::new(deps, machine, records, asked, published, vouched);
+        let request = deps.authorities.request().await?;
+        let keeper = Keeper::new(deps, machine, records, asked, published, vouched, request);
         Ok(Self { keeper, issuer, handle })
     }
 
@@ -223,6 +241,17 @@ impl Manager {
         let Self { keeper, issuer, handle } = self;
         drop(handle);
         tokio::join!(keeper.run(dependents, shutdown.clone()), issuer.run(shutdown));
+    }
+}
+
+/// Whether an authority may be of `domain`: ours name their trust domain, and who else signed may have left it out.
+fn is_of(record: &AuthorityRecord, domain: &TrustDomain) -> bool {
+    let names = record.certificate.uri_names();
+    let ours = domain.to_uri();
+    let is_brought = record.offline.is_some() || record.place == Place::Issuing;
+    match names {
+        [] => is_brought,
+        names => names.iter().all(|name| *name == ours.as_bytes() || !name.starts_with(b"spiffe:")),
     }
 }
 
@@ -303,8 +332,11 @@ pub(crate) fn signing(
         .map(|root| root.certificate.clone())
         .collect();
     // Counts every coming and going, so it grows with each change and survives a restart.
-    let gone = roots().filter(|root| root.state == AuthorityState::Removed).count();
-    let sequence = u64::try_from(roots().count() + gone).unwrap_or(u64::MAX);
+    let changes = roots().map(|root| {
+        let gone = if root.state == AuthorityState::Removed { 1 } else { 0 };
+        2 * u64::from(root.arrivals) - 1 + gone
+    });
+    let sequence = changes.sum();
     let bundle = TrustBundle::new(policy.trust_domain.clone(), anchors, sequence);
     let authority_keys: BTreeSet<SpkiHash> =
         records.iter().map(|record| record.certificate.spki_hash()).collect();
@@ -404,6 +436,33 @@ impl Handle {
         asked: Asked,
     ) -> Result<RotationStatus, RotateError> {
         self.ask(|reply| Command::Emergency { authority, asked, reply }).await
+    }
+
+    /// The request for an issuing authority that somebody else is to sign: the pending one, or a new one with a new key
+    /// when there is none. `renew` makes a new one in any case, and destroys the key of the one before.
+    ///
+    /// # Errors
+    /// When it cannot be made or kept.
+    pub async fn request(&self, renew: bool, asked: Asked) -> Result<AuthorityRequest, RotateError> {
+        self.ask(|reply| Command::Request { renew, asked, reply }).await
+    }
+
+    /// Drops the pending request and destroys its key.
+    ///
+    /// # Errors
+    /// [`RotateError::NoRequest`] when none is pending.
+    pub async fn drop_request(&self, asked: Asked) -> Result<AuthorityId, RotateError> {
+        self.ask(|reply| Command::DropRequest { asked, reply }).await
+    }
+
+    /// Takes the chain that somebody else signed for the pending request. Under the root that signs it becomes the issuing
+    /// authority at once; another root enters the bundle, prepared, as [`Handle::rotate_root`] does with its first step.
+    ///
+    /// # Errors
+    /// [`RotateError::Chain`] with every rule that it breaks, [`RotateError::Refused`] when no rotation of the root may
+    /// begin now; the request stays, and nothing changed.
+    pub async fn install(&self, wanted: Install, asked: Asked) -> Result<Installed, RotateError> {
+        self.ask(|reply| Command::Install { wanted, asked, reply }).await
     }
 
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, RotateError> {

@@ -61,7 +61,7 @@ impl Lifetimes {
 /// How many times the life of what it signs an issuing authority lives, at least. It is replaced at half of its
 /// life, when three lives of a leaf are left: one for the leaves that it signed last, and two in which its successor
 /// may fail to be made, before it has too little left to sign ([`Policy::least_remaining`]).
-pub const ISSUING_FACTOR: u32 = 6;
+pub const ISSUING_FACTOR: u32 = certs::MIN_LEAF_LIVES;
 
 /// A lifetime that cannot be configured.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]

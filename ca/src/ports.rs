@@ -299,6 +299,25 @@ pub struct AuthorityRecord {
     /// Of an issuing authority: a certificate for the same name and key, signed by the root before its own. For
     /// verifiers that do not trust the new root yet.
     pub cross: Option<Certificate>,
+    /// Of a root: since when its key is kept elsewhere. It can sign nothing here then.
+    pub offline: Option<Timestamp>,
+    /// Of an issuing authority: the authorities between it and its root, the one that signed it first.
+    pub between: Vec<Certificate>,
+    /// How often it entered the bundle, 1 for all but a root that was brought again after it was removed.
+    pub arrivals: u32,
+}
+
+/// A request for an issuing authority that somebody else is to sign. Its key is kept, sealed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuthorityRequest {
+    /// What the authority will be called: after its public key.
+    pub id: AuthorityId,
+    /// The PKCS#10 request, DER.
+    pub csr: Vec<u8>,
+    /// When it was made.
+    pub created: Timestamp,
+    /// Who asked for it.
+    pub by: String,
 }
 
 /// Why nothing is to depend on an authority any more.
@@ -335,6 +354,9 @@ pub enum AuthorityError {
     /// It is not in the state that the step starts from, or two of one place would be active.
     #[error("authority {0} is in another state")]
     Conflict(AuthorityId),
+    /// There is no such request for an authority.
+    #[error("no request for an authority is pending")]
+    NoRequest,
     /// The store cannot write or read now, or a key does not unseal.
     #[error("authorities are unavailable: {0}")]
     Unavailable(String),
@@ -374,4 +396,30 @@ pub trait Authorities: Send + Sync {
 
     /// Unseals the key of `id`.
     async fn load_key(&self, id: AuthorityId) -> Result<SecretKey, AuthorityError>;
+
+    /// The request for an authority that was not answered yet.
+    async fn request(&self) -> Result<Option<AuthorityRequest>, AuthorityError>;
+
+    /// Keeps `request` with its key, and `events`, in one transaction; one that was there before goes, its key
+    /// destroyed.
+    async fn put_request(
+        &self,
+        request: AuthorityRequest,
+        key: SecretKey,
+        events: Vec<Event>,
+    ) -> Result<(), AuthorityError>;
+
+    /// Drops the request for `id` and destroys its key, with `events`, in one transaction;
+    /// [`AuthorityError::NoRequest`] when another one or none is there.
+    async fn drop_request(&self, id: AuthorityId, events: Vec<Event>) -> Result<(), AuthorityError>;
+
+    /// Keeps `issuing`, whose key is that of the pending request, and ends the request; with it `root`, whose key is
+    /// elsewhere; and `events`, all in one transaction. A root that was removed may come back under its old name, with
+    /// one arrival more, unless it was tainted: else [`AuthorityError::Exists`].
+    async fn install(
+        &self,
+        issuing: AuthorityRecord,
+        root: Option<AuthorityRecord>,
+        events: Vec<Event>,
+    ) -> Result<(), AuthorityError>;
 }

@@ -255,10 +255,11 @@ impl Rotation {
             return Err(Refusal::OutOfOrder { step: wish.step, standing: self.standing(), due });
         }
         match (wish.step, self.phase()) {
-            (Step::Prepare, _) if !observed.has_root_key => Err(Refusal::NoRootKey),
-            (Step::Prepare, _) => Ok(Action::Prepare { automatic: wish.automatic }),
+            (Step::Prepare, _) if !observed.has_root_key && !wish.brought => Err(Refusal::NoRootKey),
+            (Step::Prepare, _) => Ok(Action::Prepare { automatic: wish.automatic, brought: wish.brought }),
+            (Step::Activate, Phase::Prepared { .. }) if !observed.can_sign => Err(Refusal::TooOld),
             (Step::Activate, Phase::Prepared { new }) => {
-                let left_behind = self.leave(wish, behind_activation(observed.dependents, new))?;
+                let left_behind = self.leave(wish, self.behind(observed, now))?;
                 let old = self.active().map_or(new, |root| root.id);
                 Ok(Action::Activate { new, old, left_behind })
             }
@@ -274,7 +275,7 @@ impl Rotation {
                 }
             }
             (Step::Rollback, Phase::Active { old }) => {
-                if !observed.has_root_key {
+                if !observed.can_return {
                     return Err(Refusal::NoRootKey);
                 }
                 let depends = |dependent: &Dependent| {
@@ -320,7 +321,9 @@ impl Rotation {
     pub fn behind(&self, observed: Observed<'_>, now: Timestamp) -> Vec<Laggard> {
         match self.phase() {
             Phase::Steady => Vec::new(),
-            Phase::Prepared { new } => behind_activation(observed.dependents, new),
+            Phase::Prepared { new } => {
+                behind_activation(observed.dependents, new, observed.has_way_back, now)
+            }
             Phase::Active { .. } => {
                 let Some(new) = self.active() else { return Vec::new() };
                 behind_finish(observed.dependents, observed.of_old, new.id, now)
@@ -381,23 +384,24 @@ impl Rotation {
         match self.phase() {
             Phase::Steady => {
                 let is_due = emergency.is_some() || (now >= outgoing.at_part(0.5) && !observed.is_paused);
-                (is_due && observed.has_root_key).then_some(Action::Prepare { automatic: true })
+                let prepare = Action::Prepare { automatic: true, brought: false };
+                (is_due && observed.has_root_key).then_some(prepare)
             }
             // Its key is stolen before it signed anything.
             Phase::Prepared { new } if self.root(new).is_some_and(|root| root.stolen.is_some()) => {
                 Some(Action::Withdraw(new))
             }
             Phase::Prepared { new } => {
-                let laggards = behind_activation(observed.dependents, new);
+                let laggards = self.behind(observed, now);
                 let may = emergency.is_some() || is_ending || (self.is_automatic() && !observed.is_paused);
                 let must = is_ending || emergency.is_some_and(|since| now >= since + EMERGENCY_ACTIVATE);
-                let goes = may && (laggards.is_empty() || must);
+                let goes = may && observed.can_sign && (laggards.is_empty() || must);
                 goes.then_some(Action::Activate { new, old: outgoing.id, left_behind: laggards })
             }
             // What signs is stolen, so nothing is signed: the root before takes over again, or makes room for another.
             Phase::Active { old } if self.active().is_some_and(|root| root.stolen.is_some()) => {
                 let new = self.active()?.id;
-                if self.may_return(old) && observed.has_root_key {
+                if self.may_return(old) && observed.can_return {
                     return Some(Action::Return { old, new });
                 }
                 Some(Action::Finish { old, left_behind: self.behind(observed, now) })

@@ -8,7 +8,7 @@ use spiffe::AuthorityId;
 
 use crate::{
     dependents::Laggard,
-    ports::{AuthorityRecord, AuthorityState, Leaves, Place},
+    ports::{AuthorityRecord, AuthorityRequest, AuthorityState, Leaves, Place},
     rotation::{Barrier, Step},
 };
 
@@ -41,6 +41,36 @@ pub struct AuthorityStatus {
     pub leaves: Option<Leaves>,
     /// Since when it is tainted.
     pub tainted: Option<Timestamp>,
+    /// Of a root: since when its key is kept elsewhere.
+    pub offline: Option<Timestamp>,
+}
+
+/// The active issuing authority of a root whose key is kept elsewhere: nothing replaces it by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ByHand {
+    /// Which.
+    pub authority: AuthorityId,
+    /// From when on an operator should see to a successor: half of its life.
+    pub due: Timestamp,
+    /// Its last second.
+    pub ends: Timestamp,
+}
+
+/// A request for an issuing authority that was not answered yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Requested {
+    /// What the authority will be called.
+    pub authority: AuthorityId,
+    /// When it was made.
+    pub created: Timestamp,
+    /// Who asked for it.
+    pub by: String,
+}
+
+impl From<&AuthorityRequest> for Requested {
+    fn from(request: &AuthorityRequest) -> Self {
+        Self { authority: request.id, created: request.created, by: request.by.clone() }
+    }
 }
 
 /// How far those who depend on authorities are with a rotation of the root.
@@ -100,6 +130,10 @@ pub struct CaStatus {
     pub active: Option<AuthorityId>,
     /// When it is replaced by itself.
     pub next_rotation: Option<Timestamp>,
+    /// When nothing replaces it by itself: what an operator has to see to.
+    pub by_hand: Option<ByHand>,
+    /// The request that was not answered yet.
+    pub request: Option<Requested>,
     /// Why the last replacement failed, until one succeeds.
     pub last_failure: Option<String>,
     /// The rotation of the root.
@@ -128,6 +162,7 @@ pub(crate) fn authorities(
             retired: record.retired,
             leaves: leaves.get(&record.id).copied(),
             tainted: record.tainted,
+            offline: record.offline,
         })
         .collect();
     all.sort_by_key(|authority| (authority.place, authority.created));

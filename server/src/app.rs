@@ -210,8 +210,6 @@ async fn serve(
     spawn(&mut parts, "secrets", sds_manager.run(parts_shutdown.clone()));
     let drainage = Drainage { drain: ca.drain(), sds: sds.status(), configs: configs.clone() };
     spawn(&mut parts, "drain", drainage.run(parts_shutdown.clone()));
-    let observer = Observer { board: status.clone(), sds: sds.status(), journal: journal.clone() };
-    spawn(&mut parts, "authority", manager.run(Arc::new(observer), parts_shutdown.clone()));
 
     let own = Arc::new(OwnCertificate::default());
     let own_status = watch::Sender::new(OwnStatus::default());
@@ -264,6 +262,15 @@ async fn serve(
             clock: clock.clone(),
         },
     );
+
+    let observer = Observer {
+        board: status.clone(),
+        sds: sds.status(),
+        journal: journal.clone(),
+        nodes: node_door.clone(),
+        trust: ca.trust(),
+    };
+    spawn(&mut parts, "authority", manager.run(Arc::new(observer), parts_shutdown.clone()));
 
     let following = follow_trust(config.admin_dir.clone(), ca.trust(), parts_shutdown.clone());
     parts.spawn("operator's bundle", following);

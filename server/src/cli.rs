@@ -623,6 +623,59 @@ pub enum CaCommand {
                             credence ca emergency --authority 2c26b46b68ffc68f --reason \"key seen in a dump\"\n\n\
                             Asked again, it shows how far that is.")]
     Emergency(EmergencyArgs),
+    /// The request for an issuing authority that somebody else is to sign; its key is made in the server and stays there
+    #[command(
+        after_help = "Examples:\n  credence ca csr --out request.pem\n  openssl x509 -req -in request.pem -CA \
+                            root.pem -CAkey root.key -copy_extensions copyall -days 30 -out issuing.pem\n  cat \
+                            issuing.pem root.pem > chain.pem\n  credence ca install chain.pem\n\nAsked again, it \
+                            answers the same request until that is answered, dropped or replaced."
+    )]
+    Csr(CsrArgs),
+    /// Take the chain that was signed for the request: the issuing authority first, then those above it up to the root
+    #[command(
+        after_help = "Examples:\n  credence ca install chain.pem --dry-run\n  credence ca install chain.pem\n\nEvery \
+                      rule is asked, and a chain that breaks one is refused with all of them; the request stays. \
+                      Under the root that\nsigns now the authority signs at once. Another root enters every bundle, \
+                      prepared: credence ca rotate root activate,\nfinish and rollback go on with it."
+    )]
+    Install(InstallArgs),
+}
+
+/// `ca csr`.
+#[derive(Debug, Clone, Args)]
+pub struct CsrArgs {
+    /// Write it to this file, which must not exist; default: standard output
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Make another key and request, and destroy the key of the one that is pending
+    #[arg(long, conflicts_with = "drop")]
+    pub new: bool,
+    /// Drop the pending request and destroy its key
+    #[arg(long, conflicts_with = "out")]
+    pub drop: bool,
+    /// Why, for the audit log
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    pub reason: String,
+    /// How to change.
+    #[command(flatten)]
+    pub change: ChangeArgs,
+}
+
+/// `ca install`.
+#[derive(Debug, Clone, Args)]
+pub struct InstallArgs {
+    /// PEM: the issuing authority, then those above it; the root may be left out when it signs already; - for standard
+    /// input
+    pub file: PathBuf,
+    /// With another root: the further steps follow by themselves as their gates open
+    #[arg(long)]
+    pub automatic: bool,
+    /// Why, for the audit log
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    pub reason: String,
+    /// How to change.
+    #[command(flatten)]
+    pub change: ChangeArgs,
 }
 
 /// `ca status`.
@@ -946,6 +999,10 @@ mod tests {
             "credence verify web",
             "credence ca show",
             "credence ca rotate intermediate --dry-run",
+            "credence ca csr --out request.pem",
+            "credence ca csr --new --yes",
+            "credence ca csr --drop --dry-run",
+            "credence ca install chain.pem --automatic -o json",
             "credence cert list --all",
             "credence cert show 01ab",
             "credence status --expiring 7d -o json",
@@ -988,6 +1045,8 @@ mod tests {
             "credence secret set db --grant spiffe://td/web --cert a.crt",
             "credence secret set db --grant spiffe://td/web --value hunter2",
             "credence rollback ProxyConfig web",
+            "credence ca install",
+            "credence ca csr --new --drop",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

@@ -2,7 +2,10 @@
 
 use std::io::{IsTerminal, Write};
 
-use api::problem::{Fault, Problem};
+use api::{
+    problem::{Fault, Problem},
+    wire,
+};
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
@@ -49,6 +52,8 @@ pub struct Failure {
     pub faults: Vec<Fault>,
     /// Finds the call in the server's log and audit.
     pub request_id: String,
+    /// Every rule that was asked, if it was a chain of certificates.
+    pub ladder: Option<Box<wire::Ladder>>,
 }
 
 impl Failure {
@@ -56,7 +61,7 @@ impl Failure {
     #[must_use]
     pub fn new(exit: Exit, message: impl Into<String>, hint: impl Into<String>) -> Self {
         let (message, hint) = (message.into(), hint.into());
-        Self { exit, message, hint, faults: Vec::new(), request_id: String::new() }
+        Self { exit, message, hint, faults: Vec::new(), request_id: String::new(), ladder: None }
     }
 
     /// What the command line itself has wrong.
@@ -107,6 +112,7 @@ impl From<Problem> for Failure {
             hint: problem.hint,
             faults: problem.errors,
             request_id: problem.request_id,
+            ladder: problem.ladder,
         }
     }
 }
@@ -115,7 +121,7 @@ impl From<Problem> for Failure {
 #[must_use]
 pub fn exit_of(problem: &Problem) -> Exit {
     match (problem.word(), problem.status) {
-        ("syntax" | "invalid-document", _) => Exit::Failed,
+        ("syntax" | "invalid-document" | "invalid-chain", _) => Exit::Failed,
         ("parameter" | "content-type" | "too-large" | "no-method", _) => Exit::Usage,
         (_, 401 | 403) => Exit::Refused,
         (_, 404) => Exit::NotFound,

@@ -2,16 +2,23 @@
 
 use async_trait::async_trait;
 use audit::{Actor, Event};
-use ca::ports::{Authorities, AuthorityError, AuthorityRecord, AuthorityState, Taint, Transition};
+use ca::ports::{
+    Authorities, AuthorityError, AuthorityRecord, AuthorityRequest, AuthorityState, Taint, Transition,
+};
 use certs::{Certificate, SecretKey, Timestamp};
 use spiffe::AuthorityId;
 use sqlx::{Row, sqlite::SqliteRow};
+
+mod brought;
 
 use crate::{
     Store,
     keyring::{Class, RowName},
     rollback::refuse_while_found,
-    row::{decode, from_word, optional_parsed, optional_time, parsed, time, word},
+    row::{
+        chain_bytes, chain_of, decode, from_word, optional_parsed, optional_time, parsed, time, unsigned,
+        word,
+    },
     sealed::{Cause, Content},
     writer::{Change, Fault, Refusal, Tx},
 };
@@ -19,6 +26,7 @@ use crate::{
 /// Authorities serve the whole deployment.
 const TENANT: &str = "default";
 
+/// Where the key of an authority stands, from its request on.
 fn key_row(id: &str) -> RowName<'_> {
     RowName { tenant: TENANT, kind: "authority-key", id, version: 1 }
 }
@@ -63,8 +71,8 @@ impl Change for Insert {
 async fn insert(tx: &mut Tx<'_>, record: &AuthorityRecord) -> Result<bool, sqlx::Error> {
     let made = sqlx::query(
         "INSERT INTO authorities (id, tenant, place, state, certificate, parent, created, activated, retired, removed,
-                                  automatic, tainted, stolen, cross_certificate)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                                  automatic, tainted, stolen, cross_certificate, offline, between_chain, arrivals)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
     )
     .bind(record.id.to_string())
     .bind(TENANT)
@@ -80,9 +88,16 @@ async fn insert(tx: &mut Tx<'_>, record: &AuthorityRecord) -> Result<bool, sqlx:
     .bind(record.tainted.map(Timestamp::unix_millis))
     .bind(record.stolen.map(Timestamp::unix_millis))
     .bind(record.cross.as_ref().map(Certificate::der))
+    .bind(record.offline.map(Timestamp::unix_millis))
+    .bind(between(record))
+    .bind(record.arrivals)
     .execute(tx.sql())
     .await?;
     Ok(made.rows_affected() == 1)
+}
+
+fn between(record: &AuthorityRecord) -> Option<Vec<u8>> {
+    (!record.between.is_empty()).then(|| chain_bytes(record.between.iter().map(Certificate::der)))
 }
 
 struct Step {
@@ -166,6 +181,12 @@ fn read(row: &SqliteRow) -> Result<AuthorityRecord, sqlx::Error> {
             .try_get::<Option<&[u8]>, _>("cross_certificate")?
             .map(|der| Certificate::from_der(der).map_err(|error| decode("cross_certificate", error)))
             .transpose()?,
+        offline: optional_time(row, "offline")?,
+        between: chain_of(row, "between_chain")?
+            .iter()
+            .map(|der| Certificate::from_der(der).map_err(|error| decode("between_chain", error)))
+            .collect::<Result<_, _>>()?,
+        arrivals: u32::try_from(unsigned(row, "arrivals")?).map_err(|error| decode("arrivals", error))?,
     })
 }
 
@@ -257,5 +278,31 @@ impl Authorities for Store {
             Ok(None) => Err(AuthorityError::NotFound(id)),
             Err(error) => Err(AuthorityError::Unavailable(format!("key of authority {id}: {error}"))),
         }
+    }
+
+    async fn request(&self) -> Result<Option<AuthorityRequest>, AuthorityError> {
+        self.load_request().await.map_err(unavailable)
+    }
+
+    async fn put_request(
+        &self,
+        request: AuthorityRequest,
+        key: SecretKey,
+        events: Vec<Event>,
+    ) -> Result<(), AuthorityError> {
+        self.write(brought::Put { request, key, events }).await
+    }
+
+    async fn drop_request(&self, id: AuthorityId, events: Vec<Event>) -> Result<(), AuthorityError> {
+        self.write(brought::Drop { id, events }).await
+    }
+
+    async fn install(
+        &self,
+        issuing: AuthorityRecord,
+        root: Option<AuthorityRecord>,
+        events: Vec<Event>,
+    ) -> Result<(), AuthorityError> {
+        self.write(brought::Install { issuing, root, events }).await
     }
 }

@@ -15,8 +15,8 @@ use crate::{
     gathering::Part,
     rollback::refuse_while_found,
     row::{
-        bytes32, decode, from_json, from_word, json, number, optional_parsed, optional_time, parsed, time,
-        unsigned, word,
+        bytes32, chain_bytes, chain_of, decode, from_json, from_word, json, number, optional_parsed,
+        optional_time, parsed, time, unsigned, word,
     },
     writer::{Change, Fault, Refusal, Tx},
 };
@@ -96,7 +96,7 @@ async fn judge(tx: &mut Tx<'_>, spend: &TokenSpend, now: Timestamp) -> Result<()
     match issued {
         None => Ok(()),
         Some(row) => Err(Fault::Refused(JournalError::AlreadyIssued {
-            chain: read_chain(&row)?,
+            chain: chain_of(&row, "chain")?,
             authority: parsed(&row, "authority")?,
             issued: time(&row, "at")?,
         })),
@@ -144,7 +144,9 @@ impl Change for RecordResult {
     async fn carry_out(self, tx: &mut Tx<'_>) -> Result<(), Fault<JournalError>> {
         let Self { result, event } = self;
         let (state, reason, chain) = match result.outcome {
-            IssueOutcome::Issued(chain) => ("issued", String::new(), Some(chain_bytes(&chain))),
+            IssueOutcome::Issued(chain) => {
+                ("issued", String::new(), Some(chain_bytes(chain.iter().map(Vec::as_slice))))
+            }
             IssueOutcome::Failed(reason) => ("failed", reason, None),
         };
         let recorded = sqlx::query(
@@ -165,29 +167,6 @@ impl Change for RecordResult {
         tx.record(event).await?;
         Ok(())
     }
-}
-
-/// Each certificate behind its length (u32, big endian).
-fn chain_bytes(chain: &[Vec<u8>]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for certificate in chain {
-        bytes.extend_from_slice(&u32::try_from(certificate.len()).unwrap_or(u32::MAX).to_be_bytes());
-        bytes.extend_from_slice(certificate);
-    }
-    bytes
-}
-
-fn read_chain(row: &SqliteRow) -> Result<Vec<Vec<u8>>, sqlx::Error> {
-    let Some(mut bytes) = row.try_get::<Option<&[u8]>, _>("chain")? else { return Ok(Vec::new()) };
-    let mut chain = Vec::new();
-    while let Some((length, rest)) = bytes.split_first_chunk::<4>() {
-        let length = u32::from_be_bytes(*length) as usize;
-        let (certificate, rest) =
-            rest.split_at_checked(length).ok_or_else(|| decode("chain", "certificate is cut off"))?;
-        chain.push(certificate.to_vec());
-        bytes = rest;
-    }
-    Ok(chain)
 }
 
 fn read_serial(row: &SqliteRow) -> Result<Serial, sqlx::Error> {
@@ -219,7 +198,12 @@ fn read(row: &SqliteRow) -> Result<CertificateRow, sqlx::Error> {
         at: time(row, "at")?,
         request_id,
     };
-    Ok(CertificateRow { intent, state, finished: optional_time(row, "finished")?, chain: read_chain(row)? })
+    Ok(CertificateRow {
+        intent,
+        state,
+        finished: optional_time(row, "finished")?,
+        chain: chain_of(row, "chain")?,
+    })
 }
 
 /// Keeps the row if no newer one of the same identity and node was issued.

@@ -73,3 +73,26 @@ pub(crate) fn from_word<T: DeserializeOwned>(row: &SqliteRow, column: &str) -> R
     let word: String = row.try_get(column)?;
     serde_json::from_value(serde_json::Value::String(word)).map_err(|error| decode(column, error))
 }
+
+/// Each certificate behind its length (u32, big endian).
+pub(crate) fn chain_bytes<'a>(chain: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for certificate in chain {
+        bytes.extend_from_slice(&u32::try_from(certificate.len()).unwrap_or(u32::MAX).to_be_bytes());
+        bytes.extend_from_slice(certificate);
+    }
+    bytes
+}
+
+pub(crate) fn chain_of(row: &SqliteRow, column: &str) -> Result<Vec<Vec<u8>>, sqlx::Error> {
+    let Some(mut bytes) = row.try_get::<Option<&[u8]>, _>(column)? else { return Ok(Vec::new()) };
+    let mut chain = Vec::new();
+    while let Some((length, rest)) = bytes.split_first_chunk::<4>() {
+        let length = u32::from_be_bytes(*length) as usize;
+        let (certificate, rest) =
+            rest.split_at_checked(length).ok_or_else(|| decode(column, "certificate is cut off"))?;
+        chain.push(certificate.to_vec());
+        bytes = rest;
+    }
+    Ok(chain)
+}

@@ -57,6 +57,9 @@ async fn insert(store: &Store, pkcs8: &[u8]) -> AuthorityId {
         tainted: None,
         stolen: None,
         cross: None,
+        offline: None,
+        between: Vec::new(),
+        arrivals: 1,
     };
     let id = record.id;
     let made = Event::done(now(), Actor::Host, Action::AuthorityPrepare, id.to_string());

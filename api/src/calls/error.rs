@@ -102,6 +102,9 @@ pub enum CallError {
         /// What it is now.
         actual: u64,
     },
+    /// The chain for an issuing authority breaks rules.
+    #[error("the chain is refused: {}", broken(.0))]
+    Chain(Box<certs::Ladder>),
     /// A rule of ours forbids it; asking again does not help.
     #[error("{0}")]
     Policy(String),
@@ -116,6 +119,12 @@ pub enum CallError {
     /// The answer took too long.
     #[error("the call took longer than {0:?}")]
     TimedOut(Duration),
+}
+
+/// The rules that are broken, and by what.
+fn broken(ladder: &certs::Ladder) -> String {
+    let rungs = ladder.failures().map(|rung| format!("{} ({}: {})", rung.rule, rung.subject, rung.found));
+    rungs.collect::<Vec<_>>().join("; ")
 }
 
 fn plural(count: usize, one: &str, many: &str) -> String {

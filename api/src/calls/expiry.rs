@@ -11,8 +11,8 @@ use crate::{
 };
 
 impl Calls {
-    /// Everything that ends within `within` of now, or has ended without a successor, soonest first; everything if
-    /// `within` is absent.
+    /// Everything that ends within `within` of now, has ended without a successor, or waits for an operator, soonest
+    /// first; everything if `within` is absent.
     ///
     /// # Errors
     /// When a store cannot read.
@@ -26,25 +26,31 @@ impl Calls {
         let now = self.clock.now();
         let endings = self.expiries.collect(now).await?;
         let own = endings.iter().filter(|ending| concerns(ending, caller));
-        let mut soon =
-            own.filter(|ending| within.is_none_or(|within| ending.ends <= now + within)).skip(offset);
+        let concerns = |ending: &&Ending| {
+            within.is_none_or(|within| ending.ends <= now + within || ending.waits_for_operator(now))
+        };
+        let mut soon = own.filter(concerns).skip(offset);
         let items = soon.by_ref().take(limit).map(|ending| shown(ending, now)).collect();
         Ok(wire::Page { items, next: soon.next().map(|_| (offset + limit).to_string()) })
     }
 
+    /// Everything that ends and concerns the caller.
+    pub(super) async fn endings(&self, caller: &Caller) -> Result<Vec<Ending>, CallError> {
+        let endings = self.expiries.collect(self.clock.now()).await?;
+        Ok(endings.into_iter().filter(|ending| concerns(ending, caller)).collect())
+    }
+
     /// The soonest end of each kind of certificate.
-    pub(super) async fn next_expiries(&self, caller: &Caller) -> Result<Vec<wire::Expiry>, CallError> {
+    pub(super) fn next_expiries(&self, endings: &[Ending]) -> Vec<wire::Expiry> {
         let now = self.clock.now();
-        let endings = self.expiries.collect(now).await?;
-        let own: Vec<Ending> = endings.into_iter().filter(|ending| concerns(ending, caller)).collect();
-        let (first, _) = crate::expiry::first_of_each_kind(&own, 1);
-        Ok(first
+        let (first, _) = crate::expiry::first_of_each_kind(endings, 1);
+        first
             .into_iter()
             .map(|ending| {
                 let shown = shown(ending, now);
                 wire::Expiry { class: shown.kind, name: shown.name, at: shown.at, in_secs: shown.in_secs }
             })
-            .collect())
+            .collect()
     }
 
     /// One identity: who speaks for it, whether it is blocked, and until when it survives without its issuer.
@@ -98,5 +104,6 @@ fn shown(ending: &Ending, now: certs::Timestamp) -> wire::Expiring {
         at: ending.ends.to_string(),
         in_secs: ending.millis_left(now).div_euclid(1000),
         used_percent,
+        advice: ending.advice.filter(|_| ending.waits_for_operator(now)).map(str::to_owned),
     }
 }

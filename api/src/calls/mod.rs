@@ -18,6 +18,7 @@ use crate::{
     sources::{Delivery, MetricsText, Readiness, Renewals, Rotation},
 };
 
+mod brought;
 pub mod configs;
 mod documents;
 mod error;
@@ -34,6 +35,7 @@ mod tokens;
 mod trail;
 mod trust;
 
+pub(crate) use self::brought::{BRING_INTERMEDIATE, BRING_ROOT};
 pub use self::documents::{ConfigFilter, TextChange};
 pub use self::error::CallError;
 pub use self::proxies::{DEFAULT_TTL, MAX_TTL, ProxyFilter};

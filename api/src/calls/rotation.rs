@@ -39,6 +39,7 @@ impl Calls {
             step: step(&wanted.step)?,
             leave_behind: wanted.leave_behind.iter().cloned().collect::<BTreeSet<_>>(),
             automatic: wanted.automatic,
+            brought: false,
         };
         let status = self.rotation.rotate_root(caller, wish, &wanted.reason, wanted.dry_run).await?;
         self.shown_rotation(&status, wanted.dry_run).await
@@ -68,7 +69,7 @@ impl Calls {
         self.shown_rotation(&status, false).await
     }
 
-    async fn shown_rotation(
+    pub(super) async fn shown_rotation(
         &self,
         status: &RotationStatus,
         dry_run: bool,
@@ -86,6 +87,8 @@ impl Calls {
             }
         };
         let text = |time: certs::Timestamp| time.to_string();
+        let now = self.clock.now();
+        let request = self.authorities.request().await.map_err(|error| unavailable("authorities", &error))?;
         Ok(wire::RootRotation {
             phase: status.phase.clone(),
             standing: status.standing.clone(),
@@ -113,6 +116,19 @@ impl Calls {
             }),
             settles: status.settles.map(text),
             signed,
+            by_hand: self.rotation.by_hand().map(|by_hand| wire::ByHand {
+                authority: by_hand.authority.to_string(),
+                due: text(by_hand.due),
+                is_due: by_hand.due <= now,
+                ends: text(by_hand.ends),
+                ends_in_secs: by_hand.ends.millis_since(now).div_euclid(1000),
+                advice: super::BRING_INTERMEDIATE.to_owned(),
+            }),
+            request: request.map(|request| wire::PendingRequest {
+                authority: request.id.to_string(),
+                made: text(request.created),
+                by: request.by,
+            }),
         })
     }
 }
@@ -144,6 +160,16 @@ pub fn reason_text(reason: &Reason) -> String {
         }
         Reason::MayHold { id, until } => {
             format!("is not connected and may hold a certificate of {id} from the old root, until {until}")
+        }
+        Reason::FileStale => {
+            "holds a bundle file without the new root, and nobody vouches for us towards it without that".to_owned()
+        }
+        Reason::FileUnknown => {
+            "has not said which bundle file it holds, and nobody vouches for us towards it without the new root"
+                .to_owned()
+        }
+        Reason::LockedOut { until } => {
+            format!("is not connected and would not know us when it comes back, as it could until {until}")
         }
         Reason::NotProven => {
             "has not verified our own certificate under the new root; its trust bundle file \

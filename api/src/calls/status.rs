@@ -6,6 +6,7 @@ use certs::Timestamp;
 
 use super::{CallError, Caller, Calls, ProxyFilter, tokens};
 use crate::{
+    expiry::Ending,
     ports::{DocumentFilter, RevisionState},
     wire,
 };
@@ -20,7 +21,7 @@ impl Calls {
     /// When the store cannot read.
     pub async fn stats(&self, caller: &Caller) -> Result<wire::Stats, CallError> {
         let now = self.clock.now();
-        let expiries = self.next_expiries(caller).await?;
+        let expiries = self.next_expiries(&self.endings(caller).await?);
         self.count(caller, now, &expiries).await
     }
 
@@ -30,7 +31,8 @@ impl Calls {
     /// When the store cannot read.
     pub async fn status(&self, caller: &Caller) -> Result<wire::Status, CallError> {
         let now = self.clock.now();
-        let expiries = self.next_expiries(caller).await?;
+        let endings = self.endings(caller).await?;
+        let expiries = self.next_expiries(&endings);
         let filter = ProxyFilter { limit: MAX_SHOWN, ..ProxyFilter::default() };
         Ok(wire::Status {
             version: self.facts.version.clone(),
@@ -38,7 +40,7 @@ impl Calls {
             at: now.to_string(),
             not_ready: self.readiness.not_ready(),
             paused: self.paused(),
-            warnings: warnings(&expiries),
+            warnings: warnings(&expiries).into_iter().chain(by_hand(&endings, now)).collect(),
             stats: self.count(caller, now, &expiries).await?,
             expiries,
             failing_renewals: self.renewals.failing(),
@@ -81,6 +83,17 @@ impl Calls {
         stats.next_expiry_secs = next;
         Ok(stats)
     }
+}
+
+/// What nothing renews by itself, from half of its life on.
+fn by_hand(endings: &[Ending], now: Timestamp) -> impl Iterator<Item = String> {
+    endings.iter().filter(move |ending| ending.waits_for_operator(now)).map(|ending| {
+        let (kind, name, ends) = (ending.kind.word(), &ending.name, ending.ends);
+        format!(
+            "{kind} {name} ends at {ends} and nothing replaces it by itself: {}",
+            ending.advice.unwrap_or_default()
+        )
+    })
 }
 
 /// With this much left an operator is told.

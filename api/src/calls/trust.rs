@@ -7,6 +7,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use ca::ports::{
     AuthorityRecord, AuthorityState, CertificateFilter, CertificateRow, CertificateState, Place,
 };
+use ca::rotation::Refusal;
 use certs::{Chain, Csr, Profile, Serial, Timestamp, certificates_to_pem};
 use spiffe::{AuthorityId, Class, NodeId, Purpose, SpiffeId, SvidRequest};
 
@@ -70,6 +71,9 @@ impl Calls {
         caller: &Caller,
         wanted: &wire::Rotate,
     ) -> Result<wire::Rotation, CallError> {
+        if self.rotation.by_hand().is_some() {
+            return Err(CallError::Policy(Refusal::NoRootKey.to_string()));
+        }
         let next = self
             .rotation
             .next()
@@ -248,6 +252,8 @@ fn shown_authority(
         spki_sha256: format!("sha256:{}", hex::encode(certificate.spki_hash().0)),
         live_leaves,
         rotates_at,
+        offline_since: record.offline.map(|at| at.to_string()),
+        between: record.between.iter().map(|one| one.subject().to_owned()).collect(),
         pem: Chain::new(certificate.clone(), Vec::new()).to_pem(),
     }
 }

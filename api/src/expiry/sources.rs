@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::{Ending, ExpiryKind, ExpirySource, LeafFacts, LeafView};
 use crate::{
-    calls::{CallError, token_state, unavailable, word},
+    calls::{BRING_INTERMEDIATE, BRING_ROOT, CallError, token_state, unavailable, word},
     ports::NodeStore,
 };
 
@@ -24,6 +24,9 @@ pub struct AuthorityEndings(pub Arc<dyn Authorities>);
 impl ExpirySource for AuthorityEndings {
     async fn endings(&self, _: Timestamp) -> Result<Vec<Ending>, CallError> {
         let records = self.0.load().await.map_err(|error| unavailable("authorities", &error))?;
+        let is_distant = records.iter().any(|record| {
+            record.place == Place::Root && record.state == AuthorityState::Active && record.offline.is_some()
+        });
         let kept = records.into_iter().filter(|record| record.state != AuthorityState::Removed);
         Ok(kept
             .map(|record| Ending {
@@ -37,6 +40,11 @@ impl ExpirySource for AuthorityEndings {
                 tenant: None,
                 began: record.created,
                 ends: record.certificate.not_after(),
+                advice: match record.place {
+                    _ if !is_distant || record.state != AuthorityState::Active => None,
+                    Place::Root => Some(BRING_ROOT),
+                    Place::Issuing => Some(BRING_INTERMEDIATE),
+                },
             })
             .collect())
     }
@@ -72,6 +80,7 @@ impl ExpirySource for LeafEndings {
                 tenant: Some(row.tenant),
                 began: row.issued,
                 ends: row.not_after,
+                advice: None,
             })
             .collect())
     }
@@ -109,6 +118,7 @@ impl ExpirySource for TokenEndings {
                 tenant: Some(token.tenant),
                 began: token.created,
                 ends: token.expires,
+                advice: None,
             })
             .collect())
     }

@@ -84,6 +84,17 @@ fn ending(kind: ExpiryKind, name: &str, began: u64, ends: u64) -> Ending {
         tenant: None,
         began: at(began),
         ends: at(ends),
+        advice: None,
+    }
+}
+
+#[test]
+fn waits_for_an_operator_from_half_of_its_life_on_and_only_where_nothing_renews_it() {
+    let by_itself = ending(ExpiryKind::Intermediate, "a", 100, 200);
+    let by_hand = Ending { advice: Some("credence ca csr"), ..by_itself.clone() };
+    for (now, expected) in [(149, false), (150, true), (250, true)] {
+        assert_eq!(by_hand.waits_for_operator(at(now)), expected, "{now}");
+        assert!(!by_itself.waits_for_operator(at(now)));
     }
 }
 

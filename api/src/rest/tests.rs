@@ -24,6 +24,7 @@ use crate::{
     testing::{MemoryStore, Still, StillRotation},
 };
 
+mod brought;
 mod sealing;
 mod secrets;
 

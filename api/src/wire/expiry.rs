@@ -26,6 +26,9 @@ pub struct Expiring {
     pub in_secs: i64,
     /// How much of its life is used, in percent.
     pub used_percent: u32,
+    /// What an operator has to do about it, where nothing renews it by itself; from half of its life on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advice: Option<String>,
 }
 
 /// One identity, and until when it survives if its issuer stays down.

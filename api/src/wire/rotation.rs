@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::{ByHand, PendingRequest};
+
 /// A step of the root's rotation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -118,4 +120,10 @@ pub struct RootRotation {
     /// `authority` and `all` lists each that one of them signed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signed: Option<usize>,
+    /// The issuing authority that nothing replaces by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by_hand: Option<ByHand>,
+    /// The request for an issuing authority that was not answered yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<PendingRequest>,
 }

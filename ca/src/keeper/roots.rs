@@ -8,7 +8,7 @@ use spiffe::AuthorityId;
 
 use super::Keeper;
 use crate::{
-    authority::{PrepareError, cross_sign, event, make_issuing, make_root},
+    authority::{PrepareError, cross_sign, event, make_issuing, make_root, records},
     dependents::{Acknowledged, Dependent, Dependents, Laggard},
     manager::{Asked, RotateError, vouched},
     ports::{AuthorityError, AuthorityRecord, AuthorityState, Place, Taint, Transition},
@@ -21,10 +21,13 @@ const MAX_NAMED: usize = 20;
 
 /// What was observed before a step.
 #[derive(Debug, Default)]
-struct Seen {
+pub(super) struct Seen {
     dependents: Vec<Dependent>,
     of_old: BTreeSet<AuthorityId>,
     has_root_key: bool,
+    can_sign: bool,
+    can_return: bool,
+    has_way_back: bool,
     is_paused: bool,
 }
 
@@ -34,6 +37,9 @@ impl Seen {
             dependents: &self.dependents,
             of_old: &self.of_old,
             has_root_key: self.has_root_key,
+            can_sign: self.can_sign,
+            can_return: self.can_return,
+            has_way_back: self.has_way_back,
             is_paused: self.is_paused,
         }
     }
@@ -95,7 +101,7 @@ impl Keeper {
         if root.stolen.is_none() && root.state != AuthorityState::Removed {
             let id = root.id;
             if root.state == AuthorityState::Active && !self.is_replaceable(id).await {
-                return Err(Refusal::NoRootKey.into());
+                return Err(Refusal::NoSuccessor.into());
             }
             self.taint_all_under(id, authority, &asked).await?;
             let seen = self.observe(dependents).await?;
@@ -111,9 +117,14 @@ impl Keeper {
     async fn is_replaceable(&self, root: AuthorityId) -> bool {
         match self.roots.phase() {
             Phase::Prepared { .. } => true,
-            Phase::Active { old } if self.roots.may_return(old) && self.root_key(old).await.is_ok() => true,
+            Phase::Active { old } if self.roots.may_return(old) && self.can_return(old).await => true,
             Phase::Steady | Phase::Active { .. } => self.root_key(root).await.is_ok(),
         }
+    }
+
+    /// Whether a retired root can sign again: by an issuing authority that is still good, or by one that it signs.
+    async fn can_return(&self, old: AuthorityId) -> bool {
+        self.usable_below(old, self.deps.clock.now()).is_some() || self.root_key(old).await.is_ok()
     }
 
     async fn taint_all_under(
@@ -142,22 +153,53 @@ impl Keeper {
     }
 
     /// Who depends on the root that is being replaced. While none is, nobody has to be asked.
-    async fn observe(&self, dependents: &dyn Dependents) -> Result<Seen, RotateError> {
+    pub(super) async fn observe(&self, dependents: &dyn Dependents) -> Result<Seen, RotateError> {
         let has_root_key = match self.roots.outgoing() {
             Some(root) => self.root_key(root.id).await.is_ok(),
             None => false,
         };
         let now = self.deps.clock.now();
+        let (mut can_sign, mut can_return, mut has_way_back) = (true, true, true);
+        match self.roots.phase() {
+            Phase::Steady => {}
+            Phase::Prepared { new } => {
+                let next = self.newest_below(new, AuthorityState::Prepared).ok();
+                let next = next.and_then(|id| self.record(id).ok());
+                can_sign = next.is_some_and(|record| self.can_sign(record, now));
+                has_way_back = next.is_some_and(|record| record.cross.is_some());
+            }
+            Phase::Active { old } => can_return = self.can_return(old).await,
+        }
         let is_paused = self.pause.borrow().as_ref().is_some_and(|pause| now < pause.until);
         let of_old = self.leading_to(self.roots.outgoing().map(|root| root.id));
         if self.roots.phase() == Phase::Steady {
-            return Ok(Seen { of_old, has_root_key, is_paused, ..Seen::default() });
+            let dependents = Vec::new();
+            return Ok(Seen {
+                dependents,
+                of_old,
+                has_root_key,
+                can_sign,
+                can_return,
+                has_way_back,
+                is_paused,
+            });
         }
         let ids: Vec<AuthorityId> = of_old.iter().copied().collect();
         let failed = |error: crate::ports::JournalError| RotateError::Failed(error.to_string());
         let unexpired = self.deps.journal.unexpired(&ids, now).await.map_err(failed)?;
         let dependents = dependents.observe(&unexpired, now).await.map_err(failed)?;
-        Ok(Seen { dependents, of_old, has_root_key, is_paused })
+        Ok(Seen { dependents, of_old, has_root_key, can_sign, can_return, has_way_back, is_paused })
+    }
+
+    /// Whether an authority has the life left that signing needs, and time to be replaced.
+    fn can_sign(&self, record: &AuthorityRecord, now: Timestamp) -> bool {
+        record.certificate.not_after().since(now) >= 2 * self.deps.policy.least_remaining()
+    }
+
+    /// The issuing authority by which a retired root can sign again.
+    fn usable_below(&self, root: AuthorityId, now: Timestamp) -> Option<AuthorityId> {
+        let id = self.newest_below(root, AuthorityState::Retired).ok()?;
+        self.can_sign(self.record(id).ok()?, now).then_some(id)
     }
 
     /// `root` and every authority that it signed.
@@ -168,7 +210,12 @@ impl Keeper {
     }
 
     /// Steps the machine once, and carries out what it says. The next step needs a fresh look.
-    async fn drive_roots(&mut self, event: Event, seen: &Seen, asked: &Asked) -> Result<(), RotateError> {
+    pub(super) async fn drive_roots(
+        &mut self,
+        event: Event,
+        seen: &Seen,
+        asked: &Asked,
+    ) -> Result<(), RotateError> {
         let now = self.deps.clock.now();
         if self.is_unsettled {
             self.settle_records(None).await.map_err(|error| RotateError::Failed(error.to_string()))?;
@@ -212,7 +259,8 @@ impl Keeper {
 
     async fn carry_out_root(&mut self, action: &Action, asked: &Asked) -> Result<(), PrepareError> {
         match action {
-            Action::Prepare { automatic } => self.prepare_root(*automatic, asked).await,
+            Action::Prepare { automatic, brought: false } => self.prepare_root(*automatic, asked).await,
+            Action::Prepare { automatic, brought: true } => self.prepare_brought(*automatic, asked).await,
             Action::Activate { new, old, left_behind } => {
                 self.activate_root(*new, *old, left_behind, asked).await
             }
@@ -225,7 +273,36 @@ impl Keeper {
     }
 
     async fn root_key(&self, id: AuthorityId) -> Result<certs::SecretKey, PrepareError> {
+        if self.record(id)?.offline.is_some() {
+            return Err(AuthorityError::NotFound(id).into());
+        }
         Ok(self.deps.authorities.load_key(id).await?)
+    }
+
+    /// The root and the issuing authority that were brought, the latter signed by the old root too if its key is here.
+    async fn prepare_brought(&mut self, automatic: bool, asked: &Asked) -> Result<(), PrepareError> {
+        let now = self.deps.clock.now();
+        let brought = self.arriving.take().ok_or(PrepareError::NoRoot)?;
+        let old = self.roots.active().map(|root| root.id).ok_or(PrepareError::NoRoot)?;
+        let (issuing, root) = records(brought, now);
+        let cross = match self.record(old)?.offline {
+            Some(_) => None,
+            None => {
+                let key = self.root_key(old).await?;
+                Some(cross_sign(&self.deps.policy, &issuing, self.record(old)?, &key, now)?)
+            }
+        };
+        let (root, issuing) = (AuthorityRecord { automatic, ..root }, AuthorityRecord { cross, ..issuing });
+        let row = |action, record| event(action, record, now, asked.actor.clone(), &asked.reason);
+        let mut of_issuing = row(Done::AuthorityInstall, &issuing);
+        if issuing.cross.is_some() {
+            of_issuing = of_issuing.with("also_signed_by", old);
+        }
+        let rows = vec![row(Done::AuthorityPrepare, &root), of_issuing];
+        tracing::info!(authority_id = %root.id, "root that was brought is prepared and enters the bundle");
+        self.deps.authorities.install(issuing, Some(root), rows).await?;
+        self.request = None;
+        self.settle_records(None).await
     }
 
     /// A root, an issuing authority under it, and that authority signed by the old root too.
@@ -265,10 +342,9 @@ impl Keeper {
         asked: &Asked,
     ) -> Result<(), PrepareError> {
         let now = self.deps.clock.now();
-        let least = self.deps.policy.least_remaining();
-        let below = match self.newest_below(old, AuthorityState::Retired) {
-            Ok(id) if self.record(id)?.certificate.not_after().since(now) >= 2 * least => id,
-            Ok(_) | Err(_) => {
+        let below = match self.usable_below(old, now) {
+            Some(id) => id,
+            None => {
                 let key = self.root_key(old).await?;
                 let (issuing, key) = make_issuing(&self.deps.policy, self.record(old)?, &key, now)?;
                 let id = issuing.id;
@@ -368,12 +444,12 @@ impl Keeper {
         Ok(())
     }
 
-    fn publish_rotation(&mut self, seen: &Seen) {
+    pub(super) fn publish_rotation(&mut self, seen: &Seen) {
         self.rotation = Some(self.rotation_status(seen));
         self.publish_status();
     }
 
-    fn rotation_status(&self, seen: &Seen) -> RotationStatus {
+    pub(super) fn rotation_status(&self, seen: &Seen) -> RotationStatus {
         let now = self.deps.clock.now();
         let active = self.roots.active().map(|root| root.id);
         let (phase, other, since) = match self.roots.phase() {

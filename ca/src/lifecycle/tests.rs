@@ -250,6 +250,25 @@ fn a_random_walk_keeps_the_invariants() {
 }
 
 #[test]
+fn without_the_roots_key_nothing_is_made_and_what_was_brought_is_used() {
+    let mut machine = Lifecycle { can_make: false, ..running() };
+    assert_eq!(machine.next_rotation(), None);
+    assert_eq!(machine.due_by_hand(), Some(at(15 * DAY)));
+    assert_eq!(machine.deadline(), None);
+    assert_eq!(machine.step(Event::Tick, at(16 * DAY)), []);
+    assert_eq!(machine.step(Event::RotationRequested, at(16 * DAY)), []);
+    assert_eq!(machine.step(Event::Tick, at(29 * DAY)), [], "not even at its end");
+    let now = at(20 * DAY);
+    assert_eq!(machine.step(prepared(2, now), now), [Action::Activate { new: id(2), old: Some(id(1)) }]);
+    assert_eq!(machine.step(Event::ActivateFailed, now), []);
+    let retry = machine.deadline().unwrap();
+    assert_eq!(machine.step(Event::Tick, retry), [Action::Activate { new: id(2), old: Some(id(1)) }]);
+    assert_eq!(machine.step(Event::Activated(id(2)), retry), []);
+    assert_eq!(machine.due_by_hand(), Some(at(35 * DAY)));
+    assert_eq!(running().due_by_hand(), None, "with the key it goes by itself");
+}
+
+#[test]
 fn a_pause_puts_off_what_goes_on_by_itself_and_no_further_than_signing_allows() {
     let paused = |until: Option<u64>, now: u64, machine: &mut Lifecycle| {
         assert_eq!(machine.step(Event::Paused(until.map(|secs| at(secs * DAY))), at(now * DAY)), []);

@@ -105,6 +105,7 @@ async fn issue(handle: &Handle, path: &str) -> IssuedSvid {
     handle.issue(request(path, Purpose::Delivery)).await.unwrap()
 }
 
+mod brought;
 mod profiles;
 mod roots;
 

@@ -2,7 +2,7 @@ use certs::SpkiHash;
 use spiffe::{SpiffeId, TrustDomain};
 
 use super::*;
-use crate::dependents::{Acknowledged, Holding, Reason};
+use crate::dependents::{Acknowledged, BundleFile, Holding, Reason};
 
 const DAY: u64 = 86_400;
 const MAX_CONNECTION: u64 = 3_600;
@@ -34,6 +34,10 @@ fn root(number: u32, state: AuthorityState, created: u64) -> Root {
     }
 }
 
+fn authority_one() -> AuthorityId {
+    id(1)
+}
+
 fn workload(name: &str) -> SpiffeId {
     TrustDomain::parse("td").unwrap().id(&format!("/{name}")).unwrap()
 }
@@ -43,7 +47,12 @@ fn node(name: &str, trusts: &[u32], shows: u32, proven: &[u32]) -> Dependent {
     let ids = |numbers: &[u32]| numbers.iter().map(|number| id(*number)).collect::<BTreeSet<_>>();
     Dependent {
         name: name.to_owned(),
-        connected: Some(Acknowledged { roots: Some(ids(trusts)), refusal: None, proven: ids(proven) }),
+        connected: Some(Acknowledged {
+            roots: Some(ids(trusts)),
+            refusal: None,
+            proven: ids(proven),
+            file: BundleFile::Unknown,
+        }),
         holds: vec![Holding { id: workload(name), authority: id(shows), until: at(400 * DAY) }],
     }
 }
@@ -54,11 +63,19 @@ fn offline(name: &str, holds: u32, until: u64) -> Dependent {
 }
 
 fn seen<'a>(dependents: &'a [Dependent], of_old: &'a BTreeSet<AuthorityId>) -> Observed<'a> {
-    Observed { dependents, of_old, has_root_key: true, is_paused: false }
+    Observed {
+        dependents,
+        of_old,
+        has_root_key: true,
+        can_sign: true,
+        can_return: true,
+        has_way_back: true,
+        is_paused: false,
+    }
 }
 
 fn wish(step: Step) -> Wish {
-    Wish { step, leave_behind: BTreeSet::new(), automatic: false }
+    Wish { step, leave_behind: BTreeSet::new(), automatic: false, brought: false }
 }
 
 fn leaving(step: Step, names: &[&str]) -> Wish {
@@ -86,16 +103,19 @@ fn prepares_by_itself_at_half_of_a_roots_life_and_not_before() {
     assert_eq!(machine.deadline(), Some(at(180 * DAY)));
     assert_eq!(machine.step(Event::Tick, seen(&[], &old), at(180 * DAY - 1)), []);
     let actions = machine.step(Event::Tick, seen(&[], &old), at(180 * DAY));
-    assert_eq!(actions, [Action::Prepare { automatic: true }]);
+    assert_eq!(actions, [Action::Prepare { automatic: true, brought: false }]);
     assert_eq!(machine.deadline(), None, "one action at a time");
     assert_eq!(machine.step(Event::Failed, seen(&[], &old), at(180 * DAY)), []);
     assert_eq!(machine.deadline(), Some(at(180 * DAY + 60)));
-    // Without the root's key, or while it is paused, nothing is begun; an operator hears why.
+    // Without the root's key, or while it is paused, nothing is begun; an operator hears why, and may bring one.
     let mut machine = Rotation::resume(settings(), vec![root(1, AuthorityState::Active, 0)]);
     let offline = Observed { has_root_key: false, ..seen(&[], &old) };
     assert_eq!(machine.step(Event::Tick, offline, at(200 * DAY)), []);
     let refused = machine.step(Event::Wanted(wish(Step::Prepare)), offline, at(200 * DAY));
     assert_eq!(refused, [Action::Refuse(Refusal::NoRootKey)]);
+    let brought = Event::Wanted(Wish { brought: true, ..wish(Step::Prepare) });
+    let begun = machine.clone().step(brought, offline, at(200 * DAY));
+    assert_eq!(begun, [Action::Prepare { automatic: false, brought: true }]);
     let paused = Observed { is_paused: true, ..seen(&[], &old) };
     assert_eq!(machine.step(Event::Tick, paused, at(201 * DAY)), []);
     assert_eq!(machine.step(Event::Tick, paused, at(270 * DAY)), [Action::AtRisk]);
@@ -170,6 +190,46 @@ fn tells_since_when_a_step_waits_for_laggards() {
 }
 
 #[test]
+fn where_nobody_vouches_for_us_activation_waits_for_every_node_that_would_not_know_us() {
+    let (old, now) = (one(), at(100));
+    let with = |file| {
+        let mut node = node("a", &[1, 2], 1, &[]);
+        node.connected.as_mut().unwrap().file = file;
+        node
+    };
+    let away = |id: &str, until: u64| Dependent {
+        name: "away".to_owned(),
+        connected: None,
+        holds: vec![Holding { id: workload(id), authority: authority_one(), until: at(until) }],
+    };
+    let check = |dependent: Dependent, expected: Option<Reason>| {
+        let all = [dependent];
+        let observed = Observed { has_way_back: false, ..seen(&all, &old) };
+        let reasons: Vec<Reason> =
+            prepared(false).behind(observed, now).into_iter().map(|laggard| laggard.reason).collect();
+        assert_eq!(reasons, expected.into_iter().collect::<Vec<_>>());
+        assert_eq!(prepared(false).behind(seen(&all, &old), now), [], "with a way back nobody is locked out");
+    };
+    check(with(BundleFile::Current), None);
+    check(with(BundleFile::Stale), Some(Reason::FileStale));
+    check(with(BundleFile::Unknown), Some(Reason::FileUnknown));
+    let until = at(500);
+    check(away("credence/node/away", 500), Some(Reason::LockedOut { until }));
+    check(away("credence/node/away", 50), None);
+    check(away("web", 500), None);
+    check(away("credence/operator/ann", 500), None);
+    // What waited too long to sign is not activated, whoever asks.
+    let observed = Observed { can_sign: false, ..seen(&[], &old) };
+    let refused = prepared(true).step(Event::Wanted(wish(Step::Activate)), observed, now);
+    assert_eq!(refused, [Action::Refuse(Refusal::TooOld)]);
+    assert_eq!(prepared(true).step(Event::Tick, observed, at(324 * DAY)), [Action::AtRisk]);
+    // An old root whose key is elsewhere signs again only if an authority of it still can.
+    let observed = Observed { can_return: false, ..seen(&[], &old) };
+    let refused = activated(false, 100).step(Event::Wanted(wish(Step::Rollback)), observed, at(200));
+    assert_eq!(refused, [Action::Refuse(Refusal::NoRootKey)]);
+}
+
+#[test]
 fn finishing_waits_for_everybody_by_name_and_for_the_age_of_connections() {
     let old = one();
     let check = |dependent: Dependent, expected: Reason| {
@@ -241,7 +301,8 @@ fn a_stolen_key_is_replaced_within_a_minute_whoever_lags() {
     let lags = [node("a", &[1], 1, &[])];
     let paused = Observed { is_paused: true, ..seen(&lags, &old) };
     let mut machine = Rotation::resume(settings(), vec![stolen(AuthorityState::Active, None)]);
-    assert_eq!(machine.step(Event::Tick, paused, at(1000)), [Action::Prepare { automatic: true }]);
+    let prepare = Action::Prepare { automatic: true, brought: false };
+    assert_eq!(machine.step(Event::Tick, paused, at(1000)), [prepare]);
     let next = root(2, AuthorityState::Prepared, 1000);
     let mut machine = Rotation::resume(settings(), vec![stolen(AuthorityState::Active, None), next]);
     assert_eq!(machine.emergency(), Some(at(1000)));
@@ -348,6 +409,7 @@ fn a_rotation_that_is_never_finished_is_at_risk_and_looked_at_ever_less() {
 struct World {
     roots: Vec<Root>,
     fleet: Vec<Dependent>,
+    has_way_back: bool,
     removed: BTreeSet<AuthorityId>,
     made: u32,
     finished: u32,
@@ -378,7 +440,8 @@ impl World {
     fn carry_out(&mut self, action: &Action, wish: Option<&Wish>, now: Timestamp) {
         let leaves = |name: &String| wish.is_some_and(|wish| wish.leave_behind.contains(name));
         match action {
-            Action::Prepare { automatic } => {
+            Action::Prepare { automatic, brought } => {
+                assert!(*brought == wish.is_some_and(|wish| wish.brought));
                 self.made += 1;
                 let state = AuthorityState::Prepared;
                 let (id, created, not_after) = (id(self.made), now, now + Duration::from_secs(360 * DAY));
@@ -389,7 +452,7 @@ impl World {
             Action::Activate { new, old, left_behind } => {
                 let outgoing = *self.roots.iter().find(|root| root.id == *old).unwrap();
                 let is_ending = now >= outgoing.at_part(0.9);
-                for one in behind_activation(&self.fleet, *new) {
+                for one in behind_activation(&self.fleet, *new, self.has_way_back, now) {
                     assert!(left_behind.contains(&one), "{one:?} would break unnamed");
                     assert!(is_ending || leaves(&one.name), "{one:?} was not waited for");
                 }
@@ -444,6 +507,7 @@ fn a_random_walk_keeps_the_invariants() {
     let mut world = World {
         roots: vec![root(1, AuthorityState::Active, 0)],
         fleet: ["a", "b", "c"].iter().map(|name| node(name, &[1], 1, &[1])).collect(),
+        has_way_back: true,
         removed: BTreeSet::new(),
         made: 1,
         finished: 0,
@@ -466,9 +530,11 @@ fn a_random_walk_keeps_the_invariants() {
                 dependent.holds[0].until = now + Duration::from_secs(DAY / 2);
             }
             (8, Some(connected)) => connected.roots = None,
+            (10, Some(connected)) => connected.file = BundleFile::Current,
+            (11, Some(connected)) => connected.file = BundleFile::Stale,
             (9, connected) => {
                 let (roots, proven) = (Some(BTreeSet::new()), BTreeSet::new());
-                *connected = Some(Acknowledged { roots, refusal: None, proven });
+                *connected = Some(Acknowledged { roots, refusal: None, proven, file: BundleFile::Unknown });
             }
             _ => {}
         }
@@ -482,18 +548,25 @@ fn a_random_walk_keeps_the_invariants() {
             step: steps[usize::try_from(random(5)).unwrap()],
             leave_behind: if random(4) == 0 { BTreeSet::from(["a".to_owned()]) } else { BTreeSet::new() },
             automatic: random(2) == 0,
+            brought: random(4) == 0,
         });
+        // Now and then the root before vouches for nobody, and its key is elsewhere.
+        world.has_way_back = random(8) != 0;
         let event = wish.clone().map_or(Event::Tick, Event::Wanted);
         let of_old = world.of_old();
         let fleet = world.fleet.clone();
-        let actions = machine.step(event, seen(&fleet, &of_old), now);
+        let has_root_key = random(8) != 0;
+        let observed = Observed { has_way_back: world.has_way_back, has_root_key, ..seen(&fleet, &of_old) };
+        let actions = machine.step(event, observed, now);
         assert!(actions.len() <= 1);
-        let is_in_the_way = !machine.behind(seen(&fleet, &of_old), now).is_empty();
+        let is_in_the_way = !machine.behind(observed, now).is_empty();
         assert_eq!(machine.barrier().is_some(), is_in_the_way);
         for action in actions {
             if matches!(action, Action::Refuse(_) | Action::AtRisk) {
                 continue;
             }
+            let is_made = matches!(action, Action::Prepare { brought: false, .. });
+            assert!(!is_made || has_root_key, "a root was made without the key of the one before");
             if random(6) == 0 {
                 machine.step(Event::Failed, seen(&fleet, &of_old), now);
                 continue;

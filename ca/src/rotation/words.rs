@@ -78,6 +78,8 @@ pub struct Wish {
     pub leave_behind: BTreeSet<String>,
     /// With [`Step::Prepare`]: whether the further steps follow by themselves as their gates open.
     pub automatic: bool,
+    /// With [`Step::Prepare`]: the root comes from elsewhere, with an issuing authority under it.
+    pub brought: bool,
 }
 
 /// Why a step was not taken. Nothing changed.
@@ -122,8 +124,24 @@ pub enum Refusal {
     #[error("the root's key is tainted, its replacement is under way and cannot be rolled back")]
     Emergency,
     /// The key of the root is not here.
-    #[error("the key of the root is kept elsewhere, Credence cannot make or use it")]
+    #[error(
+        "the key of the root is kept elsewhere: `credence ca csr` makes a request for an issuing authority, and `credence \
+         ca install FILE` takes what was signed"
+    )]
     NoRootKey,
+    /// In an emergency: no other root can take over by itself.
+    #[error(
+        "the key of the root is kept elsewhere, so no other root can take over by itself: `credence ca csr`, have it \
+         signed by another root, `credence ca install FILE`, and ask again; until then block who is concerned by \
+         `credence identity block ID --now`"
+    )]
+    NoSuccessor,
+    /// What was prepared waited too long.
+    #[error(
+        "the issuing authority under the prepared root has too little life left to sign: roll back, and prepare or \
+         install another"
+    )]
+    TooOld,
     /// A step is being carried out.
     #[error("another step is being carried out, ask again")]
     Busy,
@@ -164,6 +182,8 @@ pub enum Action {
     Prepare {
         /// Whether it was by itself, and goes on by itself.
         automatic: bool,
+        /// Whether both come from elsewhere.
+        brought: bool,
     },
     /// Let `new` sign instead of `old`.
     Activate {
@@ -254,6 +274,13 @@ pub struct Observed<'a> {
     pub of_old: &'a BTreeSet<AuthorityId>,
     /// Whether the key of the active root is here, and whether Credence may make roots.
     pub has_root_key: bool,
+    /// Whether the issuing authority under the prepared root has the life left that signing needs.
+    pub can_sign: bool,
+    /// Whether an authority under the root that goes may sign again, or can be made.
+    pub can_return: bool,
+    /// Whether the root before vouches for what the prepared one will sign with, so that who does not know that one can
+    /// still know us.
+    pub has_way_back: bool,
     /// Whether operators have paused what goes on by itself.
     pub is_paused: bool,
 }

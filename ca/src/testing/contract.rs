@@ -1,5 +1,7 @@
 //! What every implementation of the ports must do. The fake runs it here, the store in its own tests.
 
+mod requests;
+
 use std::{future::Future, time::Duration};
 
 use async_trait::async_trait;
@@ -268,6 +270,9 @@ fn made(place: Place, state: AuthorityState) -> (AuthorityRecord, SecretKey) {
         tainted: None,
         stolen: None,
         cross: None,
+        offline: None,
+        between: Vec::new(),
+        arrivals: 1,
     };
     (record, key)
 }
@@ -396,6 +401,7 @@ where
             "roll back"
         ]
     );
+    requests::contract(&factory().await).await;
 }
 
 #[cfg(test)]

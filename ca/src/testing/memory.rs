@@ -11,9 +11,9 @@ use certs::{SecretKey, Serial, SpkiHash, Timestamp};
 use spiffe::{AuthorityId, TokenRefusal, TokenSpend};
 
 use crate::ports::{
-    Authorities, AuthorityError, AuthorityRecord, AuthorityState, CertificateFilter, CertificateRow,
-    CertificateState, Intent, IssueOutcome, Issued, Journal, JournalError, Leaves, Remaining, ResultRecord,
-    Taint, Transition, Unexpired,
+    Authorities, AuthorityError, AuthorityRecord, AuthorityRequest, AuthorityState, CertificateFilter,
+    CertificateRow, CertificateState, Intent, IssueOutcome, Issued, Journal, JournalError, Leaves, Remaining,
+    ResultRecord, Taint, Transition, Unexpired,
 };
 
 /// The calls that can be made to fail.
@@ -47,6 +47,7 @@ struct State {
     tokens: HashMap<String, Token>,
     authorities: Vec<AuthorityRecord>,
     keys: BTreeMap<AuthorityId, SecretKey>,
+    request: Option<AuthorityRequest>,
     events: Vec<Event>,
     failing: HashSet<Call>,
 }
@@ -352,6 +353,66 @@ impl Authorities for MemoryStore {
     async fn load_key(&self, id: AuthorityId) -> Result<SecretKey, AuthorityError> {
         let state = self.reachable(Call::LoadKey).map_err(AuthorityError::Unavailable)?;
         state.keys.get(&id).map(SecretKey::copy_for_tests).ok_or(AuthorityError::NotFound(id))
+    }
+
+    async fn request(&self) -> Result<Option<AuthorityRequest>, AuthorityError> {
+        Ok(self.state().request.clone())
+    }
+
+    async fn put_request(
+        &self,
+        request: AuthorityRequest,
+        key: SecretKey,
+        events: Vec<Event>,
+    ) -> Result<(), AuthorityError> {
+        let mut state = self.reachable(Call::Insert).map_err(AuthorityError::Unavailable)?;
+        let id = request.id;
+        if let Some(before) = state.request.replace(request) {
+            state.keys.remove(&before.id);
+        }
+        state.keys.insert(id, key);
+        state.events.extend(events);
+        Ok(())
+    }
+
+    async fn drop_request(&self, id: AuthorityId, events: Vec<Event>) -> Result<(), AuthorityError> {
+        let mut state = self.reachable(Call::Insert).map_err(AuthorityError::Unavailable)?;
+        state.request.take_if(|request| request.id == id).ok_or(AuthorityError::NoRequest)?;
+        state.keys.remove(&id);
+        state.events.extend(events);
+        Ok(())
+    }
+
+    async fn install(
+        &self,
+        issuing: AuthorityRecord,
+        root: Option<AuthorityRecord>,
+        events: Vec<Event>,
+    ) -> Result<(), AuthorityError> {
+        let mut state = self.reachable(Call::Insert).map_err(AuthorityError::Unavailable)?;
+        if state.request.as_ref().is_none_or(|request| request.id != issuing.id) {
+            return Err(AuthorityError::NoRequest);
+        }
+        let mut after = state.authorities.clone();
+        if let Some(root) = root {
+            match after.iter_mut().find(|known| known.id == root.id) {
+                None => after.push(root),
+                Some(known) if known.state == AuthorityState::Removed && known.tainted.is_none() => {
+                    let arrivals = known.arrivals + 1;
+                    *known = AuthorityRecord { arrivals, ..root };
+                }
+                Some(_) => return Err(AuthorityError::Exists(root.id)),
+            }
+        }
+        if after.iter().any(|known| known.id == issuing.id) {
+            return Err(AuthorityError::Exists(issuing.id));
+        }
+        after.push(issuing);
+        check_one_active(&after)?;
+        state.authorities = after;
+        state.request = None;
+        state.events.extend(events);
+        Ok(())
     }
 }
 

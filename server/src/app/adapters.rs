@@ -17,7 +17,8 @@ use api::{
 use async_trait::async_trait;
 use axum::{Router, body::Body};
 use ca::{
-    CaStatus, RotateError, RotationStatus,
+    ByHand, CaStatus, Install, Installed, RotateError, RotationStatus,
+    ports::AuthorityRequest,
     rotation::{Refusal, Wish},
 };
 use certs::Clock;
@@ -103,10 +104,7 @@ impl Rotation for CaRotation {
     }
 
     async fn rotate_issuing(&self, caller: &Caller, reason: &str) -> Result<AuthorityId, CallError> {
-        self.0
-            .rotate_issuing(caller.actor.clone(), reason)
-            .await
-            .map_err(|error| CallError::Unavailable { part: "authority", why: error.to_string() })
+        self.0.rotate_issuing(caller.actor.clone(), reason).await.map_err(refused)
     }
 
     fn root_status(&self) -> Option<RotationStatus> {
@@ -136,6 +134,27 @@ impl Rotation for CaRotation {
     ) -> Result<RotationStatus, CallError> {
         self.0.emergency(authority, asked(caller, reason)).await.map_err(refused)
     }
+
+    fn by_hand(&self) -> Option<ByHand> {
+        self.0.status().borrow().by_hand
+    }
+
+    async fn request(
+        &self,
+        caller: &Caller,
+        renew: bool,
+        reason: &str,
+    ) -> Result<AuthorityRequest, CallError> {
+        self.0.request(renew, asked(caller, reason)).await.map_err(refused)
+    }
+
+    async fn drop_request(&self, caller: &Caller, reason: &str) -> Result<AuthorityId, CallError> {
+        self.0.drop_request(asked(caller, reason)).await.map_err(refused)
+    }
+
+    async fn install(&self, caller: &Caller, wanted: Install, reason: &str) -> Result<Installed, CallError> {
+        self.0.install(wanted, asked(caller, reason)).await.map_err(refused)
+    }
 }
 
 fn asked(caller: &Caller, reason: &str) -> ca::Asked {
@@ -159,7 +178,11 @@ fn refused(error: RotateError) -> CallError {
             CallError::Policy(format!("{} would break: {}{more}", step.word(), names.join("; ")))
         }
         RotateError::Refused(
-            refusal @ (Refusal::Settling { .. } | Refusal::NoRootKey | Refusal::Emergency),
+            refusal @ (Refusal::Settling { .. }
+            | Refusal::NoRootKey
+            | Refusal::NoSuccessor
+            | Refusal::TooOld
+            | Refusal::Emergency),
         ) => CallError::Policy(refusal.to_string()),
         RotateError::Refused(Refusal::Unknown(name)) => {
             CallError::Parameter { what: "leave_behind", why: format!("{name:?} is in nobody's way") }
@@ -167,6 +190,10 @@ fn refused(error: RotateError) -> CallError {
         RotateError::Refused(refusal @ (Refusal::OutOfOrder { .. } | Refusal::Drained | Refusal::Busy)) => {
             CallError::Conflict { what, name, why: format!("is elsewhere: {refusal}") }
         }
+        RotateError::NoRequest => {
+            CallError::NotFound { what: "request for", name: "an authority".to_owned() }
+        }
+        RotateError::Chain(ladder) => CallError::Chain(ladder),
         RotateError::NotFound(id) => CallError::NotFound { what: "authority", name: id.to_string() },
         RotateError::Failed(why) => CallError::Unavailable { part: "authority", why },
         RotateError::Unavailable => CallError::stopped("authority"),

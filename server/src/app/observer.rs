@@ -6,14 +6,15 @@ use std::{
     sync::Arc,
 };
 
+use api::node::NodeDoor;
 use async_trait::async_trait;
 use ca::{
-    dependents::{Acknowledged, Dependent, Dependents, Holding},
+    dependents::{Acknowledged, BundleFile, Dependent, Dependents, Holding},
     ports::{CertificateFilter, Journal, JournalError, Unexpired},
 };
 use certs::{Profile, Timestamp};
 use sds::SdsStatus;
-use spiffe::{AuthorityId, NodeId, SpiffeId};
+use spiffe::{AuthorityId, NodeId, SpiffeId, Trust};
 use tokio::sync::watch;
 use xds::{Board, NodeStatus, ResourceStatus, TypeUrl};
 
@@ -22,6 +23,8 @@ pub(super) struct Observer {
     pub(super) board: Arc<Board>,
     pub(super) sds: watch::Receiver<Arc<SdsStatus>>,
     pub(super) journal: Arc<dyn Journal>,
+    pub(super) nodes: Arc<NodeDoor>,
+    pub(super) trust: watch::Receiver<Arc<Trust>>,
 }
 
 #[async_trait]
@@ -40,7 +43,7 @@ impl Dependents for Observer {
         let none = Vec::new();
         let mut all: Vec<Dependent> = connected
             .values()
-            .map(|node| here(node, &sds, of_nodes.get(&node.node).unwrap_or(&none)))
+            .map(|node| here(node, &sds, of_nodes.get(&node.node).unwrap_or(&none), self.file(&node.node)))
             .collect();
         let away = of_nodes.iter().filter(|(node, _)| !connected.contains_key(*node));
         all.extend(away.map(|(node, leaves)| Dependent {
@@ -54,6 +57,17 @@ impl Dependents for Observer {
 }
 
 impl Observer {
+    /// The bundle file of a node, as its agent reported it last.
+    fn file(&self, node: &NodeId) -> BundleFile {
+        match self.nodes.reported_bundle(node) {
+            None => BundleFile::Unknown,
+            Some(report) if report.bundle == Some(self.trust.borrow().own().content_hash()) => {
+                BundleFile::Current
+            }
+            Some(_) => BundleFile::Stale,
+        }
+    }
+
     /// Operators, each by the newest certificate: the command line replaces the one before.
     async fn operators(&self, now: Timestamp) -> Result<Vec<Dependent>, JournalError> {
         let filter = CertificateFilter {
@@ -83,7 +97,7 @@ fn holding(leaf: &Unexpired) -> Holding {
 }
 
 /// A connected node: what it acknowledged counts; where it acknowledged nothing, what the journal knows.
-fn here(node: &NodeStatus, sds: &SdsStatus, unexpired: &[&Unexpired]) -> Dependent {
+fn here(node: &NodeStatus, sds: &SdsStatus, unexpired: &[&Unexpired], file: BundleFile) -> Dependent {
     let mut holds = Vec::new();
     let mut known: BTreeSet<&SpiffeId> = BTreeSet::new();
     for leaf in sds.of(&node.node).filter(|leaf| leaf.wanted) {
@@ -115,7 +129,12 @@ fn here(node: &NodeStatus, sds: &SdsStatus, unexpired: &[&Unexpired]) -> Depende
     let refusal = contexts().find_map(|context| context.nack.as_ref()).map(|nack| nack.words.clone());
     Dependent {
         name: node.node.to_string(),
-        connected: Some(Acknowledged { roots, refusal, proven: node.proven_roots.keys().copied().collect() }),
+        connected: Some(Acknowledged {
+            roots,
+            refusal,
+            proven: node.proven_roots.keys().copied().collect(),
+            file,
+        }),
         holds,
     }
 }

@@ -78,6 +78,11 @@ impl Sources {
             let help = "How much of its life is used, from 0 to 1; more when it has expired";
             gauge("life_used_ratio", help, labels(ending), ending.used(now))
         }));
+        let by_hand = seen.endings.iter().filter(|ending| ending.waits_for_operator(now)).take(MAX_NAMED);
+        samples.extend(by_hand.map(|ending| {
+            let help = "1 for what nothing replaces by itself and has used half of its life";
+            gauge("waits_for_operator", help, labels(ending), 1.0)
+        }));
         samples.extend(seen.survivals.iter().take(MAX_NAMED).map(|one| {
             let labels = vec![("id", one.identity.to_string())];
             gauge("identity_survives_seconds", SURVIVES, labels, left(one.until))

@@ -51,6 +51,7 @@ impl SecretFeed {
         let ends = secrets.iter().filter_map(|one| {
             let certs::Imported::Tls { chain, .. } = &one.value else { return None };
             Some(Ending {
+                advice: None,
                 kind: ExpiryKind::Secret,
                 name: one.facts.name.to_string(),
                 node: None,

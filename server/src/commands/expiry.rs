@@ -30,7 +30,14 @@ fn expiring_table(found: &[wire::Expiring]) -> String {
             one.name.clone(),
         ]
     });
-    output::table(&["kind", "in", "at", "used", "state", "node", "name"], rows)
+    let mut text = output::table(&["kind", "in", "at", "used", "state", "node", "name"], rows);
+    for one in found {
+        if let Some(advice) = &one.advice {
+            let (kind, name) = (&one.kind, &one.name);
+            text.push_str(&format!("\nDUE: nothing replaces {kind} {name} by itself: {advice}"));
+        }
+    }
+    text
 }
 
 pub(super) async fn identity(args: &IdentityShowArgs) -> Result<Exit, Failure> {
@@ -99,8 +106,10 @@ mod tests {
             at: "T".into(),
             in_secs: -60,
             used_percent: 100,
+            advice: Some("credence ca csr".into()),
         };
         let text = expiring_table(&[one]);
+        assert!(text.contains("DUE: nothing replaces node spiffe"), "{text}");
         assert!(text.contains("expired 1m ago") && text.contains("100%"), "{text}");
     }
 }

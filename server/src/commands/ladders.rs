@@ -4,8 +4,8 @@ use std::{io::Read, path::Path};
 
 use api::wire;
 use certs::{
-    Certificate, Clock, Context, Ladder, MAX_FILE_BYTES, Part, Profile, Rung, SpkiHash, SubjectAltName,
-    Timestamp, Usage, Verdict, explain_profile, read_certificates,
+    Certificate, Clock, Context, Ladder, MAX_FILE_BYTES, Part, Profile, SpkiHash, SubjectAltName, Timestamp,
+    Usage, explain_profile, read_certificates,
 };
 use serde::Serialize;
 use spiffe::{Class, Expected, SpiffeId, TrustDomain};
@@ -253,7 +253,7 @@ fn contents(source: &str, text: &[u8]) -> Result<Vec<Vec<u8>>, Failure> {
 }
 
 /// A whole file, or what of standard input tells that it is too long.
-fn bytes(path: &Path) -> Result<Vec<u8>, Failure> {
+pub(super) fn bytes(path: &Path) -> Result<Vec<u8>, Failure> {
     let failed = |error: std::io::Error| {
         let exit = if error.kind() == std::io::ErrorKind::NotFound { Exit::NotFound } else { Exit::Failed };
         let message = format!("cannot read {}: {error}", path.display());
@@ -281,7 +281,7 @@ fn unreadable(source: &str, what: &str) -> Failure {
 fn explained_text(explained: &Explained) -> String {
     let certificates = count(explained.certificates, "certificate", "certificates");
     let mut text = format!("{}: {certificates}\n", explained.source);
-    text.push_str(&ladder_text(&explained.ladder, output::width(), true));
+    text.push_str(&ladder_text(&(&explained.ladder).into(), output::width(), true));
     let verdict = |passes: Option<bool>| match passes {
         Some(true) => "would let it pass",
         Some(false) => "would refuse it",
@@ -299,14 +299,14 @@ fn lint_text(found: &[Linted]) -> String {
     for one in found {
         let profile = output::word(&one.profile);
         text.push_str(&format!("{}, certificate {}, as {profile}\n", one.source, one.certificate));
-        text.push_str(&ladder_text(&one.ladder, output::width(), false));
+        text.push_str(&ladder_text(&(&one.ladder).into(), output::width(), false));
         text.push('\n');
     }
     text
 }
 
 /// A ladder for people: a tick or a cross for each rule, wrapped to `width`; `whole`, or only what is worth reading.
-pub(super) fn ladder_text(ladder: &Ladder, width: usize, whole: bool) -> String {
+pub(super) fn ladder_text(ladder: &wire::Ladder, width: usize, whole: bool) -> String {
     let mut text = String::new();
     for link in &ladder.chain {
         let mark = if link.holds { "✓" } else { "✗" };
@@ -318,34 +318,33 @@ pub(super) fn ladder_text(ladder: &Ladder, width: usize, whole: bool) -> String 
     }
     let name_width = ladder.rungs.iter().map(|rung| rung.rule.len()).max().unwrap_or(0);
     for rung in &ladder.rungs {
-        if whole || rung.verdict == Verdict::Fail || (rung.verdict == Verdict::Pass && !rung.found.is_empty())
-        {
+        if whole || rung.verdict == "fail" || (rung.verdict == "pass" && !rung.found.is_empty()) {
             text.push_str(&rung_text(rung, name_width, width));
         }
     }
-    let number = |verdict| ladder.rungs.iter().filter(|rung| rung.verdict == verdict).count();
+    let number = |verdict: &str| ladder.rungs.iter().filter(|rung| rung.verdict == verdict).count();
     text.push_str(&format!(
         "{}: {} kept, {} broken, {} not asked\n",
         count(ladder.rungs.len(), "rule", "rules"),
-        number(Verdict::Pass),
-        number(Verdict::Fail),
-        number(Verdict::Skipped),
+        number("pass"),
+        number("fail"),
+        number("skipped"),
     ));
     text
 }
 
-fn rung_text(rung: &Rung, name_width: usize, width: usize) -> String {
-    let (mark, words) = match rung.verdict {
-        Verdict::Pass if rung.found.is_empty() => ("✓", rung.asks.to_owned()),
-        Verdict::Pass => ("✓", format!("{}, and {}", rung.asks, rung.found)),
-        Verdict::Fail => ("✗", format!("{}: {}", rung.subject, rung.found)),
-        Verdict::Skipped => ("-", format!("not asked: {}", rung.found)),
+fn rung_text(rung: &wire::Rung, name_width: usize, width: usize) -> String {
+    let (mark, words) = match rung.verdict.as_str() {
+        "pass" if rung.found.is_empty() => ("✓", rung.asks.clone()),
+        "pass" => ("✓", format!("{}, and {}", rung.asks, rung.found)),
+        "fail" => ("✗", format!("{}: {}", rung.subject, rung.found)),
+        _ => ("-", format!("not asked: {}", rung.found)),
     };
     let indent = name_width + 6;
     let first = format!("{mark} {:name_width$}  {words}", rung.rule);
     let mut text = output::wrapped(&first, width, 2, indent);
-    if let Some(sentence) = rung.sentence() {
-        text.push_str(&output::wrapped(&sentence, width, indent, indent));
+    if let Some(sentence) = &rung.sentence {
+        text.push_str(&output::wrapped(sentence, width, indent, indent));
     }
     text
 }
@@ -466,7 +465,8 @@ mod tests {
         let whole = spiffe::explain(&[&leaf.ders()[0]], &context, Expected::default());
         let certificate = Certificate::from_der(&leaf.ders()[0]).unwrap();
         let profile = explain_profile(&certificate, None, Profile::Workload);
-        for rung in whole.rungs.iter().chain(&profile.rungs) {
+        let brought = certs::explain_unreadable("");
+        for rung in whole.rungs.iter().chain(&profile.rungs).chain(&brought.rungs) {
             let row = format!("| `{}` | {} |", rung.rule, rung.asks);
             assert!(page.contains(&row), "docs/reference/certificates.md lacks {row}");
         }
@@ -480,7 +480,7 @@ mod tests {
         let anchors = world.anchors();
         let context =
             Context { anchors: Some(&anchors), ..Context::new(world.now(), Part::Leaf(Usage::Any)) };
-        let ladder = spiffe::explain(&ders, &context, Expected::default());
+        let ladder = wire::Ladder::from(&spiffe::explain(&ders, &context, Expected::default()));
         let text = ladder_text(&ladder, 80, true);
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
         assert!(text.contains("✗ expired") && text.contains("certificate has expired\""), "{text}");

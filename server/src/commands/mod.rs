@@ -7,6 +7,7 @@ use crate::{
     output::{self, Exit, Failure},
 };
 
+mod brought;
 mod check;
 mod documents;
 mod expiry;

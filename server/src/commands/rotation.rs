@@ -130,6 +130,15 @@ pub(super) fn text(now: &wire::RootRotation) -> String {
             "AT RISK: the root has passed three quarters of its life and its replacement is stuck\n",
         );
     }
+    if let Some(by_hand) = &now.by_hand {
+        text.push_str(&by_hand_text(by_hand));
+    }
+    if let Some(request) = &now.request {
+        text.push_str(&format!(
+            "request for {} waits since {}, made by {}: have it signed, then credence ca install FILE\n",
+            request.authority, request.made, request.by
+        ));
+    }
     if now.phase != "steady" {
         let tally = &now.tally;
         let bars = [
@@ -163,9 +172,52 @@ pub(super) fn text(now: &wire::RootRotation) -> String {
     text
 }
 
+/// What nothing replaces by itself, and when an operator has to see to it.
+fn by_hand_text(by_hand: &wire::ByHand) -> String {
+    let (authority, ends) = (&by_hand.authority, &by_hand.ends);
+    let left = output::left(by_hand.ends_in_secs);
+    if by_hand.is_due {
+        return format!(
+            "DUE: issuing authority {authority} ends in {left}, at {ends}, and nothing replaces it by itself, because the \
+             key of its root is kept elsewhere: {}\n",
+            by_hand.advice
+        );
+    }
+    format!(
+        "the key of the root is kept elsewhere: see to a successor of issuing authority {authority} from {} on, it ends \
+         at {ends}\n",
+        by_hand.due
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn says_what_waits_for_an_operator() {
+        let by_hand = wire::ByHand {
+            authority: "aa".into(),
+            due: "T1".into(),
+            is_due: true,
+            ends: "T2".into(),
+            ends_in_secs: 86_400,
+            advice: "credence ca csr".into(),
+        };
+        let request = wire::PendingRequest { authority: "bb".into(), made: "T3".into(), by: "ann".into() };
+        let mut now = wire::RootRotation {
+            by_hand: Some(by_hand.clone()),
+            request: Some(request),
+            ..Default::default()
+        };
+        let due = text(&now);
+        for words in ["DUE: issuing authority aa ends in 1d", "credence ca csr", "request for bb"] {
+            assert!(due.contains(words), "{due}");
+        }
+        now.by_hand = Some(wire::ByHand { is_due: false, ..by_hand });
+        let early = text(&now);
+        assert!(!early.contains("DUE") && early.contains("from T1 on"), "{early}");
+    }
 
     #[test]
     fn shows_bars_and_laggards_by_name() {

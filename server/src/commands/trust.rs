@@ -3,7 +3,7 @@
 use api::wire;
 use certs::Clock;
 
-use super::{dash, done, dry, expiry, ladders, may_go_on, parse_duration, rotation};
+use super::{brought, dash, done, dry, expiry, ladders, may_go_on, parse_duration, rotation};
 use crate::{
     cli::{
         AuditCommand, AuditListArgs, BlockArgs, CaCommand, CertCommand, CertListArgs, ChangeArgs, Format,
@@ -26,6 +26,8 @@ pub(super) async fn ca(command: CaCommand) -> Result<Exit, Failure> {
         CaCommand::Rotate(RotateCommand::Root(command)) => rotation::root(command).await,
         CaCommand::Status(args) => rotation::status(&args).await,
         CaCommand::Emergency(args) => rotation::emergency(&args).await,
+        CaCommand::Csr(args) => brought::csr(&args).await,
+        CaCommand::Install(args) => brought::install(&args).await,
     }
 }
 
@@ -38,10 +40,12 @@ fn authorities_table(authorities: &[wire::Authority]) -> String {
             left(one.expires_in_secs),
             one.live_leaves.map_or_else(|| "-".into(), |count| count.to_string()),
             dash(one.rotates_at.as_deref()),
+            if one.offline_since.is_some() { "elsewhere" } else { "here" }.to_owned(),
             one.spki_sha256.clone(),
         ]
     });
-    output::table(&["authority", "place", "state", "expires in", "live leaves", "rotates at", "pin"], rows)
+    let headers = ["authority", "place", "state", "expires in", "live leaves", "rotates at", "key", "pin"];
+    output::table(&headers, rows)
 }
 
 async fn rotate(args: &RotateArgs) -> Result<Exit, Failure> {

@@ -98,6 +98,9 @@ pub(crate) fn authority(place: CaPlace) -> (AuthorityRecord, SecretKey) {
         tainted: None,
         stolen: None,
         cross: None,
+        offline: None,
+        between: Vec::new(),
+        arrivals: 1,
     };
     (record, key)
 }

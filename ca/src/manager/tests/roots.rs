@@ -7,35 +7,40 @@ use spiffe::{SvidError, verify_svid};
 
 use super::*;
 use crate::{
-    dependents::{Acknowledged, Dependent, Holding},
+    dependents::{Acknowledged, BundleFile, Dependent, Holding},
     rotation::{Refusal, Step},
 };
 
-fn wish(step: Step) -> Wish {
-    Wish { step, leave_behind: BTreeSet::new(), automatic: false }
+pub(super) fn wish(step: Step) -> Wish {
+    Wish { step, leave_behind: BTreeSet::new(), automatic: false, brought: false }
 }
 
-fn asked() -> Asked {
+pub(super) fn asked() -> Asked {
     Asked { actor: Actor::Host, reason: "drill".to_owned() }
 }
 
 /// A connected node that acknowledged `roots`, shows a leaf of `authority`, and knows us by `proven`.
-fn node(roots: &[AuthorityId], leaf: &IssuedSvid, proven: &[AuthorityId]) -> Dependent {
+pub(super) fn node(roots: &[AuthorityId], leaf: &IssuedSvid, proven: &[AuthorityId]) -> Dependent {
     let set = |ids: &[AuthorityId]| ids.iter().copied().collect::<BTreeSet<_>>();
     let id = TrustDomain::parse("td").unwrap().id("/web").unwrap();
     let until = leaf.chain.leaf().not_after();
     Dependent {
         name: "web-1".to_owned(),
-        connected: Some(Acknowledged { roots: Some(set(roots)), refusal: None, proven: set(proven) }),
+        connected: Some(Acknowledged {
+            roots: Some(set(roots)),
+            refusal: None,
+            proven: set(proven),
+            file: BundleFile::Unknown,
+        }),
         holds: vec![Holding { id, authority: leaf.authority, until }],
     }
 }
 
-fn root_of(handle: &Handle) -> AuthorityId {
+pub(super) fn root_of(handle: &Handle) -> AuthorityId {
     handle.anchor().borrow().root.unwrap()
 }
 
-fn check(chain: &Chain, trust: &Trust, now: Timestamp) -> Result<(), SvidError> {
+pub(super) fn check(chain: &Chain, trust: &Trust, now: Timestamp) -> Result<(), SvidError> {
     verify_svid(chain, trust, now, Usage::Client).map(drop)
 }
 
