@@ -98,17 +98,16 @@ impl Calls {
         match outcome {
             Ok(installed) => self.installed(&installed, wanted.dry_run).await,
             Err(error) => {
-                if !wanted.dry_run {
-                    let object = self.pending().await?.map_or("none".to_owned(), |one| one.id.to_string());
-                    let refused = Event::refused(
-                        self.clock.now(),
-                        caller.actor.clone(),
-                        Action::AuthorityInstall,
-                        object,
-                        error.to_string(),
-                    );
-                    self.refusals.refuse(refused.in_request(caller.request_id.clone()));
-                }
+                // Also when it was only asked about: commands ask first.
+                let object = self.pending().await?.map_or("none".to_owned(), |one| one.id.to_string());
+                let refused = Event::refused(
+                    self.clock.now(),
+                    caller.actor.clone(),
+                    Action::AuthorityInstall,
+                    object,
+                    error.to_string(),
+                );
+                self.refusals.refuse(refused.in_request(caller.request_id.clone()));
                 Err(error)
             }
         }

@@ -26,11 +26,14 @@ pub(crate) async fn keep_issued(world: &str, domain: &str, data_dir: &Path) {
     let read = read(data_dir).await;
     let (authorities, mut certificates) =
         read.unwrap_or_else(|error| panic!("certificates of {world}: {error}"));
-    let roots: Vec<&Certificate> = authorities.iter().filter(|one| one.is_signed_by(one)).collect();
-    for authority in &authorities {
+    let chains = || authorities.iter().filter_map(|chain| chain.first().map(|first| (first, chain)));
+    let roots: Vec<&Certificate> =
+        chains().map(|(first, _)| first).filter(|one| one.is_signed_by(one)).collect();
+    for (authority, chain) in chains() {
         let is_root = roots.contains(&authority);
         let profile = if is_root { "root" } else { "issuing" };
-        certificates.push(json!({ "profile": profile, "chain": [STANDARD.encode(authority.der())] }));
+        let chain: Vec<String> = chain.iter().map(|one| STANDARD.encode(one.der())).collect();
+        certificates.push(json!({ "profile": profile, "chain": chain }));
     }
     let roots: Vec<String> = roots.iter().map(|root| STANDARD.encode(root.der())).collect();
     let text = json!({ "world": world, "roots": roots, "certificates": certificates, "crls": [] });
@@ -40,15 +43,20 @@ pub(crate) async fn keep_issued(world: &str, domain: &str, data_dir: &Path) {
     written.unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
 }
 
-async fn read(data_dir: &Path) -> Result<(Vec<Certificate>, Vec<Value>), sqlx::Error> {
+/// Each authority with those between it and its root, and what was issued.
+async fn read(data_dir: &Path) -> Result<(Vec<Vec<Certificate>>, Vec<Value>), sqlx::Error> {
     let options = SqliteConnectOptions::new().filename(data_dir.join("credence.db"));
     let mut store = SqliteConnection::connect_with(&options).await?;
-    let rows = sqlx::query("SELECT certificate FROM authorities").fetch_all(&mut store).await?;
+    let rows =
+        sqlx::query("SELECT certificate, between_chain FROM authorities").fetch_all(&mut store).await?;
     let mut authorities = Vec::new();
     for row in rows {
-        let der: Vec<u8> = row.try_get("certificate")?;
-        let certificate = Certificate::from_der(&der).unwrap_or_else(|error| panic!("authority: {error}"));
-        authorities.push(certificate);
+        let (der, between): (Vec<u8>, Option<Vec<u8>>) =
+            (row.try_get("certificate")?, row.try_get("between_chain")?);
+        let between = between.unwrap_or_default();
+        let ders = std::iter::once(der.as_slice()).chain(split(&between));
+        let read = |der| Certificate::from_der(der).unwrap_or_else(|error| panic!("authority: {error}"));
+        authorities.push(ders.map(read).collect());
     }
     let issued = "SELECT profile, chain FROM certificates WHERE state = 'issued' AND chain IS NOT NULL";
     let rows = sqlx::query(issued).fetch_all(&mut store).await?;

@@ -12,6 +12,7 @@
 #![expect(clippy::panic, reason = "a kit for tests tells what it saw by panicking")]
 
 mod authority;
+mod corp;
 mod documents;
 mod enrolment;
 mod eventually;
@@ -36,6 +37,7 @@ pub use fleet;
 pub use server::{clock::SystemClock, config::Config};
 
 pub use self::authority::Keys;
+pub use self::corp::Corp;
 pub use self::documents::{back, endpoints, front};
 pub use self::enrolment::{Enrolled, Enrolment, JoinAnswer, renew};
 pub use self::eventually::{PATIENCE, eventually, within};
