@@ -175,7 +175,7 @@ pub(super) fn text(now: &wire::RootRotation) -> String {
 /// What nothing replaces by itself, and when an operator has to see to it.
 fn by_hand_text(by_hand: &wire::ByHand) -> String {
     let (authority, ends) = (&by_hand.authority, &by_hand.ends);
-    let left = output::left(by_hand.ends_in_secs);
+    let left = left(by_hand.ends_in_secs);
     if by_hand.is_due {
         return format!(
             "DUE: issuing authority {authority} ends in {left}, at {ends}, and nothing replaces it by itself, because the \
