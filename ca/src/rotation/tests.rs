@@ -363,7 +363,7 @@ fn a_key_that_is_stolen_in_the_middle_of_a_rotation_is_got_rid_of() {
     assert_eq!(Rotation::resume(settings(), roots).emergency(), Some(at(1000)));
     let again = Root { retired: Some(at(50)), ..root(1, AuthorityState::Active, 0) };
     let prepares = tick(vec![stolen(again)], 1000);
-    assert_eq!(prepares, [Action::Prepare { automatic: true }]);
+    assert_eq!(prepares, [Action::Prepare { automatic: true, brought: false }]);
 }
 
 #[test]

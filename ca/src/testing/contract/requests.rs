@@ -1,7 +1,9 @@
 //! Requests for authorities that somebody else signs, and what comes back.
 
 use super::{StoreFixture, after, event, made, now};
-use crate::ports::{AuthorityError, AuthorityRecord, AuthorityRequest, AuthorityState, Place, Taint, Transition};
+use crate::ports::{
+    AuthorityError, AuthorityRecord, AuthorityRequest, AuthorityState, Place, Taint, Transition,
+};
 
 pub(super) async fn contract<S: StoreFixture>(store: &S) {
     let authorities = store.authorities();
