@@ -1,7 +1,7 @@
 //! Authorities that somebody else signs: an enterprise root takes over through the gates and no request fails, and
 //! whatever does not parse, match or chain is refused with every rule, and changes nothing.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
 use std::{path::PathBuf, time::Duration};
 
