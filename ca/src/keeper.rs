@@ -187,13 +187,13 @@ impl Keeper {
                 let _ = reply.send(self.emergency(authority, asked, dependents).await);
             }
             Command::Request { renew, asked, reply } => {
-                let _ = reply.send(self.request_authority(renew, asked).await);
+                let _ = reply.send(Box::pin(self.request_authority(renew, asked)).await);
             }
             Command::DropRequest { asked, reply } => {
                 let _ = reply.send(self.drop_request(asked).await);
             }
             Command::Install { wanted, asked, reply } => {
-                let _ = reply.send(self.install(wanted, asked, dependents).await);
+                let _ = reply.send(Box::pin(self.install(wanted, asked, dependents)).await);
             }
         }
     }

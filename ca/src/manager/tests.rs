@@ -70,7 +70,7 @@ impl World {
         let manager = Manager::open(self.deps()).await.unwrap();
         let handle = manager.handle();
         tokio::select! {
-            () = manager.run(Arc::new(self.dependents.clone()), CancellationToken::new()) => unreachable!("nothing shuts it down"),
+            () = Box::pin(manager.run(Arc::new(self.dependents.clone()), CancellationToken::new())) => unreachable!("nothing shuts it down"),
             result = body(handle) => result,
         }
     }

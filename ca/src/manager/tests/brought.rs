@@ -190,8 +190,8 @@ async fn without_the_roots_key_a_successor_is_brought_and_nothing_goes_by_itself
             assert_eq!(leaf.authority, installed.issuing, "it signs at once");
             check(&leaf.chain, &handle.trust().borrow().clone(), now).unwrap();
             let events = world.store.events();
-            let actors = events.iter().filter(|event| event.action == Action::AuthorityActivate);
-            assert_eq!(actors.last().unwrap().actor, Actor::Host, "on the operator's account");
+            let mut actors = events.iter().filter(|event| event.action == Action::AuthorityActivate);
+            assert_eq!(actors.next_back().unwrap().actor, Actor::Host, "on the operator's account");
         })
         .await;
     world
