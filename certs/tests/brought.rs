@@ -172,7 +172,7 @@ fn refuses_a_path_that_does_not_hold_and_certificates_that_nobody_needs() {
     check(&[signed.der(), b"junk", corp.der()], &plain, &["parse"]);
     check(&[], &plain, &["parse"]);
     check(
-        &vec![signed.der(); 9],
+        &[signed.der(); 9],
         &Wanted { root: Some(corp.certificate()), ..plain },
         &["chain-bounds", "nothing-else"],
     );
