@@ -25,6 +25,7 @@ mod names;
 mod pem;
 mod profile;
 mod rehearsal;
+mod revocation;
 mod secret;
 mod serial;
 mod signer;
@@ -44,10 +45,11 @@ pub use self::ladder::{
 pub use self::lint::{Finding, Severity, lint};
 pub use self::pem::{
     Contents, MAX_FILE_BYTES, MAX_FILE_CERTIFICATES, PemError, certificates_from_pem, certificates_to_pem,
-    read_certificates, request_to_pem,
+    crls_to_pem, read_certificates, request_to_pem,
 };
 pub use self::profile::Profile;
 pub use self::rehearsal::{Rehearsal, Rehearser};
+pub use self::revocation::{CrlTemplate, Revocation, RevocationReason, UnknownReason, sign_crl};
 pub use self::secret::{KeyError, KeyKind, PublicKey, SecretKey, SpkiHash};
 pub use self::serial::{Serial, SerialError};
 pub use self::signer::{SignError, Signer, SoftwareSigner};

@@ -1,4 +1,4 @@
-//! PEM in and out, for certificates only: private keys are written by the one file that may.
+//! PEM in and out, for certificates and revocation lists only: private keys are written by the one file that may.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use rustls_pki_types::{
@@ -6,6 +6,8 @@ use rustls_pki_types::{
     pem::{PemObject, SectionKind},
 };
 use thiserror::Error;
+
+use crate::Crl;
 
 /// The largest file of certificates that people may hand in, in bytes.
 pub const MAX_FILE_BYTES: usize = 1 << 20;
@@ -91,6 +93,12 @@ pub fn certificates_from_pem(text: &[u8]) -> Result<Vec<Vec<u8>>, PemError> {
 #[must_use]
 pub fn certificates_to_pem<'a>(certificates: impl IntoIterator<Item = &'a [u8]>) -> String {
     certificates.into_iter().map(|der| block("CERTIFICATE", der)).collect()
+}
+
+/// Writes revocation lists as PEM blocks, in order.
+#[must_use]
+pub fn crls_to_pem<'a>(lists: impl IntoIterator<Item = &'a Crl>) -> String {
+    lists.into_iter().map(|list| block("X509 CRL", list.der())).collect()
 }
 
 /// Writes a certificate request (PKCS#10, DER) as PEM.

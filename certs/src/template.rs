@@ -246,13 +246,13 @@ fn params(template: &Template) -> Result<CertificateParams, IssueError> {
     Ok(params)
 }
 
-fn date(at: Timestamp) -> Result<OffsetDateTime, IssueError> {
+pub(crate) fn date(at: Timestamp) -> Result<OffsetDateTime, IssueError> {
     OffsetDateTime::from_unix_timestamp(at.unix_secs())
         .map_err(|_| IssueError::Template("validity is out of range"))
 }
 
 /// Lets rcgen sign through the [`Signer`] port.
-struct RcgenSigner<'a>(&'a dyn Signer);
+pub(crate) struct RcgenSigner<'a>(pub(crate) &'a dyn Signer);
 
 impl rcgen::PublicKeyData for RcgenSigner<'_> {
     fn der_bytes(&self) -> &[u8] {

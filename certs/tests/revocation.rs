@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use credence_certs::{Crl, CrlError, Timestamp, Usage, VerifyError, VerifyOptions, verify_chain};
+use credence_certs::{
+    Certificate, Crl, CrlError, CrlTemplate, IssueError, KeyKind, Profile, Revocation, RevocationReason,
+    SecretKey, Serial, SoftwareSigner, Template, Timestamp, Usage, Validity, VerifyError, VerifyOptions,
+    crls_to_pem, sign, sign_crl, verify_chain,
+};
 use fixtures::{Credential, CrlBlueprint, TestAuthority, TestKey, TestKeyKind, World};
 
 const WEB: &str = "spiffe://prod.example/web";
@@ -22,7 +26,7 @@ fn empty() -> CrlBlueprint {
     }
 }
 
-fn revoking(serial: &credence_certs::Serial) -> CrlBlueprint {
+fn revoking(serial: &Serial) -> CrlBlueprint {
     CrlBlueprint { revoked: vec![serial.as_bytes().to_vec()], ..empty() }
 }
 
@@ -82,4 +86,55 @@ fn lists_have_a_number_that_is_not_critical() {
     assert_eq!(read(Some((1, false))), Ok(()));
     assert_eq!(read(None), Err(CrlError::NoNumber));
     assert_eq!(read(Some((1, true))), Err(CrlError::CriticalNumber));
+}
+
+/// An authority of our own make, with its key.
+fn authority(name: &str) -> (Certificate, SoftwareSigner) {
+    let key = SecretKey::generate(KeyKind::P256);
+    let template = Template {
+        profile: Profile::Root,
+        serial: Serial::random(),
+        validity: Validity::starting(now(), 30 * DAY, None),
+        public_key: key.public().clone(),
+        subject: Some(("Credence".into(), name.into())),
+        uri: "spiffe://prod.example".into(),
+        dns_names: vec![],
+        ip_addresses: vec![],
+    };
+    let signer = SoftwareSigner::try_new(&key).expect("a generated key signs");
+    (sign(&template, None, &signer).expect("a root signs itself"), signer)
+}
+
+#[test]
+fn a_list_that_we_make_says_what_its_template_says() {
+    let (issuer, signer) = authority("one");
+    let (revoked, other) = (Serial::random(), Serial::random());
+    let reasons =
+        RevocationReason::ALL.map(|reason| Revocation { serial: Serial::random(), at: now(), reason });
+    let one =
+        Revocation { serial: revoked.clone(), at: now() - DAY, reason: RevocationReason::KeyCompromise };
+    let template = CrlTemplate {
+        number: 7,
+        this_update: now() - Duration::from_secs(60),
+        next_update: now() + 7 * DAY,
+        revoked: reasons.iter().cloned().chain([one]).collect(),
+    };
+    let list = sign_crl(&template, &issuer, &signer).expect("a list");
+    assert!(list.revokes(&revoked) && reasons.iter().all(|one| list.revokes(&one.serial)));
+    assert!(!list.revokes(&other));
+    assert_eq!((list.this_update(), list.next_update()), (template.this_update, template.next_update));
+    assert!(list.is_of(&issuer));
+    assert_eq!(Crl::from_der(list.der()).expect("it reads back"), list);
+    let empty = CrlTemplate { number: 8, revoked: vec![], ..template };
+    let empty = sign_crl(&empty, &issuer, &signer).expect("a list of nothing");
+    assert!(!empty.revokes(&revoked));
+    let pem = crls_to_pem([&list, &empty]);
+    assert_eq!(pem.matches("-----BEGIN X509 CRL-----\n").count(), 2);
+
+    // Another key signs nothing in its name, and a list of another is not its own.
+    let (another, other_signer) = authority("one");
+    assert!(matches!(sign_crl(&template, &issuer, &other_signer), Err(IssueError::Issuer(_))));
+    assert!(!list.is_of(&another), "the same name, another key");
+    let (third, _) = authority("two");
+    assert!(!list.is_of(&third));
 }
