@@ -19,7 +19,7 @@ pub enum Permission {
     WriteProxies,
     /// See identities, authorities and certificates.
     ReadTrust,
-    /// Block identities, rotate authorities, issue probe certificates.
+    /// Block identities, revoke certificates, rotate authorities, issue probe certificates.
     WriteTrust,
     /// See the audit log.
     ReadAudit,
@@ -91,6 +91,7 @@ pub const TABLE: &[Row] = &[
     (Method::POST, "/api/v1/authorities/install", Permission::WriteTrust),
     (Method::GET, "/api/v1/certificates", Permission::ReadTrust),
     (Method::GET, "/api/v1/certificates/{serial}", Permission::ReadTrust),
+    (Method::POST, "/api/v1/certificates/{serial}/revoke", Permission::WriteTrust),
     (Method::POST, "/api/v1/certificates/probe", Permission::WriteTrust),
     (Method::POST, "/api/v1/certificates/renew", Permission::ReadStatus),
     (Method::GET, "/api/v1/secrets", Permission::ReadTrust),

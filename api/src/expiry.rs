@@ -20,7 +20,7 @@ mod sources;
 mod survival;
 
 pub use self::{
-    sources::{AuthorityEndings, LeafEndings, TokenEndings},
+    sources::{AuthorityEndings, LeafEndings, ListEndings, TokenEndings},
     survival::{Hold, LeafFact, LeafFacts, LeafView, Survival, holds, survivals},
 };
 
@@ -43,11 +43,13 @@ pub enum ExpiryKind {
     Token,
     /// An imported certificate.
     Secret,
+    /// The revocation list of an issuing authority.
+    Crl,
 }
 
 impl ExpiryKind {
     /// Every kind.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Root,
         Self::Intermediate,
         Self::Server,
@@ -56,6 +58,7 @@ impl ExpiryKind {
         Self::Operator,
         Self::Token,
         Self::Secret,
+        Self::Crl,
     ];
 
     /// Its word in tables and metrics.
@@ -70,6 +73,7 @@ impl ExpiryKind {
             Self::Operator => "operator",
             Self::Token => "token",
             Self::Secret => "secret",
+            Self::Crl => "crl",
         }
     }
 

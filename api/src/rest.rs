@@ -110,6 +110,7 @@ fn routes() -> Router<Arc<Shared>> {
         .route("/authorities/install", post(brought::install))
         .route("/certificates", get(trust::certificates))
         .route("/certificates/{serial}", get(trust::certificate))
+        .route("/certificates/{serial}/revoke", post(trust::revoke))
         .route("/certificates/probe", post(trust::probe))
         .route("/certificates/renew", post(trust::renew))
         .route("/secrets", get(secrets::list).post(secrets::set))

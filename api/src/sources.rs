@@ -2,7 +2,11 @@
 //! process is ready. `server` connects them; each has a fake in the tests of the router.
 
 use async_trait::async_trait;
-use ca::{ByHand, Install, Installed, RotationStatus, ports::AuthorityRequest, rotation::Wish};
+use audit::Event;
+use ca::{
+    ByHand, Install, Installed, ListsStatus, Revoke, RevokeRefusal, RotationStatus, dependents::Laggard,
+    ports::AuthorityRequest, rotation::Wish,
+};
 use certs::Timestamp;
 use spiffe::{AuthorityId, NodeId};
 
@@ -44,6 +48,9 @@ pub trait Rotation: Send + Sync {
     /// # Errors
     /// When it cannot be made or kept, or another rotation is under way.
     async fn rotate_issuing(&self, caller: &Caller, reason: &str) -> Result<AuthorityId, CallError>;
+
+    /// Who holds up the next issuing authority, which is prepared.
+    fn laggards(&self) -> Vec<Laggard>;
 
     /// How the rotation of the root stands; `None` before the first look.
     fn root_status(&self) -> Option<RotationStatus>;
@@ -96,6 +103,37 @@ pub trait Rotation: Send + Sync {
     /// # Errors
     /// With the ladder when the chain breaks rules; with the step that is due when no rotation may begin.
     async fn install(&self, caller: &Caller, wanted: Install, reason: &str) -> Result<Installed, CallError>;
+}
+
+/// How far proxies are with the revocation lists that are shown, or with having none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ListUptake {
+    /// Connected proxies that verify peers.
+    pub proxies: usize,
+    /// Of these, those that acknowledged what is shown now.
+    pub acknowledged: usize,
+    /// Those that did not, by name.
+    pub waiting: Vec<String>,
+}
+
+/// Has certificates count no more.
+#[async_trait]
+pub trait Revoking: Send + Sync {
+    /// How revocation lists stand; `None` where they are not wanted.
+    fn lists(&self) -> Option<ListsStatus>;
+
+    /// Revokes a certificate; `event` is the audit row, in the transaction of the change. Our doors refuse it when
+    /// this answers.
+    ///
+    /// # Errors
+    /// When there is no such certificate, it counts no more anyway, or the store cannot write.
+    async fn revoke(&self, wanted: Revoke, event: Event) -> Result<(), RevokeRefusal>;
+
+    /// How far proxies are with the lists.
+    ///
+    /// # Errors
+    /// When the journal cannot read.
+    async fn uptake(&self) -> Result<ListUptake, CallError>;
 }
 
 /// Renewals of leaves, ours and the nodes'.

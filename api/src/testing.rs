@@ -19,7 +19,7 @@ use crate::{
         BlockStore, DocumentChange, DocumentFilter, DocumentStore, NodeStore, PauseStore, RevisionState,
         StoreError, StoredDocument, StoredToken,
     },
-    sources::{Delivery, MetricsText, NextRotation, Readiness, Renewals, Rotation},
+    sources::{Delivery, ListUptake, MetricsText, NextRotation, Readiness, Renewals, Revoking, Rotation},
     wire,
 };
 
@@ -534,6 +534,10 @@ impl Rotation for StillRotation {
         Ok(AuthorityId::of(SpkiHash([2; 32])))
     }
 
+    fn laggards(&self) -> Vec<ca::dependents::Laggard> {
+        Vec::new()
+    }
+
     fn root_status(&self) -> Option<ca::RotationStatus> {
         None
     }
@@ -583,5 +587,33 @@ impl Rotation for StillRotation {
             tainted: &[],
         };
         Err(CallError::Chain(Box::new(certs::explain_brought(&ders, &wanted).0)))
+    }
+}
+
+/// Revokes what a test asks for, with lists as the test says.
+pub struct StillRevoking {
+    /// Where revocations go.
+    pub revocations: Arc<dyn ca::ports::Revocations>,
+    /// How lists stand.
+    pub lists: Arc<Mutex<Option<ca::ListsStatus>>>,
+    /// How far proxies are.
+    pub uptake: Arc<Mutex<ListUptake>>,
+}
+
+#[async_trait]
+impl Revoking for StillRevoking {
+    fn lists(&self) -> Option<ca::ListsStatus> {
+        self.lists.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn revoke(&self, wanted: ca::Revoke, event: Event) -> Result<(), ca::RevokeRefusal> {
+        let ca::Revoke { authority, serial, reason } = wanted;
+        let (at, not_after) = (event.at, Timestamp::MAX);
+        let revoked = ca::ports::Revoked { authority, serial, at, reason, not_after };
+        Ok(self.revocations.revoke(revoked, Timestamp::EPOCH, event).await?)
+    }
+
+    async fn uptake(&self) -> Result<ListUptake, CallError> {
+        Ok(self.uptake.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 }

@@ -11,6 +11,7 @@ use uuid::Uuid;
 mod brought;
 mod expiry;
 mod ladder;
+mod revocation;
 mod rollouts;
 mod rotation;
 mod sealing;
@@ -19,6 +20,7 @@ mod secrets;
 pub use self::brought::*;
 pub use self::expiry::{Expiring, HeldLeaf, IdentityShown};
 pub use self::ladder::{Ladder, Link, Rung};
+pub use self::revocation::{ListUptake, Revocation, RevocationList, Revoke};
 pub use self::rollouts::{PauseRollouts, Paused, PlannedRollout, ResumeRollouts, Rollouts};
 pub use self::rotation::*;
 pub use self::sealing::*;
@@ -519,6 +521,12 @@ pub struct Authority {
     /// The subjects of the authorities between it and its root, the one that signed it first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub between: Vec<String>,
+    /// Its newest revocation list, where there are lists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revocation_list: Option<RevocationList>,
+    /// Who holds up a prepared issuing authority: connected proxies without its revocation list.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waits_for: Vec<Laggard>,
     /// Its certificate.
     pub pem: String,
 }
@@ -571,8 +579,11 @@ pub struct Certificate {
     pub expires: String,
     /// Seconds until then, negative afterwards.
     pub expires_in_secs: i64,
-    /// `issued`, `intended` or `failed`.
+    /// `issued`, `intended`, `failed` or `revoked`.
     pub state: String,
+    /// When it was revoked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked: Option<String>,
     /// The chain, leaf first; listings leave it out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pem: Option<String>,

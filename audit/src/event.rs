@@ -79,6 +79,10 @@ pub enum Action {
     CertificateIssue,
     /// A certificate was not issued although it was intended.
     CertificateFail,
+    /// A certificate was revoked.
+    CertificateRevoke,
+    /// A revocation list was signed; the details say its number.
+    RevocationListSign,
     /// An authority was made.
     AuthorityPrepare,
     /// An authority began to sign.

@@ -30,6 +30,12 @@ pub enum PrepareError {
         /// Its last second.
         not_after: Timestamp,
     },
+    /// Proxies check against revocation lists, and a new issuing authority has none that they acknowledged.
+    #[error(
+        "root {0} has no issuing authority with enough of its life left, and proxies have not acknowledged the \
+         revocation list of another"
+    )]
+    NoListedAuthority(AuthorityId),
     /// What would come out breaks a rule.
     #[error("authority certificate breaks rule {rule}: {message}")]
     Lint {

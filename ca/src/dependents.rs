@@ -1,9 +1,9 @@
 //! Who depends on which authority, as it was observed: acknowledgements and handshakes, never assumptions.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
-use certs::Timestamp;
+use certs::{Serial, Timestamp};
 use serde::{Deserialize, Serialize};
 use spiffe::{AuthorityId, Class, SpiffeId};
 
@@ -16,6 +16,8 @@ pub struct Holding {
     pub id: SpiffeId,
     /// Who signed it.
     pub authority: AuthorityId,
+    /// Its number, where that is known: of a leaf that was acknowledged.
+    pub serial: Option<Serial>,
     /// Its last second.
     pub until: Timestamp,
 }
@@ -26,6 +28,9 @@ pub struct Acknowledged {
     /// The roots that stand in every validation context that it asked for, as it acknowledged them; `None` when it
     /// asked for none, so that no bundle can break it.
     pub roots: Option<BTreeSet<AuthorityId>>,
+    /// The numbers of the revocation lists that stand in every validation context that it asked for, as it acknowledged
+    /// them: it refuses what other issuing authorities signed. `None` when it checks against no list.
+    pub lists: Option<BTreeMap<AuthorityId, u64>>,
     /// Its words when it refused the bundle that it was sent last.
     pub refusal: Option<String>,
     /// The roots under which it completed a handshake with our own certificate on a connection that carries its
@@ -104,6 +109,8 @@ pub enum Reason {
         /// Its last second.
         until: Timestamp,
     },
+    /// It is connected, checks against revocation lists, and has not acknowledged that of the next issuing authority.
+    ListNotAcknowledged,
     /// It has not completed a handshake with our certificate under the new root: its own trust bundle file may be
     /// stale.
     NotProven,
@@ -173,6 +180,25 @@ pub fn behind_finish(
     now: Timestamp,
 ) -> Vec<Laggard> {
     dependents.iter().filter_map(|dependent| depends(dependent, signed, new, now)).collect()
+}
+
+/// Who would refuse leaves of `issuing`, prepared or not, now: connected nodes that check against revocation lists and
+/// have not acknowledged its.
+#[must_use]
+pub fn behind_lists(dependents: &[Dependent], issuing: AuthorityId) -> Vec<Laggard> {
+    let behind = |dependent: &&Dependent| {
+        let lists = dependent.connected.as_ref().and_then(|connected| connected.lists.as_ref());
+        lists.is_some_and(|lists| !lists.contains_key(&issuing))
+    };
+    let laggard = |dependent: &Dependent| {
+        let refusal = dependent.connected.as_ref().and_then(|connected| connected.refusal.clone());
+        Laggard {
+            name: dependent.name.clone(),
+            is_connected: true,
+            reason: refusal.map_or(Reason::ListNotAcknowledged, |words| Reason::BundleRefused { words }),
+        }
+    };
+    dependents.iter().filter(behind).map(laggard).collect()
 }
 
 fn lacks(dependent: &Dependent, new: AuthorityId) -> Option<Laggard> {

@@ -165,9 +165,10 @@ fn refusal_of(error: JournalError) -> IssueError {
                 Err(error) => IssueError::Unavailable(format!("the journal holds a damaged chain: {error}")),
             }
         }
-        error @ (JournalError::SerialTaken(_) | JournalError::NoIntent(_) | JournalError::Unavailable(_)) => {
-            IssueError::Unavailable(error.to_string())
-        }
+        error @ (JournalError::SerialTaken(_)
+        | JournalError::NoIntent(_)
+        | JournalError::NotReserved { .. }
+        | JournalError::Unavailable(_)) => IssueError::Unavailable(error.to_string()),
     }
 }
 

@@ -1,12 +1,14 @@
-//! The shell of [`lifecycle`](crate::lifecycle) and [`rotation`](crate::rotation): carries out what they say and
-//! publishes what it led to.
+//! The shell of [`lifecycle`](crate::lifecycle), [`rotation`](crate::rotation) and [`lists`](crate::lists): carries out
+//! what they say and publishes what it led to.
 
 mod brought;
+mod lists;
 mod roots;
 
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
 use audit::{Action as Done, Actor, Event as Row};
@@ -15,20 +17,31 @@ use spiffe::{ActiveAuthority, AuthorityId, Trust};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::lists::Listing;
+use self::roots::with_left_behind;
 use crate::{
     authority::{PrepareError, SigningAuthority, cross_sign, event, make_issuing},
-    dependents::Dependents,
+    dependents::{Dependents, Laggard, Unobserved},
     drain::Drain,
     issuer::Signing,
     lifecycle::{Action, Event, Lifecycle, Settings},
-    manager::{Anchor, Asked, Deps, RotateError, Vouched, active_authority, signing},
+    manager::{Anchor, Asked, Deps, Revoked, RotateError, Vouched, active_authority, signing},
     pause::Pause,
-    ports::{AuthorityError, AuthorityRecord, AuthorityRequest, AuthorityState, Leaves, Place, Transition},
+    policy::Policy,
+    ports::{
+        AuthorityError, AuthorityRecord, AuthorityRequest, AuthorityState, CertificateRow, Leaves, Place,
+        Transition,
+    },
+    revocation::{Revoke, RevokeRefusal},
     rotation::{self, Refusal, Rotation, Wish},
     status::{ByHand, CaStatus, RotationStatus, authorities},
 };
 
 pub use self::brought::{Install, Installed};
+
+/// How long an operator's wish for a new issuing authority waits at the barrier before it is answered. The rotation
+/// goes on.
+const PATIENCE: Duration = Duration::from_secs(8);
 
 /// Where an answer goes.
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, RotateError>>;
@@ -38,6 +51,16 @@ pub(crate) type Reply<T> = oneshot::Sender<Result<T, RotateError>>;
 pub(crate) struct Rotate {
     pub(crate) asked: Asked,
     pub(crate) reply: Reply<AuthorityId>,
+}
+
+/// A rotation that an operator began.
+#[derive(Debug)]
+struct Begun {
+    asked: Asked,
+    /// Where the answer goes, until it was given.
+    reply: Option<Reply<AuthorityId>>,
+    /// When it is given whatever has become of the rotation.
+    until: Timestamp,
 }
 
 /// What operators ask for.
@@ -57,6 +80,8 @@ pub(crate) enum Command {
     DropRequest { asked: Asked, reply: Reply<AuthorityId> },
     /// What was signed for it.
     Install { wanted: Install, asked: Asked, reply: Reply<Installed> },
+    /// A certificate is to count no more.
+    Revoke { wanted: Revoke, event: Row, reply: oneshot::Sender<Result<CertificateRow, RevokeRefusal>> },
 }
 
 /// Where changes are published.
@@ -70,6 +95,13 @@ pub(crate) struct Published {
     pub(crate) drain: watch::Sender<Drain>,
 }
 
+/// What the last process left beside the records.
+pub(crate) struct Left {
+    pub(crate) vouched: Vouched,
+    pub(crate) request: Option<AuthorityRequest>,
+    pub(crate) listing: Listing,
+}
+
 /// Owner of the authorities' records.
 pub(crate) struct Keeper {
     deps: Deps,
@@ -77,9 +109,12 @@ pub(crate) struct Keeper {
     roots: Rotation,
     records: Vec<AuthorityRecord>,
     vouched: Vouched,
+    listing: Listing,
+    dependents: Arc<dyn Dependents>,
     asked: mpsc::Receiver<Command>,
-    waiting: Option<Rotate>,
-    /// On whose account what happens now happens, if not by itself and not by `waiting`.
+    begun: Option<Begun>,
+    laggards: Vec<Laggard>,
+    /// On whose account what happens now happens, if not by itself and not by `begun`.
     on_behalf: Option<Asked>,
     request: Option<AuthorityRequest>,
     arriving: Option<certs::Brought>,
@@ -99,12 +134,12 @@ impl Keeper {
         records: Vec<AuthorityRecord>,
         asked: mpsc::Receiver<Command>,
         published: Published,
-        vouched: Vouched,
-        request: Option<AuthorityRequest>,
+        left: Left,
     ) -> Self {
+        let Left { vouched, request, listing } = left;
         let settings = rotation::Settings {
             max_connection: deps.policy.max_connection,
-            retry: Settings::new(deps.policy.lifetimes.issuing).retry,
+            retry: settings(&deps.policy).retry,
         };
         let roots = Rotation::resume(settings, rotation::Root::all(&records));
         let keeper = Self {
@@ -113,8 +148,11 @@ impl Keeper {
             roots,
             records,
             vouched,
+            listing,
+            dependents: Arc::new(Unobserved),
             asked,
-            waiting: None,
+            begun: None,
+            laggards: Vec::new(),
             on_behalf: None,
             request,
             arriving: None,
@@ -139,13 +177,15 @@ impl Keeper {
     }
 
     pub(crate) async fn run(mut self, dependents: Arc<dyn Dependents>, shutdown: CancellationToken) {
+        self.dependents = Arc::clone(&dependents);
         let clock = Arc::clone(&self.deps.clock);
         let first = self.paused();
         self.drive(first).await;
         self.look_after_roots(dependents.as_ref()).await;
         loop {
-            let deadlines = self.machine.deadline().into_iter().chain(self.roots.deadline());
-            let deadline = deadlines.min().unwrap_or(Timestamp::MAX);
+            let answer = self.begun.as_ref().filter(|begun| begun.reply.is_some()).map(|begun| begun.until);
+            let machines = [self.machine.deadline(), self.roots.deadline(), self.listing.deadline()];
+            let deadline = machines.into_iter().chain([answer]).flatten().min().unwrap_or(Timestamp::MAX);
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 Some(command) = self.asked.recv() => self.command(command, dependents.as_ref()).await,
@@ -162,19 +202,31 @@ impl Keeper {
             if self.roots.deadline().is_some_and(|at| at <= now) {
                 self.look_after_roots(dependents.as_ref()).await;
             }
+            if self.listing.deadline().is_some_and(|at| at <= now) {
+                self.look_after_lists().await;
+            }
+            if answer.is_some_and(|at| at <= now) {
+                self.answer(Err(RotateError::Behind(self.laggards.clone())));
+            }
         }
     }
 
     async fn command(&mut self, command: Command, dependents: &dyn Dependents) {
         match command {
-            Command::Issuing(wish) => {
-                if self.is_root_offline() {
-                    let _ = wish.reply.send(Err(Refusal::NoRootKey.into()));
-                    return;
-                }
-                self.waiting = Some(wish);
+            Command::Issuing(Rotate { reply, .. }) if self.is_root_offline() => {
+                let _ = reply.send(Err(Refusal::NoRootKey.into()));
+            }
+            Command::Issuing(Rotate { reply, .. }) if self.machine.is_barred() && self.begun.is_some() => {
+                let _ = reply.send(Err(Refusal::Busy.into()));
+            }
+            Command::Issuing(Rotate { asked, reply }) => {
+                let until = self.deps.clock.now() + PATIENCE;
+                self.begun = Some(Begun { asked, reply: Some(reply), until });
                 self.drive(Event::RotationRequested).await;
-                self.answer(Err(RotateError::Failed("nothing was begun".to_owned())));
+                if !self.machine.is_barred() {
+                    self.answer(Err(RotateError::Failed("nothing was begun".to_owned())));
+                    self.begun = None;
+                }
             }
             // Whoever asked may be gone; what was done stands.
             Command::Root { wish, asked, reply } => {
@@ -195,6 +247,9 @@ impl Keeper {
             Command::Install { wanted, asked, reply } => {
                 let _ = reply.send(Box::pin(self.install(wanted, asked, dependents)).await);
             }
+            Command::Revoke { wanted, event, reply } => {
+                let _ = reply.send(self.revoke(wanted, event).await);
+            }
         }
     }
 
@@ -208,10 +263,18 @@ impl Keeper {
     /// Steps the machine, carries out what it says, and feeds it the results, until it is content.
     async fn drive(&mut self, first: Event) {
         let mut events = VecDeque::from([first]);
+        let was_at_risk = self.machine.is_at_risk(self.deps.clock.now());
         while let Some(event) = events.pop_front() {
             for action in self.machine.step(event, self.deps.clock.now()) {
                 events.push_back(self.carry_out(action).await);
             }
+        }
+        if !was_at_risk && self.machine.is_at_risk(self.deps.clock.now()) {
+            let laggards = self.laggards.len();
+            tracing::error!(
+                laggards,
+                "next issuing authority waits for laggards, the one that signs is getting old"
+            );
         }
         self.publish_status();
     }
@@ -225,6 +288,15 @@ impl Keeper {
                     Event::PrepareFailed
                 }
             },
+            Action::Look(id) => {
+                let behind = self.behind(id).await;
+                if let Err(error) = &behind {
+                    tracing::warn!(%error, "who would refuse the next issuing authority is not known now");
+                }
+                let is_clear = behind.as_ref().is_ok_and(Vec::is_empty);
+                self.laggards = behind.unwrap_or_default();
+                if is_clear { Event::Clear(id) } else { Event::Behind(id) }
+            }
             Action::Activate { new, old } => match self.activate(new, old).await {
                 Ok(()) => Event::Activated(new),
                 Err(error) => {
@@ -270,6 +342,8 @@ impl Keeper {
         let event =
             Event::Prepared { id: record.id, created: now, not_after: record.certificate.not_after() };
         self.records.push(record);
+        self.settle_lists().await;
+        self.publish_again();
         Ok(event)
     }
 
@@ -296,7 +370,8 @@ impl Keeper {
         let record = self.record(new)?.clone();
         let mut transitions = Vec::new();
         let authority = self.signing_authority(&record).await?;
-        let mut rows = vec![self.row(Done::AuthorityActivate, &record, now)];
+        let row = self.row(Done::AuthorityActivate, &record, now);
+        let mut rows = vec![with_left_behind(row, &self.laggards)];
         if let Some(old) = old {
             let (from, to) = (AuthorityState::Active, AuthorityState::Retired);
             transitions.push(Transition { id: old, from, to, at: now });
@@ -308,9 +383,12 @@ impl Keeper {
 
         self.apply(&transitions);
         self.last_failure = None;
+        self.laggards.clear();
+        self.settle_lists().await;
         self.publish(Some(authority));
         tracing::info!(authority_id = %new, "issuing authority is active");
         self.answer(Ok(new));
+        self.begun = None;
         Ok(())
     }
 
@@ -327,6 +405,8 @@ impl Keeper {
         self.deps.authorities.transition(step.to_vec(), vec![row]).await?;
         self.apply(&step);
         self.leaves.remove(&id);
+        self.settle_lists().await;
+        self.publish_again();
         tracing::info!(authority_id = %id, "issuing authority is removed, its key destroyed");
         Ok(())
     }
@@ -371,8 +451,7 @@ impl Keeper {
 
     fn issuing_machine(&self) -> Lifecycle {
         let paused_until = self.pause.borrow().as_ref().map(|pause| pause.until);
-        Lifecycle::resume(Settings::new(self.deps.policy.lifetimes.issuing), &self.records)
-            .pausing(paused_until)
+        Lifecycle::resume(settings(&self.deps.policy), &self.records).pausing(paused_until)
     }
 
     async fn signing_authority(
@@ -384,7 +463,7 @@ impl Keeper {
     }
 
     fn row(&self, action: Done, record: &AuthorityRecord, now: Timestamp) -> Row {
-        match self.waiting.as_ref().map(|wish| &wish.asked).or(self.on_behalf.as_ref()) {
+        match self.begun.as_ref().map(|begun| &begun.asked).or(self.on_behalf.as_ref()) {
             Some(asked) => event(action, record, now, asked.actor.clone(), &asked.reason),
             None => event(action, record, now, Actor::System, "half of its life has passed"),
         }
@@ -394,18 +473,27 @@ impl Keeper {
         tracing::warn!(%error, what, "rotation of the issuing authority failed, the old one signs on");
         self.last_failure = Some(format!("{what}: {error}"));
         self.answer(Err(RotateError::Failed(error.to_string())));
+        self.begun = None;
     }
 
     fn answer(&mut self, answer: Result<AuthorityId, RotateError>) {
-        if let Some(wish) = self.waiting.take() {
+        if let Some(reply) = self.begun.as_mut().and_then(|begun| begun.reply.take()) {
             // Whoever asked may be gone; the rotation stands.
-            let _ = wish.reply.send(answer);
+            let _ = reply.send(answer);
         }
+    }
+
+    /// Shows everybody what changed, and the same authority signs.
+    fn publish_again(&self) {
+        let authority = self.published.signing.borrow().authority.clone();
+        self.publish(authority);
     }
 
     /// Shows everybody the authorities as they are now; `authority` signs.
     fn publish(&self, authority: Option<Arc<SigningAuthority>>) {
-        let next = signing(&self.deps.policy, &self.records, authority, Arc::clone(&self.vouched));
+        let lists = self.listing.shown(&self.records, self.deps.clock.now());
+        let revoked = Revoked { leaves: self.listing.refused(), lists };
+        let next = signing(&self.deps.policy, &self.records, authority, Arc::clone(&self.vouched), revoked);
         let trust = Arc::clone(&next.trust);
         let trust_sequence = trust.own().sequence();
         let active = active_authority(&self.records);
@@ -455,7 +543,10 @@ impl Keeper {
             }),
             request: self.request.as_ref().map(|request| request.into()),
             last_failure: self.last_failure.clone(),
+            laggards: self.laggards.clone(),
+            is_at_risk: self.machine.is_at_risk(self.deps.clock.now()),
             rotation: self.rotation.clone(),
+            lists: self.listing.status(&self.records, self.deps.clock.now()),
         };
         self.published.status.send_if_modified(|current| {
             let changed = **current != status;
@@ -465,4 +556,9 @@ impl Keeper {
             changed
         });
     }
+}
+
+/// What issuing authorities go by.
+pub(crate) fn settings(policy: &Policy) -> Settings {
+    Settings::new(policy.lifetimes.issuing, policy.least_remaining())
 }

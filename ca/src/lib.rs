@@ -10,6 +10,7 @@
 //! rotate_issuing -> keeper <-> lifecycle (issuing authorities) -> Authorities
 //! rotate_root, emergency -> keeper <-> rotation (roots) <- Dependents (what nodes acknowledged)
 //! request, install -> keeper -> both: what somebody else signed goes the same ways
+//! revoke -> keeper <-> lists -> Revocations (what was revoked, and the lists that say so)
 //! ```
 
 mod authority;
@@ -19,10 +20,12 @@ mod issuance;
 mod issuer;
 mod keeper;
 pub mod lifecycle;
+pub mod lists;
 mod manager;
 mod pause;
 mod policy;
 pub mod ports;
+mod revocation;
 pub mod rotation;
 mod status;
 #[cfg(any(test, feature = "testing"))]
@@ -34,4 +37,7 @@ pub use self::keeper::{Install, Installed};
 pub use self::manager::{Anchor, Asked, Deps, Handle, Manager, OpenError, RotateError};
 pub use self::pause::Pause;
 pub use self::policy::{ISSUING_FACTOR, Lifetimes, Policy, PolicyError};
-pub use self::status::{AuthorityStatus, ByHand, CaStatus, Requested, RotationStatus, Tally};
+pub use self::revocation::{Revoke, RevokeRefusal, revocable};
+pub use self::status::{
+    AuthorityStatus, ByHand, CaStatus, ListStatus, ListsStatus, Requested, RotationStatus, Tally, Withdrawn,
+};

@@ -1,17 +1,19 @@
 //! The life of issuing authorities under one root: when the next is made, which one signs, when an old one may go.
 //!
-//! A pure machine. Under an unchanged root the bundle stays the same, so a prepared authority becomes active at
-//! once; the replacement of a root, which must wait for what proxies have acknowledged, is
+//! A pure machine. Under an unchanged root the bundle stays the same, so that a prepared authority may sign at once,
+//! unless proxies check against revocation lists: then it waits at a barrier until every connected one has its list.
+//! The replacement of a root, which always waits for what proxies have acknowledged, is
 //! [`rotation`](crate::rotation).
 //!
 //! ```text
-//!            half of life, or asked            at once               nothing depends on it
+//!            half of life, or asked           barrier: nobody would       nothing depends on it
+//!                                             refuse what it signs
 //! (absent) ---------------------> Prepared ----------> Active -> Retired ------------> Removed
 //! ```
 //!
-//! Invariants, walked at random in the tests: one authority is active from the first activation on; a retired one
-//! stays while an unexpired leaf depends on it, and two clock allowances longer; what was removed never comes
-//! back.
+//! Invariants, walked at random in the tests: one authority is active from the first activation on; none is activated
+//! past a laggard before the one that signs is about to lose its ability to; a retired one stays while an unexpired
+//! leaf depends on it, and two clock allowances longer; what was removed never comes back.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -22,10 +24,14 @@ use crate::ports::{AuthorityRecord, AuthorityState, Leaves, Place};
 
 /// The longest wait between two tries.
 const MAX_RETRY: Duration = Duration::from_secs(15 * 60);
+/// How often the barrier is looked at.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// What the machine goes by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
+    /// How much life an authority must have left to sign.
+    pub least_remaining: Duration,
     /// How far clocks may differ (security reference 5.5).
     pub clock_allowance: Duration,
     /// The wait after the first failure; it doubles with each further one, up to 15 minutes.
@@ -33,12 +39,12 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// For issuing authorities that live `lifetime`: a minute of clock allowance, and first tries a minute apart,
-    /// closer together for the short lives of tests.
+    /// For issuing authorities that live `lifetime` and sign while they have `least_remaining` left: a minute of clock
+    /// allowance, and first tries a minute apart, closer together for the short lives of tests.
     #[must_use]
-    pub fn new(lifetime: Duration) -> Self {
+    pub fn new(lifetime: Duration, least_remaining: Duration) -> Self {
         let retry = (lifetime / 100).clamp(Duration::from_secs(1), Duration::from_secs(60));
-        Self { clock_allowance: Duration::from_secs(60), retry }
+        Self { least_remaining, clock_allowance: Duration::from_secs(60), retry }
     }
 
     /// How long after its last leaf, or its retirement, an authority stays.
@@ -68,6 +74,10 @@ pub enum Event {
     },
     /// [`Action::Prepare`] failed; nothing was kept.
     PrepareFailed,
+    /// [`Action::Look`]: nobody would refuse what it signs.
+    Clear(AuthorityId),
+    /// [`Action::Look`]: somebody would, or it is not known.
+    Behind(AuthorityId),
     /// [`Action::Activate`] succeeded.
     Activated(AuthorityId),
     /// [`Action::Activate`] failed; nothing changed.
@@ -87,6 +97,8 @@ pub enum Event {
 pub enum Action {
     /// Make a new key, have the root sign it, and keep both.
     Prepare,
+    /// Look whether anybody who is connected would refuse what a prepared authority signs.
+    Look(AuthorityId),
     /// Let `new` sign from now on, and let `old` retire in the same transaction.
     Activate {
         /// The authority that begins to sign.
@@ -131,6 +143,17 @@ impl Member {
         self.due().max(pause.min(self.at_part(0.6)))
     }
 
+    /// When its successor signs whoever lags: at nine tenths of its life, and before it has too little left to sign.
+    fn must_go(&self, settings: &Settings) -> Timestamp {
+        self.at_part(0.9).min(self.not_after - settings.least_remaining.mul_f64(1.2))
+    }
+
+    /// When a successor that still waits is worth a word.
+    fn at_risk(&self, settings: &Settings) -> Timestamp {
+        let (due, must_go) = (self.due(), self.must_go(settings));
+        due + must_go.since(due).mul_f64(0.625)
+    }
+
     fn at_part(&self, part: f64) -> Timestamp {
         self.created + self.not_after.since(self.created).mul_f64(part)
     }
@@ -142,6 +165,10 @@ enum Rotation {
     Idle,
     /// An action is being carried out.
     Running,
+    /// Nobody would refuse what this one signs.
+    Cleared(AuthorityId),
+    /// Somebody would refuse what the prepared one signs.
+    Barred { look: Timestamp },
     /// The last try failed.
     Waiting { until: Timestamp },
 }
@@ -223,12 +250,26 @@ impl Lifecycle {
         Some(member.due())
     }
 
+    /// Whether a prepared authority waits for laggards.
+    #[must_use]
+    pub fn is_barred(&self) -> bool {
+        matches!(self.rotation, Rotation::Barred { .. })
+    }
+
+    /// Whether the one that signs should have been replaced by now, and laggards hold it up.
+    #[must_use]
+    pub fn is_at_risk(&self, now: Timestamp) -> bool {
+        let active = self.in_state(AuthorityState::Active);
+        self.is_barred() && active.is_some_and(|(_, member)| now >= member.at_risk(&self.settings))
+    }
+
     /// When the machine wants an [`Event::Tick`].
     #[must_use]
     pub fn deadline(&self) -> Option<Timestamp> {
         let rotation = match self.rotation {
             Rotation::Idle => self.next_rotation(),
-            Rotation::Running => None,
+            Rotation::Running | Rotation::Cleared(_) => None,
+            Rotation::Barred { look } => Some(look),
             Rotation::Waiting { until } => Some(until),
         };
         let checks = self.members.values().map(|member| member.check).filter(|at| *at < Timestamp::MAX);
@@ -254,6 +295,10 @@ impl Lifecycle {
             }
             Event::Activated(id) => self.activated(id, now),
             Event::PrepareFailed | Event::ActivateFailed => self.failed(now),
+            Event::Clear(id) => self.rotation = Rotation::Cleared(id),
+            // Whatever holds it up, the ability to sign is worth more.
+            Event::Behind(id) if self.must_go(now) => self.rotation = Rotation::Cleared(id),
+            Event::Behind(_) => self.rotation = Rotation::Barred { look: now + LOOK },
             Event::Counted(id, leaves) => actions.extend(self.counted(id, leaves, now)),
             Event::Removed(id) => {
                 self.members.remove(&id);
@@ -279,16 +324,26 @@ impl Lifecycle {
         self.can_make && (self.requested || self.next_rotation().is_none_or(|due| due <= now))
     }
 
+    /// Whether the one that signs, if any does, cannot wait for laggards any more.
+    fn must_go(&self, now: Timestamp) -> bool {
+        let active = self.in_state(AuthorityState::Active);
+        active.is_none_or(|(_, member)| now >= member.must_go(&self.settings))
+    }
+
     fn rotate(&mut self, now: Timestamp) -> Option<Action> {
-        match self.rotation {
+        let cleared = match self.rotation {
             Rotation::Running => return None,
-            Rotation::Waiting { until } if now < until => return None,
-            Rotation::Waiting { .. } | Rotation::Idle => {}
-        }
+            Rotation::Waiting { until: later } | Rotation::Barred { look: later } if now < later => {
+                return None;
+            }
+            Rotation::Cleared(id) => Some(id),
+            Rotation::Waiting { .. } | Rotation::Barred { .. } | Rotation::Idle => None,
+        };
         // One that was prepared before a crash, or before its activation failed, is used and not made again.
         let prepared = self.in_state(AuthorityState::Prepared).filter(|(_, member)| now < member.due());
         let action = match prepared {
-            Some((new, _)) => Action::Activate { new, old: self.active() },
+            Some((new, _)) if cleared == Some(new) => Action::Activate { new, old: self.active() },
+            Some((new, _)) => Action::Look(new),
             None if self.rotation_is_due(now) => Action::Prepare,
             None => {
                 self.rotation = Rotation::Idle;

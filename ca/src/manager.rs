@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use audit::{Action, Actor, Event, Refusals};
 use certs::{Certificate, Clock, KeyError, Ladder, Serial, SpkiHash, Timestamp};
 use spiffe::{
-    ActiveAuthority, AuthorityId, IssueError, IssuedSvid, SvidIssuer, SvidRequest, Trust, TrustBundle,
+    ActiveAuthority, AuthorityId, IssueError, IssuedSvid, Lists, SvidIssuer, SvidRequest, Trust, TrustBundle,
     TrustDomain,
 };
 use thiserror::Error;
@@ -18,18 +18,19 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     authority::{PrepareError, SigningAuthority, event, make_issuing, make_root},
-    dependents::Dependents,
+    dependents::{Dependents, Laggard},
     drain::Drain,
     issuance::Judge,
     issuer::{BuiltinIssuer, Job, Pipeline, Signing},
-    keeper::{Command, Install, Installed, Keeper, Published, Reply, Rotate},
-    lifecycle::{Lifecycle, Settings},
+    keeper::{Command, Install, Installed, Keeper, Left, Listing, Published, Reply, Rotate, settings},
+    lifecycle::Lifecycle,
     pause::Pause,
     policy::{Policy, PolicyError},
     ports::{
-        Authorities, AuthorityError, AuthorityRecord, AuthorityRequest, AuthorityState, Journal,
-        JournalError, Place,
+        Authorities, AuthorityError, AuthorityRecord, AuthorityRequest, AuthorityState, CertificateRow,
+        Journal, JournalError, Place, Revocations,
     },
+    revocation::{Revoke, RevokeRefusal},
     rotation::{Refusal, Wish},
     status::{CaStatus, RotationStatus},
 };
@@ -44,6 +45,8 @@ pub struct Deps {
     pub authorities: Arc<dyn Authorities>,
     /// Keeps intents and results.
     pub journal: Arc<dyn Journal>,
+    /// Keeps what was revoked, and lists.
+    pub revocations: Arc<dyn Revocations>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Hears of requests that policy refuses.
@@ -109,6 +112,13 @@ pub enum RotateError {
     /// The chain for the pending request breaks rules.
     #[error("the chain is refused: {}", broken(.0))]
     Chain(Box<Ladder>),
+    /// The next issuing authority is prepared, and these would refuse what it signs. The rotation goes on when they
+    /// have its revocation list.
+    #[error(
+        "the next issuing authority is prepared, and signs when {} more have acknowledged its revocation list",
+        _0.len()
+    )]
+    Behind(Vec<Laggard>),
     /// Too many ask, or the process is shutting down.
     #[error("rotation cannot be asked for now")]
     Unavailable,
@@ -180,10 +190,13 @@ impl Manager {
             None => None,
         };
         let remaining = deps.journal.remaining(deps.clock.now()).await?;
-        let machine = Lifecycle::resume(Settings::new(deps.policy.lifetimes.issuing), &records);
+        let machine = Lifecycle::resume(settings(&deps.policy), &records);
 
         let vouched = vouched(&deps, &records).await?;
-        let first = signing(&deps.policy, &records, authority, Arc::clone(&vouched));
+        let listing = Listing::load(&deps).await?;
+        // Lists follow before anybody asks: the keeper looks whether all are there.
+        let revoked = Revoked { leaves: listing.refused(), lists: listing.shown(&records, deps.clock.now()) };
+        let first = signing(&deps.policy, &records, authority, Arc::clone(&vouched), revoked);
         let published = Published {
             trust: watch::Sender::new(Arc::clone(&first.trust)),
             active: watch::Sender::new(active_authority(&records)),
@@ -212,7 +225,9 @@ impl Manager {
             drain: published.drain.subscribe(),
         };
         let request = deps.authorities.request().await?;
-        let keeper = Keeper::new(deps, machine, records, asked, published, vouched, request);
+        let left = Left { vouched, request, listing };
+        let mut keeper = Keeper::new(deps, machine, records, asked, published, left);
+        keeper.open_lists().await;
         Ok(Self { keeper, issuer, handle })
     }
 
@@ -253,6 +268,14 @@ fn is_of(record: &AuthorityRecord, domain: &TrustDomain) -> bool {
         [] => is_brought,
         names => names.iter().all(|name| *name == ours.as_bytes() || !name.starts_with(b"spiffe:")),
     }
+}
+
+/// What was revoked, as doors and proxies hear of it.
+pub(crate) struct Revoked {
+    /// Refused at our doors.
+    pub(crate) leaves: Arc<HashSet<(AuthorityId, Serial)>>,
+    /// What proxies check against.
+    pub(crate) lists: Lists,
 }
 
 /// The leaves by known serial numbers and keys that stolen authorities signed while they were ours.
@@ -325,6 +348,7 @@ pub(crate) fn signing(
     records: &[AuthorityRecord],
     authority: Option<Arc<SigningAuthority>>,
     vouched: Vouched,
+    revoked: Revoked,
 ) -> Signing {
     let roots = || records.iter().filter(|record| record.place == Place::Root);
     let anchors = roots()
@@ -342,7 +366,12 @@ pub(crate) fn signing(
         records.iter().map(|record| record.certificate.spki_hash()).collect();
     let stolen = records.iter().filter(|record| record.stolen.is_some());
     let tainted = stolen.map(|record| record.certificate.spki_hash()).collect();
-    let trust = Arc::new(Trust::new(bundle).with_tainted(tainted).with_vouched(vouched));
+    let trust = Trust::new(bundle)
+        .with_tainted(tainted)
+        .with_vouched(vouched)
+        .with_revoked(revoked.leaves)
+        .with_lists(revoked.lists);
+    let trust = Arc::new(trust);
     let judge = Judge::new(Arc::clone(&trust));
     Signing { authority, authority_keys, trust, judge }
 }
@@ -463,6 +492,18 @@ impl Handle {
     /// begin now; the request stays, and nothing changed.
     pub async fn install(&self, wanted: Install, asked: Asked) -> Result<Installed, RotateError> {
         self.ask(|reply| Command::Install { wanted, asked, reply }).await
+    }
+
+    /// Has a certificate count no more: our doors refuse it at once, and it is on the next revocation list, where there
+    /// are lists. `event` is the audit row. Answers its row of the journal.
+    ///
+    /// # Errors
+    /// When there is no such certificate, it counts no more anyway, or the store does not answer.
+    pub async fn revoke(&self, wanted: Revoke, event: Event) -> Result<CertificateRow, RevokeRefusal> {
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Revoke { wanted, event, reply };
+        self.commands.try_send(command).map_err(|_| RevokeRefusal::Unavailable)?;
+        answer.await.map_err(|_| RevokeRefusal::Unavailable)?
     }
 
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, RotateError> {

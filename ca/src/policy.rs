@@ -6,6 +6,8 @@ use certs::{Profile, format_duration};
 use spiffe::TrustDomain;
 use thiserror::Error;
 
+use crate::lists::LEAST_LIFE;
+
 /// How long each kind of certificate lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lifetimes {
@@ -114,6 +116,9 @@ pub struct Policy {
     pub lifetimes: Lifetimes,
     /// The greatest age of a connection between proxies: what our listeners set.
     pub max_connection: Duration,
+    /// How long revocation lists live that proxies check against; `None` for no lists. Never less than
+    /// [`Policy::least_list_life`].
+    pub lists: Option<Duration>,
     /// Development mode: lives may be as short as a second.
     pub dev: bool,
 }
@@ -156,6 +161,20 @@ impl Policy {
         problems
     }
 
+    /// The least life of a revocation list: a week, and two lives of a leaf, so that a proxy which is cut off from us
+    /// loses its own leaf before its lists end and refuse everybody. In development mode the latter alone.
+    #[must_use]
+    pub fn least_list_life(&self) -> Duration {
+        let leaves = 2 * self.lifetimes.workload;
+        if self.dev { leaves } else { leaves.max(LEAST_LIFE) }
+    }
+
+    /// How long revocation lists live, if there are any.
+    #[must_use]
+    pub fn list_life(&self) -> Option<Duration> {
+        self.lists.map(|life| life.max(self.least_list_life()))
+    }
+
     /// How much life an issuing authority must have left to sign: two leaf lifetimes (security reference 5.5).
     #[must_use]
     pub fn least_remaining(&self) -> Duration {
@@ -176,6 +195,7 @@ mod tests {
                 trust_domain: TrustDomain::parse("td").unwrap(),
                 lifetimes,
                 max_connection: Duration::from_secs(3600),
+                lists: None,
                 dev,
             };
             let profiles: Vec<_> = policy.problems().iter().map(PolicyError::profile).collect();

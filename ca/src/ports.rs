@@ -1,5 +1,7 @@
-//! What this crate needs kept: the journal of issuances and the authorities with their sealed keys. `store`
-//! implements both. A change and its audit events share a transaction.
+//! What this crate needs kept: the journal of issuances, the authorities with their sealed keys, and what was revoked.
+//! `store` implements all of it. A change and its audit events share a transaction.
+
+mod revocations;
 
 use async_trait::async_trait;
 use audit::Event;
@@ -7,6 +9,8 @@ use certs::{Certificate, Profile, SecretKey, Serial, SpkiHash, Timestamp};
 use serde::{Deserialize, Serialize};
 use spiffe::{AuthorityId, NodeId, Purpose, RequestId, SpiffeId, Tenant, TokenRefusal, TokenSpend};
 use thiserror::Error;
+
+pub use self::revocations::{ListRecord, MAX_REVOKED, Revocations, RevokeError, Revoked};
 
 /// What is about to be signed, written down before it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,6 +89,14 @@ pub enum JournalError {
     /// No open intent with this serial number and authority: never recorded, or it has its result already.
     #[error("no open intent has serial number {0}")]
     NoIntent(Serial),
+    /// No list of that number was to come: never reserved, or it is kept already.
+    #[error("number {number} is not reserved for a revocation list of authority {authority}")]
+    NotReserved {
+        /// Whose.
+        authority: AuthorityId,
+        /// Which.
+        number: u64,
+    },
     /// The store cannot write or read now.
     #[error("journal is unavailable: {0}")]
     Unavailable(String),
@@ -112,6 +124,8 @@ pub struct CertificateRow {
     pub state: CertificateState,
     /// When that was recorded.
     pub finished: Option<Timestamp>,
+    /// When it was revoked.
+    pub revoked: Option<Timestamp>,
     /// The chain as DER, leaf first; empty unless issued.
     pub chain: Vec<Vec<u8>>,
 }
@@ -228,7 +242,8 @@ pub trait Journal: Send + Sync {
     /// The rows that `filter` asks for, newest intent first.
     async fn certificates(&self, filter: &CertificateFilter) -> Result<Vec<CertificateRow>, JournalError>;
 
-    /// The newest issued leaf of each pair of identity and node, as far as it has not expired at `now`.
+    /// The newest issued leaf of each pair of identity and node, as far as it has not expired at `now` and was not
+    /// revoked.
     async fn remaining(&self, now: Timestamp) -> Result<Vec<Remaining>, JournalError>;
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use certs::Timestamp;
+use certs::{Serial, Timestamp};
 use serde::{Deserialize, Serialize};
 use spiffe::AuthorityId;
 
@@ -119,6 +119,47 @@ pub struct RotationStatus {
     pub settles: Option<Timestamp>,
 }
 
+/// The newest revocation list of one issuing authority.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListStatus {
+    /// Whose.
+    pub authority: AuthorityId,
+    /// Its number.
+    pub number: u64,
+    /// When it was made.
+    pub made: Timestamp,
+    /// When it ends.
+    pub ends: Timestamp,
+    /// When the next one is made.
+    pub due: Option<Timestamp>,
+    /// How many certificates are on it.
+    pub revoked: usize,
+}
+
+/// Since when no list is shown although lists are wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Withdrawn {
+    /// Since when.
+    pub since: Timestamp,
+    /// Whose list is missing or about to end.
+    pub because: AuthorityId,
+}
+
+/// The revocation lists at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ListsStatus {
+    /// The newest of each authority that is not removed.
+    pub lists: Vec<ListStatus>,
+    /// Whether proxies are shown them.
+    pub is_shown: bool,
+    /// Since when they are withdrawn, if they were shown before.
+    pub withdrawn: Option<Withdrawn>,
+    /// Why the last one was not made, until one is.
+    pub last_failure: Option<String>,
+    /// Revoked certificates that the newest lists do not say.
+    pub unlisted: Vec<Serial>,
+}
+
 /// All authorities at one moment. Published as `watch<Arc<CaStatus>>`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct CaStatus {
@@ -136,8 +177,14 @@ pub struct CaStatus {
     pub request: Option<Requested>,
     /// Why the last replacement failed, until one succeeds.
     pub last_failure: Option<String>,
+    /// Who holds up the next issuing authority, which is prepared.
+    pub laggards: Vec<Laggard>,
+    /// Whether they have done so for too long.
+    pub is_at_risk: bool,
     /// The rotation of the root.
     pub rotation: Option<RotationStatus>,
+    /// Revocation lists, where they are wanted.
+    pub lists: Option<ListsStatus>,
 }
 
 /// The statuses of `records`.

@@ -12,7 +12,7 @@ mod seeded;
 use certs::{Profile, SecretKey};
 use spiffe::{Class, NodeId, Purpose, RequestId, SpiffeId, SvidRequest, Tenant};
 
-pub use self::contract::{StoreFixture, authorities_contract, journal_contract};
+pub use self::contract::{StoreFixture, authorities_contract, journal_contract, revocations_contract};
 pub use self::core::Core;
 pub use self::memory::{Call, MemoryStore};
 pub use self::observer::FakeDependents;

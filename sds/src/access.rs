@@ -36,6 +36,9 @@ pub enum Absence {
     /// There is no such imported secret, or none of the node's identities is granted it.
     #[error("secret {0} does not exist or is not granted to an identity of the node")]
     SecretNotGranted(SecretName),
+    /// Proxies check against revocation lists, and what this name stands for cannot.
+    #[error("Envoy's SPIFFE validator, which {0} needs, ignores the revocation lists that are switched on")]
+    Unlisted(&'static str),
     /// There is no bundle of that trust domain.
     #[error("trust domain {0} is not trusted")]
     UnknownDomain(TrustDomain),
@@ -65,6 +68,7 @@ pub fn decide(node: &NodeId, name: &str, facts: Facts<'_>) -> Result<Grant, Abse
     match base {
         "default" => may_have(binding, binding.default_identity().clone(), facts.blocks),
         "ROOTCA" => Ok(Grant::Context(own.clone())),
+        "ALL" if facts.trust.lists().are_wanted() => Err(Absence::Unlisted("ALL")),
         "ALL" => Ok(Grant::All),
         _ if base.starts_with(SCHEME) => {
             let path = base.strip_prefix(SCHEME).unwrap_or_default();

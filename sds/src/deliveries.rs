@@ -10,7 +10,7 @@ use std::{
 
 use audit::Refusals;
 use certs::{SecretKey, Timestamp};
-use spiffe::{ActiveAuthority, IssueError, IssuedSvid, NodeId, Peer, Purpose, Tenant};
+use spiffe::{ActiveAuthority, IssueError, IssuedSvid, NodeId, Peer, Purpose, RevocationLists, Tenant};
 use tokio::sync::watch;
 use xds::{Resource, SecretView, Version};
 
@@ -198,6 +198,9 @@ impl Deliveries {
         for key in barred {
             self.step(&key, Event::Barred, now);
         }
+        if trust_changed {
+            self.replace_revoked(now);
+        }
         let touched: Vec<u64> = self
             .streams
             .iter()
@@ -210,6 +213,18 @@ impl Deliveries {
             .collect();
         for stream in touched {
             self.look_again(stream, now);
+        }
+    }
+
+    /// Leaves that an operator has revoked are replaced at once.
+    fn replace_revoked(&mut self, now: Timestamp) {
+        let revoked = |leaf: &LeafState| {
+            let held = leaf.rotation.held().map(|held| &held.leaf)?;
+            self.world.trust.is_revoked(held.authority, &held.serial).then(|| held.serial.clone())
+        };
+        let all = self.leaves.iter().filter_map(|(key, leaf)| Some((key.clone(), revoked(leaf)?)));
+        for (key, serial) in all.collect::<Vec<_>>() {
+            self.step(&key, Event::Revoked(serial), now);
         }
     }
 
@@ -238,14 +253,16 @@ impl Deliveries {
         self.is_dirty = true;
     }
 
-    /// When a root begins or ends next: the validation contexts change with it.
+    /// When a root begins or ends next, or the first revocation list: the validation contexts change with it.
     pub(crate) fn next_root_change(&self, now: Timestamp) -> Option<Timestamp> {
         let just_after = |end: Timestamp| end + Duration::from_millis(1);
+        let lists = self.world.trust.lists().shown(now).and_then(RevocationLists::end);
         self.world
             .trust
             .bundles()
             .flat_map(|bundle| bundle.authorities())
             .flat_map(|root| [root.not_before(), just_after(root.not_after())])
+            .chain(lists)
             .filter(|at| *at > now)
             .min()
     }

@@ -44,6 +44,8 @@ pub enum Event {
         /// Over how long to spread the requests.
         spread: Duration,
     },
+    /// An operator has revoked the leaf of this number: another is asked for at once, and the node keeps it until then.
+    Revoked(Serial),
     /// The node took, or refused, the leaf on offer.
     Settled {
         /// Whether it took it.
@@ -151,6 +153,7 @@ impl Rotation {
                     held.accepted = Some(accepted);
                 }
             }
+            Event::Revoked(serial) => self.revoked(&serial, now, &mut actions),
             Event::Barred => self.forget(&mut actions),
             Event::Unwanted | Event::Tick => {}
         }
@@ -251,6 +254,18 @@ impl Rotation {
             self.forced = true;
             self.due = self.due.min(now + jitter.of(spread));
         }
+    }
+
+    fn revoked(&mut self, serial: &Serial, now: Timestamp, actions: &mut Vec<Action>) {
+        if self.held.as_ref().is_none_or(|held| held.leaf.serial != *serial) {
+            return;
+        }
+        if self.standing != Standing::Wanted {
+            // Nobody shows it, and nobody is to be handed it again.
+            return self.forget(actions);
+        }
+        self.forced = true;
+        self.due = now;
     }
 
     fn forget(&mut self, actions: &mut Vec<Action>) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use certs::{Chain, Imported, KeyForm, SecretKey, Timestamp, certificates_to_pem};
+use certs::{Chain, Imported, KeyForm, SecretKey, Timestamp, certificates_to_pem, crls_to_pem};
 use prost::{Message, Name};
 use prost_types::Any;
 use proto::envoy::{
@@ -13,7 +13,7 @@ use proto::envoy::{
         secret, spiffe_cert_validator_config,
     },
 };
-use spiffe::{Trust, TrustBundle};
+use spiffe::{RevocationLists, Trust, TrustBundle};
 use xds::{Resource, TypeUrl, Version};
 use zeroize::Zeroizing;
 
@@ -85,9 +85,20 @@ impl Material {
 
 /// The roots of `bundle` that are valid now, as a validation context of that name. `None` without any: an empty
 /// context would be refused by Envoy, and must never look like trust in nobody.
-pub(crate) fn context(name: &Arc<str>, bundle: &TrustBundle, now: Timestamp) -> Option<Arc<Resource>> {
+///
+/// With `lists`, the issuer of each leaf needs one of them, and no other authority does: roots sign no leaves, and
+/// Envoy would ask for theirs too.
+pub(crate) fn context(
+    name: &Arc<str>,
+    bundle: &TrustBundle,
+    lists: Option<&RevocationLists>,
+    now: Timestamp,
+) -> Option<Arc<Resource>> {
+    let crl = lists.map(|lists| inline(crls_to_pem(lists.all().iter().map(|list| &*list.crl)).into_bytes()));
     let context = CertificateValidationContext {
         trusted_ca: Some(inline(valid_roots_pem(bundle, now)?)),
+        only_verify_leaf_cert_crl: crl.is_some(),
+        crl,
         ..Default::default()
     };
     Some(public(name, context))

@@ -1,6 +1,6 @@
 //! What is known of every leaf: a read model that cannot hold a key.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use certs::{Serial, Timestamp};
 use imbl::OrdMap;
@@ -68,6 +68,8 @@ pub struct ContextStatus {
     pub version: Version,
     /// The roots of our own trust domain in it.
     pub roots: BTreeSet<AuthorityId>,
+    /// The numbers of the revocation lists in it, by authority; `None` if there are none in it.
+    pub lists: Option<BTreeMap<AuthorityId, u64>>,
 }
 
 /// What happened since the process started.
@@ -77,7 +79,7 @@ pub struct SdsCounters {
     pub deliveries: u64,
     /// Renewals by their own deadline.
     pub rotations: u64,
-    /// Renewals before their time, because the authority was replaced.
+    /// Renewals before their time, because the authority was replaced or the leaf revoked.
     pub rotations_forced: u64,
     /// Requests that brought nothing.
     pub failures: u64,

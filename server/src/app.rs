@@ -8,6 +8,7 @@ mod adapters;
 mod board;
 mod drain;
 mod observer;
+mod revoking;
 mod samples;
 mod sealing;
 mod secrets;
@@ -17,7 +18,7 @@ use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time:
 use anyhow::{Context, anyhow};
 use api::{
     calls::{Calls, Facts, Pauses, configs},
-    expiry::{AuthorityEndings, Expiries, ExpirySource, LeafEndings, LeafFacts, TokenEndings},
+    expiry::{AuthorityEndings, Expiries, ExpirySource, LeafEndings, LeafFacts, ListEndings, TokenEndings},
     node::{NodeDoor, NodeInputs, NodeSettings},
 };
 use axum::Router;
@@ -35,6 +36,7 @@ use self::{
     board::BoardDelivery,
     drain::Drainage,
     observer::Observer,
+    revoking::CaRevoking,
     sealing::{Sealer, SealerStatus, StoreKeys},
     secrets::{SecretEndings, SecretFeed},
 };
@@ -263,14 +265,15 @@ async fn serve(
         },
     );
 
-    let observer = Observer {
+    let observer = Arc::new(Observer {
         board: status.clone(),
         sds: sds.status(),
         journal: journal.clone(),
         nodes: node_door.clone(),
         trust: ca.trust(),
-    };
-    spawn(&mut parts, "authority", manager.run(Arc::new(observer), parts_shutdown.clone()));
+    });
+    spawn(&mut parts, "authority", manager.run(observer.clone(), parts_shutdown.clone()));
+    let revoking = Arc::new(CaRevoking { ca: ca.clone(), observer, clock: clock.clone() });
 
     let following = follow_trust(config.admin_dir.clone(), ca.trust(), parts_shutdown.clone());
     parts.spawn("operator's bundle", following);
@@ -286,6 +289,7 @@ async fn serve(
         Arc::new(leaf_endings),
         Arc::new(TokenEndings(Arc::new(store.clone()))),
         Arc::new(SecretEndings(secrets_read)),
+        Arc::new(ListEndings(revoking.clone())),
     ];
     let expiries = Expiries::new(sources);
     let seen = watch::Sender::new(Arc::new(Seen::default()));
@@ -343,6 +347,7 @@ async fn serve(
         journal,
         authorities: Arc::new(store.clone()),
         rotation: Arc::new(CaRotation(ca.clone())),
+        revoking,
         issuer,
         trust: ca.trust(),
         anchor: ca.anchor(),

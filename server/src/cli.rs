@@ -8,7 +8,7 @@ mod certificates;
 mod sealing;
 
 pub use self::certificates::{
-    AsPart, CertCommand, CertListArgs, CertShowArgs, ExplainArgs, LintArgs, UsedFor,
+    AsPart, CertCommand, CertListArgs, CertRevokeArgs, CertShowArgs, ExplainArgs, LintArgs, UsedFor,
 };
 pub use self::sealing::*;
 
@@ -1005,6 +1005,7 @@ mod tests {
             "credence ca install chain.pem --automatic -o json",
             "credence cert list --all",
             "credence cert show 01ab",
+            "credence cert revoke 01ab --code key-compromise --reason lost --dry-run",
             "credence status --expiring 7d -o json",
             "credence cert explain 01ab",
             "credence cert explain chain.pem --bundle b.pem --as issuing --key k.pem --at 2026-12-24T18:00:00Z",

@@ -177,6 +177,7 @@ pub(crate) fn ca_deps(config: &Config, store: &Store, clock: Arc<dyn Clock>) -> 
     ca::Deps {
         authorities: Arc::new(store.clone()),
         journal: Arc::new(store.clone()),
+        revocations: Arc::new(store.clone()),
         clock,
         refusals: Arc::new(LoggedRefusals),
         policy: ca::Policy {
@@ -190,6 +191,7 @@ pub(crate) fn ca_deps(config: &Config, store: &Store, clock: Arc<dyn Clock>) -> 
                 operator: lifetimes.operator,
             },
             max_connection: config.max_connection,
+            lists: config.revocation_lists,
             dev: config.dev,
         },
         epoch: store.epoch(),

@@ -74,7 +74,13 @@ impl OwnRenewal {
                     due = due.min(self.clock.now() + Jitter::random().of(AFTER_ROTATION));
                     continue;
                 }
-                Ok(()) = self.trust.changed() => { self.show(held.as_ref()); continue }
+                Ok(()) = self.trust.changed() => {
+                    if self.is_revoked(held.as_ref()) {
+                        due = self.clock.now();
+                    }
+                    self.show(held.as_ref());
+                    continue
+                }
                 Ok(()) = self.anchor.changed() => { self.show(held.as_ref()); continue }
             }
             let now = self.clock.now();
@@ -134,6 +140,11 @@ impl OwnRenewal {
         });
         tracing::info!(serial = %issued.chain.leaf().serial(), %not_after, "own certificate renewed");
         Ok((issued, key))
+    }
+
+    fn is_revoked(&self, held: Option<&(IssuedSvid, SecretKey)>) -> bool {
+        let trust = self.trust.borrow().clone();
+        held.is_some_and(|(issued, _)| trust.is_revoked(issued.authority, issued.chain.leaf().serial()))
     }
 
     /// Shows what is held in the ways that roots allow now: one came, or one went.

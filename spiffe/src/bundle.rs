@@ -9,7 +9,7 @@ use certs::{Certificate, Serial, SpkiHash, Timestamp};
 use ring::digest;
 use thiserror::Error;
 
-use crate::{TrustDomain, VerifiedSvid};
+use crate::{AuthorityId, Lists, TrustDomain, VerifiedSvid};
 
 /// The roots of one trust domain, with a sequence number that grows with every change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,13 +95,22 @@ pub struct Trust {
     federated: BTreeMap<TrustDomain, Arc<TrustBundle>>,
     tainted: Vec<SpkiHash>,
     vouched: Arc<HashSet<(Serial, SpkiHash)>>,
+    revoked: Arc<HashSet<(AuthorityId, Serial)>>,
+    lists: Lists,
 }
 
 impl Trust {
     /// The own bundle alone.
     #[must_use]
     pub fn new(own: TrustBundle) -> Self {
-        Self { own: Arc::new(own), federated: BTreeMap::new(), tainted: Vec::new(), vouched: Arc::default() }
+        Self {
+            own: Arc::new(own),
+            federated: BTreeMap::new(),
+            tainted: Vec::new(),
+            vouched: Arc::default(),
+            revoked: Arc::default(),
+            lists: Lists::Off,
+        }
     }
 
     /// Trusts `bundle` for the identities of its own domain, and for no others.
@@ -141,6 +150,32 @@ impl Trust {
     pub fn with_vouched(mut self, leaves: Arc<HashSet<(Serial, SpkiHash)>>) -> Self {
         self.vouched = leaves;
         self
+    }
+
+    /// Refuses leaves by the authority that signed them and their number.
+    #[must_use]
+    pub fn with_revoked(mut self, leaves: Arc<HashSet<(AuthorityId, Serial)>>) -> Self {
+        self.revoked = leaves;
+        self
+    }
+
+    /// Whether the leaf of that number was revoked.
+    #[must_use]
+    pub fn is_revoked(&self, authority: AuthorityId, serial: &Serial) -> bool {
+        !self.revoked.is_empty() && self.revoked.contains(&(authority, serial.clone()))
+    }
+
+    /// Has proxies check against revocation lists of our own trust domain.
+    #[must_use]
+    pub fn with_lists(mut self, lists: Lists) -> Self {
+        self.lists = lists;
+        self
+    }
+
+    /// What proxies check against, as far as it comes from revocation lists.
+    #[must_use]
+    pub fn lists(&self) -> &Lists {
+        &self.lists
     }
 
     /// Whether `leaf` is taken for good whoever signed it. See [`Trust::with_vouched`].

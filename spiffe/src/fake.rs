@@ -10,13 +10,13 @@ use std::{
 
 use async_trait::async_trait;
 use certs::{
-    Certificate, Chain, Clock, Profile, SecretKey, Serial, SoftwareSigner, Template, Timestamp, Validity,
-    sign,
+    Certificate, Chain, Clock, CrlTemplate, Profile, Revocation, RevocationReason, SecretKey, Serial,
+    SoftwareSigner, Template, Timestamp, Validity, sign, sign_crl,
 };
 
 use crate::{
-    AuthorityId, IssueError, IssuedSvid, SvidIssuer, SvidRequest, TokenRefusal, Trust, TrustBundle,
-    TrustDomain,
+    AuthorityId, IssueError, IssuedSvid, ShownList, SvidIssuer, SvidRequest, TokenRefusal, Trust,
+    TrustBundle, TrustDomain,
 };
 
 /// A root and one issuing authority below it, which can be replaced; fails and dawdles as told.
@@ -70,6 +70,25 @@ impl FakeIssuer {
     #[must_use]
     pub fn authority(&self) -> AuthorityId {
         AuthorityId::of(self.state().authority.1.spki_hash())
+    }
+
+    /// The revocation list of who signs now, which lives `life`.
+    #[must_use]
+    pub fn list(&self, number: u64, revoked: &[Serial], life: Duration) -> ShownList {
+        let (authority, now) = (Arc::clone(&self.state().authority), self.clock.now());
+        let of = |serial: &Serial| Revocation {
+            serial: serial.clone(),
+            at: now,
+            reason: RevocationReason::default(),
+        };
+        let template = CrlTemplate {
+            number,
+            this_update: now - Validity::BACKDATE,
+            next_update: now + life,
+            revoked: revoked.iter().map(of).collect(),
+        };
+        let crl = sign_crl(&template, &authority.1, &authority.0).expect("an authority signs lists");
+        ShownList { authority: self.authority(), number, crl: Arc::new(crl) }
     }
 
     /// Lets another authority sign from now on.

@@ -17,6 +17,7 @@ pub mod fake;
 mod id;
 mod issuer;
 mod ladder;
+mod lists;
 mod names;
 mod peer;
 mod proven;
@@ -33,6 +34,7 @@ pub use self::issuer::{
     TokenSpend,
 };
 pub use self::ladder::{Expected, explain};
+pub use self::lists::{Lists, RevocationLists, ShownList};
 pub use self::names::{Labels, NameError, Namespace, NodeId, RequestId, Tenant};
 pub use self::peer::{Class, Peer, Proof, VerifiedSvid};
 pub use self::proven::ProvenAuthority;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use certs::{Serial, SpkiHash, Timestamp};
 
-use crate::{AuthorityId, NodeId, SpiffeId};
+use crate::{AuthorityId, NodeId, SpiffeId, Trust};
 
 /// Which class of certificate an identity belongs to (DESIGN section 5). Each listener admits its own only.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -80,6 +80,12 @@ impl VerifiedSvid {
     #[must_use]
     pub fn root(&self) -> SpkiHash {
         self.root
+    }
+
+    /// Whether an operator has revoked it since it was verified.
+    #[must_use]
+    pub fn is_revoked(&self, trust: &Trust) -> bool {
+        trust.is_revoked(AuthorityId::of(self.authority), &self.serial)
     }
 
     /// When the leaf begins.

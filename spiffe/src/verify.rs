@@ -8,7 +8,7 @@ use certs::{
 };
 use thiserror::Error;
 
-use crate::{Class, IdError, SpiffeId, Trust, TrustDomain, VerifiedSvid};
+use crate::{AuthorityId, Class, IdError, SpiffeId, Trust, TrustDomain, VerifiedSvid};
 
 /// Why a chain is no SVID that is believed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -110,6 +110,10 @@ pub(crate) fn verify_path(
     check_usages(leaf, usage)?;
     for authority in &verified.path()[1..] {
         check_authority(authority, id.trust_domain())?;
+    }
+    let is_own = trust.own().trust_domain() == id.trust_domain();
+    if is_own && trust.is_revoked(AuthorityId::of(verified.authority().spki_hash()), leaf.serial()) {
+        return Err(VerifyError::Revoked { serial: leaf.serial().clone() }.into());
     }
     Ok((id, verified))
 }

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use certs::{SpkiHash, Timestamp, Usage};
-use credence_spiffe::{Class, Trust, TrustBundle, TrustDomain, verify_svid};
+use certs::{Serial, SpkiHash, Timestamp, Usage};
+use credence_spiffe::{AuthorityId, Class, Trust, TrustBundle, TrustDomain, verify_svid};
 use fixtures::{
     Blueprint, Credential, KEY_CERT_SIGN, RawName, TestAuthority, TestKey, TestKeyKind, World, der, dns, oid,
     uri,
@@ -499,7 +499,16 @@ fn anchors_and_keys_count_at_the_time_of_the_check() {
     let good = set.world.leaf(WEB);
     let hash = SpkiHash::of;
     let own = || Trust::new(bundle(DOMAIN, &set.world));
+    let leaf = good.chain().expect("a good chain").leaf().serial().clone();
+    let (issuing, root) = (set.world.issuing(), set.world.root());
+    let revoked = |by: &TestAuthority, serial: &Serial| {
+        let authority = AuthorityId::of(hash(&by.key().spki_der()));
+        own().with_revoked(std::sync::Arc::new([(authority, serial.clone())].into()))
+    };
     let cases = [
+        ("leaf revoked", revoked(issuing, &leaf), "revoked"),
+        ("its number revoked under another", revoked(root, &leaf), ACCEPTED),
+        ("another revoked", revoked(issuing, &Serial::random()), ACCEPTED),
         ("leaf tainted", own().with_tainted(vec![hash(&good.key().spki_der())]), "tainted-key"),
         (
             "issuing tainted",
@@ -563,7 +572,7 @@ fn anchors_and_keys_count_at_the_time_of_the_check() {
             ACCEPTED,
         );
     }
-    set.finish("anchors", 22);
+    set.finish("anchors", 25);
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! What Credence remembers: documents, bindings, tokens, blocks, authorities with their sealed keys, the journal of
-//! issuances and the audit chain, in one SQLite database in one directory that one process holds.
+//! issuances, what was revoked and the audit chain, in one SQLite database in one directory that one process holds.
 //!
 //! This crate implements the ports of `api`, `ca` and `audit` and knows none of their reasons. It never sees a leaf
 //! key, never stores a token's secret, and holds private bytes only sealed.
@@ -28,6 +28,7 @@ mod ledger;
 mod live;
 mod nodes;
 mod pause;
+mod revocations;
 mod rollback;
 mod rotation;
 mod row;

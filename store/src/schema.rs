@@ -22,6 +22,7 @@ pub(crate) const SCHEMA: Schema = Schema(&[
     include_str!("schema/0005_pause.sql"),
     include_str!("schema/0006_stolen.sql"),
     include_str!("schema/0007_offline_root.sql"),
+    include_str!("schema/0008_revocation.sql"),
 ]);
 
 impl Schema {

@@ -15,7 +15,7 @@ use crate::{
     expiry::{Expiries, LeafFacts},
     ports::{DocumentStore, NodeStore, SecretStore},
     sealing::Sealing,
-    sources::{Delivery, MetricsText, Readiness, Renewals, Rotation},
+    sources::{Delivery, MetricsText, Readiness, Renewals, Revoking, Rotation},
 };
 
 mod brought;
@@ -25,6 +25,7 @@ mod error;
 mod expiry;
 mod identities;
 mod proxies;
+mod revocation;
 mod rollouts;
 mod rotation;
 mod sealing;
@@ -100,6 +101,8 @@ pub struct Calls {
     pub authorities: Arc<dyn ca::ports::Authorities>,
     /// Steers the issuing authority.
     pub rotation: Arc<dyn Rotation>,
+    /// Revokes certificates.
+    pub revoking: Arc<dyn Revoking>,
     /// Issues probe certificates.
     pub issuer: Arc<dyn SvidIssuer>,
     /// The roots.

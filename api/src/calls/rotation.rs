@@ -141,7 +141,7 @@ fn step(word: &str) -> Result<Step, CallError> {
     })
 }
 
-fn shown_laggard(laggard: &Laggard) -> wire::Laggard {
+pub(super) fn shown_laggard(laggard: &Laggard) -> wire::Laggard {
     wire::Laggard {
         name: laggard.name.clone(),
         connected: laggard.is_connected,
@@ -170,6 +170,9 @@ pub fn reason_text(reason: &Reason) -> String {
         }
         Reason::LockedOut { until } => {
             format!("is not connected and would not know us when it comes back, as it could until {until}")
+        }
+        Reason::ListNotAcknowledged => {
+            "has not acknowledged the revocation list of the next issuing authority".to_owned()
         }
         Reason::NotProven => {
             "has not verified our own certificate under the new root; its trust bundle file \

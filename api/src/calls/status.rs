@@ -40,7 +40,11 @@ impl Calls {
             at: now.to_string(),
             not_ready: self.readiness.not_ready(),
             paused: self.paused(),
-            warnings: warnings(&expiries).into_iter().chain(by_hand(&endings, now)).collect(),
+            warnings: warnings(&expiries)
+                .into_iter()
+                .chain(by_hand(&endings, now))
+                .chain(list_warnings(self.revoking.lists()))
+                .collect(),
             stats: self.count(caller, now, &expiries).await?,
             expiries,
             failing_renewals: self.renewals.failing(),
@@ -94,6 +98,20 @@ fn by_hand(endings: &[Ending], now: Timestamp) -> impl Iterator<Item = String> {
             ending.advice.unwrap_or_default()
         )
     })
+}
+
+/// What is wrong with revocation lists, where they are wanted.
+fn list_warnings(lists: Option<ca::ListsStatus>) -> Vec<String> {
+    let Some(lists) = lists else { return Vec::new() };
+    let withdrawn = lists.withdrawn.map(|withdrawn| {
+        format!(
+            "revocation lists are WITHDRAWN since {}, proxies accept revoked certificates: the list of {} is missing or \
+             about to end, and cannot be renewed",
+            withdrawn.since, withdrawn.because
+        )
+    });
+    let failing = lists.last_failure.map(|why| format!("a revocation list is not renewed: {why}"));
+    withdrawn.into_iter().chain(failing).collect()
 }
 
 /// With this much left an operator is told.

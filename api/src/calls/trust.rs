@@ -11,7 +11,7 @@ use ca::rotation::Refusal;
 use certs::{Chain, Csr, Profile, Serial, Timestamp, certificates_to_pem};
 use spiffe::{AuthorityId, Class, NodeId, Purpose, SpiffeId, SvidRequest};
 
-use super::{CallError, Caller, Calls, error};
+use super::{CallError, Caller, Calls, error, rotation::shown_laggard};
 use crate::wire;
 
 /// How long a probe certificate lives.
@@ -46,6 +46,7 @@ impl Calls {
         let now = self.clock.now();
         let records = self.authorities.load().await.map_err(|error| unavailable("authorities", &error))?;
         let next = self.rotation.next();
+        let lists = self.revoking.lists().unwrap_or_default();
         let mut items = Vec::new();
         for record in records.iter().filter(|record| record.state != AuthorityState::Removed) {
             let leaves = match record.place {
@@ -56,7 +57,22 @@ impl Calls {
                 }
             };
             let rotates = next.filter(|next| next.active == record.id).map(|next| next.at.to_string());
-            items.push(shown_authority(record, now, leaves, rotates));
+            let list = lists.lists.iter().find(|list| list.authority == record.id);
+            let waits_for = match (record.place, record.state) {
+                (Place::Issuing, AuthorityState::Prepared) => self.rotation.laggards(),
+                (Place::Root | Place::Issuing, _) => Vec::new(),
+            };
+            items.push(wire::Authority {
+                revocation_list: list.map(|list| wire::RevocationList {
+                    number: list.number,
+                    revoked: list.revoked,
+                    made: list.made.to_string(),
+                    ends: list.ends.to_string(),
+                    is_shown: lists.is_shown,
+                }),
+                waits_for: waits_for.iter().map(shown_laggard).collect(),
+                ..shown_authority(record, now, leaves, rotates)
+            });
         }
         items.sort_by_key(|authority| authority.place != "root");
         Ok(wire::Page::whole(items))
@@ -87,6 +103,8 @@ impl Calls {
         };
         let steps = vec![
             "make an issuing authority with a new key, signed by the same root".to_owned(),
+            "where proxies check against revocation lists, wait until every connected one has its list"
+                .to_owned(),
             "sign every new leaf with it".to_owned(),
             format!("renew {count} unexpired leaves, each when its proxy has acknowledged the new one"),
             format!("retire {} and destroy its key when no unexpired leaf depends on it", next.active),
@@ -254,11 +272,13 @@ fn shown_authority(
         rotates_at,
         offline_since: record.offline.map(|at| at.to_string()),
         between: record.between.iter().map(|one| one.subject().to_owned()).collect(),
+        revocation_list: None,
+        waits_for: Vec::new(),
         pem: Chain::new(certificate.clone(), Vec::new()).to_pem(),
     }
 }
 
-fn shown_certificate(row: &CertificateRow, now: Timestamp) -> wire::Certificate {
+pub(super) fn shown_certificate(row: &CertificateRow, now: Timestamp) -> wire::Certificate {
     let intent = &row.intent;
     wire::Certificate {
         serial: intent.serial.to_string(),
@@ -271,10 +291,12 @@ fn shown_certificate(row: &CertificateRow, now: Timestamp) -> wire::Certificate 
         expires: intent.not_after.to_string(),
         expires_in_secs: intent.not_after.millis_since(now) / 1000,
         state: match row.state {
+            _ if row.revoked.is_some() => "revoked".into(),
             CertificateState::Unknown => "intended".into(),
             CertificateState::Issued => "issued".into(),
             CertificateState::Failed(_) => "failed".into(),
         },
+        revoked: row.revoked.map(|at| at.to_string()),
         pem: None,
     }
 }

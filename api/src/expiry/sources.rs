@@ -12,6 +12,7 @@ use super::{Ending, ExpiryKind, ExpirySource, LeafFacts, LeafView};
 use crate::{
     calls::{BRING_INTERMEDIATE, BRING_ROOT, CallError, token_state, unavailable, word},
     ports::NodeStore,
+    sources::Revoking,
 };
 
 /// How long something that has ended without a successor is still listed.
@@ -98,6 +99,28 @@ fn is_counted_on(row: &Remaining, bindings: &Bindings, view: &LeafView) -> bool 
         }),
         Profile::Server | Profile::Operator => true,
         Profile::Root | Profile::Issuing => false,
+    }
+}
+
+/// The newest revocation list of every issuing authority, where there are lists.
+pub struct ListEndings(pub Arc<dyn Revoking>);
+
+#[async_trait]
+impl ExpirySource for ListEndings {
+    async fn endings(&self, _: Timestamp) -> Result<Vec<Ending>, CallError> {
+        let Some(lists) = self.0.lists() else { return Ok(Vec::new()) };
+        let state = if lists.is_shown { "shown" } else { "withdrawn" };
+        let endings = lists.lists.into_iter().map(|list| Ending {
+            kind: ExpiryKind::Crl,
+            name: list.authority.to_string(),
+            node: None,
+            state: Some(state.to_owned()),
+            tenant: None,
+            began: list.made,
+            ends: list.ends,
+            advice: None,
+        });
+        Ok(endings.collect())
     }
 }
 

@@ -20,11 +20,12 @@ use crate::{
         Facts, Pauses,
         configs::{Manager, Stores},
     },
-    expiry::{AuthorityEndings, Expiries, ExpirySource, LeafEndings, LeafFacts, TokenEndings},
-    testing::{MemoryStore, Still, StillRotation},
+    expiry::{AuthorityEndings, Expiries, ExpirySource, LeafEndings, LeafFacts, ListEndings, TokenEndings},
+    testing::{MemoryStore, Still, StillRevoking, StillRotation},
 };
 
 mod brought;
+mod revocation;
 mod sealing;
 mod secrets;
 
@@ -61,6 +62,7 @@ struct World {
     journal: Arc<ca::testing::MemoryStore>,
     clock: ManualClock,
     sealing: Arc<crate::sealing::MemorySealing>,
+    revoking: Arc<StillRevoking>,
     peer: Option<Arc<Peer>>,
 }
 
@@ -100,8 +102,14 @@ async fn world() -> World {
         blocks: configs.watch_blocks(),
         leaves: leaves.clone(),
     };
-    let expiries: [Arc<dyn ExpirySource>; 3] =
-        [Arc::new(AuthorityEndings(ca.clone())), Arc::new(endings), Arc::new(TokenEndings(shared.clone()))];
+    let revoking =
+        Arc::new(StillRevoking { revocations: ca.clone(), lists: Arc::default(), uptake: Arc::default() });
+    let expiries: [Arc<dyn ExpirySource>; 4] = [
+        Arc::new(AuthorityEndings(ca.clone())),
+        Arc::new(endings),
+        Arc::new(TokenEndings(shared.clone())),
+        Arc::new(ListEndings(revoking.clone())),
+    ];
     let pauses = Pauses::load(shared.clone()).await.unwrap();
     let calls = Calls {
         pauses,
@@ -118,6 +126,7 @@ async fn world() -> World {
         journal: ca.clone(),
         authorities: ca.clone(),
         rotation: Arc::new(StillRotation),
+        revoking: revoking.clone(),
         issuer,
         trust,
         anchor,
@@ -129,7 +138,7 @@ async fn world() -> World {
         secrets: Arc::new(crate::testing::MemorySecrets::default()),
     };
     let peer = Some(peer("/credence/operator/ann"));
-    World { router: router(calls), store, still, journal: ca, clock, sealing, peer }
+    World { router: router(calls), store, still, journal: ca, clock, sealing, revoking, peer }
 }
 
 impl World {
@@ -143,6 +152,44 @@ impl World {
         let body = serde_json::from_slice(&bytes)
             .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
         Answer { status: parts.status, headers: parts.headers, body }
+    }
+
+    /// Plants a certificate in the journal; answers its serial number.
+    async fn issued(
+        &self,
+        id: SpiffeId,
+        profile: certs::Profile,
+        node: Option<&str>,
+        life: Duration,
+    ) -> certs::Serial {
+        let now = self.clock.now();
+        let intent = ca::ports::Intent {
+            serial: certs::Serial::random(),
+            authority: AuthorityId::of(certs::SpkiHash([1; 32])),
+            epoch: 1,
+            tbs_sha256: [0; 32],
+            id,
+            profile,
+            tenant: Tenant::default(),
+            node: node.map(|node| spiffe::NodeId::parse(node).unwrap()),
+            purpose: spiffe::Purpose::Operator,
+            spki: certs::SpkiHash([2; 32]),
+            not_before: now,
+            not_after: now + life,
+            at: now,
+            request_id: RequestId::random(),
+        };
+        let event = || Event::done(now, Actor::System, Action::CertificateIntent, "planted");
+        let serial = intent.serial.clone();
+        let result = ca::ports::ResultRecord {
+            serial: serial.clone(),
+            authority: intent.authority,
+            outcome: ca::ports::IssueOutcome::Issued(vec![vec![1]]),
+            at: now,
+        };
+        ca::ports::Journal::record_intent(&*self.journal, intent, None, event()).await.unwrap();
+        ca::ports::Journal::record_result(&*self.journal, result, event()).await.unwrap();
+        serial
     }
 
     async fn get(&self, path: &str) -> Answer {
@@ -415,31 +462,8 @@ async fn renews_the_callers_own_certificate_for_as_long_as_the_one_it_has() {
     let renew = || request("POST", "/api/v1/certificates/renew", "application/json", body.clone());
     world.refuses(renew(), 404, "not-found").await;
     let now = world.clock.now();
-    let intent = ca::ports::Intent {
-        serial: certs::Serial::random(),
-        authority: spiffe::AuthorityId::of(certs::SpkiHash([1; 32])),
-        epoch: 1,
-        tbs_sha256: [0; 32],
-        id: world.peer.as_ref().unwrap().id().clone(),
-        profile: certs::Profile::Operator,
-        tenant: Tenant::default(),
-        node: None,
-        purpose: spiffe::Purpose::Operator,
-        spki: certs::SpkiHash([2; 32]),
-        not_before: now,
-        not_after: now + Duration::from_secs(7200),
-        at: now,
-        request_id: RequestId::random(),
-    };
-    let event = || Event::done(now, Actor::System, Action::CertificateIntent, "operator");
-    let result = ca::ports::ResultRecord {
-        serial: intent.serial.clone(),
-        authority: intent.authority,
-        outcome: ca::ports::IssueOutcome::Issued(vec![vec![1]]),
-        at: now,
-    };
-    ca::ports::Journal::record_intent(&*world.journal, intent, None, event()).await.unwrap();
-    ca::ports::Journal::record_result(&*world.journal, result, event()).await.unwrap();
+    let id = world.peer.as_ref().unwrap().id().clone();
+    world.issued(id, certs::Profile::Operator, None, Duration::from_secs(7200)).await;
     let renewed = world.send(renew()).await;
     assert_eq!(renewed.status, StatusCode::CREATED, "{}", renewed.body);
     assert_eq!(renewed.body["id"], "spiffe://td.example/credence/operator/ann");

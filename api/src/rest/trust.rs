@@ -188,6 +188,16 @@ pub(super) async fn certificate(
     shared.calls.get_certificate(&caller, &serial).await.map(Json)
 }
 
+pub(super) async fn revoke(
+    State(shared): App,
+    caller: Caller,
+    Path(serial): Path<String>,
+    Params(Nothing {}): Params<Nothing>,
+    Body(wanted): Body<wire::Revoke>,
+) -> Answer<wire::Revocation> {
+    shared.calls.revoke(&caller, &serial, &wanted).await.map(Json)
+}
+
 pub(super) async fn probe(
     State(shared): App,
     caller: Caller,

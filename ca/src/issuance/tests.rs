@@ -60,6 +60,7 @@ impl Bench {
             trust_domain: trust_domain.clone(),
             lifetimes: Lifetimes::default(),
             max_connection: Duration::from_secs(3600),
+            lists: None,
             dev: false,
         };
         let (root, root_key) = make_root(&policy, now()).unwrap();

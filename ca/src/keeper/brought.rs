@@ -4,7 +4,7 @@ use audit::{Action as Done, Event as Row};
 use certs::{Brought, Ladder, SpkiHash, Timestamp, Wanted, explain_brought};
 use spiffe::AuthorityId;
 
-use super::Keeper;
+use super::{Begun, Keeper, PATIENCE};
 use crate::{
     authority::{event, make_request, records},
     dependents::Dependents,
@@ -186,11 +186,24 @@ impl Keeper {
         let prepared =
             lifecycle::Event::Prepared { id, created: now, not_after: record.certificate.not_after() };
         self.records.push(record);
+        self.settle_lists().await;
+        self.publish_again();
         self.on_behalf = Some(asked);
         self.drive(prepared).await;
-        self.on_behalf = None;
+        // Proxies that check against revocation lists need a moment to acknowledge its list.
+        let until = now + PATIENCE;
+        while self.machine.is_barred() && self.deps.clock.now() < until {
+            let look = self.machine.deadline().unwrap_or(until).min(until);
+            self.deps.clock.sleep_until(look).await;
+            self.drive(lifecycle::Event::Tick).await;
+        }
+        let asked = self.on_behalf.take();
         match self.machine.active() {
             Some(active) if active == id => Ok(()),
+            _ if self.machine.is_barred() => {
+                self.begun = asked.map(|asked| Begun { asked, reply: None, until });
+                Err(RotateError::Behind(self.laggards.clone()))
+            }
             _ => {
                 let why = self.last_failure.clone().unwrap_or_default();
                 Err(failed(&format_args!("it is kept, and its activation is tried again: {why}")))

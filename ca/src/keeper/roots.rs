@@ -187,7 +187,7 @@ impl Keeper {
         let ids: Vec<AuthorityId> = of_old.iter().copied().collect();
         let failed = |error: crate::ports::JournalError| RotateError::Failed(error.to_string());
         let unexpired = self.deps.journal.unexpired(&ids, now).await.map_err(failed)?;
-        let dependents = dependents.observe(&unexpired, now).await.map_err(failed)?;
+        let dependents = self.with_lists(dependents.observe(&unexpired, now).await.map_err(failed)?);
         Ok(Seen { dependents, of_old, has_root_key, can_sign, can_return, has_way_back, is_paused })
     }
 
@@ -342,8 +342,12 @@ impl Keeper {
         asked: &Asked,
     ) -> Result<(), PrepareError> {
         let now = self.deps.clock.now();
+        // Where a key is stolen, nothing waits for lists.
+        let waits = self.is_checked() && self.roots.emergency().is_none();
         let below = match self.usable_below(old, now) {
             Some(id) => id,
+            // A new one would sign before anybody has its list.
+            None if waits => return Err(PrepareError::NoListedAuthority(old)),
             None => {
                 let key = self.root_key(old).await?;
                 let (issuing, key) = make_issuing(&self.deps.policy, self.record(old)?, &key, now)?;
@@ -439,6 +443,7 @@ impl Keeper {
         let known = vouched(&self.deps, &self.records).await;
         self.vouched = known.map_err(|error| AuthorityError::Unavailable(error.to_string()))?;
         self.machine = self.issuing_machine();
+        self.settle_lists().await;
         self.publish(authority);
         self.is_unsettled = false;
         Ok(())
@@ -499,7 +504,7 @@ fn tally(seen: &Seen, new: Option<AuthorityId>, now: Timestamp) -> Tally {
 }
 
 /// The event, with the names of those who were not waited for.
-fn with_left_behind(row: audit::Event, left_behind: &[Laggard]) -> audit::Event {
+pub(super) fn with_left_behind(row: audit::Event, left_behind: &[Laggard]) -> audit::Event {
     if left_behind.is_empty() {
         return row;
     }

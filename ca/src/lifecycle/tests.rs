@@ -17,18 +17,25 @@ fn at(secs: u64) -> Timestamp {
 }
 
 fn settings() -> Settings {
-    Settings::new(Duration::from_secs(30 * DAY))
+    Settings::new(Duration::from_secs(30 * DAY), Duration::from_secs(DAY))
 }
 
 fn prepared(number: u32, created: Timestamp) -> Event {
     Event::Prepared { id: id(number), created, not_after: created + Duration::from_secs(30 * DAY) }
 }
 
+/// That nobody is in the way of a prepared authority, which then becomes active.
+fn passes(machine: &mut Lifecycle, new: u32, old: Option<u32>, now: Timestamp) {
+    let activate = [Action::Activate { new: id(new), old: old.map(id) }];
+    assert_eq!(machine.step(Event::Clear(id(new)), now), activate);
+}
+
 /// A machine whose authority 1 was activated at second 0.
 fn running() -> Lifecycle {
     let mut machine = Lifecycle::resume(settings(), &[]);
     assert_eq!(machine.step(Event::Tick, at(0)), [Action::Prepare]);
-    assert_eq!(machine.step(prepared(1, at(0)), at(0)), [Action::Activate { new: id(1), old: None }]);
+    assert_eq!(machine.step(prepared(1, at(0)), at(0)), [Action::Look(id(1))]);
+    passes(&mut machine, 1, None, at(0));
     assert_eq!(machine.step(Event::Activated(id(1)), at(0)), []);
     machine
 }
@@ -46,7 +53,8 @@ fn replaces_the_issuing_authority_at_half_of_its_life() {
     assert_eq!(machine.step(Event::Tick, at(15 * DAY + 1)), [], "one try at a time");
     assert_eq!(machine.active(), Some(id(1)));
     let now = at(15 * DAY + 2);
-    assert_eq!(machine.step(prepared(2, now), now), [Action::Activate { new: id(2), old: Some(id(1)) }]);
+    assert_eq!(machine.step(prepared(2, now), now), [Action::Look(id(2))]);
+    passes(&mut machine, 2, Some(1), now);
     assert_eq!(machine.active(), Some(id(1)), "until the change is kept");
     assert_eq!(machine.step(Event::Activated(id(2)), now), []);
     assert_eq!(machine.active(), Some(id(2)));
@@ -58,6 +66,7 @@ fn keeps_a_retired_authority_until_a_grace_after_its_last_leaf() {
     let mut machine = running();
     assert_eq!(machine.step(Event::RotationRequested, at(10)), [Action::Prepare]);
     machine.step(prepared(2, at(10)), at(10));
+    passes(&mut machine, 2, Some(1), at(10));
     machine.step(Event::Activated(id(2)), at(10));
     assert_eq!(machine.deadline(), Some(at(130)));
     assert_eq!(machine.step(Event::Tick, at(130)), [Action::CountLeaves { id: id(1), at: at(10) }]);
@@ -104,17 +113,66 @@ fn uses_what_was_prepared_before_activation_failed() {
     let mut machine = running();
     machine.step(Event::RotationRequested, at(5));
     machine.step(prepared(2, at(5)), at(5));
+    passes(&mut machine, 2, Some(1), at(5));
     assert_eq!(machine.step(Event::ActivateFailed, at(5)), []);
-    assert_eq!(machine.step(Event::Tick, at(65)), [Action::Activate { new: id(2), old: Some(id(1)) }]);
+    assert_eq!(machine.step(Event::Tick, at(65)), [Action::Look(id(2))]);
+    passes(&mut machine, 2, Some(1), at(65));
     machine.step(Event::ActivateFailed, at(65));
     // Too old by now: another is made, and this one leaves unused.
     let late = at(16 * DAY);
     assert_eq!(machine.step(Event::Tick, late), [Action::Prepare]);
-    assert_eq!(machine.step(prepared(3, late), late), [Action::Activate { new: id(3), old: Some(id(1)) }]);
+    assert_eq!(machine.step(prepared(3, late), late), [Action::Look(id(3))]);
+    passes(&mut machine, 3, Some(1), late);
     assert_eq!(
         machine.step(Event::Activated(id(3)), late),
         [Action::Remove { id: id(2), from: AuthorityState::Prepared }]
     );
+}
+
+#[test]
+fn waits_at_the_barrier_for_laggards_and_not_past_the_point_where_signing_ends() {
+    let mut machine = running();
+    assert_eq!(machine.step(Event::RotationRequested, at(10)), [Action::Prepare]);
+    assert_eq!(machine.step(prepared(2, at(10)), at(10)), [Action::Look(id(2))]);
+    assert_eq!(machine.step(Event::Behind(id(2)), at(10)), []);
+    assert!(machine.is_barred() && !machine.is_at_risk(at(10)));
+    assert_eq!(machine.deadline(), Some(at(11)));
+    assert_eq!(machine.step(Event::Tick, at(11)), [Action::Look(id(2))]);
+    assert_eq!(machine.step(Event::RotationRequested, at(11)), [], "it is under way");
+    passes(&mut machine, 2, Some(1), at(11));
+    machine.step(Event::Activated(id(2)), at(11));
+    assert!(!machine.is_barred());
+
+    // By itself, from half of its life: at risk at three quarters, without laggards' consent at nine tenths.
+    let mut machine = running();
+    machine.step(Event::Tick, at(15 * DAY));
+    machine.step(prepared(2, at(15 * DAY)), at(15 * DAY));
+    machine.step(Event::Behind(id(2)), at(15 * DAY));
+    assert!(!machine.is_at_risk(at(22 * DAY)) && machine.is_at_risk(at(23 * DAY)));
+    assert_eq!(machine.step(Event::Tick, at(27 * DAY - 1)), [Action::Look(id(2))]);
+    assert_eq!(machine.step(Event::Behind(id(2)), at(27 * DAY - 1)), []);
+    assert_eq!(machine.step(Event::Tick, at(27 * DAY)), [Action::Look(id(2))]);
+    let activate = [Action::Activate { new: id(2), old: Some(id(1)) }];
+    assert_eq!(machine.step(Event::Behind(id(2)), at(27 * DAY)), activate);
+
+    // Of an authority that lives six lives of a leaf, two of which it needs to sign: at three fifths.
+    let short = Settings::new(Duration::from_secs(6 * DAY), Duration::from_secs(2 * DAY));
+    let mut machine = Lifecycle::resume(short, &[]);
+    let six_days = |number, now: Timestamp| Event::Prepared {
+        id: id(number),
+        created: now,
+        not_after: now + Duration::from_secs(6 * DAY),
+    };
+    machine.step(Event::Tick, at(0));
+    machine.step(six_days(1, at(0)), at(0));
+    assert_eq!(machine.step(Event::Behind(id(1)), at(0)), [Action::Activate { new: id(1), old: None }]);
+    machine.step(Event::Activated(id(1)), at(0));
+    assert_eq!(machine.step(Event::Tick, at(3 * DAY)), [Action::Prepare]);
+    machine.step(six_days(2, at(3 * DAY)), at(3 * DAY));
+    let must_go = 6 * DAY - 2 * DAY * 12 / 10;
+    assert_eq!(machine.step(Event::Behind(id(2)), at(must_go - 1)), []);
+    assert_eq!(machine.step(Event::Tick, at(must_go)), [Action::Look(id(2))]);
+    assert_eq!(machine.step(Event::Behind(id(2)), at(must_go)), activate);
 }
 
 /// What the store would hold, beside the machine.
@@ -126,6 +184,9 @@ struct World {
     made: u32,
     removals: u32,
     rotations: u32,
+    /// Whether somebody would refuse what a prepared authority signs.
+    has_laggards: bool,
+    past_laggards: u32,
 }
 
 impl World {
@@ -148,9 +209,16 @@ impl World {
                 self.records.insert(id(self.made), (AuthorityState::Prepared, now, not_after, None));
                 Event::Prepared { id: id(self.made), created: now, not_after }
             }
+            Action::Look(id) if fails || self.has_laggards => Event::Behind(id),
+            Action::Look(id) => Event::Clear(id),
             Action::Activate { .. } if fails => Event::ActivateFailed,
             Action::Activate { new, old } => {
                 assert_eq!(self.records[&new].0, AuthorityState::Prepared);
+                if let (true, Some(old)) = (self.has_laggards, old) {
+                    let late = self.records[&old].1 + Duration::from_secs(27 * DAY);
+                    assert!(now >= late, "a laggard was not waited for");
+                    self.past_laggards += 1;
+                }
                 self.records.entry(new).and_modify(|record| record.0 = AuthorityState::Active);
                 if let Some(old) = old {
                     assert_eq!(self.records[&old].0, AuthorityState::Active);
@@ -215,6 +283,9 @@ fn a_random_walk_keeps_the_invariants() {
     let mut events = vec![Event::Tick];
     for step in 0..30_000_u32 {
         let failing = step > 10 && random(4) == 0;
+        if step > 10 && random(40) == 0 {
+            world.has_laggards = random(3) == 0;
+        }
         while let Some(event) = events.pop() {
             for action in machine.step(event, now) {
                 events.push(world.carry_out(action, now, failing && random(2) == 0));
@@ -247,6 +318,7 @@ fn a_random_walk_keeps_the_invariants() {
         }
     }
     assert!(world.rotations > 500 && world.removals > 500, "{} {}", world.rotations, world.removals);
+    assert!(world.past_laggards > 10, "{}", world.past_laggards);
 }
 
 #[test]
@@ -259,10 +331,12 @@ fn without_the_roots_key_nothing_is_made_and_what_was_brought_is_used() {
     assert_eq!(machine.step(Event::RotationRequested, at(16 * DAY)), []);
     assert_eq!(machine.step(Event::Tick, at(29 * DAY)), [], "not even at its end");
     let now = at(20 * DAY);
-    assert_eq!(machine.step(prepared(2, now), now), [Action::Activate { new: id(2), old: Some(id(1)) }]);
+    assert_eq!(machine.step(prepared(2, now), now), [Action::Look(id(2))]);
+    passes(&mut machine, 2, Some(1), now);
     assert_eq!(machine.step(Event::ActivateFailed, now), []);
     let retry = machine.deadline().unwrap();
-    assert_eq!(machine.step(Event::Tick, retry), [Action::Activate { new: id(2), old: Some(id(1)) }]);
+    assert_eq!(machine.step(Event::Tick, retry), [Action::Look(id(2))]);
+    passes(&mut machine, 2, Some(1), retry);
     assert_eq!(machine.step(Event::Activated(id(2)), retry), []);
     assert_eq!(machine.due_by_hand(), Some(at(35 * DAY)));
     assert_eq!(running().due_by_hand(), None, "with the key it goes by itself");

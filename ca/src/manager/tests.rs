@@ -42,6 +42,7 @@ impl World {
                 trust_domain,
                 lifetimes: Lifetimes::default(),
                 max_connection: Duration::from_secs(3600),
+                lists: None,
                 dev: false,
             },
             dependents: FakeDependents::default(),
@@ -58,6 +59,7 @@ impl World {
         Deps {
             authorities: Arc::new(self.store.clone()),
             journal: Arc::new(self.store.clone()),
+            revocations: Arc::new(self.store.clone()),
             clock: Arc::new(self.clock.clone()),
             refusals: Arc::clone(&self.heard) as Arc<dyn Refusals>,
             policy: self.policy.clone(),
@@ -106,6 +108,7 @@ async fn issue(handle: &Handle, path: &str) -> IssuedSvid {
 }
 
 mod brought;
+mod lists;
 mod profiles;
 mod roots;
 

@@ -49,16 +49,17 @@ fn node(name: &str, trusts: &[u32], shows: u32, proven: &[u32]) -> Dependent {
         name: name.to_owned(),
         connected: Some(Acknowledged {
             roots: Some(ids(trusts)),
+            lists: None,
             refusal: None,
             proven: ids(proven),
             file: BundleFile::Unknown,
         }),
-        holds: vec![Holding { id: workload(name), authority: id(shows), until: at(400 * DAY) }],
+        holds: vec![Holding { id: workload(name), authority: id(shows), serial: None, until: at(400 * DAY) }],
     }
 }
 
 fn offline(name: &str, holds: u32, until: u64) -> Dependent {
-    let holds = vec![Holding { id: workload(name), authority: id(holds), until: at(until) }];
+    let holds = vec![Holding { id: workload(name), authority: id(holds), serial: None, until: at(until) }];
     Dependent { name: name.to_owned(), connected: None, holds }
 }
 
@@ -200,7 +201,7 @@ fn where_nobody_vouches_for_us_activation_waits_for_every_node_that_would_not_kn
     let away = |id: &str, until: u64| Dependent {
         name: "away".to_owned(),
         connected: None,
-        holds: vec![Holding { id: workload(id), authority: authority_one(), until: at(until) }],
+        holds: vec![Holding { id: workload(id), authority: authority_one(), serial: None, until: at(until) }],
     };
     let check = |dependent: Dependent, expected: Option<Reason>| {
         let all = [dependent];
@@ -534,7 +535,8 @@ fn a_random_walk_keeps_the_invariants() {
             (11, Some(connected)) => connected.file = BundleFile::Stale,
             (9, connected) => {
                 let (roots, proven) = (Some(BTreeSet::new()), BTreeSet::new());
-                *connected = Some(Acknowledged { roots, refusal: None, proven, file: BundleFile::Unknown });
+                let file = BundleFile::Unknown;
+                *connected = Some(Acknowledged { roots, lists: None, refusal: None, proven, file });
             }
             _ => {}
         }

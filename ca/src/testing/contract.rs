@@ -7,13 +7,15 @@ use std::{future::Future, time::Duration};
 use async_trait::async_trait;
 use audit::{Action, Actor, Event};
 use certs::{
-    Certificate, Profile, SecretKey, Serial, SoftwareSigner, SpkiHash, Template, Timestamp, Validity, sign,
+    Certificate, CrlTemplate, Profile, RevocationReason, SecretKey, Serial, SoftwareSigner, SpkiHash,
+    Template, Timestamp, Validity, sign, sign_crl,
 };
 use spiffe::{AuthorityId, NodeId, Purpose, RequestId, SpiffeId, Tenant, TokenRefusal, TokenSpend};
 
 use crate::ports::{
     Authorities, AuthorityError, AuthorityRecord, AuthorityState, CertificateFilter, CertificateState,
-    Intent, IssueOutcome, Journal, JournalError, Leaves, Place, Remaining, ResultRecord, Taint, Transition,
+    Intent, IssueOutcome, Journal, JournalError, Leaves, ListRecord, Place, Remaining, ResultRecord,
+    Revocations, RevokeError, Revoked, Taint, Transition,
 };
 
 /// An empty implementation under test, and the ways into it that the ports do not have.
@@ -23,6 +25,8 @@ pub trait StoreFixture: Send + Sync {
     fn journal(&self) -> &dyn Journal;
     /// The authorities under test.
     fn authorities(&self) -> &dyn Authorities;
+    /// What was revoked, under test.
+    fn revocations(&self) -> &dyn Revocations;
     /// Plants a join token for node `web-1`.
     async fn add_token(&self, id: &str, expires: Timestamp);
     /// Revokes it.
@@ -404,6 +408,90 @@ where
     requests::contract(&factory().await).await;
 }
 
+/// Holds what keeps revocations against its contract; `factory` makes an empty one.
+///
+/// # Panics
+/// Where the contract is broken.
+pub async fn revocations_contract<F, Fut, S>(factory: F)
+where
+    F: Fn() -> Fut,
+    Fut: Future<Output = S>,
+    S: StoreFixture,
+{
+    revoked_certificates(&factory().await).await;
+    numbered_lists(&factory().await).await;
+}
+
+fn revoked(authority_name: u8, serial: u8, not_after: Timestamp) -> Revoked {
+    Revoked {
+        authority: authority(authority_name),
+        serial: Serial::from_random([serial; 20]),
+        at: after(10),
+        reason: RevocationReason::KeyCompromise,
+        not_after,
+    }
+}
+
+async fn revoked_certificates(store: &dyn StoreFixture) {
+    let (journal, revocations) = (store.journal(), store.revocations());
+    for serial in [1, 2] {
+        journal.record_intent(intent(1, serial, "web", 100), None, event("intent")).await.expect("intent");
+        let issued = result(1, serial, IssueOutcome::Issued(chain()));
+        journal.record_result(issued, event("issued")).await.expect("result");
+    }
+    let before = store.events().await.len();
+    let (first, other) = (revoked(1, 2, after(100)), revoked(2, 2, after(50)));
+    revocations.revoke(first.clone(), now(), event("revoke")).await.expect("revoke");
+    revocations.revoke(other.clone(), now(), event("the same number")).await.expect("of another authority");
+    assert_eq!(
+        revocations.revoke(first.clone(), now(), event("again")).await,
+        Err(RevokeError::Already(after(10))),
+        "once is enough"
+    );
+    assert_eq!(revocations.revoked(now()).await.expect("all"), [first.clone(), other]);
+    assert_eq!(revocations.revoked(after(51)).await.expect("unexpired"), [first]);
+    let rows = journal.certificates(&CertificateFilter::default()).await.expect("rows");
+    assert_eq!(rows.iter().map(|row| row.revoked).collect::<Vec<_>>(), [Some(after(10)), None]);
+    assert!(journal.remaining(now()).await.expect("remaining").is_empty(), "nobody counts on a revoked one");
+    let objects: Vec<String> = store.events().await.split_off(before).into_iter().map(|e| e.object).collect();
+    assert_eq!(objects, ["revoke", "the same number"]);
+}
+
+async fn numbered_lists(store: &dyn StoreFixture) {
+    let revocations = store.revocations();
+    let (issuer, key) = made(Place::Issuing, AuthorityState::Active);
+    let id = issuer.id;
+    let made = |number| {
+        let (this_update, next_update) = (now(), after(1000 + number));
+        let template = CrlTemplate { number, this_update, next_update, revoked: Vec::new() };
+        let signer = SoftwareSigner::try_new(&key).expect("a generated key signs");
+        let crl = sign_crl(&template, &issuer.certificate, &signer).expect("a list");
+        ListRecord { authority: id, number, at: after(number), crl: crl.into() }
+    };
+    let lists: Vec<ListRecord> = (1..=4).map(made).collect();
+    let list = |number: usize| lists[number - 1].clone();
+    let reserve = async || revocations.reserve_list(id, now()).await.expect("a number");
+    assert_eq!((reserve().await, reserve().await, reserve().await), (1, 2, 3), "numbers grow");
+    assert_eq!(revocations.reserve_list(authority(9), now()).await, Ok(1), "for each authority");
+    assert_eq!(revocations.lists().await, Ok(Vec::new()), "a number is no list");
+    let before = store.events().await.len();
+    revocations.keep_list(list(2), event("second")).await.expect("list");
+    assert_eq!(revocations.lists().await.expect("lists"), [list(2)], "a list reads back as it was written");
+    for wrong in [list(1), list(2), list(4)] {
+        let (authority, number) = (wrong.authority, wrong.number);
+        assert_eq!(
+            revocations.keep_list(wrong, event("not reserved")).await,
+            Err(JournalError::NotReserved { authority, number }),
+            "a number is used once, reserved before, and never goes back"
+        );
+    }
+    revocations.keep_list(list(3), event("third")).await.expect("list");
+    assert_eq!(revocations.lists().await.expect("lists"), [list(3)], "the newest of each");
+    assert_eq!(reserve().await, 4);
+    let objects: Vec<String> = store.events().await.split_off(before).into_iter().map(|e| e.object).collect();
+    assert_eq!(objects, ["second", "third"]);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -415,6 +503,9 @@ mod tests {
             self
         }
         fn authorities(&self) -> &dyn Authorities {
+            self
+        }
+        fn revocations(&self) -> &dyn Revocations {
             self
         }
         async fn add_token(&self, id: &str, expires: Timestamp) {
@@ -432,5 +523,6 @@ mod tests {
     async fn the_fake_keeps_the_contract() {
         journal_contract(async || MemoryStore::new()).await;
         authorities_contract(async || MemoryStore::new()).await;
+        revocations_contract(async || MemoryStore::new()).await;
     }
 }

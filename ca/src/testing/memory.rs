@@ -12,8 +12,9 @@ use spiffe::{AuthorityId, TokenRefusal, TokenSpend};
 
 use crate::ports::{
     Authorities, AuthorityError, AuthorityRecord, AuthorityRequest, AuthorityState, CertificateFilter,
-    CertificateRow, CertificateState, Intent, IssueOutcome, Issued, Journal, JournalError, Leaves, Remaining,
-    ResultRecord, Taint, Transition, Unexpired,
+    CertificateRow, CertificateState, Intent, IssueOutcome, Issued, Journal, JournalError, Leaves,
+    ListRecord, MAX_REVOKED, Remaining, ResultRecord, Revocations, RevokeError, Revoked, Taint, Transition,
+    Unexpired,
 };
 
 /// The calls that can be made to fail.
@@ -31,6 +32,8 @@ pub enum Call {
     Transition,
     /// [`Authorities::load_key`].
     LoadKey,
+    /// [`Revocations::keep_list`], before anything is written.
+    KeepList,
 }
 
 struct Token {
@@ -48,6 +51,9 @@ struct State {
     authorities: Vec<AuthorityRecord>,
     keys: BTreeMap<AuthorityId, SecretKey>,
     request: Option<AuthorityRequest>,
+    revoked: Vec<Revoked>,
+    numbers: BTreeMap<AuthorityId, u64>,
+    lists: Vec<ListRecord>,
     events: Vec<Event>,
     failing: HashSet<Call>,
 }
@@ -100,6 +106,12 @@ impl MemoryStore {
     #[must_use]
     pub fn events(&self) -> Vec<Event> {
         self.state().events.clone()
+    }
+
+    /// Every list that was kept, oldest first.
+    #[must_use]
+    pub fn kept_lists(&self) -> Vec<ListRecord> {
+        self.state().lists.clone()
     }
 
     /// How many authorities' keys are kept.
@@ -158,7 +170,13 @@ impl Journal for MemoryStore {
         }
         state.index.insert(key, index);
         let state_now = CertificateState::Unknown;
-        state.rows.push(CertificateRow { intent, state: state_now, finished: None, chain: Vec::new() });
+        state.rows.push(CertificateRow {
+            intent,
+            state: state_now,
+            finished: None,
+            revoked: None,
+            chain: Vec::new(),
+        });
         state.events.push(event);
         Ok(())
     }
@@ -253,7 +271,7 @@ impl Journal for MemoryStore {
             issued: row.intent.at,
             not_after: row.intent.not_after,
         };
-        Ok(rows.into_iter().map(remaining).collect())
+        Ok(rows.into_iter().filter(|row| row.revoked.is_none()).map(remaining).collect())
     }
 }
 
@@ -413,6 +431,59 @@ impl Authorities for MemoryStore {
         state.request = None;
         state.events.extend(events);
         Ok(())
+    }
+}
+
+#[async_trait]
+impl Revocations for MemoryStore {
+    async fn revoke(&self, revoked: Revoked, since: Timestamp, event: Event) -> Result<(), RevokeError> {
+        let mut state = self.state();
+        let is_same = |one: &&Revoked| one.authority == revoked.authority && one.serial == revoked.serial;
+        if let Some(known) = state.revoked.iter().find(is_same) {
+            return Err(RevokeError::Already(known.at));
+        }
+        if state.revoked.iter().filter(|one| one.not_after >= since).count() >= MAX_REVOKED {
+            return Err(RevokeError::Full);
+        }
+        if let Some(index) = state.index.get(&(revoked.authority, revoked.serial.clone())).copied() {
+            state.rows[index].revoked = Some(revoked.at);
+        }
+        state.revoked.push(revoked);
+        state.events.push(event);
+        Ok(())
+    }
+
+    async fn revoked(&self, since: Timestamp) -> Result<Vec<Revoked>, JournalError> {
+        Ok(self.state().revoked.iter().filter(|one| one.not_after >= since).cloned().collect())
+    }
+
+    async fn reserve_list(&self, authority: AuthorityId, _: Timestamp) -> Result<u64, JournalError> {
+        let mut state = self.state();
+        let number = state.numbers.entry(authority).or_default();
+        *number += 1;
+        Ok(*number)
+    }
+
+    async fn keep_list(&self, list: ListRecord, event: Event) -> Result<(), JournalError> {
+        let mut state = self.reachable(Call::KeepList).map_err(JournalError::Unavailable)?;
+        let is_reserved = state.numbers.get(&list.authority).is_some_and(|last| list.number <= *last);
+        let goes_back = |one: &ListRecord| one.authority == list.authority && one.number >= list.number;
+        if !is_reserved || state.lists.iter().any(goes_back) {
+            return Err(JournalError::NotReserved { authority: list.authority, number: list.number });
+        }
+        state.lists.push(list);
+        state.events.push(event);
+        Ok(())
+    }
+
+    async fn lists(&self) -> Result<Vec<ListRecord>, JournalError> {
+        let mut newest: BTreeMap<AuthorityId, ListRecord> = BTreeMap::new();
+        for list in &self.state().lists {
+            if newest.get(&list.authority).is_none_or(|known| known.number < list.number) {
+                newest.insert(list.authority, list.clone());
+            }
+        }
+        Ok(newest.into_values().collect())
     }
 }
 

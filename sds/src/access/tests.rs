@@ -91,6 +91,15 @@ fn grants_each_name_of_the_grammar_to_its_owner() {
 }
 
 #[test]
+fn what_cannot_check_against_lists_does_not_exist_while_they_are_wanted() {
+    let mut world = world(&[]);
+    world.trust = world.trust.with_lists(spiffe::Lists::Withdrawn);
+    assert_eq!(asked(&world, "web-1", "ALL"), Err(Absence::Unlisted("ALL")));
+    assert_eq!(asked(&world, "web-1", "ALL?g=2"), Err(Absence::Unlisted("ALL")));
+    assert!(asked(&world, "web-1", "ROOTCA").is_ok());
+}
+
+#[test]
 fn everything_else_does_not_exist() {
     let world = world(&[]);
     let check = |secret: &str| {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use audit::{Action, Actor, Event as AuditEvent};
 use certs::Timestamp;
-use spiffe::{AuthorityId, NodeId};
+use spiffe::{AuthorityId, NodeId, RevocationLists};
 use xds::{Resource, SecretOffer};
 
 use super::{Deliveries, MAX_CONTEXTS, leaf::LeafState, shorten};
@@ -66,12 +66,14 @@ impl Deliveries {
             Ok(Grant::Svid(identity)) => self.hold(stream, name, LeafKey { node, identity }, now),
             Ok(Grant::Context(domain)) => {
                 let trust = Arc::clone(&self.world.trust);
-                self.context(name, now, || secret::context(name, trust.of(&domain)?, now))
+                let is_own = domain == *trust.own().trust_domain();
+                let lists = trust.lists().shown(now).filter(|_| is_own);
+                self.context(name, now, lists, || secret::context(name, trust.of(&domain)?, lists, now))
             }
             Ok(Grant::Imported(secret)) => self.imported(&node, name, &secret),
             Ok(Grant::All) => {
                 let trust = Arc::clone(&self.world.trust);
-                self.context(name, now, || secret::all_bundles(name, &trust, now))
+                self.context(name, now, None, || secret::all_bundles(name, &trust, now))
             }
             Err(absence) => {
                 if before != Some(None) {
@@ -84,6 +86,7 @@ impl Deliveries {
                     | Absence::NotBound(_)
                     | Absence::NotGranted(_)
                     | Absence::SecretNotGranted(_)
+                    | Absence::Unlisted(_)
                     | Absence::UnknownDomain(_) => SecretOffer::Absent,
                 }
             }
@@ -137,6 +140,7 @@ impl Deliveries {
         &mut self,
         name: &Arc<str>,
         now: Timestamp,
+        lists: Option<&RevocationLists>,
         encode: impl FnOnce() -> Option<Arc<Resource>>,
     ) -> SecretOffer {
         if let Some(known) = self.contexts.get(name) {
@@ -147,7 +151,8 @@ impl Deliveries {
             self.contexts.insert(Arc::clone(name), Arc::clone(&resource));
             let roots = self.world.trust.own().valid_authorities(now);
             let roots = roots.map(|root| AuthorityId::of(root.spki_hash())).collect();
-            let offered = ContextStatus { version: resource.version().clone(), roots };
+            let lists = lists.map(RevocationLists::numbers);
+            let offered = ContextStatus { version: resource.version().clone(), roots, lists };
             self.status.contexts.insert(name.to_string(), offered);
             self.is_dirty = true;
         }

@@ -468,6 +468,38 @@ async fn a_new_bundle_reaches_every_context() {
 }
 
 #[tokio::test]
+async fn lists_come_with_the_context_and_a_revoked_leaf_is_replaced() {
+    let world = World::new();
+    let mut web = world.open("web-1");
+    web.want("ROOTCA").await;
+    web.want("default").await;
+    let (before, leaf) = (web.held("ROOTCA").await, web.held("default").await);
+    let status = world.status(|status| status.context("ROOTCA").is_some()).await;
+    assert_eq!(status.context("ROOTCA").unwrap().lists, None);
+
+    let serial = world.sds.status().borrow().leaves().next().unwrap().serial.clone().unwrap();
+    let authority = world.issuer.authority();
+    let life = Duration::from_secs(60);
+    let lists = spiffe::RevocationLists::new(vec![world.issuer.list(3, std::slice::from_ref(&serial), life)]);
+    let trust = world.issuer.trust();
+    let revoked = trust.clone().with_revoked(Arc::new([(authority, serial.clone())].into()));
+    world.trust.send_replace(Arc::new(revoked.with_lists(spiffe::Lists::Shown(Arc::new(lists)))));
+    web.held_other_than("default", &leaf).await;
+    assert_eq!(world.issuer.seen().last().unwrap().purpose, Purpose::ForcedRenewal);
+    let with = web.held_other_than("ROOTCA", &before).await;
+    let status = world.status(|status| status.context("ROOTCA").is_some_and(|one| one.lists.is_some())).await;
+    let context = status.context("ROOTCA").unwrap();
+    assert_eq!(context.lists, Some([(authority, 3)].into()));
+    assert_eq!(context.version, *with.version());
+
+    // Whatever else fails, a list that has ended is with nobody.
+    settle().await;
+    world.clock.advance(life);
+    let without = web.held_other_than("ROOTCA", &with).await;
+    assert_eq!(without.version(), before.version());
+}
+
+#[tokio::test]
 async fn a_leaf_outlives_its_last_stream_by_the_grace_and_is_then_dropped() {
     let world = World::with(
         two_nodes(),

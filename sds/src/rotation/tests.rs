@@ -93,6 +93,36 @@ fn an_expired_leaf_is_withdrawn_and_asked_for_again() {
 }
 
 #[test]
+fn a_revoked_leaf_is_replaced_at_once_and_kept_until_then() {
+    let serial = |from: u8| Event::Revoked(Serial::from_random([from; 20]));
+    let rotation = check(
+        "wanted",
+        vec![
+            (0, Event::Wanted, vec![request(Purpose::Delivery, None)]),
+            (1, Event::Issued(leaf(1, 100, OLD)), vec![Action::Offer]),
+            (2, serial(9), vec![]),
+            (3, serial(1), vec![request(Purpose::ForcedRenewal, Some(101))]),
+            (3, serial(1), vec![]),
+            (4, Event::Failed, vec![]),
+            (20, Event::Tick, vec![request(Purpose::ForcedRenewal, Some(101))]),
+            (21, Event::Issued(leaf(21, 100, OLD)), vec![Action::Offer]),
+            (22, serial(1), vec![]),
+        ],
+    );
+    assert!(rotation.held().is_some());
+    check(
+        "nobody wants it",
+        vec![
+            (0, Event::Wanted, vec![request(Purpose::Delivery, None)]),
+            (1, Event::Issued(leaf(1, 100, OLD)), vec![Action::Offer]),
+            (2, Event::Unwanted, vec![]),
+            (3, serial(1), vec![Action::Forget]),
+            (4, Event::Wanted, vec![request(Purpose::Delivery, None)]),
+        ],
+    );
+}
+
+#[test]
 fn another_authority_forces_a_new_leaf() {
     check(
         "held by the old one",
@@ -219,7 +249,11 @@ impl Observer {
                 self.incoming = Some(leaf.clone());
             }
             Event::Failed => self.in_flight -= 1,
-            Event::Unwanted | Event::AuthorityChanged { .. } | Event::Settled { .. } | Event::Tick => {}
+            Event::Unwanted
+            | Event::AuthorityChanged { .. }
+            | Event::Revoked(_)
+            | Event::Settled { .. }
+            | Event::Tick => {}
         }
     }
 
@@ -244,10 +278,8 @@ impl Observer {
                 Action::Forget => {
                     let gone = self.offered.take();
                     let over = gone.is_some_and(|leaf| leaf.life.is_over(now));
-                    assert!(
-                        *event == Event::Barred || grace_over || over,
-                        "a valid leaf is dropped by order only"
-                    );
+                    let is_ordered = matches!(event, Event::Barred | Event::Revoked(_));
+                    assert!(is_ordered || grace_over || over, "a valid leaf is dropped by order only");
                 }
                 Action::AtRisk => assert!(self.offered.is_some(), "only a leaf in hand is at risk"),
             }
@@ -292,6 +324,10 @@ fn walk(seed: u64) {
                 spread: Duration::from_secs(numbers.below(60)),
             },
             10 if numbers.below(4) == 0 => Event::Barred,
+            10 => match &seen.offered {
+                Some(leaf) => Event::Revoked(leaf.serial.clone()),
+                None => Event::Tick,
+            },
             11 => Event::Settled { accepted: numbers.below(2) == 0 },
             _ => Event::Tick,
         };

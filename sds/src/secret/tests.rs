@@ -87,11 +87,36 @@ fn contexts_hold_the_valid_roots_and_have_the_same_bytes_each_time() {
     let issuer = FakeIssuer::new("td", clock.clone());
     let trust = issuer.trust();
     let name: Arc<str> = "spiffe://td".into();
-    let resource = context(&name, trust.own(), clock.now()).unwrap();
-    assert_eq!(resource.version(), context(&name, trust.own(), clock.now()).unwrap().version());
+    let resource = context(&name, trust.own(), None, clock.now()).unwrap();
+    assert_eq!(resource.version(), context(&name, trust.own(), None, clock.now()).unwrap().version());
     let Some(secret::Type::ValidationContext(sent)) = sent(&resource).r#type else { panic!("not a context") };
     let roots = certificates_from_pem(&bytes(sent.trusted_ca)).unwrap();
     assert_eq!(roots, [trust.own().authorities()[0].der().to_vec()]);
+}
+
+#[test]
+fn contexts_carry_every_list_and_have_leaves_alone_checked() {
+    let clock = clock();
+    let issuer = FakeIssuer::new("td", clock.clone());
+    let life = Duration::from_secs(3600);
+    let one = issuer.list(1, &[], life);
+    issuer.replace_authority();
+    let lists = RevocationLists::new(vec![one, issuer.list(7, &[], life)]);
+    let name: Arc<str> = "spiffe://td".into();
+    let read = |lists| {
+        let resource = context(&name, issuer.trust().own(), lists, clock.now()).unwrap();
+        match sent(&resource).r#type {
+            Some(secret::Type::ValidationContext(sent)) => (resource, sent),
+            other => panic!("not a context: {other:?}"),
+        }
+    };
+    let (with, sent_with) = read(Some(&lists));
+    assert!(sent_with.only_verify_leaf_cert_crl);
+    let pem = String::from_utf8(bytes(sent_with.crl)).unwrap();
+    assert_eq!(pem.matches("-----BEGIN X509 CRL-----").count(), 2);
+    let (without, sent_without) = read(None);
+    assert!(sent_without.crl.is_none() && !sent_without.only_verify_leaf_cert_crl);
+    assert_ne!(with.version(), without.version());
 }
 
 #[test]
@@ -99,7 +124,7 @@ fn no_context_is_made_of_expired_roots() {
     let clock = clock();
     let trust = FakeIssuer::new("td", clock.clone()).trust();
     clock.advance(Duration::from_secs(2 * 366 * 86_400));
-    assert!(context(&"ROOTCA".into(), trust.own(), clock.now()).is_none());
+    assert!(context(&"ROOTCA".into(), trust.own(), None, clock.now()).is_none());
     assert!(all_bundles(&"ALL".into(), &trust, clock.now()).is_none());
 }
 

@@ -18,6 +18,7 @@ use async_trait::async_trait;
 use axum::{Router, body::Body};
 use ca::{
     ByHand, CaStatus, Install, Installed, RotateError, RotationStatus,
+    dependents::Laggard,
     ports::AuthorityRequest,
     rotation::{Refusal, Wish},
 };
@@ -56,6 +57,7 @@ pub(super) fn context(config: &Config, drained: u64) -> Context {
             },
             max_connection: config.max_connection,
             drains: Drains::new(drained, BTreeMap::new()),
+            revocation_lists: config.revocation_lists.is_some(),
         },
         own_addresses: config.own_addresses(),
         local_nodes: BTreeSet::new(),
@@ -105,6 +107,10 @@ impl Rotation for CaRotation {
 
     async fn rotate_issuing(&self, caller: &Caller, reason: &str) -> Result<AuthorityId, CallError> {
         self.0.rotate_issuing(caller.actor.clone(), reason).await.map_err(refused)
+    }
+
+    fn laggards(&self) -> Vec<Laggard> {
+        self.0.status().borrow().laggards.clone()
     }
 
     fn root_status(&self) -> Option<RotationStatus> {
@@ -164,18 +170,22 @@ fn asked(caller: &Caller, reason: &str) -> ca::Asked {
 /// The most laggards that an error names; the status lists them all.
 const MAX_NAMED: usize = 5;
 
+/// The first of `laggards`, with their reasons.
+fn named(laggards: &[Laggard]) -> String {
+    let first = laggards.iter().take(MAX_NAMED);
+    let names: Vec<String> = first.map(|one| format!("{} {}", one.name, reason_text(&one.reason))).collect();
+    let more = match laggards.len().saturating_sub(MAX_NAMED) {
+        0 => String::new(),
+        more => format!("; and {more} more"),
+    };
+    names.join("; ") + &more
+}
+
 fn refused(error: RotateError) -> CallError {
     let (what, name) = ("rotation of", "the root".to_owned());
     match error {
         RotateError::Refused(Refusal::Laggards { step, laggards }) => {
-            let first = laggards.iter().take(MAX_NAMED);
-            let names: Vec<String> =
-                first.map(|one| format!("{} {}", one.name, reason_text(&one.reason))).collect();
-            let more = match laggards.len().saturating_sub(MAX_NAMED) {
-                0 => String::new(),
-                more => format!("; and {more} more"),
-            };
-            CallError::Policy(format!("{} would break: {}{more}", step.word(), names.join("; ")))
+            CallError::Policy(format!("{} would break: {}", step.word(), named(&laggards)))
         }
         RotateError::Refused(
             refusal @ (Refusal::Settling { .. }
@@ -195,6 +205,11 @@ fn refused(error: RotateError) -> CallError {
         }
         RotateError::Chain(ladder) => CallError::Chain(ladder),
         RotateError::NotFound(id) => CallError::NotFound { what: "authority", name: id.to_string() },
+        RotateError::Behind(ref laggards) => CallError::Conflict {
+            what,
+            name: "the issuing authority".to_owned(),
+            why: format!("is under way: {error}; it waits for {}", named(laggards)),
+        },
         RotateError::Failed(why) => CallError::Unavailable { part: "authority", why },
         RotateError::Unavailable => CallError::stopped("authority"),
     }

@@ -79,12 +79,14 @@ impl Observer {
         let rows = self.journal.certificates(&filter).await?;
         Ok(rows
             .into_iter()
+            .filter(|row| row.revoked.is_none())
             .map(|row| Dependent {
                 name: row.intent.id.path().trim_start_matches("/credence/").to_owned(),
                 connected: None,
                 holds: vec![Holding {
                     id: row.intent.id,
                     authority: row.intent.authority,
+                    serial: Some(row.intent.serial),
                     until: row.intent.not_after,
                 }],
             })
@@ -93,7 +95,7 @@ impl Observer {
 }
 
 fn holding(leaf: &Unexpired) -> Holding {
-    Holding { id: leaf.id.clone(), authority: leaf.authority, until: leaf.not_after }
+    Holding { id: leaf.id.clone(), authority: leaf.authority, serial: None, until: leaf.not_after }
 }
 
 /// A connected node: what it acknowledged counts; where it acknowledged nothing, what the journal knows.
@@ -102,7 +104,8 @@ fn here(node: &NodeStatus, sds: &SdsStatus, unexpired: &[&Unexpired], file: Bund
     let mut known: BTreeSet<&SpiffeId> = BTreeSet::new();
     for leaf in sds.of(&node.node).filter(|leaf| leaf.wanted) {
         if let (Some(authority), Some(until)) = (leaf.acknowledged_authority, leaf.acknowledged_until) {
-            holds.push(Holding { id: leaf.identity.clone(), authority, until });
+            let serial = leaf.acknowledged.clone();
+            holds.push(Holding { id: leaf.identity.clone(), authority, serial, until });
         } else {
             let same = unexpired.iter().filter(|known| known.id == leaf.identity);
             holds.extend(same.map(|leaf| holding(leaf)));
@@ -111,7 +114,7 @@ fn here(node: &NodeStatus, sds: &SdsStatus, unexpired: &[&Unexpired], file: Bund
     }
     for stream in &node.streams {
         let (authority, until) = (stream.certificate_authority, stream.certificate_expires);
-        holds.push(Holding { id: stream.certificate_id.clone(), authority, until });
+        holds.push(Holding { id: stream.certificate_id.clone(), authority, serial: None, until });
     }
     let contexts = || {
         let types = node.streams.iter().flat_map(|stream| &stream.types);
@@ -119,18 +122,24 @@ fn here(node: &NodeStatus, sds: &SdsStatus, unexpired: &[&Unexpired], file: Bund
         secrets.flat_map(|one| &one.resources).filter(|resource| is_context(&resource.name))
     };
     let mut roots: Option<BTreeSet<AuthorityId>> = None;
+    let mut lists: Option<BTreeMap<AuthorityId, u64>> = None;
     for context in contexts() {
         let acknowledged = acknowledged(context, sds);
         roots = Some(match roots {
-            None => acknowledged,
-            Some(before) => before.intersection(&acknowledged).copied().collect(),
+            None => acknowledged.roots,
+            Some(before) => before.intersection(&acknowledged.roots).copied().collect(),
         });
+        lists = match (lists, acknowledged.lists) {
+            (Some(before), Some(now)) => Some(in_both(&before, &now)),
+            (one, None) | (None, one) => one,
+        };
     }
     let refusal = contexts().find_map(|context| context.nack.as_ref()).map(|nack| nack.words.clone());
     Dependent {
         name: node.node.to_string(),
         connected: Some(Acknowledged {
             roots,
+            lists,
             refusal,
             proven: node.proven_roots.keys().copied().collect(),
             file,
@@ -139,11 +148,28 @@ fn here(node: &NodeStatus, sds: &SdsStatus, unexpired: &[&Unexpired], file: Bund
     }
 }
 
-/// The roots of the context that a node acknowledged: those on offer, or none that are known.
-fn acknowledged(context: &ResourceStatus, sds: &SdsStatus) -> BTreeSet<AuthorityId> {
+/// What a node acknowledged of one context.
+struct Taken {
+    roots: BTreeSet<AuthorityId>,
+    lists: Option<BTreeMap<AuthorityId, u64>>,
+}
+
+/// What stands in the context that a node acknowledged: what is on offer, or nothing that is known. It may check
+/// against lists that are not known either.
+fn acknowledged(context: &ResourceStatus, sds: &SdsStatus) -> Taken {
     let offered = sds.context(&context.name);
-    let taken = offered.filter(|offered| context.acked.as_deref() == Some(offered.version.as_str()));
-    taken.map(|offered| offered.roots.clone()).unwrap_or_default()
+    match offered.filter(|offered| context.acked.as_deref() == Some(offered.version.as_str())) {
+        Some(offered) => Taken { roots: offered.roots.clone(), lists: offered.lists.clone() },
+        None => Taken { roots: BTreeSet::new(), lists: Some(BTreeMap::new()) },
+    }
+}
+
+/// The lists that stand in both contexts, each by the older one.
+fn in_both(
+    one: &BTreeMap<AuthorityId, u64>,
+    other: &BTreeMap<AuthorityId, u64>,
+) -> BTreeMap<AuthorityId, u64> {
+    one.iter().filter_map(|(id, number)| Some((*id, *number.min(other.get(id)?)))).collect()
 }
 
 /// Whether a name of a secret means a validation context (DESIGN section 5, "Names in SDS").

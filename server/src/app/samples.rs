@@ -52,7 +52,26 @@ impl Sources {
         samples.extend(self.delivery());
         samples.extend(self.sealing());
         samples.extend(self.writes());
+        samples.extend(self.revocation());
         samples
+    }
+
+    /// Only where revocation lists are wanted.
+    fn revocation(&self) -> Vec<Sample> {
+        let Some(lists) = self.ca.borrow().lists.clone() else { return Vec::new() };
+        let revoked: usize = lists.lists.iter().map(|list| list.revoked).sum();
+        let withdrawn = if lists.is_shown { 0.0 } else { 1.0 };
+        #[expect(clippy::cast_precision_loss, reason = "a count")]
+        let revoked = revoked as f64;
+        vec![
+            gauge(
+                "revocation_lists_withdrawn",
+                "1 while proxies are shown no revocation list although lists are on",
+                vec![],
+                withdrawn,
+            ),
+            gauge("revoked_certificates", "Certificates on the newest revocation lists", vec![], revoked),
+        ]
     }
 
     /// The soonest of each kind by name, and how many of each kind there are: no fleet makes more series than that.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{Format, ListArgs, ServerArgs};
+use super::{ChangeArgs, Format, ListArgs, ServerArgs};
 
 /// `cert`.
 #[derive(Debug, Clone, Subcommand)]
@@ -13,6 +13,16 @@ pub enum CertCommand {
     List(CertListArgs),
     /// One certificate
     Show(CertShowArgs),
+    /// Have one certificate count no more
+    #[command(
+        long_about = "Have one certificate count no more.\n\nCredence's own doors refuse it at once and end its \
+                      connections, and a proxy that shows it gets another. Other proxies refuse it on new connections \
+                      where revocation lists are on (ca.revocation_lists); otherwise they accept it until it ends. \
+                      The plan says which.",
+        after_help = "Examples:\n  credence cert revoke 7f6203 --code key-compromise --reason \"laptop lost\"\n  \
+                      credence cert revoke 7f6203 --dry-run"
+    )]
+    Revoke(CertRevokeArgs),
     /// Every rule that a chain must keep, what breaks it, and what Envoy and rustls would say
     #[command(after_help = "Examples:\n  credence cert explain web.pem --bundle bundle.pem --for \
                             spiffe://prod.example/web\n  credence cert explain chain.pem --as issuing --key \
@@ -57,6 +67,22 @@ pub struct CertShowArgs {
     /// How to list.
     #[command(flatten)]
     pub list: ListArgs,
+}
+
+/// `cert revoke`.
+#[derive(Debug, Clone, Args)]
+pub struct CertRevokeArgs {
+    /// The serial number, in hexadecimal
+    pub serial: String,
+    /// Why, for the list: unspecified, key-compromise, superseded, cessation-of-operation or privilege-withdrawn
+    #[arg(long, default_value = "unspecified", value_name = "WORD")]
+    pub code: String,
+    /// Why, for the audit log
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    pub reason: String,
+    /// How to change.
+    #[command(flatten)]
+    pub change: ChangeArgs,
 }
 
 /// Which part a certificate is to play.

@@ -15,6 +15,7 @@ mod expose;
 mod kek;
 mod ladders;
 mod proxies;
+mod revoke;
 mod rollouts;
 mod rotation;
 mod secret;

@@ -3,7 +3,7 @@
 use api::wire;
 use certs::Clock;
 
-use super::{brought, dash, done, dry, expiry, ladders, may_go_on, parse_duration, rotation};
+use super::{brought, dash, done, dry, expiry, ladders, may_go_on, parse_duration, revoke, rotation};
 use crate::{
     cli::{
         AuditCommand, AuditListArgs, BlockArgs, CaCommand, CertCommand, CertListArgs, ChangeArgs, Format,
@@ -36,16 +36,39 @@ fn authorities_table(authorities: &[wire::Authority]) -> String {
         vec![
             one.id.clone(),
             one.place.clone(),
-            one.state.clone(),
+            match one.waits_for.len() {
+                0 => one.state.clone(),
+                laggards => format!("{}, waits for {laggards}", one.state),
+            },
             left(one.expires_in_secs),
             one.live_leaves.map_or_else(|| "-".into(), |count| count.to_string()),
             dash(one.rotates_at.as_deref()),
             if one.offline_since.is_some() { "elsewhere" } else { "here" }.to_owned(),
+            dash(one.revocation_list.as_ref().map(list_text).as_deref()),
             one.spki_sha256.clone(),
         ]
     });
-    let headers = ["authority", "place", "state", "expires in", "live leaves", "rotates at", "key", "pin"];
-    output::table(&headers, rows)
+    let headers = [
+        "authority",
+        "place",
+        "state",
+        "expires in",
+        "live leaves",
+        "rotates at",
+        "key",
+        "revocation list",
+        "pin",
+    ];
+    let mut text = output::table(&headers, rows);
+    for laggard in authorities.iter().flat_map(|one| &one.waits_for) {
+        text.push_str(&format!("{} {}\n", laggard.name, laggard.reason));
+    }
+    text
+}
+
+fn list_text(list: &wire::RevocationList) -> String {
+    let shown = if list.is_shown { "" } else { ", WITHDRAWN" };
+    format!("{} ({} revoked) until {}{shown}", list.number, list.revoked, list.ends)
 }
 
 async fn rotate(args: &RotateArgs) -> Result<Exit, Failure> {
@@ -90,6 +113,7 @@ pub(super) async fn cert(command: CertCommand) -> Result<Exit, Failure> {
             })?;
             Ok(Exit::Ok)
         }
+        CertCommand::Revoke(args) => revoke::revoke(&args).await,
         CertCommand::Explain(args) => ladders::explain(&args).await,
         CertCommand::Lint(args) => ladders::lint(&args),
     }

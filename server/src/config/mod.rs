@@ -114,7 +114,10 @@ pub struct Lifetimes {
 
 impl Lifetimes {
     /// The section `ca`, with what differs from the defaults; nothing if nothing does.
-    fn to_yaml(self) -> String {
+    fn to_yaml(self, lists: Option<Duration>) -> String {
+        let lists = lists.map_or_else(String::new, |life| {
+            format!("  revocation_lists: true\n  revocation_list_lifetime: {}\n", format_duration(life))
+        });
         let lines: String = [
             ("root_lifetime", self.root, Profile::Root),
             ("issuing_lifetime", self.issuing, Profile::Issuing),
@@ -126,6 +129,7 @@ impl Lifetimes {
         .into_iter()
         .filter(|(_, length, profile)| *length != profile.default_lifetime())
         .map(|(key, length, _)| format!("  {key}: {}\n", format_duration(length)))
+        .chain([lists])
         .collect();
         if lines.is_empty() { lines } else { format!("ca:\n{lines}\n") }
     }
@@ -161,6 +165,8 @@ pub struct Config {
     pub lifetimes: Lifetimes,
     /// How long a join token lives unless asked otherwise. Default 10 minutes, at most 24 hours.
     pub token_ttl: Duration,
+    /// How long revocation lists live that proxies check against. Default: none, there are no lists.
+    pub revocation_lists: Option<Duration>,
     /// For listeners that do not say. Default strict.
     pub default_mtls: DefaultMtls,
     /// The greatest age of connections between proxies.
@@ -214,7 +220,7 @@ impl Config {
              secrets:\n{kek}{slots}  admin_dir: {admin}\n\n\
              {defaults}{lifetimes}observability:\n  metrics:\n    {probes}\n  logging:\n    level: \"{level}\"\n",
             defaults = self.defaults_to_yaml(),
-            lifetimes = self.lifetimes.to_yaml(),
+            lifetimes = self.lifetimes.to_yaml(self.revocation_lists),
             domain = self.trust_domain,
             names = names.join(", "),
             grpc_address = self.grpc.address,

@@ -14,6 +14,10 @@ use spiffe::TrustDomain;
 use super::{Config, ConfigProblem, DefaultMtls, Lifetimes, Listen, LogFormat};
 
 const MAX_FILE_BYTES: usize = 1 << 20;
+/// How long a revocation list lives, at least and unless configured.
+const LEAST_LIST_LIFE: Duration = ca::lists::LEAST_LIFE;
+/// How long one may live at most: a month.
+const MAX_LIST_LIFE: Duration = Duration::from_secs(30 * 86_400);
 const PREFIX: &str = "CREDENCE_";
 const SECTIONS: &[&str] = &[
     "trust_domain",
@@ -233,7 +237,7 @@ impl Reader<'_> {
         self.close(enrolment_section);
         let (data_dir, anchor_file) = self.storage(&mut top);
         let (kek, slots, admin_dir) = self.secrets(&mut top);
-        let lifetimes = self.lifetimes(&mut top);
+        let (lifetimes, revocation_lists) = self.ca(&mut top);
         self.issuers(&mut top);
         let (default_mtls, max_connection) = self.defaults(&mut top);
         let (probes, log_level, log_format) = self.observability(&mut top);
@@ -251,6 +255,7 @@ impl Reader<'_> {
             anchor_file,
             admin_dir,
             lifetimes,
+            revocation_lists,
             token_ttl,
             default_mtls,
             max_connection,
@@ -415,7 +420,7 @@ impl Reader<'_> {
         self.base.join(text.as_deref().unwrap_or(default))
     }
 
-    fn lifetimes(&mut self, top: &mut Section<'_>) -> Lifetimes {
+    fn ca(&mut self, top: &mut Section<'_>) -> (Lifetimes, Option<Duration>) {
         let mut ca = self.sub(top, "ca");
         let dev = self.dev;
         let mut of = |reader: &mut Self, key, profile: Profile| {
@@ -430,9 +435,29 @@ impl Reader<'_> {
             operator: of(self, "operator_lifetime", Profile::Operator),
             server: of(self, "server_lifetime", Profile::Server),
         };
+        let lists = self.revocation_lists(&mut ca, &lifetimes);
         self.close(ca);
         self.lives_hold(&lifetimes);
-        lifetimes
+        (lifetimes, lists)
+    }
+
+    /// A list that ends refuses everybody, so a proxy that is cut off from us must lose its own leaf before its lists.
+    fn revocation_lists(&mut self, ca: &mut Section<'_>, lifetimes: &Lifetimes) -> Option<Duration> {
+        let are_on = match ca.take("revocation_lists") {
+            None => false,
+            Some(node) => match node.content {
+                Content::Bool(are_on) => are_on,
+                _ => {
+                    self.refuse(node, "ca.revocation_lists", "expected true or false", None);
+                    false
+                }
+            },
+        };
+        let leaves = 2 * lifetimes.leaf;
+        let least = if self.dev { leaves } else { leaves.max(LEAST_LIST_LIFE) };
+        let (default, max) = (LEAST_LIST_LIFE.max(least), MAX_LIST_LIFE);
+        let life = self.duration(ca, "revocation_list_lifetime", default, least, max);
+        are_on.then_some(life)
     }
 
     /// Whether every authority outlives what it signs for long enough, in development mode too: else the answer to
@@ -668,7 +693,9 @@ mod tests {
     #[test]
     fn the_file_that_init_writes_reads_back() {
         let config = parse("a", "trust_domain: td", &[], Path::new("/x"), false).unwrap();
-        assert_eq!(parse("b", &config.to_yaml(), &[], Path::new("/y"), false), Ok(config));
+        assert_eq!(parse("b", &config.to_yaml(), &[], Path::new("/y"), false), Ok(config.clone()));
+        let lists = Config { revocation_lists: Some(Duration::from_secs(8 * 86_400)), ..config };
+        assert_eq!(parse("b", &lists.to_yaml(), &[], Path::new("/y"), false), Ok(lists));
     }
 
     #[test]
@@ -709,6 +736,30 @@ mod tests {
             true,
             &["3m is less than 2 x the 2m of ca.issuing_lifetime, which is 4m (c.yaml, ca.root_lifetime)"],
         );
+    }
+
+    #[test]
+    fn revocation_lists_are_an_opt_in_and_outlive_two_leaves() {
+        let check = |ca: &str, dev: bool, expected: Result<Option<u64>, &str>| {
+            let text = format!("trust_domain: td\nca: {ca}");
+            let read = parse("c.yaml", &text, &[], Path::new("/x"), dev);
+            let read = read.map(|config| config.revocation_lists.map(|life| life.as_secs()));
+            let read = read.map_err(|problems| problems[0].to_string());
+            assert_eq!(read, expected.map_err(str::to_owned), "{ca}");
+        };
+        let week = 7 * 86_400;
+        check("{}", false, Ok(None));
+        check("{revocation_list_lifetime: 8d}", false, Ok(None));
+        check("{revocation_lists: true}", false, Ok(Some(week)));
+        check("{revocation_lists: true, revocation_list_lifetime: 8d}", false, Ok(Some(8 * 86_400)));
+        let short = "6d is outside 7d to 30d (c.yaml:2:56, ca.revocation_list_lifetime)";
+        check("{revocation_lists: true, revocation_list_lifetime: 6d}", false, Err(short));
+        check("{revocation_lists: true, revocation_list_lifetime: 1d}", true, Ok(Some(86_400)));
+        let short = "10s is outside 20s to 30d (c.yaml:2:76, ca.revocation_list_lifetime)";
+        let text = "{leaf_lifetime: 10s, revocation_lists: true, revocation_list_lifetime: 10s}";
+        check(text, true, Err(short));
+        let wrong = "expected true or false (c.yaml:2:24, ca.revocation_lists)";
+        check("{revocation_lists: on-demand}", false, Err(wrong));
     }
 
     #[test]

@@ -151,8 +151,8 @@ impl Door {
         self.metrics.open.dec();
     }
 
-    /// Completes when the peer's identity is blocked, its binding is gone, or its certificate may be a thief's: what it
-    /// holds open ends at once.
+    /// Completes when the peer's certificate is revoked or may be a thief's, its identity is blocked, or its binding is
+    /// gone: what it holds open ends at once.
     async fn no_longer_welcome(&self, peer: Option<&Peer>) {
         let (Some(peer), Security::Tls(keeper, _)) = (peer, &self.security) else {
             return std::future::pending().await;
@@ -160,7 +160,15 @@ impl Door {
         let (mut blocks, mut bindings) = (self.blocks.clone(), self.bindings.clone());
         let mut trust = keeper.trust.clone();
         loop {
-            if trust.borrow_and_update().standing(peer.svid()) == Standing::Refused {
+            let now = Arc::clone(&trust.borrow_and_update());
+            if peer.svid().is_revoked(&now) {
+                tracing::info!(
+                    door = self.name, spiffe_id = %peer.id(), serial = %peer.svid().serial(),
+                    "connection ended: its certificate is revoked"
+                );
+                return;
+            }
+            if now.standing(peer.svid()) == Standing::Refused {
                 tracing::warn!(door = self.name, spiffe_id = %peer.id(), "connection cut: its authority's key is stolen");
                 return;
             }

@@ -4,9 +4,10 @@ use async_trait::async_trait;
 use audit::{AuditFilter, AuditLog};
 use ca::{
     ports::{
-        Authorities, AuthorityError, AuthorityRecord, AuthorityState, Journal, Place as CaPlace, Transition,
+        Authorities, AuthorityError, AuthorityRecord, AuthorityState, Journal, Place as CaPlace, Revocations,
+        Transition,
     },
-    testing::{StoreFixture, authorities_contract, journal_contract},
+    testing::{StoreFixture, authorities_contract, journal_contract, revocations_contract},
 };
 use certs::{KeyKind, Profile, SecretKey, Serial, SoftwareSigner, Template, Validity, sign};
 use spiffe::AuthorityId;
@@ -23,6 +24,10 @@ impl StoreFixture for Fixture {
     }
 
     fn authorities(&self) -> &dyn Authorities {
+        &self.0.store
+    }
+
+    fn revocations(&self) -> &dyn Revocations {
         &self.0.store
     }
 
@@ -68,6 +73,11 @@ async fn keeps_the_contract_of_the_journal() {
 #[tokio::test]
 async fn keeps_the_contract_of_the_authorities() {
     authorities_contract(|| async { Fixture(World::new().await) }).await;
+}
+
+#[tokio::test]
+async fn keeps_the_contract_of_revocations() {
+    revocations_contract(|| async { Fixture(World::new().await) }).await;
 }
 
 /// An active authority with a real certificate and key.

@@ -148,7 +148,7 @@ pub async fn renew(address: SocketAddr, identity: &Identity) -> Result<Identity,
     Ok(Identity { chain, key: rustls_key(&key) })
 }
 
-fn rustls_key(key: &SecretKey) -> PrivateKeyDer<'static> {
+pub(crate) fn rustls_key(key: &SecretKey) -> PrivateKeyDer<'static> {
     PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.expose_secret().to_vec()))
 }
 

@@ -17,14 +17,14 @@ fn folder() -> PathBuf {
     told.map_or_else(|| workspace().join("target/issued"), PathBuf::from)
 }
 
-/// Writes every certificate of the journal and of the authorities in the store of `data_dir`, which nobody has open
+/// Writes every certificate of the journal and of the authorities, and every revocation list, in the store of `data_dir`, which nobody has open
 /// any more. It is read past the store's own door, because that needs the key that some worlds have changed.
 ///
 /// # Panics
 /// When it cannot be read or written: what is not written is not verified.
 pub(crate) async fn keep_issued(world: &str, domain: &str, data_dir: &Path) {
     let read = read(data_dir).await;
-    let (authorities, mut certificates) =
+    let (authorities, mut certificates, lists) =
         read.unwrap_or_else(|error| panic!("certificates of {world}: {error}"));
     let chains = || authorities.iter().filter_map(|chain| chain.first().map(|first| (first, chain)));
     let roots: Vec<&Certificate> =
@@ -36,15 +36,26 @@ pub(crate) async fn keep_issued(world: &str, domain: &str, data_dir: &Path) {
         certificates.push(json!({ "profile": profile, "chain": chain }));
     }
     let roots: Vec<String> = roots.iter().map(|root| STANDARD.encode(root.der())).collect();
-    let text = json!({ "world": world, "roots": roots, "certificates": certificates, "crls": [] });
+    let issuer =
+        |id: &str| chains().map(|(first, _)| first).find(|one| hex::encode(&one.spki_hash().0[..8]) == id);
+    let lists: Vec<Value> = lists
+        .iter()
+        .map(|(authority, list)| {
+            let issuer = issuer(authority).unwrap_or_else(|| panic!("no authority {authority} has a list"));
+            json!({ "der": STANDARD.encode(list), "issuer": STANDARD.encode(issuer.der()) })
+        })
+        .collect();
+    let text = json!({ "world": world, "roots": roots, "certificates": certificates, "crls": lists });
     let folder = folder();
     let written = std::fs::create_dir_all(&folder)
         .and_then(|()| std::fs::write(folder.join(format!("{domain}.json")), text.to_string()));
     written.unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
 }
 
-/// Each authority with those between it and its root, and what was issued.
-async fn read(data_dir: &Path) -> Result<(Vec<Vec<Certificate>>, Vec<Value>), sqlx::Error> {
+/// Each authority with those between it and its root, what was issued, and lists by the id of their authority.
+type Read = (Vec<Vec<Certificate>>, Vec<Value>, Vec<(String, Vec<u8>)>);
+
+async fn read(data_dir: &Path) -> Result<Read, sqlx::Error> {
     let options = SqliteConnectOptions::new().filename(data_dir.join("credence.db"));
     let mut store = SqliteConnection::connect_with(&options).await?;
     let rows =
@@ -66,8 +77,13 @@ async fn read(data_dir: &Path) -> Result<(Vec<Vec<Certificate>>, Vec<Value>), sq
         let chain: Vec<String> = split(&chain).into_iter().map(|der| STANDARD.encode(der)).collect();
         certificates.push(json!({ "profile": profile, "chain": chain }));
     }
+    let rows = sqlx::query("SELECT authority, list FROM revocation_lists WHERE list IS NOT NULL")
+        .fetch_all(&mut store)
+        .await?;
+    let lists = rows.iter().map(|row| Ok((row.try_get("authority")?, row.try_get("list")?)));
+    let lists = lists.collect::<Result<Vec<_>, sqlx::Error>>()?;
     store.close().await?;
-    Ok((authorities, certificates))
+    Ok((authorities, certificates, lists))
 }
 
 /// The certificates of a chain, each behind its length (u32, big endian).

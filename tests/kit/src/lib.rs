@@ -25,6 +25,7 @@ mod netns;
 mod pair;
 mod peer;
 mod rest;
+mod revocation;
 mod search;
 mod tls;
 mod traffic;

@@ -60,6 +60,8 @@ pub struct Defaults {
     pub max_connection: Duration,
     /// How often connections between them had to end before that.
     pub drains: Drains,
+    /// Whether proxies check against revocation lists, which hold for this trust domain alone.
+    pub revocation_lists: bool,
 }
 
 impl Defaults {
@@ -71,6 +73,7 @@ impl Defaults {
             mtls: MtlsMode::Strict,
             max_connection: MAX_CONNECTION_DURATION,
             drains: Drains::default(),
+            revocation_lists: false,
         }
     }
 }

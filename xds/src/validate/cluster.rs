@@ -94,10 +94,10 @@ fn check_mtls(cluster: &Cluster, at: &At<'_>, defaults: &Defaults, findings: &mu
                 findings.refuse(&mtls_at.key("server"), "mtls-server", message, hint);
             }
             for (index, id) in mtls.server.iter().enumerate() {
-                check_identity(id, &defaults.trust_domain, &mtls_at.key("server").index(index), findings);
+                check_identity(id, defaults, &mtls_at.key("server").index(index), findings);
             }
             if let Some(id) = &mtls.identity {
-                check_identity(id, &defaults.trust_domain, &mtls_at.key("identity"), findings);
+                check_identity(id, defaults, &mtls_at.key("identity"), findings);
             }
         }
         None => {

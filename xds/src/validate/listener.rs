@@ -70,10 +70,10 @@ fn check_mtls(listener: &Listener, at: &At<'_>, defaults: &Defaults, findings: &
         }
     }
     if let Some(id) = &mtls.identity {
-        check_identity(id, &defaults.trust_domain, &at.key("identity"), findings);
+        check_identity(id, defaults, &at.key("identity"), findings);
     }
     for (index, id) in mtls.allow.iter().enumerate() {
-        check_identity(id, &defaults.trust_domain, &at.key("allow").index(index), findings);
+        check_identity(id, defaults, &at.key("allow").index(index), findings);
     }
 }
 

@@ -138,9 +138,14 @@ fn unique<'a>(names: impl Iterator<Item = &'a String>, list: &At<'_>, what: &str
 }
 
 /// That an identity is a workload's, of our own trust domain.
-fn check_identity(id: &SpiffeId, domain: &TrustDomain, at: &At<'_>, findings: &mut Findings) {
+fn check_identity(id: &SpiffeId, defaults: &Defaults, at: &At<'_>, findings: &mut Findings) {
+    let domain = &defaults.trust_domain;
     if id.trust_domain() != domain {
-        let message = format!("{id} is not in trust domain {domain}");
+        let mut message = format!("{id} is not in trust domain {domain}");
+        if defaults.revocation_lists {
+            message += "; and revocation lists are on, which Envoy's SPIFFE validator, the one for several trust \
+                        domains, ignores";
+        }
         findings.refuse(at, "trust-domain", message, format!("write spiffe://{domain}/..."));
     } else if id.class() != Ok(Class::Workload) {
         let message = format!("{id} is reserved: no proxy speaks for it to another");

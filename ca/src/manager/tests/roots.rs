@@ -28,11 +28,12 @@ pub(super) fn node(roots: &[AuthorityId], leaf: &IssuedSvid, proven: &[Authority
         name: "web-1".to_owned(),
         connected: Some(Acknowledged {
             roots: Some(set(roots)),
+            lists: None,
             refusal: None,
             proven: set(proven),
             file: BundleFile::Unknown,
         }),
-        holds: vec![Holding { id, authority: leaf.authority, until }],
+        holds: vec![Holding { id, authority: leaf.authority, serial: None, until }],
     }
 }
 

@@ -88,6 +88,7 @@ pub(crate) fn policy() -> anyhow::Result<Policy> {
         trust_domain: TrustDomain::parse(DOMAIN)?,
         lifetimes: Lifetimes::default(),
         max_connection: Duration::from_secs(3600),
+        lists: None,
         dev: false,
     })
 }
@@ -103,6 +104,7 @@ pub(crate) async fn open(journal: Arc<Forgetful>) -> anyhow::Result<(Manager, Me
     let deps = Deps {
         authorities: Arc::new(store.clone()),
         journal,
+        revocations: Arc::new(store.clone()),
         clock: Arc::new(ManualClock::new(now())),
         refusals: Arc::new(Deaf),
         policy: policy()?,

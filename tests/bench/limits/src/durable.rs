@@ -43,6 +43,7 @@ impl Durable {
         let deps = Deps {
             authorities: kept.clone(),
             journal: kept,
+            revocations: Arc::new(store.clone()),
             clock,
             refusals: Arc::new(Deaf),
             policy: policy()?,
