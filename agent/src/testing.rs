@@ -197,6 +197,8 @@ pub(crate) struct Seen {
     /// The hashes of bundles that nodes said they hold.
     pub(crate) reports: Vec<Vec<u8>>,
     pub(crate) client_serials: Vec<Serial>,
+    /// How often a call for news was answered that there is no such call.
+    pub(crate) unknown_calls: u32,
 }
 
 impl fmt::Debug for FakeServer {
@@ -436,6 +438,7 @@ impl RenewalService for FakeServer {
         let held = request.into_inner().bundle_sha256;
         let mut news = self.news.subscribe();
         if news.borrow().is_none() {
+            self.seen.lock().unwrap().unknown_calls += 1;
             return Err(Status::unimplemented("an older server"));
         }
         self.seen.lock().unwrap().reports.push(held.clone());

@@ -213,7 +213,7 @@ async fn a_server_that_knows_no_news_is_asked_once_an_hour() {
     let folder = tempfile::tempdir().unwrap();
     let agent = joined(&server, &folder);
     let work = async {
-        while server.seen.lock().unwrap().client_serials.is_empty() {
+        while server.seen.lock().unwrap().unknown_calls == 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         server.news.send_replace(Some((server.authority.bundle(), false)));
