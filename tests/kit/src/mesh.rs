@@ -1,10 +1,13 @@
 //! A mesh of pairs: each `web-N`, open in front, speaks mTLS to its `pay-N`, over HTTP and over TCP.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use server::sandbox::ProxyOptions;
 
-use crate::{Echo, Envoy, Front, TestWorld, Upstream, eventually, load::get};
+use crate::{Echo, Envoy, Front, TestWorld, Upstream, load::get, within};
+
+/// All of them join from one address, which may do so only so often: those that are refused come again.
+const JOINED: Duration = Duration::from_secs(180);
 
 /// Twice as many proxies as pairs, and the two services behind all of them.
 #[derive(Debug)]
@@ -56,9 +59,11 @@ impl Mesh {
         }
         world.rest().apply(&documents.join("---\n")).await;
         for front in &fronts {
-            eventually("a request through a pair is answered", async || match get(front.http, "/").await {
-                Ok((status, text)) if status.is_success() && text == "paid" => Ok(()),
-                other => Err(other),
+            within(JOINED, "a request through a pair is answered", async || {
+                match get(front.http, "/").await {
+                    Ok((status, text)) if status.is_success() && text == "paid" => Ok(()),
+                    other => Err(other),
+                }
             })
             .await;
         }

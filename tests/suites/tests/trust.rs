@@ -32,7 +32,11 @@ async fn every_kind_of_trust_is_replaced_under_every_kind_of_traffic() {
     let mesh = Mesh::start(&mut world, PAIRS, &[newer.clone(), newer, older.clone(), older]).await;
     // One more, which is ended before anything begins, and is missed by name.
     world.start_proxy("gone", "gone", &["gone"]).await;
-    world.synced("gone").await;
+    within(LONG, "it has joined", async || {
+        let status = world.proxy("gone").await["status"].clone();
+        if status["sync"] == "SYNCED" { Ok(()) } else { Err(status) }
+    })
+    .await;
     world.sandbox_mut().stop_agent("gone").await.unwrap();
     let traffic = Traffic::start(mesh.fronts());
     let watch = Watch(Instant::now());
