@@ -1,0 +1,111 @@
+use clap::CommandFactory;
+
+use super::*;
+
+/// The help of a command and of everything below it.
+fn help(command: &mut clap::Command, path: &str, out: &mut String) {
+    out.push_str(&format!("$ {path} --help\n{}\n", command.render_long_help()));
+    let names: Vec<String> = command.get_subcommands().map(|one| one.get_name().to_owned()).collect();
+    for name in names.iter().filter(|name| *name != "help") {
+        let below = command.find_subcommand_mut(name).unwrap();
+        help(below, &format!("{path} {name}"), out);
+    }
+}
+
+#[test]
+fn the_definition_is_sound() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "one variable refreshes golden files")]
+fn help_is_what_the_golden_file_says() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/cli_help.txt");
+    let mut now = String::new();
+    help(&mut Cli::command().term_width(100), "credence", &mut now);
+    let now: String = now.lines().map(|line| line.trim_end().to_owned() + "\n").collect();
+    if std::env::var("CREDENCE_BLESS").is_ok() {
+        std::fs::write(path, &now).unwrap();
+    }
+    let golden = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(golden == now, "{path} differs: set CREDENCE_BLESS=1, run again, and review the change");
+}
+
+#[test]
+fn reads_the_lines_of_the_contract() {
+    for line in [
+        "credence demo --duration 60s --json out.json",
+        "credence init --trust-domain prod.example",
+        "credence serve --dev",
+        "credence check a.yaml b.yaml",
+        "credence apply -n production -f web.yaml --prune --dry-run",
+        "credence diff -f web.yaml",
+        "credence get ProxyConfig",
+        "credence delete Endpoints api --yes",
+        "credence history ProxyConfig web -o json",
+        "credence rollback ProxyConfig web --to 3",
+        "credence proxy enroll web-1 -n production --label app=web --identity spiffe://td/web --ttl 1h",
+        "credence proxy bootstrap web-1",
+        "credence proxy list -o yaml",
+        "credence proxy show web-1 --explain",
+        "credence proxy watch",
+        "credence proxy remove web-1 --yes",
+        "credence agent join crd1_x --server cp:18001 --pin sha256:00 --state-dir d --envoy",
+        "credence agent run",
+        "credence expose http://127.0.0.1:3001 --as web --on web-1 --listen 8443 --mtls strict --allow spiffe://td/a",
+        "credence verify web",
+        "credence ca show",
+        "credence ca rotate intermediate --dry-run",
+        "credence ca csr --out request.pem",
+        "credence ca csr --new --yes",
+        "credence ca csr --drop --dry-run",
+        "credence ca install chain.pem --automatic -o json",
+        "credence cert list --all",
+        "credence cert show 01ab",
+        "credence cert revoke 01ab --code key-compromise --reason lost --dry-run",
+        "credence status --expiring 7d -o json",
+        "credence cert explain 01ab",
+        "credence cert explain chain.pem --bundle b.pem --as issuing --key k.pem --at 2026-12-24T18:00:00Z",
+        "credence cert explain - --for spiffe://td/web --usage server -o json",
+        "credence cert lint a.pem b.der --as root",
+        "credence identity list",
+        "credence identity show spiffe://td/web",
+        "credence identity block spiffe://td/web",
+        "credence identity unblock spiffe://td/web",
+        "credence rollout list -o json",
+        "credence rollout pause --all --reason why --for 4h",
+        "credence rollout resume --dry-run",
+        "credence token list",
+        "credence token revoke 0011223344556677",
+        "credence audit list --since 1h",
+        "credence audit accept --reason restored",
+        "credence secret set db -n prod --grant spiffe://td/web --grant spiffe://td/api --value-file /dev/fd/3",
+        "credence secret set tls --grant spiffe://td/web --cert a.crt --key a.key --dry-run",
+        "credence secret list",
+        "credence secret show db -n prod",
+        "credence secret rotate db --value-file -",
+        "credence secret remove db --yes",
+        "credence kek status -o json",
+        "credence kek add-slot recovery --dry-run",
+        "credence kek remove-slot primary --yes",
+        "credence kek rotate slot primary --to primary-2 --yes",
+        "credence kek rotate root --leave-behind recovery",
+        "credence kek rotate data --class tls",
+    ] {
+        assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
+    }
+    for line in [
+        "credence",
+        "credence nothing",
+        "credence init",
+        "credence apply",
+        "credence secret set db --value-file x",
+        "credence secret set db --grant spiffe://td/web --cert a.crt",
+        "credence secret set db --grant spiffe://td/web --value hunter2",
+        "credence rollback ProxyConfig web",
+        "credence ca install",
+        "credence ca csr --new --drop",
+    ] {
+        assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
+    }
+}
