@@ -223,6 +223,9 @@ pub trait Journal: Send + Sync {
     ) -> Result<(), JournalError>;
 
     /// Records what became of an intent, with `event`, in one transaction. An intent has one result.
+    ///
+    /// Neither an intent nor that something was issued is recorded for an authority that is kept beside the journal
+    /// and marked as stolen: [`JournalError::Unavailable`].
     async fn record_result(&self, result: ResultRecord, event: Event) -> Result<(), JournalError>;
 
     /// What depends on `authority` at `now`: issued and unknown rows with `not_after >= now`.

@@ -48,6 +48,7 @@ impl Change for RecordIntent {
         if intent.profile != Profile::Server {
             refuse_while_found(tx, JournalError::Unavailable)?;
         }
+        refuse_stolen(tx, intent.authority).await?;
         if let Some(spend) = &spend {
             judge(tx, spend, intent.at).await?;
             sqlx::query("UPDATE tokens SET spent = coalesce(spent, ?), spent_spki = ? WHERE id = ?")
@@ -63,6 +64,21 @@ impl Change for RecordIntent {
         }
         tx.record(event).await?;
         Ok(())
+    }
+}
+
+/// What an authority signs counts as ours if the journal has it before the theft was said, and never afterwards: the
+/// two are ordered here, where both are written.
+async fn refuse_stolen(tx: &mut Tx<'_>, authority: AuthorityId) -> Result<(), Fault<JournalError>> {
+    let stolen = sqlx::query("SELECT 1 FROM authorities WHERE id = ? AND stolen IS NOT NULL")
+        .bind(authority.to_string())
+        .fetch_optional(tx.sql())
+        .await?;
+    match stolen {
+        Some(_) => Err(Fault::Refused(JournalError::Unavailable(format!(
+            "the key of authority {authority} is believed to be stolen"
+        )))),
+        None => Ok(()),
     }
 }
 
@@ -143,6 +159,9 @@ impl Change for RecordResult {
 
     async fn carry_out(self, tx: &mut Tx<'_>) -> Result<(), Fault<JournalError>> {
         let Self { result, event } = self;
+        if matches!(result.outcome, IssueOutcome::Issued(_)) {
+            refuse_stolen(tx, result.authority).await?;
+        }
         let (state, reason, chain) = match result.outcome {
             IssueOutcome::Issued(chain) => {
                 ("issued", String::new(), Some(chain_bytes(chain.iter().map(Vec::as_slice))))

@@ -87,6 +87,17 @@ pub(crate) enum Entry {
 }
 
 impl Entry {
+    fn key(&self) -> &RowKey {
+        match self {
+            Self::Sealed(key, _) | Self::Destroyed(key, _) => key,
+        }
+    }
+
+    /// Of `entries`, those of one row.
+    pub(crate) fn of_row(entries: &[Self], key: &RowKey) -> Vec<Self> {
+        entries.iter().filter(|entry| entry.key() == key).cloned().collect()
+    }
+
     /// The event that says so, on account of whoever caused it.
     pub(crate) fn event(&self, at: Timestamp, actor: Actor) -> Event {
         match self {
@@ -215,6 +226,15 @@ impl Ledger {
             Some((key.clone(), fault))
         })
         .collect()
+    }
+
+    /// The same, with what a transaction has done to it so far.
+    pub(crate) fn after(&self, entries: &[Entry]) -> Self {
+        let mut after = self.clone();
+        for entry in entries {
+            after.apply(entry.clone());
+        }
+        after
     }
 
     /// Reads the audit log's events of sealed records, oldest first.

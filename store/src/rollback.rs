@@ -149,7 +149,7 @@ async fn against_anchor(
     Ok(Some(Finding::BehindAnchor { found, anchored: anchor.sequence }))
 }
 
-/// Compares store, ledger and the end of the audit log between two commits.
+/// Compares store, ledger and the end of the audit log, as they are within the group that it is written in.
 struct Compare;
 
 #[async_trait]
@@ -159,7 +159,7 @@ impl Change for Compare {
 
     async fn carry_out(self, tx: &mut Tx<'_>) -> Result<Vec<Finding>, Fault<StoreError>> {
         let found = prints(tx.sql()).await?;
-        let mut findings = rows(tx.live().ledger(|ledger| ledger.compare(&found)));
+        let mut findings = rows(tx.compare(&found));
         let (written, end) = (tx.head(), audit_log::head(tx.sql()).await?);
         if written != end {
             findings.push(Finding::AuditEnd { found: end.sequence, known: written.sequence });

@@ -175,7 +175,7 @@ async fn seal_anew(
         let (record, class): (&[u8], _) = (row.try_get("record")?, Class::parse(&key.class));
         let before = RowName { tenant: &key.tenant, kind: &key.kind, id: &key.id, version };
         let after = RowName { version: version + 1, ..before };
-        let judged = tx.live().judge(&key, Some(Print::of(version, record)));
+        let judged = tx.judge(&key, Some(Print::of(version, record)));
         let sealed = match (class, judged) {
             (Some(class), Ok(())) => keyring
                 .open(class, &before, record)

@@ -148,7 +148,7 @@ async fn find(connection: &mut SqliteConnection, key: &RowKey) -> Result<Option<
         .transpose()
 }
 
-/// Looks at a row between two commits, where store, keys and ledger are of one moment.
+/// Looks at a row in a transaction, where store, keys and ledger are of one moment.
 struct Look(RowKey);
 
 #[async_trait]
@@ -158,7 +158,7 @@ impl Change for Look {
 
     async fn carry_out(self, tx: &mut Tx<'_>) -> Result<Self::Answer, Fault<StoreError>> {
         let found = find(tx.sql(), &self.0).await?;
-        let judged = tx.live().judge(&self.0, found.as_ref().map(Found::print));
+        let judged = tx.judge(&self.0, found.as_ref().map(Found::print));
         Ok((found, tx.keyring(), judged))
     }
 }

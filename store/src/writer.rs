@@ -4,7 +4,7 @@
 //! Each change runs inside a savepoint of its own: one that is refused is undone alone. When the disk fails, the
 //! writer writes no more: what a failed synchronisation left behind cannot be known, so it is never tried again.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 use audit::{Actor, Event, Head};
@@ -20,7 +20,7 @@ use crate::{
     directory::DirectoryLock,
     gathering::{Gathering, PATIENCE, Part},
     keyring::Keyring,
-    ledger::Entry,
+    ledger::{Entry, Ledger, Print, RowFault, RowKey},
     live::Live,
 };
 
@@ -149,6 +149,20 @@ impl Tx<'_> {
     /// What this transaction did to sealed records so far.
     pub(crate) fn entries(&self) -> &[Entry] {
         &self.state.entries
+    }
+
+    /// Whether a row is what was written last, in this transaction or before it: others of the same group have
+    /// written already what no ledger of a commit knows.
+    pub(crate) fn judge(&self, key: &RowKey, found: Option<Print>) -> Result<(), RowFault> {
+        match &*Entry::of_row(&self.state.entries, key) {
+            [] => self.live.judge(key, found),
+            here => Ledger::default().after(here).judge(key, found),
+        }
+    }
+
+    /// Every row that is not what was written last.
+    pub(crate) fn compare(&self, found: &BTreeMap<RowKey, Print>) -> Vec<(RowKey, RowFault)> {
+        self.live.ledger(|ledger| ledger.after(&self.state.entries).compare(found))
     }
 
     /// Enters what was done to a sealed record in the audit chain, on account of whoever caused it.
@@ -320,7 +334,12 @@ impl Writer {
                     }
                     None
                 }
-                Err(error) => Some(self.abort(&error).await),
+                Err(error) => {
+                    if primary_code(&error) == Some(SQLITE_BUSY) {
+                        self.join_waiting(&mut group);
+                    }
+                    Some(self.abort(&error).await)
+                }
             },
         };
         for Member { queued, stays } in group {
@@ -328,6 +347,17 @@ impl Writer {
                 self.gathering.keep(queued.part());
             }
             queued.settle(failed.as_deref());
+        }
+    }
+
+    /// Another program holds the database, and was waited for. Whoever is in the queue hears so now: each would wait
+    /// as long for the same answer.
+    fn join_waiting(&mut self, group: &mut Vec<Member>) {
+        while group.len() < GROUP
+            && let Ok(queued) = self.queue.try_recv()
+        {
+            self.gathering.take(queued.part());
+            group.push(Member { queued, stays: false });
         }
     }
 

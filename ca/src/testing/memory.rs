@@ -122,6 +122,15 @@ impl MemoryStore {
 }
 
 impl State {
+    fn refuse_stolen(&self, authority: AuthorityId) -> Result<(), JournalError> {
+        let is_stolen = |record: &AuthorityRecord| record.id == authority && record.stolen.is_some();
+        if self.authorities.iter().any(is_stolen) {
+            let reason = format!("the key of authority {authority} is believed to be stolen");
+            return Err(JournalError::Unavailable(reason));
+        }
+        Ok(())
+    }
+
     /// Whether the spend is accepted.
     fn judge(&self, spend: &TokenSpend, now: Timestamp) -> Result<(), JournalError> {
         let token = self.tokens.get(&spend.token_id).ok_or(TokenRefusal::Unknown)?;
@@ -156,6 +165,7 @@ impl Journal for MemoryStore {
         event: Event,
     ) -> Result<(), JournalError> {
         let mut state = self.reachable(Call::Intent).map_err(JournalError::Unavailable)?;
+        state.refuse_stolen(intent.authority)?;
         let key = (intent.authority, intent.serial.clone());
         if state.index.contains_key(&key) {
             return Err(JournalError::SerialTaken(intent.serial));
@@ -183,6 +193,9 @@ impl Journal for MemoryStore {
 
     async fn record_result(&self, result: ResultRecord, event: Event) -> Result<(), JournalError> {
         let mut state = self.reachable(Call::Result).map_err(JournalError::Unavailable)?;
+        if matches!(result.outcome, IssueOutcome::Issued(_)) {
+            state.refuse_stolen(result.authority)?;
+        }
         let index = state.index.get(&(result.authority, result.serial.clone())).copied();
         let row = index
             .and_then(|index| state.rows.get_mut(index))

@@ -9,6 +9,8 @@ use certs::{Profile, Serial, SpkiHash};
 use spiffe::{AuthorityId, Purpose, RequestId, SpiffeId, Tenant};
 use sqlx::{ConnectOptions, Connection, Executor, SqliteConnection, sqlite::SqliteConnectOptions};
 
+use tokio::task::JoinSet;
+
 use super::*;
 
 fn id(number: usize) -> SpiffeId {
@@ -406,6 +408,18 @@ async fn database_held_by_another_program_is_an_answer_and_not_the_end() {
     assert!(error.to_string().contains("database is locked"), "{error}");
     other.execute("ROLLBACK").await.unwrap();
     block(&world.store, 1).await.unwrap();
+
+    // Whoever waits behind the first hears it with the first, and does not wait as long again, one after the other.
+    other.execute("BEGIN IMMEDIATE").await.unwrap();
+    let mut waiting = JoinSet::new();
+    for number in 2..12 {
+        let store = world.store.clone();
+        waiting.spawn(async move { block(&store, number).await });
+    }
+    assert!(waiting.join_next().await.unwrap().unwrap().is_err());
+    other.execute("ROLLBACK").await.unwrap();
+    let rest = waiting.join_all().await;
+    assert!(rest.len() == 9 && rest.iter().all(Result::is_err), "{rest:?}");
 }
 
 #[tokio::test]

@@ -2,7 +2,9 @@
 //! found out.
 
 use audit::{AuditFilter, AuditLog};
-use ca::ports::{Authorities, AuthorityState, Intent, Journal, Place as CaPlace};
+use ca::ports::{
+    Authorities, AuthorityState, Intent, IssueOutcome, Journal, Place as CaPlace, ResultRecord, Taint,
+};
 use certs::{Profile, Serial, SpkiHash};
 use spiffe::{AuthorityId, Purpose, RequestId, SpiffeId};
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
@@ -351,12 +353,23 @@ async fn broken_chain_and_cut_log_are_found_and_accepted_by_name() {
     world.store.load_key(ids[0]).await.unwrap();
 }
 
-/// Signing stops for everybody but ourselves: without a certificate of our own no operator could reach us to look.
+/// A comparison shares its transaction with whatever was waiting before it, and that is no rollback.
 #[tokio::test]
-async fn only_our_own_certificate_is_signed_while_something_is_found() {
-    let intent = |number: u8, profile: Profile| Intent {
+async fn what_others_write_in_the_same_group_is_no_finding() {
+    let world = World::new().await;
+    fill(&world).await;
+    for _ in 0..3 {
+        let (_, found) =
+            tokio::join!(world.store.plant(&TENANTS, "second value"), world.store.check_rollback());
+        assert_eq!(found.unwrap().to_vec(), []);
+    }
+    assert_eq!(world.store.check_rollback().await.unwrap().to_vec(), []);
+}
+
+fn intent(number: u8, authority: AuthorityId, profile: Profile) -> Intent {
+    Intent {
         serial: Serial::from_random([number; 20]),
-        authority: AuthorityId::of(SpkiHash([1; 32])),
+        authority,
         epoch: 1,
         tbs_sha256: [number; 32],
         id: SpiffeId::parse("spiffe://td/x").unwrap(),
@@ -369,7 +382,46 @@ async fn only_our_own_certificate_is_signed_while_something_is_found() {
         not_after: now(),
         at: now(),
         request_id: RequestId::from_random([number; 8]),
+    }
+}
+
+/// What was in flight when its authority's key was said to be stolen never gets out.
+#[tokio::test]
+async fn a_stolen_authority_begins_and_ends_no_certificate() {
+    let world = World::new().await;
+    let (record, key) = authority(CaPlace::Issuing);
+    let id = record.id;
+    world.store.insert(vec![(record, key)], vec![event(Action::AuthorityPrepare, "one")]).await.unwrap();
+    let begun = async |number: u8| {
+        let intent = intent(number, id, Profile::Workload);
+        world.store.record_intent(intent, None, event(Action::CertificateIntent, "x")).await
     };
+    let ended = async |number: u8, outcome: IssueOutcome| {
+        let serial = Serial::from_random([number; 20]);
+        let result = ResultRecord { serial, authority: id, outcome, at: now() };
+        world.store.record_result(result, event(Action::CertificateIssue, "x")).await
+    };
+    for number in 1..=3 {
+        begun(number).await.unwrap();
+    }
+    ended(1, IssueOutcome::Issued(vec![vec![1]])).await.unwrap();
+    world
+        .store
+        .taint(vec![id], Taint::Stolen, now(), vec![event(Action::AuthorityTaint, "x")])
+        .await
+        .unwrap();
+    let refused = ended(2, IssueOutcome::Issued(vec![vec![1]])).await.unwrap_err();
+    assert!(refused.to_string().contains("is believed to be stolen"), "{refused}");
+    ended(3, IssueOutcome::Failed("it was stolen".to_owned())).await.unwrap();
+    assert_eq!(begun(4).await.unwrap_err().to_string(), refused.to_string());
+    let issued = world.store.issued(&[id], now()).await.unwrap();
+    assert_eq!(issued.len(), 1, "what the journal had before is ours");
+}
+
+/// Signing stops for everybody but ourselves: without a certificate of our own no operator could reach us to look.
+#[tokio::test]
+async fn only_our_own_certificate_is_signed_while_something_is_found() {
+    let intent = |number: u8, profile: Profile| intent(number, AuthorityId::of(SpkiHash([1; 32])), profile);
     let world = World::new().await;
     fill(&world).await;
     let mut connection = meddle(&world.place).await;
