@@ -366,7 +366,11 @@ pub(crate) fn signing(
         records.iter().map(|record| record.certificate.spki_hash()).collect();
     let stolen = records.iter().filter(|record| record.stolen.is_some());
     let tainted = stolen.map(|record| record.certificate.spki_hash()).collect();
+    let issuers = records.iter().filter(|record| record.place == Place::Issuing);
+    let issuers = issuers.filter(|record| record.state != AuthorityState::Removed);
+    let issuers = issuers.map(|record| record.certificate.spki_hash()).collect();
     let trust = Trust::new(bundle)
+        .with_issuers(Arc::new(issuers))
         .with_tainted(tainted)
         .with_vouched(vouched)
         .with_revoked(revoked.leaves)

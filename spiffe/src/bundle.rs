@@ -96,6 +96,7 @@ pub struct Trust {
     tainted: Vec<SpkiHash>,
     vouched: Arc<HashSet<(Serial, SpkiHash)>>,
     revoked: Arc<HashSet<(AuthorityId, Serial)>>,
+    issuers: Option<Arc<HashSet<SpkiHash>>>,
     lists: Lists,
 }
 
@@ -109,6 +110,7 @@ impl Trust {
             tainted: Vec::new(),
             vouched: Arc::default(),
             revoked: Arc::default(),
+            issuers: None,
             lists: Lists::Off,
         }
     }
@@ -163,6 +165,19 @@ impl Trust {
     #[must_use]
     pub fn is_revoked(&self, authority: AuthorityId, serial: &Serial) -> bool {
         !self.revoked.is_empty() && self.revoked.contains(&(authority, serial.clone()))
+    }
+
+    /// Takes leaves of our own trust domain from authorities with these keys only. Where a root is an enterprise's,
+    /// others sign below it too, and none of them may say who is ours.
+    #[must_use]
+    pub fn with_issuers(mut self, keys: Arc<HashSet<SpkiHash>>) -> Self {
+        self.issuers = Some(keys);
+        self
+    }
+
+    /// Whether this key may sign leaves of our own trust domain.
+    pub(crate) fn may_issue(&self, key: SpkiHash) -> bool {
+        self.issuers.as_ref().is_none_or(|keys| keys.contains(&key))
     }
 
     /// Has proxies check against revocation lists of our own trust domain.

@@ -1,21 +1,21 @@
 //! An authority of ours that was proven: for holding what it signs next against the same path, cheaply.
 
-use certs::{Certificate, Chain, SpkiHash, Timestamp, Usage, VerifiedIssuer};
+use certs::{Certificate, Chain, Timestamp, Usage, VerifiedIssuer};
 
 use crate::{
-    SpiffeId, SvidError, Trust, TrustDomain,
-    verify::{check_usages, class, identity, verify_path},
+    SpiffeId, SvidError, Trust,
+    verify::{check_revoked, check_usages, class, identity, verify_path},
 };
 
 /// An authority whose path to a root of our own trust domain holds, for servers and for clients.
 ///
-/// It is worth what it was made with: another bundle, another authority or another tainted key needs another proof.
+/// It is worth what it was made with: another bundle, another authority, another tainted key or another revoked
+/// certificate needs another proof.
 /// See [`VerifiedIssuer`] for what is asked again of each leaf, and why the rest need not be.
 #[derive(Debug, Clone)]
 pub struct ProvenAuthority {
     issuer: VerifiedIssuer,
-    domain: TrustDomain,
-    tainted: Vec<SpkiHash>,
+    trust: Trust,
 }
 
 impl ProvenAuthority {
@@ -33,9 +33,9 @@ impl ProvenAuthority {
         let (id, server) = verify_path(chain, trust, now, Usage::Server)?;
         let (_, client) = verify_path(chain, trust, now, Usage::Client)?;
         class(&id, trust)?;
-        let (domain, issuer) = (id.trust_domain().clone(), client.issuer());
-        let is_same = server.issuer() == issuer && domain == *trust.own().trust_domain();
-        let proven = is_same.then(|| Self { issuer, domain, tainted: trust.tainted().to_vec() });
+        let issuer = client.issuer();
+        let is_same = server.issuer() == issuer && id.trust_domain() == trust.own().trust_domain();
+        let proven = is_same.then(|| Self { issuer, trust: trust.clone() });
         Ok((id, proven))
     }
 
@@ -52,11 +52,14 @@ impl ProvenAuthority {
     /// See [`SvidError`]. Nothing passes that [`ProvenAuthority::prove`] would refuse.
     pub fn verify(&self, leaf: &Certificate, now: Timestamp) -> Result<SpiffeId, SvidError> {
         let id = identity(leaf)?;
-        if *id.trust_domain() != self.domain {
+        if id.trust_domain() != self.trust.own().trust_domain() {
             return Err(SvidError::TrustDomain(id.trust_domain().clone()));
         }
-        self.issuer.verify(leaf, now, Usage::Any, &self.tainted)?;
+        self.issuer.verify(leaf, now, Usage::Any, self.trust.tainted())?;
         check_usages(leaf, Usage::Any)?;
+        if let Some(authority) = self.issuer.authorities().first() {
+            check_revoked(&self.trust, authority, leaf)?;
+        }
         id.class().map_err(|reason| SvidError::Id { name: id.to_string(), reason })?;
         Ok(id)
     }

@@ -38,6 +38,12 @@ pub enum SvidError {
         /// The URI name of the authority.
         authority: String,
     },
+    /// It leads to our root, and none of our issuing authorities signed it.
+    #[error("{authority:?} is no issuing authority of ours, whatever root it leads to")]
+    StrangeIssuer {
+        /// The subject of the authority.
+        authority: String,
+    },
     /// KeyUsage is absent or not critical (X509-SVID 4.3).
     #[error("leaf has no critical KeyUsage")]
     KeyUsage,
@@ -59,6 +65,7 @@ impl SvidError {
             Self::Id { .. } => "spiffe-id",
             Self::TrustDomain(_) => "trust-domain",
             Self::ForeignAuthority { .. } => "foreign-authority",
+            Self::StrangeIssuer { .. } => "strange-issuer",
             Self::KeyUsage => "key-usage",
             Self::NoDigitalSignature => "no-digital-signature",
             Self::Purpose(_) => "purpose",
@@ -111,11 +118,26 @@ pub(crate) fn verify_path(
     for authority in &verified.path()[1..] {
         check_authority(authority, id.trust_domain())?;
     }
-    let is_own = trust.own().trust_domain() == id.trust_domain();
-    if is_own && trust.is_revoked(AuthorityId::of(verified.authority().spki_hash()), leaf.serial()) {
-        return Err(VerifyError::Revoked { serial: leaf.serial().clone() }.into());
+    if trust.own().trust_domain() == id.trust_domain() {
+        if !trust.may_issue(verified.authority().spki_hash()) {
+            let authority = verified.authority().subject().to_owned();
+            return Err(SvidError::StrangeIssuer { authority });
+        }
+        check_revoked(trust, verified.authority(), leaf)?;
     }
     Ok((id, verified))
+}
+
+/// Whether a leaf of our own trust domain was revoked.
+pub(crate) fn check_revoked(
+    trust: &Trust,
+    authority: &Certificate,
+    leaf: &Certificate,
+) -> Result<(), SvidError> {
+    if trust.is_revoked(AuthorityId::of(authority.spki_hash()), leaf.serial()) {
+        return Err(VerifyError::Revoked { serial: leaf.serial().clone() }.into());
+    }
+    Ok(())
 }
 
 /// What `id` opens here.

@@ -1,7 +1,9 @@
 //! The catalogue of flawed credentials: each is refused, and for its own reason.
 
+use std::sync::Arc;
+
 use certs::{Chain, Timestamp, Usage};
-use credence_spiffe::{ProvenAuthority, Trust, TrustBundle, TrustDomain, verify_svid};
+use credence_spiffe::{AuthorityId, ProvenAuthority, Trust, TrustBundle, TrustDomain, verify_svid};
 use fixtures::{Negative, Oddity, World};
 
 const IDENTITY: &str = "spiffe://prod.example/ns/shop/web";
@@ -63,6 +65,19 @@ fn below_a_proven_authority_every_leaf_gets_the_verdict_of_the_whole_verificatio
     }
     println!("{refused} refused, {believed} believed");
     assert!(refused > 50 && believed > 5, "{refused} refused, {believed} believed");
+}
+
+#[test]
+fn below_a_proven_authority_a_revoked_leaf_is_refused() {
+    let (world, trust) = world();
+    let [one, other] = [(); 2].map(|()| world.leaf(IDENTITY).chain().unwrap());
+    let authority = AuthorityId::of(world.issuing().certificate().spki_hash());
+    let trust = trust.with_revoked(Arc::new([(authority, one.leaf().serial().clone())].into()));
+    let (_, proven) = ProvenAuthority::prove(&other, &trust, world.now()).unwrap();
+    let proven = proven.expect("one path for both uses");
+    assert!(proven.verify(other.leaf(), world.now()).is_ok());
+    let whole = verify_svid(&one, &trust, world.now(), Usage::Client).unwrap_err();
+    assert_eq!(proven.verify(one.leaf(), world.now()).unwrap_err().rule(), whole.rule());
 }
 
 #[test]
