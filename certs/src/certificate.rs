@@ -106,6 +106,7 @@ struct Facts {
     is_ca: bool,
     subject_key_id: Option<Vec<u8>>,
     authority_key_id: Option<Vec<u8>>,
+    authority_serial: Option<Vec<u8>>,
     uri_names: Vec<Vec<u8>>,
     key_usage: Option<KeyUsage>,
     extended_key_usages: Vec<ExtendedKeyUsage>,
@@ -144,6 +145,7 @@ impl Certificate {
             is_ca: false,
             subject_key_id: None,
             authority_key_id: None,
+            authority_serial: None,
             uri_names: Vec::new(),
             key_usage: None,
             extended_key_usages: Vec::new(),
@@ -155,6 +157,7 @@ impl Certificate {
                 ParsedExtension::SubjectKeyIdentifier(id) => facts.subject_key_id = Some(id.0.to_vec()),
                 ParsedExtension::AuthorityKeyIdentifier(id) => {
                     facts.authority_key_id = id.key_identifier.as_ref().map(|id| id.0.to_vec());
+                    facts.authority_serial = id.authority_cert_serial.map(<[u8]>::to_vec);
                 }
                 ParsedExtension::SubjectAlternativeName(names) => {
                     facts.subject_alt_names = names.general_names.iter().map(alt_name).collect();
@@ -253,6 +256,23 @@ impl Certificate {
     #[must_use]
     pub fn authority_key_id(&self) -> Option<&[u8]> {
         self.facts.authority_key_id.as_deref()
+    }
+
+    /// Whether its AuthorityKeyIdentifier, as far as it says anything, is about `issuer`: by key id, and by serial
+    /// number. Envoy looks for the issuer by both, and passes by a certificate of the same name and key that is not
+    /// meant (RFC 5280 4.2.1.1).
+    #[must_use]
+    pub fn means_issuer(&self, issuer: &Self) -> bool {
+        let same_key = match (self.authority_key_id(), issuer.subject_key_id()) {
+            (Some(wanted), Some(found)) => wanted == found,
+            (None, _) | (_, None) => true,
+        };
+        let plain = |serial: &[u8]| {
+            let zeros = serial.iter().take_while(|octet| **octet == 0).count();
+            serial[zeros..].to_vec()
+        };
+        let wanted = self.facts.authority_serial.as_deref();
+        same_key && wanted.is_none_or(|wanted| plain(wanted) == plain(issuer.serial().as_bytes()))
     }
 
     /// The octets that its signature covers: all of the certificate but the signature.

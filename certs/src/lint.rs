@@ -1,7 +1,8 @@
 //! What a certificate that Credence issues must be, exactly (security reference 5.1).
 //!
 //! Verifying asks what anybody may present; this asks whether we made what we meant to. It runs before signing,
-//! on a rehearsal with a throwaway key, and after, on the result.
+//! on a rehearsal with a throwaway key: of a leaf the authority then signs those very octets, and an authority's
+//! certificate is asked again after, as it came out.
 
 use std::time::Duration;
 

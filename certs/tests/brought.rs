@@ -123,6 +123,17 @@ fn each_flaw_is_refused_by_its_own_rule() {
     );
     check(&changed(&|made| Blueprint { not_after: now() + 31 * DAY, ..made }), &["ends-with-issuer"]);
     check(&changed(&|made| made.without(oid::SUBJECT_KEY_ID)), &["missing-extension"]);
+    // Another certificate of the same key is meant: by its key id, or by its serial number alone.
+    let meaning = |parts: &[&[u8]]| {
+        let means = der::sequence(parts);
+        changed(&|made| made.without(oid::AUTHORITY_KEY_ID).with(oid::AUTHORITY_KEY_ID, false, means.clone()))
+    };
+    check(&meaning(&[&der::element(0x80, &[7; 20])]), &["issuer-key-id"]);
+    let right = root.certificate().subject_key_id().unwrap().to_vec();
+    check(&meaning(&[&der::element(0x80, &right), &der::element(0x82, &[1, 2, 3])]), &["issuer-key-id"]);
+    let serial = root.certificate().serial().as_bytes();
+    let meant = meaning(&[&der::element(0x80, &right), &der::element(0x82, serial)]);
+    assert!(explain_brought(&[meant.der(), root.der()], &wanted(&meant)).0.is_passed());
     // A name that leaves cannot repeat: two attributes side by side.
     let twofold = {
         let attribute = |kind: u8, value: &[u8]| {

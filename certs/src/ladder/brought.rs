@@ -44,6 +44,10 @@ rules! {
     Each "ends-with-issuer" "ends no later than its issuer"
         "everything below an authority dies with it, whatever it says"
         "have it issued for less, or below an authority that lives longer"
+    Each "issuer-key-id" "means its issuer by AuthorityKeyIdentifier, if it has one"
+        "Envoy looks for an issuer by that key id and serial number, and passes by another certificate of the same key \
+         (RFC 5280 4.2.1.1)"
+        "have it issued again by the certificate that proxies are to trust, with its key id and without a serial number"
     First "trial-leaf" "could sign a leaf as Credence issues them"
         "each leaf repeats the name and key id of its authority octet by octet"
         "have it issued with the name that the request asks for"
@@ -109,6 +113,12 @@ pub fn explain_brought(presented: &[&[u8]], wanted: &Wanted<'_>) -> (Ladder, Opt
         each(authority, &place(index, authority), wanted, &mut board);
     }
     for (index, pair) in path.windows(2).enumerate() {
+        // Of an issuer that did not sign it the broken signature says more.
+        let is_issuer = signature(&pair[0], &pair[1]) == Signature::Holds;
+        if is_issuer && !pair[0].means_issuer(&pair[1]) {
+            let found = format!("means another certificate than the one of {:?}", pair[1].subject());
+            board.fail("issuer-key-id", &place(index, &pair[0]), found, Opinion::unknown());
+        }
         if pair[0].not_after() > pair[1].not_after() {
             let found = format!("ends at {}, its issuer at {}", pair[0].not_after(), pair[1].not_after());
             board.fail("ends-with-issuer", &place(index, &pair[0]), found, Opinion::Accepts.both());
