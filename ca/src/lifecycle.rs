@@ -327,7 +327,10 @@ impl Lifecycle {
     /// Whether the one that signs, if any does, cannot wait for laggards any more.
     fn must_go(&self, now: Timestamp) -> bool {
         let active = self.in_state(AuthorityState::Active);
+        let prepared = self.in_state(AuthorityState::Prepared).filter(|_| !self.can_make);
+        // One that cannot be made again must not grow too old in the queue either.
         active.is_none_or(|(_, member)| now >= member.must_go(&self.settings))
+            || prepared.is_some_and(|(_, member)| now >= member.due())
     }
 
     fn rotate(&mut self, now: Timestamp) -> Option<Action> {
@@ -340,7 +343,12 @@ impl Lifecycle {
             Rotation::Waiting { .. } | Rotation::Barred { .. } | Rotation::Idle => None,
         };
         // One that was prepared before a crash, or before its activation failed, is used and not made again.
-        let prepared = self.in_state(AuthorityState::Prepared).filter(|(_, member)| now < member.due());
+        // Where no other can be made, it is used as long as it can sign.
+        let until = |member: &Member| match self.can_make {
+            true => member.due(),
+            false => member.must_go(&self.settings),
+        };
+        let prepared = self.in_state(AuthorityState::Prepared).filter(|(_, member)| now < until(member));
         let action = match prepared {
             Some((new, _)) if cleared == Some(new) => Action::Activate { new, old: self.active() },
             Some((new, _)) => Action::Look(new),

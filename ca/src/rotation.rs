@@ -38,10 +38,11 @@ const MAX_RETRY: Duration = Duration::from_secs(15 * 60);
 pub const LOOK: Duration = Duration::from_secs(1);
 /// How often at least, once it has waited for long.
 const MAX_LOOK: Duration = Duration::from_secs(30);
-/// In an emergency: how long after the taint the new root waits for acknowledgements before it signs.
+/// In an emergency: how long the new root waits for acknowledgements at most before it signs.
 pub const EMERGENCY_ACTIVATE: Duration = Duration::from_secs(15);
-/// In an emergency: how long after the taint the old root leaves the bundle at the latest.
-pub const EMERGENCY_FINISH: Duration = Duration::from_secs(60);
+/// In an emergency: how long the old root stays in the bundle at most once it signs no more and nodes can come for
+/// other certificates; a minute after the taint, with what goes before.
+pub const EMERGENCY_FINISH: Duration = Duration::from_secs(45);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Doing {
@@ -164,7 +165,8 @@ impl Rotation {
     pub fn deadline(&self) -> Option<Timestamp> {
         match self.doing {
             Doing::Running => None,
-            Doing::Waiting { until } => Some(until),
+            // What is not read now is not read sooner by asking without a pause.
+            Doing::Waiting { until } => Some(until.max(self.look)),
             Doing::Nothing => match self.phase() {
                 Phase::Steady if self.emergency().is_none() => {
                     Some(self.active()?.at_part(0.5).max(self.look))
@@ -209,7 +211,9 @@ impl Rotation {
                 return Vec::new();
             }
             Event::Failed => {
-                let wait = self.settings.retry.saturating_mul(1 << self.failures.min(10)).min(MAX_RETRY);
+                // While nobody signs, each moment counts.
+                let first = if self.emergency().is_some() { LOOK } else { self.settings.retry };
+                let wait = first.saturating_mul(1 << self.failures.min(10)).min(MAX_RETRY);
                 self.failures += 1;
                 self.doing = Doing::Waiting { until: now + wait };
                 return Vec::new();
@@ -248,7 +252,9 @@ impl Rotation {
         if self.doing == Doing::Running {
             return Err(Refusal::Busy);
         }
-        if self.emergency().is_some() && wish.step == Step::Rollback {
+        // One that cannot sign is no way out of an emergency, so it may go.
+        let is_useless = matches!(self.phase(), Phase::Prepared { .. }) && !observed.can_sign;
+        if self.emergency().is_some() && wish.step == Step::Rollback && !is_useless {
             return Err(Refusal::Emergency);
         }
         if !due.contains(&wish.step) {
@@ -394,8 +400,17 @@ impl Rotation {
             Phase::Prepared { new } => {
                 let laggards = self.behind(observed, now);
                 let may = emergency.is_some() || is_ending || (self.is_automatic() && !observed.is_paused);
-                let must = is_ending || emergency.is_some_and(|since| now >= since + EMERGENCY_ACTIVATE);
-                let goes = may && observed.can_sign && (laggards.is_empty() || must);
+                if !observed.can_sign {
+                    // It waited so long that its issuing authority is too old: it makes room for another.
+                    return (may && observed.has_root_key).then_some(Action::Withdraw(new));
+                }
+                // Counted from the step before, which may have come late: nodes need the time, not the clock.
+                let made = self.root(new).map(|root| root.created);
+                let must = is_ending
+                    || emergency.is_some_and(|since| {
+                        now >= made.map_or(since, |made| made.max(since)) + EMERGENCY_ACTIVATE
+                    });
+                let goes = may && (laggards.is_empty() || must);
                 goes.then_some(Action::Activate { new, old: outgoing.id, left_behind: laggards })
             }
             // What signs is stolen, so nothing is signed: the root before takes over again, or makes room for another.
@@ -409,7 +424,9 @@ impl Rotation {
             Phase::Active { old } => {
                 let laggards = self.behind(observed, now);
                 if let Some(since) = emergency {
-                    let goes = laggards.is_empty() || now >= since + EMERGENCY_FINISH;
+                    let retired = self.root(old).and_then(|root| root.retired);
+                    let began = [retired, self.watched].into_iter().flatten().fold(since, Timestamp::max);
+                    let goes = laggards.is_empty() || now >= began + EMERGENCY_FINISH;
                     return goes.then_some(Action::Finish { old, left_behind: laggards });
                 }
                 let is_settled =

@@ -36,6 +36,8 @@ struct Held {
     serial: Serial,
     id: SpiffeId,
     node: NodeId,
+    /// By when it is on a list, whether its owner has another or not.
+    by: Timestamp,
 }
 
 /// What was revoked, and the lists.
@@ -198,7 +200,12 @@ impl Keeper {
             let Some(machine) = &mut self.listing.machine else { return false };
             for action in machine.step(event, now) {
                 match action {
-                    Action::Make(id) => events.push(self.make(id).await),
+                    Action::Make(id) => {
+                        // What is spared wants another list in its own time.
+                        let spared = self.spared(id).into_values().min();
+                        events.extend(spared.map(|by| Event::Revoked(id, by)));
+                        events.push(self.make(id).await);
+                    }
                     Action::Show => {
                         self.listing.withdrawn = None;
                         is_changed = true;
@@ -219,9 +226,10 @@ impl Keeper {
     }
 
     async fn make(&mut self, id: AuthorityId) -> Event {
-        match self.make_list(id).await {
+        let spared = self.spared(id);
+        match self.make_list(id, &spared).await {
             Ok(made) => {
-                self.listing.held.retain(|held| held.authority != id);
+                self.listing.held.retain(|held| held.authority != id || spared.contains_key(&held.serial));
                 self.listing.last_failure = None;
                 Event::Made(id, made)
             }
@@ -233,7 +241,19 @@ impl Keeper {
         }
     }
 
-    async fn make_list(&mut self, id: AuthorityId) -> Result<Made, PrepareError> {
+    /// What was revoked and is still shown by its owner, who is given a moment for another: it is on the next list, not
+    /// on this one, whatever else this one is made for. By when it must be.
+    fn spared(&self, id: AuthorityId) -> BTreeMap<Serial, Timestamp> {
+        let now = self.deps.clock.now();
+        let held = self.listing.held.iter().filter(|held| held.authority == id);
+        held.filter(|held| now < held.by).map(|held| (held.serial.clone(), held.by)).collect()
+    }
+
+    async fn make_list(
+        &mut self,
+        id: AuthorityId,
+        spared: &BTreeMap<Serial, Timestamp>,
+    ) -> Result<Made, PrepareError> {
         let now = self.deps.clock.now();
         let life = self.deps.policy.list_life().unwrap_or_default();
         let record = self.record(id)?;
@@ -242,7 +262,9 @@ impl Keeper {
         let key = self.deps.authorities.load_key(id).await?;
         // One that has expired is listed for another life of a list, so that one at least says so after its end
         // (RFC 5280 3.3).
-        let counts = |one: &&Revoked| one.authority == id && one.not_after + life >= now;
+        let counts = |one: &&Revoked| {
+            one.authority == id && one.not_after + life >= now && !spared.contains_key(&one.serial)
+        };
         let listed: Vec<Revocation> = self
             .listing
             .revoked
@@ -352,7 +374,7 @@ impl Keeper {
         if let (Some(node), Profile::Workload) = (&row.intent.node, row.intent.profile) {
             by = now + PATIENCE;
             let (id, node) = (row.intent.id.clone(), node.clone());
-            self.listing.held.push(Held { authority, serial, id, node });
+            self.listing.held.push(Held { authority, serial, id, node, by });
             self.listing.look = now;
         }
         // Doors refuse it, and its successor is asked for, before any list says so.

@@ -92,13 +92,14 @@ impl Keeper {
         asked: Asked,
         dependents: &dyn Dependents,
     ) -> Result<RotationStatus, RotateError> {
+        // One that has left may still have certificates out that verify, as long as its root stands in the bundle.
         let record = self.record(authority).map_err(|_| RotateError::NotFound(authority))?;
-        if record.state == AuthorityState::Removed {
-            return Err(RotateError::NotFound(authority));
-        }
         let root = record.parent.unwrap_or(record.id);
         let root = self.record(root).map_err(|_| RotateError::NotFound(authority))?;
-        if root.stolen.is_none() && root.state != AuthorityState::Removed {
+        if root.state == AuthorityState::Removed {
+            return Err(RotateError::NotFound(authority));
+        }
+        if root.stolen.is_none() {
             let id = root.id;
             if root.state == AuthorityState::Active && !self.is_replaceable(id).await {
                 return Err(Refusal::NoSuccessor.into());
@@ -116,10 +117,19 @@ impl Keeper {
     /// its key is here to vouch for a new one.
     async fn is_replaceable(&self, root: AuthorityId) -> bool {
         match self.roots.phase() {
-            Phase::Prepared { .. } => true,
+            Phase::Prepared { new } if self.can_sign_below(new) => true,
             Phase::Active { old } if self.roots.may_return(old) && self.can_return(old).await => true,
-            Phase::Steady | Phase::Active { .. } => self.root_key(root).await.is_ok(),
+            Phase::Steady | Phase::Prepared { .. } | Phase::Active { .. } => {
+                self.root_key(root).await.is_ok()
+            }
         }
+    }
+
+    /// Whether a prepared root has an issuing authority that is young enough.
+    fn can_sign_below(&self, root: AuthorityId) -> bool {
+        let next = self.newest_below(root, AuthorityState::Prepared).ok();
+        let next = next.and_then(|id| self.record(id).ok());
+        next.is_some_and(|record| self.can_sign(record, self.deps.clock.now()))
     }
 
     /// Whether a retired root can sign again: by an issuing authority that is still good, or by one that it signs.
@@ -218,7 +228,11 @@ impl Keeper {
     ) -> Result<(), RotateError> {
         let now = self.deps.clock.now();
         if self.is_unsettled {
-            self.settle_records(None).await.map_err(|error| RotateError::Failed(error.to_string()))?;
+            if let Err(error) = self.settle_records(None).await {
+                tracing::warn!(%error, "authorities are not read now, no rotation goes on");
+                self.roots.step(Event::Blind, Seen::default().observed(), now);
+                return Err(RotateError::Failed(error.to_string()));
+            }
             self.tell_the_machine(now);
         }
         let mut wanted = None;

@@ -223,6 +223,11 @@ fn where_nobody_vouches_for_us_activation_waits_for_every_node_that_would_not_kn
     let observed = Observed { can_sign: false, ..seen(&[], &old) };
     let refused = prepared(true).step(Event::Wanted(wish(Step::Activate)), observed, now);
     assert_eq!(refused, [Action::Refuse(Refusal::TooOld)]);
+    // It makes room for another one, where the old root can vouch for that.
+    assert_eq!(prepared(true).step(Event::Tick, observed, now), [Action::Withdraw(id(2))]);
+    assert_eq!(prepared(false).step(Event::Tick, observed, now), [], "who began it by hand decides");
+    assert_eq!(prepared(false).step(Event::Tick, observed, at(324 * DAY)), [Action::Withdraw(id(2))]);
+    let observed = Observed { has_root_key: false, ..observed };
     assert_eq!(prepared(true).step(Event::Tick, observed, at(324 * DAY)), [Action::AtRisk]);
     // An old root whose key is elsewhere signs again only if an authority of it still can.
     let observed = Observed { can_return: false, ..seen(&[], &old) };
@@ -315,6 +320,7 @@ fn a_stolen_key_is_replaced_within_a_minute_whoever_lags() {
     let next = root(2, AuthorityState::Active, 1000);
     let roots = vec![stolen(AuthorityState::Retired, Some(1015)), next];
     let mut machine = Rotation::resume(settings(), roots.clone());
+    assert_eq!(machine.step(Event::Tick, paused, at(1015)), []);
     assert_eq!(machine.step(Event::Tick, paused, at(1059)), []);
     let refused = machine.step(Event::Wanted(wish(Step::Rollback)), paused, at(1059));
     assert_eq!(refused, [Action::Refuse(Refusal::Emergency)]);
@@ -327,6 +333,34 @@ fn a_stolen_key_is_replaced_within_a_minute_whoever_lags() {
     let mut machine = Rotation::resume(settings(), roots);
     let finish = [Action::Finish { old: id(1), left_behind: Vec::new() }];
     assert_eq!(machine.step(Event::Tick, seen(&clear, &old), at(1020)), finish);
+    // The times count from the step before, however late that came: nodes need them to follow.
+    let late = |state| Root { created: at(1100), ..root(2, state, 1100) };
+    let mut machine = Rotation::resume(
+        settings(),
+        vec![stolen(AuthorityState::Active, None), late(AuthorityState::Prepared)],
+    );
+    assert_eq!(machine.step(Event::Tick, paused, at(1114)), []);
+    assert!(matches!(&machine.step(Event::Tick, paused, at(1115))[..], [Action::Activate { .. }]));
+    let roots = vec![stolen(AuthorityState::Retired, Some(1115)), late(AuthorityState::Active)];
+    let mut machine = Rotation::resume(settings(), roots);
+    // The process ended here, and nobody has come back yet when it begins again.
+    assert_eq!(machine.step(Event::Tick, paused, at(1500)), []);
+    assert_eq!(machine.step(Event::Tick, paused, at(1544)), []);
+    assert!(matches!(&machine.step(Event::Tick, paused, at(1545))[..], [Action::Finish { .. }]));
+    // A failed try is repeated at once, and not after the pause of a planned rotation.
+    let mut machine = Rotation::resume(settings(), vec![stolen(AuthorityState::Active, None)]);
+    assert_eq!(machine.step(Event::Tick, paused, at(1000)).len(), 1);
+    machine.step(Event::Failed, paused, at(1000));
+    assert_eq!(machine.deadline(), Some(at(1001)));
+    // A prepared one that cannot sign any more is no way out: it goes by itself, or by hand without the old key.
+    let next = root(2, AuthorityState::Prepared, 0);
+    let too_old = Observed { can_sign: false, ..paused };
+    let prepared = || Rotation::resume(settings(), vec![stolen(AuthorityState::Active, None), next]);
+    assert_eq!(prepared().step(Event::Tick, too_old, at(1000)), [Action::Withdraw(id(2))]);
+    let no_key = Observed { has_root_key: false, ..too_old };
+    assert_eq!(prepared().step(Event::Tick, no_key, at(1000)), []);
+    let rolled_back = prepared().step(Event::Wanted(wish(Step::Rollback)), no_key, at(1000));
+    assert_eq!(rolled_back, [Action::Withdraw(id(2))]);
     // A planned taint is no emergency: it only hurries.
     let planned =
         Root { tainted: Some(at(2000)), retired: Some(at(100)), ..root(1, AuthorityState::Retired, 0) };
@@ -350,8 +384,11 @@ fn a_key_that_is_stolen_in_the_middle_of_a_rotation_is_got_rid_of() {
     let next = stolen(root(2, AuthorityState::Prepared, 10));
     assert_eq!(tick(vec![root(1, AuthorityState::Active, 0), next], 1000), [Action::Withdraw(id(2))]);
     // The one that retired goes within the minute, whoever lags.
-    assert_eq!(tick(vec![stolen(old()), new()], 1059), []);
-    assert!(matches!(&tick(vec![stolen(old()), new()], 1060)[..], [Action::Finish { .. }]));
+    let mut machine = Rotation::resume(settings(), vec![stolen(old()), new()]);
+    assert_eq!(machine.step(Event::Tick, seen(&lags, &of_old), at(1000)), []);
+    assert_eq!(machine.step(Event::Tick, seen(&lags, &of_old), at(1044)), []);
+    let finishes = machine.step(Event::Tick, seen(&lags, &of_old), at(1045));
+    assert!(matches!(&finishes[..], [Action::Finish { .. }]), "{finishes:?}");
     // The one that signs: the root before takes over again, unless it is tainted itself or its key is elsewhere.
     let returns = [Action::Return { old: id(1), new: id(2) }];
     assert_eq!(tick(vec![old(), stolen(new())], 1000), returns);
