@@ -52,8 +52,8 @@ pub(super) struct Held<'a> {
     pub(super) bundle: Option<[u8; 32]>,
     /// The certificate of its connection.
     pub(super) svid: &'a VerifiedSvid,
-    /// When an authority of it was seen to be tainted first.
-    pub(super) tainted_since: Option<Timestamp>,
+    /// Whether an authority of it is tainted.
+    pub(super) is_tainted: bool,
     /// When the call is answered at the latest.
     pub(super) until: Timestamp,
 }
@@ -78,12 +78,12 @@ pub(super) fn judge(
 /// When the certificate is to be renewed before its time, if it is.
 fn renew_at(held: &Held<'_>, trust: &Trust, anchor: &Anchor, spread: Duration) -> Option<Timestamp> {
     let part = part_of(&held.svid.spki());
-    if let Some(tainted) = held.tainted_since {
-        // In an emergency nothing is signed until another root has taken over.
+    if held.is_tainted {
+        // In an emergency nothing is signed until another root has taken over. From then on it is counted: a node
+        // comes again and again meanwhile, and must not begin to wait anew each time.
         let signs = |id| !trust.tainted().iter().any(|key| AuthorityId::of(*key) == id);
         anchor.issuing.filter(|id| signs(*id))?;
-        let since = anchor.since.map_or(tainted, |since| since.max(tainted));
-        return Some(since + spread.min(SPREAD_WHEN_TAINTED).mul_f64(part));
+        return Some(anchor.since? + spread.min(SPREAD_WHEN_TAINTED).mul_f64(part));
     }
     let (root, since) = (anchor.root?, anchor.since?);
     (AuthorityId::of(held.svid.root()) != root).then(|| since + spread.mul_f64(part))
@@ -189,7 +189,7 @@ impl Renewal {
         };
         self.door.syncs.note(node, BundleReport { bundle, at: call.now });
         let seat = self.door.syncs.enter(node);
-        let held = Held { bundle, svid: peer.svid(), tainted_since: None, until: call.now + HOLD };
+        let held = Held { bundle, svid: peer.svid(), is_tainted: false, until: call.now + HOLD };
         tokio::select! {
             answer = self.hold(held) => Ok(answer),
             () = ending.cancelled() => Ok(SyncResponse::default()),
@@ -205,11 +205,7 @@ impl Renewal {
             let now = inputs.clock.now();
             let (trust, anchor) =
                 (Arc::clone(&trusts.borrow_and_update()), Arc::clone(&anchors.borrow_and_update()));
-            if is_tainted(held.svid, &trust) {
-                held.tainted_since.get_or_insert(now);
-            } else {
-                held.tainted_since = None;
-            }
+            held.is_tainted = is_tainted(held.svid, &trust);
             let is_urgent = authorities.borrow_and_update().is_some_and(|active| active.is_urgent);
             let spread = self.door.settings.authority_spread;
             let spread = if is_urgent { spread.min(SPREAD_WHEN_TAINTED) } else { spread };
@@ -267,8 +263,8 @@ mod tests {
         };
         let answer = |with_bundle, renew| Verdict::Answer { with_bundle, renew };
         let svid = svid();
-        let verdict = |now, bundle, trust: &Trust, anchor: Anchor, tainted_since: Option<u64>| {
-            let held = Held { bundle, svid: &svid, tainted_since: tainted_since.map(at), until: at(1050) };
+        let verdict = |now, bundle, trust: &Trust, anchor: Anchor, is_tainted: bool| {
+            let held = Held { bundle, svid: &svid, is_tainted, until: at(1050) };
             judge(&held, trust, &anchor, Duration::from_secs(600), at(now))
         };
         let half = |verdict: Verdict, since: u64, whole: u64| {
@@ -280,21 +276,23 @@ mod tests {
         let clean = trust(&[]);
         let check = |name: &str, got: Verdict, wanted: Verdict| assert_eq!(got, wanted, "{name}");
         let waits = Verdict::WaitUntil(at(1050));
-        check("in step", verdict(1000, same, &clean, anchor(2, 0), None), waits);
-        check("held long enough", verdict(1050, same, &clean, anchor(2, 0), None), answer(false, false));
-        check("another bundle", verdict(1000, other, &clean, anchor(2, 0), None), answer(true, false));
-        check("no bundle", verdict(1000, None, &clean, anchor(2, 0), None), answer(true, false));
-        check("root changed long ago", verdict(1000, same, &clean, anchor(3, 0), None), answer(false, true));
-        check("both", verdict(1000, other, &clean, anchor(3, 0), None), answer(true, true));
+        check("in step", verdict(1000, same, &clean, anchor(2, 0), false), waits);
+        check("held long enough", verdict(1050, same, &clean, anchor(2, 0), false), answer(false, false));
+        check("another bundle", verdict(1000, other, &clean, anchor(2, 0), false), answer(true, false));
+        check("no bundle", verdict(1000, None, &clean, anchor(2, 0), false), answer(true, false));
+        check("root changed long ago", verdict(1000, same, &clean, anchor(3, 0), false), answer(false, true));
+        check("both", verdict(1000, other, &clean, anchor(3, 0), false), answer(true, true));
         let tainted = trust(&[2]);
         check(
             "tainted a while ago",
-            verdict(1000, same, &tainted, anchor(2, 0), Some(990)),
+            verdict(1000, same, &tainted, anchor(3, 990), true),
             answer(false, true),
         );
-        check("nothing is signed yet", verdict(1000, same, &trust(&[2, 12]), anchor(2, 0), Some(990)), waits);
-        half(verdict(725, same, &clean, anchor(3, 720), None), 720, 600);
-        half(verdict(1000, same, &tainted, anchor(2, 0), Some(1000)), 1000, 10);
+        check("nothing is signed yet", verdict(1000, same, &trust(&[2, 12]), anchor(2, 0), true), waits);
+        half(verdict(725, same, &clean, anchor(3, 720), false), 720, 600);
+        half(verdict(1000, same, &tainted, anchor(3, 1000), true), 1000, 10);
+        // A call that begins later waits no longer for it.
+        half(verdict(1004, same, &tainted, anchor(3, 1000), true), 1000, 10);
         assert!(is_tainted(&svid, &trust(&[1])) && is_tainted(&svid, &trust(&[2])));
         assert!(!is_tainted(&svid, &trust(&[3])));
     }

@@ -160,6 +160,8 @@ fn acknowledged(context: &ResourceStatus, sds: &SdsStatus) -> Taken {
     let offered = sds.context(&context.name);
     match offered.filter(|offered| context.acked.as_deref() == Some(offered.version.as_str())) {
         Some(offered) => Taken { roots: offered.roots.clone(), lists: offered.lists.clone() },
+        // Envoy's SPIFFE validator checks against no lists; while they are on this name does not exist.
+        None if is_spiffe_validator(&context.name) => Taken { roots: BTreeSet::new(), lists: None },
         None => Taken { roots: BTreeSet::new(), lists: Some(BTreeMap::new()) },
     }
 }
@@ -170,6 +172,10 @@ fn in_both(
     other: &BTreeMap<AuthorityId, u64>,
 ) -> BTreeMap<AuthorityId, u64> {
     one.iter().filter_map(|(id, number)| Some((*id, *number.min(other.get(id)?)))).collect()
+}
+
+fn is_spiffe_validator(name: &str) -> bool {
+    name.split_once('?').map_or(name, |(base, _)| base) == "ALL"
 }
 
 /// Whether a name of a secret means a validation context (DESIGN section 5, "Names in SDS").

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use spiffe::{AuthorityId, Standing};
+use spiffe::AuthorityId;
 
 /// Whoever verified us under the root before is asked to try the new one again no sooner than this.
 const LEAST_RETRIAL: Duration = Duration::from_secs(30);
@@ -17,8 +17,6 @@ pub(super) struct Facts {
     pub(super) proven: AuthorityId,
     /// The root of the peer's own certificate.
     pub(super) shows: AuthorityId,
-    /// What that certificate is worth.
-    pub(super) standing: Standing,
     /// The root that we are known by.
     pub(super) ours: AuthorityId,
     /// Whether a root whose key is believed to be stolen is still being replaced.
@@ -28,10 +26,11 @@ pub(super) struct Facts {
 /// How long the connection goes on from now; `None` when there is nothing to come again for.
 ///
 /// `spread` is over how long a fleet comes again, `chance` this connection's place in it, from 0 to 1. `is_fresh` means
-/// that the connection was just opened: its peer came by the way back and needs time to learn of the new root.
+/// that the connection was just opened: its peer came by the way back and needs time to learn of the new root, or its
+/// agent has not put another certificate on its disk yet.
 pub(super) fn stay(facts: Facts, spread: Duration, is_fresh: bool, chance: f64) -> Option<Duration> {
     let is_unproven = facts.proven != facts.ours;
-    let is_replaced = facts.standing != Standing::Good && facts.shows != facts.ours;
+    let is_replaced = facts.shows != facts.ours;
     if !is_unproven && !is_replaced {
         return None;
     }
@@ -56,10 +55,9 @@ mod tests {
 
     #[test]
     fn comes_again_when_another_handshake_would_tell_more_and_soon_in_an_emergency() {
-        let facts = |proven, shows, standing, is_emergency| Facts {
+        let facts = |proven, shows, is_emergency| Facts {
             proven: root(proven),
             shows: root(shows),
-            standing,
             ours: root(2),
             is_emergency,
         };
@@ -67,15 +65,15 @@ mod tests {
             let stays = stay(facts, SPREAD, is_fresh, 0.5);
             assert_eq!(stays, expected.map(Duration::from_millis), "{name}");
         };
-        use Standing::{Good, Vouched};
-        check("in step", facts(2, 2, Good, false), false, None);
-        check("its certificate hangs from the root before", facts(2, 1, Good, false), false, None);
-        check("the root has changed", facts(1, 1, Good, false), false, Some(300_000));
-        check("it came by the way back", facts(1, 1, Good, false), true, Some(600_000));
-        check("stolen, and ours is not replaced yet", facts(2, 2, Vouched, true), false, None);
-        check("stolen, and ours is replaced", facts(1, 1, Vouched, true), false, Some(4_500));
-        check("it has proven us and shows the old one", facts(2, 1, Vouched, true), true, Some(4_500));
-        check("it shows the new one and came by the way back", facts(1, 2, Good, true), true, Some(4_500));
-        check("it has everything", facts(2, 2, Good, true), true, None);
+        check("in step", facts(2, 2, false), false, None);
+        check("its certificate is of the root before", facts(2, 1, false), false, Some(300_000));
+        check("it came again too early for another", facts(2, 1, false), true, Some(600_000));
+        check("the root has changed", facts(1, 1, false), false, Some(300_000));
+        check("it came by the way back", facts(1, 1, false), true, Some(600_000));
+        check("stolen, and ours is not replaced yet", facts(2, 2, true), false, None);
+        check("stolen, and ours is replaced", facts(1, 1, true), false, Some(4_500));
+        check("it has proven us and shows the old one", facts(2, 1, true), true, Some(4_500));
+        check("it shows the new one and came by the way back", facts(1, 2, true), true, Some(4_500));
+        check("it has everything", facts(2, 2, true), true, None);
     }
 }

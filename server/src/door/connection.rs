@@ -209,7 +209,6 @@ impl Door {
                 let facts = comeback::Facts {
                     proven: proof.root,
                     shows: AuthorityId::of(peer.svid().root()),
-                    standing: trust.standing(peer.svid()),
                     ours,
                     is_emergency: roots.into_iter().any(|root| trust.tainted().contains(&root.spki_hash())),
                 };
