@@ -143,11 +143,16 @@ async fn guard(State(shared): App, mut request: Request, next: Next) -> Response
     match shared.admit(&request, &request_id) {
         Ok(caller) => {
             let paused = shared.calls.pause_banner();
+            let (object, actor) = (object_of(&request), caller.actor.clone());
             request.extensions_mut().insert(caller);
             let response = match tokio::time::timeout(TIMEOUT, next.run(request)).await {
                 Ok(response) => response,
                 Err(_) => CallError::TimedOut(TIMEOUT).into_response(),
             };
+            if let Some(error) = response.extensions().get::<Failure>().filter(|failure| failure.is_refusal())
+            {
+                shared.note(object, &request_id, actor, &error.0);
+            }
             let mut response = finish(response, &request_id);
             response.headers_mut().extend(news.unwrap_or_default());
             if let Some(banner) = paused.and_then(|banner| HeaderValue::from_str(&banner).ok()) {
@@ -176,12 +181,16 @@ impl Shared {
 
     fn admit(&self, request: &Request, request_id: &RequestId) -> Result<Caller, CallError> {
         let Some(peer) = peer(request) else {
-            self.note(request, request_id, Actor::System, &CallError::NoCredential);
+            let actor = request.extensions().get::<SocketAddr>().map_or_else(
+                || Actor::Stranger { address: "unknown".into() },
+                |remote| Actor::stranger(*remote),
+            );
+            self.note(object_of(request), request_id, actor, &CallError::NoCredential);
             return Err(CallError::NoCredential);
         };
         let actor = Actor::Identity { id: peer.id().clone() };
         self.judge(&peer, request)
-            .inspect_err(|error| self.note(request, request_id, actor.clone(), error))?;
+            .inspect_err(|error| self.note(object_of(request), request_id, actor.clone(), error))?;
         Ok(Caller { actor, tenant: Tenant::default(), request_id: request_id.clone() })
     }
 
@@ -205,19 +214,18 @@ impl Shared {
         }
     }
 
-    /// A refusal leaves a row in the audit log. A caller without an identity is known by its address.
-    fn note(&self, request: &Request, request_id: &RequestId, actor: Actor, error: &CallError) {
-        let actor = match (actor, request.extensions().get::<SocketAddr>()) {
-            (Actor::System, Some(remote)) => Actor::stranger(*remote),
-            (Actor::System, None) => Actor::Stranger { address: "unknown".into() },
-            (known, _) => known,
-        };
-        let path = request.extensions().get::<MatchedPath>().map_or("elsewhere", MatchedPath::as_str);
-        let object = format!("{} {path}", request.method());
+    /// A refusal leaves a row in the audit log.
+    fn note(&self, object: String, request_id: &RequestId, actor: Actor, error: &CallError) {
         let event =
             Event::refused(self.calls.clock.now(), actor, Action::CallRefuse, object, error.to_string());
         self.calls.refusals.refuse(event.in_request(request_id.clone()));
     }
+}
+
+/// What a call is about, in words that a caller does not choose.
+fn object_of(request: &Request) -> String {
+    let path = request.extensions().get::<MatchedPath>().map_or("elsewhere", MatchedPath::as_str);
+    format!("{} {path}", request.method())
 }
 
 fn peer(request: &Request) -> Option<Arc<Peer>> {
@@ -229,6 +237,13 @@ fn peer(request: &Request) -> Option<Arc<Peer>> {
 /// A call that failed, on its way to [`finish`].
 #[derive(Debug, Clone)]
 struct Failure(Arc<CallError>);
+
+impl Failure {
+    /// Whether a rule of ours forbade what an operator asked for: such a call is on record, as one that was done is.
+    fn is_refusal(&self) -> bool {
+        matches!(*self.0, CallError::Forbidden { .. } | CallError::Policy(_))
+    }
+}
 
 impl IntoResponse for CallError {
     fn into_response(self) -> Response {

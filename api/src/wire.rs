@@ -2,11 +2,10 @@
 //!
 //! Domain types are not serialised; a field here is a promise. Times are RFC 3339 text in UTC.
 
-use std::{collections::BTreeMap, fmt};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use utoipa::ToSchema;
-use uuid::Uuid;
 
 mod authorities;
 mod brought;

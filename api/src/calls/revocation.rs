@@ -57,6 +57,7 @@ impl Calls {
             certificate: super::trust::shown_certificate(&row, now),
             steps: steps(&row, is_newest, lists.as_ref()),
             limits: limits(&row, lists.as_ref()),
+            unlisted: None,
             uptake: None,
             took_ms: None,
         };
@@ -138,7 +139,11 @@ impl Calls {
         };
         let uptake = match tokio::time::timeout(PATIENCE, settled).await {
             Ok(uptake) => uptake?,
-            Err(_) => self.revoking.uptake().await?,
+            Err(_) => {
+                // Everybody may have acknowledged lists that do not name it.
+                outcome.unlisted = unlisted(serial, self.revoking.lists().as_ref());
+                self.revoking.uptake().await?
+            }
         };
         let took = self.clock.now().since(start);
         outcome.took_ms = Some(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
@@ -149,6 +154,16 @@ impl Calls {
         });
         Ok(())
     }
+}
+
+/// Why a revoked certificate is on no list that is shown, if it is on none.
+fn unlisted(serial: &Serial, lists: Option<&ListsStatus>) -> Option<String> {
+    let lists = lists.filter(|lists| !lists.is_shown || lists.unlisted.contains(serial))?;
+    Some(match (&lists.last_failure, lists.is_shown) {
+        (Some(failure), _) => failure.clone(),
+        (None, false) => "no lists are shown now".to_owned(),
+        (None, true) => "its list is still being made".to_owned(),
+    })
 }
 
 fn refused(serial: &Serial, refusal: RevokeRefusal) -> CallError {
@@ -215,10 +230,18 @@ fn steps(row: &CertificateRow, is_newest: bool, lists: Option<&ListsStatus>) -> 
 fn limits(row: &CertificateRow, lists: Option<&ListsStatus>) -> Vec<String> {
     let intent = &row.intent;
     let (id, end) = (&intent.id, intent.not_after);
-    if intent.profile != Profile::Workload {
-        return vec![
-            "proxies are not concerned: this certificate is shown to Credence, or by it, alone".to_owned(),
-        ];
+    match intent.profile {
+        Profile::Workload => {}
+        // They know us by a bundle file, and have no list beside it.
+        Profile::Server => {
+            return vec![format!(
+                "proxies and agents accept it as ours until it ends at {end}: whoever has its key can pose as this \
+                 server to them until then; ca emergency replaces what they know us by"
+            )];
+        }
+        _ => {
+            return vec!["proxies are not concerned: this certificate is shown to Credence alone".to_owned()];
+        }
     }
     let because = match lists {
         None => "revocation lists are off: ca.revocation_lists in credence.yaml turns them on".to_owned(),

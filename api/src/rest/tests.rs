@@ -393,6 +393,14 @@ async fn blocks_and_frees_identities() {
         let request = request("POST", "/api/v1/identities/block", "application/json", body);
         world.refuses(request, status, word).await;
     }
+    let noted: Vec<String> = world
+        .store
+        .events()
+        .into_iter()
+        .filter(|event| event.action == Action::CallRefuse)
+        .map(|event| event.object)
+        .collect();
+    assert_eq!(noted, ["POST /api/v1/identities/block"; 3], "what a rule forbids is on record");
     assert_eq!(world.json("POST", "/api/v1/identities/unblock", body).await.status, StatusCode::OK);
     assert!(world.get("/api/v1/identities").await.body["items"].as_array().unwrap().is_empty());
 }

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::{Laggard, RevocationList};
+
 /// One authority.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Authority {
@@ -10,7 +12,7 @@ pub struct Authority {
     pub id: String,
     /// `root` or `intermediate`.
     pub place: String,
-    /// `prepared`, `active`, `retired`, `tainted` or `revoked`.
+    /// `prepared`, `active`, `retired` or `removed`.
     pub state: String,
     /// The subject of its certificate.
     pub subject: String,
@@ -22,6 +24,9 @@ pub struct Authority {
     pub expires_in_secs: i64,
     /// `sha256:HEX` of its public key: the pin of an agent, for a root.
     pub spki_sha256: String,
+    /// Since when its key is believed to be stolen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stolen_since: Option<String>,
     /// How many unexpired leaves depend on it, where that is counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub live_leaves: Option<u64>,

@@ -43,7 +43,10 @@ pub struct Revocation {
     pub steps: Vec<String>,
     /// What it does not do.
     pub limits: Vec<String>,
-    /// How far proxies had acknowledged the list when the answer was given, if there are lists.
+    /// Why it is on no list yet although there are lists. It will be, as soon as one can be made and shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unlisted: Option<String>,
+    /// How far proxies had acknowledged the newest lists when the answer was given, if there are lists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uptake: Option<ListUptake>,
     /// Milliseconds from the change to the last acknowledgement, or to the answer if some are missing.

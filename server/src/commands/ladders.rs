@@ -129,10 +129,10 @@ async fn of_server(args: &ExplainArgs) -> Result<Question, Failure> {
         let [certificate] = parse(&source(), &contents(&source(), authority.pem.as_bytes())?)?
             .try_into()
             .map_err(|_| unreadable(&source(), "is not one certificate"))?;
-        if authority.state == "tainted" {
+        if authority.stolen_since.is_some() {
             tainted.push(certificate.spki_hash());
         }
-        if authority.place == "root" && authority.state != "revoked" {
+        if authority.place == "root" && authority.state != "removed" {
             anchors.push(certificate);
         }
     }

@@ -9,7 +9,7 @@ use crate::{
     output::{self, Exit, Failure},
 };
 
-/// Fails in part when a proxy has not acknowledged the list.
+/// Fails in part when it is on no list, or a proxy has not acknowledged that list.
 pub(super) async fn revoke(args: &CertRevokeArgs) -> Result<Exit, Failure> {
     let client = Client::open(&args.change.server)?;
     let path = format!("/certificates/{}/revoke", encode(&args.serial));
@@ -22,7 +22,7 @@ pub(super) async fn revoke(args: &CertRevokeArgs) -> Result<Exit, Failure> {
     let outcome: wire::Revocation = client.post(&path, &wanted(args.change.dry_run)).await?;
     output::show(args.change.output, &outcome, text)?;
     let all = outcome.uptake.as_ref().is_none_or(|uptake| uptake.acknowledged == uptake.proxies);
-    Ok(if all { Exit::Ok } else { Exit::Partial })
+    Ok(if all && outcome.unlisted.is_none() { Exit::Ok } else { Exit::Partial })
 }
 
 fn text(outcome: &wire::Revocation) -> String {
@@ -39,10 +39,13 @@ fn text(outcome: &wire::Revocation) -> String {
             true => String::new(),
             false => format!(" (waiting: {})", uptake.waiting.join(", ")),
         };
-        text.push_str(&format!(
-            "listed, and refused by {}/{} connected proxies{waiting} in {took} ms\n",
-            uptake.acknowledged, uptake.proxies
-        ));
+        text.push_str(&match &outcome.unlisted {
+            Some(why) => format!("NOT on a list after {took} ms, proxies accept it: {why}\n"),
+            None => format!(
+                "listed, and refused by {}/{} connected proxies{waiting} in {took} ms\n",
+                uptake.acknowledged, uptake.proxies
+            ),
+        });
     }
     for limit in &outcome.limits {
         text.push_str(&format!("  but: {limit}\n"));
@@ -76,6 +79,7 @@ mod tests {
             certificate,
             steps: vec!["do".into(), "list".into()],
             limits: vec!["open connections last".into()],
+            unlisted: None,
             uptake: None,
             took_ms: None,
         };
@@ -89,5 +93,12 @@ mod tests {
             text(&outcome)
                 .contains("\nlisted, and refused by 2/3 connected proxies (waiting: web-2) in 12 ms\n")
         );
+        outcome.unlisted = Some("the store was put back".into());
+        let text = text(&outcome);
+        assert!(
+            text.contains("\nNOT on a list after 12 ms, proxies accept it: the store was put back\n"),
+            "{text}"
+        );
+        assert!(!text.contains("refused by"), "{text}");
     }
 }

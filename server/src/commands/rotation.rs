@@ -9,10 +9,12 @@ use super::{
 use crate::{
     cli::{CaStatusArgs, EmergencyArgs, RootCommand, RootStepArgs},
     client::Client,
-    output::{self, Exit, Failure, left, say},
+    output::{self, Exit, Failure, left},
 };
 
 pub(super) const PATH: &str = "/authorities/root/rotation";
+/// How many looks at an emergency may fail.
+const MAX_MISSED: u32 = 60;
 /// How wide a bar is.
 const BAR: usize = 20;
 
@@ -87,13 +89,22 @@ pub(super) async fn emergency(args: &EmergencyArgs) -> Result<Exit, Failure> {
     wanted.dry_run = false;
     let mut now: wire::RootRotation = client.post("/authorities/emergency", &wanted).await?;
     // The answer says how far it is; whoever asked wants to see the end.
+    let mut missed = 0;
     while now.emergency_since.is_some() {
-        say(&text(&now));
+        output::note(&text(&now));
         tokio::time::sleep(LOOK).await;
-        now = client.get(PATH).await?;
+        now = match client.get(PATH).await {
+            Ok(next) => next,
+            // Certificates change on both sides in this very minute: a connection that fails is tried again.
+            Err(failure) if failure.exit == Exit::Unavailable && missed < MAX_MISSED => {
+                missed += 1;
+                now
+            }
+            Err(failure) => return Err(failure),
+        };
     }
     output::show(args.change.output, &now, text)?;
-    say(&format!(
+    output::note(&format!(
         "every certificate that it signed: credence cert list --all --authority {}",
         args.authority
     ));
@@ -107,7 +118,10 @@ fn plan(authority: &str) -> String {
         "  2. a new root and issuing authority enter every bundle, and sign after 15 s at the latest"
             .to_owned(),
         "  3. every leaf is issued again at once, those that most proxies show first".to_owned(),
-        "  4. the old root leaves the bundle after 60 s at the latest; who lags then must enrol again"
+        "  4. the old root leaves the bundle 45 s after that at the latest; who lags then must enrol again"
+            .to_owned(),
+        "  5. then every connection between proxies is drained: within 5 s where the agent started Envoy, within \
+         Envoy's own drain time elsewhere; TCP sessions and long streams end"
             .to_owned(),
     ]
     .join("\n")
