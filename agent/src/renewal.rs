@@ -6,8 +6,13 @@
 //!   ^              '--Failed--> Held, again later --> Expired, when life is over
 //! ```
 
+use std::time::Duration;
+
 use certs::Timestamp;
 use sds::schedule::{Jitter, Life, retry_in};
+
+/// How soon a renewal that was asked for follows a failure.
+const SOON: Duration = Duration::from_secs(5);
 
 /// What happens to a renewal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +97,14 @@ impl Renewal {
                 self.state = State::InFlight;
                 vec![Action::Renew]
             }
-            // After a failure the pause stands: being asked again and again must not undo it.
+            // Whoever has failed by itself does not sleep through it. Being asked again and again undoes no pause.
+            (State::Held { next }, Event::Asked)
+                if !self.is_asked && !self.life.is_over(now) && self.failures > 0 =>
+            {
+                self.is_asked = true;
+                self.state = State::Held { next: next.min(now + SOON) };
+                Vec::new()
+            }
             (State::Held { .. }, Event::Asked) if self.failures == 0 && !self.life.is_over(now) => {
                 self.is_asked = true;
                 self.state = State::InFlight;
@@ -163,9 +175,15 @@ mod tests {
         check(861, Event::Tick, &[Action::Renew], None);
         // Two minutes would be the second pause; a tenth of the 540 s that are left is less.
         check(861, failed, &[], Some(915));
+        // Asked while it waits out a failure of its own, it comes within seconds; asked again, no sooner.
+        check(862, Event::Asked, &[], Some(867));
+        check(863, Event::Asked, &[], Some(867));
+        check(867, Event::Tick, &[Action::Renew], None);
+        check(867, failed, &[], Some(871));
         check(921, Event::Tick, &[Action::Renew], None);
-        check(921, Event::Renewed { life: life(0, 900), jitter: Jitter::NONE }, &[], Some(969));
-        check(965, Event::Asked, &[], Some(969));
+        // A certificate that is over when it comes counts as a failure, after which it is still in a hurry.
+        check(921, Event::Renewed { life: life(0, 900), jitter: Jitter::NONE }, &[], Some(929));
+        check(930, Event::Asked, &[], Some(929));
         check(969, Event::Tick, &[Action::Renew], None);
         check(970, Event::Asked, &[], None);
         check(970, renewed(970), &[], Some(1370));
