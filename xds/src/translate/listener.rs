@@ -206,16 +206,17 @@ fn network_filters(
         }
         Filter::Tcp(tcp) => vec![
             named(TCP_BLOCK, filter::ConfigType::ConfigDiscovery(block::tcp_source())),
-            named(TCP_FILTER, typed(pack(&tcp_config(tcp, listener, secured, defaults)))),
+            named(TCP_FILTER, typed(pack(&tcp_config(tcp, listener, defaults)))),
         ],
     }
 }
 
-fn tcp_config(tcp: &TcpFilter, listener: &str, secured: bool, defaults: &Defaults) -> TcpProxy {
+fn tcp_config(tcp: &TcpFilter, listener: &str, defaults: &Defaults) -> TcpProxy {
     TcpProxy {
         stat_prefix: tcp.stat_prefix.as_deref().unwrap_or(listener).to_owned(),
         idle_timeout: tcp.idle_timeout.map(duration),
-        max_downstream_connection_duration: secured.then(|| duration(defaults.max_connection)),
+        // Plaintext ones too: what they lead to may be mTLS, with an identity that is replaced or blocked meanwhile.
+        max_downstream_connection_duration: Some(duration(defaults.max_connection)),
         cluster_specifier: Some(tcp_proxy::ClusterSpecifier::Cluster(tcp.cluster.clone())),
         ..Default::default()
     }
