@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use async_trait::async_trait;
 use audit::Event;
 use certs::Timestamp;
-use sds::{ImportedSecret, SecretName};
+use sds::ImportedSecret;
 use serde::{Deserialize, Serialize};
-use spiffe::{Binding, BlockList, Namespace, NodeId, SpiffeId, Tenant};
+use spiffe::{Binding, BlockList, Namespace, NodeId, SecretName, SpiffeId, Tenant};
 use thiserror::Error;
 use uuid::Uuid;
 

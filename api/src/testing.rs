@@ -463,7 +463,7 @@ impl crate::ports::SecretStore for MemorySecrets {
     async fn remove_secret(
         &self,
         tenant: &Tenant,
-        name: &sds::SecretName,
+        name: &spiffe::SecretName,
         _: Event,
     ) -> Result<(), StoreError> {
         self.lock().retain(|(facts, _)| facts.tenant != *tenant || facts.name != *name);

@@ -1,9 +1,9 @@
 //! Which secret a name means, and whether a node may have it (PURE; DESIGN section 5, "Names in SDS").
 
-use spiffe::{Binding, Bindings, BlockList, NodeId, SpiffeId, Trust, TrustDomain};
+use spiffe::{Binding, Bindings, BlockList, NodeId, SecretName, SpiffeId, Trust, TrustDomain};
 use thiserror::Error;
 
-use crate::imported::{ImportedSecrets, SCHEME, SecretName};
+use crate::imported::ImportedSecrets;
 
 /// What a granted name stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,8 +70,8 @@ pub fn decide(node: &NodeId, name: &str, facts: Facts<'_>) -> Result<Grant, Abse
         "ROOTCA" => Ok(Grant::Context(own.clone())),
         "ALL" if facts.trust.lists().are_wanted() => Err(Absence::Unlisted("ALL")),
         "ALL" => Ok(Grant::All),
-        _ if base.starts_with(SCHEME) => {
-            let path = base.strip_prefix(SCHEME).unwrap_or_default();
+        _ if base.starts_with(SecretName::SCHEME) => {
+            let path = base.strip_prefix(SecretName::SCHEME).unwrap_or_default();
             let secret = SecretName::from_path(path).ok_or(Absence::UnknownName)?;
             if facts.imported.grants(binding, &secret, facts.blocks) {
                 Ok(Grant::Imported(secret))

@@ -10,7 +10,9 @@ use std::{
 
 use audit::Refusals;
 use certs::{SecretKey, Timestamp};
-use spiffe::{ActiveAuthority, IssueError, IssuedSvid, NodeId, Peer, Purpose, RevocationLists, Tenant};
+use spiffe::{
+    ActiveAuthority, IssueError, IssuedSvid, NodeId, Peer, Purpose, RevocationLists, SecretName, Tenant,
+};
 use tokio::sync::watch;
 use xds::{Resource, SecretView, Version};
 
@@ -19,7 +21,6 @@ pub(crate) use self::world::World;
 use crate::{
     LeafKey, SdsSettings,
     access::{self, Grant},
-    imported::SCHEME,
     rotation::{Action, Event, Leaf},
     schedule::Life,
     secret::Material,
@@ -207,7 +208,8 @@ impl Deliveries {
             .filter(|(_, stream)| {
                 trust_changed
                     || !self.world.is_same_for(&stream.node, &before)
-                    || imported_changed && stream.names.keys().any(|name| name.starts_with(SCHEME))
+                    || imported_changed
+                        && stream.names.keys().any(|name| name.starts_with(SecretName::SCHEME))
             })
             .map(|(key, _)| *key)
             .collect();

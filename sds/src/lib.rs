@@ -20,6 +20,6 @@ pub mod schedule;
 mod secret;
 mod status;
 
-pub use self::imported::{ImportedSecret, ImportedSecrets, SCHEME, SecretFacts, SecretName, SecretNameError};
+pub use self::imported::{ImportedSecret, ImportedSecrets, SecretFacts};
 pub use self::manager::{LeafKey, Sds, SdsInputs, SdsManager, SdsSettings};
 pub use self::status::{ContextStatus, LeafPhase, LeafStatus, SdsCounters, SdsStatus};

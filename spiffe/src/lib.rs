@@ -21,6 +21,7 @@ mod lists;
 mod names;
 mod peer;
 mod proven;
+mod secret_name;
 mod verify;
 
 pub use self::binding::{
@@ -38,6 +39,7 @@ pub use self::lists::{Lists, RevocationLists, ShownList};
 pub use self::names::{Labels, NameError, Namespace, NodeId, RequestId, Tenant};
 pub use self::peer::{Class, Peer, Proof, VerifiedSvid};
 pub use self::proven::ProvenAuthority;
+pub use self::secret_name::{SecretName, SecretNameError};
 pub use self::verify::{SvidError, verify_svid};
 
 // For crates that know identities and must not know certificates: the time port, and nothing else of `certs`.

@@ -5,9 +5,9 @@ use api::ports::{NewSecret, SecretStore, StoreError};
 use async_trait::async_trait;
 use audit::Event;
 use certs::{Certificate, Chain, Imported, KeyForm, SecretBytes, Timestamp, certificates_from_pem};
-use sds::{ImportedSecret, SecretFacts, SecretName};
+use sds::{ImportedSecret, SecretFacts};
 use serde::{Deserialize, Serialize};
-use spiffe::{SpiffeId, Tenant};
+use spiffe::{SecretName, SpiffeId, Tenant};
 use sqlx::Row;
 
 use crate::{

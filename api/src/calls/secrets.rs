@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use audit::Action;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use certs::{ImportError, Imported, Timestamp};
-use sds::{ImportedSecret, SCHEME, SecretFacts, SecretName};
-use spiffe::{Class, SpiffeId};
+use sds::{ImportedSecret, SecretFacts};
+use spiffe::{Class, SecretName, SpiffeId};
 use zeroize::Zeroizing;
 
 use super::{CallError, Caller, Calls, error};
@@ -151,7 +151,8 @@ impl Calls {
             self.secrets.remove_secret(&caller.tenant, &name, event).await?;
         }
         let word = if dry_run { "would remove" } else { "removed" };
-        let summary = format!("{word} {SCHEME}{name}: what proxies hold of it they keep until they restart");
+        let uri = name.to_uri();
+        let summary = format!("{word} {uri}: what proxies hold of it they keep until they restart");
         Ok(wire::Done { dry_run, summary })
     }
 
@@ -194,7 +195,7 @@ impl Calls {
         wire::Secret {
             namespace: facts.name.namespace().to_string(),
             name: facts.name.name().to_owned(),
-            sds_name: format!("{SCHEME}{}", facts.name),
+            sds_name: facts.name.to_uri(),
             kind: value.word().to_owned(),
             version: facts.version,
             grants: facts.grants.iter().map(ToString::to_string).collect(),

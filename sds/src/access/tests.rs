@@ -1,5 +1,5 @@
 use certs::{Imported, Timestamp};
-use spiffe::{BindingState, Labels, Tenant, TrustBundle};
+use spiffe::{BindingState, Labels, SecretName, Tenant, TrustBundle};
 use zeroize::Zeroizing;
 
 use super::*;
@@ -168,7 +168,9 @@ fn a_block_hides_the_identity_and_a_blocked_node_sees_nothing() {
 fn imported_secret_goes_to_nodes_that_speak_for_an_identity_it_is_granted_to() {
     let check = |world: &World, node: &str, secret: &str, is_granted: bool| {
         let found = asked(world, node, secret);
-        let name = || SecretName::from_path(secret.strip_prefix(SCHEME).unwrap().split('?').next().unwrap());
+        let name = || {
+            SecretName::from_path(secret.strip_prefix(SecretName::SCHEME).unwrap().split('?').next().unwrap())
+        };
         match found {
             Ok(found) => assert!(is_granted && found == Grant::Imported(name().unwrap()), "{node} {secret}"),
             Err(_) => assert!(!is_granted, "{node} {secret}"),

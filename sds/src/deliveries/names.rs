@@ -4,14 +4,13 @@ use std::sync::Arc;
 
 use audit::{Action, Actor, Event as AuditEvent};
 use certs::Timestamp;
-use spiffe::{AuthorityId, NodeId, RevocationLists};
+use spiffe::{AuthorityId, NodeId, RevocationLists, SecretName};
 use xds::{Resource, SecretOffer};
 
 use super::{Deliveries, MAX_CONTEXTS, leaf::LeafState, shorten};
 use crate::{
     LeafKey,
     access::{self, Absence, Grant},
-    imported::SecretName,
     rotation::Event,
     secret,
     status::ContextStatus,

@@ -9,11 +9,11 @@ use proto::envoy::{
     config::core::v3::data_source::Specifier,
     extensions::transport_sockets::tls::v3::{Secret, secret},
 };
-use spiffe::{Binding, BindingState, Purpose, VerifiedSvid, fake::FakeIssuer};
+use spiffe::{Binding, BindingState, Purpose, SecretName, VerifiedSvid, fake::FakeIssuer};
 use xds::{Resource, SecretOffer};
 
 use super::*;
-use crate::{ImportedSecret, LeafPhase, SdsCounters, SecretFacts, SecretName};
+use crate::{ImportedSecret, LeafPhase, SdsCounters, SecretFacts};
 
 const LIFE: Duration = Duration::from_secs(600);
 

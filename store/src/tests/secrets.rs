@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use api::ports::{NewSecret, SecretStore, StoreError};
 use certs::{Imported, SecretBytes};
-use sds::{ImportedSecret, SecretName};
-use spiffe::{SpiffeId, Tenant};
+use sds::ImportedSecret;
+use spiffe::{SecretName, SpiffeId, Tenant};
 use sqlx::Connection;
 
 use super::{promises::meddle, *};

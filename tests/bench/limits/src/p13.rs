@@ -14,8 +14,7 @@ use ring::{
     aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey},
     rand::{SecureRandom, SystemRandom},
 };
-use sds::SecretName;
-use spiffe::{SpiffeId, Tenant};
+use spiffe::{SecretName, SpiffeId, Tenant};
 use store::testing::Sealing;
 
 use crate::{
