@@ -51,12 +51,24 @@ impl Kept {
     /// # Errors
     /// How it ended instead.
     pub async fn open(address: SocketAddr, identity: &Identity, speaks: Speaks) -> Result<Self, Outcome> {
+        Self::tls(address, Some(identity), speaks).await
+    }
+
+    /// Over TLS, without a certificate.
+    ///
+    /// # Errors
+    /// How it ended instead.
+    pub async fn anonymous(address: SocketAddr, speaks: Speaks) -> Result<Self, Outcome> {
+        Self::tls(address, None, speaks).await
+    }
+
+    async fn tls(address: SocketAddr, identity: Option<&Identity>, speaks: Speaks) -> Result<Self, Outcome> {
         let alpn: &[&[u8]] = match speaks {
             Speaks::Http1 => &[b"http/1.1"],
             Speaks::Http2 => &[b"h2"],
             Speaks::Tcp => &[],
         };
-        let tls = connect(address, Some(identity), alpn).await?;
+        let tls = connect(address, identity, alpn).await?;
         Self::over(tls, speaks == Speaks::Http2).await
     }
 

@@ -3,7 +3,7 @@
 use std::{net::IpAddr, num::NonZeroU16, time::Duration};
 
 use serde_json::{Value, json};
-use spiffe::SpiffeId;
+use spiffe::{SecretName, SpiffeId};
 
 use super::decode::{Field, Reader, list, nearest, object, words};
 use super::node::{Node, Scalar};
@@ -21,6 +21,16 @@ object! {
         pub filter_chains: Vec<FilterChain> = "filterChains",
         /// Whom it lets in. Absent: strict, unless the server is configured otherwise.
         pub mtls: Option<ListenerMtls> = "mtls",
+        /// TLS for clients without certificates, instead of `mtls`.
+        pub tls: Option<ListenerTls> = "tls",
+    }
+}
+
+object! {
+    /// An imported certificate is shown, and clients are asked for none.
+    pub struct ListenerTls {
+        /// The imported secret that holds it with its key, as NAMESPACE/NAME; the node must be granted it.
+        pub certificate: SecretName = "certificate",
     }
 }
 

@@ -28,8 +28,8 @@ pub use self::cluster::{
     GrpcHealthCheck, HealthCheck, HttpHealthCheck, LoadBalancing, Locality, Nothing, OutlierDetection,
 };
 pub use self::listener::{
-    ChainMatch, Filter, FilterChain, HTTP_FILTER, HttpFilter, Listener, ListenerMtls, MtlsMode, TCP_FILTER,
-    TcpFilter,
+    ChainMatch, Filter, FilterChain, HTTP_FILTER, HttpFilter, Listener, ListenerMtls, ListenerTls, MtlsMode,
+    TCP_FILTER, TcpFilter,
 };
 pub use self::node::{Place, Source};
 pub use self::path::{FieldPath, Step};

@@ -3,7 +3,7 @@
 use std::{net::IpAddr, num::NonZeroU16, time::Duration};
 
 use serde_json::{Value, json};
-use spiffe::SpiffeId;
+use spiffe::{SecretName, SpiffeId};
 
 use super::{
     decode::{Field, Reader, list, nearest},
@@ -164,6 +164,23 @@ impl Field for SpiffeId {
 
     fn schema() -> Value {
         json!({"type": "string", "pattern": "^spiffe://[a-z0-9._-]+(/[A-Za-z0-9._-]+)+$"})
+    }
+}
+
+impl Field for SecretName {
+    fn read(node: &Node, reader: &mut Reader<'_>) -> Option<Self> {
+        let found = text(node, "the name of a secret as text", reader)?;
+        let name = found.strip_prefix(Self::SCHEME).unwrap_or(found);
+        let read = Self::from_path(name);
+        if read.is_none() {
+            let hint = "write NAMESPACE/NAME, as `credence secret list` shows them";
+            reader.refuse::<()>(node, "secret-name", format!("{found:?} is no name of a secret"), hint);
+        }
+        read
+    }
+
+    fn schema() -> Value {
+        json!({"type": "string", "pattern": "^(secret://)?[a-z0-9-]+/[a-z0-9._-]{1,128}$"})
     }
 }
 

@@ -1,5 +1,5 @@
 //! Listeners: a chain in strict mode asks for a certificate, in permissive mode it stands twice, for TLS and for
-//! plaintext.
+//! plaintext. With an imported certificate it asks for none.
 
 use std::{sync::Arc, time::Duration};
 
@@ -30,16 +30,32 @@ const TLS_INSPECTOR: &str = "envoy.filters.listener.tls_inspector";
 /// How long a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The mode of a listener.
+/// The mode of a listener; one with a certificate for everybody asks nobody for one.
 pub(crate) fn mode(listener: &Listener, defaults: &Defaults) -> MtlsMode {
+    if listener.tls.is_some() {
+        return MtlsMode::Off;
+    }
     listener.mtls.as_ref().and_then(|mtls| mtls.mode).unwrap_or(defaults.mtls)
 }
 
 /// Which half of a chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Half {
+    /// With certificates on both sides.
+    Mutual,
+    /// With an imported certificate, for clients without one.
     Tls,
     Plaintext,
+}
+
+impl Half {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Mutual => "mtls",
+            Self::Tls => "tls",
+            Self::Plaintext => "plaintext",
+        }
+    }
 }
 
 /// The chains that Envoy gets: the index of the one in the document, and which half of it.
@@ -47,8 +63,12 @@ fn halves(listener: &Listener, defaults: &Defaults) -> Vec<(usize, Half)> {
     let mode = mode(listener, defaults);
     let mut halves = Vec::new();
     for (index, chain) in listener.filter_chains.iter().enumerate() {
-        if mode != MtlsMode::Off {
+        if listener.tls.is_some() {
             halves.push((index, Half::Tls));
+            continue;
+        }
+        if mode != MtlsMode::Off {
+            halves.push((index, Half::Mutual));
         }
         // Plaintext has neither server name nor ALPN: such a half would never match.
         let only_tls = chain.matching.as_ref().is_some_and(needs_tls);
@@ -74,7 +94,8 @@ fn may_hold(listener: &Listener, (index, half): (usize, Half), clusters: &[Clust
         Filter::Http(_) => false,
         Filter::Tcp(tcp) => {
             let cluster = clusters.iter().find(|cluster| cluster.name == tcp.cluster);
-            half == Half::Tls && admits(listener) || cluster.is_none_or(|cluster| names_server(cluster, id))
+            half == Half::Mutual && admits(listener)
+                || cluster.is_none_or(|cluster| names_server(cluster, id))
         }
     })
 }
@@ -129,6 +150,9 @@ pub(super) fn references(listener: &Listener, defaults: &Defaults) -> Vec<(TypeU
     if mode(listener, defaults) != MtlsMode::Off {
         references.extend(tls::references(identity(listener), defaults));
     }
+    if let Some(tls) = &listener.tls {
+        references.push((TypeUrl::Secret, tls.certificate.to_uri().into()));
+    }
     references.sort();
     references.dedup();
     references
@@ -146,27 +170,29 @@ fn chain(
     defaults: &Defaults,
 ) -> envoy::FilterChain {
     let FilterChain { matching, filters } = &listener.filter_chains[index];
-    let secured = half == Half::Tls;
+    let is_mutual = half == Half::Mutual;
     let is_http = filters.iter().any(|filter| matches!(filter, Filter::Http(_)));
     let alpn: &[&str] = if is_http { &["h2", "http/1.1"] } else { &[] };
     let allow = listener.mtls.as_ref().map(|mtls| mtls.allow.as_slice()).unwrap_or_default();
     let transport_protocol = match (mode(listener, defaults), half) {
-        (MtlsMode::Permissive, Half::Tls) => "tls",
+        (MtlsMode::Permissive, Half::Mutual) => "tls",
         (MtlsMode::Permissive, Half::Plaintext) => "raw_buffer",
-        (MtlsMode::Strict | MtlsMode::Off, _) => "",
+        (MtlsMode::Permissive, Half::Tls) | (MtlsMode::Strict | MtlsMode::Off, _) => "",
+    };
+    let socket = match half {
+        Half::Mutual => Some(tls::downstream(identity(listener), allow, alpn, defaults)),
+        Half::Tls => listener.tls.as_ref().map(|tls| tls::imported(&tls.certificate, alpn)),
+        Half::Plaintext => None,
     };
     envoy::FilterChain {
-        name: drain::generation(
-            &format!("{index}-{}", if secured { "mtls" } else { "plaintext" }),
-            generation,
-        ),
+        name: drain::generation(&format!("{index}-{}", half.name()), generation),
         filter_chain_match: chain_match(matching.as_ref(), transport_protocol),
         filters: filters
             .iter()
-            .flat_map(|filter| network_filters(filter, &listener.name, secured, defaults))
+            .flat_map(|filter| network_filters(filter, &listener.name, is_mutual, defaults))
             .collect(),
-        transport_socket: secured.then(|| tls::downstream(identity(listener), allow, alpn, defaults)),
-        transport_socket_connect_timeout: secured.then(|| duration(HANDSHAKE_TIMEOUT)),
+        transport_socket_connect_timeout: socket.is_some().then(|| duration(HANDSHAKE_TIMEOUT)),
+        transport_socket: socket,
         ..Default::default()
     }
 }
@@ -195,14 +221,14 @@ fn cidr(range: &str) -> CidrRange {
 fn network_filters(
     filter: &Filter,
     listener: &str,
-    secured: bool,
+    is_mutual: bool,
     defaults: &Defaults,
 ) -> Vec<envoy::Filter> {
     let named = |name: &str, config| envoy::Filter { name: name.to_owned(), config_type: Some(config) };
     let typed = filter::ConfigType::TypedConfig;
     match filter {
         Filter::Http(http) => {
-            vec![named(HTTP_FILTER, typed(pack(&http::manager(http, listener, secured, defaults))))]
+            vec![named(HTTP_FILTER, typed(pack(&http::manager(http, listener, is_mutual, defaults))))]
         }
         Filter::Tcp(tcp) => vec![
             named(TCP_BLOCK, filter::ConfigType::ConfigDiscovery(block::tcp_source())),

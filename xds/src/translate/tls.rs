@@ -1,5 +1,5 @@
-//! TLS contexts: TLS 1.3 only, no resumption (it would skip verification), names of secrets and never keys, exact
-//! matchers of identities.
+//! TLS contexts. Between identities: TLS 1.3 only, no resumption (it would skip verification), exact matchers of
+//! identities. Always names of secrets and never keys.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use proto::envoy::{
     },
     r#type::matcher::v3::{RegexMatcher, StringMatcher, string_matcher::MatchPattern},
 };
-use spiffe::{SpiffeId, TrustDomain};
+use spiffe::{SecretName, SpiffeId, TrustDomain};
 
 use super::{Defaults, Denied, ads, pack};
 use crate::{TypeUrl, model::ClientMtls};
@@ -38,6 +38,28 @@ pub(super) fn downstream(
         require_client_certificate: Some(true),
         disable_stateful_session_resumption: true,
         session_ticket_keys_type: Some(SessionTicketKeysType::DisableStatelessSessionResumption(true)),
+        ..Default::default()
+    }))
+}
+
+/// What a listener shows to clients without certificates: an imported one. Clients from elsewhere may be older, so TLS
+/// 1.2 is spoken too; nobody is verified, so a session that is resumed skips nothing. What is imported hangs from none
+/// of our authorities, and is no other secret after an emergency of theirs.
+pub(super) fn imported(certificate: &SecretName, alpn: &[&str]) -> TransportSocket {
+    let params = TlsParameters {
+        tls_minimum_protocol_version: TlsProtocol::TlSv12.into(),
+        tls_maximum_protocol_version: TlsProtocol::TlSv13.into(),
+        ..Default::default()
+    };
+    let shown = SdsSecretConfig { name: certificate.to_uri(), sds_config: Some(ads()) };
+    socket(pack(&DownstreamTlsContext {
+        common_tls_context: Some(CommonTlsContext {
+            tls_params: Some(params),
+            tls_certificate_sds_secret_configs: vec![shown],
+            alpn_protocols: alpn.iter().map(|&protocol| protocol.to_owned()).collect(),
+            ..Default::default()
+        }),
+        require_client_certificate: Some(false),
         ..Default::default()
     }))
 }

@@ -62,6 +62,12 @@ fn connections(matching: Option<&ChainMatch>) -> Vec<(String, String, String)> {
 
 fn check_mtls(listener: &Listener, at: &At<'_>, defaults: &Defaults, findings: &mut Findings) {
     let Some(mtls) = &listener.mtls else { return };
+    if listener.tls.is_some() {
+        let message = "a listener has either tls or mtls".to_owned();
+        let hint = "tls shows an imported certificate to everybody; mtls asks for one in turn";
+        findings.refuse(at, "tls-and-mtls", message, hint);
+        return;
+    }
     if listener_mode(listener, defaults) == MtlsMode::Off {
         let given = [("identity", mtls.identity.is_some()), ("allow", !mtls.allow.is_empty())];
         for (name, _) in given.into_iter().filter(|(_, is_given)| *is_given) {

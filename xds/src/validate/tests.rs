@@ -257,6 +257,27 @@ fn listeners_and_chains_do_not_collide() {
 }
 
 #[test]
+fn an_imported_certificate_is_named_well_and_not_beside_mtls() {
+    let listener = |more: &str| {
+        let filter = "{name: envoy.filters.network.tcp_proxy, config: {cluster: c}}";
+        config(&format!(
+            "  listeners:\n    - {{name: l, address: 127.0.0.1, port: 80, {more}, filterChains: [{{filters: [{filter}]}}]}}\n  clusters: [{{name: c, type: EDS, mtls: off}}]\n"
+        ))
+    };
+    check(&listener("tls: {certificate: default/shop}"), &[]);
+    check(&listener("tls: {certificate: \"secret://default/shop\"}"), &[]);
+    let wrong = "6:66 secret-name spec.listeners[0].tls.certificate";
+    for name in ["shop", "default/Shop", "a/b/c", "https://default/shop", "/etc/shop.pem", "\"\""] {
+        check(&listener(&format!("tls: {{certificate: {name}}}")), &[wrong]);
+    }
+    check(&listener("tls: {}"), &["6:52 required spec.listeners[0].tls.certificate"]);
+    for mtls in ["strict", "off", "{allow: [spiffe://prod.example/a]}"] {
+        let both = listener(&format!("tls: {{certificate: default/shop}}, mtls: {mtls}"));
+        check(&both, &["6:87 tls-and-mtls spec.listeners[0].mtls"]);
+    }
+}
+
+#[test]
 fn identities_belong_to_workloads_of_the_trust_domain() {
     let mtls = |mtls: &str| cluster(&format!("{{name: c, type: EDS, mtls: {mtls}}}"));
     check(&mtls("{server: [web]}"), &["6:44 spiffe-id spec.clusters[0].mtls.server[0]"]);
