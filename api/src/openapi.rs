@@ -43,6 +43,8 @@ use crate::{access, problem, wire};
     wire::Block,
     wire::Unblock,
     wire::BlockOutcome,
+    wire::Drain,
+    wire::DrainTime,
     wire::Authority,
     wire::Rotate,
     wire::Rotation,

@@ -228,6 +228,10 @@ pub trait BlockStore: Send + Sync {
         event: Event,
     ) -> Result<(), StoreError>;
 
+    /// Notes that the TCP sessions of an identity whose block is enforced are ended: it gets the next generation.
+    /// [`StoreError::NotFound`] when there is no such block.
+    async fn evict(&self, id: &SpiffeId, event: Event) -> Result<(), StoreError>;
+
     /// Lifts a block.
     async fn unblock(&self, id: &SpiffeId, event: Event) -> Result<(), StoreError>;
 }

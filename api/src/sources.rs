@@ -1,6 +1,8 @@
 //! What this crate asks of other parts while it answers: how delivery stands, what renewals fail, whether the
 //! process is ready. `server` connects them; each has a fake in the tests of the router.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use audit::Event;
 use ca::{
@@ -23,8 +25,11 @@ pub trait Delivery: Send + Sync {
     /// Sends everything again on every stream of `node`. Answers how many streams that were.
     fn resync(&self, node: &NodeId) -> usize;
 
-    /// Whether `node` holds the clusters and filters of `snapshot`: what refuses who is blocked.
-    fn uptake(&self, node: &NodeId, snapshot: &xds::Snapshot) -> xds::Uptake;
+    /// Whether `node` holds the resources of `snapshot` that are of these types.
+    fn uptake(&self, node: &NodeId, snapshot: &xds::Snapshot, types: &[xds::TypeUrl]) -> xds::Uptake;
+
+    /// How long `node` lets connections of a replaced listener go on, if it has said so.
+    fn drain_time(&self, node: &NodeId) -> Option<Duration>;
 }
 
 /// What the issuing authority does next.

@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use audit::{AuditError, AuditFilter, AuditLog, AuditRow, Event, Head, Refusals};
 use certs::{SpkiHash, Timestamp};
-use spiffe::{AuthorityId, Binding, Block, BlockList, Namespace, NodeId, SpiffeId, Tenant};
+use spiffe::{AuthorityId, Binding, Block, BlockList, Eviction, Namespace, NodeId, SpiffeId, Tenant};
 use uuid::Uuid;
 
 use crate::{
@@ -31,6 +31,7 @@ struct State {
     bindings: BTreeMap<NodeId, Binding>,
     tokens: BTreeMap<String, StoredToken>,
     blocks: BTreeMap<SpiffeId, Block>,
+    evictions: BTreeMap<SpiffeId, Eviction>,
     rows: Vec<AuditRow>,
     pause: Option<ca::Pause>,
     failing: bool,
@@ -325,7 +326,8 @@ impl BlockStore for MemoryStore {
     async fn blocks(&self) -> Result<BlockList, StoreError> {
         let state = self.lock();
         let entries = state.blocks.iter();
-        Ok(BlockList::new(entries.map(|(id, block)| (id.clone(), block.clone()))))
+        let blocks = BlockList::new(entries.map(|(id, block)| (id.clone(), block.clone())));
+        Ok(blocks.with_evictions(state.evictions.clone()))
     }
 
     async fn block(
@@ -341,6 +343,19 @@ impl BlockStore for MemoryStore {
                 return Err(StoreError::Exists { what: "block of", name: id.to_string() });
             }
             state.blocks.insert(id.clone(), block);
+            Ok(())
+        })
+    }
+
+    async fn evict(&self, id: &SpiffeId, event: Event) -> Result<(), StoreError> {
+        let at = event.at;
+        self.write(event, |state| {
+            if !state.blocks.get(id).is_some_and(|block| block.is_enforced) {
+                return Err(StoreError::NotFound { what: "block of", name: id.to_string() });
+            }
+            let last = state.evictions.values().map(|eviction| eviction.generation).max();
+            let eviction = Eviction { generation: last.unwrap_or_default() + 1, at };
+            state.evictions.insert(id.clone(), eviction);
             Ok(())
         })
     }
@@ -492,8 +507,12 @@ impl Delivery for Still {
         self.status(node).streams
     }
 
-    fn uptake(&self, node: &NodeId, _snapshot: &xds::Snapshot) -> xds::Uptake {
+    fn uptake(&self, node: &NodeId, _: &xds::Snapshot, _: &[xds::TypeUrl]) -> xds::Uptake {
         if self.status(node).connected { xds::Uptake::Acknowledged } else { xds::Uptake::Offline }
+    }
+
+    fn drain_time(&self, node: &NodeId) -> Option<std::time::Duration> {
+        self.status(node).connected.then_some(std::time::Duration::from_secs(5))
     }
 }
 

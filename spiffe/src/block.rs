@@ -19,17 +19,46 @@ pub struct Block {
     pub is_enforced: bool,
 }
 
+/// That the TCP sessions of an identity were ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Eviction {
+    /// Grows with every eviction of anybody; it stays when the block is lifted.
+    pub generation: u64,
+    /// When.
+    pub at: Timestamp,
+}
+
 /// The blocked identities at one moment, nodes and workloads alike. Published as `watch<Arc<BlockList>>`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlockList {
     entries: BTreeMap<SpiffeId, Block>,
+    evictions: BTreeMap<SpiffeId, Eviction>,
 }
 
 impl BlockList {
     /// Collects blocks.
     #[must_use]
     pub fn new(entries: impl IntoIterator<Item = (SpiffeId, Block)>) -> Self {
-        Self { entries: entries.into_iter().collect() }
+        Self { entries: entries.into_iter().collect(), evictions: BTreeMap::new() }
+    }
+
+    /// The same, with those whose TCP sessions were ended at any time, the last time of each.
+    #[must_use]
+    pub fn with_evictions(self, evictions: impl IntoIterator<Item = (SpiffeId, Eviction)>) -> Self {
+        Self { evictions: evictions.into_iter().collect(), ..self }
+    }
+
+    /// The generation of the last eviction of each identity that ever was evicted.
+    #[must_use]
+    pub fn evicted(&self) -> BTreeMap<SpiffeId, u64> {
+        self.evictions.iter().map(|(id, eviction)| (id.clone(), eviction.generation)).collect()
+    }
+
+    /// Whether the TCP sessions of `id` were ended since it was blocked.
+    #[must_use]
+    pub fn is_evicted(&self, id: &SpiffeId) -> bool {
+        let since = self.entries.get(id).map(|block| block.since);
+        since.is_some_and(|since| self.evictions.get(id).is_some_and(|eviction| eviction.at >= since))
     }
 
     /// Whether `id` is blocked.

@@ -27,7 +27,7 @@ mod verify;
 pub use self::binding::{
     Binding, BindingError, BindingState, Bindings, MAX_IDENTITIES, MAX_LABELS, NODE_LABEL,
 };
-pub use self::block::{Block, BlockList};
+pub use self::block::{Block, BlockList, Eviction};
 pub use self::bundle::{SharedAuthority, Standing, Trust, TrustBundle};
 pub use self::id::{IdError, MAX_ID_BYTES, MAX_TRUST_DOMAIN_BYTES, SpiffeId, TrustDomain};
 pub use self::issuer::{

@@ -3,12 +3,12 @@
 use api::ports::{BlockStore, StoreError};
 use async_trait::async_trait;
 use audit::Event;
-use spiffe::{Block as Blocked, BlockList, SpiffeId};
+use spiffe::{Block as Blocked, BlockList, Eviction, SpiffeId};
 use sqlx::Row;
 
 use crate::{
     Store, Topic,
-    row::{parsed, time},
+    row::{parsed, time, unsigned},
     writer::{Change, Fault, Refusal, Tx},
 };
 
@@ -69,13 +69,51 @@ impl Change for Unblock {
     }
 }
 
+struct Evict {
+    id: SpiffeId,
+    event: Event,
+}
+
+#[async_trait]
+impl Change for Evict {
+    type Answer = ();
+    type Refusal = StoreError;
+
+    async fn carry_out(self, tx: &mut Tx<'_>) -> Result<(), Fault<StoreError>> {
+        let made = sqlx::query(
+            "INSERT INTO evictions (id, generation, at)
+             SELECT id, (SELECT coalesce(max(generation), 0) + 1 FROM evictions), ?
+               FROM blocks WHERE id = ? AND enforced = 1
+             ON CONFLICT (id) DO UPDATE SET generation = excluded.generation, at = excluded.at",
+        )
+        .bind(self.event.at.unix_millis())
+        .bind(self.id.as_str())
+        .execute(tx.sql())
+        .await?;
+        if made.rows_affected() == 0 {
+            return Err(Fault::Refused(StoreError::NotFound { what: "block of", name: self.id.to_string() }));
+        }
+        tx.record(self.event).await?;
+        tx.touch(Topic::Blocks);
+        Ok(())
+    }
+}
+
 #[async_trait]
 impl BlockStore for Store {
     async fn blocks(&self) -> Result<BlockList, StoreError> {
         let load = async {
+            let mut connection = self.read().await?;
             let rows = sqlx::query("SELECT id, at, reason, enforced FROM blocks")
-                .fetch_all(&mut *self.read().await?)
+                .fetch_all(&mut *connection)
                 .await?;
+            let evicted =
+                sqlx::query("SELECT id, generation, at FROM evictions").fetch_all(&mut *connection).await?;
+            let evictions = evicted.iter().map(|row| {
+                let eviction = Eviction { generation: unsigned(row, "generation")?, at: time(row, "at")? };
+                Ok((parsed(row, "id")?, eviction))
+            });
+            let evictions = evictions.collect::<Result<Vec<_>, sqlx::Error>>()?;
             let entries = rows.iter().map(|row| {
                 let block = Blocked {
                     since: time(row, "at")?,
@@ -84,7 +122,8 @@ impl BlockStore for Store {
                 };
                 Ok((parsed(row, "id")?, block))
             });
-            Ok(BlockList::new(entries.collect::<Result<Vec<_>, sqlx::Error>>()?))
+            let blocks = BlockList::new(entries.collect::<Result<Vec<_>, sqlx::Error>>()?);
+            Ok(blocks.with_evictions(evictions))
         };
         load.await.map_err(|error: sqlx::Error| StoreError::unavailable(error.to_string()))
     }
@@ -97,6 +136,10 @@ impl BlockStore for Store {
         event: Event,
     ) -> Result<(), StoreError> {
         self.write(Block { id: id.clone(), reason: reason.to_owned(), is_enforced, event }).await
+    }
+
+    async fn evict(&self, id: &SpiffeId, event: Event) -> Result<(), StoreError> {
+        self.write(Evict { id: id.clone(), event }).await
     }
 
     async fn unblock(&self, id: &SpiffeId, event: Event) -> Result<(), StoreError> {

@@ -23,6 +23,7 @@ pub(crate) const SCHEMA: Schema = Schema(&[
     include_str!("schema/0006_stolen.sql"),
     include_str!("schema/0007_offline_root.sql"),
     include_str!("schema/0008_revocation.sql"),
+    include_str!("schema/0009_evictions.sql"),
 ]);
 
 impl Schema {

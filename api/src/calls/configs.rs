@@ -23,7 +23,7 @@ use xds::{
     TypeUrl, Views,
     catalog::{Applied, Catalog, Change, Concerned, Explained, PlannedNodes},
     model::{self, Document, DocumentKey, Problems, Scope},
-    translate::Denied,
+    translate::{Denied, Drains},
 };
 
 use super::{
@@ -136,7 +136,8 @@ enum Command {
     Block(SpiffeId, Verdict, Box<Event>, Reply<()>),
     Unblock(SpiffeId, Box<Event>, Reply<()>),
     Drain(u64, Reply<()>),
-    PlanDrain(Reply<Vec<PlannedNodes>>),
+    PlanDrain(Option<SpiffeId>, Reply<Vec<PlannedNodes>>),
+    Evict(SpiffeId, Box<Event>, Reply<()>),
 }
 
 /// How everybody else reaches the manager, and what it publishes.
@@ -325,6 +326,7 @@ impl Manager {
         // Documents before bindings: a node whose documents do not fit together gets none of them, and the others
         // get theirs.
         catalog.deny(Denied::new(blocks.enforced()));
+        catalog.drain(Drains::new(catalog.drains().all(), blocks.evicted()));
         catalog.apply(changes).map_err(invalid)?;
         warn_refused(&catalog.bind(&bindings).refused);
         let (sender, commands) = mpsc::channel(QUEUE);
@@ -379,7 +381,8 @@ impl Manager {
                 self.drain(generation);
                 drop(reply.send(Ok(())));
             }
-            Command::PlanDrain(reply) => drop(reply.send(Ok(self.plan_drain()))),
+            Command::PlanDrain(only, reply) => drop(reply.send(Ok(self.plan_drain(only)))),
+            Command::Evict(id, event, reply) => drop(reply.send(self.evict(&id, *event).await)),
         }
     }
 
@@ -607,9 +610,11 @@ impl Manager {
     async fn reload_blocks(&mut self) -> Result<(), CallError> {
         let blocks = self.stores.blocks.blocks().await?;
         let denied = Denied::new(blocks.enforced());
-        if denied != *self.catalog.denied() {
+        let drains = Drains::new(self.catalog.drains().all(), blocks.evicted());
+        if denied != *self.catalog.denied() || drains != *self.catalog.drains() {
             let mut next = self.catalog.clone();
             next.deny(denied);
+            next.drain(drains);
             self.publish(next);
         }
         self.blocks.send_replace(Arc::new(blocks));

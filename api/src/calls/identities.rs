@@ -13,6 +13,10 @@ use crate::wire;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How often it looks.
 const LOOK: Duration = Duration::from_millis(10);
+/// What refuses who is blocked.
+const REFUSES: &[TypeUrl] = &[TypeUrl::Extension, TypeUrl::Cluster];
+/// What ends sessions beside it.
+const EVICTS: &[TypeUrl] = &[TypeUrl::Extension, TypeUrl::Cluster, TypeUrl::Listener];
 /// Names of one list in an answer.
 const MAX_NAMES: usize = 100;
 
@@ -46,7 +50,7 @@ impl Calls {
             }
         }
         let enforced = blocks.enforced();
-        let enforcement = (!enforced.is_empty()).then(|| self.enforcement());
+        let enforcement = (!enforced.is_empty()).then(|| self.enforcement(REFUSES));
         let items = nodes.into_iter().map(|(id, nodes)| {
             let block = blocks.get(&id);
             wire::Identity {
@@ -73,27 +77,47 @@ impl Calls {
     ) -> Result<wire::BlockOutcome, CallError> {
         let id = self.blockable(caller, &wanted.id)?;
         let blocks = self.configs.blocks();
-        if blocks.get(&id).is_some_and(|block| block.is_enforced || !wanted.now) {
+        if wanted.evict && !(wanted.now && id.class() == Ok(Class::Workload)) {
+            let why = "sessions are those of workloads, and end only where their block holds now".to_owned();
+            return Err(CallError::Parameter { what: "evict", why });
+        }
+        let is_enforced = blocks.get(&id).is_some_and(|block| block.is_enforced);
+        let evicts = wanted.evict && !blocks.is_evicted(&id);
+        if blocks.contains(&id) && (is_enforced || !wanted.now) && !evicts {
             return Err(CallError::Exists { what: "block of", name: id.to_string() });
         }
-        let changes = self.changes(&id, wanted.now).await?;
+        let drain = match wanted.evict {
+            true => Some(self.drain(&self.configs.plan_drain(Some(id.clone())).await?)),
+            false => None,
+        };
+        let changes = self.changes(&id, wanted.now, drain.as_ref()).await?;
         let word = if wanted.dry_run { "would block" } else { "blocked" };
         let mut outcome = wire::BlockOutcome {
             dry_run: wanted.dry_run,
             summary: format!("{word} {id}: its streams end, renewal and enrolment are refused; {changes}"),
             enforcement: None,
             took_ms: None,
+            drain,
         };
         if wanted.dry_run {
             return Ok(outcome);
         }
-        let mut event = caller.event(self.clock.now(), Action::IdentityBlock, id.as_str());
-        event.reason.clone_from(&wanted.reason);
-        event = event.with("now", wanted.now);
-        let verdict = Verdict { reason: wanted.reason.clone(), is_enforced: wanted.now };
-        self.configs.block(id.clone(), verdict, event).await?;
-        if wanted.now && id.class() == Ok(Class::Workload) {
-            self.await_enforcement("blocked", &mut outcome).await;
+        let event = || {
+            let mut event = caller.event(self.clock.now(), Action::IdentityBlock, id.as_str());
+            event.reason.clone_from(&wanted.reason);
+            event.with("now", wanted.now)
+        };
+        if !is_enforced {
+            let verdict = Verdict { reason: wanted.reason.clone(), is_enforced: wanted.now };
+            self.configs.block(id.clone(), verdict, event()).await?;
+            if wanted.now && id.class() == Ok(Class::Workload) {
+                self.await_enforcement("blocked", REFUSES, &mut outcome).await;
+            }
+        }
+        // Only now: a new session that is let in between the two would outlive both.
+        if evicts {
+            self.configs.evict(id.clone(), event().with("evict", true)).await?;
+            self.await_enforcement("sessions are ended", EVICTS, &mut outcome).await;
         }
         Ok(outcome)
     }
@@ -117,6 +141,7 @@ impl Calls {
             summary: format!("{word} the block of {id}"),
             enforcement: None,
             took_ms: None,
+            drain: None,
         };
         if wanted.dry_run {
             return Ok(outcome);
@@ -125,13 +150,18 @@ impl Calls {
         event.reason.clone_from(&wanted.reason);
         self.configs.unblock(id.clone(), event).await?;
         if was_enforced && id.class() == Ok(Class::Workload) {
-            self.await_enforcement("admitted again", &mut outcome).await;
+            self.await_enforcement("admitted again", REFUSES, &mut outcome).await;
         }
         Ok(outcome)
     }
 
     /// What a block changes on proxies, in a sentence.
-    async fn changes(&self, id: &SpiffeId, now: bool) -> Result<String, CallError> {
+    async fn changes(
+        &self,
+        id: &SpiffeId,
+        now: bool,
+        drain: Option<&wire::Drain>,
+    ) -> Result<String, CallError> {
         if let Ok(Class::Node(node)) = id.class() {
             let bindings = self.configs.bindings();
             let speaks = bindings.get(&node).map(|binding| binding.identities.as_slice()).unwrap_or_default();
@@ -154,13 +184,20 @@ impl Calls {
         }
         let Concerned { clusters, cluster_nodes, tcp_listeners, tcp_nodes } =
             self.configs.concerned(id.clone()).await?;
-        let proxies = self.enforcement().proxies;
+        let proxies = self.enforcement(REFUSES).proxies;
         let sessions = if tcp_listeners == 0 {
-            "no TCP listener admits it".to_owned()
+            "no TCP listener admits it or leads to it".to_owned()
+        } else if let Some(drain) = drain {
+            format!(
+                "the TCP chains of {} on {} are replaced: every TCP session that is open there ends, those of others too, \
+                 and how many these are only the proxies know; {drain}",
+                count(drain.listeners, "listener", "listeners"),
+                count(drain.proxies, "proxy", "proxies"),
+            )
         } else {
             let some: Vec<_> = tcp_nodes.iter().take(MAX_NAMES).map(ToString::to_string).collect();
             format!(
-                "{} on {} may hold TCP sessions of it, which last until they close: {}",
+                "{} on {} may hold TCP sessions of it, which last until they close unless --evict ends them: {}",
                 count(tcp_listeners, "listener", "listeners"),
                 count(tcp_nodes.len(), "proxy", "proxies"),
                 some.join(", "),
@@ -168,26 +205,24 @@ impl Calls {
         };
         Ok(format!(
             "every proxy ({proxies} with listeners or clusters) refuses its requests, on open connections too; {} on \
-             {} that name it take it for a server no more; no listener changes, so no connection of others ends; \
-             {sessions}",
+             {} that name it take it for a server no more; no HTTP connection of others ends; {sessions}",
             count(clusters, "cluster", "clusters"),
             count(cluster_nodes, "proxy", "proxies"),
         ))
     }
 
     /// How far proxies hold the newest list of whom they must refuse.
-    fn enforcement(&self) -> wire::Enforcement {
+    fn enforcement(&self, types: &[TypeUrl]) -> wire::Enforcement {
         let views = self.configs.views();
         let bindings = self.configs.bindings();
         let mut found = wire::Enforcement::default();
         for binding in bindings.iter().filter(|binding| binding.state == BindingState::Enabled) {
             let Some(snapshot) = views.get(&binding.node) else { continue };
-            if [TypeUrl::Extension, TypeUrl::Cluster].iter().all(|type_url| snapshot.of(*type_url).is_empty())
-            {
+            if types.iter().all(|type_url| snapshot.of(*type_url).is_empty()) {
                 continue;
             }
             found.proxies += 1;
-            let list = match self.delivery.uptake(&binding.node, snapshot) {
+            let list = match self.delivery.uptake(&binding.node, snapshot, types) {
                 Uptake::Acknowledged => {
                     found.acknowledged += 1;
                     continue;
@@ -204,11 +239,11 @@ impl Calls {
     }
 
     /// Waits until no connected proxy is left to answer, and says how it went.
-    async fn await_enforcement(&self, word: &str, outcome: &mut wire::BlockOutcome) {
+    async fn await_enforcement(&self, word: &str, types: &[TypeUrl], outcome: &mut wire::BlockOutcome) {
         let start = self.clock.now();
         let settled = async {
             loop {
-                let enforcement = self.enforcement();
+                let enforcement = self.enforcement(types);
                 if enforcement.waiting.is_empty() {
                     return enforcement;
                 }
@@ -217,7 +252,7 @@ impl Calls {
         };
         let enforcement = match tokio::time::timeout(PATIENCE, settled).await {
             Ok(enforcement) => enforcement,
-            Err(_) => self.enforcement(),
+            Err(_) => self.enforcement(types),
         };
         let took = self.clock.now().since(start);
         outcome.summary += &format!("; {word} on {} in {:.2} s", enforcement, took.as_secs_f64());

@@ -21,6 +21,7 @@ use crate::{
 mod brought;
 pub mod configs;
 mod documents;
+mod drains;
 mod error;
 mod expiry;
 mod identities;

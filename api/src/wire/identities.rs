@@ -5,6 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::Drain;
+
 /// An identity that nodes speak for, that is a node's own, or that is blocked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Identity {
@@ -69,6 +71,9 @@ pub struct Block {
     /// and no stream, and those that it has work until they end.
     #[serde(default)]
     pub now: bool,
+    /// With `now`: end its open TCP sessions too, and with them everybody's on the same listeners' chains.
+    #[serde(default)]
+    pub evict: bool,
     /// Only check.
     #[serde(default)]
     pub dry_run: bool,
@@ -101,4 +106,7 @@ pub struct BlockOutcome {
     /// Milliseconds from the change to the last acknowledgement, or to the answer if some are missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub took_ms: Option<u64>,
+    /// What is, or would be, replaced to end TCP sessions, if that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<Drain>,
 }

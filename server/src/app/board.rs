@@ -1,6 +1,6 @@
 //! How delivery stands, in the words of the management door.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use api::{calls::configs::Locality, node::NodeDoor, sources::Delivery, wire};
 use certs::Timestamp;
@@ -44,8 +44,12 @@ impl Delivery for BoardDelivery {
         self.xds.end_streams_of(node)
     }
 
-    fn uptake(&self, node: &NodeId, snapshot: &Snapshot) -> Uptake {
-        self.board.uptake(node, snapshot, &[TypeUrl::Cluster, TypeUrl::Extension])
+    fn uptake(&self, node: &NodeId, snapshot: &Snapshot, types: &[TypeUrl]) -> Uptake {
+        self.board.uptake(node, snapshot, types)
+    }
+
+    fn drain_time(&self, node: &NodeId) -> Option<Duration> {
+        self.board.drain_time(node)
     }
 }
 

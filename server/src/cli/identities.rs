@@ -15,9 +15,12 @@ pub enum IdentityCommand {
     /// Block an identity: its streams end, renewal and enrolment are refused
     #[command(
         after_help = "Without --now the identity gets nothing new, and certificates that it has work until they \
-                            end. With it\nevery proxy refuses its requests within seconds, on open connections too, \
-                            and nobody else's\nconnection ends.\n\nExamples:\n  credence identity block \
-                            spiffe://prod.example/web --now --reason \"stolen key\""
+                            end.\nWith it every proxy refuses its requests within seconds, on open connections too, \
+                            and nobody\nelse's connection ends; TCP sessions that are open go on. --evict ends \
+                            these, and those of others\nbeside them: --dry-run says where and how soon.\n\n\
+                            Examples:\n  credence identity block \
+                            spiffe://prod.example/web --now --reason \"stolen key\"\n  credence identity block \
+                            spiffe://prod.example/web --now --evict --dry-run"
     )]
     Block(BlockArgs),
     /// Lift a block
@@ -55,6 +58,9 @@ pub struct BlockArgs {
     /// Make every proxy refuse it, on open connections too
     #[arg(long)]
     pub now: bool,
+    /// End its open TCP sessions too, and with them those of others on the same listeners
+    #[arg(long, requires = "now")]
+    pub evict: bool,
     /// Why, for the audit log
     #[arg(long, default_value = "", value_name = "TEXT")]
     pub reason: String,

@@ -184,8 +184,13 @@ pub(super) async fn identity(command: IdentityCommand) -> Result<Exit, Failure> 
 
 async fn block(args: &BlockArgs) -> Result<Exit, Failure> {
     let client = Client::open(&args.change.server)?;
-    let wanted =
-        |dry_run| wire::Block { id: args.id.clone(), reason: args.reason.clone(), now: args.now, dry_run };
+    let wanted = |dry_run| wire::Block {
+        id: args.id.clone(),
+        reason: args.reason.clone(),
+        now: args.now,
+        evict: args.evict,
+        dry_run,
+    };
     if !args.change.dry_run && !args.change.yes {
         let plan: wire::BlockOutcome = client.post("/identities/block", &wanted(true)).await?;
         may_go_on(&args.change, &format!("{}\nblock {}?", plan.summary, args.id))?;

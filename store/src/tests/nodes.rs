@@ -142,9 +142,22 @@ async fn blocks_are_set_once_and_lifted_once() {
     let blocks = store.blocks().await.unwrap();
     assert_eq!(blocks.iter().collect::<Vec<_>>(), [(&id, &expected)]);
     assert!(blocks.enforced().contains(&id));
+    // Sessions are ended as often as it is asked for, under a number that nobody gets twice.
+    assert!(!blocks.is_evicted(&id));
+    let other = SpiffeId::parse("spiffe://td/other").unwrap();
+    let unknown = store.evict(&other, event(Action::IdentityBlock, "other")).await;
+    assert!(matches!(unknown, Err(StoreError::NotFound { .. })), "{unknown:?}");
+    for generation in [1, 2] {
+        store.evict(&id, event(Action::IdentityBlock, "web")).await.unwrap();
+        let blocks = store.blocks().await.unwrap();
+        assert!(blocks.is_evicted(&id));
+        assert_eq!(blocks.evicted(), [(id.clone(), generation)].into());
+    }
     store.unblock(&id, event(Action::IdentityUnblock, "web")).await.unwrap();
+    let freed = store.blocks().await.unwrap();
+    assert!(!freed.is_evicted(&id) && freed.evicted() == [(id.clone(), 2)].into());
     assert!(!store.blocks().await.unwrap().contains(&id));
     let twice = store.unblock(&id, event(Action::IdentityUnblock, "web")).await;
     assert!(matches!(twice, Err(StoreError::NotFound { .. })));
-    assert_eq!(audit(store).await.len(), 4);
+    assert_eq!(audit(store).await.len(), 6);
 }

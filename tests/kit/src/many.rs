@@ -65,6 +65,7 @@ impl TestWorld {
             trust_domain: self.domain().to_owned(),
             roots: roots.filter_map(|root| root["pem"].as_str()).collect(),
             secrets: vec!["default".to_owned(), format!("spiffe://{}", self.domain())],
+            news: true,
             at_once: AT_ONCE,
             nodes: nodes.collect(),
         };

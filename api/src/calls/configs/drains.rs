@@ -1,5 +1,7 @@
 //! Connections that have to end before their time.
 
+use audit::Event;
+use spiffe::SpiffeId;
 use xds::{catalog::PlannedNodes, translate::Drains};
 
 use super::{CallError, Command, Handle, Manager};
@@ -20,12 +22,20 @@ impl Handle {
         self.ask(|reply| Command::Drain(generation, reply)).await
     }
 
-    /// What a drain of every connection would replace now.
+    /// What a drain of every connection would replace now; or of the TCP sessions of one identity.
     ///
     /// # Errors
     /// When the manager has stopped.
-    pub async fn plan_drain(&self) -> Result<Vec<PlannedNodes>, CallError> {
-        self.ask(Command::PlanDrain).await
+    pub async fn plan_drain(&self, only: Option<SpiffeId>) -> Result<Vec<PlannedNodes>, CallError> {
+        self.ask(|reply| Command::PlanDrain(only, reply)).await
+    }
+
+    /// Ends the TCP sessions of an identity whose block is enforced, with everybody's on the same chains.
+    ///
+    /// # Errors
+    /// When it is not blocked so, or the store does not commit.
+    pub async fn evict(&self, id: SpiffeId, event: Event) -> Result<(), CallError> {
+        self.ask(|reply| Command::Evict(id, Box::new(event), reply)).await
     }
 }
 
@@ -44,8 +54,17 @@ impl Manager {
         self.drained.send_replace(generation);
     }
 
-    pub(super) fn plan_drain(&self) -> Vec<PlannedNodes> {
+    pub(super) fn plan_drain(&self, only: Option<SpiffeId>) -> Vec<PlannedNodes> {
         let now = self.catalog.drains();
-        self.catalog.plan_drain(Drains::new(now.all() + 1, now.sessions().clone()))
+        let mut sessions = now.sessions().clone();
+        let next = sessions.values().max().copied().unwrap_or_default() + 1;
+        let all = now.all() + u64::from(only.is_none());
+        sessions.extend(only.map(|id| (id, next)));
+        self.catalog.plan_drain(Drains::new(all, sessions))
+    }
+
+    pub(super) async fn evict(&mut self, id: &SpiffeId, event: Event) -> Result<(), CallError> {
+        self.stores.blocks.evict(id, event).await?;
+        self.reload_blocks().await
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context, anyhow, ensure};
 use certs::{Certificate, Chain, Clock, Csr, KeyKind, SecretKey, SoftwareSigner};
 use proto::credence::v1::{
-    BeginRequest, FinishRequest, RenewRequest, enrolment_service_client::EnrolmentServiceClient,
+    BeginRequest, FinishRequest, RenewRequest, SyncRequest, enrolment_service_client::EnrolmentServiceClient,
     renewal_service_client::RenewalServiceClient,
 };
 use spiffe::{
@@ -101,6 +101,23 @@ pub(crate) async fn renew(
     let newer = newer(bundle, &answer.bundle_der)?;
     let identity = accept(&answer.chain_der, &key, newer.as_ref().unwrap_or(bundle), clock)?;
     Ok(Certified { identity, bundle: newer })
+}
+
+/// What the server had to say.
+pub(crate) struct News {
+    /// The roots, when they are others than those that the node reported.
+    pub(crate) bundle: Option<TrustBundle>,
+    /// Whether the certificate is to be renewed now.
+    pub(crate) renew: bool,
+}
+
+/// Says which bundle is held, and waits for news.
+pub(crate) async fn news(connection: &Connection, bundle: &TrustBundle) -> Result<News, Uncertified> {
+    let (channel, origin) = connection.channel();
+    let mut client = RenewalServiceClient::with_origin(channel, origin);
+    let request = SyncRequest { bundle_sha256: bundle.content_hash().to_vec() };
+    let answer = client.sync(request).await?.into_inner();
+    Ok(News { bundle: newer(bundle, &answer.bundle_der)?, renew: answer.renew })
 }
 
 fn newer(bundle: &TrustBundle, ders: &[Vec<u8>]) -> anyhow::Result<Option<TrustBundle>> {

@@ -36,6 +36,9 @@ use crate::{
 /// The first pause between tries, and the longest: those of an Envoy.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Between two questions for news, and after news that the certificate is to be renewed: those of an agent.
+const NEWS_PAUSE: Duration = Duration::from_secs(1);
+const RENEWAL_PAUSE: Duration = Duration::from_secs(5);
 const MAX_ANSWER_BYTES: usize = 64 << 20;
 /// Responses that a frozen node keeps for later.
 const MAX_FROZEN: usize = 1_000;
@@ -45,6 +48,7 @@ pub(crate) struct Place {
     pub(crate) xds: SocketAddr,
     pub(crate) enrolment: Option<SocketAddr>,
     pub(crate) handshakes: Semaphore,
+    pub(crate) news: bool,
     pub(crate) clock: Arc<dyn Clock>,
 }
 
@@ -80,6 +84,8 @@ pub(crate) struct Node {
     from: IpAddr,
     place: Arc<Place>,
     orders: watch::Sender<Orders>,
+    /// Grows with every certificate.
+    certified: watch::Sender<u64>,
     state: Mutex<State>,
 }
 
@@ -120,6 +126,7 @@ impl Node {
             from: source(place.xds, number),
             place,
             orders: watch::Sender::new(Orders::default()),
+            certified: watch::Sender::new(0),
             state: Mutex::new(State {
                 stage,
                 since: now,
@@ -151,7 +158,12 @@ impl Node {
         {
             return;
         }
-        tokio::join!(Box::pin(self.keep_streaming()), Box::pin(self.keep_certificate()));
+        let news = async {
+            if self.place.news {
+                self.keep_informed().await;
+            }
+        };
+        tokio::join!(Box::pin(self.keep_streaming()), Box::pin(self.keep_certificate()), Box::pin(news));
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -216,6 +228,8 @@ impl Node {
         if let Some(bundle) = certified.bundle.filter(|_| with_bundle) {
             (state.bundle, state.bundle_at) = (bundle, now);
         }
+        drop(state);
+        self.certified.send_modify(|count| *count += 1);
     }
 
     async fn connect(&self) -> anyhow::Result<Connection> {
@@ -349,6 +363,62 @@ impl Node {
         for request in requests {
             // A stream that has ended says so when it is read.
             let _ = send.send(request).await;
+        }
+    }
+
+    /// Holds a call for news on a connection of its own, which ends with the certificate that opened it.
+    async fn keep_informed(&self) {
+        let (mut orders, mut certified) = (self.orders.subscribe(), self.certified.subscribe());
+        let mut connection: Option<Connection> = None;
+        let mut failures = 0_u32;
+        loop {
+            let may_go_on = orders.wait_for(|orders| !orders.stopped && !orders.bundle).await;
+            if may_go_on.is_err() {
+                return;
+            }
+            certified.mark_unchanged();
+            let asked = async {
+                let open = match connection.take() {
+                    Some(open) => open,
+                    None => self.connect().await?,
+                };
+                let bundle = self.state().bundle.clone();
+                Ok::<_, Uncertified>((certify::news(&open, &bundle).await?, open))
+            };
+            let asked = tokio::select! {
+                asked = Box::pin(asked) => asked,
+                changed = certified.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    continue;
+                }
+                () = stopped(&orders) => continue,
+            };
+            let wait = match asked {
+                Ok((news, open)) => {
+                    failures = 0;
+                    connection = Some(open);
+                    let now = self.now();
+                    if let Some(bundle) = news.bundle {
+                        let mut state = self.state();
+                        (state.bundle, state.bundle_at) = (bundle, now);
+                    }
+                    if news.renew {
+                        self.order(|orders| orders.renewals += 1);
+                    }
+                    if news.renew { RENEWAL_PAUSE } else { NEWS_PAUSE }
+                }
+                Err(_) => {
+                    failures = failures.saturating_add(1);
+                    pause(failures)
+                }
+            };
+            tokio::select! {
+                () = sleep(wait) => {}
+                // The next question goes over a connection of the new certificate.
+                changed = certified.changed() => if changed.is_err() { return } else { connection = None },
+            }
         }
     }
 

@@ -142,6 +142,7 @@ impl Program {
             xds: start.xds,
             enrolment: start.enrolment,
             handshakes: Semaphore::new(start.at_once),
+            news: start.news,
             clock: Arc::clone(&self.clock),
         });
         let secrets: Vec<Arc<str>> = start.secrets.iter().map(|name| self.library.text(name)).collect();

@@ -77,6 +77,9 @@ pub struct Start {
     /// Names that every node wants by SDS, whether or not what it is sent refers to them.
     #[serde(default)]
     pub secrets: Vec<String>,
+    /// Whether nodes hold a call for news, as agents do: another bundle and early renewals follow at once.
+    #[serde(default)]
+    pub news: bool,
     /// How many enrolments and handshakes may be under way at once; 64 unless said.
     #[serde(default = "at_once")]
     pub at_once: usize,
