@@ -85,6 +85,8 @@ pub const TABLE: &[Row] = &[
     (Method::GET, "/api/v1/authorities/root/rotation", Permission::ReadTrust),
     (Method::POST, "/api/v1/authorities/root/rotation", Permission::WriteTrust),
     (Method::POST, "/api/v1/authorities/emergency", Permission::WriteTrust),
+    (Method::GET, "/api/v1/authorities/{id}/emergency", Permission::ReadTrust),
+    (Method::GET, "/api/v1/authorities/{id}/signed", Permission::ReadTrust),
     (Method::GET, "/api/v1/authorities/request", Permission::ReadTrust),
     (Method::POST, "/api/v1/authorities/request", Permission::WriteTrust),
     (Method::DELETE, "/api/v1/authorities/request", Permission::WriteTrust),

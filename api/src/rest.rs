@@ -103,6 +103,8 @@ fn routes() -> Router<Arc<Shared>> {
         .route("/bundle", get(trust::bundle))
         .route("/authorities/root/rotation", get(trust::root_rotation).post(trust::rotate_root))
         .route("/authorities/emergency", post(trust::emergency))
+        .route("/authorities/{id}/emergency", get(trust::emergency_status))
+        .route("/authorities/{id}/signed", get(trust::signed))
         .route(
             "/authorities/request",
             get(brought::show).post(brought::request).delete(brought::drop_request),

@@ -130,7 +130,7 @@ pub struct CertificateRow {
     pub chain: Vec<Vec<u8>>,
 }
 
-/// Which rows to list. Absent fields do not restrict.
+/// Which rows to list. Absent and empty fields do not restrict.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CertificateFilter {
     /// With this serial number, under any authority.
@@ -141,8 +141,8 @@ pub struct CertificateFilter {
     pub node: Option<NodeId>,
     /// Of this class.
     pub profile: Option<Profile>,
-    /// Signed by this authority.
-    pub authority: Option<AuthorityId>,
+    /// Signed by one of these authorities.
+    pub authorities: Vec<AuthorityId>,
     /// Whose last valid second is not before this time.
     pub valid_at: Option<Timestamp>,
     /// Only issued ones, and of those only the newest of each pair of identity and node. Which is the newest is
@@ -176,6 +176,8 @@ pub struct Remaining {
     pub tenant: Tenant,
     /// Its serial number.
     pub serial: Serial,
+    /// Who signed it.
+    pub authority: AuthorityId,
     /// When it was issued; life is counted from here.
     pub issued: Timestamp,
     /// Its last second.

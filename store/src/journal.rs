@@ -251,8 +251,13 @@ fn listing(filter: &CertificateFilter) -> Result<QueryBuilder<Sqlite>, sqlx::Err
     if let Some(profile) = &filter.profile {
         query.push(" AND c.profile = ").push_bind(word(profile)?);
     }
-    if let Some(authority) = &filter.authority {
-        query.push(" AND c.authority = ").push_bind(authority.to_string());
+    if !filter.authorities.is_empty() {
+        query.push(" AND c.authority IN (");
+        let mut ids = query.separated(", ");
+        for authority in &filter.authorities {
+            ids.push_bind(authority.to_string());
+        }
+        query.push(")");
     }
     if let Some(at) = filter.valid_at {
         query.push(" AND c.not_after >= ").push_bind(at.unix_millis());
@@ -344,7 +349,7 @@ impl Store {
 
     async fn list_remaining(&self, now: Timestamp) -> Result<Vec<Remaining>, sqlx::Error> {
         let mut query = QueryBuilder::<Sqlite>::new(
-            "SELECT id, node, profile, tenant, serial, at, not_after FROM certificates c WHERE c.not_after >= ",
+            "SELECT id, node, profile, tenant, serial, authority, at, not_after FROM certificates c WHERE c.not_after >= ",
         );
         query.push_bind(now.unix_millis()).push(NEWEST).push(NOT_REVOKED).push(" ORDER BY c.not_after");
         let rows = query.build().fetch_all(&mut *self.read().await?).await?;
@@ -356,6 +361,7 @@ impl Store {
                     profile: from_word(row, "profile")?,
                     tenant: parsed(row, "tenant")?,
                     serial: read_serial(row)?,
+                    authority: parsed(row, "authority")?,
                     issued: time(row, "at")?,
                     not_after: time(row, "not_after")?,
                 })

@@ -11,6 +11,8 @@ use crate::wire;
 
 /// How long an answer waits for proxies to acknowledge a block.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long an eviction does, after its block has: a call must end in [`crate::rest::TIMEOUT`].
+const EVICTING: Duration = Duration::from_secs(3);
 /// How often it looks.
 const LOOK: Duration = Duration::from_millis(10);
 /// What refuses who is blocked.
@@ -111,13 +113,13 @@ impl Calls {
             let verdict = Verdict { reason: wanted.reason.clone(), is_enforced: wanted.now };
             self.configs.block(id.clone(), verdict, event()).await?;
             if wanted.now && id.class() == Ok(Class::Workload) {
-                self.await_enforcement("blocked", REFUSES, &mut outcome).await;
+                self.await_enforcement("blocked", REFUSES, PATIENCE, &mut outcome).await;
             }
         }
         // Only now: a new session that is let in between the two would outlive both.
         if evicts {
             self.configs.evict(id.clone(), event().with("evict", true)).await?;
-            self.await_enforcement("sessions are ended", EVICTS, &mut outcome).await;
+            self.await_enforcement("sessions are ended", EVICTS, EVICTING, &mut outcome).await;
         }
         Ok(outcome)
     }
@@ -150,7 +152,7 @@ impl Calls {
         event.reason.clone_from(&wanted.reason);
         self.configs.unblock(id.clone(), event).await?;
         if was_enforced && id.class() == Ok(Class::Workload) {
-            self.await_enforcement("admitted again", REFUSES, &mut outcome).await;
+            self.await_enforcement("admitted again", REFUSES, PATIENCE, &mut outcome).await;
         }
         Ok(outcome)
     }
@@ -212,7 +214,7 @@ impl Calls {
     }
 
     /// How far proxies hold the newest list of whom they must refuse.
-    fn enforcement(&self, types: &[TypeUrl]) -> wire::Enforcement {
+    pub(super) fn enforcement(&self, types: &[TypeUrl]) -> wire::Enforcement {
         let views = self.configs.views();
         let bindings = self.configs.bindings();
         let mut found = wire::Enforcement::default();
@@ -239,7 +241,13 @@ impl Calls {
     }
 
     /// Waits until no connected proxy is left to answer, and says how it went.
-    async fn await_enforcement(&self, word: &str, types: &[TypeUrl], outcome: &mut wire::BlockOutcome) {
+    async fn await_enforcement(
+        &self,
+        word: &str,
+        types: &[TypeUrl],
+        patience: Duration,
+        outcome: &mut wire::BlockOutcome,
+    ) {
         let start = self.clock.now();
         let settled = async {
             loop {
@@ -250,7 +258,7 @@ impl Calls {
                 tokio::time::sleep(LOOK).await;
             }
         };
-        let enforcement = match tokio::time::timeout(PATIENCE, settled).await {
+        let enforcement = match tokio::time::timeout(patience, settled).await {
             Ok(enforcement) => enforcement,
             Err(_) => self.enforcement(types),
         };

@@ -22,6 +22,7 @@ mod brought;
 pub mod configs;
 mod documents;
 mod drains;
+mod emergency;
 mod error;
 mod expiry;
 mod identities;

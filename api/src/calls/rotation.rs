@@ -45,30 +45,6 @@ impl Calls {
         self.shown_rotation(&status, wanted.dry_run).await
     }
 
-    /// Treats an authority's key as stolen. Asked again, it says how far that is.
-    ///
-    /// # Errors
-    /// When there is no such authority, or the root's key is kept elsewhere.
-    pub async fn emergency(
-        &self,
-        caller: &Caller,
-        wanted: &wire::Emergency,
-    ) -> Result<wire::RootRotation, CallError> {
-        let bad = |why: String| CallError::Parameter { what: "authority", why };
-        let authority: AuthorityId =
-            wanted.authority.parse().map_err(|error: hex::FromHexError| bad(error.to_string()))?;
-        if wanted.dry_run {
-            let records =
-                self.authorities.load().await.map_err(|error| unavailable("authorities", &error))?;
-            if !records.iter().any(|record| record.id == authority) {
-                return Err(CallError::NotFound { what: "authority", name: wanted.authority.clone() });
-            }
-            return Ok(wire::RootRotation { dry_run: true, ..self.root_rotation().await? });
-        }
-        let status = self.rotation.emergency(caller, authority, &wanted.reason).await?;
-        self.shown_rotation(&status, false).await
-    }
-
     pub(super) async fn shown_rotation(
         &self,
         status: &RotationStatus,

@@ -126,7 +126,7 @@ impl Calls {
             id: query.id.clone(),
             node: query.node.clone(),
             profile: query.class,
-            authority: query.authority,
+            authorities: query.authority.into_iter().collect(),
             valid_at: (!query.all).then_some(now),
             newest_only: !query.all,
             limit: query.limit + 1,

@@ -128,8 +128,33 @@ pub(super) async fn emergency(
     caller: Caller,
     Params(Nothing {}): Params<Nothing>,
     Body(wanted): Body<wire::Emergency>,
-) -> Answer<wire::RootRotation> {
+) -> Answer<wire::EmergencyStatus> {
     shared.calls.emergency(&caller, &wanted).await.map(Json)
+}
+
+pub(super) async fn emergency_status(
+    State(shared): App,
+    Path(id): Path<String>,
+    Params(Nothing {}): Params<Nothing>,
+) -> Answer<wire::EmergencyStatus> {
+    shared.calls.emergency_status(&id).await.map(Json)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PageParams {
+    limit: Option<usize>,
+    after: Option<usize>,
+}
+
+pub(super) async fn signed(
+    State(shared): App,
+    caller: Caller,
+    Path(id): Path<String>,
+    Params(params): Params<PageParams>,
+) -> Answer<wire::Page<wire::SignedCertificate>> {
+    let (limit, offset) = (page(params.limit)?, params.after.unwrap_or(0));
+    shared.calls.list_signed(&caller, &id, limit, offset).await.map(Json)
 }
 
 #[derive(Deserialize)]

@@ -25,20 +25,6 @@ pub struct RotateRoot {
     pub reason: String,
 }
 
-/// An authority whose key is believed to be stolen.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Emergency {
-    /// Its id.
-    pub authority: String,
-    /// Only say what would happen.
-    #[serde(default)]
-    pub dry_run: bool,
-    /// Why.
-    #[serde(default)]
-    pub reason: String,
-}
-
 /// Somebody who would break by the next step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Laggard {

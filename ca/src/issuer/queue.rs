@@ -113,6 +113,7 @@ mod tests {
                 profile: request.profile,
                 tenant: request.tenant,
                 serial: Serial::random(),
+                authority: spiffe::AuthorityId::of(SpkiHash([1; 32])),
                 issued: now,
                 not_after: after(secs),
             }

@@ -357,7 +357,7 @@ impl Keeper {
         let Revoke { authority, serial, reason } = wanted;
         let filter = CertificateFilter {
             serial: Some(serial.clone()),
-            authority: Some(authority),
+            authorities: vec![authority],
             limit: 1,
             ..CertificateFilter::default()
         };

@@ -175,7 +175,9 @@ async fn listing(store: &dyn StoreFixture) {
     list(CertificateFilter { serial: Some(Serial::from_random([4; 20])), ..all() }, &[4]).await;
     list(CertificateFilter { node: NodeId::parse("web-1").ok(), ..all() }, &[5, 4, 3, 2, 1]).await;
     list(CertificateFilter { profile: Some(Profile::Server), ..all() }, &[6]).await;
-    list(CertificateFilter { authority: Some(authority(2)), ..all() }, &[6]).await;
+    list(CertificateFilter { authorities: vec![authority(2)], ..all() }, &[6]).await;
+    let both = vec![authority(1), authority(2)];
+    list(CertificateFilter { authorities: both, limit: 2, ..all() }, &[6, 5]).await;
     list(CertificateFilter { valid_at: Some(after(300)), ..all() }, &[5, 4, 2]).await;
     list(CertificateFilter { newest_only: true, ..all() }, &[6, 3, 2]).await;
     list(CertificateFilter { newest_only: true, valid_at: Some(after(201)), ..all() }, &[2]).await;
@@ -195,6 +197,7 @@ async fn listing(store: &dyn StoreFixture) {
         profile: Profile::Workload,
         tenant: Tenant::default(),
         serial: Serial::from_random([serial; 20]),
+        authority: authority(1),
         issued: now(),
         not_after: after(secs),
     };

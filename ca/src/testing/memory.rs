@@ -281,6 +281,7 @@ impl Journal for MemoryStore {
             profile: row.intent.profile,
             tenant: row.intent.tenant,
             serial: row.intent.serial,
+            authority: row.intent.authority,
             issued: row.intent.at,
             not_after: row.intent.not_after,
         };
@@ -299,7 +300,7 @@ fn matches(filter: &CertificateFilter, intent: &Intent) -> bool {
         && filter.id.as_ref().is_none_or(|id| *id == intent.id)
         && filter.node.as_ref().is_none_or(|node| Some(node) == intent.node.as_ref())
         && filter.profile.is_none_or(|profile| profile == intent.profile)
-        && filter.authority.is_none_or(|authority| authority == intent.authority)
+        && (filter.authorities.is_empty() || filter.authorities.contains(&intent.authority))
         && filter.valid_at.is_none_or(|at| intent.not_after >= at)
 }
 

@@ -18,8 +18,10 @@ pub enum CaCommand {
     Status(CaStatusArgs),
     /// An authority's key is stolen: a new root takes over within a minute, without waiting for laggards
     #[command(after_help = "Examples:\n  credence ca emergency --authority 2c26b46b68ffc68f --dry-run\n  \
-                            credence ca emergency --authority 2c26b46b68ffc68f --reason \"key seen in a dump\"\n\n\
-                            Asked again, it shows how far that is.")]
+                            credence ca emergency --authority 2c26b46b68ffc68f --reason \"key seen in a dump\"\n  \
+                            credence ca emergency --authority 2c26b46b68ffc68f --report stolen.json\n\nIt can be \
+                            interrupted and given again: then it shows how far it is, and \
+                            writes the report.\nExit code 7 says that somebody was left behind, by name.")]
     Emergency(EmergencyArgs),
     /// The request for an issuing authority that somebody else is to sign; its key is made in the server and stays there
     #[command(
@@ -93,6 +95,9 @@ pub struct EmergencyArgs {
     /// The authority, as `ca show` names it
     #[arg(long, value_name = "ID")]
     pub authority: String,
+    /// Where to write every certificate that its key may have signed, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
     /// Why, for the audit log
     #[arg(long, default_value = "", value_name = "TEXT")]
     pub reason: String,

@@ -10,6 +10,7 @@ use crate::{
 mod brought;
 mod check;
 mod documents;
+mod emergency;
 mod expiry;
 mod expose;
 mod kek;

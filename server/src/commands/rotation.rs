@@ -1,4 +1,4 @@
-//! `ca rotate root …`, `ca status`, `ca emergency`: the rotation of the root, with who would break by name.
+//! `ca rotate root …`, `ca status`: the rotation of the root, with who would break by name.
 
 use api::wire;
 
@@ -7,14 +7,12 @@ use super::{
     watch::{LOOK, Watch},
 };
 use crate::{
-    cli::{CaStatusArgs, EmergencyArgs, RootCommand, RootStepArgs},
+    cli::{CaStatusArgs, RootCommand, RootStepArgs},
     client::Client,
     output::{self, Exit, Failure, left},
 };
 
 pub(super) const PATH: &str = "/authorities/root/rotation";
-/// How many looks at an emergency may fail.
-const MAX_MISSED: u32 = 60;
 /// How wide a bar is.
 const BAR: usize = 20;
 
@@ -70,62 +68,6 @@ pub(super) async fn status(args: &CaStatusArgs) -> Result<Exit, Failure> {
 /// Whether nothing is under way.
 pub(super) fn is_over(now: &wire::RootRotation) -> bool {
     now.phase == "steady"
-}
-
-pub(super) async fn emergency(args: &EmergencyArgs) -> Result<Exit, Failure> {
-    let client = Client::open(&args.change.server)?;
-    let mut wanted =
-        wire::Emergency { authority: args.authority.clone(), dry_run: true, reason: args.reason.clone() };
-    let planned: wire::RootRotation = client.post("/authorities/emergency", &wanted).await?;
-    let plan = plan(&args.authority);
-    if args.change.dry_run {
-        output::show(args.change.output, &planned, |planned| format!("{plan}{}", text(planned)))?;
-        return Ok(Exit::Ok);
-    }
-    if !args.change.yes && planned.emergency_since.is_none() {
-        output::note(&plan);
-        may_go_on(&args.change, "treat its key as stolen?")?;
-    }
-    wanted.dry_run = false;
-    let mut now: wire::RootRotation = client.post("/authorities/emergency", &wanted).await?;
-    // The answer says how far it is; whoever asked wants to see the end.
-    let mut missed = 0;
-    while now.emergency_since.is_some() {
-        output::note(&text(&now));
-        tokio::time::sleep(LOOK).await;
-        now = match client.get(PATH).await {
-            Ok(next) => next,
-            // Certificates change on both sides in this very minute: a connection that fails is tried again.
-            Err(failure) if failure.exit == Exit::Unavailable && missed < MAX_MISSED => {
-                missed += 1;
-                now
-            }
-            Err(failure) => return Err(failure),
-        };
-    }
-    output::show(args.change.output, &now, text)?;
-    output::note(&format!(
-        "every certificate that it signed: credence cert list --all --authority {}",
-        args.authority
-    ));
-    Ok(Exit::Ok)
-}
-
-fn plan(authority: &str) -> String {
-    [
-        format!("treats the key of {authority} as stolen:"),
-        "  1. it and its root sign nothing more".to_owned(),
-        "  2. a new root and issuing authority enter every bundle, and sign after 15 s at the latest"
-            .to_owned(),
-        "  3. every leaf is issued again at once, those that most proxies show first".to_owned(),
-        "  4. the old root leaves the bundle 45 s after that at the latest; who lags then must enrol again"
-            .to_owned(),
-        "  5. then every connection between proxies is drained: within 5 s where the agent started Envoy, within \
-         Envoy's own drain time elsewhere; TCP sessions and long streams end"
-            .to_owned(),
-    ]
-    .join("\n")
-        + "\n"
 }
 
 fn bar(part: usize, whole: usize) -> String {

@@ -3,7 +3,9 @@
 use api::wire;
 use certs::Clock;
 
-use super::{brought, dash, done, dry, expiry, ladders, may_go_on, parse_duration, revoke, rotation};
+use super::{
+    brought, dash, done, dry, emergency, expiry, ladders, may_go_on, parse_duration, revoke, rotation,
+};
 use crate::{
     cli::{
         AuditCommand, AuditListArgs, BlockArgs, CaCommand, CertCommand, CertListArgs, ChangeArgs, Format,
@@ -25,7 +27,7 @@ pub(super) async fn ca(command: CaCommand) -> Result<Exit, Failure> {
         CaCommand::Rotate(RotateCommand::Intermediate(args)) => rotate(&args).await,
         CaCommand::Rotate(RotateCommand::Root(command)) => rotation::root(command).await,
         CaCommand::Status(args) => rotation::status(&args).await,
-        CaCommand::Emergency(args) => rotation::emergency(&args).await,
+        CaCommand::Emergency(args) => emergency::run(&args).await,
         CaCommand::Csr(args) => brought::csr(&args).await,
         CaCommand::Install(args) => brought::install(&args).await,
     }

@@ -12,7 +12,7 @@ use kit::{
     Envoy, Identity, Kept, Load, LoadPlan, Outcome, Pair, Speaks, TestWorld, Upstream, WorldOptions, envoy,
     eventually, within,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 /// From the command to the removal of the stolen root.
@@ -91,6 +91,57 @@ fn more(world: &TestWorld, tcp: SocketAddr, tunnel: SocketAddr, paid: &Upstream,
     )
 }
 
+/// Gives the command, which may take longer than others; exit code, report and remarks.
+async fn respond(world: &TestWorld, authority: &str) -> (i32, Value, String) {
+    let arguments = [
+        "ca",
+        "emergency",
+        "--authority",
+        authority,
+        "--reason",
+        "drill",
+        "--yes",
+        "--report",
+        "stolen.json",
+    ];
+    let command = tokio::process::Command::new(world.sandbox().program())
+        .args(arguments)
+        .args(["-o", "json"])
+        .current_dir(world.sandbox().path(""))
+        .output();
+    let output = tokio::time::timeout(2 * BOUND, command).await.unwrap().unwrap();
+    let remarks = String::from_utf8_lossy(&output.stderr).into_owned();
+    let shown: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    assert!(shown.is_object(), "{remarks}");
+    let written = std::fs::read(world.sandbox().path("stolen.json")).unwrap();
+    assert_eq!(shown, serde_json::from_slice::<Value>(&written).unwrap());
+    (output.status.code().unwrap_or(-1), shown, remarks)
+}
+
+/// A node that does not come is waited for until the minute is over, and is named as long as it has not enrolled again.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_left_behind_is_named_until_it_enrols_again() {
+    let mut world = TestWorld::boot("emergency-laggard", WorldOptions::default()).await;
+    world.node("gone", &["web"]).await;
+    let issuing = authority(&world, "intermediate").await;
+    for _ in 0..2 {
+        let (code, report, remarks) = respond(&world, &issuing).await;
+        assert_eq!(code, 7, "{report:#}\n{remarks}");
+        assert_eq!(report["status"]["left_behind"], json!(["gone"]), "{report:#}");
+        let nodes = report["certificates"].as_array().unwrap();
+        let node = nodes.iter().find(|one| one["class"] == "node").unwrap();
+        assert_eq!((&node["node"], &node["replaced"]), (&json!("gone"), &json!(false)), "{report:#}");
+    }
+    world.read_operator();
+    let again = json!({ "node": "gone", "identities": [world.id("web")], "replace": true });
+    let token = world.rest().post("/api/v1/proxies", &again).await["token"].as_str().unwrap().to_owned();
+    let key = certs::SecretKey::generate(certs::KeyKind::P256);
+    kit::Enrolment::join(world.ports().enrolment, &token, &key).await.unwrap();
+    let (code, report, remarks) = respond(&world, &issuing).await;
+    assert_eq!(code, 0, "{report:#}\n{remarks}");
+    world.finish().await;
+}
+
 async fn authority(world: &TestWorld, place: &str) -> String {
     let listed = world.rest().get("/api/v1/authorities").await;
     let items = listed["items"].as_array().cloned().unwrap_or_default();
@@ -129,11 +180,24 @@ async fn emergency(name: &'static str, envoy: Envoy) {
     )
     .await;
     let start = Instant::now();
-    let (code, out, err) =
-        world.run(&["ca", "emergency", "--authority", &issuing, "--reason", "drill", "--yes"]).await;
+    let plan = world.command(&["ca", "emergency", "--authority", &issuing, "--dry-run"]).await;
+    let within_5 = json!([{ "secs": 5, "proxies": 2 }]);
+    assert_eq!((&plan["stage"], &plan["drain"]["within"]), (&json!("none"), &within_5), "{plan:#}");
+    let (code, report, err) = respond(&world, &issuing).await;
     let removed = start.elapsed();
-    assert_eq!(code, 0, "{out}\n{err}");
+    assert_eq!(code, 0, "{report:#}\n{err}");
     assert!(removed < BOUND, "{removed:?}");
+    assert_eq!(report["status"]["stage"], "done", "{report:#}");
+    let certificates = report["certificates"].as_array().unwrap();
+    let of = |node: &str, class: &str| {
+        certificates.iter().filter(|one| one["node"] == node && one["class"] == class).count()
+    };
+    assert!(
+        ["web", "pay"].iter().all(|node| of(node, "node") == 1 && of(node, "workload") >= 1),
+        "{report:#}"
+    );
+    let entitled = |one: &&Value| one["class"] == "node" || one["class"] == "workload";
+    assert!(certificates.iter().filter(entitled).all(|one| one["replaced"] == true), "{report:#}");
     world.read_operator();
     let after = (authority(&world, "root").await, authority(&world, "intermediate").await);
     assert!(after.0 != root && after.1 != issuing, "{after:?}");

@@ -372,8 +372,7 @@ impl Node {
         let mut connection: Option<Connection> = None;
         let mut failures = 0_u32;
         loop {
-            let may_go_on = orders.wait_for(|orders| !orders.stopped && !orders.bundle).await;
-            if may_go_on.is_err() {
+            if orders.wait_for(|orders| !orders.stopped && !orders.bundle).await.is_err() {
                 return;
             }
             certified.mark_unchanged();
