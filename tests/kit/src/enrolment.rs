@@ -153,13 +153,15 @@ pub(crate) fn rustls_key(key: &SecretKey) -> PrivateKeyDer<'static> {
 }
 
 /// Calls on one HTTP/2 connection, which is what an enrolment is bound to.
-struct Channel {
+pub(crate) struct Channel {
     send: http2::SendRequest<Full<Bytes>>,
     driver: JoinSet<Option<hyper::Error>>,
 }
 
 impl Channel {
-    async fn over(tls: tokio_rustls::client::TlsStream<tokio::net::TcpStream>) -> Result<Self, Outcome> {
+    pub(crate) async fn over(
+        tls: tokio_rustls::client::TlsStream<tokio::net::TcpStream>,
+    ) -> Result<Self, Outcome> {
         let (send, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(tls))
             .await
             .map_err(|error| Outcome::of(&error))?;
@@ -168,7 +170,7 @@ impl Channel {
         Ok(Self { send, driver })
     }
 
-    async fn unary<A: Message + Default>(
+    pub(crate) async fn unary<A: Message + Default>(
         &mut self,
         method: &str,
         request: &impl Message,
@@ -178,7 +180,7 @@ impl Channel {
             .unwrap_or_else(|_| Err(Outcome::Nothing("no answer in time".into())))
     }
 
-    async fn exchange<A: Message + Default>(
+    pub(crate) async fn exchange<A: Message + Default>(
         &mut self,
         method: &str,
         request: &impl Message,

@@ -138,6 +138,11 @@ impl Outcome {
         matches!(self, Self::Alert(_) | Self::Closed(_))
     }
 
+    /// Whether a TLS alert said so.
+    pub(crate) fn is_alert(&self) -> bool {
+        matches!(self, Self::Alert(_))
+    }
+
     /// What a broken connection says, the alert inside it if there is one.
     pub(crate) fn of(error: &(dyn Error + 'static)) -> Self {
         let mut text = error.to_string();
@@ -178,7 +183,7 @@ impl ResolvesClientCert for Presents {
     }
 }
 
-fn config(identity: Option<&Identity>, alpn: &[&[u8]], seen: Arc<Recorder>) -> ClientConfig {
+pub(crate) fn config(identity: Option<&Identity>, alpn: &[&[u8]], seen: Arc<Recorder>) -> ClientConfig {
     let builder = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap_or_else(|error| panic!("{error}"))
@@ -400,7 +405,7 @@ pub async fn strikes_tls12(address: SocketAddr) -> Vec<u8> {
 }
 
 #[derive(Debug, Default)]
-struct Recorder(OnceLock<Certificate>);
+pub(crate) struct Recorder(OnceLock<Certificate>);
 
 impl ServerCertVerifier for Recorder {
     fn verify_server_cert(
