@@ -99,6 +99,10 @@ pub enum Action {
     AuthorityRequestDrop,
     /// An issuing authority that somebody else signed was taken.
     AuthorityInstall,
+    /// The key of a root was written into a file under a passphrase, and read back from it.
+    AuthorityExport,
+    /// The key of a root was destroyed here: it is kept elsewhere.
+    AuthorityKeyRemove,
     /// Automatic rotation of authorities was paused.
     RolloutPause,
     /// The pause was ended before its time.

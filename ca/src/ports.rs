@@ -433,6 +433,15 @@ pub trait Authorities: Send + Sync {
     /// [`AuthorityError::NoRequest`] when another one or none is there.
     async fn drop_request(&self, id: AuthorityId, events: Vec<Event>) -> Result<(), AuthorityError>;
 
+    /// Destroys the key of the root `id`, which is kept elsewhere from `at` on, with `events`, in one transaction;
+    /// [`AuthorityError::NotFound`] when it is no root or has no key here.
+    async fn give_up_key(
+        &self,
+        id: AuthorityId,
+        at: Timestamp,
+        events: Vec<Event>,
+    ) -> Result<(), AuthorityError>;
+
     /// Keeps `issuing`, whose key is that of the pending request, and ends the request; with it `root`, whose key is
     /// elsewhere; and `events`, all in one transaction. A root that was removed may come back under its old name, with
     /// one arrival more, unless it was tainted: else [`AuthorityError::Exists`].

@@ -107,7 +107,7 @@ pub fn request_to_pem(der: &[u8]) -> String {
     block("CERTIFICATE REQUEST", der)
 }
 
-fn block(label: &str, der: &[u8]) -> String {
+pub(crate) fn block(label: &str, der: &[u8]) -> String {
     let mut text = format!("-----BEGIN {label}-----\n");
     let encoded = STANDARD.encode(der);
     let mut rest = encoded.as_str();

@@ -1,5 +1,7 @@
 //! The only home of private bytes.
 
+mod encrypted;
+
 use std::fmt;
 
 use rcgen::KeyPair;
@@ -7,6 +9,8 @@ use ring::digest;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use zeroize::Zeroizing;
+
+pub use self::encrypted::EncryptedKeyError;
 
 /// The kinds of key Credence makes and accepts. P-256 is the default: Envoy refuses Ed25519 and P-521.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]

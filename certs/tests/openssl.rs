@@ -3,7 +3,7 @@
 use std::{path::Path, process::Command, time::Duration};
 
 use credence_certs::{
-    Certificate, Profile, SecretKey, Serial, SoftwareSigner, Template, Timestamp, Validity,
+    Certificate, KeyKind, Profile, SecretKey, Serial, SoftwareSigner, Template, Timestamp, Validity,
     certificates_to_pem, sign,
 };
 
@@ -82,4 +82,26 @@ fn every_profile_passes_openssl_strict() {
         check(&file, Some(&issuing_file), "smimesign", NOW, false);
     }
     std::fs::remove_dir_all(&folder).expect("our own folder");
+}
+
+#[test]
+fn an_exported_key_opens_in_openssl_with_its_passphrase_and_with_no_other() {
+    if Command::new("openssl").arg("version").output().is_err() {
+        eprintln!("NOT RUN: openssl is not on PATH");
+        return;
+    }
+    let folder = std::env::temp_dir().join(format!("credence-export-{}", Serial::random()));
+    std::fs::create_dir(&folder).expect("a folder of our own");
+    let key = SecretKey::generate(KeyKind::P384);
+    let file = folder.join("root.pem");
+    std::fs::write(&file, key.to_encrypted_pem(b"correct horse battery staple")).expect("a writable folder");
+    let open = |passphrase: &str| {
+        let mut command = Command::new("openssl");
+        command.args(["pkey", "-pubout", "-outform", "DER", "-passin", passphrase, "-in"]);
+        command.arg(&file).output().expect("openssl runs")
+    };
+    let opened = open("pass:correct horse battery staple");
+    assert_eq!(opened.stdout, key.public().spki_der(), "{}", String::from_utf8_lossy(&opened.stderr));
+    assert!(!open("pass:another horse battery staple").status.success());
+    std::fs::remove_dir_all(&folder).expect("a folder of our own");
 }

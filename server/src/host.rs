@@ -82,7 +82,7 @@ async fn run(command: Command) -> Result<Exit, Failure> {
 }
 
 /// An error of ours for people: every cause, and the hint of whichever cause has one.
-fn failed(error: &anyhow::Error) -> Failure {
+pub(crate) fn failed(error: &anyhow::Error) -> Failure {
     if let Some(bad) = error.downcast_ref::<BadConfig>() {
         for problem in &bad.problems {
             output::note(&format!("credence: error: {problem}"));
@@ -179,7 +179,13 @@ fn summary(args: &InitArgs, config: &Config, made: &Made) -> String {
     let rotation = made.issuing.not_before() + made.issuing.not_after().since(made.issuing.not_before()) / 2;
     let rows = [
         ("trust domain", config.trust_domain.to_string()),
-        ("root", format!("ends {}, key sealed in the data directory", made.root.not_after())),
+        (
+            "root",
+            format!(
+                "ends {}, key sealed in the data directory; credence ca root export --offline moves it out",
+                made.root.not_after()
+            ),
+        ),
         ("", format!("pin sha256:{}", made.pin)),
         (
             "issuing authority",

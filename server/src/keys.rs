@@ -11,6 +11,8 @@ use crate::config::{Config, KekSource};
 
 /// The least length of a passphrase.
 const MIN_PASSPHRASE: usize = 12;
+/// The least length of the passphrase of an exported key.
+const MIN_EXPORT_PASSPHRASE: usize = 16;
 /// The most bytes of a passphrase or PIN.
 const MAX_SECRET: usize = 4096;
 
@@ -60,6 +62,19 @@ pub(crate) fn source(kek: &KekSource) -> anyhow::Result<store::KekSource> {
             pin: secret("PIN", pin_file)?,
         }),
     })
+}
+
+/// The passphrase of an exported key.
+///
+/// # Errors
+/// When it cannot be read, or is shorter than it must be for a file that somebody may try for years.
+pub(crate) fn export_passphrase(path: &Path) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+    let text = secret("passphrase", path)?;
+    if text.len() < MIN_EXPORT_PASSPHRASE {
+        let path = path.display();
+        return Err(anyhow!("the passphrase in {path} is shorter than {MIN_EXPORT_PASSPHRASE} characters"));
+    }
+    Ok(text)
 }
 
 /// A secret without the line ends behind it.

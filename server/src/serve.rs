@@ -84,7 +84,7 @@ async fn ending(
 }
 
 /// No core dumps, which would hold keys, and enough descriptors.
-fn harden() {
+pub(crate) fn harden() {
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     if setrlimit(Resource::Core, none).is_err() {
         tracing::warn!("core dumps could not be switched off");

@@ -297,6 +297,15 @@ impl Authorities for Store {
         self.write(brought::Drop { id, events }).await
     }
 
+    async fn give_up_key(
+        &self,
+        id: AuthorityId,
+        at: Timestamp,
+        events: Vec<Event>,
+    ) -> Result<(), AuthorityError> {
+        self.write(brought::GiveUp { id, at, events }).await
+    }
+
     async fn install(
         &self,
         issuing: AuthorityRecord,

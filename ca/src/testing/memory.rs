@@ -13,8 +13,8 @@ use spiffe::{AuthorityId, TokenRefusal, TokenSpend};
 use crate::ports::{
     Authorities, AuthorityError, AuthorityRecord, AuthorityRequest, AuthorityState, CertificateFilter,
     CertificateRow, CertificateState, Intent, IssueOutcome, Issued, Journal, JournalError, Leaves,
-    ListRecord, MAX_REVOKED, Remaining, ResultRecord, Revocations, RevokeError, Revoked, Taint, Transition,
-    Unexpired,
+    ListRecord, MAX_REVOKED, Place, Remaining, ResultRecord, Revocations, RevokeError, Revoked, Taint,
+    Transition, Unexpired,
 };
 
 /// The calls that can be made to fail.
@@ -410,6 +410,22 @@ impl Authorities for MemoryStore {
     async fn drop_request(&self, id: AuthorityId, events: Vec<Event>) -> Result<(), AuthorityError> {
         let mut state = self.reachable(Call::Insert).map_err(AuthorityError::Unavailable)?;
         state.request.take_if(|request| request.id == id).ok_or(AuthorityError::NoRequest)?;
+        state.keys.remove(&id);
+        state.events.extend(events);
+        Ok(())
+    }
+
+    async fn give_up_key(
+        &self,
+        id: AuthorityId,
+        at: Timestamp,
+        events: Vec<Event>,
+    ) -> Result<(), AuthorityError> {
+        let mut state = self.reachable(Call::Insert).map_err(AuthorityError::Unavailable)?;
+        let is_here = state.keys.contains_key(&id);
+        let mut roots = state.authorities.iter_mut().filter(|record| record.place == Place::Root && is_here);
+        let root = roots.find(|record| record.id == id).ok_or(AuthorityError::NotFound(id))?;
+        root.offline = Some(at);
         state.keys.remove(&id);
         state.events.extend(events);
         Ok(())

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::{ChangeArgs, ListArgs};
+use super::{ChangeArgs, ConfigArgs, Format, ListArgs};
 
 /// `ca`.
 #[derive(Debug, Clone, Subcommand)]
@@ -39,6 +39,56 @@ pub enum CaCommand {
                       prepared: credence ca rotate root activate,\nfinish and rollback go on with it."
     )]
     Install(InstallArgs),
+    /// The key of the root
+    #[command(subcommand)]
+    Root(RootKeyCommand),
+}
+
+/// `ca root`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum RootKeyCommand {
+    /// Move the root's key out of the store into a file under a passphrase, on the server's host, with the server stopped
+    #[command(
+        after_help = "Examples:\n  credence ca root export --offline --out /media/vault/root.pem --passphrase-file \
+                      /dev/fd/3 3<phrase\n  credence ca root export --offline --out root.pem --passphrase-file phrase \
+                      --keep\n\nThe file is read back, opened and compared before the key is destroyed. Interrupted, the \
+                      command goes on when it\nis given again. Afterwards Credence keeps an issuing authority only: \
+                      credence ca csr and credence ca install\nreplace that. No call of the API does this: no \
+                      operator's certificate gets at the key."
+    )]
+    Export(RootExportArgs),
+}
+
+/// `ca root export`.
+#[derive(Debug, Clone, Args)]
+pub struct RootExportArgs {
+    /// The key leaves: it is destroyed here
+    #[arg(long, required = true)]
+    pub offline: bool,
+    /// The file, mode 0600: certificate and encrypted key as PEM. One that is there is proven, never overwritten
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// A file or descriptor with the passphrase, at least 16 characters
+    #[arg(long, value_name = "FILE")]
+    pub passphrase_file: PathBuf,
+    /// Only write and prove the file; the key stays until the command is given again without this
+    #[arg(long)]
+    pub keep: bool,
+    /// Only print what would happen
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
+    /// Why, for the audit log
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    pub reason: String,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Format,
+    /// Which configuration.
+    #[command(flatten)]
+    pub config: ConfigArgs,
 }
 
 /// `ca csr`.

@@ -57,6 +57,7 @@ fn reads_the_lines_of_the_contract() {
         "credence ca show",
         "credence ca rotate intermediate --dry-run",
         "credence ca csr --out request.pem",
+        "credence ca root export --offline --out root.pem --passphrase-file /dev/fd/3 --keep",
         "credence ca csr --new --yes",
         "credence ca csr --drop --dry-run",
         "credence ca install chain.pem --automatic -o json",
@@ -105,6 +106,8 @@ fn reads_the_lines_of_the_contract() {
         "credence rollback ProxyConfig web",
         "credence ca install",
         "credence ca csr --new --drop",
+        "credence ca root export --out root.pem --passphrase-file phrase",
+        "credence ca root export --offline --out root.pem --passphrase hunter2",
     ] {
         assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
     }

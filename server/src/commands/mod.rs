@@ -18,6 +18,7 @@ mod ladders;
 mod proxies;
 mod revoke;
 mod rollouts;
+mod root_key;
 mod rotation;
 mod secret;
 mod status;

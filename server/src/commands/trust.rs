@@ -4,7 +4,8 @@ use api::wire;
 use certs::Clock;
 
 use super::{
-    brought, dash, done, dry, emergency, expiry, ladders, may_go_on, parse_duration, revoke, rotation,
+    brought, dash, done, dry, emergency, expiry, ladders, may_go_on, parse_duration, revoke, root_key,
+    rotation,
 };
 use crate::{
     cli::{
@@ -30,6 +31,7 @@ pub(super) async fn ca(command: CaCommand) -> Result<Exit, Failure> {
         CaCommand::Emergency(args) => emergency::run(&args).await,
         CaCommand::Csr(args) => brought::csr(&args).await,
         CaCommand::Install(args) => brought::install(&args).await,
+        CaCommand::Root(command) => root_key::run(command).await,
     }
 }
 

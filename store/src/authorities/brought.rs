@@ -37,6 +37,36 @@ pub(super) struct Install {
     pub(super) events: Vec<Event>,
 }
 
+/// Destroys the key of a root that is kept elsewhere.
+pub(super) struct GiveUp {
+    pub(super) id: AuthorityId,
+    pub(super) at: Timestamp,
+    pub(super) events: Vec<Event>,
+}
+
+#[async_trait]
+impl Change for GiveUp {
+    type Answer = ();
+    type Refusal = AuthorityError;
+
+    async fn carry_out(self, tx: &mut Tx<'_>) -> Result<(), Fault<AuthorityError>> {
+        refuse_while_found(tx, AuthorityError::Unavailable)?;
+        let id = self.id.to_string();
+        let marked = sqlx::query("UPDATE authorities SET offline = ? WHERE id = ? AND place = 'root'")
+            .bind(self.at.unix_millis())
+            .bind(&id)
+            .execute(tx.sql())
+            .await?;
+        let cause = cause(&self.events, self.at);
+        let is_destroyed =
+            marked.rows_affected() == 1 && tx.destroy_sealed(Class::Ca, key_row(&id), &cause).await?;
+        if !is_destroyed {
+            return Err(Fault::Refused(AuthorityError::NotFound(self.id)));
+        }
+        record(tx, self.events).await
+    }
+}
+
 async fn find(connection: &mut SqliteConnection) -> Result<Option<AuthorityRequest>, sqlx::Error> {
     let row = sqlx::query("SELECT * FROM authority_request").fetch_optional(connection).await?;
     row.map(|row| {

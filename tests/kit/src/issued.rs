@@ -52,6 +52,23 @@ pub(crate) async fn keep_issued(world: &str, domain: &str, data_dir: &Path) {
     written.unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
 }
 
+/// Whose keys the store of `data_dir` holds, sealed; nobody may have it open.
+///
+/// # Panics
+/// When it cannot be read.
+pub async fn kept_keys(data_dir: &Path) -> Vec<String> {
+    let read = async {
+        let options = SqliteConnectOptions::new().filename(data_dir.join("credence.db"));
+        let mut store = SqliteConnection::connect_with(&options).await?;
+        let rows =
+            sqlx::query("SELECT id FROM sealed WHERE kind = 'authority-key'").fetch_all(&mut store).await?;
+        let ids = rows.iter().map(|row| row.try_get("id")).collect::<Result<Vec<String>, _>>()?;
+        store.close().await?;
+        Ok(ids)
+    };
+    read.await.unwrap_or_else(|error: sqlx::Error| panic!("keys in {}: {error}", data_dir.display()))
+}
+
 /// Each authority with those between it and its root, what was issued, and lists by the id of their authority.
 type Read = (Vec<Vec<Certificate>>, Vec<Value>, Vec<(String, Vec<u8>)>);
 

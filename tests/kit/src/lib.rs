@@ -45,6 +45,7 @@ pub use self::documents::{back, endpoints, front};
 pub use self::enrolment::{Enrolled, Enrolment, JoinAnswer, renew};
 pub use self::eventually::{PATIENCE, eventually, within};
 pub use self::hold::{HeldSync, IdleConnection};
+pub use self::issued::kept_keys;
 pub use self::kept::{Kept, Speaks};
 pub use self::load::{Load, LoadPlan, LoadReport, get};
 pub use self::many::all;

@@ -1,13 +1,21 @@
-//! Authorities that somebody else signs: an enterprise root takes over through the gates and no request fails, and
-//! whatever does not parse, match or chain is refused with every rule, and changes nothing.
+//! Authorities that somebody else signs: our own root goes offline and signs from there, an enterprise root takes over
+//! through the gates, no request fails, and whatever does not parse, match or chain is refused with every rule, and
+//! changes nothing.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "helpers of tests fail the test, and say what was measured"
+)]
 
-use std::{path::PathBuf, time::Duration};
+use std::{os::unix::fs::PermissionsExt, path::PathBuf, time::Duration};
 
 use certs::{Clock, Csr, Timestamp, certificates_to_pem};
 use fixtures::{Blueprint, TestAuthority, TestKey, TestKeyKind, der};
-use kit::{Config, Corp, Envoy, Load, LoadPlan, Pair, SystemClock, TestWorld, WorldOptions, envoy, within};
+use kit::{
+    Config, Corp, Envoy, Load, LoadPlan, Pair, SystemClock, TestWorld, WorldOptions, envoy, kept_keys, within,
+};
 use rustls_pki_types::{CertificateSigningRequestDer, pem::PemObject};
 use serde_json::Value;
 
@@ -80,6 +88,80 @@ async fn enterprise(name: &'static str, envoy: Envoy) {
     assert_eq!(installed["is_new_root"], false, "{installed:#}");
     follow(&mut world, &text(&installed, "authority")).await;
     load.finish_unharmed(1_000).await;
+    for node in ["web", "pay"] {
+        let stats = world.admin(node).await.stats("update_rejected").await.unwrap();
+        assert!(stats.values().all(|count| *count == 0), "{node}: {stats:?}");
+    }
+    world.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_root_goes_offline_and_signs_from_there_and_no_request_fails_on_1_40() {
+    if let Some(envoy) = envoy("1.40.0") {
+        offline("offline-root-1.40.0", envoy).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_root_goes_offline_and_signs_from_there_and_no_request_fails_on_1_36() {
+    if let Some(envoy) = envoy("1.36.4") {
+        offline("offline-root-1.36.4", envoy).await;
+    }
+}
+
+async fn offline(name: &'static str, envoy: Envoy) {
+    let adjust = |config: &mut Config| config.max_connection = Duration::from_secs(60);
+    let mut world = TestWorld::boot(name, WorldOptions { envoy: Some(envoy), adjust }).await;
+    let pair = Pair::start(&mut world).await;
+    let load = Load::start(pair.web, "/", LoadPlan::default());
+    let old = root(&world).await;
+    let path = |world: &TestWorld, name: &str| world.sandbox().path(name);
+    std::fs::write(path(&world, "phrase"), "correct horse battery staple\n").unwrap();
+    let export =
+        ["ca", "root", "export", "--offline", "--out", "root.pem", "--passphrase-file", "phrase", "--yes"];
+    let (code, _, words) = world.run(&export).await;
+    assert!(code != 0 && words.contains("in use"), "a running server holds the store: {code} {words}");
+    assert!(!path(&world, "root.pem").exists());
+
+    // The proxies go on without us for the moment.
+    world.terminate().await;
+    let before = kept_keys(&path(&world, "credence-data")).await;
+    assert!(before.contains(&old), "{before:?}");
+    let exported = world.command(&export).await;
+    assert_eq!((&exported["key_is_here"], &exported["root"]), (&false.into(), &old.clone().into()));
+    let after = kept_keys(&path(&world, "credence-data")).await;
+    assert!(!after.contains(&old) && after.len() + 1 == before.len(), "{after:?}");
+    let mode = std::fs::metadata(path(&world, "root.pem")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    world.start().await;
+    world.command(&["status"]).await;
+    world.read_operator();
+    let (code, _, words) = world.run(&["ca", "rotate", "intermediate", "--yes"]).await;
+    assert!(code == 3 && words.contains("credence ca csr"), "{code} {words}");
+    let waits = world.command(&["ca", "status"]).await;
+    assert_eq!(waits["by_hand"]["is_due"], false, "{waits:#}");
+
+    // openssl signs the next issuing authority with the exported key.
+    let vault = Corp::exported(&path(&world, "root.pem"), &path(&world, "phrase"));
+    let chain = sign_request(&world, &vault).await;
+    let installed = world.command(&["ca", "install", &chain, "--yes"]).await;
+    assert_eq!((&installed["is_new_root"], &installed["root"]), (&false.into(), &old.clone().into()));
+    follow(&mut world, &text(&installed, "authority")).await;
+    world.kill().await;
+    world.start().await;
+
+    // An enterprise root takes over. Nobody here can vouch for it towards those that know the old one only.
+    let corp = Corp::root("Corp Root", &["ec", "-pkeyopt", "ec_paramgen_curve:P-256"]);
+    let chain = sign_request(&world, &corp).await;
+    let installed = world.command(&["ca", "install", &chain, "--yes"]).await;
+    assert_eq!((&installed["is_new_root"], &installed["has_way_back"]), (&true.into(), &false.into()));
+    step(&world, "activate").await;
+    follow(&mut world, &text(&installed, "authority")).await;
+    step(&world, "finish").await;
+    world.read_operator();
+    assert_eq!(root(&world).await, text(&installed, "root"));
+    let report = load.finish_unharmed(1_000).await;
+    println!("offline root: {} requests, {} failed", report.total, report.failed);
     for node in ["web", "pay"] {
         let stats = world.admin(node).await.stats("update_rejected").await.unwrap();
         assert!(stats.values().all(|count| *count == 0), "{node}: {stats:?}");

@@ -82,12 +82,23 @@ pub(super) async fn contract<S: StoreFixture>(store: &S) {
         authorities.install(fifth, Some(root.clone()), vec![event("no")]).await,
         Err(AuthorityError::Exists(root.id))
     );
+    // The key of a root goes elsewhere; an issuing authority keeps its own.
+    let given = authorities.give_up_key(active.id, after(4), vec![event("give up")]).await;
+    given.expect("give up");
+    let loaded = authorities.load().await.expect("load");
+    let root = loaded.iter().find(|record| record.id == active.id).expect("the root");
+    assert_eq!((root.offline, root.state), (Some(after(4)), AuthorityState::Active));
+    assert_eq!(authorities.load_key(active.id).await.map(drop), no_key(active.id));
+    for id in [active.id, third.id] {
+        let again = authorities.give_up_key(id, after(5), vec![event("no")]).await;
+        assert_eq!(again, no_key(id));
+    }
     let objects: Vec<String> = store.events().await.split_off(before).into_iter().map(|e| e.object).collect();
     assert_eq!(
         objects,
         [
             "root", "first", "second", "drop", "third", "install", "withdraw", "fourth", "again", "taint",
-            "remove", "fifth"
+            "remove", "fifth", "give up"
         ]
     );
 }
