@@ -92,6 +92,7 @@ use crate::{access, problem, wire};
     wire::KeyRotation,
     wire::AcceptStore,
     wire::StoreState,
+    wire::ClockState,
 )))]
 struct Schemas;
 

@@ -145,6 +145,12 @@ pub enum Action {
     StoreRollback,
     /// An operator took the store as it is.
     StoreAccept,
+    /// The system's clock cannot be believed: signing stops.
+    ClockStop,
+    /// The system's clock is believed again: signing goes on.
+    ClockResume,
+    /// An operator took the clock as it is, although records are newer.
+    ClockAccept,
     /// An imported secret was written.
     SecretSet,
     /// An imported secret was removed.

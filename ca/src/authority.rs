@@ -12,6 +12,7 @@ use spiffe::AuthorityId;
 use thiserror::Error;
 
 use crate::{
+    clock::Reading,
     policy::Policy,
     ports::{AuthorityError, AuthorityRecord, AuthorityRequest, AuthorityState, Place},
 };
@@ -22,6 +23,9 @@ pub enum PrepareError {
     /// There is no root to sign it.
     #[error("no root is active")]
     NoRoot,
+    /// The clock cannot be believed.
+    #[error("{0}")]
+    Clock(Reading),
     /// The root has too little life left.
     #[error("root {root} ends at {not_after}, too soon for another issuing authority")]
     RootNearItsEnd {

@@ -21,6 +21,7 @@ pub(crate) use self::lists::Listing;
 use self::roots::with_left_behind;
 use crate::{
     authority::{PrepareError, SigningAuthority, cross_sign, event, make_issuing},
+    clock::Reading,
     dependents::{Dependents, Laggard, Unobserved},
     drain::Drain,
     issuer::Signing,
@@ -125,6 +126,8 @@ pub(crate) struct Keeper {
     last_failure: Option<String>,
     published: Published,
     pause: watch::Receiver<Option<Arc<Pause>>>,
+    /// Whether the clock can be believed.
+    time: watch::Receiver<Reading>,
 }
 
 impl Keeper {
@@ -162,6 +165,7 @@ impl Keeper {
             last_failure: None,
             published,
             pause: watch::Sender::new(None).subscribe(),
+            time: watch::Sender::default().subscribe(),
         };
         keeper.publish_status();
         keeper
@@ -170,6 +174,16 @@ impl Keeper {
     /// Follows operators' wish that nothing is replaced by itself.
     pub(crate) fn heed(&mut self, pause: watch::Receiver<Option<Arc<Pause>>>) {
         self.pause = pause;
+    }
+
+    /// Makes no authority while the clock cannot be believed.
+    pub(crate) fn mind(&mut self, time: watch::Receiver<Reading>) {
+        self.time = time;
+    }
+
+    fn in_time(&self) -> Result<(), PrepareError> {
+        let reading = *self.time.borrow();
+        if reading.is_stopped() { Err(PrepareError::Clock(reading)) } else { Ok(()) }
     }
 
     fn paused(&mut self) -> Event {
@@ -327,6 +341,7 @@ impl Keeper {
     }
 
     async fn prepare(&mut self) -> Result<Event, PrepareError> {
+        self.in_time()?;
         let now = self.deps.clock.now();
         let root = self
             .records

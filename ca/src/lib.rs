@@ -14,6 +14,7 @@
 //! ```
 
 mod authority;
+pub mod clock;
 pub mod dependents;
 mod drain;
 mod issuance;

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     authority::{PrepareError, SigningAuthority, event, make_issuing, make_root},
+    clock::Reading,
     dependents::{Dependents, Laggard},
     drain::Drain,
     issuance::Judge,
@@ -31,7 +32,7 @@ use crate::{
         Journal, JournalError, Place, Revocations,
     },
     revocation::{Revoke, RevokeRefusal},
-    rotation::{Refusal, Wish},
+    rotation::{Refusal, Step, Wish},
     status::{CaStatus, RotationStatus},
 };
 
@@ -206,6 +207,7 @@ impl Manager {
             status: watch::Sender::default(),
         };
         let (commands, asked) = mpsc::channel(MAX_COMMANDS);
+        let (_, time) = watch::channel(Reading::default());
         let pipeline = Pipeline {
             journal: Arc::clone(&deps.journal),
             clock: Arc::clone(&deps.clock),
@@ -213,6 +215,7 @@ impl Manager {
             policy: deps.policy.clone(),
             epoch: deps.epoch,
             signing: published.signing.subscribe(),
+            time: time.clone(),
         };
         let (issuer, jobs) = BuiltinIssuer::new(pipeline, remaining);
         let handle = Handle {
@@ -223,6 +226,7 @@ impl Manager {
             active: published.active.subscribe(),
             anchor: published.anchor.subscribe(),
             drain: published.drain.subscribe(),
+            time,
         };
         let request = deps.authorities.request().await?;
         let left = Left { vouched, request, listing };
@@ -247,6 +251,16 @@ impl Manager {
     #[must_use]
     pub fn heeding(mut self, pause: watch::Receiver<Option<Arc<Pause>>>) -> Self {
         self.keeper.heed(pause);
+        self
+    }
+
+    /// Issues nothing while the clock cannot be believed, our own certificate excepted, and makes no authority. Revocation
+    /// lists are made all the same: one that is not renewed in time would end.
+    #[must_use]
+    pub fn minding(mut self, time: watch::Receiver<Reading>) -> Self {
+        self.issuer.mind(time.clone());
+        self.keeper.mind(time.clone());
+        self.handle.time = time;
         self
     }
 
@@ -390,6 +404,7 @@ pub struct Handle {
     active: watch::Receiver<Option<ActiveAuthority>>,
     anchor: watch::Receiver<Arc<Anchor>>,
     drain: watch::Receiver<Drain>,
+    time: watch::Receiver<Reading>,
 }
 
 /// Who asks for a change, and why.
@@ -437,6 +452,7 @@ impl Handle {
     /// # Errors
     /// When it was not possible; the old one signs on.
     pub async fn rotate_issuing(&self, actor: Actor, reason: &str) -> Result<AuthorityId, RotateError> {
+        self.in_time()?;
         let asked = Asked { actor, reason: reason.to_owned() };
         self.ask(|reply| Command::Issuing(Rotate { asked, reply })).await
     }
@@ -446,6 +462,9 @@ impl Handle {
     /// # Errors
     /// When a gate is closed or the step is not due, with who or what is in the way; nothing changed then.
     pub async fn rotate_root(&self, wish: Wish, asked: Asked) -> Result<RotationStatus, RotateError> {
+        if matches!(wish.step, Step::Prepare | Step::Activate) {
+            self.in_time()?;
+        }
         self.ask(|reply| Command::Root { wish, asked, reply }).await
     }
 
@@ -468,6 +487,8 @@ impl Handle {
         authority: AuthorityId,
         asked: Asked,
     ) -> Result<RotationStatus, RotateError> {
+        // It ends with the old root gone: whoever could not be issued anything until then would be cut off.
+        self.in_time()?;
         self.ask(|reply| Command::Emergency { authority, asked, reply }).await
     }
 
@@ -508,6 +529,10 @@ impl Handle {
         let command = Command::Revoke { wanted, event, reply };
         self.commands.try_send(command).map_err(|_| RevokeRefusal::Unavailable)?;
         answer.await.map_err(|_| RevokeRefusal::Unavailable)?
+    }
+
+    fn in_time(&self) -> Result<(), RotateError> {
+        self.time.borrow().stopped().map_or(Ok(()), |why| Err(RotateError::Failed(why)))
     }
 
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, RotateError> {

@@ -41,6 +41,7 @@ use self::{
     secrets::{SecretEndings, SecretFeed},
 };
 use crate::{
+    clock::TrustedClock,
     config::{Config, Listen},
     door::{Door, Registry, Security, Service},
     init::{ca_deps, follow_trust, open_store, refresh_endpoint},
@@ -50,6 +51,7 @@ use crate::{
     own_certificate::{OwnRenewal, OwnStatus},
     presentation::OwnCertificate,
     refusals::RefusalWriter,
+    timekeeper::Timekeeper,
     tls::{Admits, Gatekeeper},
 };
 
@@ -90,7 +92,8 @@ async fn bind(what: &str, listen: Listen) -> anyhow::Result<TcpListener> {
 pub(crate) async fn run(
     config: Config,
     config_path: PathBuf,
-    clock: Arc<dyn Clock>,
+    clock: Arc<TrustedClock>,
+    accept_clock: bool,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let listeners = Listeners::bind(&config).await?;
@@ -102,12 +105,14 @@ pub(crate) async fn run(
     let store_shutdown = CancellationToken::new();
     let mut last = Parts::default();
     last.spawn("store", writer.run(store_shutdown.clone()));
+    let timekeeper = Timekeeper { clock: clock.clone(), audit: Arc::new(store.clone()) };
+    timekeeper.look_back(accept_clock).await;
 
     let parts_shutdown = CancellationToken::new();
     let outcome = Box::pin(serve(
         config,
         config_path,
-        clock,
+        timekeeper,
         listeners,
         store,
         shutdown,
@@ -129,7 +134,7 @@ pub(crate) async fn run(
 async fn serve(
     config: Config,
     config_path: PathBuf,
-    clock: Arc<dyn Clock>,
+    timekeeper: Timekeeper,
     listeners: Listeners,
     store: store::Store,
     shutdown: CancellationToken,
@@ -139,6 +144,8 @@ async fn serve(
     let authority_spread = if config.dev { Duration::ZERO } else { AUTHORITY_SPREAD };
     let (readiness, metrics) = (Readiness::default(), Arc::new(Metrics::default()));
     let mut parts = Parts::default();
+    let (clock, time): (Arc<dyn Clock>, _) = (timekeeper.clock.clone(), timekeeper.clock.reading());
+    spawn(&mut parts, "clock", timekeeper.run(parts_shutdown.clone()));
 
     let (sink, refusal_writer) = RefusalWriter::new(Arc::new(store.clone()), clock.clone());
     let refusals: Arc<dyn audit::Refusals> = Arc::new(sink);
@@ -166,7 +173,8 @@ async fn serve(
     let deps = ca::Deps { refusals: refusals.clone(), ..ca_deps(&config, &store, clock.clone()) };
     let (journal, least_remaining) = (deps.journal.clone(), deps.policy.least_remaining());
     let pauses = Pauses::load(Arc::new(store.clone())).await.map_err(|error| anyhow!("{error}"))?;
-    let manager = ca::Manager::open(deps).await.context("cannot open the authority")?.heeding(pauses.watch());
+    let manager = ca::Manager::open(deps).await.context("cannot open the authority")?;
+    let manager = manager.heeding(pauses.watch()).minding(time.clone());
     let ca = manager.handle();
     let issuer: Arc<dyn spiffe::SvidIssuer> = Arc::new(ca.clone());
 
@@ -312,6 +320,7 @@ async fn serve(
         ca: ca.status(),
         least_remaining,
         clock: clock.clone(),
+        time: time.clone(),
     });
     metrics.add_source({
         let sources = samples::Sources {
@@ -328,6 +337,7 @@ async fn serve(
             findings: store.findings(),
             store: store.clone(),
             clock: clock.clone(),
+            time: time.clone(),
         };
         move || sources.sample()
     });
@@ -339,6 +349,7 @@ async fn serve(
             enrolment_address: advertised(&config, config.enrolment),
         }),
         clock: clock.clone(),
+        time,
         configs: configs.clone(),
         documents: Arc::new(store.clone()),
         nodes: Arc::new(store.clone()),

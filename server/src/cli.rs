@@ -249,6 +249,9 @@ pub struct ServeArgs {
     /// Development: short lives are allowed, loopback only; without a configuration everything is throwaway
     #[arg(long)]
     pub dev: bool,
+    /// The system's clock is right, although the store holds newer records: sign by it
+    #[arg(long)]
+    pub accept_clock: bool,
 }
 
 /// Names a configuration.

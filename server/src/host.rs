@@ -205,7 +205,10 @@ async fn serve(args: ServeArgs) -> Result<Exit, Failure> {
     let path = &args.config.config;
     let throwaway = args.dev && !path.exists();
     if !throwaway {
-        return serve::run(path, args.dev).await.map(|()| Exit::Ok).map_err(|error| failed(&error));
+        return serve::run(path, args.dev, args.accept_clock)
+            .await
+            .map(|()| Exit::Ok)
+            .map_err(|error| failed(&error));
     }
     // Nothing is configured: an authority and a store that end with the process.
     let directory = tempfile::Builder::new().prefix("credence-dev-").tempdir();
@@ -221,7 +224,7 @@ async fn serve(args: ServeArgs) -> Result<Exit, Failure> {
          credence: in another terminal: export CREDENCE_ADMIN_DIR={}",
         config.admin_dir.display()
     ));
-    serve::run(&path, true).await.map(|()| Exit::Ok).map_err(|error| failed(&error))
+    serve::run(&path, true, false).await.map(|()| Exit::Ok).map_err(|error| failed(&error))
 }
 
 async fn examine(args: &DoctorArgs) -> Result<Exit, Failure> {

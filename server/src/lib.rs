@@ -28,4 +28,5 @@ mod readiness;
 mod refusals;
 pub mod sandbox;
 pub mod serve;
+mod timekeeper;
 pub mod tls;

@@ -98,6 +98,7 @@ pub struct Sandbox {
     serve: Option<Child>,
     agents: Vec<(String, Child)>,
     directory: Arc<TempDir>,
+    environment: Vec<(&'static str, String)>,
 }
 
 impl Sandbox {
@@ -112,13 +113,26 @@ impl Sandbox {
             bail!("no free ports on loopback");
         };
         let ports = Ports { xds, enrolment, rest, probes };
-        let sandbox =
-            Self { ports, options, serve: None, agents: Vec::new(), directory: Arc::new(directory) };
+        let sandbox = Self {
+            ports,
+            options,
+            serve: None,
+            agents: Vec::new(),
+            directory: Arc::new(directory),
+            environment: Vec::new(),
+        };
         let config = sandbox.config()?;
         init::initialise(&config, None, &sandbox.path("credence.yaml"), Arc::new(SystemClock))
             .await
             .context("cannot make the authority")?;
         Ok(sandbox)
+    }
+
+    /// The same, with variables in the environment of the control plane: of that process alone.
+    #[must_use]
+    pub fn serving_in(mut self, environment: Vec<(&'static str, String)>) -> Self {
+        self.environment = environment;
+        self
     }
 
     fn config(&self) -> anyhow::Result<Config> {
@@ -157,7 +171,7 @@ impl Sandbox {
     /// # Errors
     /// When it does not become ready, with the end of its log.
     pub async fn start_control_plane(&mut self) -> anyhow::Result<()> {
-        self.serve = Some(self.spawn("serve", &["serve", "--dev", "--config", "credence.yaml"])?);
+        self.launch_control_plane(&[])?;
         let probes = self.ports.probes;
         let ready = async {
             while !get(probes, "/readyz").await.is_ok_and(|(status, _)| status == StatusCode::OK) {
@@ -172,6 +186,16 @@ impl Sandbox {
             Ok(ready) => ready,
             Err(_) => Err(anyhow!("the control plane is not ready:\n{}", self.tail("serve"))),
         }
+    }
+
+    /// Starts the control plane as a process of its own, with more arguments, and waits for nothing.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn launch_control_plane(&mut self, more: &[&str]) -> anyhow::Result<()> {
+        let arguments = [&["serve", "--dev", "--config", "credence.yaml"], more].concat();
+        self.serve = Some(self.spawn_in("serve", &arguments, &self.environment)?);
+        Ok(())
     }
 
     /// SIGKILL: no warning, no drain, no flush.
@@ -310,10 +334,20 @@ impl Sandbox {
     }
 
     fn spawn(&self, name: &str, arguments: &[&str]) -> anyhow::Result<Child> {
+        self.spawn_in(name, arguments, &[])
+    }
+
+    fn spawn_in(
+        &self,
+        name: &str,
+        arguments: &[&str],
+        environment: &[(&'static str, String)],
+    ) -> anyhow::Result<Child> {
         let log =
             std::fs::OpenOptions::new().create(true).append(true).open(self.path(&format!("{name}.log")))?;
         Command::new(&self.options.credence)
             .args(arguments)
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .current_dir(self.directory.path())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)

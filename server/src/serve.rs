@@ -6,14 +6,13 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
-use certs::Clock;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     app,
-    clock::SystemClock,
+    clock::TrustedClock,
     config::{self, Config, ConfigProblem},
     lifecycle::watch_signals,
     logging,
@@ -44,11 +43,12 @@ pub fn load_config(path: &Path, dev: bool) -> anyhow::Result<Config> {
         .map_err(|problems| BadConfig { path: path.to_owned(), problems }.into())
 }
 
-/// Runs the control plane until SIGTERM or SIGINT.
+/// Runs the control plane until SIGTERM or SIGINT. With `accept_clock` the system's clock is right although records
+/// of the store are newer.
 ///
 /// # Errors
 /// When it cannot start, or a part of it fails.
-pub async fn run(path: &Path, dev: bool) -> anyhow::Result<()> {
+pub async fn run(path: &Path, dev: bool, accept_clock: bool) -> anyhow::Result<()> {
     let config = load_config(path, dev)?;
     logging::start(&config.log_level, config.log_format)?;
     harden();
@@ -63,9 +63,9 @@ pub async fn run(path: &Path, dev: bool) -> anyhow::Result<()> {
         "starting"
     );
     let shutdown = CancellationToken::new();
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let clock = Arc::new(TrustedClock::begin());
     let (served, watched) = tokio::join!(
-        ending(app::run(config, path.to_owned(), clock, shutdown.clone()), &shutdown),
+        ending(app::run(config, path.to_owned(), clock, accept_clock, shutdown.clone()), &shutdown),
         watch_signals(shutdown.clone())
     );
     served.and(watched)?;

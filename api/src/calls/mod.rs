@@ -87,6 +87,8 @@ pub struct Calls {
     pub facts: Arc<Facts>,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// How far it is to be believed.
+    pub time: watch::Receiver<ca::clock::Reading>,
     /// The owner of documents, bindings and blocks.
     pub configs: configs::Handle,
     /// Documents, for reading.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use ca::clock::{Reading, State};
 use certs::Timestamp;
 
 use super::{CallError, Caller, Calls, ProxyFilter, tokens};
@@ -33,6 +34,7 @@ impl Calls {
         let now = self.clock.now();
         let endings = self.endings(caller).await?;
         let expiries = self.next_expiries(&endings);
+        let time = *self.time.borrow();
         let filter = ProxyFilter { limit: MAX_SHOWN, ..ProxyFilter::default() };
         Ok(wire::Status {
             version: self.facts.version.clone(),
@@ -44,10 +46,12 @@ impl Calls {
                 .into_iter()
                 .chain(by_hand(&endings, now))
                 .chain(list_warnings(self.revoking.lists()))
+                .chain((time.state == State::Drifting).then(|| time.to_string()))
                 .collect(),
             stats: self.count(caller, now, &expiries).await?,
             expiries,
             failing_renewals: self.renewals.failing(),
+            clock: clock_state(&time),
             store: self.sealing.store(),
             proxies: self.list_proxies(caller, &filter).items,
         })
@@ -131,4 +135,17 @@ fn warnings(expiries: &[wire::Expiry]) -> Vec<String> {
         ),
     };
     expiries.iter().filter(soon).map(warning).collect()
+}
+
+fn clock_state(time: &Reading) -> wire::ClockState {
+    let since = match time.state {
+        State::Stopped { since, .. } => Some(since.to_string()),
+        State::Good | State::Drifting => None,
+    };
+    wire::ClockState {
+        state: time.word().to_owned(),
+        skew_millis: time.skew_millis,
+        since,
+        problem: (time.state != State::Good).then(|| time.to_string()),
+    }
 }

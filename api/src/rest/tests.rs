@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body};
-use ca::Anchor;
+use ca::{
+    Anchor,
+    clock::{Reading, State, Why},
+};
 use certs::{Clock, ManualClock, Timestamp};
 use http::{HeaderMap, Method, Request, StatusCode};
 use serde_json::{Value, json};
@@ -61,6 +64,7 @@ struct World {
     still: Still,
     journal: Arc<ca::testing::MemoryStore>,
     clock: ManualClock,
+    time: watch::Sender<Reading>,
     sealing: Arc<crate::sealing::MemorySealing>,
     revoking: Arc<StillRevoking>,
     peer: Option<Arc<Peer>>,
@@ -111,6 +115,7 @@ async fn world() -> World {
         Arc::new(ListEndings(revoking.clone())),
     ];
     let pauses = Pauses::load(shared.clone()).await.unwrap();
+    let time = watch::Sender::<Reading>::default();
     let calls = Calls {
         pauses,
         expiries: Expiries::new(expiries),
@@ -118,6 +123,7 @@ async fn world() -> World {
         domain,
         facts: Arc::new(facts),
         clock: Arc::new(clock.clone()),
+        time: time.subscribe(),
         configs,
         documents: shared.clone(),
         nodes: shared.clone(),
@@ -138,7 +144,7 @@ async fn world() -> World {
         secrets: Arc::new(crate::testing::MemorySecrets::default()),
     };
     let peer = Some(peer("/credence/operator/ann"));
-    World { router: router(calls), store, still, journal: ca, clock, sealing, revoking, peer }
+    World { router: router(calls), store, still, journal: ca, clock, time, sealing, revoking, peer }
 }
 
 impl World {
@@ -631,6 +637,25 @@ async fn probes_answer_without_identity_and_say_what_is_missing() {
     world.still.not_ready.lock().unwrap().push("store".into());
     let answer = world.get("/readyz").await;
     assert_eq!((answer.status, answer.body), (StatusCode::SERVICE_UNAVAILABLE, json!("not ready: store\n")));
+}
+
+#[tokio::test]
+async fn status_tells_how_far_the_clock_is_to_be_believed() {
+    let world = world().await;
+    let seen = async || {
+        let status = world.get("/api/v1/status").await.body;
+        (status["clock"].clone(), status["warnings"].to_string().contains("clock"))
+    };
+    assert_eq!(seen().await, (json!({"state": "good", "skew_millis": 0}), false));
+    world.time.send_replace(Reading { state: State::Drifting, skew_millis: 5_000 });
+    let (clock, warned) = seen().await;
+    assert!(warned && clock["problem"].as_str().unwrap().contains("5s ahead of"), "{clock}");
+    let (since, why) = (world.clock.now(), Why::Stepped);
+    world.time.send_replace(Reading { state: State::Stopped { why, since }, skew_millis: -120_000 });
+    // The readiness says so; once is enough.
+    let (clock, warned) = seen().await;
+    assert!(!warned && clock["since"] == since.to_string(), "{clock}");
+    assert!(clock["problem"].as_str().unwrap().contains("2m behind"), "{clock}");
 }
 
 #[tokio::test]

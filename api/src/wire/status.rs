@@ -93,11 +93,29 @@ pub struct Status {
     pub expiries: Vec<Expiry>,
     /// Renewals that failed and have not succeeded since.
     pub failing_renewals: Vec<FailedRenewal>,
+    /// How far the system's clock is to be believed.
+    #[serde(default)]
+    pub clock: ClockState,
     /// Whether the store is what it was, and how it is sealed.
     #[serde(default)]
     pub store: StoreState,
     /// The nodes.
     pub proxies: Vec<Proxy>,
+}
+
+/// How the system's clock stands against the time since the machine started.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ClockState {
+    /// `good`, `drifting` (an alarm), or `stopped`: nothing is signed.
+    pub state: String,
+    /// How many milliseconds it is ahead of what it should say; negative when it is behind.
+    pub skew_millis: i64,
+    /// Since when nothing is signed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+    /// What is wrong, and what to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 /// The next end within one class of certificates.

@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use audit::{Action, Actor, Event, Refusals};
-use certs::{Clock, Serial, SpkiHash};
+use certs::{Clock, Profile, Serial, SpkiHash};
 use futures::stream::{FuturesUnordered, StreamExt};
 use spiffe::{IssueError, IssuedSvid, SvidRequest, Trust};
 use tokio::sync::{mpsc, watch};
@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::queue::{Job, MAX_WAITING, Queue};
 use crate::{
     authority::SigningAuthority,
+    clock::Reading,
     issuance::{Authorized, Judge, Recorded},
     policy::Policy,
     ports::{Journal, Remaining},
@@ -41,6 +42,8 @@ pub(crate) struct Pipeline {
     pub(crate) policy: Policy,
     pub(crate) epoch: u64,
     pub(crate) signing: watch::Receiver<Arc<Signing>>,
+    /// Whether the clock can be believed.
+    pub(crate) time: watch::Receiver<Reading>,
 }
 
 impl Pipeline {
@@ -57,6 +60,7 @@ impl Pipeline {
             };
         for _ in 0..MAX_SERIALS {
             let now = self.clock.now();
+            self.in_time(&request)?;
             let prepared = authorized
                 .prepare(authority, &self.policy, Serial::random(), self.epoch, now)
                 .map_err(|error| match error {
@@ -78,6 +82,13 @@ impl Pipeline {
             };
         }
         Err(IssueError::Unavailable("the journal calls every serial number taken".to_owned()))
+    }
+
+    /// Nothing is signed by a clock that cannot be believed, but our own certificate: without it nobody could connect
+    /// to look.
+    fn in_time(&self, request: &SvidRequest) -> Result<(), IssueError> {
+        let stopped = self.time.borrow().stopped().filter(|_| request.profile != Profile::Server);
+        stopped.map_or(Ok(()), |why| Err(IssueError::Unavailable(why)))
     }
 
     fn refuse(&self, request: &SvidRequest, reason: String) -> IssueError {
@@ -112,6 +123,11 @@ impl BuiltinIssuer {
     #[cfg(any(test, feature = "testing"))]
     pub(crate) fn into_pipeline(self) -> Pipeline {
         self.pipeline
+    }
+
+    /// Signs by this clock while it can be believed.
+    pub(crate) fn mind(&mut self, time: watch::Receiver<Reading>) {
+        self.pipeline.time = time;
     }
 
     /// Issues until `shutdown`; then finishes what is under way and turns the rest away.

@@ -180,7 +180,8 @@ impl Keeper {
             }
             Phase::Active { old } => can_return = self.can_return(old).await,
         }
-        let is_paused = self.pause.borrow().as_ref().is_some_and(|pause| now < pause.until);
+        let is_paused = self.pause.borrow().as_ref().is_some_and(|pause| now < pause.until)
+            || self.time.borrow().is_stopped();
         let of_old = self.leading_to(self.roots.outgoing().map(|root| root.id));
         if self.roots.phase() == Phase::Steady {
             let dependents = Vec::new();
@@ -273,8 +274,14 @@ impl Keeper {
 
     async fn carry_out_root(&mut self, action: &Action, asked: &Asked) -> Result<(), PrepareError> {
         match action {
-            Action::Prepare { automatic, brought: false } => self.prepare_root(*automatic, asked).await,
-            Action::Prepare { automatic, brought: true } => self.prepare_brought(*automatic, asked).await,
+            Action::Prepare { automatic, brought } => {
+                self.in_time()?;
+                if *brought {
+                    self.prepare_brought(*automatic, asked).await
+                } else {
+                    self.prepare_root(*automatic, asked).await
+                }
+            }
             Action::Activate { new, old, left_behind } => {
                 self.activate_root(*new, *old, left_behind, asked).await
             }
@@ -363,6 +370,7 @@ impl Keeper {
             // A new one would sign before anybody has its list.
             None if waits => return Err(PrepareError::NoListedAuthority(old)),
             None => {
+                self.in_time()?;
                 let key = self.root_key(old).await?;
                 let (issuing, key) = make_issuing(&self.deps.policy, self.record(old)?, &key, now)?;
                 let id = issuing.id;

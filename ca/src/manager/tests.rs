@@ -108,6 +108,7 @@ async fn issue(handle: &Handle, path: &str) -> IssuedSvid {
 }
 
 mod brought;
+mod clock;
 mod lists;
 mod profiles;
 mod roots;

@@ -18,6 +18,7 @@ use async_trait::async_trait;
 use axum::{Router, body::Body};
 use ca::{
     ByHand, CaStatus, Install, Installed, RotateError, RotationStatus,
+    clock::Reading,
     dependents::Laggard,
     ports::AuthorityRequest,
     rotation::{Refusal, Wish},
@@ -247,7 +248,8 @@ impl Renewals for FailingRenewals {
     }
 }
 
-/// Ready when every part has served its first truth, the store can write and is what it was, and our own trust lasts.
+/// Ready when every part has served its first truth, the store can write and is what it was, the clock can be believed
+/// and our own trust lasts.
 pub(super) struct Ready {
     pub(super) readiness: Readiness,
     pub(super) broken: watch::Receiver<Option<String>>,
@@ -256,6 +258,7 @@ pub(super) struct Ready {
     pub(super) ca: watch::Receiver<Arc<CaStatus>>,
     pub(super) least_remaining: Duration,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) time: watch::Receiver<Reading>,
 }
 
 impl Ready {
@@ -273,7 +276,9 @@ impl Ready {
             part: "store",
             why: format!("STORE_ROLLBACK, nothing is signed: {finding}"),
         }));
-        reasons.extend(judge(&self.facts(), self.clock.now()));
+        let now = self.clock.now();
+        reasons.extend(self.time.borrow().stopped().map(|why| Reason { part: "clock", why }));
+        reasons.extend(judge(&self.facts(), now));
         reasons
     }
 

@@ -7,6 +7,7 @@ use api::{
     expiry::{Ending, first_of_each_kind},
 };
 use ca::CaStatus;
+use ca::clock::Reading;
 use certs::{Clock, Timestamp};
 use sds::SdsStatus;
 use tokio::sync::watch;
@@ -40,6 +41,7 @@ pub(super) struct Sources {
     pub(super) findings: watch::Receiver<Arc<Vec<store::Finding>>>,
     pub(super) store: store::Store,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) time: watch::Receiver<Reading>,
 }
 
 impl Sources {
@@ -53,6 +55,7 @@ impl Sources {
         samples.extend(self.sealing());
         samples.extend(self.writes());
         samples.extend(self.revocation());
+        samples.extend(self.time());
         samples
     }
 
@@ -191,6 +194,22 @@ impl Sources {
                 "store_rollback",
                 "Ways in which the store is not what it was; signing stops",
                 self.findings.borrow().len(),
+            ),
+        ]
+    }
+
+    fn time(&self) -> [Sample; 2] {
+        let reading = *self.time.borrow();
+        let skew =
+            "Seconds that the system's clock is ahead of what it should say; negative when it is behind";
+        let stopped = if reading.is_stopped() { 1.0 } else { 0.0 };
+        [
+            gauge("clock_skew_seconds", skew, vec![], seconds(reading.skew_millis)),
+            gauge(
+                "clock_stopped",
+                "Whether nothing is signed because of the system's clock",
+                vec![],
+                stopped,
             ),
         ]
     }

@@ -116,6 +116,7 @@ mod tests {
                 message: "issuer is unavailable".into(),
                 expires: None,
             }],
+            clock: wire::ClockState::default(),
             store: wire::StoreState { findings: vec!["sealed x is missing".into()], ..Default::default() },
             proxies: Vec::new(),
         };

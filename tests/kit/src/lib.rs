@@ -16,6 +16,7 @@ mod corp;
 mod documents;
 mod enrolment;
 mod eventually;
+mod faketime;
 mod hold;
 mod issued;
 mod kept;
@@ -44,6 +45,7 @@ pub use self::corp::Corp;
 pub use self::documents::{back, endpoints, front};
 pub use self::enrolment::{Enrolled, Enrolment, JoinAnswer, renew};
 pub use self::eventually::{PATIENCE, eventually, within};
+pub use self::faketime::FakeTime;
 pub use self::hold::{HeldSync, IdleConnection};
 pub use self::issued::kept_keys;
 pub use self::kept::{Kept, Speaks};
@@ -63,4 +65,6 @@ pub use self::tls::{
 pub use self::traffic::{Echo, Front, Kind, SESSION, STREAM, Traffic};
 pub use self::upstream::Upstream;
 pub use self::world::{Envoy, Node, TestWorld, WorldOptions, envoy, workspace};
-pub use self::xds::{CDS, DeltaStream, EDS, LDS, RDS, SDS, SotwStream, XdsClient, generic_of, secret_of};
+pub use self::xds::{
+    CDS, DeltaStream, EDS, LDS, RDS, SDS, SotwStream, XdsClient, generic_of, ports_of, secret_of,
+};

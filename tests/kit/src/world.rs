@@ -23,7 +23,7 @@ pub fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-fn variable(name: &str) -> Option<String> {
+pub(crate) fn variable(name: &str) -> Option<String> {
     #[expect(clippy::disallowed_methods, reason = "tests are told by the environment where programs are")]
     let value = std::env::var(name);
     value.ok()
@@ -116,6 +116,18 @@ impl TestWorld {
     /// # Panics
     /// When it does not start.
     pub async fn boot(name: &'static str, options: WorldOptions) -> Self {
+        Self::boot_in(name, options, Vec::new()).await
+    }
+
+    /// The same, with variables in the environment of the control plane: of that process alone.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn boot_in(
+        name: &'static str,
+        options: WorldOptions,
+        environment: Vec<(&'static str, String)>,
+    ) -> Self {
         let domain = format!("run-{:08x}.test", rand::random::<u32>());
         let options = SandboxOptions {
             credence: credence(),
@@ -130,7 +142,8 @@ impl TestWorld {
                 other => Ok(other),
             })
             .await
-            .unwrap_or_else(|error| panic!("sandbox: {error:#}"));
+            .unwrap_or_else(|error| panic!("sandbox: {error:#}"))
+            .serving_in(environment);
         let path = |name: &str| sandbox.path(name);
         let keys = Keys::read(&domain, &path("credence-data"), &path("credence.kek")).await;
         let admin = path("credence-admin");
@@ -148,6 +161,15 @@ impl TestWorld {
     pub async fn start(&mut self) {
         let started = self.sandbox_mut().start_control_plane().await;
         started.unwrap_or_else(|error| panic!("control plane: {error:#}"));
+    }
+
+    /// Starts the control plane with more arguments, and does not wait until it is ready.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn launch(&mut self, more: &[&str]) {
+        let launched = self.sandbox_mut().launch_control_plane(more);
+        launched.unwrap_or_else(|error| panic!("control plane: {error:#}"));
     }
 
     /// SIGKILL.
@@ -293,12 +315,13 @@ impl TestWorld {
 
     /// Enrols a node by the API; answers its join token.
     pub async fn enroll(&self, node: &str, identities: &[&str]) -> String {
-        self.enroll_in(node, "default", identities).await
+        self.enroll_as(node, "default", identities, json!({})).await
     }
 
-    async fn enroll_in(&self, node: &str, namespace: &str, identities: &[&str]) -> String {
+    async fn enroll_as(&self, node: &str, namespace: &str, identities: &[&str], labels: Value) -> String {
         let identities: Vec<String> = identities.iter().map(|path| self.id(path)).collect();
-        let body = json!({ "node": node, "namespace": namespace, "identities": identities });
+        let body =
+            json!({ "node": node, "namespace": namespace, "identities": identities, "labels": labels });
         let answer = self.rest.post("/api/v1/proxies", &body).await;
         answer["token"].as_str().unwrap_or_else(|| panic!("no token: {answer}")).to_owned()
     }
@@ -313,7 +336,20 @@ impl TestWorld {
     /// # Panics
     /// When it is refused.
     pub async fn node_in(&self, id: &str, namespace: &str, identities: &[&str]) -> Node {
-        let token = self.enroll_in(id, namespace, identities).await;
+        let token = self.enroll_as(id, namespace, identities, json!({})).await;
+        self.join(id, namespace, token).await
+    }
+
+    /// A node without Envoy and with the label `app=APP`, enrolled by hand.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub async fn node_of(&self, id: &str, app: &str, identities: &[&str]) -> Node {
+        let token = self.enroll_as(id, "default", identities, json!({ "app": app })).await;
+        self.join(id, "default", token).await
+    }
+
+    async fn join(&self, id: &str, namespace: &str, token: String) -> Node {
         let key = SecretKey::generate(KeyKind::P256);
         let enrolled = Enrolment::join(self.ports().enrolment, &token, &key).await;
         let enrolled = enrolled.unwrap_or_else(|outcome| panic!("{id}: {outcome:?}"));

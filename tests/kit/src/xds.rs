@@ -7,7 +7,10 @@ use hyper_util::rt::TokioIo;
 use prost::Message;
 use proto::{
     envoy::{
-        config::core::v3::{Node, data_source::Specifier},
+        config::{
+            core::v3::{Node, address::Address, data_source::Specifier, socket_address::PortSpecifier},
+            endpoint::v3::{ClusterLoadAssignment, lb_endpoint::HostIdentifier},
+        },
         extensions::transport_sockets::tls::v3::{Secret, secret},
         service::discovery::v3::{
             DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
@@ -244,6 +247,26 @@ pub fn generic_of(response: &DeltaDiscoveryResponse) -> Vec<u8> {
         Some(Specifier::InlineBytes(bytes)) => bytes.to_vec(),
         other => panic!("not inline: {}", other.is_some()),
     }
+}
+
+/// The ports of the addresses inside the first resource of a response, which must be those of a cluster.
+#[must_use]
+pub fn ports_of(response: &DeltaDiscoveryResponse) -> Option<Vec<u32>> {
+    let any = response.resources.first()?.resource.as_ref()?;
+    let assignment = ClusterLoadAssignment::decode(any.value.as_ref()).ok()?;
+    let endpoints = assignment.endpoints.iter().flat_map(|locality| &locality.lb_endpoints);
+    endpoints
+        .map(|endpoint| {
+            let Some(HostIdentifier::Endpoint(endpoint)) = &endpoint.host_identifier else { return None };
+            let Some(Address::SocketAddress(socket)) = &endpoint.address.as_ref()?.address else {
+                return None;
+            };
+            match socket.port_specifier {
+                Some(PortSpecifier::PortValue(port)) => Some(port),
+                _ => None,
+            }
+        })
+        .collect()
 }
 
 /// The chain and key inside the first secret of a response, both PEM.

@@ -272,7 +272,7 @@ async fn the_next_root_waits_for_the_list_of_what_it_signed() {
             let leaf = issue(&handle, "/web").await;
             let old = handle.anchor().borrow().root.unwrap();
             let had = shown(&handle, world.clock.now()).unwrap().numbers();
-            let status = handle.rotate_root(wish(crate::rotation::Step::Prepare), asked()).await.unwrap();
+            let status = handle.rotate_root(wish(Step::Prepare), asked()).await.unwrap();
             let new = status.other.unwrap();
             let both = shown(&handle, world.clock.now()).unwrap().numbers();
             assert_eq!(both.len(), 2, "the list comes with the bundle");
@@ -282,10 +282,10 @@ async fn the_next_root_waits_for_the_list_of_what_it_signed() {
                 vec![node]
             };
             world.dependents.set(knows(had));
-            let refused = handle.rotate_root(wish(crate::rotation::Step::Activate), asked()).await;
+            let refused = handle.rotate_root(wish(Step::Activate), asked()).await;
             assert!(matches!(refused, Err(RotateError::Refused(Refusal::Laggards { .. }))), "{refused:?}");
             world.dependents.set(knows(both));
-            handle.rotate_root(wish(crate::rotation::Step::Activate), asked()).await.unwrap();
+            handle.rotate_root(wish(Step::Activate), asked()).await.unwrap();
             let after = issue(&handle, "/web").await;
             assert!(shown(&handle, world.clock.now()).unwrap().numbers().contains_key(&after.authority));
         })
