@@ -14,6 +14,8 @@ use crate::{
 const PAGE: usize = 1000;
 /// The longest text of an event that is kept.
 const TEXT: usize = 1024;
+/// Rows that are written by one statement.
+const AT_ONCE: usize = 256;
 /// The most details of an event that are kept.
 const DETAILS: usize = 32;
 
@@ -42,21 +44,28 @@ fn cut(text: &mut String) {
     }
 }
 
-pub(crate) async fn insert(connection: &mut SqliteConnection, row: &AuditRow) -> Result<(), sqlx::Error> {
-    let event = &row.event;
-    sqlx::query(
-        "INSERT INTO audit (sequence, at, tenant, actor, action, object, event, hash) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-    )
-    .bind(number(row.sequence))
-    .bind(event.at.unix_millis())
-    .bind(event.tenant.as_str())
-    .bind(event.actor.to_string())
-    .bind(event.action.word())
-    .bind(&event.object)
-    .bind(json(event)?)
-    .bind(row.hash.as_slice())
-    .execute(connection)
-    .await?;
+pub(crate) async fn insert(connection: &mut SqliteConnection, rows: &[AuditRow]) -> Result<(), sqlx::Error> {
+    for rows in rows.chunks(AT_ONCE) {
+        let events = rows.iter().map(|row| Ok((row, json(&row.event)?)));
+        let events = events.collect::<Result<Vec<_>, sqlx::Error>>()?;
+        let mut query = QueryBuilder::<Sqlite>::new(
+            "INSERT INTO audit (sequence, at, tenant, actor, action, object, event, hash) ",
+        );
+        query.push_values(&events, |mut values, (row, json)| {
+            let event = &row.event;
+            values
+                .push_bind(number(row.sequence))
+                .push_bind(event.at.unix_millis())
+                .push_bind(event.tenant.as_str())
+                .push_bind(event.actor.to_string())
+                .push_bind(event.action.word())
+                .push_bind(event.object.as_str())
+                .push_bind(json.as_str())
+                .push_bind(row.hash.as_slice());
+        });
+        // As many rows as happen to come together: the statement will hardly be needed again.
+        query.build().persistent(rows.len() == 1).execute(&mut *connection).await?;
+    }
     Ok(())
 }
 
@@ -91,10 +100,12 @@ impl Change for Append {
     type Answer = ();
     type Refusal = AuditError;
 
+    fn is_one_statement(&self) -> bool {
+        true
+    }
+
     async fn carry_out(self, tx: &mut Tx<'_>) -> Result<(), Fault<AuditError>> {
-        for event in self.0 {
-            tx.record(event).await?;
-        }
+        self.0.into_iter().for_each(|event| tx.record(event));
         Ok(())
     }
 }

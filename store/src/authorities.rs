@@ -62,7 +62,7 @@ impl Change for Insert {
             }
         }
         for event in self.events {
-            tx.record(event).await?;
+            tx.record(event);
         }
         Ok(())
     }
@@ -118,7 +118,7 @@ impl Change for Step {
             check_one_active(tx, step.id).await?;
         }
         for event in self.events {
-            tx.record(event).await?;
+            tx.record(event);
         }
         Ok(())
     }
@@ -217,7 +217,7 @@ impl Change for Mark {
             }
         }
         for event in self.events {
-            tx.record(event).await?;
+            tx.record(event);
         }
         Ok(())
     }

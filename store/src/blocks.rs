@@ -41,7 +41,7 @@ impl Change for Block {
         if made.rows_affected() == 0 {
             return Err(Fault::Refused(StoreError::Exists { what: "block of", name: self.id.to_string() }));
         }
-        tx.record(self.event).await?;
+        tx.record(self.event);
         tx.touch(Topic::Blocks);
         Ok(())
     }
@@ -63,7 +63,7 @@ impl Change for Unblock {
         if gone.rows_affected() == 0 {
             return Err(Fault::Refused(StoreError::NotFound { what: "block of", name: self.id.to_string() }));
         }
-        tx.record(self.event).await?;
+        tx.record(self.event);
         tx.touch(Topic::Blocks);
         Ok(())
     }

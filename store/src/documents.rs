@@ -55,7 +55,7 @@ impl Change for Commit {
             }
             _ => event,
         };
-        tx.record(event).await?;
+        tx.record(event);
         tx.touch(Topic::Documents);
         Ok(made)
     }

@@ -42,14 +42,18 @@ impl Change for RecordIntent {
     type Refusal = JournalError;
     const PART: Part = Part::First;
 
+    fn is_one_statement(&self) -> bool {
+        self.spend.is_none()
+    }
+
     async fn carry_out(self, tx: &mut Tx<'_>) -> Result<(), Fault<JournalError>> {
         let Self { intent, spend, event } = self;
         // Without a certificate of our own nobody could reach us to look.
         if intent.profile != Profile::Server {
             refuse_while_found(tx, JournalError::Unavailable)?;
         }
-        refuse_stolen(tx, intent.authority).await?;
         if let Some(spend) = &spend {
+            refuse_stolen(tx, intent.authority).await?;
             judge(tx, spend, intent.at).await?;
             sqlx::query("UPDATE tokens SET spent = coalesce(spent, ?), spent_spki = ? WHERE id = ?")
                 .bind(intent.at.unix_millis())
@@ -60,9 +64,10 @@ impl Change for RecordIntent {
         }
         let token = spend.map(|spend| spend.token_id);
         if !insert(tx, &intent, token.as_deref()).await? {
+            refuse_stolen(tx, intent.authority).await?;
             return Err(Fault::Refused(JournalError::SerialTaken(intent.serial)));
         }
-        tx.record(event).await?;
+        tx.record(event);
         Ok(())
     }
 }
@@ -119,12 +124,14 @@ async fn judge(tx: &mut Tx<'_>, spend: &TokenSpend, now: Timestamp) -> Result<()
     }
 }
 
-/// Answers whether the serial number was free.
+/// Answers whether it was written: the serial number was free, and the authority is not stolen.
 async fn insert(tx: &mut Tx<'_>, intent: &Intent, token: Option<&str>) -> Result<bool, sqlx::Error> {
     let made = sqlx::query(
         "INSERT INTO certificates (tenant, authority, serial, epoch, tbs_sha256, id, profile, node, purpose, spki,
                                    not_before, not_after, at, request_id, token, state, reason)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'unknown', '') ON CONFLICT DO NOTHING",
+         SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, 'unknown', ''
+          WHERE NOT EXISTS (SELECT 1 FROM authorities WHERE id = ?2 AND stolen IS NOT NULL)
+             ON CONFLICT DO NOTHING",
     )
     .bind(intent.tenant.as_str())
     .bind(intent.authority.to_string())
@@ -157,11 +164,13 @@ impl Change for RecordResult {
     type Refusal = JournalError;
     const PART: Part = Part::Last;
 
+    fn is_one_statement(&self) -> bool {
+        true
+    }
+
     async fn carry_out(self, tx: &mut Tx<'_>) -> Result<(), Fault<JournalError>> {
         let Self { result, event } = self;
-        if matches!(result.outcome, IssueOutcome::Issued(_)) {
-            refuse_stolen(tx, result.authority).await?;
-        }
+        let is_issued = matches!(result.outcome, IssueOutcome::Issued(_));
         let (state, reason, chain) = match result.outcome {
             IssueOutcome::Issued(chain) => {
                 ("issued", String::new(), Some(chain_bytes(chain.iter().map(Vec::as_slice))))
@@ -169,8 +178,10 @@ impl Change for RecordResult {
             IssueOutcome::Failed(reason) => ("failed", reason, None),
         };
         let recorded = sqlx::query(
-            "UPDATE certificates SET state = ?, reason = ?, chain = ?, finished = ?
-              WHERE authority = ? AND serial = ? AND state = 'unknown'",
+            "UPDATE certificates SET state = ?1, reason = ?2, chain = ?3, finished = ?4
+              WHERE authority = ?5 AND serial = ?6 AND state = 'unknown'
+                AND (?1 <> 'issued' OR NOT EXISTS
+                     (SELECT 1 FROM authorities WHERE id = ?5 AND stolen IS NOT NULL))",
         )
         .bind(state)
         .bind(reason)
@@ -181,9 +192,12 @@ impl Change for RecordResult {
         .execute(tx.sql())
         .await?;
         if recorded.rows_affected() == 0 {
+            if is_issued {
+                refuse_stolen(tx, result.authority).await?;
+            }
             return Err(Fault::Refused(JournalError::NoIntent(result.serial)));
         }
-        tx.record(event).await?;
+        tx.record(event);
         Ok(())
     }
 }

@@ -272,8 +272,8 @@ pub(crate) async fn adopt(connection: &mut SqliteConnection, now: Timestamp) -> 
     let mut head = audit_log::head(connection).await?;
     for (key, print) in prints(connection).await? {
         let row = head.next(Entry::Sealed(key, print).event(now, Actor::Host));
-        audit_log::insert(connection, &row).await?;
         head = Head { sequence: row.sequence, hash: row.hash };
+        audit_log::insert(connection, &[row]).await?;
     }
     Ok(head)
 }

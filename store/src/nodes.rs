@@ -63,7 +63,7 @@ impl Change for Enroll {
             .bind((event.at - KEPT).unix_millis())
             .execute(tx.sql())
             .await?;
-        tx.record(event).await?;
+        tx.record(event);
         tx.touch(Topic::Bindings);
         Ok(())
     }
@@ -119,7 +119,7 @@ impl Change for Remove {
         if !drop_binding(tx, &self.node, self.event.at).await? {
             return Err(Fault::Refused(StoreError::NotFound { what: "node", name: self.node.to_string() }));
         }
-        tx.record(self.event).await?;
+        tx.record(self.event);
         tx.touch(Topic::Bindings);
         Ok(())
     }
@@ -144,7 +144,7 @@ impl Change for RevokeToken {
         if revoked.rows_affected() == 0 {
             return Err(Fault::Refused(StoreError::NotFound { what: "token", name: self.id }));
         }
-        tx.record(self.event).await?;
+        tx.record(self.event);
         Ok(())
     }
 }
@@ -175,7 +175,7 @@ impl Change for TokenFailure {
                 .bind(&self.id)
                 .execute(tx.sql())
                 .await?;
-            tx.record(self.burned).await?;
+            tx.record(self.burned);
         }
         Ok(u32::try_from(failures).unwrap_or(u32::MAX))
     }

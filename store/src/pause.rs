@@ -33,7 +33,7 @@ impl Change for SetPause {
                 .execute(tx.sql())
                 .await?;
         }
-        tx.record(self.event).await?;
+        tx.record(self.event);
         Ok(())
     }
 }

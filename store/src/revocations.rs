@@ -64,7 +64,7 @@ impl Change for Revoke {
         .bind(revoked.not_after.unix_millis())
         .execute(tx.sql())
         .await?;
-        tx.record(event).await?;
+        tx.record(event);
         Ok(())
     }
 }
@@ -128,7 +128,7 @@ impl Change for KeepList {
             .bind(number(list.number.saturating_sub(LISTS_KEPT)))
             .execute(tx.sql())
             .await?;
-        tx.record(event).await?;
+        tx.record(event);
         Ok(())
     }
 }

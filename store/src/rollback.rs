@@ -180,7 +180,7 @@ impl Change for Note {
         for finding in self.0 {
             let mut event = Event::done(self.1, Actor::System, Action::StoreRollback, "store");
             event.reason = finding.to_string();
-            tx.record(event).await?;
+            tx.record(event);
         }
         Ok(())
     }
@@ -207,7 +207,7 @@ impl Change for Accept {
             .collect();
         let cause = (self.0.at, self.0.actor.clone());
         let broken: Vec<String> = self.1.iter().map(ToString::to_string).collect();
-        tx.record(self.0.with("broken_rows", broken.join(" ")).with("records", faults.len())).await?;
+        tx.record(self.0.with("broken_rows", broken.join(" ")).with("records", faults.len()));
         for (key, _) in faults {
             let entry = match found.get(&key) {
                 Some(print) => Entry::Sealed(key, *print),
@@ -216,7 +216,7 @@ impl Change for Accept {
                     Entry::Destroyed(key, version)
                 }
             };
-            tx.enter(entry, cause.0, cause.1.clone()).await?;
+            tx.enter(entry, cause.0, cause.1.clone());
         }
         Ok(())
     }

@@ -89,7 +89,7 @@ impl Change for PrepareKeys {
             row.insert(tx.sql(), self.1.at).await?;
             let mut event = self.1.clone();
             event.object = data.class.word().into();
-            tx.record(event.with("data_key_id", row.id)).await?;
+            tx.record(event.with("data_key_id", row.id));
             made.push(data.class);
         }
         tx.set_keyring(keyring);
@@ -128,7 +128,7 @@ impl Change for Advance {
             }
             let event = Event::done(self.0, Actor::System, Action::DataKeyActivate, next.class.word());
             tx.set_keyring(after);
-            tx.record(event.with("data_key_id", next.id()).with("version", next.version)).await?;
+            tx.record(event.with("data_key_id", next.id()).with("version", next.version));
             return Ok(Progress::Activated);
         }
         let mut blocked = None;
@@ -144,7 +144,7 @@ impl Change for Advance {
                     let event = Event::done(self.0, Actor::System, Action::DataKeyDestroy, old.class.word());
                     tx.set_keyring(after);
                     tx.key_destroyed();
-                    tx.record(event.with("data_key_id", old.id()).with("version", old.version)).await?;
+                    tx.record(event.with("data_key_id", old.id()).with("version", old.version));
                     return Ok(Progress::Destroyed);
                 }
                 (0, failed) => blocked = failed,
@@ -205,7 +205,7 @@ async fn seal_anew(
         .await?;
         if swapped.rows_affected() == 1 {
             let print = Print::of(after.version, &sealed);
-            tx.enter(Entry::Sealed(key, print), at, Actor::System).await?;
+            tx.enter(Entry::Sealed(key, print), at, Actor::System);
             count += 1;
         }
     }

@@ -61,8 +61,7 @@ impl Tx<'_> {
         };
         let record = sealed.map_err(|error| sqlx::Error::Encode(error.into()))?;
         write(self.sql(), class, &row, &record).await?;
-        self.enter(Entry::Sealed(key, Print::of(row.version, &record)), cause.at, cause.actor.clone())
-            .await?;
+        self.enter(Entry::Sealed(key, Print::of(row.version, &record)), cause.at, cause.actor.clone());
         Ok(row.version)
     }
 
@@ -85,7 +84,7 @@ impl Tx<'_> {
         }
         let key = RowKey::of(class, &row);
         let version = self.next_version(&key) - 1;
-        self.enter(Entry::Destroyed(key, version), cause.at, cause.actor.clone()).await?;
+        self.enter(Entry::Destroyed(key, version), cause.at, cause.actor.clone());
         self.key_destroyed();
         Ok(true)
     }

@@ -105,7 +105,7 @@ impl Change for Put {
         let text = crate::row::json(&header)?;
         let content = Content::Secret { header: text.as_bytes(), secret: &secret };
         let version = tx.put_sealed(Class::Tls, row(&tenant, &id), content, &Cause::from(&event)).await?;
-        tx.record(event.with("version", version)).await?;
+        tx.record(event.with("version", version));
         tx.touch(Topic::Secrets);
         Ok(version)
     }
@@ -146,7 +146,7 @@ impl Change for Remove {
         if !tx.destroy_sealed(Class::Tls, row(&tenant, &id), &Cause::from(&event)).await? {
             return Err(Fault::Refused(StoreError::NotFound { what: "secret", name: id }));
         }
-        tx.record(event).await?;
+        tx.record(event);
         tx.touch(Topic::Secrets);
         Ok(())
     }

@@ -1,13 +1,15 @@
 //! The one writer of a database: takes what is queued, carries it out in one transaction, synchronises once, and
 //! only then answers. A transaction that knows of more to come at once waits for it, within a bound (`gathering`).
 //!
-//! Each change runs inside a savepoint of its own: one that is refused is undone alone. When the disk fails, the
+//! Each change runs inside a savepoint of its own: one that is refused is undone alone. One that is a single statement
+//! has nothing to undo, and its audit rows are written with those of its neighbours by one statement: each statement
+//! is a way to the database's thread and back, which costs more than what it does there. When the disk fails, the
 //! writer writes no more: what a failed synchronisation left behind cannot be known, so it is never tried again.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
-use audit::{Actor, Event, Head};
+use audit::{Actor, AuditRow, Event, Head};
 use certs::Timestamp;
 use sqlx::{Connection, Executor, SqliteConnection, SqlitePool};
 use tokio::{
@@ -17,6 +19,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    audit_log,
     directory::DirectoryLock,
     gathering::{Gathering, PATIENCE, Part},
     keyring::Keyring,
@@ -90,6 +93,12 @@ pub(crate) trait Change: Send + 'static {
     /// Whether it has to do with another change that follows at once.
     const PART: Part = Part::Alone;
 
+    /// Whether it is one statement beside its audit rows, which refuses by changing nothing, and reads no audit row: it
+    /// then needs no savepoint.
+    fn is_one_statement(&self) -> bool {
+        false
+    }
+
     async fn carry_out(self, tx: &mut Tx<'_>) -> Result<Self::Answer, Fault<Self::Refusal>>;
 }
 
@@ -109,6 +118,8 @@ struct State {
     destroyed: bool,
     keyring: Arc<Keyring>,
     entries: Vec<Entry>,
+    /// Audit rows that are still to be written: before the next savepoint, or the commit.
+    rows: Vec<AuditRow>,
 }
 
 impl Tx<'_> {
@@ -166,15 +177,9 @@ impl Tx<'_> {
     }
 
     /// Enters what was done to a sealed record in the audit chain, on account of whoever caused it.
-    pub(crate) async fn enter(
-        &mut self,
-        entry: Entry,
-        at: Timestamp,
-        actor: Actor,
-    ) -> Result<(), sqlx::Error> {
-        self.record(entry.event(at, actor)).await?;
+    pub(crate) fn enter(&mut self, entry: Entry, at: Timestamp, actor: Actor) {
+        self.record(entry.event(at, actor));
         self.state.entries.push(entry);
-        Ok(())
     }
 
     /// Has the write-ahead log emptied after the commit, so that destroyed keys do not linger there.
@@ -182,18 +187,39 @@ impl Tx<'_> {
         self.state.destroyed = true;
     }
 
-    /// Appends an event to the audit chain.
-    pub(crate) async fn record(&mut self, event: Event) -> Result<(), sqlx::Error> {
-        let row = self.state.head.next(crate::audit_log::bounded(event));
-        crate::audit_log::insert(self.connection, &row).await?;
+    /// Appends an event to the audit chain. Its row is written before the commit, and not seen by what this change
+    /// reads.
+    pub(crate) fn record(&mut self, event: Event) {
+        let row = self.state.head.next(audit_log::bounded(event));
         self.state.head = Head { sequence: row.sequence, hash: row.hash };
-        Ok(())
+        self.state.rows.push(row);
+    }
+
+    /// Writes the audit rows that are due.
+    async fn write_rows(&mut self) -> Result<(), sqlx::Error> {
+        audit_log::insert(self.connection, &std::mem::take(&mut self.state.rows)).await
+    }
+
+    /// Carries out a change that is undone alone when it is refused. Whether what it did stays.
+    async fn undoably(&mut self, queued: &mut dyn Queued) -> Result<bool, sqlx::Error> {
+        self.write_rows().await?;
+        self.connection.execute("SAVEPOINT change").await?;
+        let before = self.state.clone();
+        let stays = queued.carry_out(self).await?;
+        if !stays {
+            self.state = before;
+            self.connection.execute("ROLLBACK TO change").await?;
+        }
+        self.connection.execute("RELEASE change").await?;
+        Ok(stays)
     }
 }
 
 /// A change in the queue, whatever its answer.
 #[async_trait]
 pub(crate) trait Queued: Send {
+    /// See [`Change::is_one_statement`].
+    fn is_one_statement(&self) -> bool;
     /// Whether what it did stays.
     async fn carry_out(&mut self, tx: &mut Tx<'_>) -> Result<bool, sqlx::Error>;
     /// What it has to do with another change.
@@ -210,6 +236,10 @@ struct Pending<C: Change> {
 
 #[async_trait]
 impl<C: Change> Queued for Pending<C> {
+    fn is_one_statement(&self) -> bool {
+        self.change.as_ref().is_some_and(Change::is_one_statement)
+    }
+
     async fn carry_out(&mut self, tx: &mut Tx<'_>) -> Result<bool, sqlx::Error> {
         let Some(change) = self.change.take() else { return Ok(false) };
         match change.carry_out(tx).await {
@@ -361,7 +391,8 @@ impl Writer {
         }
     }
 
-    /// One transaction around the whole group, one savepoint around each change. The group grows while it is written.
+    /// One transaction around the whole group, one savepoint around each change that needs one. The group grows while
+    /// it is written.
     async fn transact(
         &mut self,
         group: &mut Vec<Member>,
@@ -374,18 +405,15 @@ impl Writer {
             destroyed: false,
             keyring: self.live.keyring(),
             entries: Vec::new(),
+            rows: Vec::new(),
         };
         let mut tx = Tx { connection: &mut self.connection, live: &self.live, state };
         let mut deadline = None;
         while let Some(member) = group.last_mut() {
-            tx.connection.execute("SAVEPOINT change").await?;
-            let before = tx.state.clone();
-            member.stays = member.queued.carry_out(&mut tx).await?;
-            if !member.stays {
-                tx.state = before;
-                tx.connection.execute("ROLLBACK TO change").await?;
-            }
-            tx.connection.execute("RELEASE change").await?;
+            member.stays = match member.queued.is_one_statement() {
+                true => member.queued.carry_out(&mut tx).await?,
+                false => tx.undoably(member.queued.as_mut()).await?,
+            };
             if group.len() >= GROUP {
                 break;
             }
@@ -394,13 +422,14 @@ impl Writer {
             self.gathering.take(queued.part());
             group.push(Member { queued, stays: false });
         }
+        tx.write_rows().await?;
         let state = tx.state;
         self.connection.execute("COMMIT").await?;
         Ok(state)
     }
 
-    /// Undoes the group. Unless it was only that the disk is full or that another program holds the database for
-    /// too long, nothing is written from now on.
+    /// Undoes the group. Unless it was only that the disk is full, that another program holds the database for too long,
+    /// or that somebody else has written an audit row, nothing is written from now on.
     async fn abort(&mut self, error: &sqlx::Error) -> String {
         let undone = match self.connection.execute("ROLLBACK").await {
             Ok(_) => true,
@@ -412,7 +441,10 @@ impl Writer {
             _ => error.to_string(),
         };
         tracing::error!(%reason, "changes were not written");
-        let passes = matches!(primary_code(error), Some(SQLITE_FULL | SQLITE_BUSY | SQLITE_LOCKED));
+        let passes = matches!(
+            primary_code(error),
+            Some(SQLITE_FULL | SQLITE_BUSY | SQLITE_LOCKED | SQLITE_CONSTRAINT)
+        );
         if !(undone && passes) {
             self.broken.send_replace(Some(reason.clone()));
         }
@@ -473,6 +505,7 @@ const SQLITE_IOERR: i32 = 10;
 const SQLITE_CORRUPT: i32 = 11;
 const SQLITE_FULL: i32 = 13;
 const SQLITE_CANTOPEN: i32 = 14;
+const SQLITE_CONSTRAINT: i32 = 19;
 const SQLITE_NOTADB: i32 = 26;
 
 /// The low byte of SQLite's extended result code.

@@ -182,7 +182,7 @@ async fn bring_back(tx: &mut Tx<'_>, root: &AuthorityRecord) -> Result<bool, sql
 
 async fn record(tx: &mut Tx<'_>, events: Vec<Event>) -> Result<(), Fault<AuthorityError>> {
     for event in events {
-        tx.record(event).await?;
+        tx.record(event);
     }
     Ok(())
 }

@@ -120,7 +120,7 @@ impl Change for InsertSlot {
             return Err(Fault::Refused(RotationError::Unavailable(reason.into())));
         }
         self.0.insert(tx.sql()).await?;
-        tx.record(self.2.with("slot_kind", self.0.kind).with("key_id", &self.0.key_id)).await?;
+        tx.record(self.2.with("slot_kind", self.0.kind).with("key_id", &self.0.key_id));
         Ok(())
     }
 }
@@ -142,7 +142,7 @@ impl Change for DeleteSlot {
         }
         delete_slot(tx.sql(), slot.id).await?;
         tx.key_destroyed();
-        tx.record(self.1.with("slot_kind", slot.kind)).await?;
+        tx.record(self.1.with("slot_kind", slot.kind));
         Ok(())
     }
 }
@@ -189,7 +189,7 @@ impl Change for ReplaceRoot {
         }
         tx.set_keyring(keyring);
         tx.key_destroyed();
-        tx.record(self.event.with("root_key_id", id).with("data_keys", rows.len())).await?;
+        tx.record(self.event.with("root_key_id", id).with("data_keys", rows.len()));
         Ok(())
     }
 }

@@ -1,10 +1,10 @@
 //! What the store promises about files, keys and commits.
 
-use std::os::unix::fs::PermissionsExt;
+use std::{os::unix::fs::PermissionsExt, pin::Pin};
 
 use api::ports::{BlockStore, StoreError};
 use audit::{AuditFilter, AuditLog};
-use ca::ports::{Intent, IssueOutcome, Journal, ResultRecord};
+use ca::ports::{Intent, IssueOutcome, Journal, JournalError, ResultRecord};
 use certs::{Profile, Serial, SpkiHash};
 use spiffe::{AuthorityId, Purpose, RequestId, SpiffeId, Tenant};
 use sqlx::{ConnectOptions, Connection, Executor, SqliteConnection, sqlite::SqliteConnectOptions};
@@ -280,13 +280,50 @@ async fn refused_change_does_not_touch_the_others_of_its_group() {
     assert!(world.store.integrity().await.unwrap().is_sound());
 }
 
+/// Changes of one statement and of several take turns in one transaction, and some of each are refused.
+#[tokio::test]
+async fn whatever_shares_a_transaction_each_change_has_its_audit_row_and_a_refused_one_none() {
+    let place = Place::made().await;
+    let (store, writer) = open(place.open_options()).await.unwrap();
+    let serial = Serial::random();
+    let one = |number: usize| {
+        let (store, serial) = (store.clone(), serial.clone());
+        let change: Pin<Box<dyn Future<Output = bool>>> = match number % 4 {
+            0 => Box::pin(async move { record(&store, serial).await.is_ok() }),
+            1 => Box::pin(async move { block(&store, number / 8).await.is_ok() }),
+            2 => Box::pin(async move { block(&store, 100 + number).await.is_ok() }),
+            _ => {
+                let event = event(Action::StreamRefuse, &number.to_string());
+                Box::pin(async move { store.append(vec![event.clone(), event]).await.is_ok() })
+            }
+        };
+        change
+    };
+    let mut all = Box::pin(join((0..16).map(one).collect()));
+    assert!(poll_once(&mut all).is_none());
+    let world = World::run(place, (store, writer));
+    let answers = all.await;
+    let kept = |kind: usize| (0..16).filter(|number| number % 4 == kind && answers[*number]).count();
+    assert_eq!([kept(0), kept(1), kept(2), kept(3)], [1, 2, 4, 4], "{answers:?}");
+    assert_eq!(world.store.written().commits, 1);
+    let rows = world.store.list(&AuditFilter::default()).await.unwrap();
+    let sequences: Vec<u64> = rows.iter().rev().map(|row| row.sequence).collect();
+    assert_eq!(
+        sequences,
+        (1..=16).collect::<Vec<_>>(),
+        "one of the start, 1 + 2 + 4, and two for each of the last 4"
+    );
+    assert!(world.store.integrity().await.unwrap().is_sound());
+    assert_eq!(world.store.check_rollback().await.unwrap().to_vec(), []);
+}
+
 /// All futures at once, each polled until done.
 async fn join<T, F: Future<Output = T> + Unpin>(mut futures: Vec<F>) -> Vec<T> {
     let mut answers: Vec<Option<T>> = futures.iter().map(|_| None).collect();
     std::future::poll_fn(|context| {
         for (future, answer) in futures.iter_mut().zip(&mut answers) {
             if answer.is_none()
-                && let std::task::Poll::Ready(value) = std::pin::Pin::new(future).poll(context)
+                && let std::task::Poll::Ready(value) = Pin::new(future).poll(context)
             {
                 *answer = Some(value);
             }
@@ -303,7 +340,7 @@ async fn join<T, F: Future<Output = T> + Unpin>(mut futures: Vec<F>) -> Vec<T> {
 
 fn poll_once<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-    match std::pin::Pin::new(future).poll(&mut context) {
+    match Pin::new(future).poll(&mut context) {
         std::task::Poll::Ready(value) => Some(value),
         std::task::Poll::Pending => None,
     }
@@ -464,8 +501,13 @@ fn authority() -> AuthorityId {
 
 async fn intend(store: &Store) -> Serial {
     let serial = Serial::random();
+    record(store, serial.clone()).await.unwrap();
+    serial
+}
+
+async fn record(store: &Store, serial: Serial) -> Result<(), JournalError> {
     let intent = Intent {
-        serial: serial.clone(),
+        serial,
         authority: authority(),
         epoch: 1,
         tbs_sha256: [0; 32],
@@ -480,8 +522,7 @@ async fn intend(store: &Store) -> Serial {
         at: now(),
         request_id: RequestId::random(),
     };
-    store.record_intent(intent, None, event(Action::CertificateIntent, "w")).await.unwrap();
-    serial
+    store.record_intent(intent, None, event(Action::CertificateIntent, "w")).await
 }
 
 #[tokio::test]
