@@ -198,6 +198,12 @@ impl Sandbox {
         Ok(())
     }
 
+    /// The process of the control plane, while it runs.
+    #[must_use]
+    pub fn control_plane(&self) -> Option<u32> {
+        self.serve.as_ref().and_then(Child::id)
+    }
+
     /// SIGKILL: no warning, no drain, no flush.
     ///
     /// # Errors

@@ -93,7 +93,7 @@ impl Change for Evict {
         if made.rows_affected() == 0 {
             return Err(Fault::Refused(StoreError::NotFound { what: "block of", name: self.id.to_string() }));
         }
-        tx.record(self.event).await?;
+        tx.record(self.event);
         tx.touch(Topic::Blocks);
         Ok(())
     }

@@ -139,13 +139,39 @@ impl Enrolment {
 /// # Errors
 /// What was answered instead.
 pub async fn renew(address: SocketAddr, identity: &Identity) -> Result<Identity, Outcome> {
-    let tls = connect(address, Some(identity), &[b"h2"]).await?;
-    let mut channel = Channel::over(tls).await?;
     let key = SecretKey::generate(certs::KeyKind::P256);
-    let request = RenewRequest { csr_der: Csr::build(&key), bundle_sha256: Vec::new() };
-    let answer: RenewResponse = channel.unary("/credence.v1.RenewalService/Renew", &request).await?;
-    let chain = answer.chain_der.iter().map(|der| der.to_vec()).collect();
+    let chain = Renewals::open(address, identity).await?.renew(Csr::build(&key)).await?;
     Ok(Identity { chain, key: rustls_key(&key) })
+}
+
+/// One connection of a node, on which it renews as often as it likes.
+pub struct Renewals(Channel);
+
+impl std::fmt::Debug for Renewals {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Renewals").finish_non_exhaustive()
+    }
+}
+
+impl Renewals {
+    /// Connects to the xDS port.
+    ///
+    /// # Errors
+    /// How it ended instead.
+    pub async fn open(address: SocketAddr, identity: &Identity) -> Result<Self, Outcome> {
+        let tls = connect(address, Some(identity), &[b"h2"]).await?;
+        Ok(Self(Channel::over(tls).await?))
+    }
+
+    /// Asks for a certificate for the key of a request: its chain.
+    ///
+    /// # Errors
+    /// What was answered instead.
+    pub async fn renew(&mut self, csr_der: Vec<u8>) -> Result<Vec<Vec<u8>>, Outcome> {
+        let request = RenewRequest { csr_der, bundle_sha256: Vec::new() };
+        let answer: RenewResponse = self.0.unary("/credence.v1.RenewalService/Renew", &request).await?;
+        Ok(answer.chain_der.iter().map(|der| der.to_vec()).collect())
+    }
 }
 
 pub(crate) fn rustls_key(key: &SecretKey) -> PrivateKeyDer<'static> {

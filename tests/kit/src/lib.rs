@@ -43,7 +43,7 @@ pub use server::{clock::SystemClock, config::Config};
 pub use self::authority::Keys;
 pub use self::corp::Corp;
 pub use self::documents::{back, endpoints, front};
-pub use self::enrolment::{Enrolled, Enrolment, JoinAnswer, renew};
+pub use self::enrolment::{Enrolled, Enrolment, JoinAnswer, Renewals, renew};
 pub use self::eventually::{PATIENCE, eventually, within};
 pub use self::faketime::FakeTime;
 pub use self::hold::{HeldSync, IdleConnection};

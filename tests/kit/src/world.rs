@@ -35,8 +35,9 @@ fn credence() -> PathBuf {
         return path.into();
     }
     let test = std::env::current_exe().unwrap_or_else(|error| panic!("this program's own file: {error}"));
-    let beside = test.ancestors().nth(2).map(|folder| folder.join("credence")).filter(|path| path.exists());
-    beside.unwrap_or_else(|| {
+    // A test lies in a folder below the programs, a benchmark beside them.
+    let mut beside = test.ancestors().skip(1).take(2).map(|folder| folder.join("credence"));
+    beside.find(|path| path.is_file()).unwrap_or_else(|| {
         panic!("there is no credence beside {}: run `cargo build -p credence-server`", test.display())
     })
 }

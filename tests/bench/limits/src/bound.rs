@@ -61,6 +61,11 @@ impl Bound {
         assert!(key.verify(black_box(message), signature).is_ok(), "its own signature holds");
     }
 
+    /// Makes a key.
+    pub(crate) fn generate(&self) {
+        black_box(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).is_ok());
+    }
+
     /// Everything that an issuance signs and verifies: the request's signature, the throwaway one that is linted,
     /// the real one, and the check of that.
     pub(crate) fn full(&self) {

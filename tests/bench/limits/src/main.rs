@@ -11,7 +11,10 @@ mod durable;
 mod p1;
 mod p13;
 mod p2;
+mod p3;
+mod renewals;
 mod report;
+mod served;
 mod steps;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -30,8 +33,10 @@ struct Cli {
 enum Benchmark {
     /// A certificate, from request to leaf, in process and without storage.
     P1(Options),
-    /// A durable certificate: journal and audit on a disk, 64 under way.
+    /// A durable certificate: journal and audit on a disk, 64 under way; in process, and over mTLS.
     P2(Options),
+    /// Every leaf of 1000 proxies is replaced at once by a running control plane.
+    P3(Options),
     /// Encryption at rest: writing and loading imported secrets.
     P13(Options),
 }
@@ -56,6 +61,7 @@ fn main() -> anyhow::Result<()> {
     let (options, run): (_, fn(usize) -> anyhow::Result<Report>) = match Cli::parse().benchmark {
         Benchmark::P1(options) => (options, p1::run),
         Benchmark::P2(options) => (options, p2::run),
+        Benchmark::P3(options) => (options, p3::run),
         Benchmark::P13(options) => (options, p13::run),
     };
     show(&run(options.rounds.max(1))?, options.output)

@@ -1,5 +1,5 @@
 //! P2: durable issuance by a real store, 64 requests under way: intent and result of each certificate, with an audit
-//! event each, are on the disk before anybody sees it. In process: the door (TLS, HTTP/2, gRPC) is not in it.
+//! event each, are on the disk before anybody sees it. Once in process, without a door, and once over mTLS.
 
 use std::sync::Arc;
 
@@ -13,8 +13,9 @@ use crate::{
     bound::Bound,
     clock::{self, micros_each},
     durable::{self, Durable},
-    p1,
+    p1, renewals,
     report::{Goal, Loss, Report, Row, median},
+    served,
 };
 
 /// Certificates in one round.
@@ -52,7 +53,9 @@ pub(crate) fn run(rounds: usize) -> anyhow::Result<Report> {
         });
     }
     runtime.block_on(durable.close())?;
-    Ok(report(&samples))
+    drop(runtime);
+    let over_mtls = served::runtime()?.block_on(renewals::measure(rounds, &bound))?;
+    Ok(report(&samples, &over_mtls))
 }
 
 async fn issue(durable: &Durable, requests: &Requests) -> anyhow::Result<()> {
@@ -67,26 +70,45 @@ async fn issue(durable: &Durable, requests: &Requests) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn report(samples: &[Round]) -> Report {
+fn report(samples: &[Round], over_mtls: &[renewals::Round]) -> Report {
+    let served = |of: &dyn Fn(&renewals::Round) -> f64| over_mtls.iter().map(of).collect::<Vec<_>>();
     let each = |of: &dyn Fn(&Round) -> f64| samples.iter().map(of).collect::<Vec<_>>();
     let middle = |of: &dyn Fn(&Round) -> f64| median(each(of));
     let rows = vec![
+        Row::new(
+            "request -> durable leaf, over mTLS",
+            format!("{:.1} us", median(served(&|round| round.served))),
+            format!("2 verify + 2 sign {:.1} us", median(served(&|round| round.full))),
+            served(&|round| round.served / round.full),
+            Some(Goal::AtMost(2.0)),
+        ),
+        Row::new(
+            "certificates per commit, over mTLS, 64 clients",
+            format!("{:.1}", median(served(&|round| round.per_commit))),
+            "one synchronisation".to_owned(),
+            served(&|round| round.per_commit),
+            Some(Goal::AtLeast(30.0)),
+        ),
         Row::new(
             "request -> durable leaf, in process",
             format!("{:.1} us", middle(&|round| round.durable)),
             format!("2 verify + 2 sign {:.1} us", middle(&|round| round.full)),
             each(&|round| round.durable / round.full),
-            Some(Goal::AtMost(2.0)),
+            None,
         ),
         Row::new(
             "certificates per commit, 64 in flight",
             format!("{:.1}", middle(&|round| round.per_commit)),
             "one synchronisation".to_owned(),
             each(&|round| round.per_commit),
-            Some(Goal::AtLeast(30.0)),
+            None,
         ),
     ];
     let lost = vec![
+        Loss {
+            to: "TLS, HTTP/2, gRPC and authorisation of the caller",
+            micros: median(served(&|round| round.served)) - middle(&|round| round.durable),
+        },
         Loss {
             to: "two journal records and two audit events, on the disk",
             micros: middle(&|round| round.durable - round.core),
@@ -97,7 +119,7 @@ fn report(samples: &[Round]) -> Report {
         },
     ];
     let notes = vec![
-        "The server's door is not in this figure: no TLS, HTTP/2 or gRPC.".to_owned(),
+        "Over mTLS: of the server's process; handshakes are done before, clients cost it nothing.".to_owned(),
         "64 in flight allow 32 certificates per commit: each is an intent and a result.".to_owned(),
     ];
     Report { benchmark: "P2", rounds: samples.len(), lost, rows, notes }
