@@ -45,11 +45,13 @@ pub enum ExpiryKind {
     Secret,
     /// The revocation list of an issuing authority.
     Crl,
+    /// The key of a key slot that has an end.
+    Kek,
 }
 
 impl ExpiryKind {
     /// Every kind.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Root,
         Self::Intermediate,
         Self::Server,
@@ -59,6 +61,7 @@ impl ExpiryKind {
         Self::Token,
         Self::Secret,
         Self::Crl,
+        Self::Kek,
     ];
 
     /// Its word in tables and metrics.
@@ -74,6 +77,7 @@ impl ExpiryKind {
             Self::Token => "token",
             Self::Secret => "secret",
             Self::Crl => "crl",
+            Self::Kek => "kek",
         }
     }
 

@@ -104,6 +104,7 @@ impl Sealing for MemorySealing {
             state: "opens".into(),
             problem: None,
             stale: false,
+            ends: None,
         };
         Ok(wire::Sealing {
             slots: self.slots().iter().map(slot).collect(),

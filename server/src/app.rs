@@ -37,7 +37,7 @@ use self::{
     drain::Drainage,
     observer::Observer,
     revoking::CaRevoking,
-    sealing::{Sealer, SealerStatus, StoreKeys},
+    sealing::{Sealer, SealerStatus, SlotEndings, StoreKeys},
     secrets::{SecretEndings, SecretFeed},
 };
 use crate::{
@@ -298,6 +298,7 @@ async fn serve(
         Arc::new(TokenEndings(Arc::new(store.clone()))),
         Arc::new(SecretEndings(secrets_read)),
         Arc::new(ListEndings(revoking.clone())),
+        Arc::new(SlotEndings(sealed.clone())),
     ];
     let expiries = Expiries::new(sources);
     let seen = watch::Sender::new(Arc::new(Seen::default()));

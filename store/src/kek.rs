@@ -16,6 +16,7 @@ use rustix::fs::OFlags;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
+pub(crate) use self::token::KeyFacts;
 pub use self::token::{TokenError, TokenKey};
 use crate::seal::random;
 

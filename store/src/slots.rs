@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 pub use self::change::RotationError;
 use crate::{
-    kek::{Bytes, Cost, KekError, KekSource, SlotKind, create_key_file, read_key_file, stretch},
+    kek::{Bytes, Cost, KekError, KekSource, KeyFacts, SlotKind, create_key_file, read_key_file, stretch},
     keyring::new_id,
     row::{decode, time, uuid},
     seal::{self, Place, SealError, SealingKey, random},
@@ -144,6 +144,8 @@ pub struct SlotStatus {
     pub health: SlotHealth,
     /// Whether its source has another key by now: it should be made anew.
     pub stale: bool,
+    /// When its key ends, as its source says; most keys have no end.
+    pub ends: Option<Timestamp>,
 }
 
 /// A key slot as it is kept.
@@ -239,7 +241,7 @@ impl Slot {
             let (key, id, place) = (key.clone(), self.id, place.authenticated(self.id));
             let root = Zeroizing::new(root.expose().to_vec());
             let (key_id, wrapped) =
-                blocking(move || Ok::<_, KekError>((key.key_id()?, key.wrap(id, &place, &root)?))).await?;
+                blocking(move || Ok::<_, KekError>((key.facts()?.id, key.wrap(id, &place, &root)?))).await?;
             (self.key_id, self.wrapped) = (key_id, wrapped);
             return Ok(());
         }
@@ -287,6 +289,7 @@ impl Slot {
             created: self.created,
             health,
             stale,
+            ends: None,
         }
     }
 }
@@ -319,8 +322,10 @@ pub(crate) async fn open(
     for one in sources {
         match open_with(store, root_id, slots, one, apart_from).await {
             Ok((index, key)) => {
-                let stale = is_stale(&slots[index], &one.source).await;
-                status[index] = slots[index].status(SlotHealth::Opens, stale);
+                let facts = token_facts(&one.source).await;
+                let stale = facts.as_ref().is_some_and(|now| now.id != slots[index].key_id);
+                let ends = facts.and_then(|now| now.ends);
+                status[index] = SlotStatus { ends, ..slots[index].status(SlotHealth::Opens, stale) };
                 root.get_or_insert(key);
             }
             Err(error) => {
@@ -347,10 +352,11 @@ pub(crate) async fn open(
     }
 }
 
-async fn is_stale(slot: &Slot, source: &KekSource) -> bool {
-    let KekSource::Token(key) = source else { return false };
+/// What a token says of its key; other sources say nothing.
+async fn token_facts(source: &KekSource) -> Option<KeyFacts> {
+    let KekSource::Token(key) = source else { return None };
     let key = key.clone();
-    blocking(move || key.key_id()).await.is_ok_and(|now| now != slot.key_id)
+    blocking(move || key.facts()).await.ok()
 }
 
 async fn open_with(

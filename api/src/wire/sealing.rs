@@ -39,6 +39,9 @@ pub struct KeySlot {
     /// Whether its source has another key by now: add it anew under another name.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stale: bool,
+    /// When its key ends, if its source says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ends: Option<String>,
 }
 
 /// One data key.

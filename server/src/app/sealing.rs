@@ -3,11 +3,16 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use api::{calls::CallError, sealing::Sealing, wire};
+use api::{
+    calls::CallError,
+    expiry::{Ending, ExpiryKind, ExpirySource},
+    sealing::Sealing,
+    wire,
+};
 use async_trait::async_trait;
 use audit::Event;
-use certs::Clock;
-use store::{Class, Progress, RotationError, SlotHealth, SlotSource, Store};
+use certs::{Clock, Timestamp};
+use store::{Class, Progress, RotationError, SlotHealth, SlotSource, SlotStatus, Store};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -29,6 +34,31 @@ pub(super) struct SealerStatus {
     pub(super) slots: usize,
     /// Key slots that their source does not open.
     pub(super) failing: usize,
+    /// Those whose key has an end.
+    pub(super) endings: Vec<Ending>,
+}
+
+/// When keys of key slots end, as far as their sources say so.
+pub(super) struct SlotEndings(pub(super) watch::Receiver<SealerStatus>);
+
+#[async_trait]
+impl ExpirySource for SlotEndings {
+    async fn endings(&self, _: Timestamp) -> Result<Vec<Ending>, CallError> {
+        Ok(self.0.borrow().endings.clone())
+    }
+}
+
+fn ending(slot: &SlotStatus) -> Option<Ending> {
+    Some(Ending {
+        kind: ExpiryKind::Kek,
+        name: slot.name.clone(),
+        node: None,
+        state: None,
+        tenant: None,
+        began: slot.created,
+        ends: slot.ends?,
+        advice: Some("credence kek add-slot with another key, then credence kek remove-slot"),
+    })
 }
 
 /// Carries rotations of data keys on, and watches over the store.
@@ -99,6 +129,7 @@ impl Sealer {
             let failing = slots.iter().filter(|slot| matches!(slot.health, SlotHealth::Fails(_))).count();
             self.status.send_modify(|status| {
                 (status.slots, status.failing) = (slots.len(), failing);
+                status.endings = slots.iter().filter_map(ending).collect();
             });
         }
     }
@@ -199,6 +230,7 @@ impl Sealing for StoreKeys {
                 state: state.to_owned(),
                 problem,
                 stale: slot.stale,
+                ends: slot.ends.map(|ends| ends.to_string()),
             }
         });
         let data_keys = found.data_keys.into_iter().map(|key| wire::DataKey {

@@ -98,10 +98,11 @@ fn table(sealing: &wire::Sealing) -> String {
             state,
             dash(Some(&slot.key_id)),
             slot.created.clone(),
+            dash(slot.ends.as_deref()),
             dash(slot.problem.as_deref()),
         ]
     });
-    let slots = output::table(&["slot", "kind", "state", "key", "made", "because"], slots);
+    let slots = output::table(&["slot", "kind", "state", "key", "made", "ends", "because"], slots);
     let keys = sealing.data_keys.iter().map(|key| {
         let (version, records) = (key.version.to_string(), key.records.to_string());
         vec![key.tenant.clone(), key.class.clone(), version, key.state.clone(), records, key.id.clone()]

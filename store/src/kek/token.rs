@@ -13,13 +13,14 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+use certs::Timestamp;
 use cryptoki::{
     context::{CInitializeArgs, Pkcs11},
     error::Error as Pkcs11Error,
     mechanism::{Mechanism, aead::GcmParams},
     object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle},
     session::{Session, UserType},
-    types::RawAuthPin,
+    types::{Date, RawAuthPin},
 };
 use thiserror::Error;
 use uuid::Uuid;
@@ -58,6 +59,16 @@ impl fmt::Debug for TokenKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "TokenKey({self})")
     }
+}
+
+/// What a token says of a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct KeyFacts {
+    /// Its label and id.
+    pub(crate) id: String,
+    /// The last second of its last day (`CKA_END_DATE`, in UTC); none if whoever made it set no end, or the token does
+    /// not say.
+    pub(crate) ends: Option<Timestamp>,
 }
 
 /// Why a token or its key cannot be used.
@@ -136,13 +147,19 @@ impl TokenError {
 impl TokenKey {
     /// Makes the key if the token has none of this label. Answers whether it was made.
     pub(crate) fn ensure(&self) -> Result<bool, TokenError> {
+        self.ensure_until(None, true)
+    }
+
+    /// The same; a key that is made ends with that day, which the token keeps and does not enforce. One that is not
+    /// private is seen by whoever has no PIN.
+    pub(crate) fn ensure_until(&self, last_day: Option<Date>, is_private: bool) -> Result<bool, TokenError> {
         self.session(true, |session| match self.find(session) {
             Ok(_) => Ok(false),
             Err(TokenError::NoKey { .. }) => {
-                let template = [
+                let mut template = vec![
                     Attribute::Class(ObjectClass::SECRET_KEY),
                     Attribute::Token(true),
-                    Attribute::Private(true),
+                    Attribute::Private(is_private),
                     Attribute::Sensitive(true),
                     Attribute::Extractable(false),
                     Attribute::Encrypt(true),
@@ -151,6 +168,7 @@ impl TokenKey {
                     Attribute::Label(self.key.clone().into_bytes()),
                     Attribute::Id(random::<8>().to_vec()),
                 ];
+                template.extend(last_day.map(Attribute::EndDate));
                 let made = session.generate_key(&Mechanism::AesKeyGen, &template);
                 made.map_err(|error| self.failed("making the key", &error)).map(|_| true)
             }
@@ -158,8 +176,8 @@ impl TokenKey {
         })
     }
 
-    /// How the token names the key: its label and id.
-    pub(crate) fn key_id(&self) -> Result<String, TokenError> {
+    /// How the token names the key, and until when it is meant to be used.
+    pub(crate) fn facts(&self) -> Result<KeyFacts, TokenError> {
         self.session(false, |session| {
             let key = self.find(session)?;
             let attributes = session
@@ -169,7 +187,13 @@ impl TokenKey {
                 Attribute::Id(id) => Some(hex::encode(id)),
                 _ => None,
             });
-            Ok(format!("{}#{}", self.key, id.unwrap_or_default()))
+            // Apart: a token that cannot tell (SoftHSM2, of private keys) is as good as one that has nothing to tell.
+            let end = session.get_attributes(key, &[AttributeType::EndDate]).unwrap_or_default();
+            let ends = end.iter().find_map(|attribute| match attribute {
+                Attribute::EndDate(day) => end_of(day),
+                _ => None,
+            });
+            Ok(KeyFacts { id: format!("{}#{}", self.key, id.unwrap_or_default()), ends })
         })
     }
 
@@ -267,4 +291,11 @@ impl TokenKey {
         let found = if labels.is_empty() { "none".to_owned() } else { labels.join(", ") };
         Err(TokenError::NoToken { module: self.module.clone(), token: self.token.clone(), found })
     }
+}
+
+/// The last second of a day; none of a day that is none.
+fn end_of(day: &Date) -> Option<Timestamp> {
+    let digits = |octets: &[u8]| String::from_utf8_lossy(octets).into_owned();
+    let (year, month, day) = (digits(&day.year), digits(&day.month), digits(&day.day));
+    Timestamp::parse_rfc3339(&format!("{year}-{month}-{day}T23:59:59Z"))
 }

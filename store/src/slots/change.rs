@@ -377,6 +377,7 @@ impl Store {
                         created: slot.created,
                         health,
                         stale: false,
+                        ends: None,
                     });
                 }
                 Ok(all)

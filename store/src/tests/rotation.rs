@@ -305,6 +305,19 @@ async fn inside_of_the_token_test() {
     let hsm = status.slots.iter().find(|slot| slot.name == "hsm").unwrap();
     assert_eq!((&hsm.health, hsm.stale), (&SlotHealth::Opens, false));
     assert!(hsm.key_id.starts_with("kek-1#"), "{}", hsm.key_id);
+    assert_eq!(hsm.ends, None, "a key that Credence makes has no end");
+    // SoftHSM2 keeps the end of a private key and cannot read it back: the slot is as good as any.
+    for (name, is_private, ends) in [("open", false, Some("2031-05-07T23:59:59Z")), ("private", true, None)] {
+        let last_day = cryptoki::types::Date::new_from_str_slice("2031", "05", "07").unwrap();
+        assert!(key(name, "1234").ensure_until(Some(last_day), is_private).unwrap());
+        world.store.add_slot(name, KekSource::Token(key(name, "1234")), slot_event()).await.unwrap();
+        let asked = [source(name, key(name, "1234")), world.primary()];
+        let status = world.store.slot_status(&asked).await.unwrap();
+        let slot = status.iter().find(|slot| slot.name == name).unwrap();
+        assert_eq!(slot.health, SlotHealth::Opens);
+        assert_eq!(slot.ends.map(|ends| ends.to_string()).as_deref(), ends);
+        world.store.remove_slot(name, &asked, slot_event()).await.unwrap();
+    }
     world.store.rotate_root(&sources, &[], event(Action::RootKeyRotate, "root")).await.unwrap();
     world.store.remove_slot("primary", &sources, slot_event()).await.unwrap();
     world.all_readable(&ids).await;
