@@ -110,6 +110,8 @@ pub const TABLE: &[Row] = &[
     (Method::GET, "/api/v1/rollouts", Permission::ReadTrust),
     (Method::POST, "/api/v1/rollouts/pause", Permission::WriteTrust),
     (Method::POST, "/api/v1/rollouts/resume", Permission::WriteTrust),
+    (Method::GET, "/api/v1/hooks", Permission::ReadStatus),
+    (Method::POST, "/api/v1/hooks/{name}/test", Permission::WriteTrust),
     (Method::GET, "/api/v1/expiries", Permission::ReadStatus),
     (Method::GET, "/api/v1/stats", Permission::ReadStatus),
     (Method::GET, "/api/v1/status", Permission::ReadStatus),

@@ -280,3 +280,24 @@ pub trait PauseStore: Send + Sync {
     /// Sets it, or ends it.
     async fn set_pause(&self, pause: Option<ca::Pause>, event: Event) -> Result<(), StoreError>;
 }
+
+/// That a hook took a notice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// Which hook, by its name.
+    pub hook: String,
+    /// Which notice.
+    pub id: String,
+    /// Until when it is remembered.
+    pub until: Timestamp,
+}
+
+/// Remembers what hooks were told, so that a restart does not tell it again.
+#[async_trait]
+pub trait HookStore: Send + Sync {
+    /// Everything that is remembered.
+    async fn told(&self) -> Result<Vec<Told>, StoreError>;
+
+    /// Remembers one more, and forgets what need not be remembered any longer.
+    async fn remember_told(&self, told: Told, event: Event) -> Result<(), StoreError>;
+}

@@ -30,6 +30,7 @@ use crate::{
 mod brought;
 mod configs;
 mod extract;
+mod hooks;
 mod probes;
 mod proxies;
 mod rollouts;
@@ -127,6 +128,8 @@ fn routes() -> Router<Arc<Shared>> {
         .route("/rollouts", get(rollouts::list))
         .route("/rollouts/pause", post(rollouts::pause))
         .route("/rollouts/resume", post(rollouts::resume))
+        .route("/hooks", get(hooks::list))
+        .route("/hooks/{name}/test", post(hooks::test))
         .route("/expiries", get(trust::expiries))
         .route("/stats", get(trust::stats))
         .route("/status", get(trust::status))

@@ -147,6 +147,19 @@ pub trait Renewals: Send + Sync {
     fn failing(&self) -> Vec<wire::FailedRenewal>;
 }
 
+/// The hooks, and how they stand.
+#[async_trait]
+pub trait Hooks: Send + Sync {
+    /// All of them, as they are configured.
+    fn hooks(&self) -> Vec<wire::Hook>;
+
+    /// Tells one of them that this is a test, and waits for what it makes of it.
+    ///
+    /// # Errors
+    /// When there is none of that name, or it is being told something else.
+    async fn test(&self, name: &str) -> Result<wire::HookTested, CallError>;
+}
+
 /// Whether the process can do its work.
 pub trait Readiness: Send + Sync {
     /// The parts that have not served their first truth yet; none when ready.

@@ -16,10 +16,12 @@ use crate::{
     calls::{CallError, Caller},
     expiry::{LeafFact, LeafFacts},
     ports::{
-        BlockStore, DocumentChange, DocumentFilter, DocumentStore, NodeStore, PauseStore, RevisionState,
-        StoreError, StoredDocument, StoredToken,
+        BlockStore, DocumentChange, DocumentFilter, DocumentStore, HookStore, NodeStore, PauseStore,
+        RevisionState, StoreError, StoredDocument, StoredToken, Told,
     },
-    sources::{Delivery, ListUptake, MetricsText, NextRotation, Readiness, Renewals, Revoking, Rotation},
+    sources::{
+        Delivery, Hooks, ListUptake, MetricsText, NextRotation, Readiness, Renewals, Revoking, Rotation,
+    },
     wire,
 };
 
@@ -34,6 +36,7 @@ struct State {
     evictions: BTreeMap<SpiffeId, Eviction>,
     rows: Vec<AuditRow>,
     pause: Option<ca::Pause>,
+    told: Vec<Told>,
     failing: bool,
 }
 
@@ -383,6 +386,22 @@ impl PauseStore for MemoryStore {
 }
 
 #[async_trait]
+impl HookStore for MemoryStore {
+    async fn told(&self) -> Result<Vec<Told>, StoreError> {
+        Ok(self.lock().told.clone())
+    }
+
+    async fn remember_told(&self, told: Told, event: Event) -> Result<(), StoreError> {
+        let now = event.at;
+        self.write(event, |state| {
+            state.told.retain(|one| now < one.until && (one.hook != told.hook || one.id != told.id));
+            state.told.push(told);
+            Ok(())
+        })
+    }
+}
+
+#[async_trait]
 impl AuditLog for MemoryStore {
     async fn append(&self, events: Vec<Event>) -> Result<(), AuditError> {
         let mut state = self.lock();
@@ -531,6 +550,37 @@ impl Renewals for Still {
 impl Readiness for Still {
     fn not_ready(&self) -> Vec<String> {
         self.not_ready.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+#[async_trait]
+impl Hooks for Still {
+    /// One that takes everything.
+    fn hooks(&self) -> Vec<wire::Hook> {
+        vec![wire::Hook {
+            name: "page".into(),
+            on: vec!["expiry".into()],
+            way: "command".into(),
+            waiting: 0,
+            told: 0,
+            failed: 0,
+            last: None,
+            last_error: None,
+        }]
+    }
+
+    async fn test(&self, name: &str) -> Result<wire::HookTested, CallError> {
+        let tested = |taken, reason: &str| wire::HookTested {
+            name: name.to_owned(),
+            taken,
+            took_ms: 1,
+            reason: reason.to_owned(),
+        };
+        match name {
+            "page" => Ok(tested(true, "")),
+            "broken" => Ok(tested(false, "answered 500")),
+            _ => Err(CallError::NotFound { what: "hook", name: name.to_owned() }),
+        }
     }
 }
 

@@ -155,6 +155,10 @@ pub enum Action {
     SecretSet,
     /// An imported secret was removed.
     SecretRemove,
+    /// A hook was told something, or did not take it.
+    HookTell,
+    /// An operator tested a hook.
+    HookTest,
 }
 
 impl Action {

@@ -7,6 +7,7 @@
 mod adapters;
 mod board;
 mod drain;
+mod hooks;
 mod observer;
 mod revoking;
 mod samples;
@@ -20,6 +21,7 @@ use api::{
     calls::{Calls, Facts, Pauses, configs},
     expiry::{AuthorityEndings, Expiries, ExpirySource, LeafEndings, LeafFacts, ListEndings, TokenEndings},
     node::{NodeDoor, NodeInputs, NodeSettings},
+    sources::Renewals,
 };
 use axum::Router;
 use certs::Clock;
@@ -44,6 +46,7 @@ use crate::{
     clock::TrustedClock,
     config::{Config, Listen},
     door::{Door, Registry, Security, Service},
+    hooks::Watched,
     init::{ca_deps, follow_trust, open_store, refresh_endpoint},
     lifecycle::{Parts, Readiness},
     lookout::{self, Lookout, Seen},
@@ -323,9 +326,18 @@ async fn serve(
         clock: clock.clone(),
         time: time.clone(),
     });
+    let renewals: Arc<dyn Renewals> =
+        Arc::new(FailingRenewals { sds: sds.status(), own: own_status_read.clone() });
+    let watched = Watched { seen: seen_read.clone(), ca: ca.status(), renewals: renewals.clone() };
+    let (herald, desk) = hooks::open(&config, &store, watched, clock.clone());
+    let hooks_read = desk.status.clone();
+    if let Some(herald) = herald {
+        spawn(&mut parts, "hooks", herald.run(parts_shutdown.clone()));
+    }
     metrics.add_source({
         let sources = samples::Sources {
             seen: seen_read,
+            hooks: (desk.tellers.clone(), hooks_read),
             ready: ready.clone(),
             pauses: pauses.clone(),
             ca: ca.status(),
@@ -372,11 +384,12 @@ async fn serve(
         pauses,
         expiries,
         leaves,
-        renewals: Arc::new(FailingRenewals { sds: sds.status(), own: own_status_read.clone() }),
+        renewals,
         readiness: ready.clone(),
         metrics: page.clone(),
         sealing: Arc::new(sealing),
         secrets: Arc::new(store.clone()),
+        hooks: Arc::new(desk),
     };
 
     let keeper = Gatekeeper { trust: ca.trust(), blocks: configs.watch_blocks(), clock: clock.clone(), own };

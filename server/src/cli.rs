@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 mod authorities;
 mod certificates;
 mod documents;
+mod hooks;
 mod identities;
 mod proxies;
 mod rollouts;
@@ -17,6 +18,7 @@ pub use self::certificates::{
     AsPart, CertCommand, CertListArgs, CertRevokeArgs, CertShowArgs, ExplainArgs, LintArgs, UsedFor,
 };
 pub use self::documents::*;
+pub use self::hooks::*;
 pub use self::identities::*;
 pub use self::proxies::*;
 pub use self::rollouts::*;
@@ -124,6 +126,9 @@ pub enum Operate {
     /// What is replaced by itself, and the pause of it
     #[command(subcommand)]
     Rollout(RolloutCommand),
+    /// Hooks: commands and addresses that hear of what must surprise nobody
+    #[command(subcommand)]
+    Hook(HookCommand),
     /// Join tokens
     #[command(subcommand)]
     Token(TokenCommand),

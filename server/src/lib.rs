@@ -13,6 +13,7 @@ pub mod demo;
 pub mod doctor;
 mod door;
 pub mod envoys;
+mod hooks;
 pub mod host;
 mod http_get;
 pub mod init;

@@ -20,6 +20,7 @@ mod blocks;
 mod directory;
 mod documents;
 mod gathering;
+mod hooks;
 mod integrity;
 mod journal;
 mod kek;

@@ -24,6 +24,7 @@ pub(crate) const SCHEMA: Schema = Schema(&[
     include_str!("schema/0007_offline_root.sql"),
     include_str!("schema/0008_revocation.sql"),
     include_str!("schema/0009_evictions.sql"),
+    include_str!("schema/0010_hooks.sql"),
 ]);
 
 impl Schema {

@@ -15,7 +15,7 @@ use crate::{
     expiry::{Expiries, LeafFacts},
     ports::{DocumentStore, NodeStore, SecretStore},
     sealing::Sealing,
-    sources::{Delivery, MetricsText, Readiness, Renewals, Revoking, Rotation},
+    sources::{Delivery, Hooks, MetricsText, Readiness, Renewals, Revoking, Rotation},
 };
 
 mod brought;
@@ -25,6 +25,7 @@ mod drains;
 mod emergency;
 mod error;
 mod expiry;
+mod hooks;
 mod identities;
 mod proxies;
 mod revocation;
@@ -131,4 +132,6 @@ pub struct Calls {
     pub sealing: Arc<dyn Sealing>,
     /// Imported secrets.
     pub secrets: Arc<dyn SecretStore>,
+    /// Who is told of what must surprise nobody.
+    pub hooks: Arc<dyn Hooks>,
 }

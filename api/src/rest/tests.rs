@@ -28,6 +28,7 @@ use crate::{
 };
 
 mod brought;
+mod hooks;
 mod revocation;
 mod sealing;
 mod secrets;
@@ -142,6 +143,7 @@ async fn world() -> World {
         metrics: Arc::new(still.clone()),
         sealing: sealing.clone(),
         secrets: Arc::new(crate::testing::MemorySecrets::default()),
+        hooks: Arc::new(still.clone()),
     };
     let peer = Some(peer("/credence/operator/ann"));
     World { router: router(calls), store, still, journal: ca, clock, time, sealing, revoking, peer }

@@ -15,6 +15,7 @@ use xds::{Board, Counters, Traffic};
 
 use super::{adapters::Ready, board::Summary, sealing::SealerStatus};
 use crate::{
+    hooks::{HookStatus, Teller},
     lookout::Seen,
     metrics::{Sample, SampleValue},
     own_certificate::OwnStatus,
@@ -30,6 +31,7 @@ const EXPIRY: &str = "Seconds until it expires; negative when it has";
 pub(super) struct Sources {
     pub(super) seen: watch::Receiver<Arc<Seen>>,
     pub(super) ready: Arc<Ready>,
+    pub(super) hooks: (Arc<[Arc<Teller>]>, watch::Receiver<Vec<HookStatus>>),
     pub(super) pauses: Pauses,
     pub(super) ca: watch::Receiver<Arc<CaStatus>>,
     pub(super) sds: watch::Receiver<Arc<SdsStatus>>,
@@ -56,6 +58,7 @@ impl Sources {
         samples.extend(self.writes());
         samples.extend(self.revocation());
         samples.extend(self.time());
+        samples.extend(self.hooks());
         samples
     }
 
@@ -173,6 +176,26 @@ impl Sources {
             counter("store_commits", help, vec![], written.commits),
             counter("store_changes", "Changes that those commits made durable", vec![], written.changes),
         ]
+    }
+
+    fn hooks(&self) -> Vec<Sample> {
+        let (tellers, status) = &self.hooks;
+        let status = status.borrow();
+        let of = |(teller, status): (&Arc<Teller>, &HookStatus)| {
+            let name = || vec![("hook", teller.config.name.clone())];
+            let told = |outcome: &str, value| {
+                let labels = [name(), vec![("outcome", outcome.to_owned())]].concat();
+                counter("hook_notices", "Notices that hooks were told, by whether they took them", labels, value)
+            };
+            #[expect(clippy::cast_precision_loss, reason = "a count")]
+            let waiting = status.waiting as f64;
+            [
+                told("taken", status.told),
+                told("failed", status.failed),
+                gauge("hook_waiting", "Notices that wait for a hook", name(), waiting),
+            ]
+        };
+        tellers.iter().zip(status.iter()).flat_map(of).collect()
     }
 
     fn sealing(&self) -> Vec<Sample> {

@@ -13,6 +13,7 @@ mod documents;
 mod emergency;
 mod expiry;
 mod expose;
+mod hooks;
 mod kek;
 mod ladders;
 mod proxies;
@@ -47,6 +48,7 @@ pub async fn run(command: Operate) -> Result<Exit, Failure> {
         Operate::Cert(command) => trust::cert(command).await,
         Operate::Identity(command) => trust::identity(command).await,
         Operate::Rollout(command) => rollouts::run(command).await,
+        Operate::Hook(command) => hooks::run(command).await,
         Operate::Token(command) => trust::token(command).await,
         Operate::Secret(command) => secret::run(command).await,
         Operate::Kek(command) => kek::run(command).await,

@@ -1,6 +1,7 @@
 //! `credence.yaml`: one file, read once. Unknown keys are refused, all problems are reported at once, each with
 //! its place and what to write instead. Secrets never stand in it; they come from files that it names.
 
+mod hooks;
 mod read;
 mod slots;
 
@@ -10,7 +11,9 @@ use certs::{Profile, format_duration};
 use spiffe::TrustDomain;
 use thiserror::Error;
 
+pub use self::hooks::{HookConfig, HookTarget};
 pub use self::read::{environment, parse};
+pub use crate::hooks::Topic;
 
 /// One thing that is wrong with the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -171,6 +174,8 @@ pub struct Config {
     pub default_mtls: DefaultMtls,
     /// The greatest age of connections between proxies.
     pub max_connection: Duration,
+    /// Who is told of what must surprise nobody. Default: nobody.
+    pub hooks: Vec<HookConfig>,
     /// The least level that is logged, as `info` or `credence_xds=debug,info`. Default `info`.
     pub log_level: String,
     /// Default text on a terminal, JSON elsewhere.
@@ -218,9 +223,10 @@ impl Config {
              enrolment:\n  address: \"{enrolment_address}\"\n  port: {enrolment_port}\n\n\
              storage:\n  type: sqlite\n  path: {data}{anchor}\n\n\
              secrets:\n{kek}{slots}  admin_dir: {admin}\n\n\
-             {defaults}{lifetimes}observability:\n  metrics:\n    {probes}\n  logging:\n    level: \"{level}\"\n",
+             {defaults}{lifetimes}{hooks}observability:\n  metrics:\n    {probes}\n  logging:\n    level: \"{level}\"\n",
             defaults = self.defaults_to_yaml(),
             lifetimes = self.lifetimes.to_yaml(self.revocation_lists),
+            hooks = self.hooks_to_yaml(),
             domain = self.trust_domain,
             names = names.join(", "),
             grpc_address = self.grpc.address,
@@ -237,6 +243,12 @@ impl Config {
 }
 
 impl Config {
+    /// The section `hooks`; nothing if there are none.
+    fn hooks_to_yaml(&self) -> String {
+        let hooks: String = self.hooks.iter().map(HookConfig::to_yaml).collect();
+        if hooks.is_empty() { hooks } else { format!("hooks:\n{hooks}\n") }
+    }
+
     /// The section `defaults`, with what differs from the defaults; nothing if nothing does.
     fn defaults_to_yaml(&self) -> String {
         if self.max_connection == xds::translate::MAX_CONNECTION_DURATION {

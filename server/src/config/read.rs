@@ -28,6 +28,7 @@ const SECTIONS: &[&str] = &[
     "ca",
     "issuers",
     "defaults",
+    "hooks",
     "observability",
     "cache",
     "service_discovery",
@@ -240,6 +241,7 @@ impl Reader<'_> {
         let (lifetimes, revocation_lists) = self.ca(&mut top);
         self.issuers(&mut top);
         let (default_mtls, max_connection) = self.defaults(&mut top);
+        let hooks = self.hooks(&mut top);
         let (probes, log_level, log_format) = self.observability(&mut top);
         self.close(top);
         let config = Config {
@@ -259,11 +261,13 @@ impl Reader<'_> {
             token_ttl,
             default_mtls,
             max_connection,
+            hooks,
             log_level,
             log_format,
             dev: self.dev,
         };
         self.dev_is_local(&config);
+        self.hooks_get_no_descriptor(&config);
         Some(config)
     }
 
@@ -588,7 +592,7 @@ impl Reader<'_> {
         (enabled.then_some(listen), level, format)
     }
 
-    fn duration(
+    pub(super) fn duration(
         &mut self,
         section: &mut Section<'_>,
         key: &'static str,

@@ -8,6 +8,7 @@ use kit::{
     within,
 };
 use serde_json::Value;
+use server::config::{HookConfig, HookTarget, Topic};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, BufReader},
     process::Command,
@@ -177,6 +178,73 @@ async fn a_step_that_waits_for_a_laggard_is_counted_and_watched_by_name() {
     assert!(watch.wait().await.unwrap().success() && rest.contains("no other is prepared"), "{rest}");
     let metrics = world.metrics().await;
     assert!(!metrics.contains("credence_rotation_waiting_seconds{"), "{metrics}");
+    drop(fleet);
+    world.finish().await;
+}
+
+/// One hook writes what it hears to a file, one never takes anything.
+fn hooks(config: &mut Config) {
+    short_lives(config);
+    let file = config.data_dir.with_file_name("told.jsonl").to_string_lossy().into_owned();
+    let hook = |name: &str, words: &[&str]| HookConfig {
+        name: name.to_owned(),
+        topics: Topic::NAMED.into_iter().collect(),
+        target: HookTarget::Command(words.iter().map(|word| (*word).to_owned()).collect()),
+        timeout: Duration::from_secs(5),
+        after: Some(Duration::from_secs(1)),
+    };
+    config.hooks = vec![hook("file", &["/usr/bin/tee", "-a", &file]), hook("broken", &["/bin/false"])];
+}
+
+/// A node that does not renew is told of at 70 % and 80 % of its certificate's life, once each, over a restart too.
+#[tokio::test(flavor = "multi_thread")]
+async fn hooks_hear_once_of_a_life_that_ends_and_of_a_step_that_waits() {
+    let mut world = TestWorld::boot("hooks", WorldOptions { envoy: None, adjust: hooks }).await;
+    let tested = world.command(&["hook", "test", "file"]).await;
+    assert_eq!(tested["taken"], true, "{tested:#}");
+    let (code, told, _) = world.run(&["hook", "test", "broken"]).await;
+    assert!(code == 1 && told.contains("did not take it"), "{code} {told}");
+    assert_eq!(world.run(&["hook", "test", "nobody"]).await.0, 4);
+
+    let mut fleet = world.start_fleet(2, "web").await;
+    all(&mut fleet, Until::Connected, LONG).await;
+    fleet.freeze(&["n1"], Part::Renewal).await.unwrap();
+    let sleeper = world.node_id("n1");
+    let file = world.sandbox().path("told.jsonl");
+    let heard = |event: &str| -> Vec<Value> {
+        let text = std::fs::read_to_string(&file).unwrap_or_default();
+        let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        lines.filter(|one| one["event"] == event).collect()
+    };
+    let parts = || -> Vec<u64> {
+        let of_it = heard("expiry").into_iter().filter(|one| one["name"] == sleeper.as_str());
+        of_it.filter_map(|one| one["threshold_percent"].as_u64()).collect()
+    };
+    let hears = |expected: &[u64]| if parts() == expected { Ok(()) } else { Err(parts()) };
+    within(LONG, "70 % is told", async || hears(&[70])).await;
+    world.kill().await;
+    world.start().await;
+    within(LONG, "80 % is told", async || hears(&[70, 80])).await;
+    fleet.thaw(&["n1"]).await.unwrap();
+
+    fleet.freeze(&["n0"], Part::Acks).await.unwrap();
+    world.command(&["ca", "rotate", "root", "prepare", "--yes"]).await;
+    let told = within(LONG, "the step that waits is told", async || heard("barrier").pop().ok_or(())).await;
+    assert_eq!((text(&told, "/kind"), text(&told, "/concerned/0/name")), ("activate", "n0"), "{told:#}");
+    assert_eq!(heard("test").len(), 1);
+    assert_eq!(heard("barrier").len(), 1);
+
+    // Who fails is counted and audited, and held nothing up.
+    let listed = world.command(&["hook", "list"]).await;
+    let broken = listed.as_array().unwrap().iter().find(|one| one["name"] == "broken").unwrap();
+    assert!(broken["failed"].as_u64() > Some(0) && broken["told"] == 0, "{listed:#}");
+    let metrics = world.metrics().await;
+    assert!(metrics.contains("credence_hook_notices_total{hook=\"broken\",outcome=\"failed\"}"), "{metrics}");
+    for (action, outcome) in [("hook-tell", "done"), ("hook-tell", "failed"), ("hook-test", "done")] {
+        let rows = world.rest().get(&format!("/api/v1/audit?action={action}&limit=500")).await;
+        let rows = rows["items"].as_array().cloned().unwrap_or_default();
+        assert!(rows.iter().any(|row| row["outcome"] == outcome), "{action} {outcome}: {rows:#?}");
+    }
     drop(fleet);
     world.finish().await;
 }
