@@ -50,6 +50,12 @@ impl ServerAddress {
         self.port
     }
 
+    /// The same host, on another port.
+    #[must_use]
+    pub fn with_port(&self, port: u16) -> Self {
+        Self { host: self.host.clone(), port }
+    }
+
     /// Whether the host is an address, which nobody has to resolve.
     #[must_use]
     pub fn is_literal(&self) -> bool {

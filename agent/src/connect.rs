@@ -403,7 +403,9 @@ impl ServerVerifier {
         let presented = Chain::from_ders(ders.iter().copied())?;
         let now = self.clock.now();
         let (chain, trust, wanted) = match &self.expected {
-            Expected::Trusted { trust, server } => (presented, trust.clone(), Some(server.clone())),
+            Expected::Trusted { trust, server } => {
+                (without_roots(&presented, trust), trust.clone(), Some(server.clone()))
+            }
             Expected::Pinned(pin) => {
                 let (chain, trust) = pinned(&presented, *pin)?;
                 (chain, trust, None)
@@ -420,6 +422,13 @@ impl ServerVerifier {
         }
         Ok(svid.id().clone())
     }
+}
+
+/// At the door of enrolment the server presents its root too, for nodes that only have a pin.
+fn without_roots(presented: &Chain, trust: &Trust) -> Chain {
+    let roots = trust.own().authorities();
+    let above = presented.intermediates().iter().filter(|one| !roots.contains(one)).cloned().collect();
+    Chain::new(presented.leaf().clone(), above)
 }
 
 /// Takes the pinned root out of what a server presents: the rest is its chain, the root alone is trusted, and for

@@ -38,6 +38,8 @@ const ENVOY: &str = "envoy.json";
 const CERTS: &str = "certs";
 const CURRENT: &str = "current";
 const JOINING: &str = "joining";
+/// Where enrolment is served unless configured otherwise.
+const ENROLMENT_PORT: u16 = 18001;
 /// The largest file that is read back.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
@@ -111,6 +113,17 @@ pub struct Membership {
     pub server_id: SpiffeId,
     /// By what it knew the enrolment server.
     pub pin: Pin,
+    /// Where it joined, and comes back when its certificate has ended. Nodes of older versions did not note it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enrolment_server: Option<ServerAddress>,
+}
+
+impl Membership {
+    /// Where enrolment is served: where the node joined, else on the usual port beside discovery.
+    #[must_use]
+    pub fn enrolment(&self) -> ServerAddress {
+        self.enrolment_server.clone().unwrap_or_else(|| self.xds_server.with_port(ENROLMENT_PORT))
+    }
 }
 
 /// The node's certificate with its key, and whom it trusts.

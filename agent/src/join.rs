@@ -2,7 +2,8 @@
 //! request and a proof that binds both to this TLS connection travel.
 //!
 //! A lost answer burns nothing: the key is on disk before the first call, and the same token with the same key
-//! gets the same certificate, in this run or the next.
+//! gets the same certificate, in this run or the next. So it is when a node comes back with a certificate that has
+//! ended: its old key signs too, and stands for the token.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -15,8 +16,8 @@ use proto::credence::v1::{
 };
 use sds::schedule::{Jitter, retry_in};
 use spiffe::{
-    Class, Namespace, NodeId, SpiffeId, SvidError, Trust, TrustBundle, TrustDomain,
-    attestation::{COOKIE_LIFE, Claim, JoinToken, METHOD_JOIN_TOKEN},
+    Class, Namespace, NodeId, SpiffeId, SvidError, Tenant, Trust, TrustBundle, TrustDomain,
+    attestation::{COOKIE_LIFE, Claim, JoinToken, METHOD_EXPIRED, METHOD_JOIN_TOKEN, OldKeyClaim},
     verify_svid,
 };
 use thiserror::Error;
@@ -241,37 +242,84 @@ async fn attempt(
     let mut connection =
         Box::pin(Connection::open(&request.server, Expected::Pinned(request.pin), None, clock)).await?;
     progress.say(Step::ServerProven(connection.server().clone()));
+    let evidence = Evidence::Token(&request.token);
+    let challenged = |challenge: &BeginResponse| {
+        compare_clocks(challenge, clock.now(), progress);
+        progress.say(Step::Asked);
+    };
+    let answer = Box::pin(exchange(&mut connection, key, evidence, challenged)).await?;
+    Ok(accept(&answer, request, key, connection.server(), clock.now())?)
+}
+
+/// Comes back with a certificate that has ended, while operators let it: the new chain for `key`, and the bundle.
+///
+/// # Errors
+/// See [`JoinError`]. It may be tried again with the same key.
+pub(crate) async fn come_back(
+    membership: &Membership,
+    held: &Credentials,
+    key: &SecretKey,
+    clock: &Arc<dyn Clock>,
+) -> Result<(Chain, TrustBundle), JoinError> {
+    let trust = Trust::new(held.bundle.clone());
+    let expected = Expected::Trusted { trust, server: membership.server_id.clone() };
+    let mut connection = Box::pin(Connection::open(&membership.enrolment(), expected, None, clock)).await?;
+    let answer = Box::pin(exchange(&mut connection, key, Evidence::Expired(held), |_| {})).await?;
+    let bundle = read_bundle(membership.trust_domain.clone(), &answer.bundle_der)?;
+    let chain = accept_chain(&answer.chain_der, key, &membership.spiffe_id, &bundle, clock.now())?;
+    Ok((chain, bundle))
+}
+
+/// By what a node proves itself, beside the key that it wants certified.
+enum Evidence<'a> {
+    Token(&'a JoinToken),
+    Expired(&'a Credentials),
+}
+
+/// Takes a challenge, proves what it asks for, and has `key` certified.
+async fn exchange(
+    connection: &mut Connection,
+    key: &SecretKey,
+    evidence: Evidence<'_>,
+    challenged: impl FnOnce(&BeginResponse),
+) -> Result<FinishResponse, JoinError> {
     let (channel, origin) = connection.channel();
     let mut client =
         EnrolmentServiceClient::with_origin(channel, origin).max_decoding_message_size(MAX_ANSWER_BYTES);
-    let tenant = request.token.tenant();
-    let begin = BeginRequest {
-        method: METHOD_JOIN_TOKEN.to_owned(),
-        tenant: tenant.to_string(),
-        spki_sha256: key.public().hash().0.to_vec(),
+    let (method, tenant) = match evidence {
+        Evidence::Token(token) => (METHOD_JOIN_TOKEN, token.tenant().clone()),
+        // The server goes by the node's binding.
+        Evidence::Expired(_) => (METHOD_EXPIRED, Tenant::default()),
     };
+    let spki = key.public().hash();
+    let begin =
+        BeginRequest { method: method.to_owned(), tenant: tenant.to_string(), spki_sha256: spki.0.to_vec() };
     let challenge = connection.call(Box::pin(client.begin(begin))).await.map_err(judge)?.into_inner();
-    compare_clocks(&challenge, clock.now(), progress);
-    let claim = Claim {
-        nonce: &challenge.nonce,
-        exporter: connection.exporter(),
-        spki: key.public().hash(),
-        method: METHOD_JOIN_TOKEN,
-        tenant,
-    };
-    let signer = SoftwareSigner::try_new(key).expect("a SecretKey holds a key the provider takes");
-    let proof = claim.prove(&signer).expect("a key in memory signs");
-    let finish = FinishRequest {
-        method: METHOD_JOIN_TOKEN.to_owned(),
+    challenged(&challenge);
+    let (nonce, exporter) = (&challenge.nonce, connection.exporter());
+    let claim = Claim { nonce, exporter, spki, method, tenant: &tenant };
+    let mut finish = FinishRequest {
+        method: method.to_owned(),
         tenant: tenant.to_string(),
-        cookie: challenge.cookie,
-        join_token: request.token.to_clear_text(),
         csr_der: Csr::build(key),
-        proof,
+        proof: claim.prove(&signer(key)).expect("a key in memory signs"),
+        ..FinishRequest::default()
     };
-    progress.say(Step::Asked);
-    let answer = connection.call(Box::pin(client.finish(finish))).await.map_err(judge)?.into_inner();
-    Ok(accept(&answer, request, key, connection.server(), clock.now())?)
+    match evidence {
+        Evidence::Token(token) => finish.join_token = token.to_clear_text(),
+        Evidence::Expired(held) => {
+            let certificate = held.chain.leaf().der();
+            let claim = OldKeyClaim { nonce, exporter, spki, certificate, tenant: &tenant };
+            finish.old_proof = claim.prove(&signer(&held.key)).expect("a key in memory signs");
+            finish.expired_certificate_der = certificate.to_vec();
+        }
+    }
+    finish.cookie = challenge.cookie;
+    Ok(connection.call(Box::pin(client.finish(finish))).await.map_err(judge)?.into_inner())
+}
+
+fn signer(key: &SecretKey) -> SoftwareSigner {
+    SoftwareSigner::try_new(key).expect("a SecretKey holds a key the provider takes")
 }
 
 /// The server's nonce ends a known time after the server made it: that tells its time, roughly.
@@ -342,6 +390,7 @@ fn accept(
         xds_server: ServerAddress::parse(&answer.xds_server).map_err(|_| AnswerError::Field("xds_server"))?,
         server_id: server.clone(),
         pin: request.pin,
+        enrolment_server: Some(request.server.clone()),
     };
     Ok((membership, chain, bundle))
 }

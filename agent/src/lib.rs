@@ -8,10 +8,11 @@
 //! join --18001--> Membership + Credentials --files--> certs/current, envoy.json --> Envoy
 //!                                             ^
 //! Agent::run --renewal--18000--> Credentials -|
+//!           |--recovery--18001--> Credentials -|   (when the certificate has ended, while operators let it)
 //!           `--syncing--18000--> bundle -------'
 //! ```
 //!
-//! Start reading at [`join`], then [`StateDir`] (what is on disk), [`renewal`] and [`syncing`] (when) and [`Agent`] (the loop).
+//! Start reading at [`join`], then [`StateDir`] (what is on disk), [`renewal`], [`syncing`] and [`recovery`] (when) and [`Agent`] (the loop).
 
 mod address;
 pub mod bootstrap;
@@ -20,6 +21,7 @@ pub mod envoy;
 pub mod files;
 mod join;
 mod link;
+pub mod recovery;
 pub mod renewal;
 mod run;
 pub mod syncing;

@@ -40,7 +40,7 @@ pub enum Event {
 pub enum Action {
     /// Ask for a certificate with a new key.
     Renew,
-    /// Say that the certificate has ended and that only a new token helps. Said once, and nothing follows.
+    /// Say that the certificate has ended: there is nothing to renew any more. Said once, and nothing follows.
     GiveUp,
 }
 

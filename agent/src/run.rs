@@ -1,19 +1,19 @@
-//! Keeps one node's certificate and bundle fresh (SHELL around [`Renewal`] and [`Syncing`]).
+//! Keeps one node's certificate and bundle fresh (SHELL around [`Renewal`], [`Syncing`] and [`Recovery`]).
 
 use std::sync::Arc;
 
-use certs::{Clock, Csr, KeyKind, SecretKey, Serial, Timestamp};
+use certs::{Clock, Csr, KeyKind, SecretKey, Serial, Timestamp, format_duration};
 use proto::credence::v1::{RenewRequest, SyncRequest, SyncResponse};
 use sds::schedule::Jitter;
-use spiffe::SpiffeId;
 use thiserror::Error;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     files::{Credentials, Membership, StateDir, StateError},
-    join::{AnswerError, accept_chain, read_bundle},
+    join::{AnswerError, accept_chain, come_back, read_bundle},
     link::{CallError, Ends, Link},
+    recovery::{self, Recovery},
     renewal::{Action, Event, Renewal},
     syncing::{self, Syncing},
 };
@@ -21,16 +21,6 @@ use crate::{
 /// Why the agent stopped, other than being told to.
 #[derive(Debug, Error)]
 pub enum RunError {
-    /// The node's certificate has ended. There is no grace: who it is must be proven again.
-    #[error("certificate of {id} ended at {expired}{}", last_error.as_ref().map(|e| format!("; the last renewal failed: {e}")).unwrap_or_default())]
-    Expired {
-        /// Whose it was.
-        id: SpiffeId,
-        /// When it ended.
-        expired: Timestamp,
-        /// Why it was not renewed, if that was tried.
-        last_error: Option<String>,
-    },
     /// The state directory fails.
     #[error(transparent)]
     State(#[from] StateError),
@@ -41,11 +31,6 @@ impl RunError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Expired { id, .. } => Some(format!(
-                "on the server, `credence proxy enroll {}` prints a new line to join with; running proxies keep their \
-                 configuration meanwhile",
-                id.path().rsplit('/').next().unwrap_or_default()
-            )),
             Self::State(error) => error.hint(),
         }
     }
@@ -81,6 +66,8 @@ pub struct AgentStatus {
     pub last_error: Option<String>,
     /// How many times the bundle alone was replaced since the agent started.
     pub bundles: u64,
+    /// How many times the node came back with a certificate that had ended.
+    pub recoveries: u64,
 }
 
 /// The keeper of one node's certificate.
@@ -95,6 +82,7 @@ pub struct Agent {
     link: Link,
     renewals: u64,
     bundles: u64,
+    recoveries: u64,
     last_error: Option<String>,
     status: watch::Sender<Arc<AgentStatus>>,
 }
@@ -116,6 +104,7 @@ impl Agent {
             failures: 0,
             last_error: None,
             bundles: 0,
+            recoveries: 0,
         }));
         Ok(Self {
             syncing: Syncing::new(clock.now()),
@@ -127,6 +116,7 @@ impl Agent {
             link: Link::default(),
             renewals: 0,
             bundles: 0,
+            recoveries: 0,
             last_error: None,
             status,
         })
@@ -144,28 +134,33 @@ impl Agent {
         &self.state
     }
 
-    /// Renews, and takes over every new bundle, until told to stop. An outage of the server is waited out.
+    /// Renews, and takes over every new bundle, until told to stop. An outage of the server is waited out. Once its
+    /// certificate has ended the node asks to come back with it, until operators let it.
     ///
     /// # Errors
-    /// When the certificate ends before a renewal works.
+    /// When the state directory fails.
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), RunError> {
         let mut event = Event::Tick;
         loop {
             for action in self.renewal.step(event, self.clock.now()) {
-                match action {
-                    Action::GiveUp => return Err(self.expired()),
+                let is_over = match action {
+                    Action::GiveUp => true,
                     Action::Renew => {
                         self.publish();
                         let renewed = tokio::select! {
                             renewed = Box::pin(self.renew()) => renewed,
                             () = shutdown.cancelled() => return Ok(()),
                         };
-                        if self.conclude(renewed) {
-                            return Err(self.expired());
-                        }
+                        self.conclude(renewed)
+                    }
+                };
+                self.publish();
+                if is_over {
+                    tokio::select! {
+                        came_back = Box::pin(self.come_back()) => came_back?,
+                        () = shutdown.cancelled() => return Ok(()),
                     }
                 }
-                self.publish();
             }
             let renewal_due = self.renewal.deadline().unwrap_or_else(|| self.clock.now());
             let sync = self.syncing.step(syncing::Event::Tick, self.clock.now());
@@ -294,12 +289,71 @@ impl Agent {
         Ok(credentials)
     }
 
-    fn expired(&self) -> RunError {
-        RunError::Expired {
-            id: self.membership.spiffe_id.clone(),
-            expired: self.renewal.life().expires,
-            last_error: self.last_error.clone(),
+    /// Asks to come back with the certificate that has ended, until that works, or the clock is put right and it has not.
+    async fn come_back(&mut self) -> Result<(), StateError> {
+        let node = self.membership.node_id.clone();
+        tracing::warn!(
+            spiffe_id = %self.membership.spiffe_id,
+            expired = %self.renewal.life().expires,
+            last_error = self.last_error,
+            "certificate has ended; running proxies keep their configuration"
+        );
+        let ended = self.credentials.chain.leaf().serial().clone();
+        // On disk before anybody hears of it, so that a lost answer costs nothing.
+        let (key, _) = self.state.joining_key(&format!("back{ended}"))?;
+        let mut machine = Recovery::new(self.clock.now(), Jitter::random());
+        loop {
+            let due = machine.deadline().unwrap_or_else(|| self.clock.now());
+            // By the other clock too: this one may be put back.
+            let _ = timeout(recovery::LONGEST, self.clock.sleep_until(due)).await;
+            if !self.credentials.life().is_over(self.clock.now()) {
+                tracing::info!(spiffe_id = %self.membership.spiffe_id, "clock was put right: certificate has not ended");
+                self.renewal = Renewal::new(self.credentials.life(), Jitter::random());
+                self.publish();
+                return Ok(());
+            }
+            if machine.step(recovery::Event::Tick, self.clock.now()).is_empty() {
+                continue;
+            }
+            let asked = come_back(&self.membership, &self.credentials, &key, &self.clock);
+            let error = match Box::pin(asked).await {
+                Ok((chain, bundle)) => {
+                    let credentials = Credentials { chain, key, bundle };
+                    self.state.install(&credentials)?;
+                    self.state.forget_joining_keys()?;
+                    self.came_back(credentials);
+                    return Ok(());
+                }
+                Err(error) => with_causes(&error),
+            };
+            machine.step(recovery::Event::Failed { jitter: Jitter::random() }, self.clock.now());
+            let again = machine.deadline().map(|next| format_duration(next.since(self.clock.now())));
+            tracing::warn!(
+                spiffe_id = %self.membership.spiffe_id,
+                error,
+                again_in = again,
+                hint = format!(
+                    "on the server `credence recover --window 1h` lets it come back by itself; or stop this agent and \
+                     join again with the line that `credence proxy enroll {node} --replace` prints"
+                ),
+                "node may not come back yet"
+            );
+            self.last_error = Some(error);
+            self.publish();
         }
+    }
+
+    fn came_back(&mut self, credentials: Credentials) {
+        self.credentials = credentials;
+        self.link.close();
+        self.renewal = Renewal::new(self.credentials.life(), Jitter::random());
+        self.syncing.step(syncing::Event::Renewed, self.clock.now());
+        self.recoveries += 1;
+        self.last_error = None;
+        let leaf = self.credentials.chain.leaf();
+        let (serial, expires) = (leaf.serial(), leaf.not_after());
+        tracing::info!(spiffe_id = %self.membership.spiffe_id, %serial, %expires, "node came back");
+        self.publish();
     }
 
     fn publish(&self) {
@@ -312,6 +366,7 @@ impl Agent {
             failures: self.renewal.failures(),
             last_error: self.last_error.clone(),
             bundles: self.bundles,
+            recoveries: self.recoveries,
         }));
     }
 }

@@ -25,7 +25,11 @@ use proto::credence::v1::{
 };
 use rustls::{DigitallySignedStruct, SignatureScheme, server::danger};
 use rustls_pki_types::{CertificateDer, UnixTime};
-use spiffe::{NodeId, Tenant, Trust, TrustBundle, TrustDomain, attestation::Claim, verify_svid};
+use spiffe::{
+    NodeId, Tenant, Trust, TrustBundle, TrustDomain,
+    attestation::{Claim, METHOD_EXPIRED, OldKeyClaim},
+    verify_svid,
+};
 use tokio::{
     net::TcpListener,
     sync::{Notify, watch},
@@ -149,6 +153,7 @@ impl TestAuthority {
             xds_server: ServerAddress::parse(server).unwrap(),
             server_id: self.domain.server_id(),
             pin: self.pin(),
+            enrolment_server: Some(ServerAddress::parse(server).unwrap()),
         }
     }
 }
@@ -199,6 +204,8 @@ pub(crate) struct Seen {
     pub(crate) client_serials: Vec<Serial>,
     /// How often a call for news was answered that there is no such call.
     pub(crate) unknown_calls: u32,
+    /// The keys of nodes that came back with a certificate that had ended.
+    pub(crate) comebacks: Vec<SpkiHash>,
 }
 
 impl fmt::Debug for FakeServer {
@@ -380,6 +387,14 @@ impl EnrolmentService for FakeServer {
             tenant: &tenant,
         };
         claim.verify(csr.public_key(), &finish.proof).map_err(|_| Status::permission_denied("proof"))?;
+        if finish.method == METHOD_EXPIRED {
+            let (nonce, certificate) = (&finish.cookie, finish.expired_certificate_der.as_slice());
+            let old = OldKeyClaim { nonce, exporter: &exporter, spki, certificate, tenant: &tenant };
+            let key =
+                PublicKey::from_spki_der(Certificate::from_der(certificate).unwrap().spki_der()).unwrap();
+            old.verify(&key, &finish.old_proof).map_err(|_| Status::permission_denied("old proof"))?;
+            self.seen.lock().unwrap().comebacks.push(spki);
+        }
         let chain = {
             let mut seen = self.seen.lock().unwrap();
             let authority = &self.authority;

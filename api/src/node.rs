@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! Begin --> nonce, cookie        Finish --cookie, proof, token, binding, block--> SvidIssuer --> chain, bundle
+//!                                   \\--cookie, both proofs, expired certificate, window, journal--^
 //! Renew --new key, binding, block--> SvidIssuer --> chain, bundle        Sync --bundle's hash--> news, when there is
 //! ```
 
@@ -16,14 +17,17 @@ use std::{
 };
 
 use audit::{Action, Actor, Event, Refusals};
-use ca::Anchor;
-use certs::{Certificate, Clock, CsrError, Profile, Timestamp};
+use ca::{
+    Anchor,
+    ports::{Journal, JournalError},
+};
+use certs::{Certificate, CertificateError, Clock, CsrError, Profile, Timestamp};
 use proto::credence::v1::{
     enrolment_service_server::EnrolmentServiceServer, renewal_service_server::RenewalServiceServer,
 };
 use spiffe::{
-    ActiveAuthority, Binding, Bindings, BlockList, IssueError, IssuedSvid, NodeId, RequestId, SpiffeId,
-    SvidIssuer, SvidRequest, Tenant, TokenRefusal, Trust,
+    ActiveAuthority, Binding, Bindings, BlockList, IssueError, IssuedSvid, NodeId, RecoveryRefusal,
+    RequestId, SpiffeId, SvidIssuer, SvidRequest, Tenant, TokenRefusal, Trust,
     attestation::{CookieError, CookieKey, JoinToken, ProofError, StoredToken, TokenError},
 };
 use thiserror::Error;
@@ -32,15 +36,22 @@ use tonic::Status;
 
 use crate::{
     limit::RateLimit,
-    ports::{NodeStore, StoreError},
+    ports::{NodeStore, RecoveryWindow, StoreError},
 };
 
 mod enrolment;
+mod recovery;
 mod renewal;
 mod sync;
 
 pub use self::{enrolment::Enrolment, renewal::Renewal, sync::BundleReport};
 pub use spiffe::attestation::EXPORTER_LABEL;
+
+/// A thousand nodes behind one address make two calls each, within the minute between their shortest and their longest
+/// pause at the worst: who is turned away waits for another.
+pub const RECOVERY_CALLS_PER_SECOND: u64 = 40;
+/// How many of those at once.
+pub const RECOVERY_CALLS_AT_ONCE: u64 = 200;
 
 /// The largest message that is read.
 pub const MAX_MESSAGE_BYTES: usize = 64 * 1024;
@@ -67,6 +78,10 @@ pub struct NodeSettings {
     pub calls_per_second: u64,
     /// Calls that one address, or one node, may make at once.
     pub calls_at_once: u64,
+    /// Calls per second that one address may make for nodes that come back, while operators let them.
+    pub recovery_calls_per_second: u64,
+    /// How many of those at once.
+    pub recovery_calls_at_once: u64,
     /// Over how long nodes renew once we sign under another root.
     pub authority_spread: Duration,
     /// Authenticates challenges; random and new in each process.
@@ -89,6 +104,10 @@ pub struct NodeInputs {
     pub bindings: watch::Receiver<Arc<Bindings>>,
     /// Who is blocked.
     pub blocks: watch::Receiver<Arc<BlockList>>,
+    /// The newest recovery window, open or not.
+    pub recovery: watch::Receiver<Option<Arc<RecoveryWindow>>>,
+    /// What was issued.
+    pub journal: Arc<dyn Journal>,
     /// Hears of refusals.
     pub refusals: Arc<dyn Refusals>,
     /// The time.
@@ -138,6 +157,24 @@ enum Refusal {
     Blocked(SpiffeId),
     #[error("renewal brought the key that it should replace")]
     SameKey,
+    #[error("presented certificate: {0}")]
+    Certificate(#[from] CertificateError),
+    #[error("presented certificate has a key of another kind")]
+    OldKey,
+    #[error("presented certificate is no node's of this trust domain")]
+    NoNode,
+    #[error("proof of the old key does not hold")]
+    OldProof,
+    #[error("presented certificate ends at {0}: it is renewed, not recovered")]
+    NotExpired(Timestamp),
+    #[error("presented certificate ended at {0}, longer ago than the recovery window reaches")]
+    OutOfReach(Timestamp),
+    #[error("presented certificate is not in the journal as it was presented")]
+    NotJournalled,
+    #[error(transparent)]
+    Recovery(#[from] RecoveryRefusal),
+    #[error(transparent)]
+    Journal(#[from] JournalError),
     #[error("bundle hash has {0} octets instead of 32")]
     BundleHash(usize),
     #[error("a newer call of node {0} waits for news")]
@@ -151,7 +188,12 @@ enum Refusal {
 impl Refusal {
     /// Whether the caller did nothing wrong and may come again.
     fn is_ours(&self) -> bool {
-        matches!(self, Self::Store(_) | Self::Issue(IssueError::Unavailable(_) | IssueError::BadOutput(_)))
+        matches!(
+            self,
+            Self::Store(_)
+                | Self::Journal(_)
+                | Self::Issue(IssueError::Unavailable(_) | IssueError::BadOutput(_))
+        )
     }
 
     fn to_status(&self, id: &RequestId) -> Status {
@@ -221,6 +263,7 @@ impl NodeDoor {
             Ok(svid) => Ok(svid),
             Err(IssueError::AlreadyIssued(svid)) => Ok(*svid),
             Err(IssueError::Token(refusal)) => Err(refusal.into()),
+            Err(IssueError::Recovery(refusal)) => Err(refusal.into()),
             Err(error) => Err(Refusal::Issue(error)),
         }
     }
@@ -235,11 +278,15 @@ impl NodeDoor {
         let action_word = action.word();
         if refusal.is_ours() {
             tracing::warn!(request_id = %id, action = action_word, object, reason = %refusal, "node call failed");
+        } else if matches!(refusal, Refusal::Recovery(RecoveryRefusal::Closed)) {
+            tracing::debug!(request_id = %id, %actor, "expired node asks to come back");
         } else {
             tracing::info!(request_id = %id, action = action_word, %actor, object, reason = %refusal, "node call refused");
         }
         let event = Event::refused(now, actor, action, object, refusal.to_string()).for_tenant(tenant);
-        self.inputs.refusals.refuse(event.in_request(id.clone()));
+        let event = event.in_request(id.clone());
+        let is_waiting = matches!(refusal, Refusal::Recovery(RecoveryRefusal::Closed));
+        self.inputs.refusals.refuse(if is_waiting { recovery::shared(event) } else { event });
         refusal.to_status(&id)
     }
 }
@@ -261,6 +308,8 @@ impl Default for NodeSettings {
             xds_server: "127.0.0.1:18000".to_owned(),
             calls_per_second: 1,
             calls_at_once: 10,
+            recovery_calls_per_second: RECOVERY_CALLS_PER_SECOND,
+            recovery_calls_at_once: RECOVERY_CALLS_AT_ONCE,
             authority_spread: Duration::from_secs(600),
             cookie_key,
         }
@@ -273,6 +322,12 @@ struct Limiter<K>(Mutex<RateLimit<K>>);
 impl<K: Eq + std::hash::Hash + Clone> Limiter<K> {
     fn new(settings: &NodeSettings) -> Self {
         Self(Mutex::new(RateLimit::new(settings.calls_per_second, settings.calls_at_once)))
+    }
+
+    /// For nodes that come back, while operators let them.
+    fn wide(settings: &NodeSettings) -> Self {
+        let (rate, burst) = (settings.recovery_calls_per_second, settings.recovery_calls_at_once);
+        Self(Mutex::new(RateLimit::new(rate, burst)))
     }
 
     fn take(&self, caller: &K, now: Timestamp) -> Result<(), Refusal> {

@@ -1,13 +1,15 @@
 //! What this crate needs kept. `store` implements these; a change and its audit event share a transaction.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use async_trait::async_trait;
 use audit::Event;
-use certs::Timestamp;
+use certs::{Timestamp, format_duration};
 use sds::ImportedSecret;
 use serde::{Deserialize, Serialize};
-use spiffe::{Binding, BlockList, Namespace, NodeId, SecretName, SpiffeId, Tenant};
+use spiffe::{
+    Binding, BlockList, Namespace, NodeId, RecoveryRefusal, SecretName, SpiffeId, Tenant, TrustDomain,
+};
 use thiserror::Error;
 use uuid::Uuid;
 
@@ -300,4 +302,91 @@ pub trait HookStore: Send + Sync {
 
     /// Remembers one more, and forgets what need not be remembered any longer.
     async fn remember_told(&self, told: Told, event: Event) -> Result<(), StoreError>;
+}
+
+/// A time in which nodes may come back with certificates that have ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecoveryWindow {
+    /// Its number; each is another. The store gives it.
+    pub id: u64,
+    /// Why.
+    pub reason: String,
+    /// Who wants it.
+    pub by: String,
+    /// Since when.
+    pub opened: Timestamp,
+    /// Until when, unless it was closed before.
+    pub until: Timestamp,
+    /// When it was closed before its time.
+    pub closed: Option<Timestamp>,
+    /// How long ago a certificate may have ended.
+    pub reach: Duration,
+}
+
+impl RecoveryWindow {
+    /// Whether nodes may come back at `now`.
+    #[must_use]
+    pub fn is_open(&self, now: Timestamp) -> bool {
+        self.closed.is_none() && now < self.until
+    }
+
+    /// One line for every screen, while it is open.
+    #[must_use]
+    pub fn banner(&self, now: Timestamp) -> String {
+        let why = if self.reason.is_empty() { String::new() } else { format!(": {}", self.reason) };
+        format!(
+            "recovery window is OPEN for {} more, until {}, by {}{why}",
+            format_duration(self.until.since(now)),
+            self.until,
+            self.by
+        )
+    }
+}
+
+/// A node that may connect and whose newest certificate has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expired {
+    /// Which.
+    pub node: NodeId,
+    /// When its certificate ended.
+    pub at: Timestamp,
+    /// Why this certificate brings nobody back, whatever window is open.
+    pub barred: Option<RecoveryRefusal>,
+}
+
+/// A node that came back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recovered {
+    /// Which.
+    pub node: NodeId,
+    /// When.
+    pub at: Timestamp,
+    /// When the certificate ends that it got.
+    pub until: Timestamp,
+}
+
+/// Keeps recovery windows. Who came back is written with the issuance (`ca::ports::Journal`).
+#[async_trait]
+pub trait RecoveryStore: Send + Sync {
+    /// The newest window, open or not.
+    async fn recovery(&self) -> Result<Option<RecoveryWindow>, StoreError>;
+
+    /// Opens another one, and closes the one that is open.
+    async fn open_recovery(&self, window: RecoveryWindow, event: Event)
+    -> Result<RecoveryWindow, StoreError>;
+
+    /// Closes the one that is open.
+    async fn close_recovery(&self, event: Event) -> Result<(), StoreError>;
+
+    /// The nodes of a trust domain with an enabled binding whose newest certificate under it ended from `since` to
+    /// `now`, those first that ended first. Who is blocked is not left out.
+    async fn expired(
+        &self,
+        domain: &TrustDomain,
+        since: Timestamp,
+        now: Timestamp,
+    ) -> Result<Vec<Expired>, StoreError>;
+
+    /// Who came back in a window and was issued a certificate.
+    async fn recovered(&self, window: u64) -> Result<Vec<Recovered>, StoreError>;
 }

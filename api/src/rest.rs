@@ -33,6 +33,7 @@ mod extract;
 mod hooks;
 mod probes;
 mod proxies;
+mod recovery;
 mod rollouts;
 mod sealing;
 mod secrets;
@@ -53,6 +54,8 @@ pub const BUNDLE_SHA256: &str = "credence-bundle-sha256";
 pub const RENEW: &str = "credence-renew";
 /// Says on every answer to an operator that automatic rotation is paused, so that every screen can.
 pub const PAUSED: &str = "credence-paused";
+/// Says on every answer to an operator that a recovery window is open.
+pub const RECOVERY: &str = "credence-recovery";
 
 /// What every handler shares.
 pub(crate) struct Shared {
@@ -128,6 +131,7 @@ fn routes() -> Router<Arc<Shared>> {
         .route("/rollouts", get(rollouts::list))
         .route("/rollouts/pause", post(rollouts::pause))
         .route("/rollouts/resume", post(rollouts::resume))
+        .route("/recovery", get(recovery::show).post(recovery::open).delete(recovery::close))
         .route("/hooks", get(hooks::list))
         .route("/hooks/{name}/test", post(hooks::test))
         .route("/expiries", get(trust::expiries))
@@ -147,7 +151,7 @@ async fn guard(State(shared): App, mut request: Request, next: Next) -> Response
     let news = peer(&request).map(|peer| shared.news_of_trust(&peer));
     match shared.admit(&request, &request_id) {
         Ok(caller) => {
-            let paused = shared.calls.pause_banner();
+            let banners = [(PAUSED, shared.calls.pause_banner()), (RECOVERY, shared.calls.recovery_banner())];
             let (object, actor) = (object_of(&request), caller.actor.clone());
             request.extensions_mut().insert(caller);
             let response = match tokio::time::timeout(TIMEOUT, next.run(request)).await {
@@ -160,8 +164,10 @@ async fn guard(State(shared): App, mut request: Request, next: Next) -> Response
             }
             let mut response = finish(response, &request_id);
             response.headers_mut().extend(news.unwrap_or_default());
-            if let Some(banner) = paused.and_then(|banner| HeaderValue::from_str(&banner).ok()) {
-                response.headers_mut().insert(PAUSED, banner);
+            for (name, banner) in banners {
+                if let Some(banner) = banner.and_then(|banner| HeaderValue::from_str(&banner).ok()) {
+                    response.headers_mut().insert(name, banner);
+                }
             }
             response
         }

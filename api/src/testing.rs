@@ -9,15 +9,18 @@ use std::{
 use async_trait::async_trait;
 use audit::{AuditError, AuditFilter, AuditLog, AuditRow, Event, Head, Refusals};
 use certs::{SpkiHash, Timestamp};
-use spiffe::{AuthorityId, Binding, Block, BlockList, Eviction, Namespace, NodeId, SpiffeId, Tenant};
+use spiffe::{
+    AuthorityId, Binding, Block, BlockList, Eviction, Namespace, NodeId, SpiffeId, Tenant, TrustDomain,
+};
 use uuid::Uuid;
 
 use crate::{
     calls::{CallError, Caller},
     expiry::{LeafFact, LeafFacts},
     ports::{
-        BlockStore, DocumentChange, DocumentFilter, DocumentStore, HookStore, NodeStore, PauseStore,
-        RevisionState, StoreError, StoredDocument, StoredToken, Told,
+        BlockStore, DocumentChange, DocumentFilter, DocumentStore, Expired, HookStore, NodeStore, PauseStore,
+        Recovered, RecoveryStore, RecoveryWindow, RevisionState, StoreError, StoredDocument, StoredToken,
+        Told,
     },
     sources::{
         Delivery, Hooks, ListUptake, MetricsText, NextRotation, Readiness, Renewals, Revoking, Rotation,
@@ -37,6 +40,9 @@ struct State {
     rows: Vec<AuditRow>,
     pause: Option<ca::Pause>,
     told: Vec<Told>,
+    windows: Vec<RecoveryWindow>,
+    expired: Vec<Expired>,
+    recovered: Vec<(u64, Recovered)>,
     failing: bool,
 }
 
@@ -54,6 +60,16 @@ impl MemoryStore {
     /// Lets every write fail from now on, or no more.
     pub fn fail(&self, failing: bool) {
         self.lock().failing = failing;
+    }
+
+    /// Plants a node whose certificate has ended.
+    pub fn expire(&self, one: Expired) {
+        self.lock().expired.push(one);
+    }
+
+    /// Plants a node that came back in a window.
+    pub fn recover(&self, window: u64, one: Recovered) {
+        self.lock().recovered.push((window, one));
     }
 
     /// Everything that is kept but audit rows, as text: equal before and after means that nothing changed.
@@ -398,6 +414,52 @@ impl HookStore for MemoryStore {
             state.told.push(told);
             Ok(())
         })
+    }
+}
+
+#[async_trait]
+impl RecoveryStore for MemoryStore {
+    async fn recovery(&self) -> Result<Option<RecoveryWindow>, StoreError> {
+        Ok(self.lock().windows.last().cloned())
+    }
+
+    async fn open_recovery(
+        &self,
+        window: RecoveryWindow,
+        event: Event,
+    ) -> Result<RecoveryWindow, StoreError> {
+        self.write(event, |state| {
+            let window = RecoveryWindow { id: state.windows.len() as u64 + 1, ..window };
+            state.windows.push(window.clone());
+            Ok(window)
+        })
+    }
+
+    async fn close_recovery(&self, event: Event) -> Result<(), StoreError> {
+        let at = event.at;
+        self.write(event, |state| {
+            let open = state.windows.last_mut().filter(|window| window.is_open(at));
+            let missing = || StoreError::NotFound { what: "recovery window", name: "open".to_owned() };
+            open.map(|window| window.closed = Some(at)).ok_or_else(missing)
+        })
+    }
+
+    /// Those that were planted.
+    async fn expired(
+        &self,
+        _: &TrustDomain,
+        since: Timestamp,
+        now: Timestamp,
+    ) -> Result<Vec<Expired>, StoreError> {
+        let asked = |one: &&Expired| since <= one.at && one.at <= now;
+        Ok(self.lock().expired.iter().filter(asked).cloned().collect())
+    }
+
+    /// Those that were planted.
+    async fn recovered(&self, window: u64) -> Result<Vec<Recovered>, StoreError> {
+        let state = self.lock();
+        let of_it = state.recovered.iter().filter(|(one, _)| *one == window);
+        Ok(of_it.map(|(_, recovered)| recovered.clone()).collect())
     }
 }
 

@@ -73,6 +73,12 @@ pub enum Action {
     TokenBurn,
     /// A node got its first certificate.
     NodeEnrol,
+    /// A node whose certificate had ended came back by proof of its old key.
+    NodeRecover,
+    /// Operators let nodes come back with expired certificates for a while.
+    RecoveryOpen,
+    /// That was ended before its time.
+    RecoveryClose,
     /// A certificate is about to be signed.
     CertificateIntent,
     /// A certificate was issued.

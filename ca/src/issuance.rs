@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use audit::{Action, Actor, Event, Outcome};
 use certs::{Chain, Rehearsal, Serial, Severity, SpkiHash, Template, Timestamp, Validity};
-use spiffe::{AuthorityId, IssueError, IssuedSvid, Purpose};
+use spiffe::{AuthorityId, IssueError, IssuedSvid, Purpose, Spend};
 
 pub(crate) use self::authorize::{Authorized, Refusal};
 pub(crate) use self::judge::Judge;
@@ -88,10 +88,13 @@ impl Authorized {
         if let Some(node) = &self.node {
             event = event.with("node_id", node);
         }
-        if let Some(spend) = &request.spend {
-            event = event.with("token_id", &spend.token_id);
+        match &request.spend {
+            Some(Spend::Token(spend)) => event.with("token_id", &spend.token_id),
+            Some(Spend::Recovery(spend)) => {
+                event.with("recovery_window", spend.window).with("replaces", &spend.replaces)
+            }
+            None => event,
         }
-        event
     }
 }
 
@@ -120,7 +123,7 @@ pub(crate) enum Recorded {
 }
 
 impl Prepared {
-    /// Reserves the serial number, spends the token and writes the intent, all in one transaction.
+    /// Reserves the serial number, uses up what is to be spent and writes the intent, all in one transaction.
     pub(crate) async fn record(self, journal: &dyn Journal) -> Recorded {
         let spend = self.authorized.request.spend.clone();
         match journal.record_intent(self.intent(), spend, self.event.clone()).await {
@@ -159,6 +162,7 @@ fn word(value: &impl serde::Serialize) -> String {
 fn refusal_of(error: JournalError) -> IssueError {
     match error {
         JournalError::Token(refusal) => IssueError::Token(refusal),
+        JournalError::Recovery(refusal) => IssueError::Recovery(refusal),
         JournalError::AlreadyIssued { chain, authority, issued } => {
             match Chain::from_ders(chain.iter().map(Vec::as_slice)) {
                 Ok(chain) => IssueError::AlreadyIssued(Box::new(IssuedSvid { chain, authority, issued })),
@@ -252,6 +256,7 @@ impl Signed {
         let result = self.prepared.result(IssueOutcome::Issued(ders), now);
         let action = match self.prepared.authorized.request.purpose {
             Purpose::Enrolment => Action::NodeEnrol,
+            Purpose::Recovery => Action::NodeRecover,
             Purpose::NodeRenewal
             | Purpose::Delivery
             | Purpose::Renewal

@@ -7,7 +7,9 @@ use async_trait::async_trait;
 use audit::Event;
 use certs::{Certificate, Profile, SecretKey, Serial, SpkiHash, Timestamp};
 use serde::{Deserialize, Serialize};
-use spiffe::{AuthorityId, NodeId, Purpose, RequestId, SpiffeId, Tenant, TokenRefusal, TokenSpend};
+use spiffe::{
+    AuthorityId, NodeId, Purpose, RecoveryRefusal, RequestId, Spend, SpiffeId, Tenant, TokenRefusal,
+};
 use thiserror::Error;
 
 pub use self::revocations::{ListRecord, MAX_REVOKED, Revocations, RevokeError, Revoked};
@@ -76,8 +78,11 @@ pub enum JournalError {
     /// The join token is not accepted.
     #[error(transparent)]
     Token(#[from] TokenRefusal),
-    /// The token was spent for this very key, and this is the certificate that it got.
-    #[error("issued before under the same token and key")]
+    /// The node may not come back with its expired certificate.
+    #[error(transparent)]
+    Recovery(#[from] RecoveryRefusal),
+    /// The same was spent for this very key, and this is the certificate that it got.
+    #[error("issued before for the same key")]
     AlreadyIssued {
         /// The chain as DER, leaf first.
         chain: Vec<Vec<u8>>,
@@ -214,13 +219,18 @@ pub struct Issued {
 pub trait Journal: Send + Sync {
     /// Records `intent` and `event`, and spends `spend`, in one transaction; it is durable before the answer.
     ///
-    /// The token is judged at `intent.at`, in this order: unknown, revoked, expired, spent for another key. A
+    /// A token is judged at `intent.at`, in this order: unknown, revoked, expired, spent for another key. A
     /// token spent for `spend.spki` whose certificate was issued answers [`JournalError::AlreadyIssued`], and
     /// nothing is written; one whose certificate failed or never got a result may be spent for that key again.
+    ///
+    /// So is a recovery: the window must be open at `intent.at`, the node's binding enabled and older than the
+    /// certificate that is replaced; the node may not have come back in this window for another key; and the
+    /// replaced certificate must be the newest that was issued to the node, not revoked, and of an authority that is
+    /// not marked as stolen, nor its root.
     async fn record_intent(
         &self,
         intent: Intent,
-        spend: Option<TokenSpend>,
+        spend: Option<Spend>,
         event: Event,
     ) -> Result<(), JournalError>;
 

@@ -18,7 +18,7 @@ use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time:
 
 use anyhow::{Context, anyhow};
 use api::{
-    calls::{Calls, Facts, Pauses, configs},
+    calls::{Calls, Facts, Pauses, Recoveries, configs},
     expiry::{AuthorityEndings, Expiries, ExpirySource, LeafEndings, LeafFacts, ListEndings, TokenEndings},
     node::{NodeDoor, NodeInputs, NodeSettings},
     sources::Renewals,
@@ -176,6 +176,7 @@ async fn serve(
     let deps = ca::Deps { refusals: refusals.clone(), ..ca_deps(&config, &store, clock.clone()) };
     let (journal, least_remaining) = (deps.journal.clone(), deps.policy.least_remaining());
     let pauses = Pauses::load(Arc::new(store.clone())).await.map_err(|error| anyhow!("{error}"))?;
+    let recoveries = Recoveries::load(Arc::new(store.clone())).await.map_err(|error| anyhow!("{error}"))?;
     let manager = ca::Manager::open(deps).await.context("cannot open the authority")?;
     let manager = manager.heeding(pauses.watch()).minding(time.clone());
     let ca = manager.handle();
@@ -271,6 +272,8 @@ async fn serve(
             authority: ca.active(),
             bindings: configs.watch_bindings(),
             blocks: configs.watch_blocks(),
+            recovery: recoveries.watch(),
+            journal: journal.clone(),
             refusals: refusals.clone(),
             clock: clock.clone(),
         },
@@ -338,6 +341,7 @@ async fn serve(
         let sources = samples::Sources {
             seen: seen_read,
             hooks: (desk.tellers.clone(), hooks_read),
+            recoveries: recoveries.clone(),
             ready: ready.clone(),
             pauses: pauses.clone(),
             ca: ca.status(),
@@ -382,6 +386,7 @@ async fn serve(
             trust: ca.trust(),
         }),
         pauses,
+        recoveries,
         expiries,
         leaves,
         renewals,

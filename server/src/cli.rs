@@ -10,6 +10,7 @@ mod documents;
 mod hooks;
 mod identities;
 mod proxies;
+mod recovery;
 mod rollouts;
 mod sealing;
 
@@ -21,6 +22,7 @@ pub use self::documents::*;
 pub use self::hooks::*;
 pub use self::identities::*;
 pub use self::proxies::*;
+pub use self::recovery::*;
 pub use self::rollouts::*;
 pub use self::sealing::*;
 
@@ -126,6 +128,14 @@ pub enum Operate {
     /// What is replaced by itself, and the pause of it
     #[command(subcommand)]
     Rollout(RolloutCommand),
+    /// Let nodes whose certificates have ended come back, each once, by proof of their old key; off unless said
+    #[command(
+        after_help = "Examples:\n  credence recover --list\n  credence recover --window 24h --reason \"power cut\" \
+                            --watch\n  credence recover --close\n\nAgents that run ask by themselves, every two minutes \
+                            at the latest. Removed, disabled and\nblocked nodes stay away, and so does a copy of any \
+                            certificate but the newest of its node."
+    )]
+    Recover(RecoverArgs),
     /// Hooks: commands and addresses that hear of what must surprise nobody
     #[command(subcommand)]
     Hook(HookCommand),

@@ -9,7 +9,7 @@ use std::{
     error::Error,
     fs,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
+    sync::{Arc, Mutex, Once, PoisonError, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -74,11 +74,13 @@ pub struct Client {
     told: AtomicBool,
 }
 
-/// Once per command: whatever it shows, nobody misses that rotation is paused.
-fn say_paused(headers: &HeaderMap) {
-    static SAID: std::sync::Once = std::sync::Once::new();
-    if let Some(banner) = headers.get(api::rest::PAUSED).and_then(|value| value.to_str().ok()) {
-        SAID.call_once(|| note(&format!("credence: {banner}")));
+/// Once per command: whatever it shows, nobody misses that rotation is paused or a recovery window open.
+fn say_banners(headers: &HeaderMap) {
+    static SAID: [Once; 2] = [Once::new(), Once::new()];
+    for (name, said) in [api::rest::PAUSED, api::rest::RECOVERY].into_iter().zip(&SAID) {
+        if let Some(banner) = headers.get(name).and_then(|value| value.to_str().ok()) {
+            said.call_once(|| note(&format!("credence: {banner}")));
+        }
     }
 }
 
@@ -217,7 +219,7 @@ impl Client {
             )
         };
         let (status, headers, body) = exchange.await.map_err(|_| late())??;
-        say_paused(&headers);
+        say_banners(&headers);
         if status.is_success() {
             self.hear(&headers).await;
             self.renew_if_due().await;

@@ -6,9 +6,11 @@ use ring::{digest, signature};
 use thiserror::Error;
 
 mod cookie;
+mod recovery;
 mod token;
 
 pub use self::cookie::{COOKIE_LIFE, CookieError, CookieKey, NONCE_OCTETS, Subject};
+pub use self::recovery::{METHOD_EXPIRED, OldKeyClaim};
 pub use self::token::{
     DEFAULT_TOKEN_LIFE, JoinToken, MAX_TOKEN_LIFE, MAX_WRONG_SECRETS, StoredToken, TokenError,
 };
@@ -49,22 +51,14 @@ impl Claim<'_> {
     /// The octets to sign: SHA-256 over all fields, each behind its length, so that no two claims have the same.
     #[must_use]
     pub fn message(&self) -> [u8; 32] {
-        let mut context = digest::Context::new(&digest::SHA256);
-        let fields: [&[u8]; 6] = [
+        hash_of([
             DOMAIN,
             self.nonce,
             self.exporter,
             &self.spki.0,
             self.method.as_bytes(),
             self.tenant.as_str().as_bytes(),
-        ];
-        for field in fields {
-            context.update(&(field.len() as u64).to_be_bytes());
-            context.update(field);
-        }
-        let mut message = [0; 32];
-        message.copy_from_slice(context.finish().as_ref());
-        message
+        ])
     }
 
     /// Proves the claim with its key.
@@ -83,15 +77,32 @@ impl Claim<'_> {
         if key.hash() != self.spki {
             return Err(ProofError);
         }
-        let (algorithm, point): (&dyn signature::VerificationAlgorithm, usize) = match key.kind() {
-            KeyKind::P256 => (&signature::ECDSA_P256_SHA256_ASN1, 65),
-            KeyKind::P384 => (&signature::ECDSA_P384_SHA384_ASN1, 97),
-        };
-        let spki = key.spki_der();
-        signature::UnparsedPublicKey::new(algorithm, &spki[spki.len() - point..])
-            .verify(&self.message(), proof)
-            .map_err(|_| ProofError)
+        holds(key, &self.message(), proof)
     }
+}
+
+/// SHA-256 over fields, each behind its length.
+fn hash_of<const COUNT: usize>(fields: [&[u8]; COUNT]) -> [u8; 32] {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for field in fields {
+        context.update(&(field.len() as u64).to_be_bytes());
+        context.update(field);
+    }
+    let mut message = [0; 32];
+    message.copy_from_slice(context.finish().as_ref());
+    message
+}
+
+/// Whether `proof` is a signature of `key` over `message`.
+fn holds(key: &PublicKey, message: &[u8], proof: &[u8]) -> Result<(), ProofError> {
+    let (algorithm, point): (&dyn signature::VerificationAlgorithm, usize) = match key.kind() {
+        KeyKind::P256 => (&signature::ECDSA_P256_SHA256_ASN1, 65),
+        KeyKind::P384 => (&signature::ECDSA_P384_SHA384_ASN1, 97),
+    };
+    let spki = key.spki_der();
+    signature::UnparsedPublicKey::new(algorithm, &spki[spki.len() - point..])
+        .verify(message, proof)
+        .map_err(|_| ProofError)
 }
 
 #[cfg(test)]

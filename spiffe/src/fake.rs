@@ -15,8 +15,8 @@ use certs::{
 };
 
 use crate::{
-    AuthorityId, IssueError, IssuedSvid, ShownList, SvidIssuer, SvidRequest, TokenRefusal, Trust,
-    TrustBundle, TrustDomain,
+    AuthorityId, IssueError, IssuedSvid, RecoveryRefusal, ShownList, Spend, SvidIssuer, SvidRequest,
+    TokenRefusal, Trust, TrustBundle, TrustDomain,
 };
 
 /// A root and one issuing authority below it, which can be replaced; fails and dawdles as told.
@@ -150,15 +150,18 @@ impl FakeIssuer {
         let Some(spend) = &request.spend else { return Ok(svid) };
         // Check and mark under one lock, as the store does it in one transaction.
         let mut state = self.state();
-        match state.spent.get(&spend.token_id) {
+        match state.spent.get(&spend.name()) {
             None => {
-                state.spent.insert(spend.token_id.clone(), svid.clone());
+                state.spent.insert(spend.name(), svid.clone());
                 Ok(svid)
             }
-            Some(first) if first.chain.leaf().spki_hash() == spend.spki => {
+            Some(first) if first.chain.leaf().spki_hash() == spend.spki() => {
                 Err(IssueError::AlreadyIssued(Box::new(first.clone())))
             }
-            Some(_) => Err(TokenRefusal::Spent.into()),
+            Some(_) => match spend {
+                Spend::Token(_) => Err(TokenRefusal::Spent.into()),
+                Spend::Recovery(_) => Err(RecoveryRefusal::Spent.into()),
+            },
         }
     }
 }

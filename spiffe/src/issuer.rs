@@ -3,7 +3,7 @@
 use std::{fmt, net::IpAddr, str::FromStr, time::Duration};
 
 use async_trait::async_trait;
-use certs::{Chain, Profile, PublicKey, SpkiHash, Timestamp};
+use certs::{Chain, Profile, PublicKey, Serial, SpkiHash, Timestamp};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -75,6 +75,8 @@ pub enum Purpose {
     Enrolment,
     /// A node's next certificate, over mTLS.
     NodeRenewal,
+    /// A node's next certificate after its last one has ended, by proof of the old key while operators allow it.
+    Recovery,
     /// A workload's certificate for a proxy that asked for the first time (or after a restart).
     Delivery,
     /// A workload's next certificate, due by its schedule.
@@ -94,6 +96,48 @@ pub struct TokenSpend {
     pub token_id: String,
     /// The key it is spent for. The same token with the same key gets the same certificate again.
     pub spki: SpkiHash,
+}
+
+/// The one coming back of a node in a recovery window, spent in the transaction that records the issuance intent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecoverySpend {
+    /// Which window.
+    pub window: u64,
+    /// Which node.
+    pub node: NodeId,
+    /// The certificate that has ended: the newest that was issued to the node.
+    pub replaces: Serial,
+    /// The new key. The same node with the same key gets the same certificate again.
+    pub spki: SpkiHash,
+}
+
+/// What may be used once, and is used up by an issuance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Spend {
+    /// A join token.
+    Token(TokenSpend),
+    /// A node's coming back.
+    Recovery(RecoverySpend),
+}
+
+impl Spend {
+    /// The key that it is spent for.
+    #[must_use]
+    pub fn spki(&self) -> SpkiHash {
+        match self {
+            Self::Token(spend) => spend.spki,
+            Self::Recovery(spend) => spend.spki,
+        }
+    }
+
+    /// Names what is spent: two spends of one name exclude each other.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            Self::Token(spend) => spend.token_id.clone(),
+            Self::Recovery(spend) => format!("recovery {} of {}", spend.window, spend.node),
+        }
+    }
 }
 
 /// One request for an SVID. Everything in it was decided by us; the applicant brought the public key.
@@ -119,8 +163,8 @@ pub struct SvidRequest {
     pub purpose: Purpose,
     /// When the certificate that this one replaces ends: the sooner, the sooner it is signed.
     pub deadline: Option<Timestamp>,
-    /// The join token to spend with it.
-    pub spend: Option<TokenSpend>,
+    /// What is used up by it.
+    pub spend: Option<Spend>,
     /// Follows the request through logs and audit.
     pub request_id: RequestId,
 }
@@ -156,6 +200,29 @@ pub enum TokenRefusal {
     WrongSecret,
 }
 
+/// Why a node does not come back with its expired certificate. The reasons stand in audit; the node hears none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Error)]
+pub enum RecoveryRefusal {
+    /// Operators have opened no window, or it has ended.
+    #[error("no recovery window is open")]
+    Closed,
+    /// The node was removed or disabled, or enrolled anew since.
+    #[error("node has no enabled binding from before its certificate")]
+    NotBound,
+    /// Not the newest certificate of the node.
+    #[error("node has a newer certificate than the one that was presented")]
+    Superseded,
+    /// An operator revoked the certificate.
+    #[error("certificate that was presented is revoked")]
+    Revoked,
+    /// The key that signed the certificate, or the root above it, is believed to be stolen.
+    #[error("certificate that was presented is from an authority whose key is believed to be stolen")]
+    Stolen,
+    /// It came back in this window already, with another key.
+    #[error("node came back in this window already")]
+    Spent,
+}
+
 /// Why no certificate was issued.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum IssueError {
@@ -165,8 +232,11 @@ pub enum IssueError {
     /// The join token is not accepted.
     #[error(transparent)]
     Token(#[from] TokenRefusal),
-    /// The token was spent for the same key before: here is what it got.
-    #[error("issued before under the same token and key")]
+    /// The node may not come back.
+    #[error(transparent)]
+    Recovery(#[from] RecoveryRefusal),
+    /// The same was spent for the same key before: here is what it got.
+    #[error("issued before for the same key")]
     AlreadyIssued(Box<IssuedSvid>),
     /// The issuer cannot sign now (store or backend away, authority near its end); ask again later.
     #[error("issuer is unavailable: {0}")]

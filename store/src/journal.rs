@@ -7,12 +7,13 @@ use ca::ports::{
     Leaves, Remaining, ResultRecord, Unexpired,
 };
 use certs::{Profile, Serial, SpkiHash, Timestamp};
-use spiffe::{AuthorityId, RequestId, TokenRefusal, TokenSpend};
+use spiffe::{AuthorityId, RequestId, Spend, TokenRefusal, TokenSpend};
 use sqlx::{QueryBuilder, Row, Sqlite, sqlite::SqliteRow};
 
 use crate::{
     Store,
     gathering::Part,
+    recovery,
     rollback::refuse_while_found,
     row::{
         bytes32, chain_bytes, chain_of, decode, from_json, from_word, json, number, optional_parsed,
@@ -32,7 +33,7 @@ impl Refusal for JournalError {
 
 struct RecordIntent {
     intent: Intent,
-    spend: Option<TokenSpend>,
+    spend: Option<Spend>,
     event: Event,
 }
 
@@ -52,17 +53,22 @@ impl Change for RecordIntent {
         if intent.profile != Profile::Server {
             refuse_while_found(tx, JournalError::Unavailable)?;
         }
-        if let Some(spend) = &spend {
-            refuse_stolen(tx, intent.authority).await?;
-            judge(tx, spend, intent.at).await?;
-            sqlx::query("UPDATE tokens SET spent = coalesce(spent, ?), spent_spki = ? WHERE id = ?")
-                .bind(intent.at.unix_millis())
-                .bind(spend.spki.0.as_slice())
-                .bind(&spend.token_id)
-                .execute(tx.sql())
-                .await?;
-        }
-        let token = spend.map(|spend| spend.token_id);
+        let token = match spend {
+            None => None,
+            Some(spend) => {
+                refuse_stolen(tx, intent.authority).await?;
+                match spend {
+                    Spend::Token(spend) => {
+                        spend_token(tx, &spend, intent.at).await?;
+                        Some(spend.token_id)
+                    }
+                    Spend::Recovery(spend) => {
+                        recovery::spend(tx, &intent, &spend).await?;
+                        None
+                    }
+                }
+            }
+        };
         if !insert(tx, &intent, token.as_deref()).await? {
             refuse_stolen(tx, intent.authority).await?;
             return Err(Fault::Refused(JournalError::SerialTaken(intent.serial)));
@@ -85,6 +91,17 @@ async fn refuse_stolen(tx: &mut Tx<'_>, authority: AuthorityId) -> Result<(), Fa
         )))),
         None => Ok(()),
     }
+}
+
+async fn spend_token(tx: &mut Tx<'_>, spend: &TokenSpend, at: Timestamp) -> Result<(), Fault<JournalError>> {
+    judge(tx, spend, at).await?;
+    sqlx::query("UPDATE tokens SET spent = coalesce(spent, ?), spent_spki = ? WHERE id = ?")
+        .bind(at.unix_millis())
+        .bind(spend.spki.0.as_slice())
+        .bind(&spend.token_id)
+        .execute(tx.sql())
+        .await?;
+    Ok(())
 }
 
 /// Whether the token may be spent for this key now.
@@ -116,12 +133,17 @@ async fn judge(tx: &mut Tx<'_>, spend: &TokenSpend, now: Timestamp) -> Result<()
     .await?;
     match issued {
         None => Ok(()),
-        Some(row) => Err(Fault::Refused(JournalError::AlreadyIssued {
-            chain: chain_of(&row, "chain")?,
-            authority: parsed(&row, "authority")?,
-            issued: time(&row, "at")?,
-        })),
+        Some(row) => Err(Fault::Refused(already_issued(&row)?)),
     }
+}
+
+/// The certificate of a row, as the answer to whoever asks again.
+pub(crate) fn already_issued(row: &SqliteRow) -> Result<JournalError, sqlx::Error> {
+    Ok(JournalError::AlreadyIssued {
+        chain: chain_of(row, "chain")?,
+        authority: parsed(row, "authority")?,
+        issued: time(row, "at")?,
+    })
 }
 
 /// Answers whether it was written: the serial number was free, and the authority is not stolen.
@@ -393,7 +415,7 @@ impl Journal for Store {
     async fn record_intent(
         &self,
         intent: Intent,
-        spend: Option<TokenSpend>,
+        spend: Option<Spend>,
         event: Event,
     ) -> Result<(), JournalError> {
         self.write(RecordIntent { intent, spend, event }).await

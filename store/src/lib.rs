@@ -29,6 +29,7 @@ mod ledger;
 mod live;
 mod nodes;
 mod pause;
+mod recovery;
 mod revocations;
 mod rollback;
 mod rotation;

@@ -25,6 +25,7 @@ pub(crate) const SCHEMA: Schema = Schema(&[
     include_str!("schema/0008_revocation.sql"),
     include_str!("schema/0009_evictions.sql"),
     include_str!("schema/0010_hooks.sql"),
+    include_str!("schema/0011_recovery.sql"),
 ]);
 
 impl Schema {

@@ -20,6 +20,7 @@ mod documents;
 mod hooks;
 mod nodes;
 mod promises;
+mod recovery;
 mod rollback;
 mod rotation;
 mod secrets;

@@ -1,4 +1,8 @@
-use std::time::Duration;
+use std::{
+    pin::Pin,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use certs::ManualClock;
 use spiffe::TrustBundle;
@@ -86,20 +90,107 @@ async fn keeps_a_valid_certificate_through_an_outage() {
 }
 
 #[tokio::test]
-async fn says_at_the_end_that_only_a_new_token_helps() {
+async fn asks_to_come_back_once_its_certificate_has_ended_until_it_is_let_in() {
+    let server = Arc::new(FakeServer::start(NOW).await);
+    let refused = || Turn::Refuse(Status::permission_denied("refused, id 0123456789abcdef"));
+    server.script([refused(), refused(), Turn::LoseAnswer]);
+    let folder = tempfile::tempdir().unwrap();
+    let state = StateDir::open(folder.path()).unwrap();
+    let membership = server.authority.membership("web-1", &server.address().to_string());
+    let ended = server.authority.credentials("/credence/node/web-1", NOW - DAY, DAY);
+    let (old_key, old_leaf) = (ended.key.public().hash(), ended.chain.leaf().clone());
+    state.join(&membership, &ended, EnvoyOptions::default()).unwrap();
+    let agent = Agent::open(state, server.clock.clone()).unwrap();
+    let mut status = agent.status();
+    let watcher = async {
+        let waiting = status.wait_for(|status| status.last_error.is_some()).await.unwrap().clone();
+        assert_eq!(waiting.serial, *old_leaf.serial(), "what was held is held");
+        assert!(waiting.last_error.as_ref().unwrap().contains("refused, id 0123456789abcdef"));
+        let back = status.wait_for(|status| status.recoveries == 1).await.unwrap().clone();
+        assert_eq!((back.last_error.as_ref(), back.renewals), (None, 0));
+        // And goes on as any node.
+        status.wait_for(|status| status.renewals >= 1).await.unwrap();
+    };
+    server
+        .during(async {
+            tokio::select! {
+                ended = agent.run(CancellationToken::new()) => panic!("{ended:?}"),
+                () = watcher => {}
+            }
+        })
+        .await;
+    let seen = server.seen.lock().unwrap();
+    assert_eq!(seen.comebacks.len(), 4, "two refusals, a lost answer, and the one that came");
+    assert!(seen.comebacks.windows(2).all(|pair| pair[0] == pair[1]), "always with the same new key");
+    assert_ne!(seen.comebacks[0], old_key);
+    let (_, credentials) = reopen(folder.path()).load().unwrap();
+    assert_ne!(credentials.chain.leaf().serial(), old_leaf.serial());
+    assert!(std::fs::read_dir(folder.path().join("joining")).unwrap().next().is_none());
+}
+
+#[tokio::test]
+async fn nothing_is_lost_while_nobody_answers_an_expired_node() {
     let server = FakeServer::start(NOW).await;
     let folder = tempfile::tempdir().unwrap();
     let agent = joined(&server, &folder);
-    let clock = server.clock.clone();
+    let (mut status, clock) = (agent.status(), server.clock.clone());
     drop(server);
-    let error = agent.run(CancellationToken::new()).await.unwrap_err();
-    let RunError::Expired { expired, last_error, .. } = &error else { panic!("{error}") };
-    assert_eq!(*expired, NOW + DAY);
-    assert!(clock.now() >= NOW + DAY);
-    assert!(last_error.as_ref().unwrap().contains("cannot reach"), "{last_error:?}");
-    assert!(error.hint().unwrap().contains("credence proxy enroll web-1"), "{:?}", error.hint());
-    // What was held is still there: nothing was thrown away.
+    let later = async {
+        let failing =
+            |status: &Arc<AgentStatus>| clock.now() > NOW + DAY + SECOND * 600 && status.last_error.is_some();
+        let waiting = status.wait_for(failing).await.unwrap().clone();
+        assert!(waiting.last_error.as_ref().unwrap().contains("cannot reach"));
+    };
+    tokio::select! {
+        ended = agent.run(CancellationToken::new()) => panic!("{ended:?}"),
+        () = later => {}
+    }
     assert!(reopen(folder.path()).load().is_ok());
+}
+
+/// A clock that is two days ahead until it is put right.
+#[derive(Debug)]
+struct Wrong {
+    right: ManualClock,
+    is_ahead: AtomicBool,
+}
+
+impl Clock for Wrong {
+    fn now(&self) -> Timestamp {
+        let ahead = if self.is_ahead.load(Ordering::SeqCst) { DAY * 2 } else { Duration::ZERO };
+        self.right.now() + ahead
+    }
+
+    fn sleep_until(&self, at: Timestamp) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(async move {
+            while self.now() < at {
+                tokio::time::sleep(SECOND).await;
+                self.right.advance(SECOND);
+            }
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn renewal_goes_on_when_the_clock_by_which_the_certificate_had_ended_is_put_right() {
+    let server = FakeServer::start(NOW).await;
+    let folder = tempfile::tempdir().unwrap();
+    drop(joined(&server, &folder));
+    drop(server);
+    let clock = Arc::new(Wrong { right: ManualClock::new(NOW), is_ahead: AtomicBool::new(true) });
+    let agent = Agent::open(reopen(folder.path()), clock.clone()).unwrap();
+    let mut status = agent.status();
+    let watcher = async {
+        let waiting = status.wait_for(|status| status.last_error.is_some()).await.unwrap().failures;
+        assert_eq!(waiting, 0, "it does not renew what has ended");
+        clock.right.advance(DAY / 2);
+        clock.is_ahead.store(false, Ordering::SeqCst);
+        status.wait_for(|status| status.failures >= 1).await.unwrap();
+    };
+    tokio::select! {
+        ended = agent.run(CancellationToken::new()) => panic!("{ended:?}"),
+        () = watcher => {}
+    }
 }
 
 #[tokio::test]
@@ -108,7 +199,7 @@ async fn stops_when_told() {
     let folder = tempfile::tempdir().unwrap();
     let shutdown = CancellationToken::new();
     shutdown.cancel();
-    let stopped = tokio::time::timeout(Duration::from_secs(10), joined(&server, &folder).run(shutdown)).await;
+    let stopped = timeout(Duration::from_secs(10), joined(&server, &folder).run(shutdown)).await;
     assert!(matches!(stopped, Ok(Ok(()))));
 }
 

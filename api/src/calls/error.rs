@@ -178,6 +178,7 @@ impl From<IssueError> for CallError {
         match error {
             IssueError::Refused(why) => Self::Policy(why),
             IssueError::Token(refusal) => Self::Policy(refusal.to_string()),
+            IssueError::Recovery(refusal) => Self::Policy(refusal.to_string()),
             IssueError::AlreadyIssued(_) => {
                 Self::Conflict { what: "certificate", name: String::new(), why: "was issued before".into() }
             }

@@ -28,6 +28,7 @@ mod expiry;
 mod hooks;
 mod identities;
 mod proxies;
+mod recovery;
 mod revocation;
 mod rollouts;
 mod rotation;
@@ -43,6 +44,7 @@ pub(crate) use self::brought::{BRING_INTERMEDIATE, BRING_ROOT};
 pub use self::documents::{ConfigFilter, TextChange};
 pub use self::error::CallError;
 pub use self::proxies::{DEFAULT_TTL, MAX_TTL, ProxyFilter};
+pub use self::recovery::{DEFAULT_REACH, MAX_REACH, MAX_WINDOW, Recoveries};
 pub use self::rollouts::{MAX_PAUSE, Pauses};
 pub use self::rotation::reason_text;
 pub(crate) use self::tokens::state as token_state;
@@ -120,6 +122,8 @@ pub struct Calls {
     pub renewals: Arc<dyn Renewals>,
     /// The pause of automatic rotation.
     pub pauses: Pauses,
+    /// Whether nodes may come back with expired certificates.
+    pub recoveries: Recoveries,
     /// Everything that ends.
     pub expiries: Expiries,
     /// What connected nodes make of their leaves.

@@ -81,8 +81,7 @@ impl Calls {
     /// The pause in one line of visible ASCII.
     pub(crate) fn pause_banner(&self) -> Option<String> {
         let now = self.clock.now();
-        let banner = self.pauses.current(now)?.banner(now);
-        Some(banner.chars().map(|c| if c == ' ' || c.is_ascii_graphic() { c } else { '?' }).collect())
+        Some(visible(&self.pauses.current(now)?.banner(now)))
     }
 
     /// Stops replacing authorities by itself for a while. A pause that holds already is replaced by this one.
@@ -154,4 +153,9 @@ impl Calls {
             summary: format!("{word} automatic rotation: what is due follows now"),
         })
     }
+}
+
+/// What a header can hold of a banner.
+pub(super) fn visible(banner: &str) -> String {
+    banner.chars().map(|c| if c == ' ' || c.is_ascii_graphic() { c } else { '?' }).collect()
 }

@@ -42,6 +42,7 @@ impl Calls {
             at: now.to_string(),
             not_ready: self.readiness.not_ready(),
             paused: self.paused(),
+            recovery: self.open_window(),
             warnings: warnings(&expiries)
                 .into_iter()
                 .chain(by_hand(&endings, now))

@@ -1,4 +1,5 @@
-//! A node's first certificate, against a join token (security reference 3.3, protocol v1).
+//! A node's first certificate, against a join token (security reference 3.3, protocol v1); or its next one after its
+//! last has ended, while operators let nodes come back.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -12,9 +13,11 @@ use proto::credence::v1::{
 };
 use ring::rand::{SecureRandom, SystemRandom};
 use spiffe::{
-    Binding, IssuedSvid, NodeId, Purpose, RequestId, SpiffeId, SvidRequest, Tenant, TokenRefusal, TokenSpend,
+    Binding, IssuedSvid, NodeId, Purpose, RecoveryRefusal, RequestId, Spend, SpiffeId, SvidRequest, Tenant,
+    TokenRefusal, TokenSpend,
     attestation::{
-        COOKIE_LIFE, Claim, JoinToken, MAX_WRONG_SECRETS, METHOD_JOIN_TOKEN, NONCE_OCTETS, Subject,
+        COOKIE_LIFE, Claim, EXPORTER_OCTETS, JoinToken, MAX_WRONG_SECRETS, METHOD_EXPIRED, METHOD_JOIN_TOKEN,
+        NONCE_OCTETS, Subject,
     },
 };
 use tonic::{Extensions, Request, Response, Status};
@@ -23,13 +26,48 @@ use super::{Call, Limiter, NodeDoor, Refusal, TlsExporter, ders};
 
 /// The enrolment service: the only thing on its port.
 pub struct Enrolment {
-    door: Arc<NodeDoor>,
+    pub(super) door: Arc<NodeDoor>,
     callers: Limiter<IpAddr>,
+    /// Apart from the others: nodes that come back never keep a new one from joining.
+    recovering: Limiter<IpAddr>,
+    /// Those that ask to come back while no window is open.
+    waiting: Limiter<IpAddr>,
+}
+
+/// How a node proves itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Method {
+    JoinToken,
+    Expired,
+}
+
+impl Method {
+    fn parse(word: &str) -> Result<Self, Refusal> {
+        match word {
+            METHOD_JOIN_TOKEN => Ok(Self::JoinToken),
+            METHOD_EXPIRED => Ok(Self::Expired),
+            other => Err(Refusal::Method(other.chars().take(64).collect())),
+        }
+    }
+}
+
+/// What every applicant has proven: that it holds the key to certify, on this connection, for this challenge.
+pub(super) struct Proven {
+    pub(super) key: PublicKey,
+    pub(super) nonce: [u8; NONCE_OCTETS],
+    pub(super) exporter: [u8; EXPORTER_OCTETS],
+    pub(super) tenant: Tenant,
 }
 
 impl Enrolment {
     pub(super) fn new(door: Arc<NodeDoor>) -> Self {
-        Self { callers: Limiter::new(&door.settings), door }
+        let settings = &door.settings;
+        Self {
+            callers: Limiter::new(settings),
+            recovering: Limiter::wide(settings),
+            waiting: Limiter::new(settings),
+            door,
+        }
     }
 
     fn call(&self, extensions: &Extensions) -> Call {
@@ -45,13 +83,25 @@ impl Enrolment {
         }
     }
 
-    fn admit(&self, call: &Call, extensions: &Extensions) -> Result<(), Refusal> {
+    /// Lets a caller in that does not come too often, and says what it comes for.
+    fn admit(&self, call: &Call, extensions: &Extensions, method: &str) -> Result<Method, Refusal> {
         let remote = extensions.get::<SocketAddr>().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), SocketAddr::ip);
-        self.callers.take(&limited_as(remote), call.now)
+        let method = Method::parse(method);
+        let is_open = self.door.recovery(call.now).is_some();
+        let limiter = match method {
+            Ok(Method::Expired) if is_open => &self.recovering,
+            Ok(Method::Expired) => &self.waiting,
+            Ok(Method::JoinToken) | Err(_) => &self.callers,
+        };
+        limiter.take(&limited_as(remote), call.now)?;
+        match method {
+            Ok(Method::Expired) if !is_open => Err(RecoveryRefusal::Closed.into()),
+            method => method,
+        }
     }
 
     fn challenge(&self, call: &Call, request: &BeginRequest) -> Result<BeginResponse, Refusal> {
-        let tenant = checked_tenant(&request.method, &request.tenant)?;
+        let tenant = Tenant::parse(&request.tenant).map_err(|_| Refusal::Tenant)?;
         let hash = &request.spki_sha256;
         let spki = SpkiHash(hash.as_slice().try_into().map_err(|_| Refusal::KeyHash(hash.len()))?);
         let mut nonce = [0; NONCE_OCTETS];
@@ -71,8 +121,10 @@ impl Enrolment {
         exporter: Option<TlsExporter>,
         request: &FinishRequest,
     ) -> Result<FinishResponse, Refusal> {
-        let key = self.proven_key(call, exporter, request)?;
-        let spend = |token: &JoinToken| TokenSpend { token_id: token.id().to_owned(), spki: key.hash() };
+        let Proven { key, .. } = self.proven(call, exporter, request)?;
+        let spend = |token: &JoinToken| {
+            Spend::Token(TokenSpend { token_id: token.id().to_owned(), spki: key.hash() })
+        };
         let token = JoinToken::parse(&request.join_token)?;
         call.object = format!("token {}", token.id());
         if token.tenant().as_str() != request.tenant {
@@ -110,21 +162,21 @@ impl Enrolment {
     }
 
     /// The key that the caller holds, has bound to this connection, and was challenged for.
-    fn proven_key(
+    pub(super) fn proven(
         &self,
         call: &Call,
         exporter: Option<TlsExporter>,
         request: &FinishRequest,
-    ) -> Result<PublicKey, Refusal> {
+    ) -> Result<Proven, Refusal> {
         let TlsExporter(exporter) = exporter.ok_or(Refusal::NoExporter)?;
-        let tenant = checked_tenant(&request.method, &request.tenant)?;
+        let tenant = Tenant::parse(&request.tenant).map_err(|_| Refusal::Tenant)?;
         let key = Csr::from_der(&request.csr_der)?.public_key().clone();
         let (method, spki) = (request.method.as_str(), key.hash());
         let nonce =
             self.door.cookies.open(&request.cookie, Subject { method, tenant: &tenant, spki }, call.now)?;
         let claim = Claim { nonce: &nonce, exporter: &exporter, spki, method, tenant: &tenant };
         claim.verify(&key, &request.proof)?;
-        Ok(key)
+        Ok(Proven { key, nonce, exporter, tenant })
     }
 
     /// Which node the token enrols, if it may be spent for this key. A wrong secret is counted; the fifth burns it.
@@ -144,7 +196,7 @@ impl Enrolment {
         Ok(stored.node)
     }
 
-    fn answer(&self, svid: &IssuedSvid, id: &SpiffeId, binding: &Binding) -> FinishResponse {
+    pub(super) fn answer(&self, svid: &IssuedSvid, id: &SpiffeId, binding: &Binding) -> FinishResponse {
         let trust = self.door.trust();
         FinishResponse {
             chain_der: ders(svid.chain.certificates()),
@@ -164,8 +216,8 @@ impl Enrolment {
 impl EnrolmentService for Enrolment {
     async fn begin(&self, request: Request<BeginRequest>) -> Result<Response<BeginResponse>, Status> {
         let call = self.call(request.extensions());
-        let admitted = self.admit(&call, request.extensions());
-        match admitted.and_then(|()| self.challenge(&call, request.get_ref())) {
+        let admitted = self.admit(&call, request.extensions(), &request.get_ref().method);
+        match admitted.and_then(|_| self.challenge(&call, request.get_ref())) {
             Ok(answer) => Ok(Response::new(answer)),
             Err(refusal) => Err(self.door.refused(call, &refusal)),
         }
@@ -174,19 +226,13 @@ impl EnrolmentService for Enrolment {
     async fn finish(&self, request: Request<FinishRequest>) -> Result<Response<FinishResponse>, Status> {
         let mut call = self.call(request.extensions());
         let exporter = request.extensions().get::<TlsExporter>().copied();
-        let result = match self.admit(&call, request.extensions()) {
-            Ok(()) => self.enrol(&mut call, exporter, request.get_ref()).await,
+        let result = match self.admit(&call, request.extensions(), &request.get_ref().method) {
+            Ok(Method::JoinToken) => self.enrol(&mut call, exporter, request.get_ref()).await,
+            Ok(Method::Expired) => self.recover(&mut call, exporter, request.get_ref()).await,
             Err(refusal) => Err(refusal),
         };
         result.map(Response::new).map_err(|refusal| self.door.refused(call, &refusal))
     }
-}
-
-fn checked_tenant(method: &str, tenant: &str) -> Result<Tenant, Refusal> {
-    if method != METHOD_JOIN_TOKEN {
-        return Err(Refusal::Method(method.chars().take(64).collect()));
-    }
-    Tenant::parse(tenant).map_err(|_| Refusal::Tenant)
 }
 
 /// An IPv6 host owns 64 bits of addresses: its whole prefix shares one bucket.

@@ -152,6 +152,8 @@ impl World {
             authority: watch::channel(None).1,
             bindings: bindings_read,
             blocks: blocks_read,
+            recovery: watch::channel(None).1,
+            journal: Arc::new(ca::testing::MemoryStore::new()),
             refusals: Arc::clone(&heard) as Arc<dyn Refusals>,
             clock: Arc::new(clock.clone()),
         };
@@ -196,6 +198,7 @@ impl World {
             join_token: token.to_clear_text(),
             csr_der: Csr::build(&who.key),
             proof,
+            ..FinishRequest::default()
         };
         Attempt { request, exporter: who.exporter, remote: who.remote }
     }
@@ -545,4 +548,5 @@ fn neither_statuses_nor_traces_can_hold_a_token() {
     assert!(!format!("{:?}", TlsExporter([7; 32])).contains('7'));
 }
 
+mod recovery;
 mod syncing;

@@ -20,7 +20,7 @@ use xds::{catalog::Catalog, validate::Context};
 use super::*;
 use crate::{
     calls::{
-        Facts, Pauses,
+        Facts, Pauses, Recoveries,
         configs::{Manager, Stores},
     },
     expiry::{AuthorityEndings, Expiries, ExpirySource, LeafEndings, LeafFacts, ListEndings, TokenEndings},
@@ -29,6 +29,7 @@ use crate::{
 
 mod brought;
 mod hooks;
+mod recovery;
 mod revocation;
 mod sealing;
 mod secrets;
@@ -119,6 +120,7 @@ async fn world() -> World {
     let time = watch::Sender::<Reading>::default();
     let calls = Calls {
         pauses,
+        recoveries: Recoveries::load(shared.clone()).await.unwrap(),
         expiries: Expiries::new(expiries),
         leaves,
         domain,

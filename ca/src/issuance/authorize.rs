@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use certs::{Profile, SpkiHash, format_duration};
-use spiffe::{Class, NodeId, Purpose, SpiffeId, SvidRequest, TrustDomain};
+use spiffe::{Class, NodeId, Purpose, Spend, SpiffeId, SvidRequest, TrustDomain};
 use thiserror::Error;
 
 use crate::policy::Policy;
@@ -28,8 +28,10 @@ pub(crate) enum Refusal {
     Names(SpiffeId),
     #[error("the key is that of an authority")]
     AuthorityKey,
-    #[error("an enrolment spends a join token for its own key, and nothing else does")]
-    Token,
+    #[error(
+        "an enrolment spends a join token for its own key, and a recovery a node's coming back; nothing else does"
+    )]
+    Spend,
     #[error("the certificate would break rule {rule}: {message}")]
     Lint { rule: &'static str, message: String },
 }
@@ -69,11 +71,8 @@ impl Authorized {
         if authority_keys.contains(&spki) {
             return Err(Refusal::AuthorityKey);
         }
-        let spends_its_own = request.spend.as_ref().map(|spend| spend.spki == spki);
-        match (request.purpose, spends_its_own) {
-            (Purpose::Enrolment, Some(true)) => {}
-            (Purpose::Enrolment, _) | (_, Some(_)) => return Err(Refusal::Token),
-            (_, None) => {}
+        if !spend_fits(&request, spki) {
+            return Err(Refusal::Spend);
         }
         Ok(Self { request: Box::new(request), node })
     }
@@ -96,9 +95,21 @@ fn allowed_node(request: &SvidRequest) -> Result<Option<NodeId>, Refusal> {
     }
 }
 
+/// Whether the request uses up what its purpose demands, for its own key and node, and nothing else.
+fn spend_fits(request: &SvidRequest, spki: SpkiHash) -> bool {
+    match (request.purpose, &request.spend) {
+        (Purpose::Enrolment, Some(Spend::Token(spend))) => spend.spki == spki,
+        (Purpose::Recovery, Some(Spend::Recovery(spend))) => {
+            spend.spki == spki && request.node.as_ref() == Some(&spend.node)
+        }
+        (Purpose::Enrolment | Purpose::Recovery, _) => false,
+        (_, spend) => spend.is_none(),
+    }
+}
+
 fn purpose_fits(purpose: Purpose, profile: Profile) -> bool {
     match purpose {
-        Purpose::Enrolment | Purpose::NodeRenewal => profile == Profile::Node,
+        Purpose::Enrolment | Purpose::NodeRenewal | Purpose::Recovery => profile == Profile::Node,
         Purpose::Delivery => profile == Profile::Workload,
         Purpose::Renewal | Purpose::ForcedRenewal => matches!(profile, Profile::Workload | Profile::Server),
         Purpose::Server => profile == Profile::Server,

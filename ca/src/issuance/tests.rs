@@ -7,7 +7,9 @@ use std::{
 };
 
 use certs::{KeyKind, Profile, PublicKey, SecretKey, SignError, Signer, SoftwareSigner};
-use spiffe::{NodeId, SpiffeId, SvidRequest, TokenSpend, Trust, TrustBundle, TrustDomain};
+use spiffe::{
+    NodeId, RecoverySpend, Spend, SpiffeId, SvidRequest, TokenSpend, Trust, TrustBundle, TrustDomain,
+};
 
 use super::*;
 use crate::{
@@ -159,7 +161,11 @@ fn refuses_what_policy_forbids() {
     };
     let node = |text: &str| NodeId::parse(text).ok();
     let foreign = || SpiffeId::parse("spiffe://other/web").unwrap();
-    let spend = |spki| Some(TokenSpend { token_id: "t".to_owned(), spki });
+    let spend = |spki| Some(Spend::Token(TokenSpend { token_id: "t".to_owned(), spki }));
+    let recovery = |name: &str, spki| {
+        let (node, replaces) = (NodeId::parse(name).unwrap(), Serial::random());
+        Some(Spend::Recovery(RecoverySpend { window: 1, node, replaces, spki }))
+    };
     let (node_path, workload) = ("/credence/node/web-1", Profile::Workload);
 
     check("/web", Purpose::Delivery, &|r| r.id = foreign(), "outside the trust domain");
@@ -185,6 +191,25 @@ fn refuses_what_policy_forbids() {
     check(node_path, Purpose::Enrolment, &|r| r.spend = spend(SpkiHash([0; 32])), "join token");
     check(node_path, Purpose::NodeRenewal, &|r| r.spend = spend(r.public_key.hash()), "join token");
     check("/web", Purpose::Delivery, &|r| r.spend = spend(r.public_key.hash()), "join token");
+    check(node_path, Purpose::Recovery, &|_| {}, "coming back");
+    check(node_path, Purpose::Recovery, &|r| r.spend = spend(r.public_key.hash()), "coming back");
+    check(node_path, Purpose::Recovery, &|r| r.spend = recovery("web-1", SpkiHash([0; 32])), "coming back");
+    check(node_path, Purpose::Recovery, &|r| r.spend = recovery("web-2", r.public_key.hash()), "coming back");
+    check(
+        node_path,
+        Purpose::Enrolment,
+        &|r| r.spend = recovery("web-1", r.public_key.hash()),
+        "coming back",
+    );
+    check(
+        "/web",
+        Purpose::Recovery,
+        &|r| r.spend = recovery("web-1", r.public_key.hash()),
+        "purpose Recovery",
+    );
+    let mut good = request(node_path, Purpose::Recovery);
+    good.spend = recovery("web-1", good.public_key.hash());
+    assert!(bench.authorize(good).is_ok());
 }
 
 #[test]

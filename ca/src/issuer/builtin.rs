@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use audit::{Action, Actor, Event, Refusals};
 use certs::{Clock, Profile, Serial, SpkiHash};
 use futures::stream::{FuturesUnordered, StreamExt};
-use spiffe::{IssueError, IssuedSvid, SvidRequest, Trust};
+use spiffe::{IssueError, IssuedSvid, Spend, SvidRequest, Trust};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -135,11 +135,11 @@ impl BuiltinIssuer {
         let Self { pipeline, mut queue, mut jobs } = self;
         let pipeline = &pipeline;
         let carry_out = async |job: Job| {
-            let token = job.request.spend.as_ref().map(|spend| spend.token_id.clone());
+            let spent = job.request.spend.as_ref().map(Spend::name);
             let answer = pipeline.issue(job.request).await;
             // Whoever asked may be gone; the certificate is in the journal all the same.
             let _ = job.reply.send(answer);
-            token
+            spent
         };
         let mut in_flight = FuturesUnordered::new();
         loop {
@@ -149,9 +149,9 @@ impl BuiltinIssuer {
             }
             tokio::select! {
                 () = shutdown.cancelled() => break,
-                Some(token) = in_flight.next(), if !in_flight.is_empty() => {
-                    if let Some(token) = token {
-                        queue.spent(&token);
+                Some(spent) = in_flight.next(), if !in_flight.is_empty() => {
+                    if let Some(spent) = spent {
+                        queue.spent(&spent);
                     }
                 }
                 Some(job) = jobs.recv() => {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use certs::Timestamp;
-use spiffe::{IssueError, IssuedSvid, NodeId, SpiffeId, SvidRequest};
+use spiffe::{IssueError, IssuedSvid, NodeId, Spend, SpiffeId, SvidRequest};
 use tokio::sync::oneshot;
 
 use crate::ports::Remaining;
@@ -20,7 +20,7 @@ pub(crate) struct Job {
 
 /// Requests by the end of what they replace. One that replaces nothing is as urgent as one that ends now.
 ///
-/// Two requests that spend one token go one after the other, so that the second gets what the first was issued.
+/// Two requests that spend the same go one after the other, so that the second gets what the first was issued.
 #[derive(Debug)]
 pub(crate) struct Queue {
     jobs: BTreeMap<(Timestamp, u64), Job>,
@@ -55,27 +55,26 @@ impl Queue {
     /// The next job that may begin. Jobs whose asker went away are dropped.
     pub(crate) fn pop(&mut self) -> Option<Job> {
         loop {
-            let free = |job: &Job| token(job).is_none_or(|token| !self.spending.contains(token));
+            let free = |job: &Job| spent(job).is_none_or(|name| !self.spending.contains(&name));
             let key = self.jobs.iter().find(|(_, job)| free(job)).map(|(key, _)| *key)?;
             let job = self.jobs.remove(&key)?;
             if job.reply.is_closed() {
                 continue;
             }
-            if let Some(token) = token(&job) {
-                self.spending.insert(token.to_owned());
-            }
+            self.spending.extend(spent(&job));
             return Some(job);
         }
     }
 
-    /// The job that spent `token` has ended.
-    pub(crate) fn spent(&mut self, token: &str) {
-        self.spending.remove(token);
+    /// The job that spent `name` has ended.
+    pub(crate) fn spent(&mut self, name: &str) {
+        self.spending.remove(name);
     }
 }
 
-fn token(job: &Job) -> Option<&str> {
-    job.request.spend.as_ref().map(|spend| spend.token_id.as_str())
+/// What the job uses up.
+fn spent(job: &Job) -> Option<String> {
+    job.request.spend.as_ref().map(Spend::name)
 }
 
 #[cfg(test)]
@@ -167,7 +166,7 @@ mod tests {
         let mut queue = Queue::new(Vec::new());
         let mut answers = Vec::new();
         for (path, token) in [("/a", "t1"), ("/b", "t1"), ("/c", "t2")] {
-            let spend = TokenSpend { token_id: token.to_owned(), spki: SpkiHash([0; 32]) };
+            let spend = Spend::Token(TokenSpend { token_id: token.to_owned(), spki: SpkiHash([0; 32]) });
             let (job, answer) = job(path, |request| request.spend = Some(spend));
             answers.push(answer);
             assert!(queue.push(job, now).is_none());

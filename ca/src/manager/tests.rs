@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use certs::{Certificate, KeyKind, ManualClock, SecretKey, Timestamp};
-use spiffe::{Purpose, TokenRefusal, TokenSpend, TrustDomain};
+use spiffe::{Purpose, Spend, TokenRefusal, TokenSpend, TrustDomain};
 
 use super::*;
 use crate::{
@@ -319,7 +319,8 @@ async fn a_join_token_is_spent_once_and_answers_the_same_key_with_the_same_certi
     let enrol = |key: &SecretKey| {
         let mut asked = request("/credence/node/web-1", Purpose::Enrolment);
         asked.public_key = key.public().clone();
-        asked.spend = Some(TokenSpend { token_id: "tok".to_owned(), spki: key.public().hash() });
+        asked.spend =
+            Some(Spend::Token(TokenSpend { token_id: "tok".to_owned(), spki: key.public().hash() }));
         asked
     };
     let (mine, thief) = (SecretKey::generate(KeyKind::P256), SecretKey::generate(KeyKind::P256));

@@ -10,7 +10,10 @@ use certs::{
     Certificate, CrlTemplate, Profile, RevocationReason, SecretKey, Serial, SoftwareSigner, SpkiHash,
     Template, Timestamp, Validity, sign, sign_crl,
 };
-use spiffe::{AuthorityId, NodeId, Purpose, RequestId, SpiffeId, Tenant, TokenRefusal, TokenSpend};
+use spiffe::{
+    AuthorityId, NodeId, Purpose, RecoveryRefusal, RecoverySpend, RequestId, Spend, SpiffeId, Tenant,
+    TokenRefusal, TokenSpend,
+};
 
 use crate::ports::{
     Authorities, AuthorityError, AuthorityRecord, AuthorityState, CertificateFilter, CertificateState,
@@ -31,6 +34,14 @@ pub trait StoreFixture: Send + Sync {
     async fn add_token(&self, id: &str, expires: Timestamp);
     /// Revokes it.
     async fn revoke_token(&self, id: &str);
+    /// Opens a recovery window until then, and answers its number; closes the one that is open.
+    async fn open_recovery(&self, until: Timestamp) -> u64;
+    /// Closes the window that is open.
+    async fn close_recovery(&self);
+    /// Writes the binding of node `web-1` anew.
+    async fn bind(&self, created: Timestamp);
+    /// Removes the binding of node `web-1`.
+    async fn unbind(&self);
     /// Every event that was written with a change since the fixture was made, oldest first.
     async fn events(&self) -> Vec<Event>;
 }
@@ -96,6 +107,8 @@ where
     intents_and_results(&factory().await).await;
     listing(&factory().await).await;
     tokens(&factory().await).await;
+    recoveries(&factory().await).await;
+    recoveries_after_a_theft(&factory().await).await;
 }
 
 async fn intents_and_results(store: &dyn StoreFixture) {
@@ -211,8 +224,9 @@ async fn tokens(store: &dyn StoreFixture) {
     store.add_token("gone", after(600)).await;
     store.revoke_token("gone").await;
     let before = store.events().await.len();
-    let spend =
-        |token: &str, key: u8| Some(TokenSpend { token_id: token.to_owned(), spki: SpkiHash([key; 32]) });
+    let spend = |token: &str, key: u8| {
+        Some(Spend::Token(TokenSpend { token_id: token.to_owned(), spki: SpkiHash([key; 32]) }))
+    };
     let enrol = async |token: &str, serial: u8, key: u8, at: Timestamp| {
         let intent = Intent { at, spki: SpkiHash([key; 32]), ..intent(1, serial, "web", 900) };
         journal.record_intent(intent, spend(token, key), event(token)).await
@@ -246,6 +260,119 @@ async fn tokens(store: &dyn StoreFixture) {
     assert_eq!(enrol("good", 7, 1, after(600)).await, refused(TokenRefusal::Expired), "within its life only");
     store.revoke_token("good").await;
     assert_eq!(enrol("good", 8, 1, after(10)).await, refused(TokenRefusal::Revoked));
+}
+
+async fn recoveries(store: &dyn StoreFixture) {
+    let journal = store.journal();
+    let node = NodeId::parse("web-1").expect("test nodes parse");
+    let issue = async |serial: u8, at: Timestamp, spend: Option<Spend>| {
+        let key = spend.as_ref().map_or(SpkiHash([serial; 32]), Spend::spki);
+        let plain = intent(1, serial, "credence/node/web-1", 900);
+        let intent = Intent { at, spki: key, profile: Profile::Node, ..plain };
+        journal.record_intent(intent, spend, event("recovery")).await
+    };
+    let issued = async |serial: u8| {
+        let outcome = IssueOutcome::Issued(chain());
+        journal.record_result(result(1, serial, outcome), event("issued")).await.expect("result");
+    };
+    let spend = |window: u64, replaces: u8, key: u8| {
+        let replaces = Serial::from_random([replaces; 20]);
+        let (node, spki) = (node.clone(), SpkiHash([key; 32]));
+        Some(Spend::Recovery(RecoverySpend { window, node, replaces, spki }))
+    };
+    let refused = |reason: RecoveryRefusal| Err(JournalError::Recovery(reason));
+    store.bind(now() - Duration::from_secs(60)).await;
+    for serial in [1, 2] {
+        issue(serial, now(), None).await.expect("intent");
+        issued(serial).await;
+    }
+    let before = store.events().await.len();
+    assert_eq!(issue(3, after(1), spend(1, 2, 3)).await, refused(RecoveryRefusal::Closed), "off by default");
+    let first = store.open_recovery(after(100)).await;
+    let written = store.events().await.len();
+    assert_eq!(issue(3, after(1), spend(first + 1, 2, 3)).await, refused(RecoveryRefusal::Closed));
+    assert_eq!(issue(3, after(100), spend(first, 2, 3)).await, refused(RecoveryRefusal::Closed), "it ends");
+    assert_eq!(issue(3, after(1), spend(first, 1, 3)).await, refused(RecoveryRefusal::Superseded));
+    store.unbind().await;
+    assert_eq!(issue(3, after(1), spend(first, 2, 3)).await, refused(RecoveryRefusal::NotBound));
+    store.bind(after(1)).await;
+    assert_eq!(
+        issue(3, after(2), spend(first, 2, 3)).await,
+        refused(RecoveryRefusal::NotBound),
+        "bound anew"
+    );
+    store.unbind().await;
+    store.bind(now() - Duration::from_secs(60)).await;
+    let rows = journal.certificates(&CertificateFilter::default()).await.expect("rows");
+    assert_eq!(rows.len(), 2, "a refused recovery writes nothing");
+    assert!(before <= written);
+
+    assert_eq!(issue(3, after(3), spend(first, 2, 3)).await, Ok(()));
+    assert_eq!(issue(4, after(3), spend(first, 2, 4)).await, refused(RecoveryRefusal::Spent), "another key");
+    assert_eq!(
+        issue(4, after(3), spend(first, 2, 3)).await,
+        Ok(()),
+        "same key, whose first try has no result"
+    );
+    issued(4).await;
+    assert_eq!(
+        issue(5, after(5), spend(first, 2, 3)).await,
+        Err(JournalError::AlreadyIssued { chain: chain(), authority: authority(1), issued: after(3) }),
+        "same key again gets the same certificate"
+    );
+    assert_eq!(
+        issue(5, after(5), spend(first, 4, 5)).await,
+        refused(RecoveryRefusal::Spent),
+        "once a window"
+    );
+    store.close_recovery().await;
+    assert_eq!(issue(5, after(5), spend(first, 4, 5)).await, refused(RecoveryRefusal::Closed));
+    let second = store.open_recovery(after(100)).await;
+    assert!(second != first, "each window is another");
+    assert_eq!(issue(5, after(6), spend(second, 2, 5)).await, refused(RecoveryRefusal::Superseded));
+    assert_eq!(issue(5, after(6), spend(second, 4, 5)).await, Ok(()), "once in each window");
+}
+
+/// A node stays away whose certificate is of an authority whose key, or whose root's, may be a thief's.
+async fn recoveries_after_a_theft(store: &dyn StoreFixture) {
+    let (journal, authorities) = (store.journal(), store.authorities());
+    let node = NodeId::parse("web-1").expect("test nodes parse");
+    let (root, root_key) = made(Place::Root, AuthorityState::Active);
+    let (mut first, first_key) = made(Place::Issuing, AuthorityState::Active);
+    let (mut second, second_key) = made(Place::Issuing, AuthorityState::Prepared);
+    (first.parent, second.parent) = (Some(root.id), Some(root.id));
+    let ids = (root.id, first.id, second.id);
+    let made = vec![(root, root_key), (first, first_key), (second, second_key)];
+    authorities.insert(made, vec![event("root"), event("first"), event("second")]).await.expect("insert");
+    store.bind(now() - Duration::from_secs(60)).await;
+    let window = store.open_recovery(after(100)).await;
+    let hold = async |serial: u8, authority: AuthorityId| {
+        let plain = intent(1, serial, "credence/node/web-1", 900);
+        let intent = Intent { authority, profile: Profile::Node, ..plain };
+        journal.record_intent(intent, None, event("intent")).await.expect("intent");
+        let plain = result(1, serial, IssueOutcome::Issued(chain()));
+        journal.record_result(ResultRecord { authority, ..plain }, event("issued")).await.expect("result");
+    };
+    let come_back = async |replaces: u8, serial: u8| {
+        let (replaces, spki) = (Serial::from_random([replaces; 20]), SpkiHash([serial; 32]));
+        let spend = RecoverySpend { window, node: node.clone(), replaces, spki };
+        let plain = intent(9, serial, "credence/node/web-1", 900);
+        let intent = Intent { spki, profile: Profile::Node, ..plain };
+        journal.record_intent(intent, Some(Spend::Recovery(spend)), event("recovery")).await
+    };
+    let taint = async |id| {
+        let tainted = authorities.taint(vec![id], Taint::Stolen, after(2), vec![event("stolen")]).await;
+        tainted.expect("taint");
+    };
+    let refused = || Err(JournalError::Recovery(RecoveryRefusal::Stolen));
+    hold(1, ids.1).await;
+    taint(ids.1).await;
+    assert_eq!(come_back(1, 2).await, refused());
+    hold(3, ids.2).await;
+    taint(ids.0).await;
+    assert_eq!(come_back(3, 4).await, refused(), "its root's key is");
+    hold(5, authority(1)).await;
+    assert_eq!(come_back(5, 6).await, Ok(()), "another's is not");
 }
 
 /// An authority with a real certificate and key, in `state`.
@@ -516,6 +643,18 @@ mod tests {
         }
         async fn revoke_token(&self, id: &str) {
             Self::revoke_token(self, id);
+        }
+        async fn open_recovery(&self, until: Timestamp) -> u64 {
+            Self::open_recovery(self, until)
+        }
+        async fn close_recovery(&self) {
+            Self::close_recovery(self);
+        }
+        async fn bind(&self, created: Timestamp) {
+            Self::bind(self, &NodeId::parse("web-1").unwrap(), Some(created));
+        }
+        async fn unbind(&self) {
+            Self::bind(self, &NodeId::parse("web-1").unwrap(), None);
         }
         async fn events(&self) -> Vec<Event> {
             Self::events(self)

@@ -7,8 +7,8 @@ use std::{
 
 use async_trait::async_trait;
 use audit::Event;
-use certs::{SecretKey, Serial, SpkiHash, Timestamp};
-use spiffe::{AuthorityId, TokenRefusal, TokenSpend};
+use certs::{Profile, SecretKey, Serial, SpkiHash, Timestamp};
+use spiffe::{AuthorityId, NodeId, RecoveryRefusal, RecoverySpend, Spend, TokenRefusal, TokenSpend};
 
 use crate::ports::{
     Authorities, AuthorityError, AuthorityRecord, AuthorityRequest, AuthorityState, CertificateFilter,
@@ -48,6 +48,12 @@ struct State {
     rows: Vec<CertificateRow>,
     index: HashMap<(AuthorityId, Serial), usize>,
     tokens: HashMap<String, Token>,
+    /// How many recovery windows there were, and the end of the last one while it is open.
+    windows: u64,
+    recovery: Option<Timestamp>,
+    /// Nodes with an enabled binding, and since when.
+    bound: HashMap<NodeId, Timestamp>,
+    recovered: HashMap<(u64, NodeId), Token>,
     authorities: Vec<AuthorityRecord>,
     keys: BTreeMap<AuthorityId, SecretKey>,
     request: Option<AuthorityRequest>,
@@ -102,6 +108,28 @@ impl MemoryStore {
         }
     }
 
+    /// Opens a recovery window until then, and answers its number; closes the one that is open.
+    pub fn open_recovery(&self, until: Timestamp) -> u64 {
+        let mut state = self.state();
+        state.windows += 1;
+        state.recovery = Some(until);
+        state.windows
+    }
+
+    /// Closes the recovery window that is open.
+    pub fn close_recovery(&self) {
+        self.state().recovery = None;
+    }
+
+    /// Binds a node from `created` on, or removes it.
+    pub fn bind(&self, node: &NodeId, created: Option<Timestamp>) {
+        let bound = &mut self.state().bound;
+        match created {
+            Some(created) => drop(bound.insert(node.clone(), created)),
+            None => drop(bound.remove(node)),
+        }
+    }
+
     /// Every event that was written with a change, oldest first.
     #[must_use]
     pub fn events(&self) -> Vec<Event> {
@@ -132,7 +160,77 @@ impl State {
     }
 
     /// Whether the spend is accepted.
-    fn judge(&self, spend: &TokenSpend, now: Timestamp) -> Result<(), JournalError> {
+    fn judge(&self, spend: &Spend, now: Timestamp) -> Result<(), JournalError> {
+        match spend {
+            Spend::Token(spend) => self.judge_token(spend, now),
+            Spend::Recovery(spend) => self.judge_recovery(spend, now),
+        }
+    }
+
+    /// Remembers for which key it was spent, and for which row.
+    fn spend(&mut self, spend: Spend, at: Timestamp, index: usize) {
+        let (spki, issuance) = (Some(spend.spki()), Some(index));
+        match spend {
+            Spend::Token(spend) => {
+                if let Some(token) = self.tokens.get_mut(&spend.token_id) {
+                    (token.spent, token.issuance) = (spki, issuance);
+                }
+            }
+            Spend::Recovery(spend) => {
+                let token = Token { expires: at, revoked: false, spent: spki, issuance };
+                self.recovered.insert((spend.window, spend.node), token);
+            }
+        }
+    }
+
+    fn judge_recovery(&self, spend: &RecoverySpend, now: Timestamp) -> Result<(), JournalError> {
+        if self.windows != spend.window || self.recovery.is_none_or(|until| until <= now) {
+            return Err(RecoveryRefusal::Closed.into());
+        }
+        let bound = self.bound.get(&spend.node).ok_or(RecoveryRefusal::NotBound)?;
+        if let Some(earlier) = self.recovered.get(&(spend.window, spend.node.clone())) {
+            if earlier.spent != Some(spend.spki) {
+                return Err(RecoveryRefusal::Spent.into());
+            }
+            self.issued_before(earlier.issuance)?;
+        }
+        let of_node = |row: &&CertificateRow| {
+            row.intent.profile == Profile::Node
+                && row.intent.node.as_ref() == Some(&spend.node)
+                && row.state == CertificateState::Issued
+        };
+        let newest = self.rows.iter().rev().find(of_node).filter(|row| row.intent.serial == spend.replaces);
+        let newest = newest.ok_or(RecoveryRefusal::Superseded)?;
+        if newest.intent.at < *bound {
+            return Err(RecoveryRefusal::NotBound.into());
+        }
+        if newest.revoked.is_some() {
+            return Err(RecoveryRefusal::Revoked.into());
+        }
+        if self.is_stolen(newest.intent.authority) { Err(RecoveryRefusal::Stolen.into()) } else { Ok(()) }
+    }
+
+    /// Whether the key of an authority, or of the one above it, is believed to be stolen.
+    fn is_stolen(&self, authority: AuthorityId) -> bool {
+        let record = |id: AuthorityId| self.authorities.iter().find(|record| record.id == id);
+        let own = record(authority);
+        let above = own.and_then(|own| own.parent).and_then(record);
+        own.into_iter().chain(above).any(|record| record.stolen.is_some())
+    }
+
+    /// Refuses with the certificate of this row, if it was issued.
+    fn issued_before(&self, index: Option<usize>) -> Result<(), JournalError> {
+        match index.map(|index| &self.rows[index]) {
+            Some(row) if row.state == CertificateState::Issued => Err(JournalError::AlreadyIssued {
+                chain: row.chain.clone(),
+                authority: row.intent.authority,
+                issued: row.intent.at,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn judge_token(&self, spend: &TokenSpend, now: Timestamp) -> Result<(), JournalError> {
         let token = self.tokens.get(&spend.token_id).ok_or(TokenRefusal::Unknown)?;
         if token.revoked {
             return Err(TokenRefusal::Revoked.into());
@@ -144,15 +242,7 @@ impl State {
             Some(spki) if spki != spend.spki => return Err(TokenRefusal::Spent.into()),
             _ => {}
         }
-        let row = token.issuance.map(|index| &self.rows[index]);
-        match row {
-            Some(row) if row.state == CertificateState::Issued => Err(JournalError::AlreadyIssued {
-                chain: row.chain.clone(),
-                authority: row.intent.authority,
-                issued: row.intent.at,
-            }),
-            _ => Ok(()),
-        }
+        self.issued_before(token.issuance)
     }
 }
 
@@ -161,7 +251,7 @@ impl Journal for MemoryStore {
     async fn record_intent(
         &self,
         intent: Intent,
-        spend: Option<TokenSpend>,
+        spend: Option<Spend>,
         event: Event,
     ) -> Result<(), JournalError> {
         let mut state = self.reachable(Call::Intent).map_err(JournalError::Unavailable)?;
@@ -173,10 +263,7 @@ impl Journal for MemoryStore {
         let index = state.rows.len();
         if let Some(spend) = spend {
             state.judge(&spend, intent.at)?;
-            if let Some(token) = state.tokens.get_mut(&spend.token_id) {
-                token.spent = Some(spend.spki);
-                token.issuance = Some(index);
-            }
+            state.spend(spend, intent.at, index);
         }
         state.index.insert(key, index);
         let state_now = CertificateState::Unknown;

@@ -10,7 +10,7 @@ use std::{
 use api::{
     calls::{CallError, Caller, reason_text},
     expiry::{LeafFact, LeafFacts},
-    node::NodeSettings,
+    node::{NodeSettings, RECOVERY_CALLS_AT_ONCE, RECOVERY_CALLS_PER_SECOND},
     sources::{MetricsText, NextRotation, Readiness as ReadinessPort, Renewals, Rotation},
     wire,
 };
@@ -72,6 +72,8 @@ pub(super) fn node_settings() -> NodeSettings {
         xds_server: String::new(),
         calls_per_second: 1,
         calls_at_once: 10,
+        recovery_calls_per_second: RECOVERY_CALLS_PER_SECOND,
+        recovery_calls_at_once: RECOVERY_CALLS_AT_ONCE,
         authority_spread: Duration::ZERO,
         cookie_key: rand::random(),
     }

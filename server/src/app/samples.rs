@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use api::{
-    calls::Pauses,
+    calls::{Pauses, Recoveries},
     expiry::{Ending, first_of_each_kind},
 };
 use ca::CaStatus;
@@ -32,6 +32,7 @@ pub(super) struct Sources {
     pub(super) seen: watch::Receiver<Arc<Seen>>,
     pub(super) ready: Arc<Ready>,
     pub(super) hooks: (Arc<[Arc<Teller>]>, watch::Receiver<Vec<HookStatus>>),
+    pub(super) recoveries: Recoveries,
     pub(super) pauses: Pauses,
     pub(super) ca: watch::Receiver<Arc<CaStatus>>,
     pub(super) sds: watch::Receiver<Arc<SdsStatus>>,
@@ -126,9 +127,11 @@ impl Sources {
         let reasons = self.ready.reasons();
         let ready = if reasons.is_empty() { 1.0 } else { 0.0 };
         let paused = if self.pauses.current(self.clock.now()).is_some() { 1.0 } else { 0.0 };
+        let recovery = if self.recoveries.open(self.clock.now()).is_some() { 1.0 } else { 0.0 };
         let mut samples = vec![
             gauge("ready", "Whether the process is ready", vec![], ready),
             gauge("rollouts_paused", "Whether operators paused automatic rotation", vec![], paused),
+            gauge("recovery_open", "Whether nodes may come back with expired certificates", vec![], recovery),
         ];
         let parts: BTreeSet<&str> = reasons.iter().map(|reason| reason.part).collect();
         samples.extend(parts.into_iter().map(|part| {
@@ -185,7 +188,12 @@ impl Sources {
             let name = || vec![("hook", teller.config.name.clone())];
             let told = |outcome: &str, value| {
                 let labels = [name(), vec![("outcome", outcome.to_owned())]].concat();
-                counter("hook_notices", "Notices that hooks were told, by whether they took them", labels, value)
+                counter(
+                    "hook_notices",
+                    "Notices that hooks were told, by whether they took them",
+                    labels,
+                    value,
+                )
             };
             #[expect(clippy::cast_precision_loss, reason = "a count")]
             let waiting = status.waiting as f64;

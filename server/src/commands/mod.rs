@@ -17,6 +17,7 @@ mod hooks;
 mod kek;
 mod ladders;
 mod proxies;
+mod recovery;
 mod revoke;
 mod rollouts;
 mod root_key;
@@ -48,6 +49,7 @@ pub async fn run(command: Operate) -> Result<Exit, Failure> {
         Operate::Cert(command) => trust::cert(command).await,
         Operate::Identity(command) => trust::identity(command).await,
         Operate::Rollout(command) => rollouts::run(command).await,
+        Operate::Recover(args) => recovery::run(&args).await,
         Operate::Hook(command) => hooks::run(command).await,
         Operate::Token(command) => trust::token(command).await,
         Operate::Secret(command) => secret::run(command).await,

@@ -4,7 +4,7 @@ use api::wire;
 
 use super::{
     may_go_on,
-    watch::{LOOK, Watch},
+    watch::{LOOK, Watch, bar},
 };
 use crate::{
     cli::{CaStatusArgs, RootCommand, RootStepArgs},
@@ -13,8 +13,6 @@ use crate::{
 };
 
 pub(super) const PATH: &str = "/authorities/root/rotation";
-/// How wide a bar is.
-const BAR: usize = 20;
 
 pub(super) async fn root(command: RootCommand) -> Result<Exit, Failure> {
     match command {
@@ -68,11 +66,6 @@ pub(super) async fn status(args: &CaStatusArgs) -> Result<Exit, Failure> {
 /// Whether nothing is under way.
 pub(super) fn is_over(now: &wire::RootRotation) -> bool {
     now.phase == "steady"
-}
-
-fn bar(part: usize, whole: usize) -> String {
-    let filled = (BAR * part.min(whole)).checked_div(whole).unwrap_or(BAR);
-    format!("[{}{}] {part}/{whole}", "#".repeat(filled), ".".repeat(BAR - filled))
 }
 
 /// Bars, and laggards by name.
@@ -203,6 +196,5 @@ mod tests {
         ] {
             assert!(text.contains(words), "{words}: {text}");
         }
-        assert_eq!(bar(0, 0), "[####################] 0/0");
     }
 }

@@ -48,6 +48,9 @@ fn text(status: &wire::Status) -> String {
     if let Some(pause) = &status.paused {
         text.push_str(&format!("{}\n\n", super::pause_line(pause)));
     }
+    if let Some(window) = &status.recovery {
+        text.push_str(&format!("{}\n\n", super::recovery::standing(window, true)));
+    }
     for warning in &status.warnings {
         text.push_str(&format!("WARNING: {warning}\n\n"));
     }
@@ -99,6 +102,7 @@ mod tests {
             at: "T".into(),
             not_ready: vec!["xds".into()],
             paused: None,
+            recovery: Some(wire::RecoveryWindow { until: "U".into(), in_secs: 90, ..Default::default() }),
             warnings: vec!["certificate of ann ends".into()],
             stats: wire::Stats::default(),
             expiries: vec![wire::Expiry {
@@ -124,6 +128,7 @@ mod tests {
         for words in [
             "NOT READY: xds",
             "WARNING: certificate of ann ends",
+            "recovery window is OPEN for 1m30s more, until U",
             "1m30s",
             "90",
             "issuer is unavailable",

@@ -11,6 +11,8 @@ use crate::{
 
 /// How often something is looked at unless asked otherwise.
 pub(super) const LOOK: Duration = Duration::from_secs(1);
+/// How wide a bar is.
+const BAR: usize = 20;
 /// Clears a terminal and goes to its first line.
 const CLEAR: &str = "\x1b[2J\x1b[H";
 
@@ -56,5 +58,22 @@ impl Watch {
                 _ = tokio::signal::ctrl_c() => return Ok(Exit::Ok),
             }
         }
+    }
+}
+
+/// How much of a whole is there.
+pub(super) fn bar(part: usize, whole: usize) -> String {
+    let filled = (BAR * part.min(whole)).checked_div(whole).unwrap_or(BAR);
+    format!("[{}{}] {part}/{whole}", "#".repeat(filled), ".".repeat(BAR - filled))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bar_of_nothing_is_full() {
+        assert_eq!(bar(0, 0), "[####################] 0/0");
+        assert_eq!(bar(3, 4), "[###############.....] 3/4");
     }
 }

@@ -15,7 +15,7 @@ use sqlx::{AssertSqlSafe, Connection, Executor};
 
 use super::{nodes::token, promises::meddle, *};
 
-struct Fixture(World);
+pub(crate) struct Fixture(pub(crate) World);
 
 #[async_trait]
 impl StoreFixture for Fixture {
@@ -44,6 +44,44 @@ impl StoreFixture for Fixture {
         .execute(&mut connection)
         .await
         .unwrap();
+        connection.close().await.unwrap();
+    }
+
+    async fn open_recovery(&self, until: Timestamp) -> u64 {
+        let mut connection = meddle(&self.0.place).await;
+        let made = sqlx::query(
+            "INSERT INTO recovery_windows (reason, by, opened, until, reach) VALUES ('', '', 0, ?, 0)",
+        )
+        .bind(until.unix_millis())
+        .execute(&mut connection)
+        .await
+        .unwrap();
+        connection.close().await.unwrap();
+        u64::try_from(made.last_insert_rowid()).unwrap()
+    }
+
+    async fn close_recovery(&self) {
+        let mut connection = meddle(&self.0.place).await;
+        connection.execute("UPDATE recovery_windows SET closed = 0").await.unwrap();
+        connection.close().await.unwrap();
+    }
+
+    async fn bind(&self, created: Timestamp) {
+        let mut connection = meddle(&self.0.place).await;
+        sqlx::query(
+            "INSERT INTO bindings (node, tenant, namespace, labels, identities, state, created)
+             VALUES ('web-1', 'default', 'default', '{}', '[]', 'enabled', ?)",
+        )
+        .bind(created.unix_millis())
+        .execute(&mut connection)
+        .await
+        .unwrap();
+        connection.close().await.unwrap();
+    }
+
+    async fn unbind(&self) {
+        let mut connection = meddle(&self.0.place).await;
+        connection.execute("DELETE FROM bindings").await.unwrap();
         connection.close().await.unwrap();
     }
 

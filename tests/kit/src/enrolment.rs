@@ -98,6 +98,7 @@ impl Enrolment {
             join_token: token.to_owned(),
             csr_der: Csr::build(key),
             proof: claim.prove(&signer).unwrap_or_else(|error| panic!("{error}")),
+            ..FinishRequest::default()
         };
         let answer: FinishResponse =
             self.channel.unary("/credence.v1.EnrolmentService/Finish", &request).await?;

@@ -1,6 +1,6 @@
 //! Many nodes at once: enrolled by the API, and run by a fleet.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use fleet::{Fleet, NodePlan, Start, Until, Waited};
 use futures::{StreamExt, stream};
@@ -45,6 +45,14 @@ impl TestWorld {
     /// # Panics
     /// When a node is refused, or the fleet does not start.
     pub async fn start_fleet(&self, count: usize, app: &str) -> Fleet {
+        self.start_fleet_behind(count, app, None).await
+    }
+
+    /// The same; nodes whose certificates have ended come back from one address, as behind one router.
+    ///
+    /// # Panics
+    /// As [`TestWorld::start_fleet`].
+    pub async fn start_fleet_behind(&self, count: usize, app: &str, router: Option<IpAddr>) -> Fleet {
         let tokens = self
             .enroll_all((0..count).map(|number| {
                 let identity = self.id(&format!("{app}/n{number}"));
@@ -62,6 +70,7 @@ impl TestWorld {
         let start = Start {
             xds: self.ports().xds,
             enrolment: Some(self.ports().enrolment),
+            recover_from: router,
             trust_domain: self.domain().to_owned(),
             roots: roots.filter_map(|root| root["pem"].as_str()).collect(),
             secrets: vec!["default".to_owned(), format!("spiffe://{}", self.domain())],

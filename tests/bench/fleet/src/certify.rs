@@ -1,4 +1,5 @@
-//! How a node gets its certificate: the first by a token, the next by the one that it replaces.
+//! How a node gets its certificate: the first by a token, the next by the one that it replaces, also when that has
+//! ended.
 
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use proto::credence::v1::{
 };
 use spiffe::{
     Tenant, TrustBundle,
-    attestation::{Claim, METHOD_JOIN_TOKEN},
+    attestation::{Claim, METHOD_EXPIRED, METHOD_JOIN_TOKEN, OldKeyClaim},
 };
 use tonic::Code;
 
@@ -52,7 +53,7 @@ impl From<tonic::Status> for Uncertified {
 pub(crate) async fn join(
     connection: &Connection,
     token: &str,
-    key: &SecretKey,
+    key: &Arc<SecretKey>,
     bundle: &TrustBundle,
     clock: &Arc<dyn Clock>,
 ) -> Result<Certified, Uncertified> {
@@ -80,6 +81,45 @@ pub(crate) async fn join(
         join_token: token.to_owned(),
         csr_der: Csr::build(key),
         proof: claim.prove(&signer).map_err(anyhow::Error::from)?,
+        ..FinishRequest::default()
+    };
+    let answer = client.finish(finish).await?.into_inner();
+    let newer = newer(bundle, &answer.bundle_der)?;
+    let identity = accept(&answer.chain_der, key, newer.as_ref().unwrap_or(bundle), clock)?;
+    Ok(Certified { identity, bundle: newer })
+}
+
+/// Comes back with a certificate that has ended and its key, on a connection without an identity.
+pub(crate) async fn come_back(
+    connection: &Connection,
+    held: &Identity,
+    key: &Arc<SecretKey>,
+    bundle: &TrustBundle,
+    clock: &Arc<dyn Clock>,
+) -> Result<Certified, Uncertified> {
+    let (channel, origin) = connection.channel();
+    let mut client = EnrolmentServiceClient::with_origin(channel, origin);
+    let (tenant, spki) = (Tenant::default(), key.public().hash());
+    let begin = BeginRequest {
+        method: METHOD_EXPIRED.to_owned(),
+        tenant: tenant.to_string(),
+        spki_sha256: spki.0.to_vec(),
+    };
+    let challenge = client.begin(begin).await?.into_inner();
+    let (nonce, exporter) = (&challenge.nonce, &connection.exporter);
+    let claim = Claim { nonce, exporter, spki, method: METHOD_EXPIRED, tenant: &tenant };
+    let certificate = held.leaf.chain.leaf().der();
+    let old = OldKeyClaim { nonce, exporter, spki, certificate, tenant: &tenant };
+    let signer = |key: &SecretKey| SoftwareSigner::try_new(key).map_err(anyhow::Error::from);
+    let finish = FinishRequest {
+        method: METHOD_EXPIRED.to_owned(),
+        tenant: tenant.to_string(),
+        cookie: challenge.cookie.clone(),
+        csr_der: Csr::build(key),
+        proof: claim.prove(&signer(key)?).map_err(anyhow::Error::from)?,
+        expired_certificate_der: certificate.to_vec(),
+        old_proof: old.prove(&signer(&held.key)?).map_err(anyhow::Error::from)?,
+        ..FinishRequest::default()
     };
     let answer = client.finish(finish).await?.into_inner();
     let newer = newer(bundle, &answer.bundle_der)?;
@@ -95,7 +135,7 @@ pub(crate) async fn renew(
 ) -> Result<Certified, Uncertified> {
     let (channel, origin) = connection.channel();
     let mut client = RenewalServiceClient::with_origin(channel, origin);
-    let key = SecretKey::generate(KeyKind::P256);
+    let key = Arc::new(SecretKey::generate(KeyKind::P256));
     let request = RenewRequest { csr_der: Csr::build(&key), bundle_sha256: bundle.content_hash().to_vec() };
     let answer = client.renew(request).await?.into_inner();
     let newer = newer(bundle, &answer.bundle_der)?;
@@ -131,7 +171,7 @@ fn newer(bundle: &TrustBundle, ders: &[Vec<u8>]) -> anyhow::Result<Option<TrustB
 /// A chain must be for this key and hold under the bundle.
 fn accept(
     ders: &[Vec<u8>],
-    key: &SecretKey,
+    key: &Arc<SecretKey>,
     bundle: &TrustBundle,
     clock: &Arc<dyn Clock>,
 ) -> anyhow::Result<Identity> {
@@ -140,5 +180,5 @@ fn accept(
     let leaf = Leaf::of(chain).map_err(|error| anyhow!(error))?;
     leaf.verify(bundle.authorities(), clock.now())
         .context("the certificate does not hold under the bundle")?;
-    Identity::new(leaf, key)
+    Identity::new(leaf, Arc::clone(key))
 }

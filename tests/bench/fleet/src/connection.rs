@@ -42,6 +42,8 @@ const GOODBYE: Duration = Duration::from_millis(250);
 #[derive(Debug, Clone)]
 pub(crate) struct Identity {
     pub(crate) leaf: Leaf,
+    /// For proofs, when the leaf has ended.
+    pub(crate) key: Arc<SecretKey>,
     certified: Arc<CertifiedKey>,
 }
 
@@ -50,11 +52,11 @@ impl Identity {
     ///
     /// # Errors
     /// When the TLS library does not take the key.
-    pub(crate) fn new(leaf: Leaf, key: &SecretKey) -> anyhow::Result<Self> {
+    pub(crate) fn new(leaf: Leaf, key: Arc<SecretKey>) -> anyhow::Result<Self> {
         let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.expose_secret().to_vec()));
-        let key = provider().key_provider.load_private_key(der)?;
+        let signer = provider().key_provider.load_private_key(der)?;
         let ders = leaf.chain.certificates().map(|one| CertificateDer::from(one.der().to_vec())).collect();
-        Ok(Self { certified: Arc::new(CertifiedKey::new(ders, key)), leaf })
+        Ok(Self { certified: Arc::new(CertifiedKey::new(ders, signer)), key, leaf })
     }
 }
 

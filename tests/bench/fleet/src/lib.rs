@@ -4,7 +4,8 @@
 //! Each node enrols with a join token (or brings a certificate), opens one delta stream of the aggregated service on
 //! a TLS 1.3 connection of its own, asks as an Envoy does (all clusters and listeners; endpoints, routes, secrets
 //! and extensions by the names in what it got), acknowledges everything, comes back with what it holds when it is
-//! told to go, and renews its certificate by the agent's rules, with a new key. Against a server on loopback each
+//! told to go, and renews its certificate by the agent's rules, with a new key, or asks to come back with it once it
+//! has ended (freeze its renewal to let it end). Against a server on loopback each
 //! node has an address of its own, so that what the server grants to an address is granted to a node.
 //!
 //! Every response is checked ([`Rule`]): nonces in order, nothing unasked, nothing twice, no version that comes back,

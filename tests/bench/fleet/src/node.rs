@@ -1,5 +1,6 @@
 //! One node (SHELL): its streams, and the renewal of its certificate, beside each other until the program ends.
 
+mod recovery;
 mod report;
 
 use std::{
@@ -47,6 +48,7 @@ const MAX_FROZEN: usize = 1_000;
 pub(crate) struct Place {
     pub(crate) xds: SocketAddr,
     pub(crate) enrolment: Option<SocketAddr>,
+    pub(crate) recover_from: Option<IpAddr>,
     pub(crate) handshakes: Semaphore,
     pub(crate) news: bool,
     pub(crate) clock: Arc<dyn Clock>,
@@ -189,7 +191,7 @@ impl Node {
     }
 
     async fn enrol(&self, token: &str) -> bool {
-        let key = SecretKey::generate(KeyKind::P256);
+        let key = Arc::new(SecretKey::generate(KeyKind::P256));
         let mut failures = 0;
         loop {
             match Box::pin(self.try_enrol(token, &key)).await {
@@ -211,7 +213,7 @@ impl Node {
         }
     }
 
-    async fn try_enrol(&self, token: &str, key: &SecretKey) -> Result<Certified, Uncertified> {
+    async fn try_enrol(&self, token: &str, key: &Arc<SecretKey>) -> Result<Certified, Uncertified> {
         let bundle = self.state().bundle.clone();
         let to = self.place.enrolment.ok_or_else(|| anyhow::anyhow!("start names no enrolment address"))?;
         let clock = &self.place.clock;
@@ -421,7 +423,7 @@ impl Node {
         }
     }
 
-    /// Renews at the agent's times, and when told to.
+    /// Renews at the agent's times, and when told to; comes back when its certificate has ended.
     async fn keep_certificate(&self) {
         let mut orders = self.orders.subscribe();
         let mut done = orders.borrow().renewals;
@@ -432,6 +434,11 @@ impl Node {
                 let orders = orders.borrow_and_update();
                 (orders.renewals, orders.renewal || orders.stopped)
             };
+            if !frozen && self.place.enrolment.is_some() && self.life().is_over(now) {
+                self.come_back(&mut orders).await;
+                machine = Renewal::new(self.life(), Jitter::random());
+                continue;
+            }
             let due = !frozen && machine.step(RenewalEvent::Tick, now).contains(&Action::Renew);
             if due || asked != done {
                 done = asked;

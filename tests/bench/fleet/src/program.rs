@@ -141,6 +141,7 @@ impl Program {
         let place = Arc::new(Place {
             xds: start.xds,
             enrolment: start.enrolment,
+            recover_from: start.recover_from,
             handshakes: Semaphore::new(start.at_once),
             news: start.news,
             clock: Arc::clone(&self.clock),
@@ -237,7 +238,7 @@ fn identity(plan: &NodePlan) -> anyhow::Result<Option<Identity>> {
             let leaf = material::chain(chain.as_bytes()).and_then(Leaf::of).map_err(read).context("chain")?;
             let key = material::key_of(key.as_bytes()).map_err(read).context("key")?;
             ensure!(key.public().spki_der() == leaf.chain.leaf().spki_der(), "the key is not the chain's");
-            Identity::new(leaf, &key).map(Some)
+            Identity::new(leaf, Arc::new(key)).map(Some)
         }
         _ => Err(anyhow!("it needs either a token, or a chain and its key")),
     }

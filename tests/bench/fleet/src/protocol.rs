@@ -1,6 +1,9 @@
 //! What is said on standard input and answered on standard output.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -70,6 +73,10 @@ pub struct Start {
     /// Where nodes enrol that bring a token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enrolment: Option<SocketAddr>,
+    /// From where nodes come back whose certificates have ended: all from this address, as behind one router; each
+    /// from its own unless said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recover_from: Option<IpAddr>,
     /// The trust domain.
     pub trust_domain: String,
     /// The roots that the nodes trust at first, as PEM.
@@ -334,6 +341,10 @@ pub struct Counters {
     pub renewals: u64,
     /// Renewals that did not.
     pub renewals_failed: u64,
+    /// How often nodes came back with certificates that had ended.
+    pub recoveries: u64,
+    /// How often they were not let in.
+    pub recoveries_failed: u64,
 }
 
 impl Counters {
@@ -347,6 +358,8 @@ impl Counters {
         self.removals += other.removals;
         self.renewals += other.renewals;
         self.renewals_failed += other.renewals_failed;
+        self.recoveries += other.recoveries;
+        self.recoveries_failed += other.recoveries_failed;
     }
 }
 

@@ -19,9 +19,7 @@ use ca::{
     testing::MemoryStore,
 };
 use certs::{Csr, KeyKind, ManualClock, Profile, SecretKey, Timestamp};
-use spiffe::{
-    AuthorityId, NodeId, Purpose, RequestId, SpiffeId, SvidRequest, Tenant, TokenSpend, TrustDomain,
-};
+use spiffe::{AuthorityId, NodeId, Purpose, RequestId, Spend, SpiffeId, SvidRequest, Tenant, TrustDomain};
 
 pub(crate) const DOMAIN: &str = "limits.test";
 /// How many different requests are asked in turn.
@@ -43,7 +41,7 @@ impl Forgetful {
 
 #[async_trait]
 impl Journal for Forgetful {
-    async fn record_intent(&self, _: Intent, _: Option<TokenSpend>, _: Event) -> Result<(), JournalError> {
+    async fn record_intent(&self, _: Intent, _: Option<Spend>, _: Event) -> Result<(), JournalError> {
         self.intents.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
