@@ -26,8 +26,8 @@ use proto::credence::v1::{
     enrolment_service_server::EnrolmentServiceServer, renewal_service_server::RenewalServiceServer,
 };
 use spiffe::{
-    ActiveAuthority, Binding, Bindings, BlockList, IssueError, IssuedSvid, NodeId, RecoveryRefusal,
-    RequestId, SpiffeId, SvidIssuer, SvidRequest, Tenant, TokenRefusal, Trust,
+    ActiveAuthority, AuthorityId, Binding, Bindings, BlockList, IssueError, IssuedSvid, NodeId,
+    RecoveryRefusal, RequestId, SpiffeId, SvidIssuer, SvidRequest, Tenant, TokenRefusal, Trust,
     attestation::{CookieError, CookieKey, JoinToken, ProofError, StoredToken, TokenError},
 };
 use thiserror::Error;
@@ -88,6 +88,9 @@ pub struct NodeSettings {
     pub cookie_key: [u8; 32],
 }
 
+/// Hears that a node was issued a certificate, and of which root.
+pub type Certified = Box<dyn Fn(&NodeId, AuthorityId) + Send + Sync>;
+
 /// What the node door needs from others.
 pub struct NodeInputs {
     /// Makes certificates.
@@ -110,6 +113,8 @@ pub struct NodeInputs {
     pub journal: Arc<dyn Journal>,
     /// Hears of refusals.
     pub refusals: Arc<dyn Refusals>,
+    /// Hears of certificates.
+    pub certified: Certified,
     /// The time.
     pub clock: Arc<dyn Clock>,
 }
@@ -259,8 +264,16 @@ impl NodeDoor {
     /// Has it certified. What was issued before under the same token and key is issued: a lost answer burns
     /// nothing.
     async fn issue(&self, request: SvidRequest) -> Result<IssuedSvid, Refusal> {
+        let node = request.node.clone();
         match self.inputs.issuer.issue(request).await {
-            Ok(svid) => Ok(svid),
+            Ok(svid) => {
+                let anchor = Arc::clone(&self.inputs.anchor.borrow());
+                let root = anchor.root.filter(|_| anchor.issuing == Some(svid.authority));
+                if let (Some(node), Some(root)) = (node, root) {
+                    (self.inputs.certified)(&node, root);
+                }
+                Ok(svid)
+            }
             Err(IssueError::AlreadyIssued(svid)) => Ok(*svid),
             Err(IssueError::Token(refusal)) => Err(refusal.into()),
             Err(IssueError::Recovery(refusal)) => Err(refusal.into()),

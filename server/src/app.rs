@@ -257,6 +257,8 @@ async fn serve(
         identifier: concat!("credence/", env!("CARGO_PKG_VERSION")).into(),
     });
 
+    let registry = Arc::new(Registry::default());
+    let certificates = registry.clone();
     let node_door = NodeDoor::new(
         NodeSettings {
             lifetime: config.lifetimes.node,
@@ -275,6 +277,7 @@ async fn serve(
             recovery: recoveries.watch(),
             journal: journal.clone(),
             refusals: refusals.clone(),
+            certified: Box::new(move |node, root| certificates.note_issued(node, root)),
             clock: clock.clone(),
         },
     );
@@ -398,7 +401,6 @@ async fn serve(
     };
 
     let keeper = Gatekeeper { trust: ca.trust(), blocks: configs.watch_blocks(), clock: clock.clone(), own };
-    let registry = Arc::new(Registry::default());
     let renewal_routes =
         Router::new().route_service("/credence.v1.RenewalService/{method}", node_door.renewal_service());
     let enrolment_routes =

@@ -20,6 +20,9 @@ use super::*;
 const TOKEN_KEY: [u8; 32] = [5; 32];
 const LIFE: Duration = Duration::from_secs(600);
 
+/// Whose certificates were heard of, and of which root.
+type Certificates = Arc<Mutex<Vec<(NodeId, AuthorityId)>>>;
+
 #[derive(Debug, Default)]
 struct Heard(Mutex<Vec<Event>>);
 
@@ -89,6 +92,7 @@ struct World {
     trust: watch::Sender<Arc<Trust>>,
     anchor: watch::Sender<Arc<Anchor>>,
     heard: Arc<Heard>,
+    certified: Certificates,
     enrolment: Enrolment,
     renewal: Renewal,
 }
@@ -144,6 +148,7 @@ impl World {
         let (bindings, bindings_read) = watch::channel(Arc::new(Bindings::new(enabled)));
         let (blocks, blocks_read) = watch::channel(Arc::new(BlockList::default()));
         let heard = Arc::new(Heard::default());
+        let certified: Certificates = Arc::default();
         let inputs = NodeInputs {
             issuer: Arc::clone(&issuer) as Arc<dyn SvidIssuer>,
             store: Arc::clone(&tokens) as Arc<dyn NodeStore>,
@@ -155,11 +160,15 @@ impl World {
             recovery: watch::channel(None).1,
             journal: Arc::new(ca::testing::MemoryStore::new()),
             refusals: Arc::clone(&heard) as Arc<dyn Refusals>,
+            certified: {
+                let certified = Arc::clone(&certified);
+                Box::new(move |node, root| certified.lock().unwrap().push((node.clone(), root)))
+            },
             clock: Arc::new(clock.clone()),
         };
         let door = NodeDoor::new(NodeSettings { calls_at_once: 10, ..NodeSettings::default() }, inputs);
         let (enrolment, renewal) = (Enrolment::new(Arc::clone(&door)), Renewal::new(door));
-        Self { clock, issuer, tokens, bindings, blocks, trust, anchor, heard, enrolment, renewal }
+        Self { clock, issuer, tokens, bindings, blocks, trust, anchor, heard, certified, enrolment, renewal }
     }
 
     /// A token for `name`, as `proxy enroll` makes it.
@@ -499,9 +508,14 @@ async fn a_node_renews_itself_with_a_new_key() {
     let request = world.issuer.seen().remove(0);
     assert_eq!(request.id.as_str(), "spiffe://td/credence/node/web-1");
     assert_eq!((request.purpose, request.deadline), (Purpose::NodeRenewal, Some(peer.svid().not_after())));
+    assert!(world.certified.lock().unwrap().is_empty(), "of its authority no root is known");
+    let issuing = Some(world.issuer.authority());
+    let anchor = Anchor { issuing, ..world.anchor.borrow().as_ref().clone() };
+    world.anchor.send_replace(Arc::new(anchor.clone()));
     let held = world.issuer.trust().own().content_hash().to_vec();
     let answer = world.renew(&peer, &SecretKey::generate(KeyKind::P256), held).await.unwrap();
     assert!(answer.bundle_der.is_empty(), "a bundle that is held is not sent");
+    assert_eq!(*world.certified.lock().unwrap(), [(node("web-1"), anchor.root.unwrap())]);
 }
 
 #[tokio::test]

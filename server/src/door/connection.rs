@@ -200,6 +200,7 @@ impl Door {
         };
         let Some(proof) = peer.proof() else { return std::future::pending().await };
         let (mut showing, mut trust) = (keeper.own.showing(), keeper.trust.clone());
+        let mut issued = self.registry.issued(peer.node());
         let mut is_fresh = true;
         loop {
             let ours = *showing.borrow_and_update();
@@ -210,6 +211,7 @@ impl Door {
                     proven: proof.root,
                     shows: AuthorityId::of(peer.svid().root()),
                     ours,
+                    issued: *issued.borrow_and_update(),
                     is_emergency: roots.into_iter().any(|root| trust.tainted().contains(&root.spki_hash())),
                 };
                 comeback::stay(facts, self.authority_spread, is_fresh, rand::rng().random_range(0.0..1.0))
@@ -220,6 +222,7 @@ impl Door {
                 () = self.clock.sleep_until(due) => return,
                 changed = showing.changed() => if changed.is_err() { return std::future::pending().await },
                 changed = trust.changed() => if changed.is_err() { return std::future::pending().await },
+                Ok(()) = issued.changed() => {}
             }
         }
     }

@@ -81,6 +81,7 @@ impl World {
             recovery: window_read,
             journal: Arc::new(journal.clone()),
             refusals: Arc::clone(&heard) as Arc<dyn Refusals>,
+            certified: Box::new(|_, _| {}),
             clock: Arc::new(clock.clone()),
         };
         let settings = NodeSettings { lifetime: NODE_LIFE, ..NodeSettings::default() };

@@ -88,6 +88,10 @@ pub(crate) struct Node {
     orders: watch::Sender<Orders>,
     /// Grows with every certificate.
     certified: watch::Sender<u64>,
+    /// Grows with every renewal that was tried.
+    tried: watch::Sender<u64>,
+    /// The connection over which there was news last: a renewal that was asked for goes over it, as an agent's does.
+    link: tokio::sync::Mutex<Option<Connection>>,
     state: Mutex<State>,
 }
 
@@ -129,6 +133,8 @@ impl Node {
             place,
             orders: watch::Sender::new(Orders::default()),
             certified: watch::Sender::new(0),
+            tried: watch::Sender::new(0),
+            link: tokio::sync::Mutex::default(),
             state: Mutex::new(State {
                 stage,
                 since: now,
@@ -371,18 +377,16 @@ impl Node {
     /// Holds a call for news on a connection of its own, which ends with the certificate that opened it.
     async fn keep_informed(&self) {
         let (mut orders, mut certified) = (self.orders.subscribe(), self.certified.subscribe());
-        let mut connection: Option<Connection> = None;
+        let mut tried = self.tried.subscribe();
         let mut failures = 0_u32;
         loop {
             if orders.wait_for(|orders| !orders.stopped && !orders.bundle).await.is_err() {
                 return;
             }
             certified.mark_unchanged();
+            tried.mark_unchanged();
             let asked = async {
-                let open = match connection.take() {
-                    Some(open) => open,
-                    None => self.connect().await?,
-                };
+                let open = self.linked().await?;
                 let bundle = self.state().bundle.clone();
                 Ok::<_, Uncertified>((certify::news(&open, &bundle).await?, open))
             };
@@ -399,14 +403,18 @@ impl Node {
             let wait = match asked {
                 Ok((news, open)) => {
                     failures = 0;
-                    connection = Some(open);
+                    *self.link.lock().await = Some(open);
                     let now = self.now();
                     if let Some(bundle) = news.bundle {
                         let mut state = self.state();
                         (state.bundle, state.bundle_at) = (bundle, now);
                     }
                     if news.renew {
+                        // One that was asked for is carried out before anything else is asked.
                         self.order(|orders| orders.renewals += 1);
+                        if tried.changed().await.is_err() {
+                            return;
+                        }
                     }
                     if news.renew { RENEWAL_PAUSE } else { NEWS_PAUSE }
                 }
@@ -418,7 +426,7 @@ impl Node {
             tokio::select! {
                 () = sleep(wait) => {}
                 // The next question goes over a connection of the new certificate.
-                changed = certified.changed() => if changed.is_err() { return } else { connection = None },
+                changed = certified.changed() => if changed.is_err() { return } else { *self.link.lock().await = None },
             }
         }
     }
@@ -471,8 +479,25 @@ impl Node {
         Life { issued: state.certified_at, expires: expires.unwrap_or(state.certified_at) }
     }
 
+    /// The connection for calls that is open, or another.
+    async fn linked(&self) -> anyhow::Result<Connection> {
+        let open = self.link.lock().await.take();
+        if let Some(mut open) = open
+            && open.is_usable().await
+        {
+            return Ok(open);
+        }
+        self.connect().await
+    }
+
     async fn renew(&self) -> Result<(), Uncertified> {
-        let connection = self.connect().await?;
+        let renewed = self.try_renew().await;
+        self.tried.send_modify(|count| *count += 1);
+        renewed
+    }
+
+    async fn try_renew(&self) -> Result<(), Uncertified> {
+        let connection = self.linked().await?;
         let bundle = self.state().bundle.clone();
         let certified = certify::renew(&connection, &bundle, &self.place.clock).await?;
         let with_bundle = !self.orders.borrow().bundle;
