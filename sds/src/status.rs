@@ -108,11 +108,6 @@ impl SdsStatus {
         self.leaves.values()
     }
 
-    /// The leaves of one node.
-    pub fn of<'a>(&'a self, node: &'a NodeId) -> impl Iterator<Item = &'a LeafStatus> {
-        self.leaves.values().filter(move |leaf| leaf.node == *node)
-    }
-
     /// One leaf.
     #[must_use]
     pub fn leaf(&self, node: &NodeId, identity: &SpiffeId) -> Option<&LeafStatus> {

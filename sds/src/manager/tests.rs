@@ -377,7 +377,7 @@ async fn a_block_brings_nothing_new_and_removes_nothing_and_lifting_it_brings_a_
     world.blocks.send_replace(blocked(&["spiffe://td/web"]));
     web.silent("default").await;
     web.held("ROOTCA").await;
-    world.status(|status| status.of(&node("web-1")).next().is_none()).await;
+    world.status(|status| status.leaves().all(|leaf| leaf.node != node("web-1"))).await;
     world.blocks.send_replace(blocked(&[]));
     web.held_other_than("default", &before).await;
     assert_eq!(pay.held("default").await.version(), untouched.version());

@@ -13,7 +13,7 @@ use ca::{
     ports::{CertificateFilter, Journal, JournalError, Unexpired},
 };
 use certs::{Profile, Timestamp};
-use sds::SdsStatus;
+use sds::{LeafStatus, SdsStatus};
 use spiffe::{AuthorityId, NodeId, SpiffeId, Trust};
 use tokio::sync::watch;
 use xds::{Board, NodeStatus, ResourceStatus, TypeUrl};
@@ -40,11 +40,18 @@ impl Dependents for Observer {
                 of_nodes.entry(node).or_default().push(leaf);
             }
         }
-        let none = Vec::new();
-        let mut all: Vec<Dependent> = connected
-            .values()
-            .map(|node| here(node, &sds, of_nodes.get(&node.node).unwrap_or(&none), self.file(&node.node)))
-            .collect();
+        // Each leaf is looked at once: this is asked every second, of the whole fleet.
+        let mut wanted: BTreeMap<&NodeId, Vec<&LeafStatus>> = BTreeMap::new();
+        for leaf in sds.leaves().filter(|leaf| leaf.wanted) {
+            wanted.entry(&leaf.node).or_default().push(leaf);
+        }
+        let (none, nothing) = (Vec::new(), Vec::new());
+        let seen = |node: &NodeStatus| Seen {
+            leaves: wanted.get(&node.node).unwrap_or(&nothing),
+            unexpired: of_nodes.get(&node.node).unwrap_or(&none),
+            file: self.file(&node.node),
+        };
+        let mut all: Vec<Dependent> = connected.values().map(|node| here(node, &sds, &seen(node))).collect();
         let away = of_nodes.iter().filter(|(node, _)| !connected.contains_key(*node));
         all.extend(away.map(|(node, leaves)| Dependent {
             name: node.to_string(),
@@ -98,16 +105,25 @@ fn holding(leaf: &Unexpired) -> Holding {
     Holding { id: leaf.id.clone(), authority: leaf.authority, serial: None, until: leaf.not_after }
 }
 
+/// What the other parts know of a connected node.
+struct Seen<'a> {
+    /// The leaves that its streams want.
+    leaves: &'a [&'a LeafStatus],
+    /// What the journal knows of it.
+    unexpired: &'a [&'a Unexpired],
+    file: BundleFile,
+}
+
 /// A connected node: what it acknowledged counts; where it acknowledged nothing, what the journal knows.
-fn here(node: &NodeStatus, sds: &SdsStatus, unexpired: &[&Unexpired], file: BundleFile) -> Dependent {
+fn here(node: &NodeStatus, sds: &SdsStatus, seen: &Seen<'_>) -> Dependent {
     let mut holds = Vec::new();
     let mut known: BTreeSet<&SpiffeId> = BTreeSet::new();
-    for leaf in sds.of(&node.node).filter(|leaf| leaf.wanted) {
+    for leaf in seen.leaves {
         if let (Some(authority), Some(until)) = (leaf.acknowledged_authority, leaf.acknowledged_until) {
             let serial = leaf.acknowledged.clone();
             holds.push(Holding { id: leaf.identity.clone(), authority, serial, until });
         } else {
-            let same = unexpired.iter().filter(|known| known.id == leaf.identity);
+            let same = seen.unexpired.iter().filter(|known| known.id == leaf.identity);
             holds.extend(same.map(|leaf| holding(leaf)));
         }
         known.insert(&leaf.identity);
@@ -142,7 +158,7 @@ fn here(node: &NodeStatus, sds: &SdsStatus, unexpired: &[&Unexpired], file: Bund
             lists,
             refusal,
             proven: node.proven_roots.keys().copied().collect(),
-            file,
+            file: seen.file,
         }),
         holds,
     }
