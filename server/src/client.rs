@@ -9,7 +9,10 @@ use std::{
     error::Error,
     fs,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, Once, PoisonError, atomic::AtomicBool},
+    sync::{
+        Arc, Mutex, Once, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -234,20 +237,25 @@ impl Client {
         }
     }
 
-    /// Replaces the operator's certificate once it is past half of its life, or the server wants it. What was asked for has its answer
-    /// already: a failure is a remark, and the next command tries again.
+    /// Replaces the operator's certificate once it is past half of its life, or the server wants it. What was asked for
+    /// has its answer already: a failure is a remark. The next command tries again, or this one with its next answer if
+    /// the server still wants it.
     async fn renew_if_due(&self) {
         let due = self.renewal.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(directory) = due else { return };
-        // Another command of this operator is at it.
-        let Ok(_alone) = pair::alone_in(&directory) else { return };
-        match tokio::time::timeout(ANSWER_TIMEOUT, self.renew(&directory)).await {
-            Ok(Ok(expires)) => note(&format!("credence: operator certificate renewed, it ends at {expires}")),
-            Ok(Err(failure)) => {
-                note(&format!("credence: operator certificate was not renewed: {}", failure.message));
-            }
-            Err(_) => note("credence: operator certificate was not renewed: no answer"),
+        // Another command of this operator may be at it.
+        if let Ok(_alone) = pair::alone_in(&directory) {
+            let renewed = tokio::time::timeout(ANSWER_TIMEOUT, self.renew(&directory)).await;
+            let why = match renewed {
+                Ok(Ok(expires)) => {
+                    return note(&format!("credence: operator certificate renewed, it ends at {expires}"));
+                }
+                Ok(Err(failure)) => failure.message,
+                Err(_) => "no answer".to_owned(),
+            };
+            note(&format!("credence: operator certificate was not renewed: {why}"));
         }
+        self.told.store(false, Ordering::Relaxed);
     }
 
     async fn renew(&self, directory: &Path) -> Result<String, Failure> {

@@ -225,7 +225,8 @@ impl Calls {
             tenant: caller.tenant.clone(),
             node: None,
             purpose: Purpose::Operator,
-            deadline: None,
+            // Somebody waits for the answer; what it replaces may be good for weeks, but not in an emergency.
+            deadline: Some(self.clock.now()),
             spend: None,
             request_id: caller.request_id.clone(),
         };
