@@ -30,6 +30,10 @@ pub trait Delivery: Send + Sync {
 
     /// How long `node` lets connections of a replaced listener go on, if it has said so.
     fn drain_time(&self, node: &NodeId) -> Option<Duration>;
+
+    /// Who signed the certificates with which `node` came last: to its streams, and to the calls of its agent. None if
+    /// it has not come since the process began.
+    fn shown_authorities(&self, node: &NodeId) -> Vec<AuthorityId>;
 }
 
 /// What the issuing authority does next.

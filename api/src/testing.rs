@@ -595,6 +595,10 @@ impl Delivery for Still {
     fn drain_time(&self, node: &NodeId) -> Option<std::time::Duration> {
         self.status(node).connected.then_some(std::time::Duration::from_secs(5))
     }
+
+    fn shown_authorities(&self, _: &NodeId) -> Vec<AuthorityId> {
+        Vec::new()
+    }
 }
 
 impl LeafFacts for Still {

@@ -244,8 +244,14 @@ impl Board {
     #[must_use]
     pub fn drain_time(&self, node: &NodeId) -> Option<Duration> {
         let entry = lock(&self.nodes).get(node).cloned()?;
-        let newest = entry.streams.values().max_by_key(|stream| stream.since);
-        newest.or(entry.last.as_ref().map(|(_, stream)| stream))?.drain_time
+        entry.newest()?.drain_time
+    }
+
+    /// Who signed the certificate with which `node` opened its newest stream; known while it is away, too.
+    #[must_use]
+    pub fn shown_authority(&self, node: &NodeId) -> Option<AuthorityId> {
+        let entry = lock(&self.nodes).get(node).cloned()?;
+        entry.newest().map(|stream| stream.certificate_authority)
     }
 
     /// A notice of every change of one node, whether it is known yet or not.
@@ -445,6 +451,12 @@ impl TypeEntry {
 }
 
 impl Entry {
+    /// The newest stream; when all have ended, the last one.
+    fn newest(&self) -> Option<&StreamEntry> {
+        let newest = self.streams.values().max_by_key(|stream| stream.since);
+        newest.or(self.last.as_ref().map(|(_, stream)| stream))
+    }
+
     fn read(&self, node: &NodeId) -> NodeStatus {
         let is_connected = !self.streams.is_empty();
         let open = self.streams.iter().map(|(id, stream)| stream.read(*id));

@@ -1,15 +1,18 @@
 //! The answer to a stolen key: how far it is, what the key signed, and who was left behind. All of it is read from what
 //! is on record, so that it can be asked for again after a crash, by anybody.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+mod behind;
+
+use std::collections::{BTreeSet, HashSet};
 
 use ca::ports::{
     AuthorityRecord, AuthorityState, CertificateFilter, CertificateRow, CertificateState, Place,
 };
-use certs::{Profile, Serial, Timestamp};
-use spiffe::{AuthorityId, BindingState, NodeId, SpiffeId};
+use certs::{Serial, Timestamp};
+use spiffe::AuthorityId;
 use xds::TypeUrl;
 
+use self::behind::{Known, Newest};
 use super::{CallError, Caller, Calls, class_word, trust::unavailable};
 use crate::wire;
 
@@ -65,7 +68,7 @@ impl Calls {
             (true, true, _) => "draining",
         };
         let left_behind = match stage {
-            "none" => Vec::new(),
+            "none" => BTreeSet::new(),
             "replacing" => rotation.laggards.iter().map(|laggard| laggard.name.clone()).collect(),
             _ => self.left_behind(&family, now).await?,
         };
@@ -112,7 +115,9 @@ impl Calls {
         let more = rows.len() > limit;
         let own = rows.iter().take(limit).filter(|row| row.intent.tenant == caller.tenant);
         let signed = own.filter(|row| !matches!(row.state, CertificateState::Failed(_)));
-        let items = signed.map(|row| shown(row, &family, &newest, now)).collect();
+        let items = self.with_known(&family, &HashSet::new(), &newest, |known| {
+            signed.map(|row| shown(row, &known, now)).collect()
+        });
         Ok(wire::Page { items, next: more.then(|| (offset + limit).to_string()) })
     }
 
@@ -135,63 +140,42 @@ impl Calls {
     /// Who signed the newest certificate of each identity and node, as far as it has not expired.
     async fn newest(&self, now: Timestamp) -> Result<Newest, CallError> {
         let remaining = self.journal.remaining(now).await.map_err(|error| unavailable("journal", &error))?;
-        Ok(remaining.into_iter().map(|leaf| ((leaf.id, leaf.node), (leaf.authority, leaf.serial))).collect())
+        Ok(remaining.into_iter().map(|leaf| ((leaf.id, leaf.node), leaf.authority)).collect())
     }
 
-    /// Whose certificates were not replaced: nodes that are away, connected ones that still show one, and operators.
-    async fn left_behind(&self, family: &Family, now: Timestamp) -> Result<Vec<String>, CallError> {
+    /// Whose certificates were not replaced.
+    async fn left_behind(&self, family: &Family, now: Timestamp) -> Result<BTreeSet<String>, CallError> {
         let ids: Vec<AuthorityId> = family.ids.iter().copied().collect();
         let failed = |error: ca::ports::JournalError| unavailable("journal", &error);
         let unexpired = self.journal.unexpired(&ids, now).await.map_err(failed)?;
+        let issued = self.journal.issued(&ids, now).await.map_err(failed)?;
+        let serials = issued.into_iter().map(|leaf| leaf.serial).collect();
         let newest = self.newest(now).await?;
-        let (bindings, blocks) = (self.configs.bindings(), self.configs.blocks());
-        let stolen: HashSet<Serial> = self
-            .journal
-            .issued(&ids, now)
-            .await
-            .map_err(failed)?
-            .into_iter()
-            .map(|leaf| leaf.serial)
-            .collect();
-        let mut names: BTreeSet<String> = BTreeSet::new();
-        for leaf in unexpired {
-            let key = (leaf.id.clone(), leaf.node.clone());
-            let is_replaced = newest.get(&key).is_some_and(|(by, _)| !family.ids.contains(by));
-            if is_replaced || blocks.contains(&leaf.id) {
-                continue;
-            }
-            match (&leaf.profile, &leaf.node) {
-                (Profile::Operator, _) => {
-                    names.insert(leaf.id.path().trim_start_matches("/credence/").to_owned());
-                }
-                (Profile::Node | Profile::Workload, Some(node)) => {
-                    let binding = bindings.get(node).filter(|binding| binding.state == BindingState::Enabled);
-                    let is_bound = binding.is_some_and(|binding| {
-                        leaf.profile == Profile::Node || binding.identities.contains(&leaf.id)
-                    });
-                    // One that is connected came in by a new certificate; what it makes of its leaves follows below.
-                    if is_bound && !self.delivery.status(node).connected {
-                        names.insert(node.to_string());
-                    }
-                }
-                _ => {}
-            }
-        }
-        let shows = |serial: &Serial| stolen.contains(serial);
-        for fact in self.leaves.facts().into_iter().filter(|fact| fact.is_wanted) {
-            if fact.acknowledged.as_ref().is_some_and(shows) && self.delivery.status(&fact.node).connected {
-                names.insert(fact.node.to_string());
-            }
-        }
-        Ok(names.into_iter().collect())
+        let known = |known: Known<'_>| known.left_behind(&unexpired, &self.leaves.facts());
+        Ok(self.with_known(family, &serials, &newest, known))
+    }
+
+    fn with_known<T>(
+        &self,
+        family: &Family,
+        serials: &HashSet<Serial>,
+        newest: &Newest,
+        ask: impl FnOnce(Known<'_>) -> T,
+    ) -> T {
+        ask(Known {
+            stolen: &family.ids,
+            serials,
+            newest,
+            bindings: &self.configs.bindings(),
+            blocks: &self.configs.blocks(),
+            shown: &|node| self.delivery.shown_authorities(node),
+            is_connected: &|node| self.delivery.status(node).connected,
+        })
     }
 }
 
-type Newest = BTreeMap<(SpiffeId, Option<NodeId>), (AuthorityId, Serial)>;
-
-fn shown(row: &CertificateRow, family: &Family, newest: &Newest, now: Timestamp) -> wire::SignedCertificate {
+fn shown(row: &CertificateRow, known: &Known<'_>, now: Timestamp) -> wire::SignedCertificate {
     let intent = &row.intent;
-    let key = (intent.id.clone(), intent.node.clone());
     wire::SignedCertificate {
         serial: intent.serial.to_string(),
         authority: intent.authority.to_string(),
@@ -201,6 +185,6 @@ fn shown(row: &CertificateRow, family: &Family, newest: &Newest, now: Timestamp)
         issued: intent.at.to_string(),
         not_after: intent.not_after.to_string(),
         expired: intent.not_after < now,
-        replaced: newest.get(&key).is_some_and(|(by, _)| !family.ids.contains(by)),
+        replaced: known.is_replaced(&intent.id, intent.node.as_ref(), intent.profile),
     }
 }

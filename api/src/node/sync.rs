@@ -34,6 +34,8 @@ pub struct BundleReport {
     pub bundle: Option<[u8; 32]>,
     /// When it said so last: at least once a minute while it is connected.
     pub at: Timestamp,
+    /// Who signed the certificate that it said so with.
+    pub authority: AuthorityId,
 }
 
 /// What to do with a call.
@@ -187,7 +189,8 @@ impl Renewal {
                 Some(hash.map_err(|_| Refusal::BundleHash(length))?)
             }
         };
-        self.door.syncs.note(node, BundleReport { bundle, at: call.now });
+        let authority = AuthorityId::of(peer.svid().authority());
+        self.door.syncs.note(node, BundleReport { bundle, at: call.now, authority });
         let seat = self.door.syncs.enter(node);
         let held = Held { bundle, svid: peer.svid(), is_tainted: false, until: call.now + HOLD };
         tokio::select! {
@@ -309,7 +312,8 @@ mod tests {
         drop(second);
         assert!(syncs.lock().held.is_empty());
         assert_eq!(syncs.report(&node), None);
-        let report = |secs| BundleReport { bundle: Some([1; 32]), at: at(secs) };
+        let authority = AuthorityId::of(key(1));
+        let report = |secs| BundleReport { bundle: Some([1; 32]), at: at(secs), authority };
         syncs.note(&node, report(1));
         syncs.note(&node, report(2));
         assert_eq!(syncs.report(&node), Some(report(2)));
@@ -319,8 +323,10 @@ mod tests {
     fn remembers_a_bounded_number_of_reports() {
         let syncs = Syncs::default();
         let name = |number: usize| NodeId::parse(&format!("n{number}")).unwrap();
+        let authority = AuthorityId::of(key(1));
         for number in 0..=MAX_REPORTS {
-            syncs.note(&name(number), BundleReport { bundle: None, at: at(number as u64) });
+            let report = BundleReport { bundle: None, at: at(number as u64), authority };
+            syncs.note(&name(number), report);
         }
         assert_eq!(syncs.lock().reports.len(), MAX_REPORTS);
         assert_eq!(syncs.report(&name(0)), None);

@@ -71,6 +71,7 @@ pub struct SignedCertificate {
     pub not_after: String,
     /// Whether that has passed.
     pub expired: bool,
-    /// Whether its owner has a newer one from an authority of another root.
+    /// Whether its owner has a newer one from an authority of another root; that of a node counts when the node has come
+    /// with it, or is not known to have come with another since.
     pub replaced: bool,
 }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use api::{calls::configs::Locality, node::NodeDoor, sources::Delivery, wire};
 use certs::Timestamp;
-use spiffe::{NodeId, Trust};
+use spiffe::{AuthorityId, NodeId, Trust};
 use tokio::sync::watch;
 use xds::{Board, NodeStatus, Snapshot, Sync, TypeUrl, Uptake, XdsServer};
 
@@ -50,6 +50,11 @@ impl Delivery for BoardDelivery {
 
     fn drain_time(&self, node: &NodeId) -> Option<Duration> {
         self.board.drain_time(node)
+    }
+
+    fn shown_authorities(&self, node: &NodeId) -> Vec<AuthorityId> {
+        let agent = self.nodes.reported_bundle(node).map(|report| report.authority);
+        self.board.shown_authority(node).into_iter().chain(agent).collect()
     }
 }
 

@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 use api::wire;
 use serde::Serialize;
 
-use super::{may_go_on, rotation};
+use super::may_go_on;
 use crate::{
     cli::EmergencyArgs,
     client::{Client, encode},
@@ -14,7 +14,7 @@ use crate::{
 
 /// How often it is looked at.
 const LOOK: Duration = Duration::from_secs(1);
-/// How long proxies are waited for that have not acknowledged that connections end.
+/// How long proxies are waited for that have not acknowledged that connections end, or are away.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How many looks in a row may fail: certificates change on both sides in this very minute.
 const MAX_MISSED: u32 = 60;
@@ -56,9 +56,14 @@ pub(super) async fn run(args: &EmergencyArgs) -> Result<Exit, Failure> {
         ));
     }
     output::show(args.change.output, &report, text)?;
-    let is_drained = report.status.drained.as_ref().is_some_and(|found| found.acknowledged == found.proxies);
-    let is_whole = report.status.left_behind_count == 0 && is_drained;
+    let is_whole = report.status.left_behind_count == 0 && is_drained(&report.status);
     Ok(if is_whole { Exit::Ok } else { Exit::Partial })
+}
+
+/// Whether every proxy knows that its connections are to end. One that is away just now comes back in a moment, if it
+/// comes.
+fn is_drained(now: &wire::EmergencyStatus) -> bool {
+    now.stage == "done" && now.drained.as_ref().is_some_and(|found| found.acknowledged == found.proxies)
 }
 
 /// Looks until it is done, and says beside the result how far it is.
@@ -71,11 +76,11 @@ async fn watch(client: &Client, begun: wire::EmergencyStatus) -> Result<wire::Em
             note(&progress);
             said = progress;
         }
-        if now.stage == "done" || drained >= PATIENCE {
+        if is_drained(&now) || drained >= PATIENCE {
             return Ok(now);
         }
         tokio::time::sleep(LOOK).await;
-        if now.stage == "draining" {
+        if now.stage != "replacing" {
             drained += LOOK;
         }
         match client.get(&path).await {
@@ -88,12 +93,22 @@ async fn watch(client: &Client, begun: wire::EmergencyStatus) -> Result<wire::Em
 
 fn progress(now: &wire::EmergencyStatus) -> String {
     match now.stage.as_str() {
-        "replacing" => format!("credence: replacing the root\n{}", rotation::text(&now.rotation).trim_end()),
-        "draining" => {
-            let told = now.drained.as_ref().map_or_else(|| "nobody yet".to_owned(), ToString::to_string);
-            format!("credence: the stolen root is out; connections are to end, acknowledged by {told}")
+        "replacing" => {
+            let tally = &now.rotation.tally;
+            format!(
+                "credence: {}; bundle acknowledged by {}/{}, certificates replaced of {}/{}",
+                now.rotation.standing, tally.bundle, tally.connected, tally.renewed, tally.holders,
+            )
         }
-        stage => format!("credence: {stage}"),
+        _ => {
+            let (acknowledged, proxies) = now
+                .drained
+                .as_ref()
+                .map_or((0, now.drain.proxies), |found| (found.acknowledged, found.proxies));
+            format!(
+                "credence: the stolen root is out; that connections end is acknowledged by {acknowledged}/{proxies}"
+            )
+        }
     }
 }
 

@@ -35,7 +35,8 @@ async fn a_held_call_is_answered_when_the_bundle_or_the_root_changes() {
     let (answer, ()) = tokio::join!(waiting, change);
     assert_eq!(answer.unwrap(), SyncResponse { bundle_der: vec![], renew: true });
     let report = world.renewal.door.reported_bundle(&node("web-1")).unwrap();
-    assert_eq!(report, BundleReport { bundle: Some(held), at: world.clock.now() });
+    let authority = AuthorityId::of(peer.svid().authority());
+    assert_eq!(report, BundleReport { bundle: Some(held), at: world.clock.now(), authority });
     assert!(world.heard.0.lock().unwrap().is_empty());
 }
 
