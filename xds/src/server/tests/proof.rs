@@ -42,7 +42,11 @@ async fn a_stream_proves_the_root_under_which_its_connection_was_made() {
     assert_eq!(world.board.node(&node).unwrap().proven_roots, proven, "it stays when the node leaves");
     assert!(world.board.proven_roots(&NodeId::parse("n1").unwrap()).is_empty());
     let signer = AuthorityId::of(peer_of("n0").svid().authority());
-    assert_eq!(world.board.shown_authority(&node), Some(signer), "who signed what it came with last stays too");
+    assert_eq!(
+        world.board.shown_authority(&node),
+        Some(signer),
+        "who signed what it came with last stays too"
+    );
     assert_eq!(world.board.shown_authority(&NodeId::parse("n1").unwrap()), None);
     for number in 10..30 {
         drop(open(&world, "n0", Some(Proof { root: root(number), at: at(u64::from(number)) })));
