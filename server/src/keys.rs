@@ -70,6 +70,10 @@ pub(crate) fn source(kek: &KekSource) -> anyhow::Result<store::KekSource> {
 /// When it cannot be read, or is shorter than it must be for a file that somebody may try for years.
 pub(crate) fn export_passphrase(path: &Path) -> anyhow::Result<Zeroizing<Vec<u8>>> {
     let text = secret("passphrase", path)?;
+    // Others read the first line only, and would not open what all of them seal.
+    if text.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
+        return Err(anyhow!("the passphrase in {} is more than one line", path.display()));
+    }
     if text.len() < MIN_EXPORT_PASSPHRASE {
         let path = path.display();
         return Err(anyhow!("the passphrase in {path} is shorter than {MIN_EXPORT_PASSPHRASE} characters"));
@@ -114,6 +118,9 @@ mod tests {
         check("short horse", Err("is shorter than 12 characters"));
         check("\n", Err("has 0 bytes"));
         check(&"x".repeat(5000), Err("has 5000 bytes"));
+        fs::write(&path, "correct horse battery\nstaple\n").unwrap();
+        let error = export_passphrase(&path).unwrap_err().to_string();
+        assert!(error.contains("is more than one line") && !error.contains("horse"), "{error}");
         fs::remove_file(&path).unwrap();
         let error = source(&KekSource::PassphraseFile(path)).unwrap_err();
         assert!(error.to_string().contains("cannot read the passphrase from"), "{error}");

@@ -13,7 +13,7 @@ use scrypt::{Params, scrypt};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use super::{KeyError, SecretKey};
+use super::SecretKey;
 use crate::{
     der::{self, NotDer, Reader},
     pem::block,
@@ -39,12 +39,9 @@ pub enum EncryptedKeyError {
     /// Encrypted in another way.
     #[error("private key is encrypted in another way than Credence does")]
     Foreign,
-    /// The passphrase is another, or the file was changed.
+    /// The passphrase is another, or the file was changed: what came out is no key of ours.
     #[error("passphrase does not open the private key, or the file was changed")]
     Closed,
-    /// What came out is no key of ours.
-    #[error(transparent)]
-    Key(#[from] KeyError),
 }
 
 impl SecretKey {

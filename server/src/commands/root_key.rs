@@ -5,10 +5,11 @@
 //! could not read already.
 //!
 //! ```text
-//! write FILE.part -> read back, open, compare -> FILE, never over another -> read back, open, compare -> destroy the key
+//! audit row -> FILE.part -> read back, open, compare -> FILE, never over another -> read back, open, compare
+//!           -> synchronise FILE and its folder -> audit row with its hash -> destroy the key
 //! ```
-//! Killed anywhere, the key is in the store, or FILE is complete and was proven; given again, the command goes on from
-//! what it finds.
+//! Killed anywhere, by a power cut too, the key is in the store, or FILE is complete, on its disk, and was proven; given
+//! again, the command goes on from what it finds.
 
 use std::{
     fs,
@@ -125,7 +126,16 @@ async fn carry_out(store: &Store, wanted: &Wanted, clock: &dyn Clock) -> Result<
     if wanted.dry_run {
         return Ok(exported);
     }
+    let row = |action| {
+        let event = Event::done(clock.now(), Actor::Host, action, root.id.to_string());
+        let mut event = event.with("file", wanted.out.display());
+        event.reason.clone_from(&wanted.reason);
+        event
+    };
     if fs::symlink_metadata(&wanted.out).is_err() {
+        // Before there is such a file anywhere, the log says who asked for it.
+        let begun = store.append(vec![row(Action::AuthorityExport).with("state", "begun")]).await;
+        begun.map_err(|error| unavailable(&error))?;
         let key = store.load_key(root.id).await.map_err(|error| unavailable(&error))?;
         write(&wanted.out, &root.certificate, &key, &wanted.passphrase)?;
     }
@@ -137,12 +147,9 @@ async fn carry_out(store: &Store, wanted: &Wanted, clock: &dyn Clock) -> Result<
             "nothing was destroyed: name another file, or give its passphrase",
         )
     })?;
-    let event = |action| {
-        let event = Event::done(clock.now(), Actor::Host, action, root.id.to_string());
-        let mut event = event.with("file", wanted.out.display()).with("sha256", &sha256);
-        event.reason.clone_from(&wanted.reason);
-        event
-    };
+    // Also what was here before, such as a copy on another disk, may be in memory only.
+    synchronise(&wanted.out)?;
+    let event = |action| row(action).with("sha256", &sha256);
     store.append(vec![event(Action::AuthorityExport)]).await.map_err(|error| unavailable(&error))?;
     if !wanted.keep {
         let given = store.give_up_key(root.id, clock.now(), vec![event(Action::AuthorityKeyRemove)]).await;
@@ -201,8 +208,20 @@ fn write(path: &Path, root: &Certificate, key: &SecretKey, passphrase: &[u8]) ->
         let _ = fs::remove_file(&part);
         return Err(failed(&error));
     }
+    Ok(())
+}
+
+/// Has the file and its name on their disk.
+fn synchronise(path: &Path) -> Result<(), Failure> {
+    let failed = |error: &dyn std::fmt::Display| {
+        let message = format!("{} is not safe on its disk: {error}", path.display());
+        Failure::new(Exit::Failed, message, "nothing was destroyed: name a file where you may write")
+    };
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(|error| failed(&error))
+    for path in [path, directory] {
+        fs::File::open(path).and_then(|opened| opened.sync_all()).map_err(|error| failed(&error))?;
+    }
+    Ok(())
 }
 
 /// Reads the file back, opens the key in it and compares it; answers the hash of the file.
@@ -226,6 +245,8 @@ fn prove(path: &Path, root: &Certificate, passphrase: &[u8]) -> Result<String, S
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
+
+    use audit::AuditFilter;
 
     use super::*;
     use crate::config::{self, Config};
@@ -303,6 +324,10 @@ mod tests {
         let again = here.export("other.pem", PHRASE, false).await.unwrap_err();
         assert!(again.exit == Exit::Conflict && again.message.contains("kept elsewhere"), "{again:?}");
         assert!(!here.path("other.pem").exists());
+        let rows = here.with(async |store| store.list(&AuditFilter::default()).await.unwrap()).await;
+        let exports = rows.iter().rev().filter(|row| row.event.action == Action::AuthorityExport);
+        let said: Vec<_> = exports.map(|row| row.event.details.contains_key("sha256")).collect();
+        assert_eq!(said, [false, true, true], "begun, proven, and proven again before it was destroyed");
     }
 
     #[tokio::test]
