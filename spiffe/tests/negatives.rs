@@ -80,6 +80,27 @@ fn below_a_proven_authority_a_revoked_leaf_is_refused() {
     assert_eq!(proven.verify(one.leaf(), world.now()).unwrap_err().rule(), whole.rule());
 }
 
+/// Whoever else may sign below our root does not say who is ours.
+#[test]
+fn a_leaf_of_another_authority_below_the_same_root_is_refused_where_issuers_are_named() {
+    let (world, trust) = world();
+    let other = world.root().issuing(world.domain(), world.now());
+    let [ours, theirs] =
+        [world.issuing(), &other].map(|by| world.leaf_below(IDENTITY, &[by]).chain().unwrap());
+    for usage in [Usage::Server, Usage::Client] {
+        verify_svid(&theirs, &trust, world.now(), usage).unwrap();
+    }
+    let named = Arc::new([world.issuing().certificate().spki_hash()].into());
+    let trust = trust.with_issuers(named);
+    for usage in [Usage::Server, Usage::Client] {
+        verify_svid(&ours, &trust, world.now(), usage).unwrap();
+        assert_eq!(verify_svid(&theirs, &trust, world.now(), usage).unwrap_err().rule(), "strange-issuer");
+    }
+    ProvenAuthority::prove(&ours, &trust, world.now()).unwrap();
+    let refused = ProvenAuthority::prove(&theirs, &trust, world.now()).unwrap_err();
+    assert_eq!(refused.rule(), "strange-issuer");
+}
+
 #[test]
 fn what_is_merely_unusual_is_believed() {
     let (world, trust) = world();

@@ -171,8 +171,13 @@ async fn the_issuing_authority_is_replaced_at_half_life_and_goes_when_its_last_l
             tokio::task::yield_now().await;
             assert_eq!(world.states().await, [Retired, Active]);
             assert_eq!(world.store.key_count(), 3);
+            let judged =
+                |svid: &IssuedSvid| roots::check(&svid.chain, &handle.trust().borrow().clone(), svid.issued);
+            assert_eq!((judged(&late), judged(&next)), (Ok(()), Ok(())));
             world.after(1);
             until(&handle, |status| issuing(status).len() == 1).await;
+            assert_eq!(judged(&late).unwrap_err().rule(), "strange-issuer", "it is ours no more");
+            assert_eq!(judged(&next), Ok(()));
             assert_eq!(world.states().await, [Removed, Active]);
             assert_eq!(world.store.key_count(), 2, "its key is destroyed");
         })

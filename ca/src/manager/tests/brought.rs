@@ -171,8 +171,18 @@ async fn without_the_roots_key_a_successor_is_brought_and_nothing_goes_by_itself
             ] {
                 assert_eq!(refused, Err(RotateError::Refused(Refusal::NoRootKey)));
             }
-            let emergency = handle.emergency(first, asked()).await.map(drop);
-            assert_eq!(emergency, Err(RotateError::Refused(Refusal::NoSuccessor)));
+            for answer in [handle.simulate_emergency(first).await, handle.emergency(first, asked()).await] {
+                assert_eq!(answer.map(drop), Err(RotateError::Refused(Refusal::NoSuccessor)));
+            }
+
+            // Others sign below that root too, and none of them says who is ours.
+            let now = world.clock.now();
+            let theirs = corp.issuing("td", now);
+            let key = TestKey::generate(TestKeyKind::P256);
+            let leaf = theirs.leaf_blueprint("spiffe://td/web", &key, now).sign(theirs.key());
+            let stranger = Chain::from_ders([leaf.as_slice(), theirs.der()]).unwrap();
+            let refused = check(&stranger, &handle.trust().borrow().clone(), now).unwrap_err();
+            assert_eq!(refused.rule(), "strange-issuer");
 
             // Past its half nothing happens but that it is said.
             world.clock.advance(by_hand.due.since(world.clock.now()) + Duration::from_secs(3600));
