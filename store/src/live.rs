@@ -60,6 +60,16 @@ impl Live {
         self.findings.subscribe()
     }
 
+    /// Adds one finding, and says so in the log if it is new.
+    pub(crate) fn find(&self, finding: Finding) {
+        let mut all = Vec::clone(&self.findings.borrow());
+        if !all.contains(&finding) {
+            tracing::error!(%finding, "STORE_ROLLBACK: signing stops");
+            all.push(finding);
+            self.set_findings(all);
+        }
+    }
+
     pub(crate) fn set_findings(&self, findings: Vec<Finding>) {
         self.findings.send_replace(Arc::new(findings));
     }

@@ -200,11 +200,8 @@ impl Change for Accept {
         let found = prints(tx.sql()).await?;
         // What the log says, and what we know it said: rows may have been cut off it.
         let written = Ledger::load(tx.sql()).await?;
-        let faults: BTreeMap<RowKey, RowFault> = written
-            .compare(&found)
-            .into_iter()
-            .chain(tx.live().ledger(|ledger| ledger.compare(&found)))
-            .collect();
+        let faults: BTreeMap<RowKey, RowFault> =
+            written.compare(&found).into_iter().chain(tx.compare(&found)).collect();
         let cause = (self.0.at, self.0.actor.clone());
         let broken: Vec<String> = self.1.iter().map(ToString::to_string).collect();
         tx.record(self.0.with("broken_rows", broken.join(" ")).with("records", faults.len()));

@@ -25,6 +25,7 @@ use crate::{
     keyring::Keyring,
     ledger::{Entry, Ledger, Print, RowFault, RowKey},
     live::Live,
+    rollback::Finding,
 };
 
 /// How many changes wait at most.
@@ -368,7 +369,11 @@ impl Writer {
                     if primary_code(&error) == Some(SQLITE_BUSY) {
                         self.join_waiting(&mut group);
                     }
-                    Some(self.abort(&error).await)
+                    let reason = self.abort(&error).await;
+                    if primary_code(&error) == Some(SQLITE_CONSTRAINT) {
+                        self.look_at_the_end().await;
+                    }
+                    Some(reason)
                 }
             },
         };
@@ -449,6 +454,18 @@ impl Writer {
             self.broken.send_replace(Some(reason.clone()));
         }
         reason
+    }
+
+    /// Of a whole group only the audit rows can stand in the way of others: what a change runs into by itself is its own
+    /// refusal. So somebody else has written to the log, which nobody may.
+    async fn look_at_the_end(&mut self) {
+        match audit_log::head(&mut self.connection).await {
+            Ok(end) if end != self.head => {
+                self.live.find(Finding::AuditEnd { found: end.sequence, known: self.head.sequence });
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "end of the audit log is not read now"),
+        }
     }
 
     /// Readers may hold the log for a moment; the next checkpoint gets it then.

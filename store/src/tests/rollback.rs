@@ -353,6 +353,30 @@ async fn broken_chain_and_cut_log_are_found_and_accepted_by_name() {
     world.store.load_key(ids[0]).await.unwrap();
 }
 
+/// Whoever else writes to the log is in the way of the next row of ours: that is found at once, and not at the next look.
+#[tokio::test]
+async fn a_row_that_somebody_else_has_put_at_the_end_of_the_log_is_found_by_the_next_write() {
+    let world = World::new().await;
+    fill(&world).await;
+    let mut connection = meddle(&world.place).await;
+    let planted = "INSERT INTO audit SELECT sequence + 1, at, tenant, actor, action, object, event, hash
+                     FROM audit ORDER BY sequence DESC LIMIT 1";
+    run(&mut connection, planted).await;
+    connection.close().await.unwrap();
+    let append = || world.store.append(vec![event(Action::StreamRefuse, "x")]);
+    append().await.unwrap_err();
+    let found = world.store.findings().borrow().clone();
+    assert!(matches!(found[..], [Finding::AuditEnd { found, known }] if found == known + 1), "{found:?}");
+    append().await.unwrap_err();
+    assert_eq!(world.store.findings().borrow().len(), 1, "it is one finding");
+    world.store.accept(event(Action::StoreAccept, "store")).await.unwrap();
+    append().await.unwrap();
+    // What does not read hides nothing else.
+    let rows = world.store.list(&AuditFilter::default()).await.unwrap();
+    assert_eq!(rows[0].event.action, Action::StreamRefuse);
+    assert_eq!(world.store.check_rollback().await.unwrap().to_vec(), []);
+}
+
 /// A comparison shares its transaction with whatever was waiting before it, and that is no rollback.
 #[tokio::test]
 async fn what_others_write_in_the_same_group_is_no_finding() {
