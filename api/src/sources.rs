@@ -76,7 +76,7 @@ pub trait Rotation: Send + Sync {
         dry_run: bool,
     ) -> Result<RotationStatus, CallError>;
 
-    /// Treats the key of an authority as stolen.
+    /// Treats the key of an authority as stolen; a dry run only asks whether it could.
     ///
     /// # Errors
     /// When there is no such authority, or the root's key is kept elsewhere.
@@ -85,6 +85,7 @@ pub trait Rotation: Send + Sync {
         caller: &Caller,
         authority: AuthorityId,
         reason: &str,
+        dry_run: bool,
     ) -> Result<RotationStatus, CallError>;
 
     /// The issuing authority that nothing replaces by itself, because the key of its root is kept elsewhere.

@@ -687,7 +687,13 @@ impl Rotation for StillRotation {
         Err(CallError::stopped("authority"))
     }
 
-    async fn emergency(&self, _: &Caller, _: AuthorityId, _: &str) -> Result<ca::RotationStatus, CallError> {
+    async fn emergency(
+        &self,
+        _: &Caller,
+        _: AuthorityId,
+        _: &str,
+        _: bool,
+    ) -> Result<ca::RotationStatus, CallError> {
         Err(CallError::stopped("authority"))
     }
 

@@ -70,19 +70,49 @@ pub(crate) enum Command {
     /// A new issuing authority under the same root.
     Issuing(Rotate),
     /// A step of the root's rotation.
-    Root { wish: Wish, asked: Asked, reply: Reply<RotationStatus> },
+    Root {
+        wish: Wish,
+        asked: Asked,
+        reply: Reply<RotationStatus>,
+    },
     /// What such a step would lead to.
-    Simulate { wish: Wish, reply: Reply<RotationStatus> },
+    Simulate {
+        wish: Wish,
+        reply: Reply<RotationStatus>,
+    },
     /// An authority's key is stolen.
-    Emergency { authority: AuthorityId, asked: Asked, reply: Reply<RotationStatus> },
+    Emergency {
+        authority: AuthorityId,
+        asked: Asked,
+        reply: Reply<RotationStatus>,
+    },
+    SimulateEmergency {
+        authority: AuthorityId,
+        reply: Reply<RotationStatus>,
+    },
     /// A request for an issuing authority that somebody else is to sign; `renew` replaces one that is pending.
-    Request { renew: bool, asked: Asked, reply: Reply<AuthorityRequest> },
+    Request {
+        renew: bool,
+        asked: Asked,
+        reply: Reply<AuthorityRequest>,
+    },
     /// The pending request is not wanted any more.
-    DropRequest { asked: Asked, reply: Reply<AuthorityId> },
+    DropRequest {
+        asked: Asked,
+        reply: Reply<AuthorityId>,
+    },
     /// What was signed for it.
-    Install { wanted: Install, asked: Asked, reply: Reply<Installed> },
+    Install {
+        wanted: Install,
+        asked: Asked,
+        reply: Reply<Installed>,
+    },
     /// A certificate is to count no more.
-    Revoke { wanted: Revoke, event: Row, reply: oneshot::Sender<Result<CertificateRow, RevokeRefusal>> },
+    Revoke {
+        wanted: Revoke,
+        event: Row,
+        reply: oneshot::Sender<Result<CertificateRow, RevokeRefusal>>,
+    },
 }
 
 /// Where changes are published.
@@ -176,7 +206,7 @@ impl Keeper {
         self.pause = pause;
     }
 
-    /// Makes no authority while the clock cannot be believed.
+    /// Makes, activates and removes no authority while the clock cannot be believed.
     pub(crate) fn mind(&mut self, time: watch::Receiver<Reading>) {
         self.time = time;
     }
@@ -251,6 +281,9 @@ impl Keeper {
             }
             Command::Emergency { authority, asked, reply } => {
                 let _ = reply.send(self.emergency(authority, asked, dependents).await);
+            }
+            Command::SimulateEmergency { authority, reply } => {
+                let _ = reply.send(self.simulate_emergency(authority, dependents).await);
             }
             Command::Request { renew, asked, reply } => {
                 let _ = reply.send(Box::pin(self.request_authority(renew, asked)).await);
@@ -329,6 +362,8 @@ impl Keeper {
                     Event::CountFailed(id)
                 }
             },
+            // Whether the last leaf has ended, only a clock can tell that is believed.
+            Action::Remove { id, .. } if self.in_time().is_err() => Event::RemoveFailed(id),
             Action::Remove { id, from } => match self.remove(id, from).await {
                 Ok(()) => Event::Removed(id),
                 Err(error) => {
@@ -381,6 +416,10 @@ impl Keeper {
     }
 
     async fn activate(&mut self, new: AuthorityId, old: Option<AuthorityId>) -> Result<(), PrepareError> {
+        // Without any that signs, our own certificate would end too.
+        if old.is_some() {
+            self.in_time()?;
+        }
         let now = self.deps.clock.now();
         let record = self.record(new)?.clone();
         let mut transitions = Vec::new();

@@ -462,7 +462,7 @@ impl Handle {
     /// # Errors
     /// When a gate is closed or the step is not due, with who or what is in the way; nothing changed then.
     pub async fn rotate_root(&self, wish: Wish, asked: Asked) -> Result<RotationStatus, RotateError> {
-        if matches!(wish.step, Step::Prepare | Step::Activate) {
+        if matches!(wish.step, Step::Prepare | Step::Activate | Step::Finish) {
             self.in_time()?;
         }
         self.ask(|reply| Command::Root { wish, asked, reply }).await
@@ -490,6 +490,15 @@ impl Handle {
         // It ends with the old root gone: whoever could not be issued anything until then would be cut off.
         self.in_time()?;
         self.ask(|reply| Command::Emergency { authority, asked, reply }).await
+    }
+
+    /// Whether [`Handle::emergency`] would begin now; nothing happens.
+    ///
+    /// # Errors
+    /// Those of [`Handle::emergency`].
+    pub async fn simulate_emergency(&self, authority: AuthorityId) -> Result<RotationStatus, RotateError> {
+        self.in_time()?;
+        self.ask(|reply| Command::SimulateEmergency { authority, reply }).await
     }
 
     /// The request for an issuing authority that somebody else is to sign: the pending one, or a new one with a new key

@@ -63,7 +63,7 @@ pub struct Rotation {
     doing: Doing,
     failures: u32,
     look: Timestamp,
-    /// Since when this process has watched the retired root.
+    /// Since when this process has watched the retired root, by a clock that it believes.
     watched: Option<Timestamp>,
     /// When each dependent was last seen with a certificate of the retired root.
     held: BTreeMap<String, Timestamp>,
@@ -361,6 +361,11 @@ impl Rotation {
         let is_waiting = !self.behind(observed, now).is_empty();
         self.waits = if is_waiting { self.waits.or(Some(now)) } else { None };
         let Phase::Active { .. } = self.phase() else { return };
+        if observed.is_clock_stopped {
+            // Nobody could come for another certificate, and how long that lasted is not known.
+            self.watched = None;
+            return;
+        }
         self.watched.get_or_insert(now);
         for dependent in observed.dependents.iter().filter(|one| holds_any(one, observed.of_old, now)) {
             self.held.insert(dependent.name.clone(), now);
@@ -382,6 +387,9 @@ impl Rotation {
     }
 
     fn by_itself(&self, observed: Observed<'_>, now: Timestamp) -> Option<Action> {
+        if observed.is_clock_stopped {
+            return None;
+        }
         let outgoing = self.outgoing()?;
         let emergency = self.emergency();
         let is_old = |root: &Root, part| now >= root.at_part(part);

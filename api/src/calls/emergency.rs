@@ -1,18 +1,23 @@
-//! The answer to a stolen key: how far it is, what the key signed, and who was left behind. All of it is read from what
-//! is on record, so that it can be asked for again after a crash, by anybody.
+//! The answer to a stolen key: how far it is, what the key signed, and who was left behind. It can be asked for again,
+//! also after a crash, by anybody: everything is read from what is on record, but what proxies hold and came with, which
+//! is known since this process began. Of a node that has not come since, what was issued counts.
 
 mod behind;
+mod stage;
 
 use std::collections::{BTreeSet, HashSet};
 
 use ca::ports::{
-    AuthorityRecord, AuthorityState, CertificateFilter, CertificateRow, CertificateState, Place,
+    AuthorityRecord, AuthorityState, CertificateFilter, CertificateRow, CertificateState, Issued, Place,
 };
 use certs::{Serial, Timestamp};
 use spiffe::AuthorityId;
 use xds::TypeUrl;
 
-use self::behind::{Known, Newest};
+use self::{
+    behind::{Known, Newest},
+    stage::{Stage, stage},
+};
 use super::{CallError, Caller, Calls, class_word, trust::unavailable};
 use crate::wire;
 
@@ -42,8 +47,8 @@ impl Calls {
     ) -> Result<wire::EmergencyStatus, CallError> {
         let family = self.family(&wanted.authority).await?;
         let is_over = family.root.state == AuthorityState::Removed && family.root.stolen.is_some();
-        if !wanted.dry_run && !is_over {
-            self.rotation.emergency(caller, family.named, &wanted.reason).await?;
+        if !is_over {
+            self.rotation.emergency(caller, family.named, &wanted.reason, wanted.dry_run).await?;
         }
         let status = self.emergency_status(&wanted.authority).await?;
         Ok(wire::EmergencyStatus { dry_run: wanted.dry_run, ..status })
@@ -61,30 +66,29 @@ impl Calls {
         let is_removed = family.root.state == AuthorityState::Removed;
         let is_told = is_removed && self.configs.drained() >= family.gone;
         let drained = is_told.then(|| self.enforcement(DRAINS));
-        let stage = match (family.root.stolen.is_some(), is_removed, &drained) {
-            (false, ..) => "none",
-            (true, false, _) => "replacing",
-            (true, true, Some(drained)) if drained.waiting.is_empty() => "done",
-            (true, true, _) => "draining",
-        };
-        let left_behind = match stage {
-            "none" => BTreeSet::new(),
-            "replacing" => rotation.laggards.iter().map(|laggard| laggard.name.clone()).collect(),
-            _ => self.left_behind(&family, now).await?,
-        };
+        let stage = stage(
+            family.root.stolen.is_some(),
+            is_removed,
+            drained.as_ref().is_some_and(|drained| drained.waiting.is_empty()),
+        );
         let ids: Vec<AuthorityId> = family.ids.iter().copied().collect();
-        let unexpired =
-            self.journal.issued(&ids, now).await.map_err(|error| unavailable("journal", &error))?;
+        let issued = self.journal.issued(&ids, now).await.map_err(|error| unavailable("journal", &error))?;
+        let unexpired = issued.len();
+        let left_behind = match stage {
+            Stage::None => BTreeSet::new(),
+            Stage::Replacing => rotation.laggards.iter().map(|laggard| laggard.name.clone()).collect(),
+            Stage::Draining | Stage::Done => self.left_behind(&family, &ids, issued, now).await?,
+        };
         Ok(wire::EmergencyStatus {
             authority: family.named.to_string(),
             root: family.root.id.to_string(),
             dry_run: false,
-            stage: stage.to_owned(),
+            stage: stage.word().to_owned(),
             since: family.root.stolen.map(|at| at.to_string()),
             rotation,
             drain,
             drained,
-            unexpired: unexpired.len(),
+            unexpired,
             left_behind_count: left_behind.len(),
             left_behind: left_behind.into_iter().take(MAX_LISTED).collect(),
         })
@@ -144,11 +148,15 @@ impl Calls {
     }
 
     /// Whose certificates were not replaced.
-    async fn left_behind(&self, family: &Family, now: Timestamp) -> Result<BTreeSet<String>, CallError> {
-        let ids: Vec<AuthorityId> = family.ids.iter().copied().collect();
+    async fn left_behind(
+        &self,
+        family: &Family,
+        ids: &[AuthorityId],
+        issued: Vec<Issued>,
+        now: Timestamp,
+    ) -> Result<BTreeSet<String>, CallError> {
         let failed = |error: ca::ports::JournalError| unavailable("journal", &error);
-        let unexpired = self.journal.unexpired(&ids, now).await.map_err(failed)?;
-        let issued = self.journal.issued(&ids, now).await.map_err(failed)?;
+        let unexpired = self.journal.unexpired(ids, now).await.map_err(failed)?;
         let serials = issued.into_iter().map(|leaf| leaf.serial).collect();
         let newest = self.newest(now).await?;
         let known = |known: Known<'_>| known.left_behind(&unexpired, &self.leaves.facts());

@@ -29,6 +29,7 @@ pub(super) struct Seen {
     can_return: bool,
     has_way_back: bool,
     is_paused: bool,
+    is_clock_stopped: bool,
 }
 
 impl Seen {
@@ -41,6 +42,7 @@ impl Seen {
             can_return: self.can_return,
             has_way_back: self.has_way_back,
             is_paused: self.is_paused,
+            is_clock_stopped: self.is_clock_stopped,
         }
     }
 }
@@ -92,25 +94,40 @@ impl Keeper {
         asked: Asked,
         dependents: &dyn Dependents,
     ) -> Result<RotationStatus, RotateError> {
-        // One that has left may still have certificates out that verify, as long as its root stands in the bundle.
-        let record = self.record(authority).map_err(|_| RotateError::NotFound(authority))?;
-        let root = record.parent.unwrap_or(record.id);
-        let root = self.record(root).map_err(|_| RotateError::NotFound(authority))?;
-        if root.state == AuthorityState::Removed {
-            return Err(RotateError::NotFound(authority));
-        }
+        let root = self.endangered(authority).await?;
         if root.stolen.is_none() {
-            let id = root.id;
-            if root.state == AuthorityState::Active && !self.is_replaceable(id).await {
-                return Err(Refusal::NoSuccessor.into());
-            }
-            self.taint_all_under(id, authority, &asked).await?;
+            self.taint_all_under(root.id, authority, &asked).await?;
             let seen = self.observe(dependents).await?;
             self.drive_roots(Event::Tick, &seen, &asked).await?;
         }
         let seen = self.observe(dependents).await?;
         self.publish_rotation(&seen);
         Ok(self.rotation_status(&seen))
+    }
+
+    /// Whether [`Keeper::emergency`] would begin, and how far the root is.
+    pub(super) async fn simulate_emergency(
+        &self,
+        authority: AuthorityId,
+        dependents: &dyn Dependents,
+    ) -> Result<RotationStatus, RotateError> {
+        self.endangered(authority).await?;
+        Ok(self.rotation_status(&self.observe(dependents).await?))
+    }
+
+    /// The root that has to go when the key of `authority` is stolen, if anything can take its place.
+    async fn endangered(&self, authority: AuthorityId) -> Result<AuthorityRecord, RotateError> {
+        // One that has left may still have certificates out that verify, as long as its root stands in the bundle.
+        let record = self.record(authority).map_err(|_| RotateError::NotFound(authority))?;
+        let root = self.record(record.parent.unwrap_or(record.id));
+        let root = root.map_err(|_| RotateError::NotFound(authority))?.clone();
+        match root.state {
+            AuthorityState::Removed => Err(RotateError::NotFound(authority)),
+            AuthorityState::Active if root.stolen.is_none() && !self.is_replaceable(root.id).await => {
+                Err(Refusal::NoSuccessor.into())
+            }
+            _ => Ok(root),
+        }
     }
 
     /// Whether another root can take over from `root`, which signs: one is prepared, the one before can return, or
@@ -180,26 +197,27 @@ impl Keeper {
             }
             Phase::Active { old } => can_return = self.can_return(old).await,
         }
-        let is_paused = self.pause.borrow().as_ref().is_some_and(|pause| now < pause.until)
-            || self.time.borrow().is_stopped();
+        let is_paused = self.pause.borrow().as_ref().is_some_and(|pause| now < pause.until);
+        let is_clock_stopped = self.time.borrow().is_stopped();
         let of_old = self.leading_to(self.roots.outgoing().map(|root| root.id));
+        let seen = Seen {
+            dependents: Vec::new(),
+            of_old,
+            has_root_key,
+            can_sign,
+            can_return,
+            has_way_back,
+            is_paused,
+            is_clock_stopped,
+        };
         if self.roots.phase() == Phase::Steady {
-            let dependents = Vec::new();
-            return Ok(Seen {
-                dependents,
-                of_old,
-                has_root_key,
-                can_sign,
-                can_return,
-                has_way_back,
-                is_paused,
-            });
+            return Ok(seen);
         }
-        let ids: Vec<AuthorityId> = of_old.iter().copied().collect();
+        let ids: Vec<AuthorityId> = seen.of_old.iter().copied().collect();
         let failed = |error: crate::ports::JournalError| RotateError::Failed(error.to_string());
         let unexpired = self.deps.journal.unexpired(&ids, now).await.map_err(failed)?;
         let dependents = self.with_lists(dependents.observe(&unexpired, now).await.map_err(failed)?);
-        Ok(Seen { dependents, of_old, has_root_key, can_sign, can_return, has_way_back, is_paused })
+        Ok(Seen { dependents, ..seen })
     }
 
     /// Whether an authority has the life left that signing needs, and time to be replaced.

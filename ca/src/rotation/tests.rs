@@ -72,6 +72,7 @@ fn seen<'a>(dependents: &'a [Dependent], of_old: &'a BTreeSet<AuthorityId>) -> O
         can_return: true,
         has_way_back: true,
         is_paused: false,
+        is_clock_stopped: false,
     }
 }
 
@@ -342,11 +343,25 @@ fn a_stolen_key_is_replaced_within_a_minute_whoever_lags() {
     assert_eq!(machine.step(Event::Tick, paused, at(1114)), []);
     assert!(matches!(&machine.step(Event::Tick, paused, at(1115))[..], [Action::Activate { .. }]));
     let roots = vec![stolen(AuthorityState::Retired, Some(1115)), late(AuthorityState::Active)];
-    let mut machine = Rotation::resume(settings(), roots);
+    let mut machine = Rotation::resume(settings(), roots.clone());
     // The process ended here, and nobody has come back yet when it begins again.
     assert_eq!(machine.step(Event::Tick, paused, at(1500)), []);
     assert_eq!(machine.step(Event::Tick, paused, at(1544)), []);
     assert!(matches!(&machine.step(Event::Tick, paused, at(1545))[..], [Action::Finish { .. }]));
+    // While the clock is stopped nobody can be issued anything: nothing goes, and what is left counts from its end.
+    let stopped = Observed { is_clock_stopped: true, ..paused };
+    let mut machine = Rotation::resume(settings(), roots.clone());
+    assert_eq!(machine.step(Event::Tick, paused, at(1115)), []);
+    assert_eq!(machine.step(Event::Tick, stopped, at(1200)), []);
+    assert_eq!(machine.step(Event::Tick, stopped, at(90_000)), []);
+    assert_eq!(machine.step(Event::Tick, paused, at(90_001)), []);
+    assert_eq!(machine.step(Event::Tick, paused, at(90_045)), []);
+    assert!(matches!(&machine.step(Event::Tick, paused, at(90_046))[..], [Action::Finish { .. }]));
+    let taken = vec![stolen(AuthorityState::Active, None), root(2, AuthorityState::Prepared, 1000)];
+    for roots in [vec![stolen(AuthorityState::Active, None)], taken] {
+        let mut machine = Rotation::resume(settings(), roots);
+        assert_eq!(machine.step(Event::Tick, stopped, at(90_000)), []);
+    }
     // A failed try is repeated at once, and not after the pause of a planned rotation.
     let mut machine = Rotation::resume(settings(), vec![stolen(AuthorityState::Active, None)]);
     assert_eq!(machine.step(Event::Tick, paused, at(1000)).len(), 1);

@@ -283,4 +283,6 @@ pub struct Observed<'a> {
     pub has_way_back: bool,
     /// Whether operators have paused what goes on by itself.
     pub is_paused: bool,
+    /// Whether the clock cannot be believed, so that nobody is issued anything and no time has come.
+    pub is_clock_stopped: bool,
 }

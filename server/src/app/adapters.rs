@@ -140,8 +140,14 @@ impl Rotation for CaRotation {
         caller: &Caller,
         authority: AuthorityId,
         reason: &str,
+        dry_run: bool,
     ) -> Result<RotationStatus, CallError> {
-        self.0.emergency(authority, asked(caller, reason)).await.map_err(refused)
+        let answer = if dry_run {
+            self.0.simulate_emergency(authority).await
+        } else {
+            self.0.emergency(authority, asked(caller, reason)).await
+        };
+        answer.map_err(refused)
     }
 
     fn by_hand(&self) -> Option<ByHand> {

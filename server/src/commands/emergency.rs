@@ -34,7 +34,10 @@ pub(super) async fn run(args: &EmergencyArgs) -> Result<Exit, Failure> {
         wire::Emergency { authority: args.authority.clone(), dry_run: true, reason: args.reason.clone() };
     let planned: wire::EmergencyStatus = client.post("/authorities/emergency", &wanted).await?;
     if args.change.dry_run {
-        output::show(args.change.output, &planned, plan)?;
+        output::show(args.change.output, &planned, |planned| match planned.stage.as_str() {
+            "none" => plan(planned),
+            _ => format!("{}\n", progress(planned)),
+        })?;
         return Ok(Exit::Ok);
     }
     if !args.change.yes && planned.stage == "none" {
@@ -96,7 +99,7 @@ fn progress(now: &wire::EmergencyStatus) -> String {
         "replacing" => {
             let tally = &now.rotation.tally;
             format!(
-                "credence: {}; bundle acknowledged by {}/{}, certificates replaced of {}/{}",
+                "credence: {}; bundle acknowledged by {}/{}, certificates of {}/{} replaced",
                 now.rotation.standing, tally.bundle, tally.connected, tally.renewed, tally.holders,
             )
         }
@@ -106,7 +109,7 @@ fn progress(now: &wire::EmergencyStatus) -> String {
                 .as_ref()
                 .map_or((0, now.drain.proxies), |found| (found.acknowledged, found.proxies));
             format!(
-                "credence: the stolen root is out; that connections end is acknowledged by {acknowledged}/{proxies}"
+                "credence: the stolen root is out; the end of connections is acknowledged by {acknowledged}/{proxies}"
             )
         }
     }
