@@ -350,7 +350,7 @@ fn a_stolen_key_is_replaced_within_a_minute_whoever_lags() {
     assert!(matches!(&machine.step(Event::Tick, paused, at(1545))[..], [Action::Finish { .. }]));
     // While the clock is stopped nobody can be issued anything: nothing goes, and what is left counts from its end.
     let stopped = Observed { is_clock_stopped: true, ..paused };
-    let mut machine = Rotation::resume(settings(), roots.clone());
+    let mut machine = Rotation::resume(settings(), roots);
     assert_eq!(machine.step(Event::Tick, paused, at(1115)), []);
     assert_eq!(machine.step(Event::Tick, stopped, at(1200)), []);
     assert_eq!(machine.step(Event::Tick, stopped, at(90_000)), []);
