@@ -439,7 +439,7 @@ impl RecoveryStore for MemoryStore {
         let at = event.at;
         self.write(event, |state| {
             let open = state.windows.last_mut().filter(|window| window.is_open(at));
-            let missing = || StoreError::NotFound { what: "recovery window", name: "open".to_owned() };
+            let missing = || StoreError::NotFound { what: "open recovery", name: "window".to_owned() };
             open.map(|window| window.closed = Some(at)).ok_or_else(missing)
         })
     }

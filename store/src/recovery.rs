@@ -82,8 +82,8 @@ impl Change for Close {
 
     async fn carry_out(self, tx: &mut Tx<'_>) -> Result<(), Fault<StoreError>> {
         if close(tx, self.0.at).await? == 0 {
-            let name = "that is open".to_owned();
-            return Err(Fault::Refused(StoreError::NotFound { what: "recovery window", name }));
+            let name = "window".to_owned();
+            return Err(Fault::Refused(StoreError::NotFound { what: "open recovery", name }));
         }
         tx.record(self.0);
         Ok(())

@@ -59,10 +59,10 @@ pub enum CallError {
         why: String,
     },
     /// The body or document cannot be read at all.
-    #[error("{} cannot be read", plural(.0.len(), "place in the text", "places in the text"))]
+    #[error("{} cannot be read", count(.0.len(), "place in the text", "places in the text"))]
     Syntax(Vec<Fault>),
     /// The documents are readable and cannot be applied.
-    #[error("{} in the documents", plural(.0.len(), "problem", "problems"))]
+    #[error("{} in the documents", count(.0.len(), "problem", "problems"))]
     Invalid(Vec<Fault>),
     /// No such thing.
     #[error("{what} {name} does not exist")]
@@ -127,8 +127,9 @@ fn broken(ladder: &certs::Ladder) -> String {
     rungs.collect::<Vec<_>>().join("; ")
 }
 
-fn plural(count: usize, one: &str, many: &str) -> String {
-    format!("{count} {}", if count == 1 { one } else { many })
+/// A number of things: `1 node`, `2 nodes`.
+pub(super) fn count(number: usize, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
 }
 
 impl CallError {

@@ -6,7 +6,11 @@ use audit::Action;
 use spiffe::{BindingState, Class, SpiffeId};
 use xds::{TypeUrl, Uptake, catalog::Concerned};
 
-use super::{CallError, Caller, Calls, configs::Verdict, error};
+use super::{
+    CallError, Caller, Calls,
+    configs::Verdict,
+    error::{self, count},
+};
 use crate::wire;
 
 /// How long an answer waits for proxies to acknowledge a block.
@@ -281,8 +285,4 @@ impl Calls {
         }
         Ok(id)
     }
-}
-
-fn count(number: usize, one: &str, many: &str) -> String {
-    format!("{number} {}", if number == 1 { one } else { many })
 }

@@ -210,7 +210,7 @@ impl Calls {
         let reason = reason_line(reason)?;
         let _alone = self.recoveries.changing.lock().await;
         let now = self.clock.now();
-        let missing = || CallError::NotFound { what: "recovery window", name: "that is open".to_owned() };
+        let missing = || CallError::NotFound { what: "open recovery", name: "window".to_owned() };
         let open = self.recoveries.open(now).ok_or_else(missing)?;
         if !dry_run {
             let mut event =

@@ -9,7 +9,10 @@ use sds::{ImportedSecret, SecretFacts};
 use spiffe::{Class, SecretName, SpiffeId};
 use zeroize::Zeroizing;
 
-use super::{CallError, Caller, Calls, error};
+use super::{
+    CallError, Caller, Calls,
+    error::{self, count},
+};
 use crate::{ports::NewSecret, wire};
 
 /// The most identities that one secret is granted to.
@@ -125,11 +128,9 @@ impl Calls {
             (false, false) => "added",
             (false, true) => "replaced",
         };
-        let nodes = shown.nodes.len();
-        let summary = format!(
-            "{word} {}: {nodes} nodes are bound to an identity that it is granted to",
-            shown.sds_name
-        );
+        let nodes = count(shown.nodes.len(), "node is", "nodes are");
+        let summary =
+            format!("{word} {}: {nodes} bound to an identity that it is granted to", shown.sds_name);
         Ok(wire::SecretChange { dry_run: wanted.dry_run, summary, secret: shown })
     }
 

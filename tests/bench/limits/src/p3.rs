@@ -113,7 +113,7 @@ fn report(samples: &[Round]) -> Report {
         Some(Goal::AtMost(1.4)),
     )];
     let notes = vec![
-        format!("From the new authority's first leaf to the last: {:.0} ms.", middle(&|round| round.millis)),
+        format!("From when the new authority was seen to sign to the last acknowledgement: {:.0} ms.", middle(&|round| round.millis)),
         "Of the server's process, journal and audit log on its disk included. Sending by bare TLS is not in the \
          reference, which makes the goal harder to meet."
             .to_owned(),

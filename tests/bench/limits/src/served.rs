@@ -14,7 +14,7 @@ pub(crate) struct Served {
 }
 
 impl Served {
-    /// One of its own, in a folder below the current one.
+    /// One of its own, in a temporary folder: `TMPDIR` must be on a disk for its commits to cost what they do.
     pub(crate) async fn boot(name: &'static str) -> Self {
         Self { world: TestWorld::boot(name, WorldOptions::default()).await }
     }
