@@ -104,6 +104,7 @@ struct Facts {
     spki_der: Vec<u8>,
     subject_alt_names: Vec<SubjectAltName>,
     is_ca: bool,
+    path_length: Option<u32>,
     subject_key_id: Option<Vec<u8>>,
     authority_key_id: Option<Vec<u8>>,
     authority_serial: Option<Vec<u8>>,
@@ -143,6 +144,7 @@ impl Certificate {
             spki_der: parsed.public_key().raw.to_vec(),
             subject_alt_names: Vec::new(),
             is_ca: false,
+            path_length: None,
             subject_key_id: None,
             authority_key_id: None,
             authority_serial: None,
@@ -153,7 +155,10 @@ impl Certificate {
         facts.read_octets(octets);
         for extension in parsed.extensions() {
             match extension.parsed_extension() {
-                ParsedExtension::BasicConstraints(basic) => facts.is_ca = basic.ca,
+                ParsedExtension::BasicConstraints(basic) => {
+                    facts.is_ca = basic.ca;
+                    facts.path_length = basic.path_len_constraint;
+                }
                 ParsedExtension::SubjectKeyIdentifier(id) => facts.subject_key_id = Some(id.0.to_vec()),
                 ParsedExtension::AuthorityKeyIdentifier(id) => {
                     facts.authority_key_id = id.key_identifier.as_ref().map(|id| id.0.to_vec());
@@ -226,6 +231,12 @@ impl Certificate {
     #[must_use]
     pub fn is_ca(&self) -> bool {
         self.facts.is_ca
+    }
+
+    /// How many authorities BasicConstraints lets stand below it, if it says.
+    #[must_use]
+    pub fn path_length(&self) -> Option<u32> {
+        self.facts.path_length
     }
 
     /// The octets of every URI name in SubjectAltName, in order, as they were signed.
