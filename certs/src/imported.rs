@@ -38,7 +38,7 @@ impl SecretBytes {
         self.0.is_empty()
     }
 
-    /// The bytes. Called in five files of the workspace only, like [`SecretKey::expose_secret`](crate::SecretKey); a
+    /// The bytes. Called in six files of the workspace only, like [`SecretKey::expose_secret`](crate::SecretKey); a
     /// test keeps the list.
     #[must_use]
     pub fn expose_secret(&self) -> &[u8] {

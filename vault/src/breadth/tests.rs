@@ -1,0 +1,140 @@
+use serde_json::json;
+use zeroize::Zeroizing;
+
+use super::*;
+use crate::{Name, Reply, judge};
+
+const SIGN: &str = "pki/issuer/1c3f/sign/svid";
+
+fn policy() -> Policy {
+    let name = |text| Name::parse(text).unwrap();
+    Policy::leaves(&Mount::parse("pki").unwrap(), &name("1c3f"), &name("svid"), "td")
+}
+
+/// As Vault 1.21 answers for a token with `default` and the printed policy.
+fn narrow() -> Value {
+    json!({
+        "root": false,
+        "exact_paths": {
+            "auth/token/lookup-self": { "capabilities": ["read"] },
+            "auth/token/renew-self": { "capabilities": ["update"] },
+            "sys/internal/ui/resultant-acl": { "capabilities": ["read"] },
+            "identity/entity/id/5e2f": { "capabilities": ["read"] },
+            "pki/roles/svid": { "capabilities": ["read"] },
+            SIGN: {
+                "capabilities": ["update"],
+                "allowed_parameters": { "csr": [], "uri_sans": ["spiffe://td/*"], "ttl": [], "format": ["pem"] },
+                "required_parameters": ["csr", "uri_sans"],
+            },
+        },
+        "glob_paths": {
+            "cubbyhole/": { "capabilities": ["create", "read", "update", "delete", "list"] },
+            "sys/tools/hash/": { "capabilities": ["update"] },
+        },
+    })
+}
+
+#[test]
+fn the_printed_policy_is_narrow() {
+    assert_eq!(judge_acl(&narrow(), &policy()), Ok(Breadth::Narrow { missing: Vec::new() }));
+    let mut less = narrow();
+    less["exact_paths"].as_object_mut().unwrap().remove("pki/roles/svid");
+    let missing = vec!["pki/roles/svid".to_owned()];
+    assert_eq!(judge_acl(&less, &policy()), Ok(Breadth::Narrow { missing }));
+}
+
+#[test]
+fn each_surplus_is_found_and_named() {
+    let check = |change: &dyn Fn(&mut Value), path: &str, what: &str| {
+        let mut acl = narrow();
+        change(&mut acl);
+        let surplus = vec![Surplus { path: path.to_owned(), what: what.to_owned() }];
+        assert_eq!(judge_acl(&acl, &policy()), Ok(Breadth::Wide(surplus)));
+    };
+    let exact =
+        |path: &'static str, grants: Value| move |acl: &mut Value| acl["exact_paths"][path] = grants.clone();
+    let glob =
+        |path: &'static str, grants: Value| move |acl: &mut Value| acl["glob_paths"][path] = grants.clone();
+    let update = || json!({ "capabilities": ["update"] });
+    check(&|acl| *acl = json!({ "root": true }), "*", "root");
+    check(&exact("pki/sign-verbatim", update()), "pki/sign-verbatim", "update");
+    check(
+        &exact("pki/roles/svid", json!({ "capabilities": ["read", "update"] })),
+        "pki/roles/svid",
+        "update",
+    );
+    check(&exact("identity/entity/id/5e2f", update()), "identity/entity/id/5e2f", "update");
+    check(&exact("identity/entity/id/5e2f/x", update()), "identity/entity/id/5e2f/x", "update");
+    check(&glob("secret/", json!({ "capabilities": ["read", "list"] })), "secret/*", "read, list");
+    check(&glob("", json!({ "capabilities": ["sudo"] })), "*", "sudo");
+    check(&glob("pki/issuer/+/sign/svid", update()), "pki/issuer/+/sign/svid", "update");
+    check(&exact(SIGN, update()), SIGN, "any parameter, such as not_after");
+    let sign = |member: &'static str, value: Value| {
+        move |acl: &mut Value| acl["exact_paths"][SIGN][member] = value.clone()
+    };
+    let all = json!({ "*": [] });
+    check(&sign("allowed_parameters", all), SIGN, "parameter *");
+    let dated = json!({ "csr": [], "not_after": [] });
+    check(&sign("allowed_parameters", dated), SIGN, "parameter not_after");
+    for values in [json!([]), json!(["spiffe://td/*", "spiffe://other/*"]), Value::Null] {
+        let other = json!({ "csr": [], "uri_sans": values });
+        let words = "parameter uri_sans with other values than [\"spiffe://td/*\"]";
+        check(&sign("allowed_parameters", other), SIGN, words);
+    }
+    let words = "without the required parameter uri_sans";
+    check(&sign("required_parameters", json!(["csr"])), SIGN, words);
+    check(&sign("required_parameters", Value::Null), SIGN, "without the required parameter csr");
+}
+
+#[test]
+fn what_is_denied_is_no_surplus() {
+    let mut acl = narrow();
+    acl["exact_paths"]["sys/seal"] = json!({ "capabilities": ["deny"] });
+    acl["glob_paths"]["secret/"] = json!({ "capabilities": ["deny"] });
+    assert_eq!(judge_acl(&acl, &policy()), Ok(Breadth::Narrow { missing: Vec::new() }));
+}
+
+#[test]
+fn an_unknown_shape_is_not_provable() {
+    for acl in [
+        Value::Null,
+        json!([]),
+        json!({}),
+        json!({ "exact_paths": {}, "glob_paths": {} }),
+        json!({ "exact_paths": ["a"] }),
+        json!({ "exact_paths": { "a": "read" } }),
+        json!({ "exact_paths": { "a": { "capabilities": "read" } } }),
+        json!({ "exact_paths": { "auth/token/lookup-self": {} }, "segment_paths": {} }),
+    ] {
+        assert_eq!(judge_acl(&acl, &policy()), Err(UNKNOWN_SHAPE.to_owned()), "{acl}");
+    }
+}
+
+#[test]
+fn probes_find_wildcards_and_prove_nothing_else() {
+    let mount = Mount::parse("pki").unwrap();
+    let asked = probes(&policy(), &[&mount]);
+    let mut distinct = asked.clone();
+    distinct.sort();
+    distinct.dedup();
+    assert_eq!(distinct.len(), asked.len());
+    let answers = |open: &[(&str, &str)]| {
+        let one = |path: &String| {
+            let found = open.iter().find(|(open, _)| open == path);
+            (path.clone(), json!([found.map_or("deny", |(_, capability)| *capability)]))
+        };
+        let data: serde_json::Map<String, Value> = asked.iter().map(one).collect();
+        let body = Zeroizing::new(json!({ "data": data }).to_string().into_bytes());
+        let answer = judge(Reply { status: 200, location: None, retry_after: None, body }).unwrap();
+        judge_probes(&answer, &asked, &policy(), "forbidden").unwrap()
+    };
+    let own = [(SIGN, "update"), ("pki/roles/svid", "read")];
+    let expected =
+        |missing| Breadth::NotProvable { why: "forbidden".to_owned(), probed: asked.len(), missing };
+    assert_eq!(answers(&own), expected(Vec::new()));
+    assert_eq!(answers(&own[..1]), expected(vec!["pki/roles/svid".to_owned()]));
+    let wide = answers(&[own[0], own[1], ("pki/sign-verbatim", "update"), ("sys/seal", "sudo")]);
+    let Breadth::Wide(surplus) = wide else { panic!("{wide:?}") };
+    let named: Vec<String> = surplus.iter().map(ToString::to_string).collect();
+    assert_eq!(named, ["pki/sign-verbatim (update)", "sys/seal (sudo)"]);
+}

@@ -1,0 +1,474 @@
+//! The shell: one task that keeps the token, and calls from whoever needs Vault.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use certs::Clock;
+use serde_json::Value;
+use tokio::{
+    fs::File,
+    io::AsyncReadExt,
+    sync::{mpsc, watch},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
+
+use crate::{
+    Action, Answer, Breadth, Credentials, Event, Failure, Jitter, Mount, NotLoggedIn, Policy, Remedy,
+    Request, SecretId, Session, Settings, Trouble, Unwrapped, Warning,
+    breadth::{judge_acl, judge_probes, probes},
+    login::{self, read_login, read_lookup},
+    request::Bearer,
+    secret::{Body, MAX_SECRET, Secret},
+    transport::Transport,
+};
+
+/// How many commands wait for the keeper, at most.
+const COMMANDS: usize = 16;
+
+/// How it stands with the session.
+#[derive(Debug, Clone, Default)]
+pub struct Status {
+    token: Option<Arc<Secret>>,
+    /// Which token it is, counted from 1.
+    pub generation: u64,
+    /// Why there is no token, while there is none; or why there is soon none.
+    pub reason: Option<NotLoggedIn>,
+    /// When the token ends, if it does.
+    pub ends: Option<certs::Timestamp>,
+    /// What somebody should hear of, although all works.
+    pub warnings: Vec<Warning>,
+    /// What was the matter at the last try to log in, to renew or to look at the token; `None` after a success.
+    pub trouble: Option<Trouble>,
+    /// What the token may do, as far as it was found out.
+    pub breadth: Option<Breadth>,
+    /// The secret id that was in a wrapping token, for whoever keeps it encrypted: it cannot be had again.
+    pub secret_id: Option<Arc<Secret>>,
+}
+
+impl Status {
+    /// Whether there is a token.
+    #[must_use]
+    pub fn is_logged_in(&self) -> bool {
+        self.token.is_some()
+    }
+}
+
+enum Command {
+    Refused(u64),
+    Replace(Box<Credentials>),
+}
+
+struct Shared {
+    transport: Transport,
+    status: watch::Sender<Status>,
+    commands: mpsc::Sender<Command>,
+}
+
+/// Calls Vault with the token of its session. Cheap to clone.
+#[derive(Clone)]
+pub struct Client(Arc<Shared>);
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Client").field(&self.0.transport).finish()
+    }
+}
+
+/// Keeps the token. Runs until it is told to stop; without it there is none.
+#[derive(Debug)]
+pub struct Keeper {
+    client: Client,
+    clock: Arc<dyn Clock>,
+    commands: mpsc::Receiver<Command>,
+    credentials: Credentials,
+    session: Session,
+    /// The token that came with the last login, until the session takes it into use.
+    pending: Option<Arc<Secret>>,
+    /// The token that the session has taken into use, until it was looked at.
+    adopted: Option<(u64, Arc<Secret>)>,
+    /// What the token should be able to do, and in which mounts; without, its breadth is not looked at.
+    narrow: Option<(Policy, Vec<Mount>)>,
+}
+
+impl Client {
+    /// A client, and the keeper of its token. With a policy, a token that may do more than it says is not used.
+    #[must_use]
+    pub fn new(
+        settings: Settings,
+        credentials: Credentials,
+        narrow: Option<(Policy, Vec<Mount>)>,
+        clock: Arc<dyn Clock>,
+    ) -> (Self, Keeper) {
+        let (sender, commands) = mpsc::channel(COMMANDS);
+        let transport = Transport::new(settings, clock.clone());
+        transport.present(credentials.identity().cloned());
+        let session = Session::new(credentials.means(), clock.now());
+        let status = Status { reason: session.reason(), ..Status::default() };
+        let (status, _) = watch::channel(status);
+        let client = Self(Arc::new(Shared { transport, status, commands: sender }));
+        let keeper = Keeper {
+            client: client.clone(),
+            clock,
+            commands,
+            credentials,
+            session,
+            pending: None,
+            adopted: None,
+            narrow,
+        };
+        (client, keeper)
+    }
+
+    /// How it stands, and every change of it.
+    #[must_use]
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.0.status.subscribe()
+    }
+
+    /// Other credentials, from now on. The token in use is used until they have brought another.
+    pub async fn replace(&self, credentials: Credentials) {
+        // Nobody listens when the keeper has ended, and then nobody needs credentials.
+        let _ = self.0.commands.send(Command::Replace(Box::new(credentials))).await;
+    }
+
+    /// Asks Vault, with the token where one is needed. Waits for the token as long as for an answer. When Vault does not
+    /// know the token, it is replaced and the call repeated, once.
+    ///
+    /// # Errors
+    /// See [`Trouble`].
+    pub async fn call(&self, request: &Request) -> Result<Answer, Trouble> {
+        if !matches!(request.bearer, Bearer::Session) {
+            return self.0.transport.send(request, None).await;
+        }
+        let mut refused = 0;
+        loop {
+            let (generation, token) = self.token(refused, request.is_own).await?;
+            match self.0.transport.send(request, Some(&token)).await {
+                Err(trouble) if trouble.remedy() == Remedy::LogIn => {
+                    // When the queue is full, others have said so.
+                    let _ = self.0.commands.try_send(Command::Refused(generation));
+                    if refused > 0 {
+                        return Err(trouble);
+                    }
+                    refused = generation;
+                }
+                answered => return answered,
+            }
+        }
+    }
+
+    /// Opens a wrapping token in which a secret id of `mount` lies. It cannot be opened twice: what comes out must be
+    /// kept.
+    ///
+    /// # Errors
+    /// When it was opened before, or something else lies in it.
+    pub async fn unwrap(&self, mount: &Mount, wrapped: &Secret) -> Result<Unwrapped, Trouble> {
+        let transport = &self.0.transport;
+        login::check_wrapped(&transport.send(&login::look_into(wrapped), None).await?, mount)?;
+        login::read_unwrapped(&transport.send(&login::unwrap(wrapped), None).await?)
+    }
+
+    /// A token that is newer than `refused`.
+    async fn token(&self, refused: u64, is_own: bool) -> Result<(u64, Arc<Secret>), Trouble> {
+        let mut status = self.0.status.subscribe();
+        let ready = status.wait_for(|status| {
+            let is_newer = status.token.is_some() && status.generation > refused;
+            is_newer || status.reason.is_some_and(|reason| reason != NotLoggedIn::NotYet)
+        });
+        let waited = timeout(self.0.transport.timeout(), ready).await;
+        let status = match waited {
+            Ok(Ok(status)) => status.clone(),
+            // Nobody keeps the token any more, or it takes too long.
+            Ok(Err(_)) | Err(_) => {
+                let trouble = self.0.status.borrow().trouble.clone();
+                return Err(trouble.unwrap_or(Trouble::NotLoggedIn(NotLoggedIn::NotYet)));
+            }
+        };
+        match (status.token, status.breadth) {
+            (Some(_), Some(Breadth::Wide(surplus))) if !is_own => Err(Trouble::OverGranted(surplus)),
+            (Some(token), _) if status.generation > refused => Ok((status.generation, token)),
+            _ => Err(Trouble::NotLoggedIn(status.reason.unwrap_or(NotLoggedIn::NotYet))),
+        }
+    }
+}
+
+impl Keeper {
+    /// Logs in, renews, logs in again, and looks at what the token may do, until `shutdown`.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = self.work() => {}
+        }
+    }
+
+    async fn work(&mut self) {
+        loop {
+            let clock = self.clock.clone();
+            let event = tokio::select! {
+                command = self.commands.recv() => match command {
+                    Some(Command::Refused(generation)) => Event::TokenRefused { generation, jitter: jitter() },
+                    Some(Command::Replace(credentials)) => {
+                        self.credentials = *credentials;
+                        self.client.0.transport.present(self.credentials.identity().cloned());
+                        Event::CredentialsChanged(self.credentials.means())
+                    }
+                    None => return,
+                },
+                () = until(&*clock, self.session.deadline()) => Event::Tick,
+            };
+            let mut events = VecDeque::from([event]);
+            while let Some(event) = events.pop_front() {
+                let now = clock.now();
+                let actions = self.session.step(event, now);
+                let is_lost = actions.contains(&Action::Forget);
+                if is_lost {
+                    self.publish(|status| status.token = None);
+                }
+                for action in actions {
+                    events.extend(self.carry_out(action).await);
+                }
+                let (reason, ends, held) =
+                    (self.session.reason(), self.session.ends(), self.session.is_held());
+                self.publish(|status| {
+                    status.ends = ends;
+                    if !held {
+                        status.reason = reason;
+                    }
+                });
+            }
+        }
+    }
+
+    fn publish(&self, change: impl FnOnce(&mut Status)) {
+        self.client.0.status.send_modify(change);
+    }
+
+    /// Does it; what came of it is the next event.
+    async fn carry_out(&mut self, action: Action) -> Option<Event> {
+        match action {
+            Action::Unwrap => Some(self.unwrap().await),
+            Action::Enter => Some(self.enter().await),
+            Action::Renew => Some(self.renew().await),
+            Action::CheckBreadth => self.check_breadth().await,
+            Action::Adopt { generation } => {
+                tracing::info!(generation, method = self.credentials.word(), "logged in to Vault");
+                // It is used when it is known what it may do: the session asks for that next.
+                self.adopted = self.pending.take().map(|token| (generation, token));
+                self.publish(|status| {
+                    status
+                        .warnings
+                        .retain(|one| matches!(one, Warning::SecretIdUses(_) | Warning::SecretIdEnds(_)));
+                });
+                None
+            }
+            Action::Forget => {
+                tracing::info!("the token of Vault is not used any more");
+                None
+            }
+            Action::Warn(warning) => {
+                tracing::warn!(%warning, "session with Vault");
+                self.publish(|status| {
+                    if !status.warnings.contains(&warning) {
+                        status.warnings.push(warning);
+                    }
+                });
+                None
+            }
+            Action::Alarm(reason) => {
+                tracing::error!(%reason, hint = reason.hint(), "no token of Vault");
+                self.publish(|status| status.reason = Some(reason));
+                None
+            }
+        }
+    }
+
+    /// Remembers what the matter was.
+    fn note(&self, trouble: Option<Trouble>) {
+        if let Some(trouble) = &trouble {
+            tracing::warn!(code = trouble.code(), %trouble, "session with Vault");
+        }
+        self.publish(|status| status.trouble = trouble);
+    }
+
+    /// What the session makes of it.
+    fn failure(&self, trouble: Trouble) -> Failure {
+        let asked = trouble.retry_after().map(|after| after.from_now(self.clock.now()));
+        let failure = match &trouble {
+            Trouble::InvalidToken { .. } => Failure::InvalidToken,
+            Trouble::Refused { .. } | Trouble::Forbidden { .. } | Trouble::NotFound { .. } => {
+                Failure::Refused
+            }
+            // A file may be there in a moment, a fault be over, and a certificate be replaced.
+            _ => Failure::Transient(asked),
+        };
+        self.note(Some(trouble));
+        failure
+    }
+
+    async fn unwrap(&mut self) -> Event {
+        let Credentials::AppRole { mount, secret_id: SecretId::Wrapped(wrapped), .. } = &self.credentials
+        else {
+            return Event::Unwrapped { uses: None, ends: None };
+        };
+        match self.client.unwrap(mount, wrapped).await {
+            Ok(unwrapped) => {
+                let (uses, ends) = (unwrapped.uses, unwrapped.ends(self.clock.now()));
+                let kept = Arc::new(unwrapped.secret_id.copy());
+                if let Credentials::AppRole { secret_id, .. } = &mut self.credentials {
+                    *secret_id = SecretId::Plain(unwrapped.secret_id);
+                }
+                self.publish(|status| status.secret_id = Some(kept));
+                self.note(None);
+                Event::Unwrapped { uses, ends }
+            }
+            Err(trouble) => Event::UnwrapFailed { failure: self.failure(trouble), jitter: jitter() },
+        }
+    }
+
+    async fn enter(&mut self) -> Event {
+        match self.try_enter().await {
+            Ok(grant) => {
+                self.note(None);
+                Event::Entered { grant, jitter: jitter() }
+            }
+            Err(trouble) => Event::EnterFailed { failure: self.failure(trouble), jitter: jitter() },
+        }
+    }
+
+    async fn try_enter(&mut self) -> Result<crate::Grant, Trouble> {
+        let jwt = match self.credentials.token_file() {
+            Some(file) => Some(read_secret(file).await?),
+            None => None,
+        };
+        let given = match &self.credentials {
+            Credentials::Token(token) => Some(token.clone()),
+            _ => None,
+        };
+        // Kept before it is known to be good: it is, if Vault may not say.
+        self.pending.clone_from(&given);
+        let answer =
+            self.client.0.transport.send(&self.credentials.enter(jwt.as_ref()), given.as_deref()).await?;
+        if given.is_some() {
+            return read_lookup(&answer);
+        }
+        let (token, grant) = read_login(&answer)?;
+        self.pending = Some(Arc::new(token));
+        Ok(grant)
+    }
+
+    async fn renew(&mut self) -> Event {
+        let token = self.client.0.status.borrow().token.clone();
+        let renewed = match self.client.0.transport.send(&login::renew(), token.as_deref()).await {
+            Ok(answer) => read_login(&answer),
+            Err(trouble) => Err(trouble),
+        };
+        match renewed {
+            Ok((_, grant)) => {
+                self.note(None);
+                Event::Renewed { grant, jitter: jitter() }
+            }
+            Err(trouble) => Event::RenewFailed { failure: self.failure(trouble), jitter: jitter() },
+        }
+    }
+
+    /// Looks at what the token may do, hourly, and at a new one before it is used. When that cannot be found out for a
+    /// moment, a new token is used all the same, and what is known of the last one stands.
+    async fn check_breadth(&mut self) -> Option<Event> {
+        let adopted = self.adopted.take();
+        let current = self.client.0.status.borrow().token.clone();
+        let looked = self
+            .look(adopted.as_ref().map(|(_, token)| token).or(current.as_ref()).map(|token| &**token))
+            .await;
+        let (found, unknown) = match looked {
+            Ok(found) => (found, None),
+            Err(trouble) => {
+                self.note(Some(trouble));
+                (None, Some(Event::BreadthUnknown))
+            }
+        };
+        self.publish(|status| {
+            if let Some((generation, token)) = adopted {
+                (status.generation, status.token, status.reason) = (generation, Some(token), None);
+            }
+            if let Some(found) = found {
+                status.breadth = Some(found);
+            }
+        });
+        unknown
+    }
+
+    /// What the token may do. `None`: nobody asked, or there is no token.
+    async fn look(&self, token: Option<&Secret>) -> Result<Option<Breadth>, Trouble> {
+        let (Some((policy, mounts)), Some(token)) = (&self.narrow, token) else { return Ok(None) };
+        let transport = &self.client.0.transport;
+        let acl = Request::get("sys/internal/ui/resultant-acl".to_owned()).own();
+        let why = match transport.send(&acl, Some(token)).await {
+            Ok(answer) => match answer.data::<Value>().map(|acl| judge_acl(&acl, policy)) {
+                Ok(Ok(breadth)) => return Ok(Some(self.say(breadth))),
+                Ok(Err(why)) => why,
+                Err(trouble) => trouble.to_string(),
+            },
+            Err(
+                trouble @ (Trouble::Forbidden { .. } | Trouble::NotFound { .. } | Trouble::Refused { .. }),
+            ) => trouble.to_string(),
+            Err(trouble) => return Err(trouble),
+        };
+        let asked = probes(policy, &mounts.iter().collect::<Vec<_>>());
+        let body = Body::default().json("paths", &asked);
+        let request = Request::post("sys/capabilities-self".to_owned(), body).repeatable().own();
+        let breadth = match transport.send(&request, Some(token)).await {
+            Ok(answer) => judge_probes(&answer, &asked, policy, &why),
+            Err(
+                trouble @ (Trouble::Forbidden { .. } | Trouble::NotFound { .. } | Trouble::Refused { .. }),
+            ) => Err(trouble.to_string()),
+            Err(trouble) => return Err(trouble),
+        };
+        let unknown = |why| Breadth::NotProvable { why, probed: 0, missing: Vec::new() };
+        Ok(Some(self.say(breadth.unwrap_or_else(unknown))))
+    }
+
+    fn say(&self, breadth: Breadth) -> Breadth {
+        if self.client.0.status.borrow().breadth.as_ref() != Some(&breadth) {
+            match &breadth {
+                Breadth::Narrow { missing } if missing.is_empty() => {}
+                Breadth::Narrow { missing } => {
+                    tracing::warn!(paths = missing.join(", "), "the token of Vault lacks rights");
+                }
+                Breadth::Wide(surplus) => {
+                    let paths: Vec<String> = surplus.iter().map(ToString::to_string).collect();
+                    tracing::error!(
+                        paths = paths.join(", "),
+                        "the token of Vault may do more than it should"
+                    );
+                }
+                Breadth::NotProvable { why, .. } => {
+                    tracing::warn!(%why, "what the token of Vault may do is not provable");
+                }
+            }
+        }
+        breadth
+    }
+}
+
+async fn until(clock: &dyn Clock, deadline: Option<certs::Timestamp>) {
+    match deadline {
+        Some(at) => clock.sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn jitter() -> Jitter {
+    Jitter::new(rand::random())
+}
+
+async fn read_secret(path: &std::path::Path) -> Result<Secret, Trouble> {
+    let refuse = |reason: String| Trouble::File { file: path.to_owned(), reason };
+    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_SECRET + 2));
+    let file = File::open(path).await.map_err(|error| refuse(error.to_string()))?;
+    file.take(MAX_SECRET as u64 + 1)
+        .read_to_end(&mut bytes)
+        .await
+        .map_err(|error| refuse(error.to_string()))?;
+    Secret::parse(bytes).map_err(|error| refuse(error.to_string()))
+}
