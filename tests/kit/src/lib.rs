@@ -26,6 +26,7 @@ mod mesh;
 mod netns;
 mod pair;
 mod peer;
+mod recorder;
 mod rest;
 mod resume;
 mod revocation;
@@ -33,6 +34,7 @@ mod search;
 mod tls;
 mod traffic;
 mod upstream;
+mod vault;
 mod world;
 mod xds;
 
@@ -55,6 +57,7 @@ pub use self::mesh::Mesh;
 pub use self::netns::NetworkNamespace;
 pub use self::pair::Pair;
 pub use self::peer::{RustlsPeer, rustls_refuses_server};
+pub use self::recorder::{Asked, Recorder};
 pub use self::rest::{Answer, Rest};
 pub use self::resume::{Resumer, Shook};
 pub use self::search::{Needle, Sighting, search};
@@ -64,6 +67,7 @@ pub use self::tls::{
 };
 pub use self::traffic::{Echo, Front, Kind, SESSION, STREAM, Traffic};
 pub use self::upstream::Upstream;
+pub use self::vault::{Vault, VaultPki, vault_program};
 pub use self::world::{Envoy, Node, TestWorld, WorldOptions, envoy, workspace};
 pub use self::xds::{
     CDS, DeltaStream, EDS, LDS, RDS, SDS, SotwStream, XdsClient, generic_of, ports_of, secret_of,

@@ -91,7 +91,7 @@ impl Upstream {
     }
 }
 
-fn server_config(identity: &Identity) -> ServerConfig {
+pub(crate) fn server_config(identity: &Identity) -> ServerConfig {
     let chain = identity.chain.iter().map(|der| CertificateDer::from(der.clone())).collect();
     let config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
