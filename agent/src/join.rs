@@ -157,6 +157,9 @@ pub enum JoinError {
     /// The server could not answer, or its answer was lost, for as long as was asked.
     #[error("server did not answer: {0}")]
     Unanswered(String),
+    /// The server takes no more such calls from this address now, for as long as was asked.
+    #[error("server has too many such calls from this address just now: {0}")]
+    Busy(String),
     /// The answer is not what was asked for.
     #[error("server gave a bad answer: {0}")]
     Answer(#[from] AnswerError),
@@ -178,7 +181,25 @@ impl JoinError {
                     .to_owned(),
             ),
             Self::Unanswered(_) => Some("run the same line again: it goes on with the same key".to_owned()),
+            Self::Busy(_) => Some(
+                "other nodes behind this address ask too: wait a minute and run the same line again, it goes on with \
+                 the same key"
+                    .to_owned(),
+            ),
             Self::Answer(_) => Some("server and agent may be of versions that do not fit".to_owned()),
+        }
+    }
+
+    /// What helps a node that asks by itself, again and again, to come back with an expired certificate.
+    pub(crate) fn hint_to_come_back(&self, node: &NodeId) -> Option<String> {
+        match self {
+            Self::Refused(_) => Some(format!(
+                "on the server `credence recover --window 1h` lets it come back by itself; or stop this agent and \
+                 join again with the line that `credence proxy enroll {node} --replace` prints"
+            )),
+            // Time helps.
+            Self::Unanswered(_) | Self::Busy(_) => None,
+            Self::Connect(_) | Self::Answer(_) | Self::State(_) => self.hint(),
         }
     }
 
@@ -188,7 +209,7 @@ impl JoinError {
             Self::Connect(error) => {
                 matches!(error, ConnectError::Unreachable { .. } | ConnectError::Http { .. })
             }
-            Self::Unanswered(_) => true,
+            Self::Unanswered(_) | Self::Busy(_) => true,
             Self::Refused(_) | Self::Answer(_) | Self::State(_) => false,
         }
     }
@@ -337,9 +358,8 @@ fn judge(status: Status) -> JoinError {
     }
     let words = status_text(&status);
     match status.code() {
-        Code::Unavailable | Code::ResourceExhausted | Code::DeadlineExceeded | Code::Aborted => {
-            JoinError::Unanswered(words)
-        }
+        Code::ResourceExhausted => JoinError::Busy(words),
+        Code::Unavailable | Code::DeadlineExceeded | Code::Aborted => JoinError::Unanswered(words),
         _ => JoinError::Refused(words),
     }
 }

@@ -65,7 +65,8 @@ impl Recovery {
     /// Takes one event.
     pub fn step(&mut self, event: Event, now: Timestamp) -> Vec<Action> {
         match (self.next, event) {
-            (Some(next), Event::Tick) if next <= now => {
+            // Further away than any pause: the clock was put back meanwhile, and nobody waits for it to catch up.
+            (Some(next), Event::Tick) if next <= now || next > now + LONGEST => {
                 self.next = None;
                 vec![Action::Ask]
             }
@@ -106,8 +107,22 @@ mod tests {
         assert_eq!(first.since(START), FIRST);
     }
 
-    /// Under any order of events: one question at a time, never before its time, and never further away than the
-    /// longest pause.
+    #[test]
+    fn a_clock_that_is_put_back_makes_nobody_wait_for_longer_than_the_longest_pause() {
+        let asked_after = |back: Duration| {
+            let mut machine = Recovery::new(START, Jitter::NONE);
+            assert_eq!(machine.step(Event::Tick, START), [Action::Ask]);
+            machine.step(Event::Failed { jitter: Jitter::FULL }, START);
+            machine.step(Event::Tick, START - back)
+        };
+        let within = LONGEST - FIRST;
+        assert_eq!(asked_after(within), [], "it is due within the longest pause");
+        assert_eq!(asked_after(within + Duration::from_secs(1)), [Action::Ask]);
+        assert_eq!(asked_after(Duration::from_secs(48 * 60 * 60)), [Action::Ask]);
+    }
+
+    /// Under any order of events, on a clock that is put back now and then: one question at a time, never before its
+    /// time by a clock that only goes on, and whoever looks at the time waits for the longest pause at most.
     #[test]
     fn holds_its_invariants_on_random_walks() {
         for seed in 0..300 {
@@ -115,8 +130,9 @@ mod tests {
             let mut machine = Recovery::new(START, Jitter::new(random.random()));
             let (mut now, mut is_asking) = (START, false);
             for _ in 0..60 {
-                now = match (machine.deadline(), random.random_bool(0.5)) {
-                    (Some(deadline), true) => deadline.max(now),
+                now = match (machine.deadline(), random.random_range(0..8)) {
+                    (Some(deadline), 0..4) => deadline.max(now),
+                    (_, 4) => now - Duration::from_secs(random.random_range(0..300)),
                     _ => now + Duration::from_millis(random.random_range(0..30_000)),
                 };
                 let due = machine.deadline();
@@ -126,13 +142,17 @@ mod tests {
                 };
                 let actions = machine.step(event, now);
                 if actions == [Action::Ask] {
-                    assert!(!is_asking && due.is_some_and(|due| due <= now), "seed {seed}");
+                    let is_due = |due| due <= now || due > now + LONGEST;
+                    assert!(!is_asking && due.is_some_and(is_due), "seed {seed}");
                     is_asking = true;
                 } else if matches!(event, Event::Failed { .. }) {
                     is_asking = false;
                 }
                 assert_eq!(machine.deadline().is_none(), is_asking, "seed {seed}");
-                assert!(machine.deadline().is_none_or(|next| next.since(now) <= LONGEST), "seed {seed}");
+                if event == Event::Tick {
+                    let wait = machine.deadline().map(|next| next.since(now));
+                    assert!(wait.is_none_or(|wait| wait <= LONGEST), "seed {seed}");
+                }
             }
         }
     }

@@ -291,7 +291,6 @@ impl Agent {
 
     /// Asks to come back with the certificate that has ended, until that works, or the clock is put right and it has not.
     async fn come_back(&mut self) -> Result<(), StateError> {
-        let node = self.membership.node_id.clone();
         tracing::warn!(
             spiffe_id = %self.membership.spiffe_id,
             expired = %self.renewal.life().expires,
@@ -324,18 +323,16 @@ impl Agent {
                     self.came_back(credentials);
                     return Ok(());
                 }
-                Err(error) => with_causes(&error),
+                Err(error) => error,
             };
+            let (hint, error) = (error.hint_to_come_back(&self.membership.node_id), with_causes(&error));
             machine.step(recovery::Event::Failed { jitter: Jitter::random() }, self.clock.now());
             let again = machine.deadline().map(|next| format_duration(next.since(self.clock.now())));
             tracing::warn!(
                 spiffe_id = %self.membership.spiffe_id,
                 error,
                 again_in = again,
-                hint = format!(
-                    "on the server `credence recover --window 1h` lets it come back by itself; or stop this agent and \
-                     join again with the line that `credence proxy enroll {node} --replace` prints"
-                ),
+                hint,
                 "node may not come back yet"
             );
             self.last_error = Some(error);

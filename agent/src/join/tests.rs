@@ -98,6 +98,40 @@ async fn a_later_run_goes_on_with_the_key_of_the_first() {
 }
 
 #[tokio::test]
+async fn who_is_turned_away_by_a_bound_hears_so_and_is_let_in_later() {
+    let server = Arc::new(FakeServer::start(NOW).await);
+    let busy = || Turn::Refuse(Status::resource_exhausted("refused, id 0123456789abcdef"));
+    server.script([busy(), busy()]);
+    let attempt = Attempt::new();
+    let error = attempt.join(&server, |request| request.patience = Duration::ZERO).await.unwrap_err();
+    assert!(matches!(&error, JoinError::Busy(words) if words.contains("0123456789abcdef")), "{error}");
+    assert!(error.to_string().starts_with("server has too many such calls from this address"), "{error}");
+    attempt.join(&server, |_| {}).await.unwrap();
+}
+
+#[test]
+fn only_a_node_that_is_refused_is_told_of_recovery() {
+    let node = NodeId::parse("web-1").unwrap();
+    let unreachable = ConnectError::Unreachable {
+        server: ServerAddress::parse("credence.example:18001").unwrap(),
+        source: std::io::Error::other("refused"),
+    };
+    for (error, wanted) in [
+        (JoinError::Refused("refused, id 0".into()), Some("proxy enroll web-1 --replace")),
+        (JoinError::Connect(unreachable), Some("is `credence serve` running")),
+        (JoinError::Answer(AnswerError::Bundle), Some("versions that do not fit")),
+        (JoinError::Unanswered("unavailable, id 0".into()), None),
+        (JoinError::Busy("refused, id 0".into()), None),
+    ] {
+        let hint = error.hint_to_come_back(&node);
+        let is_told = hint.as_ref().is_some_and(|hint| hint.contains("credence recover"));
+        assert_eq!(is_told, matches!(error, JoinError::Refused(_)), "{hint:?}");
+        assert!(hint.as_deref().unwrap_or_default().contains(wanted.unwrap_or_default()), "{hint:?}");
+        assert_eq!(hint.is_some(), wanted.is_some(), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn a_wrong_pin_sends_nothing() {
     let server = Arc::new(FakeServer::start(NOW).await);
     let other = TestAuthority::new("td", NOW).pin();
