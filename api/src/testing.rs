@@ -623,8 +623,8 @@ impl Readiness for Still {
 impl Hooks for Still {
     /// One that takes everything.
     fn hooks(&self) -> Vec<wire::Hook> {
-        vec![wire::Hook {
-            name: "page".into(),
+        let hook = |name: &str| wire::Hook {
+            name: name.into(),
             on: vec!["expiry".into()],
             way: "command".into(),
             waiting: 0,
@@ -632,7 +632,8 @@ impl Hooks for Still {
             failed: 0,
             last: None,
             last_error: None,
-        }]
+        };
+        ["page", "broken", "busy"].map(hook).to_vec()
     }
 
     async fn test(&self, name: &str) -> Result<wire::HookTested, CallError> {
@@ -645,6 +646,10 @@ impl Hooks for Still {
         match name {
             "page" => Ok(tested(true, "")),
             "broken" => Ok(tested(false, "answered 500")),
+            "busy" => {
+                let why = "is being told something, ask again".to_owned();
+                Err(CallError::Conflict { what: "hook", name: name.to_owned(), why })
+            }
             _ => Err(CallError::NotFound { what: "hook", name: name.to_owned() }),
         }
     }

@@ -1,19 +1,26 @@
 //! A command that is told: no shell, an empty environment, one JSON object on its standard input.
 
-use std::process::Stdio;
+use std::{
+    pin::pin,
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     process::Command,
+    time::timeout,
 };
 
 /// The most that is kept of what it prints; the rest is thrown away.
-const MAX_OUTPUT: u64 = 4096;
+const MAX_OUTPUT: usize = 4096;
+/// How long it is read on after the command has ended: whoever left its process group may keep the pipes open.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// The most characters of it that are shown.
 const MAX_SHOWN: usize = 200;
 
 /// Runs it to its end. It has taken the notice if it exits with 0. What it started ends with it, also when it is given
-/// up.
+/// up; what has left its process group lives on, and is not waited for.
 ///
 /// # Errors
 /// In words: it cannot be run, or exits otherwise, with the last line that it printed to standard error.
@@ -44,25 +51,41 @@ pub(super) async fn run(words: &[String], json: &[u8]) -> Result<(), String> {
         drop(group);
         status
     };
-    let ((), _, errors, status) = tokio::join!(feed, read(output), read(errors), end);
+    let (mut printed, mut words) = (Vec::new(), Vec::new());
+    let status = {
+        let mut pipes =
+            pin!(async { tokio::join!(feed, drain(output, &mut printed), drain(errors, &mut words)) });
+        let mut end = pin!(end);
+        tokio::select! {
+            status = &mut end => {
+                let is_failed = !status.as_ref().is_ok_and(ExitStatus::success);
+                if is_failed {
+                    let _ = timeout(LAST_WORDS, pipes).await;
+                }
+                status
+            }
+            _ = &mut pipes => end.await,
+        }
+    };
     let status = status.map_err(|error| format!("{program}: {error}"))?;
     if status.success() {
         return Ok(());
     }
+    let errors = String::from_utf8_lossy(&words);
     let last = errors.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
     let last: String = last.chars().filter(|c| !c.is_control()).take(MAX_SHOWN).collect();
     let why = if last.is_empty() { String::new() } else { format!(": {last}") };
     Err(format!("{program} ended with {status}{why}"))
 }
 
-async fn read(from: Option<impl AsyncRead + Unpin>) -> String {
-    let mut text = Vec::new();
-    if let Some(mut from) = from {
-        // What cannot be read is not shown.
-        let _ = (&mut from).take(MAX_OUTPUT).read_to_end(&mut text).await;
-        let _ = tokio::io::copy(&mut from, &mut tokio::io::sink()).await;
+/// Reads to the end, and keeps the first [`MAX_OUTPUT`] octets. What cannot be read is not shown.
+async fn drain(from: Option<impl AsyncRead + Unpin>, kept: &mut Vec<u8>) {
+    let Some(mut from) = from else { return };
+    let mut piece = vec![0; MAX_OUTPUT];
+    while let Ok(octets @ 1..) = from.read(&mut piece).await {
+        let room = MAX_OUTPUT - kept.len();
+        kept.extend_from_slice(&piece[..octets.min(room)]);
     }
-    String::from_utf8_lossy(&text).into_owned()
 }
 
 /// The process group of a command: whatever it started ends with it.
@@ -124,7 +147,32 @@ mod tests {
         run(&shell("/usr/bin/head -c 1000000 /dev/zero; exit 0"), b"{}").await.unwrap();
         let words = shell("/bin/sleep 1000 & exit 0");
         let left = run(&words, b"{}");
-        tokio::time::timeout(Duration::from_secs(30), left).await.expect("whom it left holds it up").unwrap();
+        timeout(Duration::from_secs(30), left).await.expect("whom it left holds it up").unwrap();
+    }
+
+    #[tokio::test]
+    async fn one_that_starts_a_daemon_is_judged_by_its_own_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("pid");
+        // It has a session of its own when it writes its id, and keeps all three pipes open.
+        let daemon = format!(
+            "/usr/bin/setsid -f /bin/sh -c 'echo $$ > {0}.new; mv {0}.new {0}; exec /bin/sleep 60'; \
+             while [ ! -e {0} ]; do :; done; echo up >&2",
+            file.display()
+        );
+        let judge = async |end: &str| {
+            let began = tokio::time::Instant::now();
+            let judged =
+                run(&shell(&format!("PATH=/bin:/usr/bin; {daemon}; {end}")), &vec![b'x'; 1 << 20]).await;
+            let pid = std::fs::read_to_string(&file).unwrap().trim().parse::<i32>().unwrap();
+            std::fs::remove_file(&file).unwrap();
+            let pid = rustix::process::Pid::from_raw(pid).unwrap();
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("the daemon lives on");
+            assert!(began.elapsed() < Duration::from_secs(30), "it was waited for");
+            judged
+        };
+        assert_eq!(judge("exit 0").await, Ok(()));
+        assert_eq!(judge("exit 7").await.unwrap_err(), "/bin/sh ended with exit status: 7: up");
     }
 
     #[tokio::test]
@@ -135,7 +183,7 @@ mod tests {
         let words = shell(&script);
         let mut running = Box::pin(run(&words, b"{}"));
         let pid = loop {
-            let _ = tokio::time::timeout(Duration::from_millis(20), &mut running).await;
+            let _ = timeout(Duration::from_millis(20), &mut running).await;
             let text = std::fs::read_to_string(&file).unwrap_or_default();
             if let Ok(pid) = text.trim().parse::<i32>() {
                 break pid;
@@ -149,6 +197,6 @@ mod tests {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(10), gone).await.expect("what it started outlives it");
+        timeout(Duration::from_secs(10), gone).await.expect("what it started outlives it");
     }
 }

@@ -195,8 +195,9 @@ fn ends(ending: &Ending, now: Timestamp) -> Option<Notice> {
 fn waiting(barrier: &Barrier, now: Timestamp) -> Notice {
     let (step, count) = (barrier.step.word(), barrier.laggards.len());
     let message = format!(
-        "{step} of the root's rotation has waited {} for {count} who would break",
-        format_duration(Duration::from_secs(now.since(barrier.since).as_secs()))
+        "{step} of the root's rotation has waited {} for {}",
+        format_duration(Duration::from_secs(now.since(barrier.since).as_secs())),
+        crate::output::count(count, "laggard", "laggards")
     );
     let id = format!("barrier/{step}/{}/{}", barrier.root, barrier.phase_since.unix_millis());
     let may = if barrier.step == Step::Activate { ACTIVATE_MAY_WAIT } else { FINISH_MAY_WAIT };
@@ -213,8 +214,9 @@ fn failed(failing: &Failing, now: Timestamp) -> Notice {
     let (class, count) = (failing.class, failing.concerned.len());
     let last = failing.concerned.first().map(|one| format!(": {}", one.reason)).unwrap_or_default();
     let message = format!(
-        "the issuer has failed for {} to give {count} of class {class} a certificate{last}",
-        format_duration(Duration::from_secs(now.since(failing.since).as_secs()))
+        "the issuer has failed for {} to renew {} of class {class}{last}",
+        format_duration(Duration::from_secs(now.since(failing.since).as_secs())),
+        crate::output::count(count, "certificate", "certificates")
     );
     let id = format!("issuer/{class}/builtin/{}", failing.since.unix_millis());
     Notice {
@@ -288,6 +290,24 @@ mod tests {
         assert!(notice(Step::Finish, 0).is_ripe(None, at(25 * 3600)));
         assert_eq!(activate.id, notice(Step::Activate, 1000).id);
         assert_eq!((activate.count, activate.concerned.len()), (Some(30), MAX_NAMES));
-        assert_eq!(activate.message, "activate of the root's rotation has waited 30m for 30 who would break");
+        assert_eq!(activate.message, "activate of the root's rotation has waited 30m for 30 laggards");
+    }
+
+    #[test]
+    fn one_is_one() {
+        let concerned = Concerned { name: "web".into(), reason: "no authority signs".into() };
+        let laggards = vec![concerned.clone()];
+        let barrier =
+            Barrier { step: Step::Finish, since: START, phase_since: START, root: "00ff".into(), laggards };
+        let failing = Failing { class: "workload", since: START, concerned: vec![concerned] };
+        let told = notices(&[], Some(&barrier), &[failing], at(86_400));
+        let said: Vec<&str> = told.iter().map(|notice| notice.message.as_str()).collect();
+        assert_eq!(
+            said,
+            [
+                "finish of the root's rotation has waited 1d for 1 laggard",
+                "the issuer has failed for 1d to renew 1 certificate of class workload: no authority signs",
+            ]
+        );
     }
 }

@@ -63,8 +63,8 @@ fn world() -> World {
         node: None,
         state: None,
         tenant: None,
-        began: now - Duration::from_secs(75),
-        ends: now + Duration::from_secs(25),
+        began: now - Duration::from_secs(750),
+        ends: now + Duration::from_secs(250),
         advice: None,
     };
     let seen = watch::Sender::new(Arc::new(Seen { at: Some(now), endings: vec![ending], survivals: vec![] }));
