@@ -91,7 +91,8 @@ impl Authorized {
         match &request.spend {
             Some(Spend::Token(spend)) => event.with("token_id", &spend.token_id),
             Some(Spend::Recovery(spend)) => {
-                event.with("recovery_window", spend.window).with("replaces", &spend.replaces)
+                let event = event.with("recovery_window", spend.window).with("replaces", &spend.replaces);
+                event.with("from", &spend.from)
             }
             None => event,
         }

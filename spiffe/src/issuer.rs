@@ -109,6 +109,8 @@ pub struct RecoverySpend {
     pub replaces: Serial,
     /// The new key. The same node with the same key gets the same certificate again.
     pub spki: SpkiHash,
+    /// The address that it came from, for the audit row.
+    pub from: String,
 }
 
 /// What may be used once, and is used up by an issuance.
@@ -210,13 +212,13 @@ pub enum RecoveryRefusal {
     #[error("node has no enabled binding from before its certificate")]
     NotBound,
     /// Not the newest certificate of the node.
-    #[error("node has a newer certificate than the one that was presented")]
+    #[error("node was given a newer certificate since")]
     Superseded,
     /// An operator revoked the certificate.
-    #[error("certificate that was presented is revoked")]
+    #[error("its certificate is revoked")]
     Revoked,
     /// The key that signed the certificate, or the root above it, is believed to be stolen.
-    #[error("certificate that was presented is from an authority whose key is believed to be stolen")]
+    #[error("its certificate is from an authority whose key is believed to be stolen")]
     Stolen,
     /// It came back in this window already, with another key.
     #[error("node came back in this window already")]

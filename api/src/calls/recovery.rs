@@ -4,8 +4,8 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use audit::Action;
 use certs::{Timestamp, format_duration, parse_duration};
-use spiffe::{NodeId, RecoveryRefusal};
-use tokio::sync::{Mutex, watch};
+use spiffe::{BlockList, NodeId, RecoveryRefusal, TrustDomain};
+use tokio::sync::{Mutex, MutexGuard, watch};
 
 use super::{CallError, Caller, Calls, rollouts::visible};
 use crate::{
@@ -42,6 +42,21 @@ impl Recoveries {
         Ok(Self { store, published: watch::Sender::new(window), changing: Arc::default() })
     }
 
+    /// Waits for its turn to change the window, and publishes what is kept: whoever asked last may have gone between
+    /// the two.
+    async fn turn(&self) -> Result<MutexGuard<'_, ()>, CallError> {
+        let turn = self.changing.lock().await;
+        let kept = self.store.recovery().await?;
+        self.published.send_if_modified(|published| {
+            let is_new = published.as_deref() != kept.as_ref();
+            if is_new {
+                *published = kept.map(Arc::new);
+            }
+            is_new
+        });
+        Ok(turn)
+    }
+
     /// The newest window, as it changes; whether it has ended by itself is for its reader to see.
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<Option<Arc<RecoveryWindow>>> {
@@ -57,6 +72,8 @@ impl Recoveries {
 
 /// Who expired, before a window that is open or planned, and who came back in it.
 struct Standing<'a> {
+    domain: &'a TrustDomain,
+    blocks: &'a BlockList,
     window: Option<&'a RecoveryWindow>,
     back: BTreeSet<&'a NodeId>,
     now: Timestamp,
@@ -67,6 +84,9 @@ impl Standing<'_> {
     fn bar(&self, one: &Expired) -> Option<String> {
         if let Some(refusal) = one.barred {
             return Some(refusal.to_string());
+        }
+        if self.blocks.contains(&self.domain.node_id(&one.node)) {
+            return Some("its identity is blocked".to_owned());
         }
         let Some(window) = self.window else { return Some(RecoveryRefusal::Closed.to_string()) };
         // Whoever expired again after coming back waits for another window.
@@ -101,6 +121,11 @@ impl Calls {
     /// # Errors
     /// When a store cannot read.
     pub async fn recovery(&self) -> Result<wire::Recovery, CallError> {
+        drop(self.recoveries.turn().await?);
+        self.shown_recovery().await
+    }
+
+    async fn shown_recovery(&self) -> Result<wire::Recovery, CallError> {
         let now = self.clock.now();
         let window = self.recoveries.published.borrow().clone();
         let recovered = match &window {
@@ -115,7 +140,7 @@ impl Calls {
             ..wire::Recovery::default()
         };
         let back = recovered.iter().map(|one| &one.node).collect();
-        Standing { window: open, back, now }.show(&self.expired(now).await?, &mut answer);
+        self.show_standing(open, back, now, &mut answer).await?;
         let shown = recovered.iter().take(MAX_LISTED).map(|one| wire::RecoveredNode {
             node: one.node.to_string(),
             at: one.at.to_string(),
@@ -138,12 +163,18 @@ impl Calls {
         Some(visible(&self.recoveries.open(now)?.banner(now)))
     }
 
-    /// Nodes that may connect and whose newest certificate has ended, those first that ended first.
-    async fn expired(&self, now: Timestamp) -> Result<Vec<Expired>, CallError> {
-        let mut expired = self.recoveries.store.expired(&self.domain, now - MAX_REACH, now).await?;
+    /// Fills in which enabled nodes have expired, those first that ended first, and what keeps each away.
+    async fn show_standing(
+        &self,
+        window: Option<&RecoveryWindow>,
+        back: BTreeSet<&NodeId>,
+        now: Timestamp,
+        answer: &mut wire::Recovery,
+    ) -> Result<(), CallError> {
+        let expired = self.recoveries.store.expired(&self.domain, now - MAX_REACH, now).await?;
         let blocks = self.configs.blocks();
-        expired.retain(|one| !blocks.contains(&self.domain.node_id(&one.node)));
-        Ok(expired)
+        Standing { domain: &self.domain, blocks: &blocks, window, back, now }.show(&expired, answer);
+        Ok(())
     }
 
     /// Lets nodes come back for a while. A window that is open already is closed by this one, and whoever came back
@@ -168,7 +199,7 @@ impl Calls {
         let reach =
             reach.ok_or_else(|| bad("reach", "it reaches back for a time such as 7d, at most 90d"))?;
         let reason = reason_line(&wanted.reason)?;
-        let _alone = self.recoveries.changing.lock().await;
+        let _alone = self.recoveries.turn().await?;
         let now = self.clock.now();
         let window = RecoveryWindow {
             id: 0,
@@ -182,8 +213,7 @@ impl Calls {
         if wanted.dry_run {
             let shown = Some(shown_window(&window, now));
             let mut answer = wire::Recovery { window: shown, ..wire::Recovery::default() };
-            let standing = Standing { window: Some(&window), back: BTreeSet::new(), now };
-            standing.show(&self.expired(now).await?, &mut answer);
+            self.show_standing(Some(&window), BTreeSet::new(), now, &mut answer).await?;
             return Ok(answer);
         }
         let mut event = caller
@@ -194,7 +224,7 @@ impl Calls {
         let window = self.recoveries.store.open_recovery(window, event).await?;
         tracing::warn!(until = %window.until, "nodes may come back with expired certificates");
         self.recoveries.published.send_replace(Some(Arc::new(window)));
-        self.recovery().await
+        self.shown_recovery().await
     }
 
     /// Ends the window before its time.
@@ -208,7 +238,7 @@ impl Calls {
         dry_run: bool,
     ) -> Result<wire::Done, CallError> {
         let reason = reason_line(reason)?;
-        let _alone = self.recoveries.changing.lock().await;
+        let _alone = self.recoveries.turn().await?;
         let now = self.clock.now();
         let missing = || CallError::NotFound { what: "open recovery", name: "window".to_owned() };
         let open = self.recoveries.open(now).ok_or_else(missing)?;

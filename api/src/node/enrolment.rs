@@ -30,8 +30,6 @@ pub struct Enrolment {
     callers: Limiter<IpAddr>,
     /// Apart from the others: nodes that come back never keep a new one from joining.
     recovering: Limiter<IpAddr>,
-    /// Those that ask to come back while no window is open.
-    waiting: Limiter<IpAddr>,
 }
 
 /// How a node proves itself.
@@ -62,12 +60,7 @@ pub(super) struct Proven {
 impl Enrolment {
     pub(super) fn new(door: Arc<NodeDoor>) -> Self {
         let settings = &door.settings;
-        Self {
-            callers: Limiter::new(settings),
-            recovering: Limiter::wide(settings),
-            waiting: Limiter::new(settings),
-            door,
-        }
+        Self { callers: Limiter::new(settings), recovering: Limiter::wide(settings), door }
     }
 
     fn call(&self, extensions: &Extensions) -> Call {
@@ -83,21 +76,20 @@ impl Enrolment {
         }
     }
 
-    /// Lets a caller in that does not come too often, and says what it comes for.
+    /// Lets a caller in that does not come too often, and says what it comes for. Whoever asks to come back while no
+    /// window is open is refused before it is counted: a thousand behind one address all hear why they wait.
     fn admit(&self, call: &Call, extensions: &Extensions, method: &str) -> Result<Method, Refusal> {
         let remote = extensions.get::<SocketAddr>().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), SocketAddr::ip);
         let method = Method::parse(method);
-        let is_open = self.door.recovery(call.now).is_some();
         let limiter = match method {
-            Ok(Method::Expired) if is_open => &self.recovering,
-            Ok(Method::Expired) => &self.waiting,
+            Ok(Method::Expired) if self.door.recovery(call.now).is_none() => {
+                return Err(RecoveryRefusal::Closed.into());
+            }
+            Ok(Method::Expired) => &self.recovering,
             Ok(Method::JoinToken) | Err(_) => &self.callers,
         };
         limiter.take(&limited_as(remote), call.now)?;
-        match method {
-            Ok(Method::Expired) if !is_open => Err(RecoveryRefusal::Closed.into()),
-            method => method,
-        }
+        method
     }
 
     fn challenge(&self, call: &Call, request: &BeginRequest) -> Result<BeginResponse, Refusal> {
@@ -155,7 +147,7 @@ impl Enrolment {
             })
             .await?;
         tracing::info!(
-            request_id = %call.id, node_id = %node, serial = %svid.chain.leaf().serial(),
+            request_id = %call.id, actor = %call.actor, node_id = %node, serial = %svid.chain.leaf().serial(),
             authority_id = %svid.authority, "node enrolled"
         );
         Ok(self.answer(&svid, &id, &binding))

@@ -89,6 +89,7 @@ impl Enrolment {
             node: node.clone(),
             replaces: row.intent.serial,
             spki: proven.key.hash(),
+            from: call.actor.to_string(),
         };
         let svid = self
             .door
@@ -108,7 +109,7 @@ impl Enrolment {
             })
             .await?;
         tracing::info!(
-            request_id = %call.id, node_id = %node, serial = %svid.chain.leaf().serial(),
+            request_id = %call.id, actor = %call.actor, node_id = %node, serial = %svid.chain.leaf().serial(),
             authority_id = %svid.authority, %ended, "node came back with an expired certificate"
         );
         Ok(self.answer(&svid, &id, &binding))

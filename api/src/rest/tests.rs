@@ -24,6 +24,7 @@ use crate::{
         configs::{Manager, Stores},
     },
     expiry::{AuthorityEndings, Expiries, ExpirySource, LeafEndings, LeafFacts, ListEndings, TokenEndings},
+    ports::RecoveryStore,
     testing::{MemoryStore, Still, StillRevoking, StillRotation},
 };
 
@@ -88,6 +89,12 @@ fn peer(path: &str) -> Arc<Peer> {
 async fn world() -> World {
     let clock = ManualClock::new(Timestamp::from_unix_secs(1_800_000_000));
     let (store, still) = (MemoryStore::default(), Still::default());
+    world_with(|store| Arc::new(store)).await
+}
+
+/// A world whose recovery windows are kept by another store.
+#[expect(clippy::disallowed_methods, reason = "the manager runs beside the test")]
+async fn world_with(recoveries: impl FnOnce(MemoryStore) -> Arc<dyn RecoveryStore>) -> World {
     let shared = Arc::new(store.clone());
     let stores = Stores { documents: shared.clone(), nodes: shared.clone(), blocks: shared.clone() };
     let domain = TrustDomain::parse("td.example").unwrap();
@@ -120,7 +127,7 @@ async fn world() -> World {
     let time = watch::Sender::<Reading>::default();
     let calls = Calls {
         pauses,
-        recoveries: Recoveries::load(shared.clone()).await.unwrap(),
+        recoveries: Recoveries::load(recoveries(store.clone())).await.unwrap(),
         expiries: Expiries::new(expiries),
         leaves,
         domain,

@@ -164,7 +164,7 @@ fn refuses_what_policy_forbids() {
     let spend = |spki| Some(Spend::Token(TokenSpend { token_id: "t".to_owned(), spki }));
     let recovery = |name: &str, spki| {
         let (node, replaces) = (NodeId::parse(name).unwrap(), Serial::random());
-        Some(Spend::Recovery(RecoverySpend { window: 1, node, replaces, spki }))
+        Some(Spend::Recovery(RecoverySpend { window: 1, node, replaces, spki, from: "192.0.2.7".into() }))
     };
     let (node_path, workload) = ("/credence/node/web-1", Profile::Workload);
 

@@ -278,7 +278,7 @@ async fn recoveries(store: &dyn StoreFixture) {
     let spend = |window: u64, replaces: u8, key: u8| {
         let replaces = Serial::from_random([replaces; 20]);
         let (node, spki) = (node.clone(), SpkiHash([key; 32]));
-        Some(Spend::Recovery(RecoverySpend { window, node, replaces, spki }))
+        Some(Spend::Recovery(RecoverySpend { window, node, replaces, spki, from: "192.0.2.7".into() }))
     };
     let refused = |reason: RecoveryRefusal| Err(JournalError::Recovery(reason));
     store.bind(now() - Duration::from_secs(60)).await;
@@ -354,7 +354,7 @@ async fn recoveries_after_a_theft(store: &dyn StoreFixture) {
     };
     let come_back = async |replaces: u8, serial: u8| {
         let (replaces, spki) = (Serial::from_random([replaces; 20]), SpkiHash([serial; 32]));
-        let spend = RecoverySpend { window, node: node.clone(), replaces, spki };
+        let spend = RecoverySpend { window, node: node.clone(), replaces, spki, from: "192.0.2.7".into() };
         let plain = intent(9, serial, "credence/node/web-1", 900);
         let intent = Intent { spki, profile: Profile::Node, ..plain };
         journal.record_intent(intent, Some(Spend::Recovery(spend)), event("recovery")).await

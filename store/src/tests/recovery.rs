@@ -135,7 +135,8 @@ async fn who_expired_is_listed_with_what_bars_it_and_who_came_back_with_its_new_
     assert_eq!(store.recovered(window.id).await.unwrap(), []);
     let node = NodeId::parse("web-1").unwrap();
     let (replaces, spki) = (Serial::from_random([2; 20]), SpkiHash([9; 32]));
-    let spend = RecoverySpend { window: window.id, node: node.clone(), replaces, spki };
+    let spend =
+        RecoverySpend { window: window.id, node: node.clone(), replaces, spki, from: "192.0.2.7".into() };
     issue(store, 3, later(800), Some(spend)).await;
     assert_eq!(listed(0, 900).await, []);
     let back = Recovered { node, at: later(800), until: later(800) + LIFE };

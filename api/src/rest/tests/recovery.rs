@@ -3,7 +3,7 @@
 use spiffe::{NodeId, RecoveryRefusal};
 
 use super::*;
-use crate::ports::{Expired, Recovered};
+use crate::ports::{Expired, Recovered, RecoveryStore, RecoveryWindow, StoreError};
 
 #[tokio::test]
 async fn a_recovery_window_is_off_by_default_lists_who_expired_and_ends_by_itself() {
@@ -62,6 +62,72 @@ async fn a_recovery_window_is_off_by_default_lists_who_expired_and_ends_by_itsel
     assert_eq!(actions, [Action::RecoveryOpen, Action::RecoveryOpen, Action::RecoveryClose]);
 }
 
+/// Keeps what it is told, and is never done with one change: whoever asked is gone by then.
+struct Cut(MemoryStore);
+
+#[async_trait::async_trait]
+impl RecoveryStore for Cut {
+    async fn recovery(&self) -> Result<Option<RecoveryWindow>, StoreError> {
+        self.0.recovery().await
+    }
+
+    async fn open_recovery(
+        &self,
+        window: RecoveryWindow,
+        event: Event,
+    ) -> Result<RecoveryWindow, StoreError> {
+        self.0.open_recovery(window, event).await?;
+        std::future::pending().await
+    }
+
+    async fn close_recovery(&self, event: Event) -> Result<(), StoreError> {
+        self.0.close_recovery(event).await?;
+        std::future::pending().await
+    }
+
+    async fn expired(
+        &self,
+        domain: &TrustDomain,
+        since: Timestamp,
+        now: Timestamp,
+    ) -> Result<Vec<Expired>, StoreError> {
+        self.0.expired(domain, since, now).await
+    }
+
+    async fn recovered(&self, window: u64) -> Result<Vec<Recovered>, StoreError> {
+        self.0.recovered(window).await
+    }
+}
+
+/// Lets a call go on until `done`, and drops it then: its client has gone.
+async fn cut(call: impl Future<Output = Answer>, done: impl AsyncFn() -> bool) {
+    let mut call = Box::pin(call);
+    while !done().await {
+        tokio::select! {
+            biased;
+            answer = &mut call => panic!("it came to its end: {}", answer.body),
+            () = tokio::task::yield_now() => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_is_dropped_midway_leaves_no_difference_behind() {
+    let world = world_with(|store| Arc::new(Cut(store))).await;
+    let wanted = json!({"window": "1h"}).to_string();
+    let open = || world.send(request("POST", "/api/v1/recovery", JSON, wanted.clone()));
+    let close = || world.send(request("DELETE", "/api/v1/recovery", JSON, ""));
+    let kept =
+        async || Recoveries::load(Arc::new(world.store.clone())).await.unwrap().open(world.clock.now());
+    cut(open(), async || kept().await.is_some()).await;
+    // The next who asks hears what is kept, and may close it.
+    assert_eq!(world.get("/api/v1/recovery").await.body["open"], true);
+    assert!(world.get("/api/v1/status").await.headers.contains_key(RECOVERY));
+    cut(close(), async || kept().await.is_none()).await;
+    world.refuses(request("DELETE", "/api/v1/recovery", JSON, ""), 404, "not-found").await;
+    assert!(!world.get("/api/v1/status").await.headers.contains_key(RECOVERY));
+}
+
 #[tokio::test]
 async fn who_expired_is_listed_with_what_keeps_it_away() {
     let world = world().await;
@@ -87,7 +153,7 @@ async fn who_expired_is_listed_with_what_keeps_it_away() {
         .collect()
     };
     let closed = world.get("/api/v1/recovery").await.body;
-    assert_eq!((&closed["expired_count"], &closed["waiting_count"]), (&json!(5), &json!(0)));
+    assert_eq!((&closed["expired_count"], &closed["waiting_count"]), (&json!(6), &json!(0)));
     assert!(listed(&closed).iter().all(|(_, because)| !because.is_empty()), "{closed:#}");
 
     let wanted = json!({"window": "1h", "dry_run": true});
@@ -99,9 +165,10 @@ async fn who_expired_is_listed_with_what_keeps_it_away() {
     let open = world.get("/api/v1/recovery").await.body;
     let expected = [
         ("old", "its certificate ended longer ago than 7d"),
-        ("stolen", "certificate that was presented is from an authority whose key is believed to be stolen"),
-        ("revoked", "certificate that was presented is revoked"),
+        ("stolen", "its certificate is from an authority whose key is believed to be stolen"),
+        ("revoked", "its certificate is revoked"),
         ("back", "node came back in this window already"),
+        ("blocked", "its identity is blocked"),
         ("web-1", ""),
     ];
     assert_eq!(listed(&open), expected.map(|(node, because)| (node.to_owned(), because.to_owned())));
