@@ -186,6 +186,7 @@ async fn serve(
         documents: Arc::new(store.clone()),
         nodes: Arc::new(store.clone()),
         blocks: Arc::new(store.clone()),
+        secrets: Arc::new(store.clone()),
     };
     let status = Arc::new(xds::Board::default());
     let traffic = Arc::new(xds::Traffic::default());

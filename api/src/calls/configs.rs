@@ -8,6 +8,7 @@
 //! ```
 
 mod drains;
+mod shown;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -32,8 +33,8 @@ use super::{
 };
 use crate::{
     ports::{
-        BlockStore, DocumentChange, DocumentFilter, DocumentStore, NodeStore, RevisionState, StoreError,
-        StoredDocument, StoredToken,
+        BlockStore, DocumentChange, DocumentFilter, DocumentStore, NodeStore, RevisionState, SecretStore,
+        StoreError, StoredDocument, StoredToken,
     },
     wire,
 };
@@ -258,7 +259,7 @@ impl Handle {
     }
 }
 
-/// The stores that the manager writes to.
+/// The stores that the manager writes to, and the one that it looks into.
 #[derive(Clone)]
 pub struct Stores {
     /// Documents.
@@ -267,6 +268,8 @@ pub struct Stores {
     pub nodes: Arc<dyn NodeStore>,
     /// Blocks.
     pub blocks: Arc<dyn BlockStore>,
+    /// Imported secrets, which are only read.
+    pub secrets: Arc<dyn SecretStore>,
 }
 
 /// The effective revision of a document.
@@ -438,7 +441,7 @@ impl Manager {
             dry_run: request.dry_run,
             items: draft.items,
             nodes: if draft.touched.is_empty() { Vec::new() } else { reached(&applied) },
-            warnings: applied.warnings.iter().map(ToString::to_string).collect(),
+            warnings: warnings.iter().map(ToString::to_string).collect(),
             revisions: Vec::new(),
         };
         Ok(Planned { changes: draft.changes, touched: draft.touched, next, plan })
@@ -446,7 +449,9 @@ impl Manager {
 
     /// The catalog after a change, which nobody sees yet.
     fn staged(
+        let mut warnings = self.unserved(&draft.puts).await?;
         &self,
+        warnings.extend(applied.warnings.iter().cloned());
         puts: Vec<Document>,
         removes: Vec<DocumentKey>,
     ) -> Result<(Catalog, Applied), CallError> {

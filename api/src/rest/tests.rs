@@ -71,6 +71,8 @@ struct World {
     sealing: Arc<crate::sealing::MemorySealing>,
     revoking: Arc<StillRevoking>,
     peer: Option<Arc<Peer>>,
+    secrets: Arc<crate::testing::MemorySecrets>,
+    rotation: Arc<StillRotation>,
 }
 
 struct Answer {
@@ -96,7 +98,13 @@ async fn world() -> World {
 #[expect(clippy::disallowed_methods, reason = "the manager runs beside the test")]
 async fn world_with(recoveries: impl FnOnce(MemoryStore) -> Arc<dyn RecoveryStore>) -> World {
     let shared = Arc::new(store.clone());
-    let stores = Stores { documents: shared.clone(), nodes: shared.clone(), blocks: shared.clone() };
+    let secrets = Arc::new(crate::testing::MemorySecrets::default());
+    let stores = Stores {
+        documents: shared.clone(),
+        nodes: shared.clone(),
+        blocks: shared.clone(),
+        secrets: secrets.clone(),
+    };
     let domain = TrustDomain::parse("td.example").unwrap();
     let catalog = Catalog::new(Context::strict(domain.clone()));
     let (manager, configs) = Manager::load(stores, catalog, Box::new(|_| BTreeSet::new())).await.unwrap();
@@ -151,11 +159,23 @@ async fn world_with(recoveries: impl FnOnce(MemoryStore) -> Arc<dyn RecoveryStor
         readiness: Arc::new(still.clone()),
         metrics: Arc::new(still.clone()),
         sealing: sealing.clone(),
-        secrets: Arc::new(crate::testing::MemorySecrets::default()),
+        secrets: secrets.clone(),
         hooks: Arc::new(still.clone()),
     };
     let peer = Some(peer("/credence/operator/ann"));
-    World { router: router(calls), store, still, journal: ca, clock, time, sealing, revoking, peer }
+    World {
+        router: router(calls),
+        store,
+        still,
+        journal: ca,
+        clock,
+        time,
+        sealing,
+        revoking,
+        secrets,
+        rotation,
+        peer,
+    }
 }
 
 impl World {
@@ -210,6 +230,22 @@ impl World {
     }
 
     async fn get(&self, path: &str) -> Answer {
+    /// Imports a certificate of that name into the namespace `default`, granted to one identity.
+    async fn plant_certificate(&self, name: &str, grant: &str) {
+        let issuer = FakeIssuer::new("web.example", Arc::new(self.clock.clone()));
+        let chain = certs::Chain::new(issuer.trust().own().authorities()[0].clone(), Vec::new());
+        let key = certs::SecretBytes::new(zeroize::Zeroizing::new(vec![1]));
+        let secret = crate::ports::NewSecret {
+            tenant: Tenant::default(),
+            name: spiffe::SecretName::parse("default", name).unwrap(),
+            grants: [SpiffeId::parse(grant).unwrap()].into(),
+            created: self.clock.now(),
+            value: certs::Imported::Tls { chain, form: certs::KeyForm::Pkcs8, key },
+        };
+        let event = Event::done(self.clock.now(), Actor::System, Action::SecretSet, name);
+        crate::ports::SecretStore::put_secret(&*self.secrets, secret, None, event).await.unwrap();
+    }
+
         self.send(Request::get(path).body(Body::empty()).unwrap()).await
     }
 

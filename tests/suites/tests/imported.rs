@@ -88,9 +88,20 @@ async fn strangers_see_it(name: &'static str, envoy: Envoy) {
     let [edge, other] = ports[..] else { panic!("two ports") };
     let documents =
         [document("edge", edge, upstream.address()), document("other", other, upstream.address())];
-    world.rest().apply(&documents.join("---\n")).await;
+    let plan = world.rest().apply(&documents.join("---\n")).await;
 
-    // The secret comes after the listener that waits for it.
+    // The secret comes after the listener that needs it: whoever applied it was warned, and the proxy closes what comes.
+    let warnings: Vec<&Value> = plan["warnings"].as_array().into_iter().flatten().collect();
+    let is_warned =
+        |one: &Value| one.as_str().unwrap().contains("shows secret default/shop, which does not exist");
+    assert_eq!(warnings.iter().filter(|one| is_warned(one)).count(), 2, "{warnings:?}");
+    eventually("the proxy takes the listener and closes connections", async || {
+        match try_http(edge, None, "/").await {
+            outcome if outcome.is_refused_by_tls() => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
     let authority = TestAuthority::root("web.example", SystemClock.now());
     let first = certificate(&world, &authority);
     let identity = world.id("edge");

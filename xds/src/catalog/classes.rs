@@ -10,7 +10,7 @@ use spiffe::{Binding, BindingState, Bindings, Labels, Namespace, NodeId, Tenant}
 use super::{Class, ClassKey, Held, staging::Staging};
 use crate::{
     Resource, Snapshot, TypeUrl, ViewId,
-    model::{Document, DocumentKey, Kind, Problems, Spec},
+    model::{Document, DocumentKey, Kind, Problems},
     validate::{Findings, Member, NodeSet},
 };
 
@@ -52,9 +52,8 @@ impl Staging<'_> {
         let kept = class.key.members.iter().filter(|member| !self.changed.contains(*member));
         let mut members: Vec<_> = kept.cloned().collect();
         let lost = members.len() < class.key.members.len();
-        let now = changed
-            .iter()
-            .filter(|(_, document)| document.is_some_and(|document| reaches(document, binding)));
+        let now =
+            changed.iter().filter(|(_, document)| document.is_some_and(|document| document.reaches(binding)));
         let before = members.len();
         members.extend(now.map(|(key, _)| (*key).clone()));
         if !lost && members.len() == before {
@@ -66,7 +65,7 @@ impl Staging<'_> {
 
     /// The class of a node, from all documents of its namespace.
     fn class_of(&self, binding: &Binding) -> ClassKey {
-        let members = self.configs_of(binding).filter(|held| reaches(&held.document, binding));
+        let members = self.configs_of(binding).filter(|held| held.document.reaches(binding));
         ClassKey {
             tenant: binding.tenant.clone(),
             namespace: binding.namespace.clone(),
@@ -224,15 +223,6 @@ impl Staging<'_> {
         }
         self.sweep();
         refused
-    }
-}
-
-fn reaches(document: &Document, binding: &Binding) -> bool {
-    match &document.spec {
-        Spec::Endpoints(_) => false,
-        Spec::ProxyConfig(config) => {
-            config.selector.as_ref().is_none_or(|selector| binding.matches(&selector.match_labels))
-        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use spiffe::{Labels, Namespace, Tenant};
+use spiffe::{Binding, Labels, Namespace, Tenant};
 
 mod cluster;
 pub(crate) mod decode;
@@ -99,6 +99,20 @@ pub struct Document {
 }
 
 impl Document {
+    /// Whether a node with this binding gets it by itself. `Endpoints` come with the clusters that want them.
+    #[must_use]
+    pub fn reaches(&self, binding: &Binding) -> bool {
+        if self.key.tenant != binding.tenant || self.key.namespace != binding.namespace {
+            return false;
+        }
+        match &self.spec {
+            Spec::Endpoints(_) => false,
+            Spec::ProxyConfig(config) => {
+                config.selector.as_ref().is_none_or(|selector| binding.matches(&selector.match_labels))
+            }
+        }
+    }
+
     /// Something that is wrong with it because of what stands beside it, at the place of its name.
     #[must_use]
     pub fn problem(&self, rule: &str, message: impl Into<String>, hint: impl Into<String>) -> Problem {

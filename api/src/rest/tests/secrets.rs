@@ -74,3 +74,61 @@ async fn secrets_that_are_none_are_refused_with_the_reason_and_nothing_is_kept()
     let tls = json!({"namespace": "default", "name": "t", "grants": [web], "certificate": "x", "key": "y"});
     check(tls, 400, "no certificate in the PEM text").await;
 }
+
+/// A listener that shows a certificate, on nodes with the label `app: edge`.
+fn edge(certificate: &str) -> String {
+    format!(
+        r#"apiVersion: v1
+kind: ProxyConfig
+metadata: {{name: edge}}
+spec:
+  selector: {{matchLabels: {{app: edge}}}}
+  listeners:
+    - name: edge
+      address: 127.0.0.1
+      port: 8443
+      tls: {{certificate: {certificate}}}
+      filterChains:
+        - filters: [{{name: envoy.filters.network.http_connection_manager, config: {{routeConfig: edge}}}}]
+  routes:
+    - name: edge
+      virtualHosts:
+        - name: all
+          domains: ["*"]
+          routes: [{{match: {{prefix: /}}, directResponse: {{status: 200}}}}]
+"#
+    )
+}
+
+#[tokio::test]
+async fn a_plan_warns_of_a_certificate_that_a_node_would_not_get() {
+    let world = world().await;
+    let web = "spiffe://td.example/web";
+    for (node, app) in [("edge-1", "edge"), ("edge-2", "edge"), ("other", "other")] {
+        let body = json!({"node": node, "identities": [web], "labels": {"app": app}});
+        let enrolled = world.json("POST", "/api/v1/proxies", body).await;
+        assert!(enrolled.status.is_success(), "{}", enrolled.body);
+    }
+    let warns = async |certificate: &str| -> Vec<String> {
+        let plan = world.yaml("POST", "/api/v1/apply?dry_run=true", &edge(certificate)).await;
+        assert_eq!(plan.status, 200, "{}", plan.body);
+        let warnings = plan.body["warnings"].as_array().into_iter().flatten();
+        warnings.map(|one| one.as_str().unwrap().to_owned()).collect()
+    };
+    let says = |warnings: &[String], words: &str| {
+        let one = format!(
+            "listener \"edge\" shows secret {words}: nodes take the listener all the same, and close"
+        );
+        assert!(warnings.len() == 1 && warnings[0].contains(&one), "{words}: {warnings:?}");
+    };
+    says(&warns("default/shop").await, "default/shop, which does not exist");
+
+    world.json("POST", "/api/v1/secrets", set("words", &[web])).await;
+    says(&warns("default/words").await, "default/words, which holds no certificate");
+
+    world.plant_certificate("shop", "spiffe://td.example/other").await;
+    says(&warns("default/shop").await, "default/shop, which is granted to no identity of edge-1, edge-2");
+    world.plant_certificate("shop", web).await;
+    assert_eq!(warns("default/shop").await, [""; 0]);
+    says(&warns("default/shpo").await, "default/shpo, which does not exist");
+}

@@ -1,0 +1,74 @@
+//! Whether the certificates that listeners show are there for the nodes that show them. Envoy takes a listener without
+//! its certificate all the same, and closes the connections that come: so whoever applies one hears of it first.
+
+use certs::Imported;
+use sds::ImportedSecret;
+use spiffe::{BindingState, SecretName};
+use xds::model::{Document, Spec, Warning};
+
+use super::Manager;
+use crate::calls::{CallError, error::count};
+
+/// The most nodes that a warning names.
+const MAX_NAMED: usize = 3;
+
+impl Manager {
+    /// A warning for each certificate that a listener of `documents` shows, and that a node which they reach does not
+    /// get.
+    pub(super) async fn unserved(&self, documents: &[Document]) -> Result<Vec<Warning>, CallError> {
+        let shown: Vec<_> = documents.iter().flat_map(shown).collect();
+        if shown.is_empty() {
+            return Ok(Vec::new());
+        }
+        let secrets = self.stores.secrets.secrets().await?;
+        let warning = |(document, listener, name)| {
+            let why = self.missing(document, name, &secrets)?;
+            let message = format!(
+                "listener {listener:?} shows secret {name}, {why}: nodes take the listener all the same, and close every \
+                 connection to it"
+            );
+            let hint = "first set the secret and grant it to an identity of these nodes: credence secret set";
+            Some(Warning(document.problem("certificate-not-there", message, hint)))
+        };
+        Ok(shown.into_iter().filter_map(warning).collect())
+    }
+
+    /// Why the nodes of a document do not get a certificate, if so.
+    fn missing(&self, document: &Document, name: &SecretName, secrets: &[ImportedSecret]) -> Option<String> {
+        let is_it =
+            |one: &&ImportedSecret| one.facts.tenant == document.key.tenant && one.facts.name == *name;
+        let Some(secret) = secrets.iter().find(is_it) else { return Some("which does not exist".to_owned()) };
+        if matches!(secret.value, Imported::Generic(_)) {
+            return Some("which holds no certificate".to_owned());
+        }
+        let (bindings, blocks) = (self.bindings.borrow(), self.blocks.borrow());
+        let grants = &secret.facts.grants;
+        let without: Vec<&str> = bindings
+            .iter()
+            .filter(|binding| binding.state == BindingState::Enabled && document.reaches(binding))
+            .filter(|binding| {
+                !binding.identities.iter().any(|id| grants.contains(id) && !blocks.contains(id))
+            })
+            .map(|binding| binding.node.as_str())
+            .collect();
+        let named = without.iter().take(MAX_NAMED).copied().collect::<Vec<_>>().join(", ");
+        match without.len().checked_sub(MAX_NAMED) {
+            _ if without.is_empty() => None,
+            Some(more @ 1..) => {
+                let more = count(more, "more node", "more nodes");
+                Some(format!("which is granted to no identity of {named} and {more}"))
+            }
+            _ => Some(format!("which is granted to no identity of {named}")),
+        }
+    }
+}
+
+/// The certificates that the listeners of a document show, each with the name of the listener.
+fn shown(document: &Document) -> impl Iterator<Item = (&Document, &str, &SecretName)> {
+    let listeners = match &document.spec {
+        Spec::ProxyConfig(config) => config.listeners.as_slice(),
+        Spec::Endpoints(_) => &[],
+    };
+    let tls = listeners.iter().filter_map(|one| Some((one, one.tls.as_ref()?)));
+    tls.map(move |(listener, tls)| (document, listener.name.as_ref(), &tls.certificate))
+}
