@@ -621,7 +621,7 @@ impl Readiness for Still {
 
 #[async_trait]
 impl Hooks for Still {
-    /// One that takes everything.
+    /// One that takes everything, one that takes nothing, and one that is always being told something.
     fn hooks(&self) -> Vec<wire::Hook> {
         let hook = |name: &str| wire::Hook {
             name: name.into(),
@@ -662,7 +662,11 @@ impl MetricsText for Still {
 }
 
 /// An issuing authority that is replaced without a trace.
-pub struct StillRotation;
+#[derive(Default)]
+pub struct StillRotation {
+    /// How the rotation of the root stands; nothing until it was looked at.
+    pub root: Mutex<Option<ca::RotationStatus>>,
+}
 
 #[async_trait]
 impl Rotation for StillRotation {
@@ -679,7 +683,7 @@ impl Rotation for StillRotation {
     }
 
     fn root_status(&self) -> Option<ca::RotationStatus> {
-        None
+        self.root.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     async fn rotate_root(

@@ -137,7 +137,7 @@ enum Command {
     Block(SpiffeId, Verdict, Box<Event>, Reply<()>),
     Unblock(SpiffeId, Box<Event>, Reply<()>),
     Drain(u64, Reply<()>),
-    PlanDrain(Option<SpiffeId>, Reply<Vec<PlannedNodes>>),
+    PlanDrain(Option<SpiffeId>, Reply<Arc<[PlannedNodes]>>),
     Evict(SpiffeId, Box<Event>, Reply<()>),
 }
 
@@ -288,6 +288,8 @@ pub struct Manager {
     catalog: Catalog,
     locality: Locality,
     effective: BTreeMap<DocumentKey, Effective>,
+    /// What a drain of everything would replace, if that was asked for since something was published.
+    drain_plan: Option<Arc<[PlannedNodes]>>,
     commands: mpsc::Receiver<Command>,
     views: watch::Sender<Arc<Views>>,
     bindings: watch::Sender<Arc<Bindings>>,
@@ -343,8 +345,18 @@ impl Manager {
             blocks: blocks.subscribe(),
             drained: drained.subscribe(),
         };
-        let manager =
-            Self { stores, catalog, locality, effective, commands, views, bindings, blocks, drained };
+        let manager = Self {
+            stores,
+            catalog,
+            locality,
+            effective,
+            drain_plan: None,
+            commands,
+            views,
+            bindings,
+            blocks,
+            drained,
+        };
         Ok((manager, handle))
     }
 
@@ -423,6 +435,7 @@ impl Manager {
 
     fn publish(&mut self, catalog: Catalog) {
         self.catalog = catalog;
+        self.drain_plan = None;
         let views = self.catalog.views();
         tracing::info!(revision = views.revision, "configuration published");
         self.views.send_replace(views);
@@ -436,7 +449,9 @@ impl Manager {
         if let Some((tenant, namespace)) = &request.prune {
             self.plan_prune(tenant, namespace, &mut draft);
         }
+        let mut warnings = self.unserved(&draft.puts).await?;
         let (next, applied) = self.staged(draft.puts, draft.removes)?;
+        warnings.extend(applied.warnings.iter().cloned());
         let plan = wire::Plan {
             dry_run: request.dry_run,
             items: draft.items,
@@ -449,9 +464,7 @@ impl Manager {
 
     /// The catalog after a change, which nobody sees yet.
     fn staged(
-        let mut warnings = self.unserved(&draft.puts).await?;
         &self,
-        warnings.extend(applied.warnings.iter().cloned());
         puts: Vec<Document>,
         removes: Vec<DocumentKey>,
     ) -> Result<(Catalog, Applied), CallError> {

@@ -268,7 +268,9 @@ impl Calls {
         };
         let took = self.clock.now().since(start);
         outcome.summary += &format!("; {word} on {} in {:.2} s", enforcement, took.as_secs_f64());
-        outcome.took_ms = Some(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+        // An eviction waits twice.
+        let took = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        outcome.took_ms = Some(outcome.took_ms.unwrap_or_default().saturating_add(took));
         outcome.enforcement = Some(enforcement);
     }
 

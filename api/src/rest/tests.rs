@@ -29,6 +29,7 @@ use crate::{
 };
 
 mod brought;
+mod emergency;
 mod hooks;
 mod recovery;
 mod revocation;
@@ -70,9 +71,9 @@ struct World {
     time: watch::Sender<Reading>,
     sealing: Arc<crate::sealing::MemorySealing>,
     revoking: Arc<StillRevoking>,
-    peer: Option<Arc<Peer>>,
     secrets: Arc<crate::testing::MemorySecrets>,
     rotation: Arc<StillRotation>,
+    peer: Option<Arc<Peer>>,
 }
 
 struct Answer {
@@ -87,16 +88,15 @@ fn peer(path: &str) -> Arc<Peer> {
     Arc::new(Peer::new(VerifiedSvid::for_tests(id, Timestamp::MAX), remote))
 }
 
-#[expect(clippy::disallowed_methods, reason = "the manager runs beside the test")]
 async fn world() -> World {
-    let clock = ManualClock::new(Timestamp::from_unix_secs(1_800_000_000));
-    let (store, still) = (MemoryStore::default(), Still::default());
     world_with(|store| Arc::new(store)).await
 }
 
 /// A world whose recovery windows are kept by another store.
 #[expect(clippy::disallowed_methods, reason = "the manager runs beside the test")]
 async fn world_with(recoveries: impl FnOnce(MemoryStore) -> Arc<dyn RecoveryStore>) -> World {
+    let clock = ManualClock::new(Timestamp::from_unix_secs(1_800_000_000));
+    let (store, still) = (MemoryStore::default(), Still::default());
     let shared = Arc::new(store.clone());
     let secrets = Arc::new(crate::testing::MemorySecrets::default());
     let stores = Stores {
@@ -131,6 +131,7 @@ async fn world_with(recoveries: impl FnOnce(MemoryStore) -> Arc<dyn RecoveryStor
         Arc::new(TokenEndings(shared.clone())),
         Arc::new(ListEndings(revoking.clone())),
     ];
+    let rotation = Arc::new(StillRotation::default());
     let pauses = Pauses::load(shared.clone()).await.unwrap();
     let time = watch::Sender::<Reading>::default();
     let calls = Calls {
@@ -149,7 +150,7 @@ async fn world_with(recoveries: impl FnOnce(MemoryStore) -> Arc<dyn RecoveryStor
         refusals: shared,
         journal: ca.clone(),
         authorities: ca.clone(),
-        rotation: Arc::new(StillRotation),
+        rotation: rotation.clone(),
         revoking: revoking.clone(),
         issuer,
         trust,
@@ -229,7 +230,6 @@ impl World {
         serial
     }
 
-    async fn get(&self, path: &str) -> Answer {
     /// Imports a certificate of that name into the namespace `default`, granted to one identity.
     async fn plant_certificate(&self, name: &str, grant: &str) {
         let issuer = FakeIssuer::new("web.example", Arc::new(self.clock.clone()));
@@ -246,6 +246,7 @@ impl World {
         crate::ports::SecretStore::put_secret(&*self.secrets, secret, None, event).await.unwrap();
     }
 
+    async fn get(&self, path: &str) -> Answer {
         self.send(Request::get(path).body(Body::empty()).unwrap()).await
     }
 

@@ -32,7 +32,7 @@ pub struct DrainTime {
     pub proxies: usize,
 }
 
-/// `within 5 s on 12 proxies; on 2 that did not tell their drain time within what they were started with (...): a, b`.
+/// `within 5 s on 12 proxies; on 2 proxies within a drain time that they did not tell (...), so that ...: a, b`.
 impl fmt::Display for Drain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let proxies = |count| if count == 1 { "proxy" } else { "proxies" };
@@ -43,14 +43,45 @@ impl fmt::Display for Drain {
         let untold = (self.untold_count > 0).then(|| {
             let count = self.untold_count;
             format!(
-                "on {count} {} that did not tell, within the drain time that they were started with (by Envoy's default \
-                 600 s, gradually), so that it cannot be enforced there: {}",
+                "on {count} {} within a drain time that {} did not tell (Envoy's default is 600 s, gradually), so that it \
+                 cannot be enforced there: {}",
                 proxies(count),
+                if count == 1 { "it" } else { "they" },
                 self.untold.join(", "),
             )
         });
         let all: Vec<String> = told.chain(untold).collect();
         f.write_str(if all.is_empty() { "nowhere" } else { "" })?;
         f.write_str(&all.join("; "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn says_how_soon_and_where_nobody_knows() {
+        let untold = |names: &[&str]| Drain {
+            within: vec![DrainTime { secs: 5, proxies: 12 }],
+            untold: names.iter().map(|name| (*name).to_owned()).collect(),
+            untold_count: names.len(),
+            ..Drain::default()
+        };
+        let rest = "did not tell (Envoy's default is 600 s, gradually), so that it cannot be enforced there";
+        for (drain, expected) in [
+            (Drain::default(), "nowhere".to_owned()),
+            (untold(&[]), "within 5 s on 12 proxies".to_owned()),
+            (
+                untold(&["a"]),
+                format!("within 5 s on 12 proxies; on 1 proxy within a drain time that it {rest}: a"),
+            ),
+            (
+                untold(&["a", "b"]),
+                format!("within 5 s on 12 proxies; on 2 proxies within a drain time that they {rest}: a, b"),
+            ),
+        ] {
+            assert_eq!(drain.to_string(), expected);
+        }
     }
 }

@@ -147,19 +147,23 @@ impl TokenError {
 impl TokenKey {
     /// Makes the key if the token has none of this label. Answers whether it was made.
     pub(crate) fn ensure(&self) -> Result<bool, TokenError> {
-        self.ensure_until(None, true)
+        self.ensure_with(&[Attribute::Private(true)])
     }
 
-    /// The same; a key that is made ends with that day, which the token keeps and does not enforce. One that is not
-    /// private is seen by whoever has no PIN.
-    pub(crate) fn ensure_until(&self, last_day: Option<Date>, is_private: bool) -> Result<bool, TokenError> {
+    /// As another program might make it: it ends with that day, which the token keeps and does not enforce, and is
+    /// seen by whoever has no PIN unless it is private.
+    #[cfg(test)]
+    pub(crate) fn ensure_until(&self, last_day: Date, is_private: bool) -> Result<bool, TokenError> {
+        self.ensure_with(&[Attribute::Private(is_private), Attribute::EndDate(last_day)])
+    }
+
+    fn ensure_with(&self, more: &[Attribute]) -> Result<bool, TokenError> {
         self.session(true, |session| match self.find(session) {
             Ok(_) => Ok(false),
             Err(TokenError::NoKey { .. }) => {
                 let mut template = vec![
                     Attribute::Class(ObjectClass::SECRET_KEY),
                     Attribute::Token(true),
-                    Attribute::Private(is_private),
                     Attribute::Sensitive(true),
                     Attribute::Extractable(false),
                     Attribute::Encrypt(true),
@@ -168,7 +172,7 @@ impl TokenKey {
                     Attribute::Label(self.key.clone().into_bytes()),
                     Attribute::Id(random::<8>().to_vec()),
                 ];
-                template.extend(last_day.map(Attribute::EndDate));
+                template.extend(more.iter().cloned());
                 let made = session.generate_key(&Mechanism::AesKeyGen, &template);
                 made.map_err(|error| self.failed("making the key", &error)).map(|_| true)
             }

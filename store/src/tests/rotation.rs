@@ -309,7 +309,7 @@ async fn inside_of_the_token_test() {
     // SoftHSM2 keeps the end of a private key and cannot read it back: the slot is as good as any.
     for (name, is_private, ends) in [("open", false, Some("2031-05-07T23:59:59Z")), ("private", true, None)] {
         let last_day = cryptoki::types::Date::new_from_str_slice("2031", "05", "07").unwrap();
-        assert!(key(name, "1234").ensure_until(Some(last_day), is_private).unwrap());
+        assert!(key(name, "1234").ensure_until(last_day, is_private).unwrap());
         world.store.add_slot(name, KekSource::Token(key(name, "1234")), slot_event()).await.unwrap();
         let asked = [source(name, key(name, "1234")), world.primary()];
         let status = world.store.slot_status(&asked).await.unwrap();

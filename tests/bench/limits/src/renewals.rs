@@ -73,7 +73,9 @@ pub(crate) async fn measure(rounds: usize, bound: &Bound) -> anyhow::Result<Vec<
                 per_commit: count as f64 / commits,
             });
         }
-        sleep(PAUSE).await;
+        if round < rounds {
+            sleep(PAUSE).await;
+        }
     }
     drop(open);
     served.world.finish().await;
