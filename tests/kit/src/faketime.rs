@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use certs::Timestamp;
 
-use crate::{TestWorld, world::variable};
+use crate::{TestWorld, not_run};
 
 /// The file, in the folder in which the control plane runs.
 const FILE: &str = "faketime";
@@ -35,12 +35,7 @@ impl FakeTime {
             .map(|folder| PathBuf::from(folder).join("faketime/libfaketimeMT.so.1"))
             .find(|path| path.exists());
         let Some(library) = library else {
-            let words = "NOT RUN: there is no libfaketime (apt-get install faketime)";
-            assert!(variable("CREDENCE_REQUIRE_ENVOY").is_none(), "{words}");
-            #[expect(clippy::print_stderr, reason = "a test that does not run says so")]
-            {
-                eprintln!("\n*** {words} ***\n");
-            }
+            not_run("there is no libfaketime (apt-get install faketime)");
             return None;
         };
         let set = |name, value: &str| (name, value.to_owned());

@@ -31,6 +31,7 @@ mod rest;
 mod resume;
 mod revocation;
 mod search;
+mod thorough;
 mod tls;
 mod traffic;
 mod upstream;
@@ -61,6 +62,7 @@ pub use self::recorder::{Asked, Recorder};
 pub use self::rest::{Answer, Rest};
 pub use self::resume::{Resumer, Shook};
 pub use self::search::{Needle, Sighting, search};
+pub use self::thorough::{is_full, not_run};
 pub use self::tls::{
     Identity, Outcome, Shown, connect, https, plaintext, probe, shakes_hands, strikes_tls12, try_http,
     try_stream,

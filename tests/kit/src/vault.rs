@@ -19,7 +19,7 @@ use server::{clock::SystemClock, sandbox::free_ports};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
-use crate::{Identity, Outcome, eventually, https, within, workspace, world::variable};
+use crate::{Identity, Outcome, eventually, https, not_run, thorough::variable, within, workspace};
 
 /// How long a Vault has to start, on a machine that is shared.
 const START: Duration = Duration::from_secs(60);
@@ -36,12 +36,7 @@ pub fn vault_program() -> Option<PathBuf> {
     if let Ok(path) = path.canonicalize() {
         return Some(path);
     }
-    let words = format!("NOT RUN: vault missing at {} (tests/run builds it)", path.display());
-    assert!(variable("CREDENCE_REQUIRE_ENVOY").is_none(), "{words}");
-    #[expect(clippy::print_stderr, reason = "a test that does not run says so")]
-    {
-        eprintln!("\n*** {words} ***\n");
-    }
+    not_run(&format!("vault missing at {} (tests/run builds it)", path.display()));
     None
 }
 

@@ -15,18 +15,15 @@ use server::{
     sandbox::{Ports, ProxyOptions, Sandbox, SandboxOptions, free_ports},
 };
 
-use crate::{Admin, Enrolment, Identity, Keys, Rest, XdsClient, eventually, issued::keep_issued, load::get};
+use crate::{
+    Admin, Enrolment, Identity, Keys, Rest, XdsClient, eventually, issued::keep_issued, load::get, not_run,
+    thorough::variable,
+};
 
 /// The root of the workspace.
 #[must_use]
 pub fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
-
-pub(crate) fn variable(name: &str) -> Option<String> {
-    #[expect(clippy::disallowed_methods, reason = "tests are told by the environment where programs are")]
-    let value = std::env::var(name);
-    value.ok()
 }
 
 /// The program `credence`: `CREDENCE_BIN`, else the one that was built beside this test.
@@ -38,7 +35,11 @@ fn credence() -> PathBuf {
     // A test lies in a folder below the programs, a benchmark beside them.
     let mut beside = test.ancestors().skip(1).take(2).map(|folder| folder.join("credence"));
     beside.find(|path| path.is_file()).unwrap_or_else(|| {
-        panic!("there is no credence beside {}: run `cargo build -p credence-server`", test.display())
+        panic!(
+            "there is no credence beside {}: run `cargo build -p credence-server`, with `--release` for a program that \
+             was built so",
+            test.display()
+        )
     })
 }
 
@@ -63,12 +64,7 @@ pub fn envoy(version: &'static str) -> Option<Envoy> {
     if let Ok(path) = path.canonicalize() {
         return Some(Envoy { version, path });
     }
-    let words = format!("NOT RUN: no Envoy {version} at {} (set CREDENCE_ENVOYS)", path.display());
-    assert!(variable("CREDENCE_REQUIRE_ENVOY").is_none(), "{words}");
-    #[expect(clippy::print_stderr, reason = "a test that does not run says so")]
-    {
-        eprintln!("\n*** {words} ***\n");
-    }
+    not_run(&format!("no Envoy {version} at {} (set CREDENCE_ENVOYS)", path.display()));
     None
 }
 
@@ -303,6 +299,21 @@ impl TestWorld {
     /// A node's state, as the API shows it.
     pub async fn proxy(&self, node: &str) -> Value {
         self.rest.get(&format!("/api/v1/proxies/{node}")).await
+    }
+
+    /// The id of the authority that is active now, `root` or `intermediate`.
+    pub async fn active(&self, place: &str) -> String {
+        let listed = self.rest.get("/api/v1/authorities").await;
+        let items = listed["items"].as_array().cloned().unwrap_or_default();
+        let is_it = |one: &&Value| one["place"] == place && one["state"] == "active";
+        let id = items.iter().find(is_it).and_then(|one| one["id"].as_str());
+        id.unwrap_or_else(|| panic!("no {place} is active: {listed}")).to_owned()
+    }
+
+    /// Somebody who speaks for the identity `name`, on a node `NAME-host` of its own.
+    pub async fn caller(&self, name: &str) -> Identity {
+        let node = self.node(&format!("{name}-host"), &[name]).await;
+        self.workload(&node, "default").await
     }
 
     /// Waits until a node has acknowledged everything that it was sent.

@@ -117,11 +117,6 @@ async fn boot(name: &'static str, envoy: Envoy) -> TestWorld {
     TestWorld::boot(name, WorldOptions { envoy: Some(envoy), ..WorldOptions::default() }).await
 }
 
-async fn identity(world: &TestWorld, name: &str) -> Identity {
-    let node = world.node(&format!("{name}-host"), &[name]).await;
-    world.workload(&node, "default").await
-}
-
 async fn block(world: &TestWorld, id: &str) -> Value {
     // Hosts without an Envoy of their own have nothing to acknowledge.
     world.command(&["identity", "block", id, "--now", "--reason", "stolen key", "--yes"]).await
@@ -133,7 +128,7 @@ async fn client(name: &'static str, envoy: Envoy) {
     let upstream = Upstream::start("paid").await;
     world.start_proxy("pay", "pay", &["pay"]).await;
     world.rest().apply(&pay(&at, &upstream)).await;
-    let (alice_id, bob_id) = (identity(&world, "alice").await, identity(&world, "bob").await);
+    let (alice_id, bob_id) = (world.caller("alice").await, world.caller("bob").await);
     eventually("pay answers", async || {
         let mut kept = Kept::open(at.http, &alice_id, Speaks::Http1).await?;
         match kept.ask("/").await? {
@@ -244,8 +239,8 @@ async fn server(name: &'static str, envoy: Envoy) {
     let mut world = boot(name, envoy).await;
     let listen = TestWorld::free_port();
     // Neither has an Envoy, nor any ear for us: only their clients can do something about them.
-    let pay = Upstream::start_hostile("pay", &identity(&world, "pay").await).await;
-    let bank = Upstream::start_hostile("bank", &identity(&world, "bank").await).await;
+    let pay = Upstream::start_hostile("pay", &world.caller("pay").await).await;
+    let bank = Upstream::start_hostile("bank", &world.caller("bank").await).await;
     let options = ProxyOptions {
         identities: vec![world.id("web")],
         labels: vec!["app=web".to_owned()],

@@ -10,7 +10,7 @@ use certs::{Clock, Timestamp};
 use futures::future::join_all;
 use kit::{
     DeltaStream, EDS, FakeTime, Identity, Node, Outcome, SystemClock, TestWorld, WorldOptions, back,
-    endpoints, eventually, get, renew, within,
+    endpoints, eventually, get, is_full, renew, within,
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
 use serde_json::Value;
@@ -29,9 +29,7 @@ const UPSTREAM: &str = "web-upstream";
 
 /// How many runs of each fault there are.
 fn runs() -> u64 {
-    #[expect(clippy::disallowed_methods, reason = "tests are told by the environment how thorough to be")]
-    let full = std::env::var("CREDENCE_FULL");
-    if full.is_ok_and(|full| full == "1") { 20 } else { 2 }
+    if is_full() { 20 } else { 2 }
 }
 
 struct Watched {

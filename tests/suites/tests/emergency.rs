@@ -123,7 +123,7 @@ async fn respond(world: &TestWorld, authority: &str) -> (i32, Value, String) {
 async fn who_was_left_behind_is_named_until_it_enrols_again() {
     let mut world = TestWorld::boot("emergency-laggard", WorldOptions::default()).await;
     world.node("gone", &["web"]).await;
-    let issuing = authority(&world, "intermediate").await;
+    let issuing = world.active("intermediate").await;
     for _ in 0..2 {
         let (code, report, remarks) = respond(&world, &issuing).await;
         assert_eq!(code, 7, "{report:#}\n{remarks}");
@@ -140,13 +140,6 @@ async fn who_was_left_behind_is_named_until_it_enrols_again() {
     let (code, report, remarks) = respond(&world, &issuing).await;
     assert_eq!(code, 0, "{report:#}\n{remarks}");
     world.finish().await;
-}
-
-async fn authority(world: &TestWorld, place: &str) -> String {
-    let listed = world.rest().get("/api/v1/authorities").await;
-    let items = listed["items"].as_array().cloned().unwrap_or_default();
-    let signs = |one: &&Value| one["place"] == place && one["state"] == "active";
-    items.iter().find(signs).unwrap()["id"].as_str().unwrap().to_owned()
 }
 
 async fn emergency(name: &'static str, envoy: Envoy) {
@@ -170,7 +163,7 @@ async fn emergency(name: &'static str, envoy: Envoy) {
     .await;
     assert_eq!(session.ask("/").await.unwrap(), (200, "robbed".to_owned()));
     let mut thief = Thief::open(forged("web"), pair.pay, tcp).await;
-    let (root, issuing) = (authority(&world, "root").await, authority(&world, "intermediate").await);
+    let (root, issuing) = (world.active("root").await, world.active("intermediate").await);
 
     let load = Load::start(pair.web, "/", LoadPlan::default());
     within(
@@ -199,7 +192,7 @@ async fn emergency(name: &'static str, envoy: Envoy) {
     let entitled = |one: &&Value| one["class"] == "node" || one["class"] == "workload";
     assert!(certificates.iter().filter(entitled).all(|one| one["replaced"] == true), "{report:#}");
     world.read_operator();
-    let after = (authority(&world, "root").await, authority(&world, "intermediate").await);
+    let after = (world.active("root").await, world.active("intermediate").await);
     assert!(after.0 != root && after.1 != issuing, "{after:?}");
 
     // Those that go on asking, and those that wait in silence, end alike.

@@ -58,11 +58,6 @@ fn pay(world: &TestWorld, at: Ports, upstream: &Upstream) -> String {
     document + "---\n" + &endpoints("books", "default", &[upstream.address()])
 }
 
-async fn identity(world: &TestWorld, name: &str) -> Identity {
-    let node = world.node(&format!("{name}-host"), &[name]).await;
-    world.workload(&node, "default").await
-}
-
 async fn open(at: SocketAddr, who: &Identity, speaks: Speaks) -> Result<Kept, Outcome> {
     let mut kept = Kept::open(at, who, speaks).await?;
     match kept.ask("/").await? {
@@ -79,8 +74,8 @@ async fn evict(name: &'static str, envoy: Envoy) {
     let upstream = Upstream::start("paid").await;
     world.start_proxy("pay", "pay", &["pay"]).await;
     world.rest().apply(&pay(&world, at, &upstream)).await;
-    let alice = identity(&world, "alice").await;
-    let (bob, bank) = (identity(&world, "bob").await, identity(&world, "bank").await);
+    let alice = world.caller("alice").await;
+    let (bob, bank) = (world.caller("bob").await, world.caller("bank").await);
     let mut web = eventually("pay answers", async || open(at.http, &bob, Speaks::Http1).await).await;
     world.synced("pay").await;
     let hers = open(at.tcp, &alice, Speaks::Tcp).await.unwrap();

@@ -8,8 +8,9 @@ use certs::Clock;
 use kit::{
     SystemClock, TestWorld, WorldOptions, all, back, endpoints, eventually,
     fleet::{Fleet, Part, Tally, Times, Type, Until, Wait},
+    is_full,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
 const APP: &str = "web";
 const UPSTREAM: &str = "web-upstream";
@@ -20,9 +21,7 @@ const BURST: u16 = 10;
 const BYTES_PER_NODE: u64 = 1 << 20;
 
 fn nodes() -> usize {
-    #[expect(clippy::disallowed_methods, reason = "tests are told by the environment how thorough to be")]
-    let full = std::env::var("CREDENCE_FULL");
-    if full.is_ok_and(|full| full == "1") { 1_000 } else { 200 }
+    if is_full() { 1_000 } else { 200 }
 }
 
 fn upstream() -> Until {
@@ -50,7 +49,7 @@ async fn every_node_sees_every_change_once_and_in_order() {
     let began = SystemClock.now().unix_millis();
     all(&mut fleet, Until::Connected, LONG).await;
     all(&mut fleet, upstream(), LONG).await;
-    let signer = active(&world).await;
+    let signer = world.active("intermediate").await;
     all(&mut fleet, leaf_from(&signer), LONG).await;
     let wait = Wait { until: leaf_from(&signer), nodes: Vec::new(), within_ms: 0, since_ms: Some(began) };
     let certified = fleet.wait_for(wait).await.unwrap();
@@ -95,7 +94,7 @@ async fn a_burst_of_changes(world: &TestWorld, fleet: &mut Fleet) {
 async fn a_rotation(world: &TestWorld, fleet: &mut Fleet, from: &str) {
     let rotated = world.rest().post("/api/v1/authorities/rotate", &json!({ "reason": "fleet" })).await;
     let to = eventually("another authority signs", async || {
-        let active = active(world).await;
+        let active = world.active("intermediate").await;
         if active == from { Err(rotated.clone()) } else { Ok(active) }
     })
     .await;
@@ -152,14 +151,6 @@ async fn version(fleet: &mut Fleet) -> String {
     let tally = fleet.tally(Tally::Version { r#type: Type::Eds, name: UPSTREAM.into() }).await.unwrap();
     assert_eq!(tally.len(), 1, "not all hold the same: {tally:?}");
     tally.into_keys().next().unwrap()
-}
-
-async fn active(world: &TestWorld) -> String {
-    let listed = world.rest().get("/api/v1/authorities").await;
-    let items = listed["items"].as_array().cloned().unwrap_or_default();
-    let signs = |one: &&Value| one["place"] == "intermediate" && one["state"] == "active";
-    let active = items.iter().find(signs).expect("an issuing authority is active");
-    active["id"].as_str().unwrap().to_owned()
 }
 
 /// What nodes hold is, version by version, what the server says that they should have. Every 20th node is asked.

@@ -45,10 +45,7 @@ async fn rotate(name: &'static str, envoy: Envoy) {
         })
         .await;
     }
-    let listed = world.rest().get("/api/v1/authorities").await;
-    let is_root = |one: &&Value| one["place"] == "root" && one["state"] == "active";
-    let old = listed["items"].as_array().unwrap().iter().find(is_root).unwrap();
-    let old = old["id"].as_str().unwrap().to_owned();
+    let old = world.active("root").await;
     // Between two connections a node has none: what it has proven stays, so that is what is waited for.
     for node in nodes {
         until(&world, node, "it proves the first root", |status| proves(status, &old)).await;
@@ -72,10 +69,8 @@ async fn rotate(name: &'static str, envoy: Envoy) {
     })
     .await;
 
-    let listed = world.rest().get("/api/v1/authorities").await;
-    let new = listed["items"].as_array().unwrap().iter().find(is_root).unwrap();
-    let new = new["id"].as_str().unwrap().to_owned();
-    assert_ne!(new, old, "{listed:#}");
+    let new = world.active("root").await;
+    assert_ne!(new, old);
 
     // Everybody else proves the new root although all of them share one address.
     for node in ["web", "pay"] {

@@ -6,7 +6,7 @@ use std::{net::IpAddr, time::Duration};
 use kit::{
     Config, TestWorld, WorldOptions, all, back, envoy, eventually,
     fleet::{Part, Tally, Until},
-    within,
+    is_full, within,
 };
 use serde_json::Value;
 
@@ -17,9 +17,7 @@ const FIVE_MINUTES: Duration = Duration::from_secs(300);
 const ROUTER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 9, 9, 9));
 
 fn nodes() -> usize {
-    #[expect(clippy::disallowed_methods, reason = "tests are told by the environment how thorough to be")]
-    let full = std::env::var("CREDENCE_FULL");
-    if full.is_ok_and(|full| full == "1") { 1_000 } else { 200 }
+    if is_full() { 1_000 } else { 200 }
 }
 
 /// Long enough for all to join, short enough to wait for the end.

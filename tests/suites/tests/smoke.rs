@@ -4,7 +4,7 @@
 
 use kit::{
     Answer, Envoy, Identity, LDS, NetworkNamespace, Outcome, Pair, TestWorld, Upstream, WorldOptions,
-    endpoints, envoy, eventually, get, plaintext, try_http,
+    endpoints, envoy, eventually, get, not_run, plaintext, try_http,
 };
 use serde_json::Value;
 use server::sandbox::ProxyOptions;
@@ -99,7 +99,7 @@ async fn the_example_of_the_requirements_serves_mtls_and_refuses_plaintext() {
     let mut namespace = match NetworkNamespace::create() {
         Ok(namespace) => namespace,
         Err(why) => {
-            println!("\n*** NOT RUN: the example listens on 8080 and needs a network namespace: {why} ***\n");
+            not_run(&format!("the example listens on 8080 and needs a network namespace: {why}"));
             return;
         }
     };
