@@ -52,6 +52,26 @@ impl Status {
     pub fn is_logged_in(&self) -> bool {
         self.token.is_some()
     }
+
+    /// Why there is no token, where it is known that the next moment brings none.
+    fn why_not(&self) -> Option<Trouble> {
+        match (&self.token, self.reason, &self.trouble) {
+            (Some(_), ..) | (None, None | Some(NotLoggedIn::NotYet), None) => None,
+            // What is refused gets a reason in a moment.
+            (
+                None,
+                None | Some(NotLoggedIn::NotYet),
+                Some(
+                    Trouble::Refused { .. }
+                    | Trouble::Forbidden { .. }
+                    | Trouble::NotFound { .. }
+                    | Trouble::InvalidToken { .. },
+                ),
+            ) => None,
+            (None, None | Some(NotLoggedIn::NotYet), Some(trouble)) => Some(trouble.clone()),
+            (None, Some(reason), _) => Some(Trouble::NotLoggedIn(reason)),
+        }
+    }
 }
 
 enum Command {
@@ -169,26 +189,22 @@ impl Client {
         login::read_unwrapped(&transport.send(&login::unwrap(wrapped), None).await?)
     }
 
-    /// A token that is newer than `refused`.
+    /// A token that is newer than `refused`; or why there is none, as soon as that is known.
     async fn token(&self, refused: u64, is_own: bool) -> Result<(u64, Arc<Secret>), Trouble> {
         let mut status = self.0.status.subscribe();
         let ready = status.wait_for(|status| {
             let is_newer = status.token.is_some() && status.generation > refused;
-            is_newer || status.reason.is_some_and(|reason| reason != NotLoggedIn::NotYet)
+            is_newer || status.why_not().is_some()
         });
-        let waited = timeout(self.0.transport.timeout(), ready).await;
-        let status = match waited {
-            Ok(Ok(status)) => status.clone(),
-            // Nobody keeps the token any more, or it takes too long.
-            Ok(Err(_)) | Err(_) => {
-                let trouble = self.0.status.borrow().trouble.clone();
-                return Err(trouble.unwrap_or(Trouble::NotLoggedIn(NotLoggedIn::NotYet)));
+        // When it takes too long, or nobody keeps the token any more, what is known by now must do.
+        let _ = timeout(self.0.transport.timeout(), ready).await;
+        let status = self.0.status.borrow().clone();
+        match (&status.token, &status.breadth) {
+            (Some(_), Some(Breadth::Wide(surplus))) if !is_own => Err(Trouble::OverGranted(surplus.clone())),
+            (Some(token), _) if status.generation > refused => Ok((status.generation, Arc::clone(token))),
+            _ => {
+                Err(status.why_not().or(status.trouble).unwrap_or(Trouble::NotLoggedIn(NotLoggedIn::NotYet)))
             }
-        };
-        match (status.token, status.breadth) {
-            (Some(_), Some(Breadth::Wide(surplus))) if !is_own => Err(Trouble::OverGranted(surplus)),
-            (Some(token), _) if status.generation > refused => Ok((status.generation, token)),
-            _ => Err(Trouble::NotLoggedIn(status.reason.unwrap_or(NotLoggedIn::NotYet))),
         }
     }
 }
@@ -223,7 +239,7 @@ impl Keeper {
                 let actions = self.session.step(event, now);
                 let is_lost = actions.contains(&Action::Forget);
                 if is_lost {
-                    self.publish(|status| status.token = None);
+                    self.publish(|status| (status.token, status.trouble) = (None, None));
                 }
                 for action in actions {
                     events.extend(self.carry_out(action).await);
@@ -250,15 +266,17 @@ impl Keeper {
             Action::Unwrap => Some(self.unwrap().await),
             Action::Enter => Some(self.enter().await),
             Action::Renew => Some(self.renew().await),
-            Action::CheckBreadth => self.check_breadth().await,
+            Action::CheckBreadth => {
+                let event = self.check_breadth().await;
+                self.look_at_secret_id().await;
+                event
+            }
             Action::Adopt { generation } => {
                 tracing::info!(generation, method = self.credentials.word(), "logged in to Vault");
                 // It is used when it is known what it may do: the session asks for that next.
                 self.adopted = self.pending.take().map(|token| (generation, token));
                 self.publish(|status| {
-                    status
-                        .warnings
-                        .retain(|one| matches!(one, Warning::SecretIdUses(_) | Warning::SecretIdEnds(_)));
+                    status.warnings.retain(Warning::is_about_secret_id);
                 });
                 None
             }
@@ -387,15 +405,37 @@ impl Keeper {
                 (None, Some(Event::BreadthUnknown))
             }
         };
+        let ends = self.session.ends();
         self.publish(|status| {
             if let Some((generation, token)) = adopted {
                 (status.generation, status.token, status.reason) = (generation, Some(token), None);
+                status.ends = ends;
             }
             if let Some(found) = found {
                 status.breadth = Some(found);
             }
         });
         unknown
+    }
+
+    /// Warns of a secret id that ends, or is used up, while it still works.
+    async fn look_at_secret_id(&self) {
+        let token = self.client.0.status.borrow().token.clone();
+        let Some(request) = login::look_up_secret_id(&self.credentials) else { return };
+        let answer = self.client.0.transport.send(&request, token.as_deref()).await;
+        match answer.and_then(|answer| login::read_secret_id(&answer)) {
+            Ok(found) => {
+                for warning in &found {
+                    tracing::warn!(%warning, "session with Vault");
+                }
+                self.publish(|status| {
+                    status.warnings.retain(|one| !one.is_about_secret_id());
+                    status.warnings.extend(found);
+                });
+            }
+            // It is a convenience: who does not allow it hears of it when the secret id has ended.
+            Err(trouble) => tracing::debug!(code = trouble.code(), "the secret id cannot be looked up"),
+        }
     }
 
     /// What the token may do. `None`: nobody asked, or there is no token.

@@ -6,7 +6,7 @@ use certs::Timestamp;
 use serde::Deserialize;
 
 use crate::{
-    Answer, Grant, Means, Mount, Name, Trouble,
+    Answer, Grant, Means, Mount, Name, Trouble, Warning,
     request::{Bearer, Request},
     secret::{Body, Secret},
 };
@@ -39,6 +39,9 @@ pub enum Credentials {
     AppRole {
         /// Where the method is mounted, below `auth/`.
         mount: Mount,
+        /// The name of the role, if it is known: then Vault is asked how long the secret id is good for, where the
+        /// policy allows it.
+        role: Option<Name>,
         /// Which role.
         role_id: Secret,
         /// Its proof.
@@ -127,7 +130,7 @@ impl Credentials {
             None => body,
         };
         match self {
-            Self::AppRole { mount, role_id, secret_id } => {
+            Self::AppRole { mount, role_id, secret_id, .. } => {
                 let body = match secret_id {
                     SecretId::Plain(secret) => Body::of_secret("secret_id", secret),
                     // It is opened first: `Means::Wrapped`.
@@ -170,6 +173,35 @@ pub(crate) fn look_into(wrapped: &Secret) -> Request {
 pub(crate) fn unwrap(wrapped: &Secret) -> Request {
     let bearer = Bearer::Own(wrapped.copy());
     Request::post("sys/wrapping/unwrap".to_owned(), Body::default()).by(bearer).own()
+}
+
+/// Asks how long the secret id in use is good for; `None` where that is not known to be of use.
+pub(crate) fn look_up_secret_id(credentials: &Credentials) -> Option<Request> {
+    let Credentials::AppRole { mount, role: Some(role), secret_id: SecretId::Plain(secret), .. } =
+        credentials
+    else {
+        return None;
+    };
+    let path = format!("auth/{mount}/role/{role}/secret-id/lookup");
+    Some(Request::post(path, Body::of_secret("secret_id", secret)).repeatable().own())
+}
+
+/// Its limits, each as a warning.
+pub(crate) fn read_secret_id(answer: &Answer) -> Result<Vec<Warning>, Trouble> {
+    #[derive(Deserialize)]
+    struct Looked {
+        #[serde(default)]
+        secret_id_num_uses: u32,
+        #[serde(default)]
+        secret_id_ttl: u64,
+        #[serde(default)]
+        expiration_time: String,
+    }
+    let looked: Looked = answer.data()?;
+    let uses = (looked.secret_id_num_uses > 0).then_some(Warning::SecretIdUses(looked.secret_id_num_uses));
+    // One that does not end has the year 1 there.
+    let ends = Timestamp::parse_rfc3339(&looked.expiration_time).filter(|_| looked.secret_id_ttl > 0);
+    Ok(uses.into_iter().chain(ends.map(Warning::SecretIdEnds)).collect())
 }
 
 /// Renews the token of the session.
@@ -293,7 +325,7 @@ mod tests {
         };
         let secret_id = SecretId::Plain(secret("s"));
         check(
-            Credentials::AppRole { mount: mount("approle"), role_id: secret("r"), secret_id },
+            Credentials::AppRole { mount: mount("approle"), role: None, role_id: secret("r"), secret_id },
             None,
             "auth/approle/login",
             r#"{"secret_id":"s","role_id":"r"}"#,
@@ -348,6 +380,13 @@ mod tests {
             check(path, false);
         }
         check("auth/approle/role/a/b/secret-id", false);
+        let looked = r#"{"data":{"secret_id_num_uses":4,"secret_id_ttl":3600,"expiration_time":"2026-11-21T11:00:00Z"}}"#;
+        let ends = Timestamp::parse_rfc3339("2026-11-21T11:00:00Z").unwrap();
+        let expected = vec![Warning::SecretIdUses(4), Warning::SecretIdEnds(ends)];
+        assert_eq!(read_secret_id(&answer(looked)), Ok(expected));
+        let endless =
+            r#"{"data":{"secret_id_num_uses":0,"secret_id_ttl":0,"expiration_time":"0001-01-01T00:00:00Z"}}"#;
+        assert_eq!(read_secret_id(&answer(endless)), Ok(Vec::new()));
         let opened = r#"{"data":{"secret_id":"s","secret_id_num_uses":5,"secret_id_ttl":0}}"#;
         let opened = read_unwrapped(&answer(opened)).unwrap();
         assert_eq!((opened.uses, opened.ttl), (Some(5), None));

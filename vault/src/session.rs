@@ -160,6 +160,17 @@ pub enum Warning {
     TokenUnknown,
 }
 
+impl Warning {
+    /// Whether it is about the secret id, and not about the token.
+    #[must_use]
+    pub fn is_about_secret_id(&self) -> bool {
+        match self {
+            Self::SecretIdUses(_) | Self::SecretIdEnds(_) => true,
+            Self::TokenUses(_) | Self::TokenEnds(_) | Self::TokenUnknown => false,
+        }
+    }
+}
+
 /// Why there is no token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum NotLoggedIn {

@@ -13,6 +13,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
+    task::{Context, Waker},
     time::Duration,
 };
 
@@ -80,6 +81,14 @@ struct Connection {
     used: Timestamp,
 }
 
+impl Connection {
+    /// Reads what came while nobody called: most often that the other side has closed it.
+    fn is_open(&mut self) -> bool {
+        let mut context = Context::from_waker(Waker::noop());
+        self.driver.as_mut().poll(&mut context).is_pending() && !self.sender.is_closed()
+    }
+}
+
 /// Carries requests. Knows no session: it is told the token.
 pub(crate) struct Transport {
     settings: Settings,
@@ -120,7 +129,11 @@ impl Transport {
     /// Asks the addresses in turn, beginning with the one that answered last, until one can say something about it.
     /// A standby that names the active node is followed once, if that is one of the addresses.
     pub(crate) async fn send(&self, request: &Request, token: Option<&Secret>) -> Result<Answer, Trouble> {
-        let _permit = self.in_flight.acquire().await.expect("the semaphore is never closed");
+        // The session does not wait behind those that wait for it.
+        let _permit = match request.is_own {
+            true => None,
+            false => Some(self.in_flight.acquire().await.expect("the semaphore is never closed")),
+        };
         let (count, first) = (self.idle.len(), self.preferred.load(Ordering::Relaxed));
         let mut worst = None;
         for step in 0..count {
@@ -186,6 +199,7 @@ impl Transport {
                 Err(_) => Err(lost(format!("nothing within {limit:?}"))),
                 // It was closed while nobody used it: the request never left. One that is new has no such excuse.
                 Ok(Err(Broken::Unsent(_))) if was_kept => continue,
+                Ok(Err(Broken::Lost(_))) if was_kept && request.is_repeatable => continue,
                 Ok(Err(Broken::Unsent(reason))) => {
                     Err(Trouble::Unreachable { address: address.clone(), reason })
                 }
@@ -261,14 +275,19 @@ impl Transport {
     fn take(&self, place: usize) -> Option<Connection> {
         let now = self.clock.now();
         let mut pool = lock(&self.idle[place]);
-        pool.retain(|one| now.since(one.opened) < CONNECTION_LIFE && now.since(one.used) < IDLE);
-        pool.pop()
+        while let Some(mut one) = pool.pop() {
+            let is_young = now.since(one.opened) < CONNECTION_LIFE && now.since(one.used) < IDLE;
+            if is_young && one.is_open() {
+                return Some(one);
+            }
+        }
+        None
     }
 
     fn keep(&self, place: usize, mut connection: Connection) {
         connection.used = self.clock.now();
         let mut pool = lock(&self.idle[place]);
-        if pool.len() < MAX_IN_FLIGHT && !connection.sender.is_closed() {
+        if pool.len() < MAX_IN_FLIGHT && connection.is_open() {
             pool.push(connection);
         }
     }

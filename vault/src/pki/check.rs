@@ -107,8 +107,7 @@ impl Refusal {
                  like"
             }
             Self::TooLong { .. } => {
-                "unset not_after on the role, which overrides the lifetime that is asked for; or set this machine's \
-                 clock, or Vault's"
+                "is Vault's clock ahead of this machine's? Else it signed for longer than it was asked to"
             }
             Self::Authority => "sign by the role, never by sign-verbatim or sign-intermediate",
             Self::NotAuthority { .. } => "the issuer must allow an authority of path length 0 below it",

@@ -94,7 +94,7 @@ impl Role {
         say(!self.client_flag, true, words, yes("client_flag"));
         let words = format!("leaves may do {:?}, and need DigitalSignature alone", self.key_usage);
         say(self.key_usage != ["DigitalSignature"], true, words, "key_usage=DigitalSignature".to_owned());
-        let words = format!("all end at {}, whatever lifetime is asked for", self.not_after);
+        let words = format!("it sets not_after={}, and Vault takes no lifetime beside that", self.not_after);
         say(!self.not_after.is_empty(), true, words, "not_after=\"\"".to_owned());
         let words = "leaves do not say that they are no authorities".to_owned();
         let instead = yes("basic_constraints_valid_for_non_ca");
