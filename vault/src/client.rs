@@ -77,6 +77,7 @@ impl Status {
 enum Command {
     Refused(u64),
     Replace(Box<Credentials>),
+    Look,
 }
 
 struct Shared {
@@ -152,8 +153,13 @@ impl Client {
         let _ = self.0.commands.send(Command::Replace(Box::new(credentials))).await;
     }
 
-    /// Asks Vault, with the token where one is needed. Waits for the token as long as for an answer. When Vault does not
-    /// know the token, it is replaced and the call repeated, once.
+    /// Looks soon at what the token may do, and not within the hour: it was changed in Vault.
+    pub async fn look_again(&self) {
+        let _ = self.0.commands.send(Command::Look).await;
+    }
+
+    /// Asks Vault, with the token where one is needed. Waits for the token as long as for an answer. When Vault does
+    /// not know the token, it is replaced and the call repeated, once.
     ///
     /// # Errors
     /// See [`Trouble`].
@@ -229,6 +235,7 @@ impl Keeper {
                         self.client.0.transport.present(self.credentials.identity().cloned());
                         Event::CredentialsChanged(self.credentials.means())
                     }
+                    Some(Command::Look) => Event::BreadthWanted,
                     None => return,
                 },
                 () = until(&*clock, self.session.deadline()) => Event::Tick,

@@ -1,12 +1,12 @@
-//! A client of a HashiCorp Vault (or an OpenBao), as Credence needs it: certificates signed by a role of the PKI engine,
-//! and slots of key-encryption keys in Transit.
+//! A client of a HashiCorp Vault (or an OpenBao), as Credence needs it: certificates signed by a role of the PKI
+//! engine, and slots of key-encryption keys in Transit.
 //!
 //! It knows no identity, no store and no configuration file: what is asked for is told to it, and what comes back are
 //! values of `certs`. It asks no environment, has no clock of its own and spawns nothing. A token goes to the addresses
 //! that were configured, and to nobody else: redirects are not followed but one, from a standby to another of them.
 //!
-//! Start reading at [`Trouble`] (what can be the matter, and what to do about it), then [`judge`] (what an answer means),
-//! [`Session`] (how a token is got and kept) and [`pki::check`] (what is taken of what Vault signs).
+//! Start reading at [`Trouble`] (what can be the matter, and what to do about it), then [`judge`] (what an answer
+//! means), [`Session`] (how a token is got and kept) and [`pki::check`] (what is taken of what Vault signs).
 //!
 //! ```text
 //! Request --Client--> transport --TLS--> Vault --> judge --> Answer --> pki, transit --> certs

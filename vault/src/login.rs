@@ -380,13 +380,14 @@ mod tests {
             check(path, false);
         }
         check("auth/approle/role/a/b/secret-id", false);
-        let looked = r#"{"data":{"secret_id_num_uses":4,"secret_id_ttl":3600,"expiration_time":"2026-11-21T11:00:00Z"}}"#;
+        let looked = |uses: u32, ttl: u32, ends: &str| {
+            let data = serde_json::json!({ "secret_id_num_uses": uses, "secret_id_ttl": ttl, "expiration_time": ends });
+            read_secret_id(&answer(&serde_json::json!({ "data": data }).to_string()))
+        };
         let ends = Timestamp::parse_rfc3339("2026-11-21T11:00:00Z").unwrap();
         let expected = vec![Warning::SecretIdUses(4), Warning::SecretIdEnds(ends)];
-        assert_eq!(read_secret_id(&answer(looked)), Ok(expected));
-        let endless =
-            r#"{"data":{"secret_id_num_uses":0,"secret_id_ttl":0,"expiration_time":"0001-01-01T00:00:00Z"}}"#;
-        assert_eq!(read_secret_id(&answer(endless)), Ok(Vec::new()));
+        assert_eq!(looked(4, 3600, "2026-11-21T11:00:00Z"), Ok(expected));
+        assert_eq!(looked(0, 0, "0001-01-01T00:00:00Z"), Ok(Vec::new()));
         let opened = r#"{"data":{"secret_id":"s","secret_id_num_uses":5,"secret_id_ttl":0}}"#;
         let opened = read_unwrapped(&answer(opened)).unwrap();
         assert_eq!((opened.uses, opened.ttl), (Some(5), None));

@@ -1,4 +1,5 @@
-//! What is asked of Vault's PKI engine: signatures under an issuer that is pinned by its id, and what issuers there are.
+//! What is asked of Vault's PKI engine: signatures under an issuer that is pinned by its id, and what issuers there
+//! are.
 //!
 //! `sign-verbatim` is never called, `not_after` never sent (it goes beyond what the role allows). What comes back is
 //! held against what was asked in [`check`].

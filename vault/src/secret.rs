@@ -1,8 +1,8 @@
 //! What must not be shown: tokens, secret ids, bodies that hold them. The only file of this crate that reads private
 //! bytes, in order to hand them to Vault.
 //!
-//! What is ours to zero is zeroed: the values, the bodies of requests, the answers. What the HTTP and TLS libraries copy
-//! into their own buffers on the way is not.
+//! What is ours to zero is zeroed: the values, the bodies of requests, the answers. What the HTTP and TLS libraries
+//! copy into their own buffers on the way is not.
 
 use std::fmt;
 

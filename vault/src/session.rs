@@ -134,6 +134,8 @@ pub enum Event {
         /// Spreads the next login, should there be a pause.
         jitter: Jitter,
     },
+    /// Somebody wants to know now what the token may do: it was changed in Vault.
+    BreadthWanted,
     /// What the token may do could not be found out.
     BreadthUnknown,
     /// Somebody brought other credentials.
@@ -340,6 +342,7 @@ impl Session {
         }
         match event {
             Event::Tick => {}
+            Event::BreadthWanted => self.breadth_due = self.breadth_due.map(|_| now),
             Event::BreadthUnknown => {
                 self.breadth_due = self.breadth_due.map(|due| due.min(now + BREADTH_AGAIN));
             }

@@ -1,4 +1,5 @@
-//! A slot of a key-encryption key in Vault's Transit engine: what is sealed goes there and back with what it belongs to.
+//! A slot of a key-encryption key in Vault's Transit engine: what is sealed goes there and back with what it belongs
+//! to.
 //!
 //! A key is never made by being used: who encrypts shows that the key was read first, and the printed policy has no
 //! `create`. `rewrap` and `datakey` are not used: they do not keep to associated data.
@@ -49,6 +50,9 @@ pub enum SlotRefusal {
         /// Its type.
         kind: String,
     },
+    /// A key that wants a context with each use.
+    #[error("the key is derived: it wants a context with each use")]
+    Derived,
     /// Vault would hand the key out to who may export it.
     #[error("the key can be exported from Vault")]
     Exportable,
@@ -58,6 +62,9 @@ pub enum SlotRefusal {
     /// The version that encrypted it does not decrypt any more.
     #[error("the version of the key that encrypted it does not decrypt any more")]
     TooOld,
+    /// The key does not have the version that encrypted it.
+    #[error("the key does not have the version that encrypted it")]
+    TooNew,
     /// Not a text that Transit made.
     #[error("is not a ciphertext of Transit")]
     Malformed,
@@ -73,11 +80,15 @@ impl SlotRefusal {
         let text = match self {
             Self::NoKey => "make it: vault write -f MOUNT/keys/NAME type=aes256-gcm96",
             Self::Kind { .. } => "take a key of type aes256-gcm96, aes128-gcm96 or chacha20-poly1305",
+            Self::Derived => "take a key that was made without derived=true",
             Self::Exportable => "take a key that was made without exportable=true and allow_plaintext_backup",
             Self::WrongPurpose => {
                 "it is the slot of another store, or another key: which one is named in the slot"
             }
             Self::TooOld => "lower min_decryption_version of the key, rotate the slot, then raise it again",
+            Self::TooNew => {
+                "it is another key, or Vault was restored from a backup that is older than the slot"
+            }
             Self::Malformed => "the slot was damaged: open by another slot, and make this one anew",
             Self::Trouble(trouble) => return trouble.hint(),
         };
@@ -92,6 +103,7 @@ impl SlotRefusal {
             Trouble::Refused { said } if said.has("encryption key not found") => Self::NoKey,
             Trouble::Refused { said } if said.has("message authentication failed") => Self::WrongPurpose,
             Trouble::Refused { said } if said.has("too old") => Self::TooOld,
+            Trouble::Refused { said } if said.has("version is too new") => Self::TooNew,
             Trouble::Refused { said } if said.has("invalid ciphertext") => Self::Malformed,
             _ => Self::Trouble(trouble),
         }
@@ -173,6 +185,8 @@ pub fn read_key(answer: &Answer) -> Result<KeyState, SlotRefusal> {
         #[serde(default)]
         allow_plaintext_backup: bool,
         deletion_allowed: bool,
+        #[serde(default)]
+        derived: bool,
         supports_encryption: bool,
         supports_decryption: bool,
         keys: BTreeMap<String, serde_json::Value>,
@@ -181,6 +195,9 @@ pub fn read_key(answer: &Answer) -> Result<KeyState, SlotRefusal> {
     let binds = ["aes128-gcm96", "aes256-gcm96", "chacha20-poly1305"].contains(&key.r#type.as_str());
     if !binds || !key.supports_encryption || !key.supports_decryption {
         return Err(SlotRefusal::Kind { kind: key.r#type });
+    }
+    if key.derived {
+        return Err(SlotRefusal::Derived);
     }
     if key.exportable || key.allow_plaintext_backup {
         return Err(SlotRefusal::Exportable);
@@ -247,6 +264,7 @@ mod tests {
         assert_eq!((state.latest, state.minimum), (3, 2));
         assert_eq!(key(|data| data["exportable"] = true.into()), Err(SlotRefusal::Exportable));
         assert_eq!(key(|data| data["allow_plaintext_backup"] = true.into()), Err(SlotRefusal::Exportable));
+        assert_eq!(key(|data| data["derived"] = true.into()), Err(SlotRefusal::Derived));
         for kind in ["rsa-4096", "ecdsa-p256", "hmac"] {
             let refused = key(|data| data["type"] = kind.into());
             assert_eq!(refused, Err(SlotRefusal::Kind { kind: kind.to_owned() }));
@@ -268,7 +286,8 @@ mod tests {
         );
         check(400, "encryption key not found", Some(SlotRefusal::NoKey));
         check(404, "", Some(SlotRefusal::NoKey));
-        check(400, "invalid ciphertext: could not decode", Some(SlotRefusal::Malformed));
+        check(400, "invalid ciphertext length", Some(SlotRefusal::Malformed));
+        check(400, "invalid ciphertext: version is too new", Some(SlotRefusal::TooNew));
         check(503, "Vault is sealed", None);
         check(403, "permission denied", None);
     }

@@ -573,6 +573,21 @@ async fn a_token_that_may_do_more_than_it_should_is_not_used_and_the_paths_are_n
     session.client.replace(given(&token)).await;
     eventually("the narrow token is used", async || pki.sign(&session).await).await;
 
+    // The same token, when the policy changes behind it.
+    vault.policy("credence", "path \"sys/seal\" { capabilities = [\"update\", \"sudo\"] }").await;
+    session.client.look_again().await;
+    eventually("the wider policy is noticed", async || match pki.sign(&session).await {
+        Err(Trouble::OverGranted(surplus)) => {
+            assert_eq!(surplus[0].to_string(), "sys/seal (sudo, update)");
+            Ok(())
+        }
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    vault.policy("credence", &pki.policy().to_hcl()).await;
+    session.client.look_again().await;
+    eventually("and so is the narrow one", async || pki.sign(&session).await).await;
+
     // What an entity gives does not stand in the token's own policies, and is found.
     let (role_id, secret_id) = vault.approle("credence", &["credence"], Value::Null).await;
     let (accessor, _) = vault_login(&vault, &role_id, &secret_id).await;
@@ -820,6 +835,49 @@ async fn a_signature_whose_answer_is_lost_is_not_asked_for_again() {
 }
 
 #[tokio::test]
+async fn a_vault_that_is_silent_or_never_stops_costs_its_time_and_the_next_one_answers() {
+    let folder = tempfile::tempdir().unwrap();
+    let (identity, ca_file) = loopback(folder.path());
+    let good = Recorder::start(Some(&identity), |_| async { answer(200, "", LOOKED_UP) }).await;
+    let good = Address::parse(&format!("https://{}", good.address())).unwrap();
+    // One takes connections and says nothing, one answers without end.
+    let mut tasks = JoinSet::new();
+    for endless in [false, true] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let bad =
+            Address::parse_insecure_loopback(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+        tasks.spawn(async move {
+            let mut open = Vec::new();
+            while let Ok((mut tcp, _)) = listener.accept().await {
+                let asked = tcp.read(&mut [0; 4096]).await;
+                if endless && asked.is_ok() {
+                    let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+                    let mut sent = tcp.write_all(head.as_bytes()).await;
+                    while sent.is_ok() {
+                        sent = tcp.write_all(format!("4000\r\n{}\r\n", "x".repeat(0x4000)).as_bytes()).await;
+                    }
+                }
+                open.push(tcp);
+            }
+        });
+        let two = Addresses::try_new(vec![bad.clone(), good.clone()]).unwrap();
+        let limit = Duration::from_millis(500);
+        let settings = Settings { timeout: limit, ..Settings::new(two, ca_file.clone()) };
+        let session = Session::open(settings, given("t"), None);
+        session.logged_in().await;
+        session.call(&pki::read_role(&mount("pki"), &name("r"))).await.unwrap();
+        let settings = Settings {
+            timeout: limit,
+            ..Settings::new(Addresses::try_new(vec![bad]).unwrap(), ca_file.clone())
+        };
+        let session = Session::open(settings, given("t"), None);
+        let trouble = session.call(&pki::list(&mount("pki"))).await.unwrap_err();
+        let words = if endless { "more than 1048576 bytes" } else { "nothing within 500ms" };
+        assert!(trouble.is_outcome_unknown() && trouble.to_string().contains(words), "{trouble}");
+    }
+}
+
+#[tokio::test]
 async fn the_ca_file_is_read_again_when_it_is_replaced() {
     let Some(vault) = Vault::start().await else { return };
     let folder = tempfile::tempdir().unwrap();
@@ -880,12 +938,12 @@ async fn a_slot_in_transit_opens_for_its_purpose_and_no_key_comes_into_being_by_
     vault.write("transit/keys/credence/config", json!({ "min_decryption_version": 2 })).await;
     assert_eq!(open(&first, b"store 1").await, Err(SlotRefusal::TooOld));
     assert_eq!(open(&second, b"store 1").await, Ok(root_key));
-    let damaged = transit::Ciphertext::parse("vault:v2:AAAA").unwrap();
-    let refused = open(&damaged, b"store 1").await.unwrap_err();
-    assert!(
-        matches!(refused, SlotRefusal::Malformed | SlotRefusal::Trouble(Trouble::Refused { .. })),
-        "{refused}"
-    );
+    for (text, expected) in
+        [("vault:v2:AAAA", SlotRefusal::Malformed), ("vault:v3:AAAA", SlotRefusal::TooNew)]
+    {
+        let ciphertext = transit::Ciphertext::parse(text).unwrap();
+        assert_eq!(open(&ciphertext, b"store 1").await, Err(expected), "{text}");
+    }
 
     // A key that is not there: forbidden to this token; and even a token that may do all reads first.
     let absent = transit::Slot { mount: mount("transit"), key: name("absent") };
@@ -902,8 +960,8 @@ async fn a_slot_in_transit_opens_for_its_purpose_and_no_key_comes_into_being_by_
     assert_eq!(keys["data"]["keys"], json!(["credence", "rsa"]));
 }
 
-/// The community edition takes any namespace for its own. This is NOT a Vault with namespaces: a proxy of this test that
-/// requires the header, strips it, and answers as Enterprise does where it is asked for 472 and 473.
+/// The community edition takes any namespace for its own. This is NOT a Vault with namespaces: a proxy of this test
+/// that requires the header, strips it, and answers as Enterprise does where it is asked for 472 and 473.
 #[tokio::test]
 async fn every_request_carries_the_namespace_through_a_recording_proxy_that_is_no_vault_enterprise() {
     let Some(vault) = Vault::start().await else { return };
@@ -935,6 +993,13 @@ async fn every_request_carries_the_namespace_through_a_recording_proxy_that_is_n
     pki.sign(&session).await.unwrap();
     let asked = proxy.asked();
     assert!(asked.len() >= 3 && asked.iter().all(|one| one.header("x-vault-namespace") == "teams/mesh"));
+    let token_of = |path: &str| {
+        let one =
+            asked.iter().find(|one| one.path.contains(path)).unwrap_or_else(|| panic!("{path}: {asked:?}"));
+        one.header("x-vault-token").to_owned()
+    };
+    assert_eq!(token_of("/v1/auth/approle/login"), "", "a login needs no token, and gets none");
+    assert!(token_of("/sign/svid").starts_with("hvs."));
     let without = Session::open(Settings::new(at(), vault.ca_file()), credentials(), None);
     without.reason(NotLoggedIn::CredentialsRefused).await;
     for (code, expected) in [(472, Trouble::DisasterRecovery), (473, Trouble::Standby)] {

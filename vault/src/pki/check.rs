@@ -62,7 +62,11 @@ pub enum Refusal {
         got: String,
     },
     /// It lives longer than was asked for.
-    #[error("it lives until {not_after}, {} after it was asked for instead of {}", format_duration(*.got), format_duration(*.asked))]
+    #[error(
+        "it lives until {not_after}, {} after it was asked for instead of {}",
+        format_duration(*.got),
+        format_duration(*.asked)
+    )]
     TooLong {
         /// When it ends.
         not_after: Timestamp,
@@ -98,8 +102,8 @@ impl Refusal {
                 "somebody between us and Vault answers, or Vault has a fault: trust nothing that it signs"
             }
             Self::Uri { .. } => {
-                "set use_csr_sans=false and allowed_uri_sans=spiffe://TRUST_DOMAIN/* on the role: the names are ours to \
-                 say, not those of the request"
+                "set use_csr_sans=false and allowed_uri_sans=spiffe://TRUST_DOMAIN/* on the role: the names are ours \
+                 to say, not those of the request"
             }
             Self::Names { .. } => "set use_csr_sans=false on the role",
             Self::Subject { .. } => {
@@ -170,8 +174,8 @@ pub fn authority(
     Ok(Chain::new(authority.clone(), above))
 }
 
-/// Each was signed by the next, the last by an anchor, and all are authorities that are valid now. What the new authority
-/// signs is held against the anchor by all rules, with it in between.
+/// Each was signed by the next, the last by an anchor, and all are authorities that are valid now. What the new
+/// authority signs is held against the anchor by all rules, with it in between.
 fn climb(
     authority: &Certificate,
     above: &[Certificate],

@@ -174,6 +174,7 @@ fn a_given_token_is_renewed_as_long_as_that_goes_and_then_somebody_must_come() {
     root.check(3600, Event::Tick, &[Action::CheckBreadth], Some(7200));
     root.check(3601, Event::BreadthUnknown, &[], Some(3661));
     root.check(3661, Event::Tick, &[Action::CheckBreadth], Some(7261));
+    root.check(3662, Event::BreadthWanted, &[Action::CheckBreadth], Some(7262));
 
     let mut blind = Table::new(Means::Token);
     blind.check(0, Event::Tick, &[Action::Enter], None);
@@ -274,7 +275,7 @@ fn random_event(random: &mut StdRng, means: [Means; 3], now: Timestamp, generati
         1 => Failure::Refused,
         _ => Failure::Transient(asked),
     };
-    match random.random_range(0..11) {
+    match random.random_range(0..12) {
         0 | 1 => Event::Tick,
         2 => Event::Unwrapped { uses, ends: uses.map(|_| now + Duration::from_secs(60)) },
         3 => Event::UnwrapFailed { failure, jitter },
@@ -283,7 +284,10 @@ fn random_event(random: &mut StdRng, means: [Means; 3], now: Timestamp, generati
         6 => Event::Renewed { grant, jitter },
         7 => Event::RenewFailed { failure, jitter },
         8 => Event::BreadthUnknown,
-        9 => Event::TokenRefused { generation: generation.saturating_sub(random.random_range(0..2)), jitter },
+        9 => Event::BreadthWanted,
+        10 => {
+            Event::TokenRefused { generation: generation.saturating_sub(random.random_range(0..2)), jitter }
+        }
         _ if random.random_bool(0.5) => Event::CredentialsChanged(means[random.random_range(0..3)]),
         _ => Event::Tick,
     }
