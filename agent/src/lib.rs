@@ -12,7 +12,8 @@
 //!           `--syncing--18000--> bundle -------'
 //! ```
 //!
-//! Start reading at [`join`], then [`StateDir`] (what is on disk), [`renewal`], [`syncing`] and [`recovery`] (when) and [`Agent`] (the loop).
+//! Start reading at [`join`], then [`StateDir`] (what is on disk), [`renewal`], [`syncing`] and [`recovery`] (when) and
+//! [`Agent`] (the loop).
 
 mod address;
 pub mod bootstrap;

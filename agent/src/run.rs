@@ -289,7 +289,8 @@ impl Agent {
         Ok(credentials)
     }
 
-    /// Asks to come back with the certificate that has ended, until that works, or the clock is put right and it has not.
+    /// Asks to come back with the certificate that has ended, until that works, or the clock is put right and it has
+    /// not.
     async fn come_back(&mut self) -> Result<(), StateError> {
         tracing::warn!(
             spiffe_id = %self.membership.spiffe_id,

@@ -2,8 +2,9 @@
 //! which nobody sets, and, when the server starts, against the newest record of the store.
 //!
 //! A clock that is wrong mints certificates that live too long or began too early, and revives those that have
-//! ended; one that stands still or goes back also holds up whatever counts time. Off by more than [`ALARM`], it raises an
-//! alarm, and everything goes on by the time that it should be; past [`LIMIT`] nothing is signed. It heals by itself.
+//! ended; one that stands still or goes back also holds up whatever counts time. Off by more than [`ALARM`], it raises
+//! an alarm, and everything goes on by the time that it should be; past [`LIMIT`] nothing is signed. It heals by
+//! itself.
 //!
 //! ```text
 //!               off by more than 2 s            off by more than 30 s

@@ -254,8 +254,8 @@ impl Manager {
         self
     }
 
-    /// Issues nothing while the clock cannot be believed, our own certificate excepted, and makes no authority. Revocation
-    /// lists are made all the same: one that is not renewed in time would end.
+    /// Issues nothing while the clock cannot be believed, our own certificate excepted, and makes no authority.
+    /// Revocation lists are made all the same: one that is not renewed in time would end.
     #[must_use]
     pub fn minding(mut self, time: watch::Receiver<Reading>) -> Self {
         self.issuer.mind(time.clone());
@@ -518,8 +518,9 @@ impl Handle {
         self.ask(|reply| Command::DropRequest { asked, reply }).await
     }
 
-    /// Takes the chain that somebody else signed for the pending request. Under the root that signs it becomes the issuing
-    /// authority at once; another root enters the bundle, prepared, as [`Handle::rotate_root`] does with its first step.
+    /// Takes the chain that somebody else signed for the pending request. Under the root that signs it becomes the
+    /// issuing authority at once; another root enters the bundle, prepared, as [`Handle::rotate_root`] does with its
+    /// first step.
     ///
     /// # Errors
     /// [`RotateError::Chain`] with every rule that it breaks, [`RotateError::Refused`] when no rotation of the root may

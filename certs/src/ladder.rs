@@ -5,7 +5,7 @@
 //! takes. What is said of them was measured; a suite holds every sentence against a real Envoy and a real rustls.
 //!
 //! ```text
-//! explain(presented, context)   what anybody must hold      verify_chain, told whole; spiffe::explain adds the identity
+//! explain(presented, context)   what anybody must hold      verify_chain, told whole; spiffe::explain adds who
 //! explain_profile(certificate)  what we would have issued   lint, told whole
 //! explain_brought(presented)    whether we may sign with it an issuing authority that somebody else signed
 //! ```
@@ -131,9 +131,9 @@ fn key(first: &Certificate, context: &Context<'_>, board: &mut Board) {
     }
 }
 
-/// How many lives of leaves an issuing authority must have before it. It is replaced at half of its life, when three are
-/// left: one for the leaves that it signed last, and two in which its successor may fail to be made, before it has too
-/// little left to sign.
+/// How many lives of leaves an issuing authority must have before it. It is replaced at half of its life, when three
+/// are left: one for the leaves that it signed last, and two in which its successor may fail to be made, before it has
+/// too little left to sign.
 pub const MIN_LEAF_LIVES: u32 = 6;
 
 /// The most intermediates that a path may have.

@@ -69,7 +69,8 @@ fn a_flaw_of_the_chain_fails_the_rung_of_its_own_rule() {
             (rule, _) => rule,
         };
         assert!(failed.contains(&expected), "{}: {failed:?}", flaw.name());
-        // Ending before it begins is to be valid at no time: three rules say so. A leaf lacks more than one thing to be an authority.
+        // Ending before it begins is to be valid at no time: three rules say so. A leaf lacks more than one thing to be
+        // an authority.
         let most = match flaw {
             Negative::NegativeValidity | Negative::LeafSignedByLeaf => 3,
             _ => 2,

@@ -464,7 +464,8 @@ fn writing(path: &Path) -> SqliteConnectOptions {
     options(path)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
-        // Each time the log is folded into the database the disk is synchronised twice more. After 16 MB is often enough.
+        // Each time the log is folded into the database the disk is synchronised twice more. After 16 MB is often
+        // enough.
         .pragma("wal_autocheckpoint", "4000")
         .pragma("secure_delete", "ON")
         .pragma("cell_size_check", "ON")

@@ -105,7 +105,8 @@ impl Supervisor {
     /// An Envoy with the bootstrap `config`. It writes the address of its admin page to `admin-address` and its log
     /// to `envoy.log` in `directory`.
     ///
-    /// Hot restart is off: one Envoy per node, and no shared memory to collide in. It drains as [`drain_arguments`] say.
+    /// Hot restart is off: one Envoy per node, and no shared memory to collide in. It drains as [`drain_arguments`]
+    /// say.
     #[must_use]
     pub fn envoy(program: &Path, config: &Path, directory: &Path, clock: Arc<dyn Clock>) -> Self {
         let mut arguments: Vec<OsString> = vec!["--config-path".into(), config.into()];

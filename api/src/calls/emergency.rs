@@ -1,6 +1,6 @@
 //! The answer to a stolen key: how far it is, what the key signed, and who was left behind. It can be asked for again,
-//! also after a crash, by anybody: everything is read from what is on record, but what proxies hold and came with, which
-//! is known since this process began. Of a node that has not come since, what was issued counts.
+//! also after a crash, by anybody: everything is read from what is on record, but what proxies hold and came with,
+//! which is known since this process began. Of a node that has not come since, what was issued counts.
 
 mod behind;
 mod stage;

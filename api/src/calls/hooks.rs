@@ -12,7 +12,8 @@ impl Calls {
         self.hooks.hooks()
     }
 
-    /// Tells a hook that this is a test: one audit row before it is told, and another one if it fails. That it did not take it is an answer, not an error.
+    /// Tells a hook that this is a test: one audit row before it is told, and another one if it fails. That it did not
+    /// take it is an answer, not an error.
     ///
     /// # Errors
     /// When there is none of that name, it is being told something else, or the audit log cannot write.

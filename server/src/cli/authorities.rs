@@ -23,7 +23,8 @@ pub enum CaCommand {
                             interrupted and given again: then it shows how far it is, and \
                             writes the report.\nExit code 7 says that somebody was left behind, by name.")]
     Emergency(EmergencyArgs),
-    /// The request for an issuing authority that somebody else is to sign; its key is made in the server and stays there
+    /// The request for an issuing authority that somebody else is to sign; its key is made in the server and stays
+    /// there
     #[command(
         after_help = "Examples:\n  credence ca csr --out request.pem\n  openssl x509 -req -in request.pem -CA \
                             root.pem -CAkey root.key -copy_extensions copyall -days 30 -out issuing.pem\n  cat \
@@ -47,7 +48,8 @@ pub enum CaCommand {
 /// `ca root`.
 #[derive(Debug, Clone, Subcommand)]
 pub enum RootKeyCommand {
-    /// Move the root's key out of the store into a file under a passphrase, on the server's host, with the server stopped
+    /// Move the root's key out of the store into a file under a passphrase, on the server's host, with the server
+    /// stopped
     #[command(
         after_help = "Examples:\n  credence ca root export --offline --out /media/vault/root.pem --passphrase-file \
                       /dev/fd/3 3<phrase\n  credence ca root export --offline --out root.pem --passphrase-file phrase \

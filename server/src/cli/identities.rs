@@ -9,7 +9,8 @@ use super::{ChangeArgs, ListArgs};
 pub enum IdentityCommand {
     /// Who speaks for which identity, and which are blocked
     List(ListArgs),
-    /// One identity: who speaks for it, whether it is blocked, on how many proxies that is acknowledged, and until when it survives if its issuer stays down
+    /// One identity: who speaks for it, whether it is blocked, on how many proxies that is acknowledged, and until when
+    /// it survives if its issuer stays down
     #[command(after_help = "Examples:\n  credence identity show spiffe://prod.example/web")]
     Show(IdentityShowArgs),
     /// Block an identity: its streams end, renewal and enrolment are refused

@@ -1,15 +1,15 @@
 //! `ca root export`: moves the key of the root out, on the host, with the server stopped.
 //!
-//! No call of the API ever shows a private key, not even an encrypted one: whoever could ask for that with an operator's
-//! certificate would have it for good. Here the store is opened with its key-encryption key, so that nobody gets what he
-//! could not read already.
+//! No call of the API ever shows a private key, not even an encrypted one: whoever could ask for that with an
+//! operator's certificate would have it for good. Here the store is opened with its key-encryption key, so that nobody
+//! gets what he could not read already.
 //!
 //! ```text
 //! audit row -> FILE.part -> read back, open, compare -> FILE, never over another -> read back, open, compare
 //!           -> synchronise FILE and its folder -> audit row with its hash -> destroy the key
 //! ```
-//! Killed anywhere, by a power cut too, the key is in the store, or FILE is complete, on its disk, and was proven; given
-//! again, the command goes on from what it finds.
+//! Killed anywhere, by a power cut too, the key is in the store, or FILE is complete, on its disk, and was proven;
+//! given again, the command goes on from what it finds.
 
 use std::{
     fs,

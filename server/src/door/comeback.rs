@@ -1,5 +1,5 @@
-//! When a peer is asked to come again (PURE): another handshake proves that it knows the root which signs now, or brings
-//! the certificate that it was given meanwhile.
+//! When a peer is asked to come again (PURE): another handshake proves that it knows the root which signs now, or
+//! brings the certificate that it was given meanwhile.
 //!
 //! In an emergency a whole fleet comes again within a minute, so nobody is asked to before that can bring anything: a
 //! handshake too many of everybody would keep the door from those that count.

@@ -353,7 +353,8 @@ async fn broken_chain_and_cut_log_are_found_and_accepted_by_name() {
     world.store.load_key(ids[0]).await.unwrap();
 }
 
-/// Whoever else writes to the log is in the way of the next row of ours: that is found at once, and not at the next look.
+/// Whoever else writes to the log is in the way of the next row of ours: that is found at once, and not at the next
+/// look.
 #[tokio::test]
 async fn a_row_that_somebody_else_has_put_at_the_end_of_the_log_is_found_by_the_next_write() {
     let world = World::new().await;

@@ -17,8 +17,9 @@ fn folder() -> PathBuf {
     told.map_or_else(|| workspace().join("target/issued"), PathBuf::from)
 }
 
-/// Writes every certificate of the journal and of the authorities, and every revocation list, in the store of `data_dir`, which nobody has open
-/// any more. It is read past the store's own door, because that needs the key that some worlds have changed.
+/// Writes every certificate of the journal and of the authorities, and every revocation list, in the store of
+/// `data_dir`, which nobody has open any more. It is read past the store's own door, because that needs the key that
+/// some worlds have changed.
 ///
 /// # Panics
 /// When it cannot be read or written: what is not written is not verified.

@@ -1,6 +1,6 @@
-//! A stolen key among hundreds of nodes and some real proxies: one identity is refused within seconds, on connections that
-//! it had open; then everything that the authority signed is replaced within a minute. `CREDENCE_FULL=1` makes them a
-//! thousand and five.
+//! A stolen key among hundreds of nodes and some real proxies: one identity is refused within seconds, on connections
+//! that it had open; then everything that the authority signed is replaced within a minute. `CREDENCE_FULL=1` makes
+//! them a thousand and five.
 
 #![expect(
     clippy::unwrap_used,

@@ -90,7 +90,8 @@ async fn strangers_see_it(name: &'static str, envoy: Envoy) {
         [document("edge", edge, upstream.address()), document("other", other, upstream.address())];
     let plan = world.rest().apply(&documents.join("---\n")).await;
 
-    // The secret comes after the listener that needs it: whoever applied it was warned, and the proxy closes what comes.
+    // The secret comes after the listener that needs it: whoever applied it was warned, and the proxy closes what
+    // comes.
     let warnings: Vec<&Value> = plan["warnings"].as_array().into_iter().flatten().collect();
     let is_warned =
         |one: &Value| one.as_str().unwrap().contains("shows secret default/shop, which does not exist");

@@ -395,7 +395,8 @@ fn a_drain_replaces_what_has_a_generation_and_a_plan_of_it_nothing() {
     assert!(catalog.plan_drain(drains).is_empty(), "the same generation once more");
 }
 
-/// A seeded walk: whatever is applied, deleted, bound, blocked and drained, incremental views are those of a catalog built at once.
+/// A seeded walk: whatever is applied, deleted, bound, blocked and drained, incremental views are those of a catalog
+/// built at once.
 #[test]
 fn incremental_views_equal_those_built_at_once() {
     let mut seed = 0x9e37_79b9_7f4a_7c15_u64;

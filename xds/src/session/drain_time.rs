@@ -1,5 +1,5 @@
-//! How long a proxy lets connections go on whose listener was replaced. Envoy tells nobody of `--drain-time-s` by itself,
-//! so whoever starts it says it in the node's metadata.
+//! How long a proxy lets connections go on whose listener was replaced. Envoy tells nobody of `--drain-time-s` by
+//! itself, so whoever starts it says it in the node's metadata.
 
 use std::time::Duration;
 

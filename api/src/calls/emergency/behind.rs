@@ -26,8 +26,8 @@ pub(super) struct Known<'a> {
 }
 
 impl Known<'_> {
-    /// Whether the owner of a certificate has a newer one from another root, as far as is known: that of a node may have
-    /// been lost on the way, unless the node has come with one since.
+    /// Whether the owner of a certificate has a newer one from another root, as far as is known: that of a node may
+    /// have been lost on the way, unless the node has come with one since.
     pub(super) fn is_replaced(&self, id: &SpiffeId, node: Option<&NodeId>, profile: Profile) -> bool {
         let newest = self.newest.get(&(id.clone(), node.cloned()));
         let is_issued = newest.is_some_and(|by| !self.stolen.contains(by));

@@ -1,5 +1,5 @@
-//! P2 as nodes see it: certificates from a running control plane over mTLS, each caller authorised, each certificate and
-//! its audit events on the disk before it is answered.
+//! P2 as nodes see it: certificates from a running control plane over mTLS, each caller authorised, each certificate
+//! and its audit events on the disk before it is answered.
 
 use std::time::Duration;
 
