@@ -55,6 +55,8 @@ pub(crate) struct Anatomy<'a> {
     pub(crate) spki: &'a [u8],
     pub(crate) has_unique_id: bool,
     pub(crate) extensions: Vec<Extension<'a>>,
+    /// The content of the BIT STRING that holds the signature.
+    pub(crate) signature: &'a [u8],
 }
 
 impl<'a> Anatomy<'a> {
@@ -62,7 +64,7 @@ impl<'a> Anatomy<'a> {
         let mut certificate = der::open(der, der::SEQUENCE)?;
         let mut tbs = Reader::new(certificate.expect(der::SEQUENCE)?.value);
         let outer = certificate.expect(der::SEQUENCE)?;
-        certificate.expect(der::BIT_STRING)?;
+        let signature = certificate.expect(der::BIT_STRING)?.value;
         certificate.finish()?;
 
         let version = match tbs.optional(0xa0)? {
@@ -101,6 +103,7 @@ impl<'a> Anatomy<'a> {
             spki,
             has_unique_id,
             extensions,
+            signature,
         })
     }
 
@@ -114,7 +117,8 @@ impl<'a> Anatomy<'a> {
 }
 
 pub(crate) fn extensions(mut list: Reader<'_>) -> Result<Vec<Extension<'_>>, NotDer> {
-    let mut found = Vec::new();
+    // As many as a leaf has.
+    let mut found = Vec::with_capacity(6);
     while !list.is_empty() {
         let mut fields = Reader::new(list.expect(der::SEQUENCE)?.value);
         let oid = fields.expect(der::OBJECT_ID)?.value;

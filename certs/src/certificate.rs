@@ -1,5 +1,7 @@
 //! One certificate, parsed once: the facts that the rest of the workspace asks for.
 
+mod own;
+
 use std::{fmt, net::IpAddr, sync::Arc};
 
 use thiserror::Error;
@@ -95,6 +97,7 @@ pub struct Certificate {
 }
 
 /// What the signed part of a certificate says. The signature is no part of it.
+#[cfg_attr(test, derive(Debug, PartialEq))]
 struct Facts {
     serial: Serial,
     not_before: Timestamp,

@@ -19,8 +19,10 @@ use crate::{
 pub(crate) struct Form {
     /// The AlgorithmIdentifier of the authority's signatures.
     algorithm: &'static [u8],
-    /// The authority's name.
+    /// The authority's name, with its header.
     issuer: Vec<u8>,
+    /// How long that header is.
+    header: usize,
     /// The extension that names its key.
     authority_key_id: Vec<u8>,
 }
@@ -33,7 +35,7 @@ const VERSION: &[u8] = &[0xa0, 0x03, 0x02, 0x01, 0x02];
 /// A BIT STRING with digitalSignature alone.
 const DIGITAL_SIGNATURE: &[u8] = &[0x03, 0x02, 0x07, 0x80];
 /// An empty SEQUENCE: a name without parts, and BasicConstraints that say `cA FALSE`.
-const EMPTY: &[u8] = &[0x30, 0x00];
+pub(crate) const EMPTY: &[u8] = &[0x30, 0x00];
 /// Octets of a key identifier: the SHA-256 of the key, cut (RFC 7093 2).
 const KEY_ID: usize = 20;
 
@@ -44,14 +46,21 @@ impl Form {
         let parts = Anatomy::of(certificate.der()).map_err(|_| unusable("it is not DER"))?;
         let id = certificate.subject_key_id().ok_or_else(|| unusable("it has no key identifier"))?;
         let id = encode(der::SEQUENCE, &[&encode(0x80, &[id])]);
+        let issuer = encode(der::SEQUENCE, &[parts.subject]);
         Ok(Self {
             algorithm: match kind {
                 KeyKind::P256 => P256,
                 KeyKind::P384 => P384,
             },
-            issuer: encode(der::SEQUENCE, &[parts.subject]),
+            header: issuer.len() - parts.subject.len(),
+            issuer,
             authority_key_id: extension(oid::AUTHORITY_KEY_ID, false, &id),
         })
+    }
+
+    /// The content of the authority's name.
+    pub(crate) fn issuer_name(&self) -> &[u8] {
+        &self.issuer[self.header..]
     }
 
     /// The part of the leaf that is signed.
@@ -93,6 +102,11 @@ impl Form {
     pub(crate) fn certificate(&self, signed: &[u8], signature: &[u8]) -> Vec<u8> {
         encode(der::SEQUENCE, &[signed, self.algorithm, &encode(der::BIT_STRING, &[&[0], signature])])
     }
+}
+
+/// Whether the content of an AlgorithmIdentifier is one that leaves are written with.
+pub(crate) fn is_known_algorithm(content: &[u8]) -> bool {
+    [P256, P384].iter().any(|known| &known[2..] == content)
 }
 
 fn extension(id: &[u8], critical: bool, value: &[u8]) -> Vec<u8> {

@@ -52,11 +52,10 @@ impl Rehearser {
     pub fn rehearse(&self, template: &Template) -> Result<Rehearsal, IssueError> {
         let signed = self.form.to_be_signed(template)?;
         let signature = self.throwaway.sign(&signed)?;
-        Ok(Rehearsal {
-            certificate: Certificate::from_der(&self.form.certificate(&signed, &signature))?,
-            public_key: template.public_key.clone(),
-            issuer: self.certificate.clone(),
-        })
+        let octets = self.form.certificate(&signed, &signature);
+        let public_key = template.public_key.clone();
+        let certificate = Certificate::leaf_from_der(&octets, &self.form, &self.certificate, &public_key)?;
+        Ok(Rehearsal { certificate, public_key, issuer: self.certificate.clone() })
     }
 }
 
