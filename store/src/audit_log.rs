@@ -6,6 +6,7 @@ use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection, sqlite::SqliteRow};
 
 use crate::{
     Store,
+    many::{AT_ONCE, Many},
     row::{bytes32, decode, json, number},
     writer::{Change, Fault, Refusal, Tx},
 };
@@ -14,8 +15,6 @@ use crate::{
 const PAGE: usize = 1000;
 /// The longest text of an event that is kept.
 const TEXT: usize = 1024;
-/// Rows that are written by one statement.
-const AT_ONCE: usize = 256;
 /// The most details of an event that are kept.
 const DETAILS: usize = 32;
 
@@ -44,27 +43,28 @@ fn cut(text: &mut String) {
     }
 }
 
+static INSERT: Many = Many::new(
+    "INSERT INTO audit (sequence, at, tenant, actor, action, object, event, hash) SELECT * FROM ",
+    8,
+    " WHERE column1 IS NOT NULL",
+);
+
 pub(crate) async fn insert(connection: &mut SqliteConnection, rows: &[AuditRow]) -> Result<(), sqlx::Error> {
     for rows in rows.chunks(AT_ONCE) {
-        let events = rows.iter().map(|row| Ok((row, json(&row.event)?)));
-        let events = events.collect::<Result<Vec<_>, sqlx::Error>>()?;
-        let mut query = QueryBuilder::<Sqlite>::new(
-            "INSERT INTO audit (sequence, at, tenant, actor, action, object, event, hash) ",
-        );
-        query.push_values(&events, |mut values, (row, json)| {
+        let mut query = sqlx::query(INSERT.sql(rows.len()));
+        for row in rows {
             let event = &row.event;
-            values
-                .push_bind(number(row.sequence))
-                .push_bind(event.at.unix_millis())
-                .push_bind(event.tenant.as_str())
-                .push_bind(event.actor.to_string())
-                .push_bind(event.action.word())
-                .push_bind(event.object.as_str())
-                .push_bind(json.as_str())
-                .push_bind(row.hash.as_slice());
-        });
-        // As many rows as happen to come together: the statement will hardly be needed again.
-        query.build().persistent(rows.len() == 1).execute(&mut *connection).await?;
+            query = query
+                .bind(number(row.sequence))
+                .bind(event.at.unix_millis())
+                .bind(event.tenant.as_str())
+                .bind(event.actor.to_string())
+                .bind(event.action.word())
+                .bind(event.object.as_str())
+                .bind(json(event)?)
+                .bind(row.hash.as_slice());
+        }
+        query.execute(&mut *connection).await?;
     }
     Ok(())
 }

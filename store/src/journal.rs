@@ -1,5 +1,7 @@
 //! The journal of issuances: an intent before each signature, its result after it.
 
+use std::collections::HashSet;
+
 use async_trait::async_trait;
 use audit::Event;
 use ca::ports::{
@@ -13,13 +15,14 @@ use sqlx::{QueryBuilder, Row, Sqlite, sqlite::SqliteRow};
 use crate::{
     Store,
     gathering::Part,
+    many::Many,
     recovery,
     rollback::refuse_while_found,
     row::{
         bytes32, chain_bytes, chain_of, decode, from_json, from_word, json, number, optional_parsed,
         optional_time, parsed, time, unsigned, word,
     },
-    writer::{Change, Fault, Refusal, Tx},
+    writer::{Change, Fault, Outcomes, Refusal, Tx, refusal},
 };
 
 /// The most rows that one answer holds.
@@ -47,6 +50,10 @@ impl Change for RecordIntent {
         self.spend.is_none()
     }
 
+    fn comes_in_numbers(&self) -> bool {
+        self.spend.is_none()
+    }
+
     async fn carry_out(self, tx: &mut Tx<'_>) -> Result<(), Fault<JournalError>> {
         let Self { intent, spend, event } = self;
         // Without a certificate of our own nobody could reach us to look.
@@ -69,13 +76,48 @@ impl Change for RecordIntent {
                 }
             }
         };
-        if !insert(tx, &intent, token.as_deref()).await? {
+        if insert(tx, &[&intent], token.as_deref()).await?.is_empty() {
             refuse_stolen(tx, intent.authority).await?;
             return Err(Fault::Refused(JournalError::SerialTaken(intent.serial)));
         }
         tx.record(event);
         Ok(())
     }
+
+    async fn carry_out_together(changes: &[Self], tx: &mut Tx<'_>) -> Result<Outcomes<Self>, sqlx::Error> {
+        let intents: Vec<&Intent> = changes.iter().map(|change| &change.intent).collect();
+        // What is found is said to each of them apart.
+        if !tx.live().findings().borrow().is_empty() || !are_distinct(intents.iter().map(|one| key(one))) {
+            return Ok(None);
+        }
+        let made = insert(tx, &intents, None).await?;
+        let mut outcomes = Vec::with_capacity(changes.len());
+        for Self { intent, event, .. } in changes {
+            outcomes.push(match made.contains(&key(intent)) {
+                true => {
+                    tx.record(event.clone());
+                    Ok(())
+                }
+                false => Err(match refuse_stolen(tx, intent.authority).await {
+                    Ok(()) => JournalError::SerialTaken(intent.serial.clone()),
+                    Err(fault) => refusal(fault)?,
+                }),
+            });
+        }
+        Ok(Some(outcomes))
+    }
+}
+
+/// A certificate, as the journal tells it from others.
+type Key = (AuthorityId, Serial);
+
+fn key(intent: &Intent) -> Key {
+    (intent.authority, intent.serial.clone())
+}
+
+fn are_distinct(keys: impl ExactSizeIterator<Item = Key>) -> bool {
+    let count = keys.len();
+    keys.collect::<HashSet<_>>().len() == count
 }
 
 /// What an authority signs counts as ours if the journal has it before the theft was said, and never afterwards: the
@@ -146,38 +188,68 @@ pub(crate) fn already_issued(row: &SqliteRow) -> Result<JournalError, sqlx::Erro
     })
 }
 
-/// Answers whether it was written: the serial number was free, and the authority is not stolen.
-async fn insert(tx: &mut Tx<'_>, intent: &Intent, token: Option<&str>) -> Result<bool, sqlx::Error> {
-    let made = sqlx::query(
-        "INSERT INTO certificates (tenant, authority, serial, epoch, tbs_sha256, id, profile, node, purpose, spki,
-                                   not_before, not_after, at, request_id, token, state, reason)
-         SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, 'unknown', ''
-          WHERE NOT EXISTS (SELECT 1 FROM authorities WHERE id = ?2 AND stolen IS NOT NULL)
-             ON CONFLICT DO NOTHING",
-    )
-    .bind(intent.tenant.as_str())
-    .bind(intent.authority.to_string())
-    .bind(intent.serial.as_bytes())
-    .bind(number(intent.epoch))
-    .bind(intent.tbs_sha256.as_slice())
-    .bind(intent.id.as_str())
-    .bind(word(&intent.profile)?)
-    .bind(intent.node.as_ref().map(|node| node.as_str()))
-    .bind(word(&intent.purpose)?)
-    .bind(intent.spki.0.as_slice())
-    .bind(intent.not_before.unix_millis())
-    .bind(intent.not_after.unix_millis())
-    .bind(intent.at.unix_millis())
-    .bind(json(&intent.request_id)?)
-    .bind(token)
-    .execute(tx.sql())
-    .await?;
-    Ok(made.rows_affected() == 1)
+static INSERT: Many = Many::new(
+    "INSERT INTO certificates (tenant, authority, serial, epoch, tbs_sha256, id, profile, node, purpose, spki,
+                               not_before, not_after, at, request_id, token, state, reason)
+     SELECT *, 'unknown', '' FROM ",
+    15,
+    " WHERE column1 IS NOT NULL
+        AND NOT EXISTS (SELECT 1 FROM authorities WHERE id = column2 AND stolen IS NOT NULL)
+         ON CONFLICT DO NOTHING RETURNING authority, serial",
+);
+
+/// Answers which were written: the serial number was free, and the authority is not stolen.
+async fn insert(
+    tx: &mut Tx<'_>,
+    intents: &[&Intent],
+    token: Option<&str>,
+) -> Result<HashSet<Key>, sqlx::Error> {
+    let mut query = sqlx::query(INSERT.sql(intents.len()));
+    for intent in intents {
+        query = query
+            .bind(intent.tenant.as_str())
+            .bind(intent.authority.to_string())
+            .bind(intent.serial.as_bytes())
+            .bind(number(intent.epoch))
+            .bind(intent.tbs_sha256.as_slice())
+            .bind(intent.id.as_str())
+            .bind(word(&intent.profile)?)
+            .bind(intent.node.as_ref().map(|node| node.as_str()))
+            .bind(word(&intent.purpose)?)
+            .bind(intent.spki.0.as_slice())
+            .bind(intent.not_before.unix_millis())
+            .bind(intent.not_after.unix_millis())
+            .bind(intent.at.unix_millis())
+            .bind(json(&intent.request_id)?)
+            .bind(token);
+    }
+    written(query.fetch_all(tx.sql()).await?)
+}
+
+/// The certificates whose rows a statement has written.
+fn written(rows: Vec<SqliteRow>) -> Result<HashSet<Key>, sqlx::Error> {
+    rows.iter().map(|row| Ok((parsed(row, "authority")?, read_serial(row)?))).collect()
 }
 
 struct RecordResult {
     result: ResultRecord,
     event: Event,
+}
+
+impl RecordResult {
+    fn key(&self) -> Key {
+        (self.result.authority, self.result.serial.clone())
+    }
+
+    /// Why it was not written.
+    async fn refused(&self, tx: &mut Tx<'_>) -> Fault<JournalError> {
+        if matches!(self.result.outcome, IssueOutcome::Issued(_))
+            && let Err(fault) = refuse_stolen(tx, self.result.authority).await
+        {
+            return fault;
+        }
+        Fault::Refused(JournalError::NoIntent(self.result.serial.clone()))
+    }
 }
 
 #[async_trait]
@@ -190,38 +262,63 @@ impl Change for RecordResult {
         true
     }
 
+    fn comes_in_numbers(&self) -> bool {
+        true
+    }
+
     async fn carry_out(self, tx: &mut Tx<'_>) -> Result<(), Fault<JournalError>> {
-        let Self { result, event } = self;
-        let is_issued = matches!(result.outcome, IssueOutcome::Issued(_));
-        let (state, reason, chain) = match result.outcome {
-            IssueOutcome::Issued(chain) => {
-                ("issued", String::new(), Some(chain_bytes(chain.iter().map(Vec::as_slice))))
-            }
-            IssueOutcome::Failed(reason) => ("failed", reason, None),
-        };
-        let recorded = sqlx::query(
-            "UPDATE certificates SET state = ?1, reason = ?2, chain = ?3, finished = ?4
-              WHERE authority = ?5 AND serial = ?6 AND state = 'unknown'
-                AND (?1 <> 'issued' OR NOT EXISTS
-                     (SELECT 1 FROM authorities WHERE id = ?5 AND stolen IS NOT NULL))",
-        )
-        .bind(state)
-        .bind(reason)
-        .bind(chain)
-        .bind(result.at.unix_millis())
-        .bind(result.authority.to_string())
-        .bind(result.serial.as_bytes())
-        .execute(tx.sql())
-        .await?;
-        if recorded.rows_affected() == 0 {
-            if is_issued {
-                refuse_stolen(tx, result.authority).await?;
-            }
-            return Err(Fault::Refused(JournalError::NoIntent(result.serial)));
+        if finish(tx, std::slice::from_ref(&self)).await?.is_empty() {
+            return Err(self.refused(tx).await);
         }
-        tx.record(event);
+        tx.record(self.event);
         Ok(())
     }
+
+    async fn carry_out_together(changes: &[Self], tx: &mut Tx<'_>) -> Result<Outcomes<Self>, sqlx::Error> {
+        if !are_distinct(changes.iter().map(Self::key)) {
+            return Ok(None);
+        }
+        let finished = finish(tx, changes).await?;
+        let mut outcomes = Vec::with_capacity(changes.len());
+        for change in changes {
+            outcomes.push(match finished.contains(&change.key()) {
+                true => {
+                    tx.record(change.event.clone());
+                    Ok(())
+                }
+                false => Err(refusal(change.refused(tx).await)?),
+            });
+        }
+        Ok(Some(outcomes))
+    }
+}
+
+static FINISH: Many = Many::new(
+    "UPDATE certificates SET state = column3, reason = column4, chain = column5, finished = column6 FROM ",
+    6,
+    " WHERE authority = column1 AND serial = column2 AND state = 'unknown'
+        AND (column3 <> 'issued' OR NOT EXISTS
+             (SELECT 1 FROM authorities WHERE id = column1 AND stolen IS NOT NULL))
+     RETURNING authority, serial",
+);
+
+/// Answers which were written: their intents had no result yet, and no authority that issued is stolen.
+async fn finish(tx: &mut Tx<'_>, results: &[RecordResult]) -> Result<HashSet<Key>, sqlx::Error> {
+    let mut query = sqlx::query(FINISH.sql(results.len()));
+    for RecordResult { result, .. } in results {
+        let (state, reason, chain) = match &result.outcome {
+            IssueOutcome::Issued(chain) => ("issued", "", Some(chain_bytes(chain.iter().map(Vec::as_slice)))),
+            IssueOutcome::Failed(reason) => ("failed", reason.as_str(), None),
+        };
+        query = query
+            .bind(result.authority.to_string())
+            .bind(result.serial.as_bytes())
+            .bind(state)
+            .bind(reason)
+            .bind(chain)
+            .bind(result.at.unix_millis());
+    }
+    written(query.fetch_all(tx.sql()).await?)
 }
 
 fn read_serial(row: &SqliteRow) -> Result<Serial, sqlx::Error> {

@@ -27,6 +27,7 @@ mod kek;
 mod keyring;
 mod ledger;
 mod live;
+mod many;
 mod nodes;
 mod pause;
 mod recovery;

@@ -26,6 +26,7 @@ use crate::{
     keyring::{Class, DataKeyRow, Keyring, new_id, new_root},
     ledger::{self, Ledger},
     live::{Live, Written},
+    many::AT_ONCE,
     nodes::TOKEN_KEY,
     rollback::{self, AnchorStatus},
     row::{unsigned, uuid},
@@ -467,6 +468,12 @@ fn writing(path: &Path) -> SqliteConnectOptions {
         // Each time the log is folded into the database the disk is synchronised twice more. After 16 MB is often
         // enough.
         .pragma("wal_autocheckpoint", "4000")
+        // What a statement answers over many rows, without a wait between them.
+        .row_buffer_size(AT_ONCE)
+        // Indexes over what is random, such as serial numbers, are written all over: their pages stay at hand (16 MB).
+        .pragma("cache_size", "-16384")
+        // What a statement would undo stands in memory, and in no temporary file.
+        .pragma("temp_store", "MEMORY")
         .pragma("secure_delete", "ON")
         .pragma("cell_size_check", "ON")
 }

@@ -25,6 +25,7 @@ mod rollback;
 mod rotation;
 mod secrets;
 mod tamper;
+mod together;
 
 pub(crate) fn now() -> Timestamp {
     Timestamp::from_unix_secs(1_800_000_000)

@@ -2,11 +2,18 @@
 //! only then answers. A transaction that knows of more to come at once waits for it, within a bound (`gathering`).
 //!
 //! Each change runs inside a savepoint of its own: one that is refused is undone alone. One that is a single statement
-//! has nothing to undo, and its audit rows are written with those of its neighbours by one statement: each statement
-//! is a way to the database's thread and back, which costs more than what it does there. When the disk fails, the
-//! writer writes no more: what a failed synchronisation left behind cannot be known, so it is never tried again.
+//! has nothing to undo. Each statement is a way to the database's thread and back, which costs more than what it does
+//! there: so audit rows are written with those of the neighbours by one statement, and changes of a kind that comes in
+//! numbers are put off until their group is whole, and then written by one statement too.
+//!
+//! When the disk fails, the writer writes no more: what a failed synchronisation left behind cannot be known, so it is
+//! never tried again.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    any::{Any, TypeId},
+    collections::BTreeMap,
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use audit::{Actor, AuditRow, Event, Head};
@@ -25,6 +32,7 @@ use crate::{
     keyring::Keyring,
     ledger::{Entry, Ledger, Print, RowFault, RowKey},
     live::Live,
+    many::AT_ONCE,
     rollback::Finding,
 };
 
@@ -88,7 +96,7 @@ pub(crate) trait Refusal: Send + Sized + 'static {
 
 /// Something to be written, with its audit events, all or nothing.
 #[async_trait]
-pub(crate) trait Change: Send + 'static {
+pub(crate) trait Change: Send + Sync + Sized + 'static {
     type Answer: Send + 'static;
     type Refusal: Refusal;
     /// Whether it has to do with another change that follows at once.
@@ -100,7 +108,31 @@ pub(crate) trait Change: Send + 'static {
         false
     }
 
+    /// Whether it is one statement, and may share it with others of its kind ([`Change::carry_out_together`]). It is then
+    /// put off until the group is whole, or a change of another sort comes.
+    fn comes_in_numbers(&self) -> bool {
+        false
+    }
+
     async fn carry_out(self, tx: &mut Tx<'_>) -> Result<Self::Answer, Fault<Self::Refusal>>;
+
+    /// Carries out several, at most [`AT_ONCE`], each of which may be refused alone, and answers in their order. `None` when
+    /// these must be carried out one after another. An error means that none was carried out.
+    async fn carry_out_together(_: &[Self], _: &mut Tx<'_>) -> Result<Outcomes<Self>, sqlx::Error> {
+        Ok(None)
+    }
+}
+
+/// What became of several changes of a kind.
+pub(crate) type Outcomes<C> = Option<Vec<Result<<C as Change>::Answer, <C as Change>::Refusal>>>;
+
+/// What is answered to one change for this fault, unless its whole group cannot stand.
+pub(crate) fn refusal<R: Refusal>(fault: Fault<R>) -> Result<R, sqlx::Error> {
+    match fault {
+        Fault::Refused(refusal) => Ok(refusal),
+        Fault::Database(error) if breaks_group(&error) => Err(error),
+        Fault::Database(error) => Ok(R::unavailable(error.to_string())),
+    }
 }
 
 /// What a change works with.
@@ -201,6 +233,25 @@ impl Tx<'_> {
         audit_log::insert(self.connection, &std::mem::take(&mut self.state.rows)).await
     }
 
+    /// Carries out what was put off, by few statements.
+    async fn together(&mut self, members: &mut [Member]) -> Result<(), sqlx::Error> {
+        let mut kinds: Vec<(TypeId, Vec<&mut Member>)> = Vec::new();
+        for member in members {
+            let kind = member.queued.kind();
+            match kinds.iter_mut().find(|(known, members)| *known == kind && members.len() < AT_ONCE) {
+                Some((_, members)) => members.push(member),
+                None => kinds.push((kind, vec![member])),
+            }
+        }
+        for (_, mut members) in kinds {
+            let Some((first, others)) = members.split_first_mut() else { continue };
+            let queued = others.iter_mut().map(|member| member.queued.as_mut()).collect();
+            let stays = first.queued.carry_out_together(queued, self).await?;
+            members.into_iter().zip(stays).for_each(|(member, stays)| member.stays = stays);
+        }
+        Ok(())
+    }
+
     /// Carries out a change that is undone alone when it is refused. Whether what it did stays.
     async fn undoably(&mut self, queued: &mut dyn Queued) -> Result<bool, sqlx::Error> {
         self.write_rows().await?;
@@ -218,11 +269,21 @@ impl Tx<'_> {
 
 /// A change in the queue, whatever its answer.
 #[async_trait]
-pub(crate) trait Queued: Send {
+pub(crate) trait Queued: Any + Send {
     /// See [`Change::is_one_statement`].
     fn is_one_statement(&self) -> bool;
+    /// See [`Change::comes_in_numbers`].
+    fn comes_in_numbers(&self) -> bool;
+    /// Those of one kind can be carried out together.
+    fn kind(&self) -> TypeId;
     /// Whether what it did stays.
     async fn carry_out(&mut self, tx: &mut Tx<'_>) -> Result<bool, sqlx::Error>;
+    /// Of this one and others of its kind, in their order: whether what each did stays.
+    async fn carry_out_together(
+        &mut self,
+        others: Vec<&mut dyn Queued>,
+        tx: &mut Tx<'_>,
+    ) -> Result<Vec<bool>, sqlx::Error>;
     /// What it has to do with another change.
     fn part(&self) -> Part;
     /// Sends the answer, or that nothing was kept.
@@ -241,17 +302,57 @@ impl<C: Change> Queued for Pending<C> {
         self.change.as_ref().is_some_and(Change::is_one_statement)
     }
 
+    fn comes_in_numbers(&self) -> bool {
+        self.change.as_ref().is_some_and(Change::comes_in_numbers)
+    }
+
+    fn kind(&self) -> TypeId {
+        TypeId::of::<C>()
+    }
+
     async fn carry_out(&mut self, tx: &mut Tx<'_>) -> Result<bool, sqlx::Error> {
         let Some(change) = self.change.take() else { return Ok(false) };
-        match change.carry_out(tx).await {
-            Ok(answer) => self.outcome = Some(Ok(answer)),
-            Err(Fault::Refused(refusal)) => self.outcome = Some(Err(refusal)),
-            Err(Fault::Database(error)) if breaks_group(&error) => return Err(error),
-            Err(Fault::Database(error)) => {
-                self.outcome = Some(Err(C::Refusal::unavailable(error.to_string())))
+        self.outcome = Some(match change.carry_out(tx).await {
+            Ok(answer) => Ok(answer),
+            Err(fault) => Err(refusal(fault)?),
+        });
+        Ok(matches!(self.outcome, Some(Ok(_))))
+    }
+
+    async fn carry_out_together(
+        &mut self,
+        others: Vec<&mut dyn Queued>,
+        tx: &mut Tx<'_>,
+    ) -> Result<Vec<bool>, sqlx::Error> {
+        let others = others.into_iter().map(|other| -> &mut dyn Any { other });
+        let others = others.map(|other| other.downcast_mut::<Self>().expect("others are of the same kind"));
+        let mut all: Vec<&mut Self> = std::iter::once(self).chain(others).collect();
+        let changes: Vec<C> = all.iter_mut().filter_map(|pending| pending.change.take()).collect();
+        let outcomes = match changes.len() {
+            1 => None,
+            _ => match C::carry_out_together(&changes, tx).await {
+                Ok(outcomes) => outcomes,
+                Err(error) if breaks_group(&error) => return Err(error),
+                // One of them is to blame, and is found alone.
+                Err(_) => None,
+            },
+        };
+        let mut stays = Vec::with_capacity(all.len());
+        match outcomes {
+            Some(outcomes) => {
+                for (pending, outcome) in all.into_iter().zip(outcomes) {
+                    stays.push(outcome.is_ok());
+                    pending.outcome = Some(outcome);
+                }
+            }
+            None => {
+                for (pending, change) in all.into_iter().zip(changes) {
+                    pending.change = Some(change);
+                    stays.push(pending.carry_out(tx).await?);
+                }
             }
         }
-        Ok(matches!(self.outcome, Some(Ok(_))))
+        Ok(stays)
     }
 
     fn part(&self) -> Part {
@@ -377,6 +478,7 @@ impl Writer {
                 }
             },
         };
+        self.gathering.close();
         for Member { queued, stays } in group {
             if stays && failed.is_none() {
                 self.gathering.keep(queued.part());
@@ -414,11 +516,17 @@ impl Writer {
         };
         let mut tx = Tx { connection: &mut self.connection, live: &self.live, state };
         let mut deadline = None;
-        while let Some(member) = group.last_mut() {
-            member.stays = match member.queued.is_one_statement() {
-                true => member.queued.carry_out(&mut tx).await?,
-                false => tx.undoably(member.queued.as_mut()).await?,
-            };
+        // How many of the group were carried out; the others are put off.
+        let mut done = 0;
+        while let Some((member, before)) = group.split_last_mut() {
+            if !member.queued.comes_in_numbers() {
+                tx.together(&mut before[done..]).await?;
+                member.stays = match member.queued.is_one_statement() {
+                    true => member.queued.carry_out(&mut tx).await?,
+                    false => tx.undoably(member.queued.as_mut()).await?,
+                };
+                done = group.len();
+            }
             if group.len() >= GROUP {
                 break;
             }
@@ -427,6 +535,7 @@ impl Writer {
             self.gathering.take(queued.part());
             group.push(Member { queued, stays: false });
         }
+        tx.together(&mut group[done..]).await?;
         tx.write_rows().await?;
         let state = tx.state;
         self.connection.execute("COMMIT").await?;
@@ -488,7 +597,7 @@ impl Writer {
     }
 }
 
-/// What else belongs to the group: what waits already, else what is known to come, until `deadline`.
+/// What else belongs to the group: what waits already, else what is known or likely to come, until `deadline`.
 async fn next(
     queue: &mut mpsc::Receiver<Box<dyn Queued>>,
     gathering: &mut Gathering,
@@ -498,10 +607,9 @@ async fn next(
     if let Ok(next) = queue.try_recv() {
         return Some(next);
     }
-    if gathering.is_whole() {
-        return None;
-    }
-    let deadline = *deadline.get_or_insert_with(|| Instant::now() + PATIENCE);
+    let wait = gathering.wait()?;
+    let now = Instant::now();
+    let deadline = (now + wait).min(*deadline.get_or_insert(now + PATIENCE));
     tokio::select! {
         biased;
         () = shutdown.cancelled() => None,
