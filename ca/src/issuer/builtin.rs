@@ -19,8 +19,9 @@ use crate::{
     ports::{Journal, Remaining},
 };
 
-/// How many issuances are under way at once.
-const MAX_IN_FLIGHT: usize = 64;
+/// How many issuances are under way at once: as many as one commit of the journal takes in. Fewer would need more commits
+/// for a fleet, more would only be out of order.
+const MAX_IN_FLIGHT: usize = 256;
 /// How often a serial number may turn out to be taken. Of 159 random bits none ever is; a journal that says so
 /// again and again is broken.
 const MAX_SERIALS: u32 = 4;
