@@ -450,7 +450,7 @@ impl Deliveries {
         if let Some(at) = leaf.deadline {
             self.deadlines.insert((at, key.clone()));
         }
-        self.status.leaves.insert(key.clone(), leaf.status(key));
+        self.status.leaves.insert(key.clone(), Arc::new(leaf.status(key)));
     }
 }
 

@@ -1,6 +1,9 @@
 //! What is known of every leaf: a read model that cannot hold a key.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use certs::{Serial, Timestamp};
 use imbl::OrdMap;
@@ -95,7 +98,7 @@ pub struct SdsCounters {
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct SdsStatus {
     #[serde(serialize_with = "values")]
-    pub(crate) leaves: OrdMap<LeafKey, LeafStatus>,
+    pub(crate) leaves: OrdMap<LeafKey, Arc<LeafStatus>>,
     #[serde(skip)]
     pub(crate) contexts: OrdMap<String, ContextStatus>,
     pub(crate) bundle: u64,
@@ -105,13 +108,13 @@ pub struct SdsStatus {
 impl SdsStatus {
     /// Every leaf, by node and identity.
     pub fn leaves(&self) -> impl Iterator<Item = &LeafStatus> {
-        self.leaves.values()
+        self.leaves.values().map(Arc::as_ref)
     }
 
     /// One leaf.
     #[must_use]
     pub fn leaf(&self, node: &NodeId, identity: &SpiffeId) -> Option<&LeafStatus> {
-        self.leaves.get(&LeafKey { node: node.clone(), identity: identity.clone() })
+        self.leaves.get(&LeafKey { node: node.clone(), identity: identity.clone() }).map(Arc::as_ref)
     }
 
     /// The validation context of that name as it is offered now; `None` if nobody asked for it since it changed.
@@ -139,6 +142,9 @@ impl SdsStatus {
     }
 }
 
-fn values<S: Serializer>(leaves: &OrdMap<LeafKey, LeafStatus>, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(leaves.values())
+fn values<S: Serializer>(
+    leaves: &OrdMap<LeafKey, Arc<LeafStatus>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(leaves.values().map(Arc::as_ref))
 }
