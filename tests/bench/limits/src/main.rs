@@ -16,6 +16,7 @@ mod renewals;
 mod report;
 mod served;
 mod steps;
+mod window;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 

@@ -1,5 +1,5 @@
 //! P3: every leaf of a running control plane is replaced at once, with a new key each, from the command to the last
-//! acknowledgement of the proxies that hold them.
+//! acknowledgement of the proxies that hold them; and over a window, as when leaves are renewed in their time.
 
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use crate::{
     clock::micros_each,
     report::{Goal, Report, Row, median},
     served::{self, Served},
+    window,
 };
 
 /// Proxies, each with one secret of its own.
@@ -36,7 +37,8 @@ pub(crate) fn run(rounds: usize) -> anyhow::Result<Report> {
     let runtime = served::runtime()?;
     let bound = Bound::try_new()?;
     let samples = runtime.block_on(measure(rounds, &bound))?;
-    Ok(report(&samples))
+    let windows = runtime.block_on(window::measure(rounds))?;
+    Ok(report(&samples, &windows))
 }
 
 async fn measure(rounds: usize, bound: &Bound) -> anyhow::Result<Vec<Round>> {
@@ -44,13 +46,11 @@ async fn measure(rounds: usize, bound: &Bound) -> anyhow::Result<Vec<Round>> {
     let world = &served.world;
     let mut fleet = world.start_fleet(NODES, "web").await;
     all(&mut fleet, Until::Connected, LONG).await;
-    let mut active = active(world.rest()).await?;
-    all(&mut fleet, leaf_from(&active), LONG).await;
+    all(&mut fleet, leaf_from(&active(world.rest()).await?), LONG).await;
     let mut samples = Vec::with_capacity(rounds);
     for round in 0..=rounds {
         let before = served.used()?;
-        world.rest().post("/api/v1/authorities/rotate", &json!({ "reason": "benchmark" })).await;
-        active = next_after(&active, world.rest()).await?;
+        let active = replace_authority(world.rest()).await?;
         let seen = all(&mut fleet, leaf_from(&active), LONG).await;
         let used = served.used()? - before;
         held_by_all(&mut fleet, &active).await?;
@@ -82,7 +82,7 @@ async fn held_by_all(fleet: &mut Fleet, active: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn leaf_from(authority: &str) -> Until {
+pub(crate) fn leaf_from(authority: &str) -> Until {
     Until::LeafFrom { secret: SECRET.into(), authority: authority.into() }
 }
 
@@ -94,7 +94,10 @@ async fn active(rest: &Rest) -> anyhow::Result<String> {
     Ok(id.context("an issuing authority is active")?.to_owned())
 }
 
-async fn next_after(before: &str, rest: &Rest) -> anyhow::Result<String> {
+/// Answers which issuing authority signs next, once it does.
+pub(crate) async fn replace_authority(rest: &Rest) -> anyhow::Result<String> {
+    let before = active(rest).await?;
+    rest.post("/api/v1/authorities/rotate", &json!({ "reason": "benchmark" })).await;
     Ok(kit::eventually("another authority signs", async || match active(rest).await {
         Ok(found) if found != before => Ok(found),
         other => Err(other),
@@ -102,16 +105,28 @@ async fn next_after(before: &str, rest: &Rest) -> anyhow::Result<String> {
     .await)
 }
 
-fn report(samples: &[Round]) -> Report {
+fn report(samples: &[Round], windows: &[window::Round]) -> Report {
     let each = |of: &dyn Fn(&Round) -> f64| samples.iter().map(of).collect::<Vec<_>>();
     let middle = |of: &dyn Fn(&Round) -> f64| median(each(of));
-    let rows = vec![Row::new(
+    let mut rows = vec![Row::new(
         format!("{NODES} leaves replaced at once, to the last acknowledgement"),
         format!("{:.1} us each", middle(&|round| round.rotation)),
         format!("key + 2 sign + verify {:.1} us", middle(&|round| round.bound)),
         each(&|round| round.rotation / round.bound),
         Some(Goal::AtMost(1.4)),
     )];
+    let of = |of: fn(&window::Round) -> f64| windows.iter().map(of).collect::<Vec<_>>();
+    rows.push(Row::new(
+        format!(
+            "{} leaves renewed over {:.1} s: the busiest 100 ms",
+            window::NODES,
+            median(of(|round| round.seconds))
+        ),
+        format!("{:.1} ms", median(of(|round| round.peak))),
+        format!("all of them, {:.1} ms", median(of(|round| round.mean))),
+        of(|round| round.peak / round.mean),
+        Some(Goal::AtMost(1.5)),
+    ));
     let notes = vec![
         format!("From when the new authority was seen to sign to the last acknowledgement: {:.0} ms.", middle(&|round| round.millis)),
         "Of the server's process, journal and audit log on its disk included. Sending by bare TLS is not in the \

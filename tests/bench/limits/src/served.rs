@@ -16,7 +16,12 @@ pub(crate) struct Served {
 impl Served {
     /// One of its own, in a temporary folder: `TMPDIR` must be on a disk for its commits to cost what they do.
     pub(crate) async fn boot(name: &'static str) -> Self {
-        Self { world: TestWorld::boot(name, WorldOptions::default()).await }
+        Self::boot_with(name, WorldOptions::default()).await
+    }
+
+    /// The same, with another configuration.
+    pub(crate) async fn boot_with(name: &'static str, options: WorldOptions) -> Self {
+        Self { world: TestWorld::boot(name, options).await }
     }
 
     /// The processor time that the process has used so far, in all its threads, those that have ended included.
@@ -29,6 +34,19 @@ impl Served {
         let ticks: Vec<u32> = fields.split(' ').skip(11).take(2).filter_map(|one| one.parse().ok()).collect();
         ensure!(ticks.len() == 2, "a line of /proc without times");
         Ok(TICK * ticks.iter().sum())
+    }
+
+    /// The same in nanoseconds, of the threads that are alive: for moments that are shorter than many hundredths.
+    pub(crate) fn used_finely(&self) -> anyhow::Result<Duration> {
+        let process = self.world.sandbox().control_plane().context("the control plane does not run")?;
+        let mut nanoseconds = 0;
+        for thread in fs::read_dir(format!("/proc/{process}/task")).context("no /proc")? {
+            // A thread may end while it is looked at.
+            let Ok(text) = fs::read_to_string(thread?.path().join("schedstat")) else { continue };
+            let first = text.split(' ').next().and_then(|one| one.parse::<u64>().ok());
+            nanoseconds += first.context("a line of /proc without a time")?;
+        }
+        Ok(Duration::from_nanos(nanoseconds))
     }
 
     /// A metric of the process now.
