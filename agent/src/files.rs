@@ -20,7 +20,9 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use certs::{Certificate, Chain, KeyKind, SecretKey, Validity, certificates_from_pem, certificates_to_pem};
+use certs::{
+    Certificate, Chain, KeyKind, SecretKey, Timestamp, Validity, certificates_from_pem, certificates_to_pem,
+};
 use rustls_pki_types::{PrivatePkcs8KeyDer, pem::PemObject};
 use sds::schedule::Life;
 use serde::{Deserialize, Serialize};
@@ -138,12 +140,14 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// From issue to end. The issue is found from the leaf alone, which every issuer of ours backdates alike.
+    /// From issue to end. The issue is found from the leaf, which every issuer of ours backdates alike; but no further
+    /// than to the beginning of its own certificate, and so not at all under one that was signed elsewhere a moment
+    /// ago. `now`, when it was issued already, is the other bound.
     #[must_use]
-    pub fn life(&self) -> Life {
+    pub fn life(&self, now: Timestamp) -> Life {
         let leaf = self.chain.leaf();
         let expires = leaf.not_after();
-        Life { issued: (leaf.not_before() + Validity::BACKDATE).min(expires), expires }
+        Life { issued: (leaf.not_before() + Validity::BACKDATE).min(now).min(expires), expires }
     }
 }
 

@@ -94,11 +94,11 @@ impl Agent {
     /// When none has, or its files are damaged.
     pub fn open(state: StateDir, clock: Arc<dyn Clock>) -> Result<Self, StateError> {
         let (membership, credentials) = state.load()?;
-        let renewal = Renewal::new(credentials.life(), Jitter::random());
+        let renewal = Renewal::new(credentials.life(clock.now()), Jitter::random());
         let status = watch::Sender::new(Arc::new(AgentStatus {
             membership: membership.clone(),
             serial: credentials.chain.leaf().serial().clone(),
-            expires: credentials.life().expires,
+            expires: renewal.life().expires,
             next_renewal: renewal.deadline(),
             renewals: 0,
             failures: 0,
@@ -255,7 +255,7 @@ impl Agent {
                 self.last_error = None;
                 let leaf = self.credentials.chain.leaf();
                 tracing::info!(spiffe_id = %id, serial = %leaf.serial(), expires = %leaf.not_after(), "node certificate renewed");
-                Event::Renewed { life: self.credentials.life(), jitter }
+                Event::Renewed { life: self.credentials.life(self.clock.now()), jitter }
             }
             Err(error) => {
                 let text = with_causes(&error);
@@ -306,9 +306,9 @@ impl Agent {
             let due = machine.deadline().unwrap_or_else(|| self.clock.now());
             // By the other clock too: this one may be put back.
             let _ = timeout(recovery::LONGEST, self.clock.sleep_until(due)).await;
-            if !self.credentials.life().is_over(self.clock.now()) {
+            if !self.credentials.life(self.clock.now()).is_over(self.clock.now()) {
                 tracing::info!(spiffe_id = %self.membership.spiffe_id, "clock was put right: certificate has not ended");
-                self.renewal = Renewal::new(self.credentials.life(), Jitter::random());
+                self.renewal = Renewal::new(self.credentials.life(self.clock.now()), Jitter::random());
                 self.publish();
                 return Ok(());
             }
@@ -344,7 +344,7 @@ impl Agent {
     fn came_back(&mut self, credentials: Credentials) {
         self.credentials = credentials;
         self.link.close();
-        self.renewal = Renewal::new(self.credentials.life(), Jitter::random());
+        self.renewal = Renewal::new(self.credentials.life(self.clock.now()), Jitter::random());
         self.syncing.step(syncing::Event::Renewed, self.clock.now());
         self.recoveries += 1;
         self.last_error = None;

@@ -108,10 +108,24 @@ fn the_same_token_finds_the_same_key() {
 
 #[test]
 fn life_is_counted_from_issue() {
-    let life = TestAuthority::new("td", NOW)
-        .credentials("/credence/node/web-1", NOW, Duration::from_secs(12))
-        .life();
-    assert_eq!((life.issued, life.length()), (NOW, Duration::from_secs(12)));
+    let credentials =
+        TestAuthority::new("td", NOW).credentials("/credence/node/web-1", NOW, Duration::from_secs(12));
+    for later in [0, 5] {
+        let life = credentials.life(NOW + Duration::from_secs(later));
+        assert_eq!((life.issued, life.length()), (NOW, Duration::from_secs(12)));
+    }
+}
+
+/// An authority that began a moment ago cuts off how far its leaves are backdated, so that their issue seems to be later
+/// than it was: at the end of a short life, when it was taken for the time to renew.
+#[test]
+fn issue_of_a_leaf_that_is_in_hand_is_never_in_the_future() {
+    let issued = NOW + Duration::from_secs(40);
+    let credentials =
+        TestAuthority::new("td", NOW).credentials("/credence/node/web-1", issued, Duration::from_secs(12));
+    let life = credentials.life(NOW + Duration::from_secs(2));
+    assert_eq!(life.issued, NOW + Duration::from_secs(2));
+    assert!(life.renew_at(sds::schedule::Jitter::FULL) < life.expires);
 }
 
 #[test]

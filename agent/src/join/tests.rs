@@ -60,7 +60,7 @@ async fn writes_what_a_node_needs() {
     assert_eq!(membership.namespace.as_str(), "shop");
     let (loaded, credentials) = attempt.load().unwrap();
     assert_eq!(loaded, membership);
-    assert_eq!(credentials.life().length(), DAY);
+    assert_eq!(credentials.life(NOW).length(), DAY);
     assert_eq!(credentials.bundle.content_hash(), server.authority.bundle().content_hash());
     let steps = attempt.heard.0.lock().unwrap();
     assert!(matches!(steps.last(), Some(Step::Written(_))), "{steps:?}");
