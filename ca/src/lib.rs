@@ -10,6 +10,7 @@
 //! rotate_issuing -> keeper <-> lifecycle (issuing authorities) -> Authorities
 //! rotate_root, emergency -> keeper <-> rotation (roots) <- Dependents (what nodes acknowledged)
 //! request, install -> keeper -> both: what somebody else signed goes the same ways
+//! upstream: when somebody outside is asked to sign the next issuing authority, by request and install
 //! revoke -> keeper <-> lists -> Revocations (what was revoked, and the lists that say so)
 //! ```
 
@@ -31,6 +32,7 @@ pub mod rotation;
 mod status;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod upstream;
 
 pub use self::authority::PrepareError;
 pub use self::drain::Drain;

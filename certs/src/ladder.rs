@@ -20,7 +20,9 @@ mod rung;
 
 use std::time::Duration;
 
-pub use self::brought::{Brought, MAX_INTERMEDIATES, Wanted, explain_brought, explain_unreadable};
+pub use self::brought::{
+    Brought, MAX_INTERMEDIATES, Wanted, explain_brought, explain_unreadable, is_self_signed,
+};
 pub use self::opinion::Opinion;
 pub use self::profile::explain_profile;
 pub use self::rung::{Board, Ladder, Link, Rule, Rung, Scope, Verdict};

@@ -41,6 +41,7 @@ pub use self::imported::{ImportError, Imported, KeyForm, MAX_IMPORTED_BYTES, Sec
 pub use self::ladder::{
     Board, Brought, Context, Ladder, Link, MAX_INTERMEDIATES, MIN_LEAF_LIVES, Opinion, Part, Rule, Rung,
     Scope, Verdict, Wanted, explain, explain_brought, explain_on, explain_profile, explain_unreadable,
+    is_self_signed,
 };
 pub use self::lint::{Finding, Severity, lint};
 pub use self::pem::{

@@ -101,6 +101,15 @@ name! {
     /// The namespace of nodes and documents inside a tenant.
     Namespace
 }
+name! {
+    /// What certifies: the built-in authorities, or somebody outside whom an operator named.
+    IssuerName
+}
+
+impl IssuerName {
+    /// The built-in one: authorities whose keys Credence made and signed itself.
+    pub const BUILTIN: &str = "builtin";
+}
 
 impl Default for Tenant {
     /// `default`, the one tenant that exists from the beginning.

@@ -99,7 +99,7 @@ pub fn explain_brought(presented: &[&[u8]], wanted: &Wanted<'_>) -> (Ladder, Opt
         .filter_map(|der| Certificate::from_der(der).ok())
         .collect();
     let mut anchors: Vec<Certificate> = wanted.root.into_iter().cloned().collect();
-    anchors.extend(read.iter().filter(|one| is_root(one) && Some(*one) != wanted.root).cloned());
+    anchors.extend(read.iter().filter(|one| is_self_signed(one) && Some(*one) != wanted.root).cloned());
     let context = Context {
         anchors: Some(&anchors),
         key: Some(wanted.key),
@@ -170,7 +170,9 @@ fn place(index: usize, certificate: &Certificate) -> String {
     }
 }
 
-fn is_root(certificate: &Certificate) -> bool {
+/// Whether a certificate names itself as its issuer, and its key signed it.
+#[must_use]
+pub fn is_self_signed(certificate: &Certificate) -> bool {
     let is_self_issued = Anatomy::of(certificate.der()).is_ok_and(|parts| parts.is_self_issued());
     is_self_issued && signature(certificate, certificate) == Signature::Holds
 }
