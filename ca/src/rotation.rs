@@ -261,8 +261,8 @@ impl Rotation {
             return Err(Refusal::OutOfOrder { step: wish.step, standing: self.standing(), due });
         }
         match (wish.step, self.phase()) {
-            (Step::Prepare, _) if !observed.has_root_key && !wish.brought => Err(Refusal::NoRootKey),
-            (Step::Prepare, _) => Ok(Action::Prepare { automatic: wish.automatic, brought: wish.brought }),
+            (Step::Prepare, _) if !observed.has_root_key && !wish.alone => Err(Refusal::NoRootKey),
+            (Step::Prepare, _) => Ok(Action::Prepare { automatic: wish.automatic, alone: wish.alone }),
             (Step::Activate, Phase::Prepared { .. }) if !observed.can_sign => Err(Refusal::TooOld),
             (Step::Activate, Phase::Prepared { new }) => {
                 let left_behind = self.leave(wish, self.behind(observed, now))?;
@@ -398,7 +398,7 @@ impl Rotation {
         match self.phase() {
             Phase::Steady => {
                 let is_due = emergency.is_some() || (now >= outgoing.at_part(0.5) && !observed.is_paused);
-                let prepare = Action::Prepare { automatic: true, brought: false };
+                let prepare = Action::Prepare { automatic: true, alone: false };
                 (is_due && observed.has_root_key).then_some(prepare)
             }
             // Its key is stolen before it signed anything.

@@ -39,7 +39,7 @@ impl Calls {
             step: step(&wanted.step)?,
             leave_behind: wanted.leave_behind.iter().cloned().collect::<BTreeSet<_>>(),
             automatic: wanted.automatic,
-            brought: false,
+            alone: false,
         };
         let status = self.rotation.rotate_root(caller, wish, &wanted.reason, wanted.dry_run).await?;
         self.shown_rotation(&status, wanted.dry_run).await

@@ -160,7 +160,7 @@ impl Keeper {
             step: Step::Prepare,
             leave_behind: std::collections::BTreeSet::new(),
             automatic: wanted.automatic,
-            brought: true,
+            alone: true,
         };
         if wanted.dry_run {
             self.simulate_root(&wish, dependents).await?;

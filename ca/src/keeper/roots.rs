@@ -292,9 +292,9 @@ impl Keeper {
 
     async fn carry_out_root(&mut self, action: &Action, asked: &Asked) -> Result<(), PrepareError> {
         match action {
-            Action::Prepare { automatic, brought } => {
+            Action::Prepare { automatic, alone: _ } => {
                 self.in_time()?;
-                if *brought {
+                if self.arriving.is_some() {
                     self.prepare_brought(*automatic, asked).await
                 } else {
                     self.prepare_root(*automatic, asked).await
@@ -344,18 +344,28 @@ impl Keeper {
         self.settle_records(None).await
     }
 
-    /// A root, an issuing authority under it, and that authority signed by the old root too.
+    /// A root, an issuing authority under it, and that authority signed by the old root too if its key is here.
     async fn prepare_root(&mut self, automatic: bool, asked: &Asked) -> Result<(), PrepareError> {
         let now = self.deps.clock.now();
         let old = self.roots.active().map(|root| root.id).ok_or(PrepareError::NoRoot)?;
-        let old_key = self.root_key(old).await?;
+        let old_key = match self.record(old)?.offline {
+            Some(_) => None,
+            None => Some(self.root_key(old).await?),
+        };
         let (root, root_key) = make_root(&self.deps.policy, now)?;
         let root = AuthorityRecord { automatic, ..root };
         let (issuing, issuing_key) = make_issuing(&self.deps.policy, &root, &root_key, now)?;
-        let cross = cross_sign(&self.deps.policy, &issuing, self.record(old)?, &old_key, now)?;
-        let issuing = AuthorityRecord { cross: Some(cross), ..issuing };
+        let cross = match &old_key {
+            None => None,
+            Some(key) => Some(cross_sign(&self.deps.policy, &issuing, self.record(old)?, key, now)?),
+        };
+        let issuing = AuthorityRecord { cross, ..issuing };
         let row = |record| event(Done::AuthorityPrepare, record, now, asked.actor.clone(), &asked.reason);
-        let rows = vec![row(&root), row(&issuing).with("also_signed_by", old)];
+        let of_issuing = match issuing.cross {
+            Some(_) => row(&issuing).with("also_signed_by", old),
+            None => row(&issuing),
+        };
+        let rows = vec![row(&root), of_issuing];
         tracing::info!(authority_id = %root.id, "next root is prepared and enters the bundle");
         self.deps.authorities.insert(vec![(root, root_key), (issuing, issuing_key)], rows).await?;
         self.settle_records(None).await

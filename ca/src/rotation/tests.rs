@@ -77,7 +77,7 @@ fn seen<'a>(dependents: &'a [Dependent], of_old: &'a BTreeSet<AuthorityId>) -> O
 }
 
 fn wish(step: Step) -> Wish {
-    Wish { step, leave_behind: BTreeSet::new(), automatic: false, brought: false }
+    Wish { step, leave_behind: BTreeSet::new(), automatic: false, alone: false }
 }
 
 fn leaving(step: Step, names: &[&str]) -> Wish {
@@ -105,7 +105,7 @@ fn prepares_by_itself_at_half_of_a_roots_life_and_not_before() {
     assert_eq!(machine.deadline(), Some(at(180 * DAY)));
     assert_eq!(machine.step(Event::Tick, seen(&[], &old), at(180 * DAY - 1)), []);
     let actions = machine.step(Event::Tick, seen(&[], &old), at(180 * DAY));
-    assert_eq!(actions, [Action::Prepare { automatic: true, brought: false }]);
+    assert_eq!(actions, [Action::Prepare { automatic: true, alone: false }]);
     assert_eq!(machine.deadline(), None, "one action at a time");
     assert_eq!(machine.step(Event::Failed, seen(&[], &old), at(180 * DAY)), []);
     assert_eq!(machine.deadline(), Some(at(180 * DAY + 60)));
@@ -115,9 +115,9 @@ fn prepares_by_itself_at_half_of_a_roots_life_and_not_before() {
     assert_eq!(machine.step(Event::Tick, offline, at(200 * DAY)), []);
     let refused = machine.step(Event::Wanted(wish(Step::Prepare)), offline, at(200 * DAY));
     assert_eq!(refused, [Action::Refuse(Refusal::NoRootKey)]);
-    let brought = Event::Wanted(Wish { brought: true, ..wish(Step::Prepare) });
-    let begun = machine.clone().step(brought, offline, at(200 * DAY));
-    assert_eq!(begun, [Action::Prepare { automatic: false, brought: true }]);
+    let alone = Event::Wanted(Wish { alone: true, ..wish(Step::Prepare) });
+    let begun = machine.clone().step(alone, offline, at(200 * DAY));
+    assert_eq!(begun, [Action::Prepare { automatic: false, alone: true }]);
     let paused = Observed { is_paused: true, ..seen(&[], &old) };
     assert_eq!(machine.step(Event::Tick, paused, at(201 * DAY)), []);
     assert_eq!(machine.step(Event::Tick, paused, at(270 * DAY)), [Action::AtRisk]);
@@ -308,7 +308,7 @@ fn a_stolen_key_is_replaced_within_a_minute_whoever_lags() {
     let lags = [node("a", &[1], 1, &[])];
     let paused = Observed { is_paused: true, ..seen(&lags, &old) };
     let mut machine = Rotation::resume(settings(), vec![stolen(AuthorityState::Active, None)]);
-    let prepare = Action::Prepare { automatic: true, brought: false };
+    let prepare = Action::Prepare { automatic: true, alone: false };
     assert_eq!(machine.step(Event::Tick, paused, at(1000)), [prepare]);
     let next = root(2, AuthorityState::Prepared, 1000);
     let mut machine = Rotation::resume(settings(), vec![stolen(AuthorityState::Active, None), next]);
@@ -416,7 +416,7 @@ fn a_key_that_is_stolen_in_the_middle_of_a_rotation_is_got_rid_of() {
     assert_eq!(Rotation::resume(settings(), roots).emergency(), Some(at(1000)));
     let again = Root { retired: Some(at(50)), ..root(1, AuthorityState::Active, 0) };
     let prepares = tick(vec![stolen(again)], 1000);
-    assert_eq!(prepares, [Action::Prepare { automatic: true, brought: false }]);
+    assert_eq!(prepares, [Action::Prepare { automatic: true, alone: false }]);
 }
 
 #[test]
@@ -493,8 +493,8 @@ impl World {
     fn carry_out(&mut self, action: &Action, wish: Option<&Wish>, now: Timestamp) {
         let leaves = |name: &String| wish.is_some_and(|wish| wish.leave_behind.contains(name));
         match action {
-            Action::Prepare { automatic, brought } => {
-                assert!(*brought == wish.is_some_and(|wish| wish.brought));
+            Action::Prepare { automatic, alone } => {
+                assert!(*alone == wish.is_some_and(|wish| wish.alone));
                 self.made += 1;
                 let state = AuthorityState::Prepared;
                 let (id, created, not_after) = (id(self.made), now, now + Duration::from_secs(360 * DAY));
@@ -602,7 +602,7 @@ fn a_random_walk_keeps_the_invariants() {
             step: steps[usize::try_from(random(5)).unwrap()],
             leave_behind: if random(4) == 0 { BTreeSet::from(["a".to_owned()]) } else { BTreeSet::new() },
             automatic: random(2) == 0,
-            brought: random(4) == 0,
+            alone: random(4) == 0,
         });
         // Now and then the root before vouches for nobody, and its key is elsewhere.
         world.has_way_back = random(8) != 0;
@@ -619,7 +619,7 @@ fn a_random_walk_keeps_the_invariants() {
             if matches!(action, Action::Refuse(_) | Action::AtRisk) {
                 continue;
             }
-            let is_made = matches!(action, Action::Prepare { brought: false, .. });
+            let is_made = matches!(action, Action::Prepare { alone: false, .. });
             assert!(!is_made || has_root_key, "a root was made without the key of the one before");
             if random(6) == 0 {
                 machine.step(Event::Failed, seen(&fleet, &of_old), now);

@@ -78,8 +78,9 @@ pub struct Wish {
     pub leave_behind: BTreeSet<String>,
     /// With [`Step::Prepare`]: whether the further steps follow by themselves as their gates open.
     pub automatic: bool,
-    /// With [`Step::Prepare`]: the root comes from elsewhere, with an issuing authority under it.
-    pub brought: bool,
+    /// With [`Step::Prepare`]: the next root does without the key of the one that signs. It comes from elsewhere, with an
+    /// issuing authority under it; or it is made here although nobody may be able to vouch for it.
+    pub alone: bool,
 }
 
 /// Why a step was not taken. Nothing changed.
@@ -182,8 +183,8 @@ pub enum Action {
     Prepare {
         /// Whether it was by itself, and goes on by itself.
         automatic: bool,
-        /// Whether both come from elsewhere.
-        brought: bool,
+        /// Whether it does without the key of the root that signs.
+        alone: bool,
     },
     /// Let `new` sign instead of `old`.
     Activate {

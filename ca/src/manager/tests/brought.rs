@@ -269,6 +269,36 @@ async fn where_nobody_vouches_for_us_each_node_must_know_the_new_root_first() {
 }
 
 #[tokio::test]
+async fn a_root_of_our_own_follows_an_enterprises_where_an_operator_says_so() {
+    let world = World::new().await;
+    let corp = enterprise(world.clock.now());
+    world.life(async |handle| move_to(&handle, &world, &corp).await).await;
+    world
+        .life(async |handle| {
+            let old = root_of(&handle);
+            let before = issue(&handle, "/web").await;
+            let alone = Wish { alone: true, ..wish(Step::Prepare) };
+            handle.simulate_root(alone.clone()).await.unwrap();
+            assert_eq!(world.store.key_count(), 1, "asked about, nothing is made");
+            let prepared = handle.rotate_root(alone, asked()).await.unwrap();
+            let new = prepared.other.unwrap();
+            let stale = with_file(node(&[old, new], &before, &[old]), BundleFile::Stale);
+            world.dependents.set(vec![stale]);
+            let refused = handle.rotate_root(wish(Step::Activate), asked()).await.unwrap_err();
+            assert!(matches!(refused, RotateError::Refused(Refusal::Laggards { .. })), "{refused}");
+            let current = with_file(node(&[old, new], &before, &[old]), BundleFile::Current);
+            world.dependents.set(vec![current]);
+            handle.rotate_root(wish(Step::Activate), asked()).await.unwrap();
+            assert_eq!(root_of(&handle), new);
+            assert_eq!(handle.anchor().borrow().cross, None, "nobody vouches for us");
+            let leaf = issue(&handle, "/web").await;
+            check(&leaf.chain, &handle.trust().borrow().clone(), world.clock.now()).unwrap();
+            assert!(handle.status().borrow().by_hand.is_none(), "its key is here");
+        })
+        .await;
+}
+
+#[tokio::test]
 async fn a_root_may_be_brought_again_after_it_was_rolled_back() {
     let world = World::new().await;
     let corp = enterprise(world.clock.now());

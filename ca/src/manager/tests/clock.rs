@@ -28,7 +28,7 @@ async fn nothing_but_our_own_certificate_is_signed_while_the_clock_is_wrong() {
             let rotated = handle.rotate_issuing(Actor::Host, "").await;
             assert!(matches!(rotated, Err(RotateError::Failed(_))), "{rotated:?}");
             for step in [Step::Prepare, Step::Activate, Step::Finish] {
-                let wish = Wish { step, leave_behind: BTreeSet::new(), automatic: false, brought: false };
+                let wish = Wish { step, leave_behind: BTreeSet::new(), automatic: false, alone: false };
                 let rotated = handle.rotate_root(wish, asked()).await;
                 assert!(
                     matches!(&rotated, Err(RotateError::Failed(why)) if why.contains("NTP")),

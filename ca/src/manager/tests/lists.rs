@@ -267,7 +267,7 @@ async fn the_next_root_waits_for_the_list_of_what_it_signed() {
     let world = World::with_lists().await;
     world
         .life(async |handle| {
-            let wish = |step| Wish { step, leave_behind: BTreeSet::new(), automatic: false, brought: false };
+            let wish = |step| Wish { step, leave_behind: BTreeSet::new(), automatic: false, alone: false };
             let asked = || Asked { actor: Actor::Host, reason: "drill".to_owned() };
             let leaf = issue(&handle, "/web").await;
             let old = handle.anchor().borrow().root.unwrap();

@@ -12,7 +12,7 @@ use crate::{
 };
 
 pub(super) fn wish(step: Step) -> Wish {
-    Wish { step, leave_behind: BTreeSet::new(), automatic: false, brought: false }
+    Wish { step, leave_behind: BTreeSet::new(), automatic: false, alone: false }
 }
 
 pub(super) fn asked() -> Asked {
