@@ -1,5 +1,7 @@
 //! What this crate needs kept. `store` implements these; a change and its audit event share a transaction.
 
+mod issuers;
+
 use std::{collections::BTreeSet, time::Duration};
 
 use async_trait::async_trait;
@@ -13,6 +15,7 @@ use spiffe::{
 use thiserror::Error;
 use uuid::Uuid;
 
+pub use self::issuers::{Issuer, IssuerStore, KeptIssuer, MAX_ISSUERS, VaultLogin, VaultSettings};
 pub use spiffe::attestation::StoredToken;
 
 /// Why something was not kept or found.

@@ -161,6 +161,12 @@ pub enum Action {
     SecretSet,
     /// An imported secret was removed.
     SecretRemove,
+    /// An issuer beside the built-in one was named, or its settings were changed.
+    IssuerSet,
+    /// Such an issuer was removed, its credentials destroyed.
+    IssuerRemove,
+    /// Somebody outside was asked to sign our next issuing authority.
+    IssuerAsk,
     /// A hook was told something, or did not take it.
     HookTell,
     /// An operator tested a hook.

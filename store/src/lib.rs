@@ -22,6 +22,7 @@ mod documents;
 mod gathering;
 mod hooks;
 mod integrity;
+mod issuers;
 mod journal;
 mod kek;
 mod keyring;

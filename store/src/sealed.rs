@@ -212,3 +212,20 @@ impl SealedError {
         }
     }
 }
+
+/// The first record of a class that a tenant has brings the data key of both.
+pub(crate) async fn ensure_data_key(
+    tx: &mut Tx<'_>,
+    tenant: &str,
+    class: Class,
+    at: Timestamp,
+) -> Result<(), sqlx::Error> {
+    let mut keyring = Keyring::clone(&tx.keyring());
+    let mut keys = keyring.data_keys().into_iter();
+    if keys.any(|key| key.tenant == tenant && key.class == class) {
+        return Ok(());
+    }
+    keyring.make_data_key(tenant, class).insert(tx.sql(), at).await?;
+    tx.set_keyring(keyring);
+    Ok(())
+}

@@ -12,10 +12,10 @@ use sqlx::Row;
 
 use crate::{
     Store, Topic,
-    keyring::{Class, Keyring, RowName},
+    keyring::{Class, RowName},
     row::number,
     seal::SealError,
-    sealed::{Cause, Content, SealedError},
+    sealed::{Cause, Content, SealedError, ensure_data_key},
     writer::{Change, Fault, Refusal, Tx},
 };
 
@@ -84,7 +84,7 @@ impl Change for Put {
             let why = format!("tenant {tenant} has {MAX_SECRETS} secrets, no more are taken");
             return Err(Fault::Refused(StoreError::Full(why)));
         }
-        ensure_data_key(tx, &tenant, event.at).await?;
+        ensure_data_key(tx, &tenant, Class::Tls, event.at).await?;
         let created = new.created.unix_millis();
         let mut header = Header {
             kind: new.value.word().to_owned(),
@@ -119,18 +119,6 @@ async fn count(tx: &mut Tx<'_>, tenant: &str) -> Result<u64, sqlx::Error> {
         .fetch_one(tx.sql())
         .await?;
     crate::row::unsigned(&row, "count")
-}
-
-/// The first secret of a tenant brings its data key.
-async fn ensure_data_key(tx: &mut Tx<'_>, tenant: &str, at: Timestamp) -> Result<(), sqlx::Error> {
-    let mut keyring = Keyring::clone(&tx.keyring());
-    let mut keys = keyring.data_keys().into_iter();
-    if keys.any(|key| key.tenant == tenant && key.class == Class::Tls) {
-        return Ok(());
-    }
-    keyring.make_data_key(tenant, Class::Tls).insert(tx.sql(), at).await?;
-    tx.set_keyring(keyring);
-    Ok(())
 }
 
 struct Remove(Tenant, SecretName, Event);

@@ -18,6 +18,7 @@ use crate::{schema::Schema, sqlite::*, *};
 
 mod documents;
 mod hooks;
+mod issuers;
 mod nodes;
 mod promises;
 mod recovery;

@@ -52,9 +52,11 @@ pub enum Topic {
     Documents,
     /// Imported secrets.
     Secrets,
+    /// Issuers beside the built-in one.
+    Issuers,
 }
 
-const TOPICS: usize = 4;
+const TOPICS: usize = 5;
 
 /// One counter per topic, raised after each commit that touched it.
 #[derive(Debug)]

@@ -1,0 +1,156 @@
+//! Issuers beside the built-in one, as they are kept.
+
+use std::{fmt, path::PathBuf, time::Duration};
+
+use async_trait::async_trait;
+use audit::Event;
+use certs::{Certificate, SecretBytes, Timestamp};
+use serde::{Deserialize, Serialize};
+use spiffe::IssuerName;
+use utoipa::ToSchema;
+
+use super::StoreError;
+
+/// The most issuers that are kept.
+pub const MAX_ISSUERS: usize = 16;
+
+/// How we prove to a Vault who we are. What is secret of it stands apart ([`KeptIssuer::credential`]).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "method", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum VaultLogin {
+    /// A token that somebody else looks after.
+    Token,
+    /// A role id and a secret id.
+    AppRole {
+        /// Where the method is mounted.
+        mount: String,
+        /// The public half.
+        role_id: String,
+    },
+    /// A client certificate, in files of the server's host that somebody renews; read again at each login.
+    Certificate {
+        /// Where the method is mounted.
+        mount: String,
+        /// The role; Vault looks for one itself when there is none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        role: Option<String>,
+        /// The chain, leaf first.
+        #[schema(value_type = String)]
+        chain: PathBuf,
+        /// Its key.
+        #[schema(value_type = String)]
+        key: PathBuf,
+    },
+    /// A token in a file of the server's host that somebody renews; read again at each login.
+    Jwt {
+        /// Where the method is mounted.
+        mount: String,
+        /// The role.
+        role: String,
+        /// The file.
+        #[schema(value_type = String)]
+        file: PathBuf,
+    },
+    /// The token of a Kubernetes service account, in a file of the server's host; read again at each login.
+    Kubernetes {
+        /// Where the method is mounted.
+        mount: String,
+        /// The role.
+        role: String,
+        /// The file.
+        #[schema(value_type = String)]
+        file: PathBuf,
+    },
+}
+
+impl VaultLogin {
+    /// Its word, as it is shown.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Token => "token",
+            Self::AppRole { .. } => "approle",
+            Self::Certificate { .. } => "certificate",
+            Self::Jwt { .. } => "jwt",
+            Self::Kubernetes { .. } => "kubernetes",
+        }
+    }
+
+    /// What must be handed in beside it, if something must.
+    #[must_use]
+    pub fn credential(&self) -> Option<&'static str> {
+        match self {
+            Self::Token => Some("the token"),
+            Self::AppRole { .. } => Some("the secret id"),
+            Self::Certificate { .. } | Self::Jwt { .. } | Self::Kubernetes { .. } => None,
+        }
+    }
+}
+
+/// Where a Vault is, and which of its authorities is to sign ours.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VaultSettings {
+    /// `https://HOST:PORT`, each a node of the same cluster; tried in this order.
+    pub addresses: Vec<String>,
+    /// A file of the server's host with the authorities that vouch for these addresses; read again when it changes.
+    pub ca_file: PathBuf,
+    /// The namespace, where Vault has them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// Where the PKI engine is mounted.
+    pub mount: String,
+    /// The issuer of it that signs, by its id: one that is renamed or made the default does not change who signs.
+    pub issuer: String,
+    /// How long an authority that it signs shall live.
+    pub lifetime: Duration,
+    /// Who we are there.
+    pub login: VaultLogin,
+}
+
+/// An issuer beside the built-in one: it signs our issuing authorities, and those sign leaves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Issuer {
+    /// Its name.
+    pub name: IssuerName,
+    /// Where and what it is.
+    pub vault: VaultSettings,
+    /// The root that what it signs must lead to.
+    pub anchor: Certificate,
+    /// The certificate of the authority that signs.
+    pub signer: Certificate,
+    /// When it was added.
+    pub created: Timestamp,
+    /// When it was changed last.
+    pub updated: Timestamp,
+    /// Grows with each change.
+    pub version: u64,
+}
+
+/// An issuer with what it takes to be let in there.
+pub struct KeptIssuer {
+    /// What may be seen of it.
+    pub issuer: Issuer,
+    /// See [`VaultLogin::credential`]; empty where there is none.
+    pub credential: SecretBytes,
+}
+
+impl fmt::Debug for KeptIssuer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeptIssuer").field("issuer", &self.issuer).finish_non_exhaustive()
+    }
+}
+
+/// Keeps issuers: everything about one stands sealed in its record, so that whoever can write the database can
+/// neither read a credential nor send one elsewhere.
+#[async_trait]
+pub trait IssuerStore: Send + Sync {
+    /// All of them, by name. One that does not open is left out and logged.
+    async fn issuers(&self) -> Result<Vec<KeptIssuer>, StoreError>;
+
+    /// Writes one and answers its version. `expected` is the version that the author had seen: 0 for "must not exist".
+    async fn put_issuer(&self, issuer: KeptIssuer, expected: u64, event: Event) -> Result<u64, StoreError>;
+
+    /// Removes one; its record is destroyed.
+    async fn remove_issuer(&self, name: &IssuerName, event: Event) -> Result<(), StoreError>;
+}
