@@ -37,6 +37,22 @@ pub struct Fault {
     pub fix: String,
 }
 
+impl Fault {
+    /// What a check that failed says.
+    fn of(check: &wire::IssuerCheck) -> Option<Self> {
+        (check.verdict == "failed").then(|| Self {
+            file: "issuer".into(),
+            line: 0,
+            column: 0,
+            path: String::new(),
+            value: String::new(),
+            rule: check.rule.clone(),
+            message: check.found.clone(),
+            fix: check.advice.clone(),
+        })
+    }
+}
+
 /// A problem document.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
@@ -81,6 +97,7 @@ impl Problem {
         };
         let errors = match error {
             CallError::Syntax(faults) | CallError::Invalid(faults) => faults.clone(),
+            CallError::Issuer { checks, .. } => checks.iter().filter_map(Fault::of).collect(),
             _ => Vec::new(),
         };
         let ladder = match error {
@@ -195,6 +212,12 @@ impl Face {
                 "chain is refused",
                 "\"ladder\" says of each rule what was found and what to do; the request stays, nothing was changed",
             ),
+            CallError::Issuer { .. } => face(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "issuer-refused",
+                "issuer cannot work",
+                "\"errors\" says what does not work, and on which side to change it; nothing was kept",
+            ),
             CallError::Policy(_) => face(
                 StatusCode::FORBIDDEN,
                 "policy",
@@ -228,6 +251,7 @@ fn not_found_hint(what: &str) -> String {
         "key slot" | "data key" => "credence kek status",
         "finding" => "credence status",
         "secret" => "credence secret list",
+        "issuer" => "credence issuer list",
         _ => "credence get KIND",
     };
     format!("\"{command}\" shows what there is")
@@ -236,6 +260,7 @@ fn not_found_hint(what: &str) -> String {
 fn exists_hint(what: &str) -> String {
     match what {
         "node" | "binding" => "\"credence proxy enroll NODE --replace\" writes its binding anew",
+        "issuer" => "\"credence issuer update NAME\" changes it",
         "key slot" => {
             "choose another name in secrets.slots of the server's credence.yaml; a slot is never overwritten"
         }

@@ -31,6 +31,7 @@ mod brought;
 mod configs;
 mod extract;
 mod hooks;
+mod issuers;
 mod probes;
 mod proxies;
 mod recovery;
@@ -122,6 +123,10 @@ fn routes() -> Router<Arc<Shared>> {
         .route("/secrets", get(secrets::list).post(secrets::set))
         .route("/secrets/{namespace}/{name}", get(secrets::show).delete(secrets::remove))
         .route("/secrets/{namespace}/{name}/rotate", post(secrets::rotate))
+        .route("/issuers", get(issuers::list).post(issuers::add))
+        .route("/issuers/migrate", post(issuers::migrate))
+        .route("/issuers/{name}", get(issuers::show).patch(issuers::update).delete(issuers::remove))
+        .route("/issuers/{name}/test", post(issuers::test))
         .route("/kek", get(sealing::show))
         .route("/kek/slots", post(sealing::add_slot))
         .route("/kek/slots/{name}", axum::routing::delete(sealing::remove_slot))

@@ -9,11 +9,12 @@ use ca::{
     ByHand, Install, Installed, ListsStatus, Revoke, RevokeRefusal, RotationStatus, dependents::Laggard,
     ports::AuthorityRequest, rotation::Wish,
 };
-use certs::Timestamp;
-use spiffe::{AuthorityId, NodeId};
+use certs::{Certificate, SecretBytes, Timestamp};
+use spiffe::{AuthorityId, IssuerName, NodeId};
 
 use crate::{
     calls::{CallError, Caller},
+    ports::VaultSettings,
     wire,
 };
 
@@ -163,6 +164,72 @@ pub trait Hooks: Send + Sync {
     /// # Errors
     /// When there is none of that name, or it is being told something else.
     async fn test(&self, name: &str) -> Result<wire::HookTested, CallError>;
+}
+
+/// An issuer that is to be tried.
+#[derive(Debug)]
+pub struct Draft {
+    /// Its name.
+    pub name: IssuerName,
+    /// Where and what it is.
+    pub vault: VaultSettings,
+    /// The root that whatever it signs must lead to.
+    pub anchor: Certificate,
+    /// What it takes to be let in there.
+    pub credential: SecretBytes,
+    /// Whether that is a wrapping token, which is good for one time.
+    pub is_wrapped: bool,
+}
+
+/// What trying an issuer led to.
+#[derive(Debug)]
+pub struct Examined {
+    /// Everything that was tried, in order.
+    pub checks: Vec<wire::IssuerCheck>,
+    /// The certificate of the authority that signs, if it was found.
+    pub signer: Option<Certificate>,
+    /// The credential, unwrapped where it was wrapped.
+    pub credential: SecretBytes,
+}
+
+/// How an issuer beside the built-in one stands.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct IssuerStanding {
+    /// When it is asked next, if what signs is of it.
+    pub next: Option<Timestamp>,
+    /// Failures in a row.
+    pub failures: u32,
+    /// What the last one said.
+    pub problem: Option<String>,
+    /// Whether the authority of now has passed 70 % of its life without a successor.
+    pub is_at_risk: bool,
+    /// What somebody should look at before it becomes a problem.
+    pub warnings: Vec<String>,
+}
+
+/// Issuers beside the built-in one, as they are at work.
+#[async_trait]
+pub trait Upstreams: Send + Sync {
+    /// How long an authority lives that is asked for without saying how long.
+    fn lifetime(&self) -> Duration;
+
+    /// How one of them stands; the default before it was looked at.
+    fn standing(&self, name: &IssuerName) -> IssuerStanding;
+
+    /// Tries all that a renewal needs: reach, login, what we may do there, who signs, and a throwaway authority.
+    async fn examine(&self, draft: Draft) -> Examined;
+
+    /// Has the issuer sign our next authority, and installs it.
+    ///
+    /// # Errors
+    /// When there is none of that name, it does not sign, or what it signed is refused; nothing is left half-made.
+    async fn obtain(
+        &self,
+        caller: &Caller,
+        name: &IssuerName,
+        automatic: bool,
+        reason: &str,
+    ) -> Result<Installed, CallError>;
 }
 
 /// Whether the process can do its work.

@@ -1,5 +1,7 @@
 //! Fakes of the ports: a store in memory that can be told to fail, and sources that answer what they are told.
 
+mod issuers;
+
 use std::{
     collections::BTreeMap,
     fmt,
@@ -24,6 +26,8 @@ use crate::ports::{
     BlockStore, DocumentChange, DocumentFilter, DocumentStore, Expired, HookStore, NodeStore, PauseStore,
     Recovered, RecoveryStore, RecoveryWindow, RevisionState, StoreError, StoredDocument, StoredToken, Told,
 };
+
+pub use self::issuers::{MemoryIssuers, StillVault};
 
 #[derive(Clone, Default)]
 struct State {

@@ -13,6 +13,7 @@ mod revoking;
 mod samples;
 mod sealing;
 mod secrets;
+mod upstreams;
 
 use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -41,6 +42,7 @@ use self::{
     revoking::CaRevoking,
     sealing::{Sealer, SealerStatus, SlotEndings, StoreKeys},
     secrets::{SecretEndings, SecretFeed},
+    upstreams::{UpstreamInputs, Upstreams},
 };
 use crate::{
     clock::TrustedClock,
@@ -341,6 +343,17 @@ async fn serve(
     if let Some(herald) = herald {
         spawn(&mut parts, "hooks", herald.run(parts_shutdown.clone()));
     }
+    let (upstreams, asking) = Upstreams::new(UpstreamInputs {
+        store: store.clone(),
+        ca: ca.clone(),
+        clock: clock.clone(),
+        pause: pauses.watch(),
+        domain: config.trust_domain.clone(),
+        lifetime: config.lifetimes.issuing,
+        leaf_life: config.lifetimes.leaf.max(config.lifetimes.node).max(config.lifetimes.server),
+    });
+    let upstreams = Arc::new(upstreams);
+    spawn(&mut parts, "issuers", asking.run(parts_shutdown.clone()));
     metrics.add_source({
         let sources = samples::Sources {
             seen: seen_read,
@@ -359,6 +372,7 @@ async fn serve(
             store: store.clone(),
             clock: clock.clone(),
             time: time.clone(),
+            issuers: upstreams.clone(),
         };
         move || sources.sample()
     });
@@ -399,6 +413,8 @@ async fn serve(
         sealing: Arc::new(sealing),
         secrets: Arc::new(store.clone()),
         hooks: Arc::new(desk),
+        issuers: Arc::new(store.clone()),
+        upstreams,
     };
 
     let keeper = Gatekeeper { trust: ca.trust(), blocks: configs.watch_blocks(), clock: clock.clone(), own };

@@ -9,6 +9,7 @@ mod certificates;
 mod documents;
 mod hooks;
 mod identities;
+mod issuers;
 mod proxies;
 mod recovery;
 mod rollouts;
@@ -21,6 +22,7 @@ pub use self::certificates::{
 pub use self::documents::*;
 pub use self::hooks::*;
 pub use self::identities::*;
+pub use self::issuers::*;
 pub use self::proxies::*;
 pub use self::recovery::*;
 pub use self::rollouts::*;
@@ -119,6 +121,9 @@ pub enum Operate {
     /// Authorities
     #[command(subcommand)]
     Ca(CaCommand),
+    /// Issuers: who signs our authorities, the built-in root or somebody outside
+    #[command(subcommand)]
+    Issuer(IssuerCommand),
     /// Certificates: those that were issued, and why any is believed or not
     #[command(subcommand)]
     Cert(CertCommand),

@@ -169,9 +169,19 @@ impl Client {
         path: &str,
         body: &impl serde::Serialize,
     ) -> Result<T, Failure> {
-        let body = serde_json::to_vec(body)
-            .map_err(|error| Failure::new(Exit::Failed, format!("cannot write the request: {error}"), ""))?;
-        parsed(&self.send(Method::POST, path, Some(("application/json", body.into()))).await?)
+        parsed(&self.send(Method::POST, path, Some(("application/json", json(body)?))).await?)
+    }
+
+    /// Changes what is at `path`.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn patch<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl serde::Serialize,
+    ) -> Result<T, Failure> {
+        parsed(&self.send(Method::PATCH, path, Some(("application/json", json(body)?))).await?)
     }
 
     /// Sends documents to `path`.
@@ -428,6 +438,13 @@ fn refusal(endpoint: &str, error: &(dyn Error + 'static)) -> Option<Failure> {
         _ => return None,
     };
     Some(Failure::new(Exit::Refused, message, hint))
+}
+
+fn json(body: &impl serde::Serialize) -> Result<Bytes, Failure> {
+    let written = serde_json::to_vec(body);
+    written
+        .map(Bytes::from)
+        .map_err(|error| Failure::new(Exit::Failed, format!("cannot write the request: {error}"), ""))
 }
 
 fn parsed<T: DeserializeOwned>(answer: &Answer) -> Result<T, Failure> {

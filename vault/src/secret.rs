@@ -62,10 +62,24 @@ impl Secret {
         Self::parse(Zeroizing::new(text.as_bytes().to_vec()))
     }
 
+    /// As [`Secret::parse`], of what was kept encrypted.
+    ///
+    /// # Errors
+    /// See there.
+    pub fn of(bytes: &SecretBytes) -> Result<Self, SecretError> {
+        Self::parse(Zeroizing::new(bytes.expose_secret().to_vec()))
+    }
+
     /// For whoever keeps it encrypted: the bytes, which stay what they are.
     #[must_use]
     pub fn bytes(&self) -> &SecretBytes {
         &self.0
+    }
+
+    /// The bytes for whoever is to own them.
+    #[must_use]
+    pub fn into_bytes(self) -> SecretBytes {
+        self.0
     }
 
     /// The same once more, for a request that owns what it sends.

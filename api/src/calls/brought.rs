@@ -113,7 +113,11 @@ impl Calls {
         }
     }
 
-    async fn installed(&self, installed: &Installed, dry_run: bool) -> Result<wire::Installed, CallError> {
+    pub(super) async fn installed(
+        &self,
+        installed: &Installed,
+        dry_run: bool,
+    ) -> Result<wire::Installed, CallError> {
         let (issuing, root) = (installed.issuing, installed.root);
         let mut steps = if installed.is_new_root {
             vec![

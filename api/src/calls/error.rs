@@ -5,7 +5,7 @@ use std::time::Duration;
 use spiffe::{BindingError, IdError, IssueError, NameError};
 use thiserror::Error;
 
-use crate::{ports::StoreError, problem::Fault};
+use crate::{ports::StoreError, problem::Fault, wire};
 
 /// Why a call was not answered as asked. Every front maps it exhaustively.
 #[derive(Debug, Error)]
@@ -105,6 +105,14 @@ pub enum CallError {
     /// The chain for an issuing authority breaks rules.
     #[error("the chain is refused: {}", broken(.0))]
     Chain(Box<certs::Ladder>),
+    /// An issuer beside the built-in one cannot work as it is described.
+    #[error("issuer {name} cannot work: {}", failed(.checks))]
+    Issuer {
+        /// Its name.
+        name: String,
+        /// Everything that was tried with it.
+        checks: Vec<wire::IssuerCheck>,
+    },
     /// A rule of ours forbids it; asking again does not help.
     #[error("{0}")]
     Policy(String),
@@ -125,6 +133,12 @@ pub enum CallError {
 fn broken(ladder: &certs::Ladder) -> String {
     let rungs = ladder.failures().map(|rung| format!("{} ({}: {})", rung.rule, rung.subject, rung.found));
     rungs.collect::<Vec<_>>().join("; ")
+}
+
+/// What failed of what was tried.
+fn failed(checks: &[wire::IssuerCheck]) -> String {
+    let failed = checks.iter().filter(|check| check.verdict == "failed");
+    failed.map(|check| check.found.as_str()).collect::<Vec<_>>().join("; ")
 }
 
 /// A number of things: `1 node`, `2 nodes`.

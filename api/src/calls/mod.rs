@@ -13,9 +13,9 @@ use tokio::sync::watch;
 
 use crate::{
     expiry::{Expiries, LeafFacts},
-    ports::{DocumentStore, NodeStore, SecretStore},
+    ports::{DocumentStore, IssuerStore, NodeStore, SecretStore},
     sealing::Sealing,
-    sources::{Delivery, Hooks, MetricsText, Readiness, Renewals, Revoking, Rotation},
+    sources::{Delivery, Hooks, MetricsText, Readiness, Renewals, Revoking, Rotation, Upstreams},
 };
 
 mod brought;
@@ -27,6 +27,7 @@ mod error;
 mod expiry;
 mod hooks;
 mod identities;
+mod issuers;
 mod proxies;
 mod recovery;
 mod revocation;
@@ -136,6 +137,10 @@ pub struct Calls {
     pub sealing: Arc<dyn Sealing>,
     /// Imported secrets.
     pub secrets: Arc<dyn SecretStore>,
+    /// Issuers beside the built-in one.
+    pub issuers: Arc<dyn IssuerStore>,
+    /// The same at work.
+    pub upstreams: Arc<dyn Upstreams>,
     /// Who is told of what must surprise nobody.
     pub hooks: Arc<dyn Hooks>,
 }

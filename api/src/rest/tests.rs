@@ -31,6 +31,7 @@ use crate::{
 mod brought;
 mod emergency;
 mod hooks;
+mod issuers;
 mod recovery;
 mod revocation;
 mod sealing;
@@ -73,6 +74,7 @@ struct World {
     revoking: Arc<StillRevoking>,
     secrets: Arc<crate::testing::MemorySecrets>,
     rotation: Arc<StillRotation>,
+    vault: crate::testing::StillVault,
     peer: Option<Arc<Peer>>,
 }
 
@@ -134,6 +136,7 @@ async fn world_with(recoveries: impl FnOnce(MemoryStore) -> Arc<dyn RecoveryStor
     let rotation = Arc::new(StillRotation::default());
     let pauses = Pauses::load(shared.clone()).await.unwrap();
     let time = watch::Sender::<Reading>::default();
+    let vault = crate::testing::StillVault::default();
     let calls = Calls {
         pauses,
         recoveries: Recoveries::load(recoveries(store.clone())).await.unwrap(),
@@ -162,6 +165,8 @@ async fn world_with(recoveries: impl FnOnce(MemoryStore) -> Arc<dyn RecoveryStor
         sealing: sealing.clone(),
         secrets: secrets.clone(),
         hooks: Arc::new(still.clone()),
+        issuers: Arc::new(crate::testing::MemoryIssuers::default()),
+        upstreams: Arc::new(vault.clone()),
     };
     let peer = Some(peer("/credence/operator/ann"));
     World {
@@ -173,6 +178,7 @@ async fn world_with(recoveries: impl FnOnce(MemoryStore) -> Arc<dyn RecoveryStor
         time,
         sealing,
         revoking,
+        vault,
         secrets,
         rotation,
         peer,

@@ -190,7 +190,7 @@ fn named(laggards: &[Laggard]) -> String {
     names.join("; ") + &more
 }
 
-fn refused(error: RotateError) -> CallError {
+pub(super) fn refused(error: RotateError) -> CallError {
     let (what, name) = ("rotation of", "the root".to_owned());
     match error {
         RotateError::Refused(Refusal::Laggards { step, laggards }) => {

@@ -13,7 +13,7 @@ use sds::SdsStatus;
 use tokio::sync::watch;
 use xds::{Board, Counters, Traffic};
 
-use super::{adapters::Ready, board::Summary, sealing::SealerStatus};
+use super::{adapters::Ready, board::Summary, sealing::SealerStatus, upstreams::UpstreamDesk};
 use crate::{
     hooks::{HookStatus, Teller},
     lookout::Seen,
@@ -45,6 +45,7 @@ pub(super) struct Sources {
     pub(super) store: store::Store,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) time: watch::Receiver<Reading>,
+    pub(super) issuers: Arc<UpstreamDesk>,
 }
 
 impl Sources {
@@ -60,6 +61,33 @@ impl Sources {
         samples.extend(self.revocation());
         samples.extend(self.time());
         samples.extend(self.hooks());
+        samples.extend(self.issuers());
+        samples
+    }
+
+    /// Issuers beside the built-in one.
+    fn issuers(&self) -> Vec<Sample> {
+        let flag = |is: bool| if is { 1.0 } else { 0.0 };
+        let mut samples = Vec::new();
+        for (name, standing) in self.issuers.all() {
+            let of = || vec![("issuer", name.to_string())];
+            samples.extend([
+                gauge("issuer_failures", "Failures of an issuer in a row", of(), f64::from(standing.failures)),
+                gauge("issuer_down", "1 while an issuer cannot be asked", of(), flag(standing.problem.is_some())),
+                gauge(
+                    "issuer_at_risk",
+                    "1 while the authority that signs has passed 70 % of its life, and its issuer signed no successor",
+                    of(),
+                    flag(standing.is_at_risk),
+                ),
+                gauge(
+                    "issuer_warned",
+                    "1 while somebody should look at an issuer before it becomes a problem: credence issuer list",
+                    of(),
+                    flag(!standing.warnings.is_empty()),
+                ),
+            ]);
+        }
         samples
     }
 

@@ -14,6 +14,7 @@ mod emergency;
 mod expiry;
 mod expose;
 mod hooks;
+mod issuer;
 mod kek;
 mod ladders;
 mod proxies;
@@ -46,6 +47,7 @@ pub async fn run(command: Operate) -> Result<Exit, Failure> {
         Operate::Expose(args) => expose::run(&args).await,
         Operate::Proxy(command) => proxies::run(command).await,
         Operate::Ca(command) => trust::ca(command).await,
+        Operate::Issuer(command) => issuer::run(command).await,
         Operate::Cert(command) => trust::cert(command).await,
         Operate::Identity(command) => trust::identity(command).await,
         Operate::Rollout(command) => rollouts::run(command).await,

@@ -118,12 +118,12 @@ fn read(what: &str, path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
     }
 }
 
-fn text(what: &str, path: &Path) -> Result<Zeroizing<String>, Failure> {
+pub(super) fn text(what: &str, path: &Path) -> Result<Zeroizing<String>, Failure> {
     let bytes = read(what, path)?;
     std::str::from_utf8(&bytes).map(|text| Zeroizing::new(text.to_owned())).map_err(|_| {
         Failure::usage(
-            format!("the {what} in {} is not PEM", path.display()),
-            "convert it: openssl x509, openssl pkey",
+            format!("the {what} in {} is not text", path.display()),
+            "PEM is text: openssl x509 and openssl pkey convert it",
         )
     })
 }

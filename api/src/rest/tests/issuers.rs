@@ -1,0 +1,99 @@
+//! `/issuers`.
+
+use certs::certificates_to_pem;
+use fixtures::TestAuthority;
+
+use super::*;
+
+fn anchor() -> String {
+    certificates_to_pem([TestAuthority::root("corp", Timestamp::from_unix_secs(1_800_000_000)).der()])
+}
+
+fn wanted(name: &str, change: impl FnOnce(&mut Value)) -> Value {
+    let mut wanted = json!({
+        "name": name,
+        "vault": {
+            "addresses": ["https://vault.example:8200"],
+            "ca_file": "/etc/credence/vault-ca.pem",
+            "mount": "pki",
+            "issuer": "0bd4d8ba-7c2f-4f6e-b6a4-0a1f6b6f3a11",
+            "login": {"method": "app-role", "mount": "approle", "role_id": "credence"},
+        },
+        "credential": "s3cret",
+        "anchor": anchor(),
+    });
+    change(&mut wanted);
+    wanted
+}
+
+#[tokio::test]
+async fn issuer_is_added_shown_changed_and_removed_and_its_credential_never_comes_out() {
+    let world = world().await;
+    let dry =
+        world.json("POST", "/api/v1/issuers", wanted("corp", |wanted| wanted["dry_run"] = json!(true))).await;
+    assert_eq!((dry.status, dry.body["dry_run"].as_bool()), (StatusCode::OK, Some(true)), "{}", dry.body);
+    assert_eq!(world.get("/api/v1/issuers/corp").await.status, StatusCode::NOT_FOUND);
+
+    let added = world.json("POST", "/api/v1/issuers", wanted("corp", |_| {})).await;
+    assert_eq!(added.status, StatusCode::OK, "{}", added.body);
+    let next = "added issuer corp: nothing is signed by it before: credence issuer migrate --to corp";
+    assert_eq!(added.body["summary"], next);
+    let again = world.json("POST", "/api/v1/issuers", wanted("corp", |_| {})).await;
+    assert_eq!(again.status, StatusCode::CONFLICT);
+
+    let listed = world.get("/api/v1/issuers").await;
+    let names: Vec<_> =
+        listed.body["items"].as_array().unwrap().iter().map(|one| one["name"].clone()).collect();
+    assert_eq!(names, ["builtin", "corp"]);
+    assert!(!listed.body.to_string().contains("s3cret"));
+
+    let change = json!({"issuer": "other", "lifetime": "10d"});
+    let changed = world.json("PATCH", "/api/v1/issuers/corp", change).await;
+    assert_eq!(changed.body["issuer"]["vault"]["issuer"], "other", "{}", changed.body);
+    assert_eq!(changed.body["issuer"]["vault"]["lifetime"], "10d");
+    assert_eq!(changed.body["issuer"]["version"], 2);
+
+    let tested = world.json("POST", "/api/v1/issuers/corp/test", json!({})).await;
+    assert_eq!(tested.body["passed"], true, "{}", tested.body);
+    let migrated =
+        world.json("POST", "/api/v1/issuers/migrate", json!({"to": "corp", "dry_run": true})).await;
+    assert_eq!(migrated.status, StatusCode::OK, "{}", migrated.body);
+
+    let removed = world.call("DELETE", "/api/v1/issuers/corp", "", "").await;
+    assert_eq!(removed.body["summary"], "removed issuer corp and its credentials", "{}", removed.body);
+}
+
+#[tokio::test]
+async fn what_cannot_work_is_refused_with_what_to_do_and_nothing_is_kept() {
+    let world = world().await;
+    for (what, body) in [
+        ("addresses", wanted("a", |wanted| wanted["vault"]["addresses"] = json!([]))),
+        ("addresses", wanted("a", |wanted| wanted["vault"]["addresses"] = json!(["http://vault:8200"]))),
+        ("ca_file", wanted("a", |wanted| wanted["vault"]["ca_file"] = json!("vault-ca.pem"))),
+        ("mount", wanted("a", |wanted| wanted["vault"]["mount"] = json!("pki/../sys"))),
+        ("issuer", wanted("a", |wanted| wanted["vault"]["issuer"] = json!("a/b"))),
+        ("login", wanted("a", |wanted| wanted["vault"]["login"]["mount"] = json!(""))),
+        ("lifetime", wanted("a", |wanted| wanted["vault"]["lifetime"] = json!("soon"))),
+        ("credential", wanted("a", |wanted| wanted["credential"] = Value::Null)),
+        (
+            "credential",
+            wanted("a", |wanted| (wanted["is_wrapped"], wanted["dry_run"]) = (json!(true), json!(true))),
+        ),
+        ("anchor", wanted("a", |wanted| wanted["anchor"] = json!("no PEM"))),
+        ("name", wanted("A", |_| {})),
+    ] {
+        let answer = world.json("POST", "/api/v1/issuers", body).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{what}: {}", answer.body);
+        let detail = answer.body["detail"].as_str().unwrap();
+        assert!(detail.starts_with(&format!("{what} is not valid")), "{what}: {detail}");
+    }
+    let reserved = world.json("POST", "/api/v1/issuers", wanted("builtin", |_| {})).await;
+    assert_eq!(reserved.status, StatusCode::CONFLICT);
+
+    *world.vault.fault.lock().unwrap() = Some("Vault is sealed".into());
+    let refused = world.json("POST", "/api/v1/issuers", wanted("corp", |_| {})).await;
+    assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY, "{}", refused.body);
+    assert_eq!(refused.body["detail"], "issuer corp cannot work: Vault is sealed");
+    assert_eq!(refused.body["errors"][0]["fix"], "unseal it");
+    assert_eq!(world.get("/api/v1/issuers/corp").await.status, StatusCode::NOT_FOUND);
+}

@@ -1,0 +1,87 @@
+//! Issuers in memory, and a Vault that does what it is told.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use async_trait::async_trait;
+use audit::Event;
+use certs::SecretBytes;
+use spiffe::IssuerName;
+use zeroize::Zeroizing;
+
+use crate::{
+    calls::{CallError, Caller},
+    ports::{Issuer, IssuerStore, KeptIssuer, StoreError},
+    sources::{Draft, Examined, IssuerStanding, Upstreams},
+    wire,
+};
+
+/// Issuers with the length of their credentials.
+#[derive(Debug, Default)]
+pub struct MemoryIssuers(Mutex<BTreeMap<IssuerName, (Issuer, usize)>>);
+
+impl MemoryIssuers {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<IssuerName, (Issuer, usize)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl IssuerStore for MemoryIssuers {
+    async fn issuers(&self) -> Result<Vec<KeptIssuer>, StoreError> {
+        let kept = |(issuer, length): &(Issuer, usize)| KeptIssuer {
+            issuer: issuer.clone(),
+            credential: SecretBytes::new(Zeroizing::new(vec![0; *length])),
+        };
+        Ok(self.lock().values().map(kept).collect())
+    }
+
+    async fn put_issuer(&self, kept: KeptIssuer, expected: u64, _: Event) -> Result<u64, StoreError> {
+        let version = expected + 1;
+        let issuer = Issuer { version, ..kept.issuer };
+        self.lock().insert(issuer.name.clone(), (issuer, kept.credential.len()));
+        Ok(version)
+    }
+
+    async fn remove_issuer(&self, name: &IssuerName, _: Event) -> Result<(), StoreError> {
+        self.lock().remove(name);
+        Ok(())
+    }
+}
+
+/// A Vault whose every check passes, or fails with these words; it signs nothing.
+#[derive(Debug, Clone, Default)]
+pub struct StillVault {
+    /// What is wrong with it.
+    pub fault: Arc<Mutex<Option<String>>>,
+}
+
+#[async_trait]
+impl Upstreams for StillVault {
+    fn lifetime(&self) -> std::time::Duration {
+        certs::Profile::Issuing.default_lifetime()
+    }
+
+    fn standing(&self, _: &IssuerName) -> IssuerStanding {
+        IssuerStanding::default()
+    }
+
+    /// Its authority is the anchor itself.
+    async fn examine(&self, draft: Draft) -> Examined {
+        let fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let check = wire::IssuerCheck {
+            rule: "vault-reach".into(),
+            verdict: if fault.is_some() { "failed" } else { "passed" }.into(),
+            advice: fault.as_ref().map(|_| "unseal it".to_owned()).unwrap_or_default(),
+            found: fault.clone().unwrap_or_else(|| "it answers".into()),
+        };
+        let signer = fault.is_none().then_some(draft.anchor);
+        Examined { checks: vec![check], signer, credential: draft.credential }
+    }
+
+    async fn obtain(&self, _: &Caller, _: &IssuerName, _: bool, _: &str) -> Result<ca::Installed, CallError> {
+        Err(CallError::Unavailable { part: "issuer", why: "it is still".into() })
+    }
+}

@@ -1,0 +1,197 @@
+//! Issuers beside the built-in one.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{Hidden, Installed};
+use crate::ports::VaultLogin;
+
+/// Where a Vault is, and which of its authorities is to sign ours.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VaultIssuer {
+    /// `https://HOST:PORT`, each a node of the same cluster; tried in this order.
+    pub addresses: Vec<String>,
+    /// A file of the server's host with the authorities that vouch for these addresses.
+    #[schema(value_type = String)]
+    pub ca_file: PathBuf,
+    /// The namespace, where Vault has them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// Where the PKI engine is mounted.
+    pub mount: String,
+    /// The issuer of it that signs, by its id.
+    pub issuer: String,
+    /// How long an authority that it signs shall live, such as 30d; absent for what an issuing authority lives here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lifetime: Option<String>,
+    /// Who we are there.
+    pub login: VaultLogin,
+}
+
+/// Names an issuer beside the built-in one.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AddIssuer {
+    /// Its name.
+    pub name: String,
+    /// Where and what it is.
+    pub vault: VaultIssuer,
+    /// The token or the secret id, as the login needs it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub credential: Option<Hidden>,
+    /// Whether that is a wrapping token, which is unwrapped once, here.
+    #[serde(default)]
+    pub is_wrapped: bool,
+    /// The root that whatever it signs must lead to, as PEM.
+    pub anchor: String,
+    /// Why, for the audit log.
+    #[serde(default)]
+    pub reason: String,
+    /// Only try it and say what would happen.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// Changes an issuer. What is absent stays.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UpdateIssuer {
+    /// Other addresses of the same cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub addresses: Option<Vec<String>>,
+    /// Another authority of the same mount, by its id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<String>,
+    /// Another life, such as 30d.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lifetime: Option<String>,
+    /// Another root that whatever it signs must lead to, as PEM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anchor: Option<String>,
+    /// Another token or secret id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub credential: Option<Hidden>,
+    /// Whether that is a wrapping token.
+    #[serde(default)]
+    pub is_wrapped: bool,
+    /// Why, for the audit log.
+    #[serde(default)]
+    pub reason: String,
+    /// Only try it and say what would happen.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// One thing that was tried with an issuer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct IssuerCheck {
+    /// The stable name of it.
+    pub rule: String,
+    /// `passed`, `failed`, `warning`, or `skipped` because something before it failed.
+    pub verdict: String,
+    /// What was found.
+    pub found: String,
+    /// What to do, and on which side.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub advice: String,
+}
+
+/// An issuer, without its credentials.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Issuer {
+    /// Its name.
+    pub name: String,
+    /// `builtin` or `vault`.
+    pub kind: String,
+    /// `signs`: the issuing authority of now is of this issuer. `idle`: it is not.
+    pub state: String,
+    /// Where and what it is; absent for the built-in one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vault: Option<VaultIssuer>,
+    /// The subject of the authority that signs ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signer: Option<String>,
+    /// When that ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signer_expires: Option<String>,
+    /// SHA-256 over the root that whatever it signs must lead to, in hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anchor_sha256: Option<String>,
+    /// The issuing authority of now, if it is of this issuer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authority: Option<String>,
+    /// When its successor is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+    /// Failures in a row.
+    pub failures: u32,
+    /// What the last one said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+    /// Whether the authority of now has passed 70 % of its life without a successor.
+    pub is_at_risk: bool,
+    /// What somebody should look at before it becomes a problem.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+    /// Grows with each change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u64>,
+}
+
+/// What trying an issuer led to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct IssuerTest {
+    /// Which.
+    pub name: String,
+    /// Whether it could sign our next authority now.
+    pub passed: bool,
+    /// Everything that was tried, in order.
+    pub checks: Vec<IssuerCheck>,
+}
+
+/// What writing an issuer did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct IssuerChange {
+    /// Whether nothing was done.
+    pub dry_run: bool,
+    /// In a sentence.
+    pub summary: String,
+    /// The issuer as it is, or would be.
+    pub issuer: Issuer,
+    /// Everything that was tried with it.
+    pub checks: Vec<IssuerCheck>,
+}
+
+/// Has an issuer sign our next authority.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MigrateIssuer {
+    /// Whose name.
+    pub to: String,
+    /// Under another root: whether the further steps of its rotation follow by themselves as their gates open.
+    #[serde(default)]
+    pub automatic: bool,
+    /// Why, for the audit log.
+    #[serde(default)]
+    pub reason: String,
+    /// Only say what would happen.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// What having another issuer sign led to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct IssuerMigration {
+    /// Whether nothing was done.
+    pub dry_run: bool,
+    /// In a sentence.
+    pub summary: String,
+    /// What was installed, and what comes next; absent when nothing was done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub installed: Option<Installed>,
+}

@@ -1,0 +1,468 @@
+//! Issuers beside the built-in one at work: the shell of [`ca::upstream`] for each, with a session at its Vault.
+//!
+//! Everything here waits for others; nothing waits for it. A Vault that is away, sealed or slow holds up the next
+//! authority and nothing else: leaves are signed by the authority of now, and no stream and no other issuer is asked.
+
+mod examine;
+mod obtain;
+mod settings;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use api::{
+    calls::{CallError, Caller},
+    ports::{IssuerStore, KeptIssuer},
+    sources::{Draft, Examined, IssuerStanding},
+};
+use async_trait::async_trait;
+use audit::{Action, Actor, AuditLog, Event, Outcome};
+use ca::{
+    Installed, Pause,
+    ports::Authorities,
+    upstream::{self, Upstream},
+};
+use certs::{Clock, Timestamp};
+use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use spiffe::{IssuerName, TrustDomain};
+use store::{Store, Topic};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use vault::Client;
+
+use self::obtain::{Failed, Obtaining};
+
+/// How many operators may have an issuer asked at once.
+const MAX_COMMANDS: usize = 16;
+/// How often we look whether the authority that is to sign next still will.
+const LOOK_EVERY: Duration = Duration::from_secs(3600);
+/// When a store that could not be read is asked again.
+const RETRY: Duration = Duration::from_secs(5);
+
+struct Command {
+    name: IssuerName,
+    automatic: bool,
+    caller: Caller,
+    reason: String,
+    reply: oneshot::Sender<Result<Installed, CallError>>,
+}
+
+/// What everybody may see of one issuer at work.
+#[derive(Debug, Clone)]
+struct Seen {
+    client: Client,
+    standing: IssuerStanding,
+}
+
+type Shown = Arc<BTreeMap<IssuerName, Seen>>;
+
+/// What the task needs.
+#[derive(Clone)]
+pub(super) struct UpstreamInputs {
+    pub(super) store: Store,
+    pub(super) ca: ca::Handle,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) pause: watch::Receiver<Option<Arc<Pause>>>,
+    pub(super) domain: TrustDomain,
+    /// The longest life among the leaves that an authority is to sign.
+    pub(super) leaf_life: Duration,
+    /// How long an authority lives that is asked for without saying how long.
+    pub(super) lifetime: Duration,
+}
+
+/// The way in for calls.
+pub(super) struct UpstreamDesk {
+    commands: mpsc::Sender<Command>,
+    shown: watch::Receiver<Shown>,
+    inputs: UpstreamInputs,
+}
+
+impl UpstreamDesk {
+    /// How every issuer stands that is at work.
+    pub(super) fn all(&self) -> Vec<(IssuerName, IssuerStanding)> {
+        let names: Vec<_> = self.shown.borrow().keys().cloned().collect();
+        names
+            .into_iter()
+            .map(|name| {
+                let standing = api::sources::Upstreams::standing(self, &name);
+                (name, standing)
+            })
+            .collect()
+    }
+}
+
+#[async_trait]
+impl api::sources::Upstreams for UpstreamDesk {
+    fn lifetime(&self) -> Duration {
+        self.inputs.lifetime
+    }
+
+    fn standing(&self, name: &IssuerName) -> IssuerStanding {
+        let shown = Arc::clone(&self.shown.borrow());
+        let Some(seen) = shown.get(name) else { return IssuerStanding::default() };
+        let mut standing = seen.standing.clone();
+        let session = seen.client.status().borrow().clone();
+        standing.warnings.extend(session.warnings.iter().map(ToString::to_string));
+        if let Some(vault::Breadth::Wide(surplus)) = &session.breadth {
+            standing.warnings.push(vault::Trouble::OverGranted(surplus.clone()).to_string());
+        }
+        let trouble = session.trouble.map(|trouble| format!("{trouble}; {}", trouble.hint()));
+        standing.problem = standing.problem.or(trouble);
+        standing
+    }
+
+    async fn examine(&self, draft: Draft) -> Examined {
+        examine::examine(&self.inputs, draft).await
+    }
+
+    async fn obtain(
+        &self,
+        caller: &Caller,
+        name: &IssuerName,
+        automatic: bool,
+        reason: &str,
+    ) -> Result<Installed, CallError> {
+        let (reply, answer) = oneshot::channel();
+        let command = Command {
+            name: name.clone(),
+            automatic,
+            caller: caller.clone(),
+            reason: reason.to_owned(),
+            reply,
+        };
+        self.commands.try_send(command).map_err(|_| CallError::stopped("issuers"))?;
+        answer.await.map_err(|_| CallError::stopped("issuers"))?
+    }
+}
+
+/// One issuer at work.
+struct Working {
+    kept: KeptIssuer,
+    client: Client,
+    machine: Upstream,
+    problem: Option<String>,
+    warnings: Vec<String>,
+    /// Ends its session.
+    _session: DropGuard,
+}
+
+/// What an asking came to.
+struct Answered {
+    name: IssuerName,
+    outcome: Result<Installed, Failed>,
+    /// Who waits for it, if an operator does.
+    reply: Option<oneshot::Sender<Result<Installed, CallError>>>,
+}
+
+/// The task: owner of every issuer at work.
+pub(super) struct Upstreams {
+    inputs: UpstreamInputs,
+    commands: mpsc::Receiver<Command>,
+    shown: watch::Sender<Shown>,
+    working: BTreeMap<IssuerName, Working>,
+    sessions: FuturesUnordered<BoxFuture<'static, ()>>,
+    /// One at a time: there is one request for an authority.
+    asking: Option<BoxFuture<'static, Answered>>,
+    looking: FuturesUnordered<BoxFuture<'static, (IssuerName, Vec<String>)>>,
+    look_at: Timestamp,
+    read_at: Option<Timestamp>,
+}
+
+impl Upstreams {
+    pub(super) fn new(inputs: UpstreamInputs) -> (UpstreamDesk, Self) {
+        let (commands, asked) = mpsc::channel(MAX_COMMANDS);
+        let shown = watch::Sender::new(Shown::default());
+        let desk = UpstreamDesk { commands, shown: shown.subscribe(), inputs: inputs.clone() };
+        let look_at = inputs.clock.now();
+        let task = Self {
+            inputs,
+            commands: asked,
+            shown,
+            working: BTreeMap::new(),
+            sessions: FuturesUnordered::new(),
+            asking: None,
+            looking: FuturesUnordered::new(),
+            look_at,
+            read_at: None,
+        };
+        (desk, task)
+    }
+
+    /// Until `shutdown`. What is being signed then is asked for again by the next process.
+    pub(super) async fn run(mut self, shutdown: CancellationToken) {
+        let mut changes = self.inputs.store.changes(Topic::Issuers);
+        let (mut status, mut pause) = (self.inputs.ca.status(), self.inputs.pause.clone());
+        let clock = Arc::clone(&self.inputs.clock);
+        self.read().await;
+        loop {
+            let machines = self.working.values().filter_map(|one| one.machine.deadline());
+            let looks = (!self.working.is_empty()).then_some(self.look_at);
+            let deadline = machines.chain(looks).chain(self.read_at).min().unwrap_or(Timestamp::MAX);
+            let asking = async {
+                match &mut self.asking {
+                    Some(asking) => asking.await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                answered = asking => {
+                    self.asking = None;
+                    self.answered(answered).await;
+                }
+                Some(command) = self.commands.recv() => self.command(command).await,
+                Ok(()) = changes.changed() => self.read().await,
+                Ok(()) = status.changed() => self.follow().await,
+                Ok(()) = pause.changed() => self.follow().await,
+                Some((name, warnings)) = self.looking.next(), if !self.looking.is_empty() => {
+                    if let Some(working) = self.working.get_mut(&name) {
+                        working.warnings = warnings;
+                    }
+                }
+                Some(()) = self.sessions.next(), if !self.sessions.is_empty() => {}
+                () = clock.sleep_until(deadline) => {}
+            }
+            let now = clock.now();
+            if self.read_at.is_some_and(|at| at <= now) {
+                self.read().await;
+            }
+            if self.look_at <= now {
+                self.look(now);
+            }
+            let names: Vec<_> = self.working.keys().cloned().collect();
+            for name in names {
+                self.step(&name, upstream::Event::Tick).await;
+            }
+            self.show();
+        }
+    }
+
+    /// Takes over what the store holds: sessions of what has changed are opened anew, the others go on.
+    async fn read(&mut self) {
+        let kept = match self.inputs.store.issuers().await {
+            Ok(kept) => kept,
+            Err(error) => {
+                tracing::warn!(%error, "issuers were not read, those in hand are asked");
+                self.read_at = Some(self.inputs.clock.now() + RETRY);
+                return;
+            }
+        };
+        self.read_at = None;
+        let mut before = std::mem::take(&mut self.working);
+        for kept in kept {
+            let name = kept.issuer.name.clone();
+            let known = before.remove(&name).filter(|known| known.kept.issuer.version == kept.issuer.version);
+            let working = match known {
+                Some(known) => known,
+                None => match self.open(kept) {
+                    Ok(working) => working,
+                    Err(problem) => {
+                        tracing::error!(issuer = %name, %problem, "issuer cannot be asked");
+                        continue;
+                    }
+                },
+            };
+            self.working.insert(name, working);
+        }
+        self.look_at = self.inputs.clock.now();
+        self.follow().await;
+    }
+
+    fn open(&mut self, kept: KeptIssuer) -> Result<Working, String> {
+        let (client, keeper) = settings::open(&self.inputs, &kept.issuer.vault, &kept.credential)?;
+        let end = CancellationToken::new();
+        self.sessions.push(Box::pin(keeper.run(end.clone())));
+        Ok(Working {
+            kept,
+            client,
+            machine: Upstream::default(),
+            problem: None,
+            warnings: Vec::new(),
+            _session: end.drop_guard(),
+        })
+    }
+
+    /// Tells every machine what signs now, and whether there is a pause.
+    async fn follow(&mut self) {
+        let records = match self.inputs.store.load().await {
+            Ok(records) => records,
+            Err(error) => {
+                tracing::warn!(%error, "authorities were not read, issuers wait");
+                self.read_at = Some(self.inputs.clock.now() + RETRY);
+                return;
+            }
+        };
+        let paused = self.inputs.pause.borrow().as_ref().map(|pause| pause.until);
+        let names: Vec<_> = self.working.keys().cloned().collect();
+        for name in names {
+            let Some(working) = self.working.get(&name) else { continue };
+            let current = upstream::current(&records, &working.kept.issuer.signer);
+            self.step(&name, upstream::Event::Paused(paused)).await;
+            self.step(&name, upstream::Event::Signs(current)).await;
+        }
+        self.show();
+    }
+
+    async fn step(&mut self, name: &IssuerName, event: upstream::Event) {
+        let now = self.inputs.clock.now();
+        let Some(working) = self.working.get_mut(name) else { return };
+        for action in working.machine.step(event, now) {
+            match action {
+                upstream::Action::AtRisk => {
+                    tracing::error!(issuer = %name, "the authority that signs has passed 70 % of its life, and no \
+                                     successor is signed");
+                }
+                upstream::Action::Obtain if self.asking.is_some() => {
+                    // Another issuer is being asked; this one comes again.
+                    let _ = working.machine.step(upstream::Event::Failed, now);
+                }
+                upstream::Action::Obtain => {
+                    tracing::info!(issuer = %name, "asking for the next issuing authority");
+                    let event = Event::done(now, Actor::System, Action::IssuerAsk, name.as_str());
+                    let obtaining = self.obtaining(name, true, String::new(), false);
+                    self.ask(name.clone(), event, obtaining, None);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn obtaining(
+        &self,
+        name: &IssuerName,
+        automatic: bool,
+        reason: String,
+        drops: bool,
+    ) -> Option<Obtaining> {
+        let working = self.working.get(name)?;
+        Some(Obtaining {
+            ca: self.inputs.ca.clone(),
+            client: working.client.clone(),
+            clock: Arc::clone(&self.inputs.clock),
+            issuer: working.kept.issuer.clone(),
+            domain: self.inputs.domain.clone(),
+            automatic,
+            reason,
+            drops,
+        })
+    }
+
+    fn ask(
+        &mut self,
+        name: IssuerName,
+        event: Event,
+        obtaining: Option<Obtaining>,
+        reply: Option<oneshot::Sender<Result<Installed, CallError>>>,
+    ) {
+        let Some(obtaining) = obtaining else { return };
+        let (store, clock) = (self.inputs.store.clone(), Arc::clone(&self.inputs.clock));
+        self.asking = Some(Box::pin(async move {
+            let outcome = match store.append(vec![event.clone()]).await {
+                Ok(()) => obtaining.run().await,
+                Err(error) => Err(Failed::Call(error.into())),
+            };
+            if let Err(failed) = &outcome {
+                let failure =
+                    Event { at: clock.now(), outcome: Outcome::Failed, reason: failed.to_string(), ..event };
+                if let Err(error) = store.append(vec![failure]).await {
+                    tracing::warn!(%error, "that an issuer did not sign was not recorded");
+                }
+            }
+            Answered { name, outcome, reply }
+        }));
+    }
+
+    async fn command(&mut self, command: Command) {
+        let Command { name, automatic, caller, reason, reply } = command;
+        let refusal = if !self.working.contains_key(&name) {
+            Some(CallError::NotFound { what: "issuer", name: name.to_string() })
+        } else if self.asking.is_some() {
+            let why = "is being asked, or another one: wait for it".to_owned();
+            Some(CallError::Conflict { what: "issuer", name: name.to_string(), why })
+        } else {
+            None
+        };
+        if let Some(refusal) = refusal {
+            let _ = reply.send(Err(refusal));
+            return;
+        }
+        let mut event = caller.event(self.inputs.clock.now(), Action::IssuerAsk, name.as_str());
+        event.reason.clone_from(&reason);
+        let obtaining = self.obtaining(&name, automatic, reason, true);
+        self.ask(name, event, obtaining, Some(reply));
+    }
+
+    async fn answered(&mut self, answered: Answered) {
+        let Answered { name, outcome, reply } = answered;
+        // What signs now may be it, and may have been seen before this answer.
+        let records = self.inputs.store.load().await;
+        let now = self.inputs.clock.now();
+        if let Some(working) = self.working.get_mut(&name) {
+            let obtained = match &records {
+                Ok(records) => {
+                    upstream::Event::Obtained(upstream::current(records, &working.kept.issuer.signer))
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "authorities were not read, issuers wait");
+                    upstream::Event::Failed
+                }
+            };
+            let event = match &outcome {
+                Ok(installed) => {
+                    tracing::info!(issuer = %name, authority_id = %installed.issuing, "next authority is signed");
+                    working.problem = None;
+                    obtained
+                }
+                Err(Failed::Waits(laggards)) => {
+                    tracing::info!(issuer = %name, laggards, "next authority is signed, and waits for laggards");
+                    working.problem = None;
+                    obtained
+                }
+                Err(failed) => {
+                    tracing::warn!(issuer = %name, error = %failed, "next authority was not signed");
+                    // An operator who asked hears it, and an issuer that does not sign now has no next try.
+                    working.problem = reply.is_none().then(|| failed.to_string());
+                    upstream::Event::Failed
+                }
+            };
+            // An operator's asking was not the machine's: it only hears what it waits for.
+            let _ = working.machine.step(event, now);
+        }
+        if let Some(reply) = reply {
+            // Whoever asked may be gone; what was done stands.
+            let _ = reply.send(outcome.map_err(Failed::into_call));
+        }
+    }
+
+    /// Looks at the authority of each issuer, so that nobody is surprised when it does not sign any more.
+    fn look(&mut self, now: Timestamp) {
+        self.look_at = now + LOOK_EVERY;
+        self.looking.clear();
+        for (name, working) in &self.working {
+            let (client, issuer) = (working.client.clone(), working.kept.issuer.clone());
+            let (name, leaf_life) = (name.clone(), self.inputs.leaf_life);
+            self.looking.push(Box::pin(async move {
+                let warnings = examine::warnings(&client, &issuer, leaf_life, now).await;
+                (name, warnings)
+            }));
+        }
+    }
+
+    fn show(&self) {
+        let shown: BTreeMap<_, _> =
+            self.working.iter().map(|(name, one)| (name.clone(), one.seen())).collect();
+        self.shown.send_replace(Arc::new(shown));
+    }
+}
+
+impl Working {
+    fn seen(&self) -> Seen {
+        let standing = IssuerStanding {
+            next: self.machine.next(),
+            failures: self.machine.failures(),
+            problem: self.problem.clone(),
+            is_at_risk: self.machine.is_at_risk(),
+            warnings: self.warnings.clone(),
+        };
+        Seen { client: self.client.clone(), standing }
+    }
+}

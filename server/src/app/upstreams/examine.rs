@@ -1,0 +1,352 @@
+//! Whether an issuer could sign our next authority now: everything that takes is tried, in order, with a throwaway key.
+
+use std::time::Duration;
+
+use api::{
+    ports::{Issuer, VaultSettings},
+    sources::{Draft, Examined},
+    wire::IssuerCheck,
+};
+use certs::{
+    Certificate, Profile, SecretBytes, SecretKey, Timestamp, Wanted, explain_brought, format_duration,
+};
+use tokio_util::sync::CancellationToken;
+use vault::{Breadth, Client, Mount, Secret, Trouble, pki};
+
+use super::{UpstreamInputs, obtain, settings};
+
+/// How long the throwaway authority lives: the least that is certainly not over when it is looked at.
+const THROWAWAY: Duration = Duration::from_secs(60);
+/// How long a login may take.
+const LOGIN: Duration = Duration::from_secs(4);
+
+/// Checks in the order in which they were made.
+struct Checks(Vec<IssuerCheck>);
+
+impl Checks {
+    fn add(&mut self, rule: &str, verdict: &str, found: String, advice: String) {
+        self.0.push(IssuerCheck { rule: rule.into(), verdict: verdict.into(), found, advice });
+    }
+
+    fn passed(&mut self, rule: &str, found: String) {
+        self.add(rule, "passed", found, String::new());
+    }
+
+    fn failed(&mut self, rule: &str, found: String, advice: impl Into<String>) {
+        self.add(rule, "failed", found, advice.into());
+    }
+
+    fn warning(&mut self, rule: &str, found: String, advice: impl Into<String>) {
+        self.add(rule, "warning", found, advice.into());
+    }
+
+    fn trouble(&mut self, rule: &str, trouble: &Trouble) {
+        self.failed(rule, trouble.to_string(), trouble.hint());
+    }
+
+    fn skip(&mut self, rules: &[&str]) {
+        for rule in rules {
+            self.add(rule, "skipped", "not tried, because something before it failed".into(), String::new());
+        }
+    }
+}
+
+/// Tries an issuer whole.
+pub(super) async fn examine(inputs: &UpstreamInputs, draft: Draft) -> Examined {
+    let mut checks = Checks(Vec::new());
+    let nothing = |checks: Checks, credential| Examined { checks: checks.0, signer: None, credential };
+    let mut credential = draft.credential;
+    // What reads no token is asked first: a wrapped secret id is not spent on a Vault that does not answer.
+    let opened = settings::open(inputs, &draft.vault, &credential);
+    let at = settings::issuer(&draft.vault);
+    let (client, at) = match (opened, at) {
+        (Ok((client, _)), Ok(at)) => (client, at),
+        (Err(why), _) | (_, Err(why)) => {
+            checks.failed("settings", why, "correct it, and give the command again");
+            checks.skip(&["vault-reach", "signer", "trust-anchor", "login", "breadth", "throwaway"]);
+            return nothing(checks, credential);
+        }
+    };
+    let Some(chain) = signer(&client, &at, &mut checks).await else {
+        checks.skip(&["trust-anchor", "login", "breadth", "throwaway"]);
+        return nothing(checks, credential);
+    };
+    anchor(&chain, &draft.anchor, &mut checks);
+    life(&chain, &draft.vault, inputs, &mut checks);
+    if draft.is_wrapped {
+        match unwrap(&client, &draft.vault, &credential).await {
+            Ok(opened) => {
+                checks.passed("unwrap", "the secret id was unwrapped, nobody had before".into());
+                credential = opened;
+            }
+            Err((found, advice)) => {
+                checks.failed("unwrap", found, advice);
+                checks.skip(&["login", "breadth", "throwaway"]);
+                return nothing(checks, credential);
+            }
+        }
+    }
+    let issuer = Issuer {
+        name: draft.name,
+        vault: draft.vault,
+        anchor: draft.anchor,
+        signer: chain.certificate.clone(),
+        created: inputs.clock.now(),
+        updated: inputs.clock.now(),
+        version: 0,
+    };
+    session(inputs, &issuer, &credential, &mut checks).await;
+    Examined { checks: checks.0, signer: Some(chain.certificate), credential }
+}
+
+/// Who signs: asked of Vault without a token, as anybody may.
+async fn signer(client: &Client, at: &pki::Issuer, checks: &mut Checks) -> Option<pki::IssuerChain> {
+    let read = match client.call(&at.read()).await {
+        Ok(answer) => pki::read_issuer(&answer),
+        Err(trouble @ (Trouble::NotFound { .. } | Trouble::Failed { .. } | Trouble::Refused { .. })) => {
+            checks.passed("vault-reach", "it answers, and its certificate is vouched for".into());
+            let found = format!("{} has no issuer {}: {trouble}", at.mount, at.id);
+            checks.failed("signer", found, format!("name one by its id: vault list {}/issuers", at.mount));
+            return None;
+        }
+        Err(trouble) => Err(trouble),
+    };
+    let chain = match read {
+        Ok(chain) => chain,
+        Err(trouble) => {
+            checks.trouble("vault-reach", &trouble);
+            checks.skip(&["signer"]);
+            return None;
+        }
+    };
+    checks.passed("vault-reach", "it answers, and its certificate is vouched for".into());
+    if chain.is_revoked {
+        let found = format!("issuer {} of {} is revoked", at.id, at.mount);
+        checks.failed("signer", found, format!("name another one: vault list {}/issuers", at.mount));
+        return None;
+    }
+    if chain.id.as_str() != at.id.as_str() {
+        let found = format!("{} is a name, the issuer's id is {}", at.id, chain.id);
+        let advice = "pin it by its id: a name, or the default, can be given to another authority";
+        checks.failed("signer", found, advice);
+        return None;
+    }
+    let (subject, ends) = (chain.certificate.subject(), chain.certificate.not_after());
+    checks.passed("signer", format!("{subject:?}, ends at {ends}"));
+    Some(chain)
+}
+
+fn anchor(chain: &pki::IssuerChain, anchor: &Certificate, checks: &mut Checks) {
+    let mut last = &chain.certificate;
+    while let Some(next) = chain.above.iter().find(|above| *above != last && last.is_signed_by(above)) {
+        last = next;
+    }
+    if last == anchor || last.is_signed_by(anchor) {
+        let print = hex::encode(anchor.fingerprint());
+        return checks.passed("trust-anchor", format!("it leads to {:?}, SHA-256 {print}", anchor.subject()));
+    }
+    let found = format!("it leads to {:?}, and not to {:?}", last.subject(), anchor.subject());
+    checks.failed("trust-anchor", found, "give the root above this issuer as --trust-anchor");
+}
+
+/// Whether who signs lives long enough itself.
+fn life(chain: &pki::IssuerChain, vault: &VaultSettings, inputs: &UpstreamInputs, checks: &mut Checks) {
+    let left = chain.certificate.not_after().since(inputs.clock.now());
+    let least = inputs.leaf_life * certs::MIN_LEAF_LIVES;
+    let words = |than: &str, life| {
+        let (left, life) = (format_duration(left), format_duration(life));
+        format!("the authority that signs has {left} left, {than} {life}")
+    };
+    let advice = "have it replaced in Vault, and then: credence issuer update NAME --issuer ID";
+    if left < least {
+        let found = words("an authority of ours needs", least);
+        checks.failed("signer-life", found, advice);
+    } else if left < vault.lifetime {
+        checks.warning("signer-life", words("ours are asked for", vault.lifetime), advice);
+    } else {
+        checks.passed("signer-life", words("ours are asked for", vault.lifetime));
+    }
+    if vault.lifetime < least {
+        let found = format!(
+            "authorities are asked for {}, {} lives of the longest leaf are {}",
+            format_duration(vault.lifetime),
+            certs::MIN_LEAF_LIVES,
+            format_duration(least)
+        );
+        checks.failed("lifetime", found, "give a longer --lifetime, or let leaves live shorter");
+    }
+}
+
+async fn unwrap(
+    client: &Client,
+    vault: &VaultSettings,
+    wrapped: &SecretBytes,
+) -> Result<SecretBytes, (String, String)> {
+    let api::ports::VaultLogin::AppRole { mount, .. } = &vault.login else {
+        return Err(("only secret ids come wrapped".into(), "give it as it is".into()));
+    };
+    let settings = "correct it, and give the command again";
+    let mount = Mount::parse(mount).map_err(|error| (error.to_string(), settings.to_owned()))?;
+    let secret = Secret::of(wrapped).map_err(|error| (format!("it {error}"), settings.to_owned()))?;
+    match client.unwrap(&mount, &secret).await {
+        Ok(opened) => Ok(opened.secret_id.into_bytes()),
+        Err(trouble) => {
+            let advice =
+                "if it was not you who opened it, destroy that secret id in Vault; then give a new one";
+            Err((trouble.to_string(), advice.to_owned()))
+        }
+    }
+}
+
+/// Logs in, looks what we may do, and has a throwaway authority signed.
+async fn session(inputs: &UpstreamInputs, issuer: &Issuer, credential: &SecretBytes, checks: &mut Checks) {
+    let (client, keeper) = match settings::open(inputs, &issuer.vault, credential) {
+        Ok(opened) => opened,
+        Err(why) => {
+            checks.failed("login", why, "correct it, and give the command again");
+            return checks.skip(&["breadth", "throwaway"]);
+        }
+    };
+    let end = CancellationToken::new();
+    let work = async {
+        if !login(inputs, &client, checks).await {
+            return checks.skip(&["breadth", "throwaway"]);
+        }
+        if !breadth(&client, issuer, checks) {
+            return checks.skip(&["throwaway"]);
+        }
+        throwaway(inputs, &client, issuer, checks).await;
+    };
+    tokio::select! {
+        () = work => {}
+        () = keeper.run(end) => {}
+    }
+}
+
+async fn login(inputs: &UpstreamInputs, client: &Client, checks: &mut Checks) -> bool {
+    let mut status = client.status();
+    let until = inputs.clock.now() + LOGIN;
+    let settled = status.wait_for(|status| status.is_logged_in() || status.trouble.is_some());
+    let status = tokio::select! {
+        settled = settled => settled.map(|status| status.clone()).ok(),
+        () = inputs.clock.sleep_until(until) => None,
+    };
+    let Some(status) = status else {
+        checks.failed(
+            "login",
+            format!("no answer within {}", format_duration(LOGIN)),
+            "look at Vault's own log",
+        );
+        return false;
+    };
+    if !status.is_logged_in() {
+        if let Some(trouble) = &status.trouble {
+            checks.trouble("login", trouble);
+        }
+        return false;
+    }
+    let ends = status.ends.map_or_else(|| "does not end".to_owned(), |at| format!("is renewed before {at}"));
+    checks.passed("login", format!("Vault let us in, the token {ends}"));
+    for warning in &status.warnings {
+        checks.warning("login", warning.to_string(), "give one without a limit, or renew it in time");
+    }
+    true
+}
+
+fn breadth(client: &Client, issuer: &Issuer, checks: &mut Checks) -> bool {
+    let print = format!(
+        "credence issuer add vault {} --mount {} --issuer {} --print-policy",
+        issuer.name, issuer.vault.mount, issuer.vault.issuer
+    );
+    let found = client.status().borrow().breadth.clone();
+    let lacks = |missing: &[String]| format!("the token may not: {}", missing.join(", "));
+    match found {
+        Some(Breadth::Wide(surplus)) => {
+            let found = Trouble::OverGranted(surplus).to_string();
+            checks.failed("breadth", found, format!("give it this policy and no other: {print}"));
+            false
+        }
+        Some(Breadth::Narrow { missing } | Breadth::NotProvable { missing, .. }) if !missing.is_empty() => {
+            checks.failed("breadth", lacks(&missing), format!("give it this policy: {print}"));
+            false
+        }
+        Some(Breadth::Narrow { .. }) => {
+            checks.passed("breadth", "the token may do what it must, and nothing else".into());
+            true
+        }
+        Some(Breadth::NotProvable { why, probed, .. }) => {
+            let found = format!("what the token may do is not provable: {why}; {probed} paths were probed");
+            checks.warning("breadth", found, "let the token have the policy \"default\" beside ours");
+            true
+        }
+        None => {
+            checks.warning("breadth", "what the token may do is not known yet".into(), "test it again");
+            true
+        }
+    }
+}
+
+/// A throwaway authority that ends after a minute, held against every rule but how long it must live.
+async fn throwaway(inputs: &UpstreamInputs, client: &Client, issuer: &Issuer, checks: &mut Checks) {
+    let key = SecretKey::generate(Profile::Issuing.key_kind());
+    let csr = certs::Csr::build(&key);
+    let signed = match obtain::sign(client, inputs.clock.as_ref(), issuer, &inputs.domain, &csr, THROWAWAY)
+        .await
+    {
+        Ok(signed) => signed,
+        Err(obtain::Failed::Vault { trouble }) => return checks.trouble("throwaway", &trouble),
+        Err(other) => return checks.failed("throwaway", other.to_string(), "look at the issuer in Vault"),
+    };
+    let domain = inputs.domain.to_uri();
+    let wanted = Wanted {
+        now: inputs.clock.now(),
+        key: key.public().hash(),
+        leaf_life: Duration::from_secs(1),
+        domain: &domain,
+        root: None,
+        taken: &[],
+        tainted: &[],
+    };
+    let ders: Vec<&[u8]> = signed.iter().map(Certificate::der).collect();
+    let (ladder, brought) = explain_brought(&ders, &wanted);
+    for rung in ladder.failures() {
+        let found = format!("{}: {}", rung.subject, rung.found);
+        checks.failed(&format!("throwaway/{}", rung.rule), found, rung.fix);
+    }
+    if brought.is_some() {
+        let found = "a throwaway authority was signed, holds every rule, and ends in a minute".to_owned();
+        checks.passed("throwaway", found);
+    }
+}
+
+/// What somebody should look at before it becomes a problem.
+pub(super) async fn warnings(
+    client: &Client,
+    issuer: &Issuer,
+    leaf_life: Duration,
+    now: Timestamp,
+) -> Vec<String> {
+    let Ok(at) = settings::issuer(&issuer.vault) else { return Vec::new() };
+    let read = |answer| pki::read_issuer(&answer).ok();
+    let Some(chain) = client.call(&at.read()).await.ok().and_then(read) else { return Vec::new() };
+    let mut warnings = Vec::new();
+    if chain.is_revoked {
+        warnings.push(format!("issuer {} of {} is revoked in Vault", at.id, at.mount));
+    }
+    if chain.certificate != issuer.signer {
+        warnings.push(format!("issuer {} of {} has another certificate by now", at.id, at.mount));
+    }
+    let left = chain.certificate.not_after().since(now);
+    if left < leaf_life * certs::MIN_LEAF_LIVES {
+        warnings.push(format!("the authority that signs has {} left", format_duration(left)));
+    }
+    if let Some(default) = client.call(&pki::read_default(&at.mount)).await.ok().and_then(read)
+        && default.id.as_str() != at.id.as_str()
+    {
+        let (name, mount, id) = (&issuer.name, &at.mount, &default.id);
+        warnings.push(format!(
+            "{id} is the default issuer of {mount} by now: credence issuer update {name} --issuer {id}, if it is to sign"
+        ));
+    }
+    warnings
+}

@@ -1,0 +1,179 @@
+//! One asking: a request goes to the Vault, what it signed is installed by the same gates as any authority that
+//! somebody else signed.
+
+use std::{sync::Arc, time::Duration};
+
+use api::{calls::CallError, ports::Issuer};
+use audit::Actor;
+use ca::{Asked, Install, Installed, RotateError};
+use certs::{Certificate, Clock, Csr, format_duration};
+use spiffe::{AuthorityId, TrustDomain};
+use thiserror::Error;
+use vault::{Client, Trouble, pki};
+
+use super::{super::adapters::refused, settings};
+
+/// Why there is no next authority.
+#[derive(Debug, Error)]
+pub(super) enum Failed {
+    /// Vault does not sign.
+    #[error("{trouble}; {}", trouble.hint())]
+    Vault {
+        /// What is the matter.
+        trouble: Box<Trouble>,
+    },
+    /// What it signed is not what was asked for.
+    #[error("what Vault signed is refused: {refusal}; {}", refusal.hint())]
+    Refused {
+        /// By which rule.
+        refusal: pki::check::Refusal,
+    },
+    /// What it signed, or what was to be asked for, cannot be used.
+    #[error("{0}")]
+    Unusable(String),
+    /// Somebody's request for an authority is pending, and would be answered by this one.
+    #[error(
+        "a request for an authority by {by} is pending: credence ca install FILE answers it, credence ca csr --drop \
+         forgets it"
+    )]
+    Pending {
+        /// Who made it.
+        by: String,
+    },
+    /// It is signed and kept, and signs when these have acknowledged its revocation list.
+    #[error("it is signed, and signs when {0} more have acknowledged its revocation list")]
+    Waits(usize),
+    /// It is refused by the rules for authorities that somebody else signs.
+    #[error("{0}")]
+    Install(RotateError),
+    /// The store did not answer.
+    #[error("{0}")]
+    Call(CallError),
+}
+
+impl Failed {
+    pub(super) fn into_call(self) -> CallError {
+        match self {
+            Self::Install(error) => refused(error),
+            Self::Call(error) => error,
+            Self::Vault { trouble } if trouble.is_transient() => CallError::Conflict {
+                what: "issuer",
+                name: "at its Vault".into(),
+                why: format!("cannot sign: {trouble}; {}", trouble.hint()),
+            },
+            other @ (Self::Vault { .. }
+            | Self::Refused { .. }
+            | Self::Unusable(_)
+            | Self::Pending { .. }
+            | Self::Waits(_)) => CallError::Policy(other.to_string()),
+        }
+    }
+}
+
+/// What one asking needs.
+pub(super) struct Obtaining {
+    pub(super) ca: ca::Handle,
+    pub(super) client: Client,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) issuer: Issuer,
+    pub(super) domain: TrustDomain,
+    pub(super) automatic: bool,
+    pub(super) reason: String,
+    /// Whether a request that is not answered is dropped: nothing half-made is left behind an operator's command, while
+    /// what happens by itself is tried again with the same key.
+    pub(super) drops: bool,
+}
+
+impl Obtaining {
+    pub(super) async fn run(self) -> Result<Installed, Failed> {
+        let outcome = self.obtain().await;
+        let is_open = self.ca.status().borrow().request.as_ref().is_some_and(|request| request.by == ours());
+        if outcome.is_err() && self.drops && is_open {
+            // Nobody answers it any more. What is not dropped is used by the next asking.
+            if let Err(error) = self.ca.drop_request(self.asked()).await {
+                tracing::warn!(%error, "a request for an authority stays pending");
+            }
+        }
+        outcome
+    }
+
+    /// Whoever wanted it: the request is the issuer's, and the row of the asking says who asked.
+    fn asked(&self) -> Asked {
+        let reason = match self.reason.as_str() {
+            "" => format!("issuer {}", self.issuer.name),
+            reason => format!("issuer {}: {reason}", self.issuer.name),
+        };
+        Asked { actor: Actor::System, reason }
+    }
+
+    async fn obtain(&self) -> Result<Installed, Failed> {
+        let foreign = self.ca.status().borrow().request.clone().filter(|request| request.by != ours());
+        if let Some(request) = foreign {
+            return Err(Failed::Pending { by: request.by });
+        }
+        let request = self.ca.request(false, self.asked()).await.map_err(Failed::Install)?;
+        let life = self.issuer.vault.lifetime;
+        let asking = sign(&self.client, self.clock.as_ref(), &self.issuer, &self.domain, &request.csr, life);
+        let signed = asking.await?;
+        let wanted = Install {
+            ders: signed.iter().map(|certificate| certificate.der().to_vec()).collect(),
+            automatic: self.automatic,
+            dry_run: false,
+        };
+        match self.ca.install(wanted, self.asked()).await {
+            Ok(installed) => Ok(installed),
+            Err(RotateError::Behind(laggards)) => Err(Failed::Waits(laggards.len())),
+            Err(error) => Err(Failed::Install(error)),
+        }
+    }
+}
+
+/// Who makes requests of issuers.
+fn ours() -> String {
+    Actor::System.to_string()
+}
+
+/// Has the Vault sign a request; answers the chain, the root that was agreed on at its end.
+pub(super) async fn sign(
+    client: &Client,
+    clock: &dyn Clock,
+    issuer: &Issuer,
+    domain: &TrustDomain,
+    csr: &[u8],
+    lifetime: Duration,
+) -> Result<Vec<Certificate>, Failed> {
+    let at = settings::issuer(&issuer.vault).map_err(Failed::Unusable)?;
+    let key = Csr::from_der(csr).map_err(|error| Failed::Unusable(error.to_string()))?.public_key().clone();
+    // As authorities that Credence signs itself are called: by their place and id.
+    let name = format!("issuing {}", AuthorityId::of(key.hash()));
+    let uri = domain.to_uri();
+    let request = at.sign_intermediate(csr, &name, &uri, lifetime);
+    let asked = pki::check::Asked { uri: &uri, key: &key, at: clock.now(), lifetime };
+    let failed = |trouble: Trouble| Failed::Vault { trouble: Box::new(trouble) };
+    let answer = client.call(&request).await.map_err(failed)?;
+    let signed = pki::read_signed(&answer).map_err(failed)?;
+    for warning in &signed.warnings {
+        tracing::debug!(issuer = %issuer.name, warning, lifetime = format_duration(lifetime), "Vault signed, and warns");
+    }
+    let anchors = std::slice::from_ref(&issuer.anchor);
+    pki::check::authority(&signed, &asked, &name, anchors, clock.now())
+        .map_err(|refusal| Failed::Refused { refusal })?;
+    chain(signed, &issuer.anchor).map_err(Failed::Unusable)
+}
+
+/// What Vault signed with what leads to the root that was agreed on, and nothing else.
+fn chain(signed: pki::Signed, anchor: &Certificate) -> Result<Vec<Certificate>, String> {
+    let mut chain = vec![signed.certificate];
+    loop {
+        let last = chain.last().expect("it begins with one");
+        if last == anchor {
+            return Ok(chain);
+        }
+        let signs = |above: &&Certificate| last.is_signed_by(above) && !chain.contains(above);
+        let next = std::iter::once(anchor).chain(&signed.above).find(signs).cloned();
+        chain.push(next.ok_or_else(|| {
+            let (leads, agreed) = (last.issuer(), anchor.subject());
+            format!("what Vault signed leads to {leads:?}, and not to the agreed root {agreed:?}")
+        })?);
+    }
+}

@@ -1,0 +1,232 @@
+//! `issuer …`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::{ChangeArgs, ListArgs};
+
+/// `issuer`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum IssuerCommand {
+    /// Name an issuer; it is tried whole, and refused with everything that does not work
+    #[command(subcommand)]
+    Add(AddIssuerCommand),
+    /// The built-in issuer and those beside it: who signs, when the next authority is due, what fails
+    List(ListArgs),
+    /// Try everything that the next renewal needs, with a throwaway key
+    #[command(
+        after_help = "Examples:\n  credence issuer test corp\n  credence issuer test corp -o json\n\nExit code \
+                            1 says that something fails; each line says what, and on which side to change it."
+    )]
+    Test(NamedIssuerArgs),
+    /// Change where an issuer is or which authority of it signs; it is tried whole before anything is kept
+    #[command(
+        after_help = "Examples:\n  credence issuer update corp --issuer 5f3c0a52-... --dry-run\n  credence issuer update \
+                      corp --addr https://vault-2.example:8200\n\nAnother authority signs nothing before: credence issuer \
+                      migrate --to NAME."
+    )]
+    Update(UpdateIssuerArgs),
+    /// Give an issuer another token or secret id, without a restart
+    #[command(
+        after_help = "Examples:\n  credence issuer credentials corp --credential-file /dev/fd/3 --wrapped \
+                            3<wrapped"
+    )]
+    Credentials(CredentialsArgs),
+    /// Have an issuer sign our next authority now; afterwards it does so by itself
+    #[command(
+        after_help = "Examples:\n  credence issuer migrate --to corp --dry-run\n  credence issuer migrate --to corp \
+                      --automatic\n\nUnder the root of now the new authority signs at once, and leaves follow. Another \
+                      root enters every bundle first,\nprepared: credence ca status shows who has it, credence ca rotate \
+                      root activate and finish go on with it, and\n--automatic lets them follow by themselves."
+    )]
+    Migrate(MigrateArgs),
+    /// Remove an issuer and its credentials; refused while unexpired authorities are of it
+    Remove(RemoveIssuerArgs),
+}
+
+/// `issuer add`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum AddIssuerCommand {
+    /// A Vault whose PKI engine signs our issuing authorities
+    #[command(
+        after_help = "Examples:\n  credence issuer add vault corp --mount pki --issuer 0bd4d8ba-... --print-policy\n  \
+                      credence issuer add vault corp --addr https://vault.example:8200 --ca-file /etc/credence/vault-ca.pem \
+                      \\\n    --mount pki --issuer 0bd4d8ba-... --trust-anchor corp-root.pem --login approle --role-id \
+                      credence \\\n    --credential-file /dev/fd/3 3<secret-id\n\nCredentials are read from files and \
+                      descriptors, never from arguments, kept sealed, and never come out again."
+    )]
+    Vault(Box<AddVaultArgs>),
+}
+
+/// How we prove to a Vault who we are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LoginMethod {
+    /// A token that somebody else looks after
+    Token,
+    /// A role id and a secret id
+    Approle,
+    /// A client certificate in files of the server's host that somebody renews
+    Certificate,
+    /// A token in a file of the server's host that somebody renews
+    Jwt,
+    /// The token of a Kubernetes service account
+    Kubernetes,
+}
+
+/// What is secret of a login.
+#[derive(Debug, Clone, Args)]
+pub struct CredentialArgs {
+    /// The token or the secret id: a file, /dev/fd/N, or - for standard input
+    #[arg(long, value_name = "FILE")]
+    pub credential_file: Option<PathBuf>,
+    /// That file holds a wrapping token, which the server unwraps once
+    #[arg(long, requires = "credential_file")]
+    pub wrapped: bool,
+}
+
+/// `issuer add vault`.
+#[derive(Debug, Clone, Args)]
+pub struct AddVaultArgs {
+    /// Its name here
+    pub name: String,
+    /// https://HOST:PORT; can be repeated for the nodes of one cluster
+    #[arg(long = "addr", value_name = "URL", required_unless_present = "print_policy")]
+    pub addresses: Vec<String>,
+    /// A file of the server's host with the authorities that vouch for these addresses; read again when it changes
+    #[arg(long, value_name = "PATH", required_unless_present = "print_policy")]
+    pub ca_file: Option<PathBuf>,
+    /// The namespace, where Vault has them
+    #[arg(long, value_name = "PATH")]
+    pub namespace: Option<String>,
+    /// Where the PKI engine is mounted
+    #[arg(long, default_value = "pki", value_name = "PATH")]
+    pub mount: String,
+    /// The issuer of it that signs, by its id: vault list MOUNT/issuers
+    #[arg(long, value_name = "ID")]
+    pub issuer: String,
+    /// The root that whatever it signs must lead to, as PEM
+    #[arg(long, value_name = "FILE", required_unless_present = "print_policy")]
+    pub trust_anchor: Option<PathBuf>,
+    /// How long an authority that it signs shall live [default: as issuing authorities live here]
+    #[arg(long, value_name = "D")]
+    pub lifetime: Option<String>,
+    /// How to log in
+    #[arg(long, value_enum, required_unless_present = "print_policy")]
+    pub login: Option<LoginMethod>,
+    /// Where that method is mounted [default: approle, cert, jwt or kubernetes]
+    #[arg(long, value_name = "PATH")]
+    pub login_mount: Option<String>,
+    /// The public half of an approle
+    #[arg(long, value_name = "ID")]
+    pub role_id: Option<String>,
+    /// The role of a certificate, jwt or kubernetes login
+    #[arg(long, value_name = "NAME")]
+    pub role: Option<String>,
+    /// The file of the server's host that holds the client certificate of a certificate login, with its chain
+    #[arg(long, value_name = "PATH")]
+    pub client_certificate: Option<PathBuf>,
+    /// The file of the server's host that holds its key
+    #[arg(long, value_name = "PATH")]
+    pub client_key: Option<PathBuf>,
+    /// The file of the server's host that holds the token of a jwt or kubernetes login
+    #[arg(long, value_name = "PATH")]
+    pub token_path: Option<PathBuf>,
+    /// What is secret of it.
+    #[command(flatten)]
+    pub credential: CredentialArgs,
+    /// Print the least that Credence must be allowed there, as a policy of Vault, and do nothing
+    #[arg(long)]
+    pub print_policy: bool,
+    /// Why, for the audit log
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    pub reason: String,
+    /// How to change.
+    #[command(flatten)]
+    pub change: ChangeArgs,
+}
+
+/// Names an issuer.
+#[derive(Debug, Clone, Args)]
+pub struct NamedIssuerArgs {
+    /// Its name
+    pub name: String,
+    /// How to list.
+    #[command(flatten)]
+    pub list: ListArgs,
+}
+
+/// `issuer update`.
+#[derive(Debug, Clone, Args)]
+#[group(id = "what", required = true, multiple = true, args = ["addresses", "issuer", "lifetime", "trust_anchor"])]
+pub struct UpdateIssuerArgs {
+    /// Its name
+    pub name: String,
+    /// Other addresses of the same cluster
+    #[arg(long = "addr", value_name = "URL")]
+    pub addresses: Vec<String>,
+    /// Another authority of the same mount, by its id
+    #[arg(long, value_name = "ID")]
+    pub issuer: Option<String>,
+    /// Another root that whatever it signs must lead to, as PEM
+    #[arg(long, value_name = "FILE")]
+    pub trust_anchor: Option<PathBuf>,
+    /// How long an authority that it signs shall live
+    #[arg(long, value_name = "D")]
+    pub lifetime: Option<String>,
+    /// Why, for the audit log
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    pub reason: String,
+    /// How to change.
+    #[command(flatten)]
+    pub change: ChangeArgs,
+}
+
+/// `issuer credentials`.
+#[derive(Debug, Clone, Args)]
+pub struct CredentialsArgs {
+    /// Its name
+    pub name: String,
+    /// The token or the secret id: a file, /dev/fd/N, or - for standard input
+    #[arg(long, value_name = "FILE")]
+    pub credential_file: PathBuf,
+    /// That file holds a wrapping token, which the server unwraps once
+    #[arg(long)]
+    pub wrapped: bool,
+    /// Why, for the audit log
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    pub reason: String,
+    /// How to change.
+    #[command(flatten)]
+    pub change: ChangeArgs,
+}
+
+/// `issuer migrate`.
+#[derive(Debug, Clone, Args)]
+pub struct MigrateArgs {
+    /// The issuer that is to sign
+    #[arg(long, value_name = "NAME")]
+    pub to: String,
+    /// Under another root: let the further steps of its rotation follow by themselves as their gates open
+    #[arg(long)]
+    pub automatic: bool,
+    /// Why, for the audit log
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    pub reason: String,
+    /// How to change.
+    #[command(flatten)]
+    pub change: ChangeArgs,
+}
+
+/// `issuer remove`.
+#[derive(Debug, Clone, Args)]
+pub struct RemoveIssuerArgs {
+    /// Its name
+    pub name: String,
+    /// Why, for the audit log
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    pub reason: String,
+    /// How to change.
+    #[command(flatten)]
+    pub change: ChangeArgs,
+}

@@ -1,0 +1,235 @@
+//! `issuer …`: credentials are read from files and descriptors, and go in only.
+
+use std::path::Path;
+
+use api::{
+    ports::VaultLogin,
+    wire::{self, Hidden},
+};
+use zeroize::Zeroizing;
+
+use super::{dash, done, may_go_on, secret::text};
+use crate::{
+    cli::{
+        AddIssuerCommand, AddVaultArgs, CredentialsArgs, IssuerCommand, LoginMethod, MigrateArgs,
+        NamedIssuerArgs, RemoveIssuerArgs, UpdateIssuerArgs,
+    },
+    client::{Client, encode},
+    output::{self, Exit, Failure},
+};
+
+pub(super) async fn run(command: IssuerCommand) -> Result<Exit, Failure> {
+    match command {
+        IssuerCommand::Add(AddIssuerCommand::Vault(args)) => add_vault(*args).await,
+        IssuerCommand::List(args) => {
+            let client = Client::open(&args.server)?;
+            let page: wire::Page<wire::Issuer> = client.get("/issuers").await?;
+            output::show(args.output, &page.items, |items| table(items))?;
+            Ok(Exit::Ok)
+        }
+        IssuerCommand::Test(args) => test(&args).await,
+        IssuerCommand::Update(args) => update(&args).await,
+        IssuerCommand::Credentials(args) => credentials(&args).await,
+        IssuerCommand::Migrate(args) => migrate(&args).await,
+        IssuerCommand::Remove(args) => remove(&args).await,
+    }
+}
+
+async fn add_vault(args: AddVaultArgs) -> Result<Exit, Failure> {
+    if args.print_policy {
+        return print_policy(&args).await;
+    }
+    let login = login(&args)?;
+    let (Some(ca_file), Some(anchor)) = (args.ca_file, args.trust_anchor) else {
+        return Err(Failure::usage("--ca-file or --trust-anchor is missing", "give both"));
+    };
+    let wanted = wire::AddIssuer {
+        name: args.name,
+        vault: wire::VaultIssuer {
+            addresses: args.addresses,
+            ca_file,
+            namespace: args.namespace,
+            mount: args.mount,
+            issuer: args.issuer,
+            lifetime: args.lifetime,
+            login,
+        },
+        credential: args.credential.credential_file.as_deref().map(hidden).transpose()?,
+        is_wrapped: args.credential.wrapped,
+        anchor: text("trust anchor", &anchor)?.to_string(),
+        reason: args.reason,
+        dry_run: args.change.dry_run,
+    };
+    let client = Client::open(&args.change.server)?;
+    let made: wire::IssuerChange = client.post("/issuers", &wanted).await?;
+    output::show(args.change.output, &made, change_text)?;
+    Ok(Exit::Ok)
+}
+
+async fn print_policy(args: &AddVaultArgs) -> Result<Exit, Failure> {
+    let wrong = |error: vault::NameError| Failure::usage(error.to_string(), "write it as Vault shows it");
+    let mount = vault::Mount::parse(&args.mount).map_err(wrong)?;
+    let issuer = vault::Name::parse(&args.issuer).map_err(wrong)?;
+    let status: wire::Status = Client::open(&args.change.server)?.get("/status").await?;
+    output::say(&vault::Policy::authorities(&mount, &issuer, &status.trust_domain).to_hcl());
+    Ok(Exit::Ok)
+}
+
+fn login(args: &AddVaultArgs) -> Result<VaultLogin, Failure> {
+    let needs =
+        |what: &str, flag: &str| Failure::usage(format!("the login needs {what}"), format!("give {flag}"));
+    let mount = |default: &str| args.login_mount.clone().unwrap_or_else(|| default.to_owned());
+    let role = || args.role.clone().ok_or_else(|| needs("a role", "--role NAME"));
+    let file = || {
+        let missing = || needs("the file with the token, on the server's host", "--token-path PATH");
+        args.token_path.clone().ok_or_else(missing)
+    };
+    let method = args.login.ok_or_else(|| needs("a method", "--login METHOD"))?;
+    Ok(match method {
+        LoginMethod::Token => VaultLogin::Token,
+        LoginMethod::Approle => {
+            let role_id = args.role_id.clone().ok_or_else(|| needs("the role id", "--role-id ID"))?;
+            VaultLogin::AppRole { mount: mount("approle"), role_id }
+        }
+        LoginMethod::Certificate => {
+            let (Some(chain), Some(key)) = (args.client_certificate.clone(), args.client_key.clone()) else {
+                let flags = "--client-certificate PATH and --client-key PATH";
+                return Err(needs("files with a certificate and its key, on the server's host", flags));
+            };
+            VaultLogin::Certificate { mount: mount("cert"), role: args.role.clone(), chain, key }
+        }
+        LoginMethod::Jwt => VaultLogin::Jwt { mount: mount("jwt"), role: role()?, file: file()? },
+        LoginMethod::Kubernetes => {
+            VaultLogin::Kubernetes { mount: mount("kubernetes"), role: role()?, file: file()? }
+        }
+    })
+}
+
+fn hidden(path: &Path) -> Result<Hidden, Failure> {
+    let text = text("credential", path)?;
+    Ok(Hidden::new(Zeroizing::new(text.trim().to_owned())))
+}
+
+async fn test(args: &NamedIssuerArgs) -> Result<Exit, Failure> {
+    let client = Client::open(&args.list.server)?;
+    let path = format!("/issuers/{}/test", encode(&args.name));
+    let tested: wire::IssuerTest = client.post(&path, &serde_json::json!({})).await?;
+    output::show(args.list.output, &tested, |tested| checks(&tested.checks))?;
+    Ok(if tested.passed { Exit::Ok } else { Exit::Failed })
+}
+
+async fn update(args: &UpdateIssuerArgs) -> Result<Exit, Failure> {
+    let anchor = args.trust_anchor.as_deref().map(|path| text("trust anchor", path)).transpose()?;
+    let wanted = wire::UpdateIssuer {
+        addresses: Some(args.addresses.clone()).filter(|addresses| !addresses.is_empty()),
+        issuer: args.issuer.clone(),
+        lifetime: args.lifetime.clone(),
+        anchor: anchor.map(|text| text.to_string()),
+        credential: None,
+        is_wrapped: false,
+        reason: args.reason.clone(),
+        dry_run: args.change.dry_run,
+    };
+    change(&args.name, &wanted, &args.change).await
+}
+
+async fn credentials(args: &CredentialsArgs) -> Result<Exit, Failure> {
+    let wanted = wire::UpdateIssuer {
+        addresses: None,
+        issuer: None,
+        lifetime: None,
+        anchor: None,
+        credential: Some(hidden(&args.credential_file)?),
+        is_wrapped: args.wrapped,
+        reason: args.reason.clone(),
+        dry_run: args.change.dry_run,
+    };
+    change(&args.name, &wanted, &args.change).await
+}
+
+async fn change(
+    name: &str,
+    wanted: &wire::UpdateIssuer,
+    change: &crate::cli::ChangeArgs,
+) -> Result<Exit, Failure> {
+    let client = Client::open(&change.server)?;
+    let made: wire::IssuerChange = client.patch(&format!("/issuers/{}", encode(name)), wanted).await?;
+    output::show(change.output, &made, change_text)?;
+    Ok(Exit::Ok)
+}
+
+async fn migrate(args: &MigrateArgs) -> Result<Exit, Failure> {
+    let client = Client::open(&args.change.server)?;
+    let mut wanted = wire::MigrateIssuer {
+        to: args.to.clone(),
+        automatic: args.automatic,
+        reason: args.reason.clone(),
+        dry_run: true,
+    };
+    let planned: wire::IssuerMigration = client.post("/issuers/migrate", &wanted).await?;
+    if args.change.dry_run {
+        output::show(args.change.output, &planned, migration)?;
+        return Ok(Exit::Ok);
+    }
+    may_go_on(&args.change, &format!("{}\ndo it?", planned.summary))?;
+    wanted.dry_run = false;
+    let made: wire::IssuerMigration = client.post("/issuers/migrate", &wanted).await?;
+    output::show(args.change.output, &made, migration)?;
+    Ok(Exit::Ok)
+}
+
+async fn remove(args: &RemoveIssuerArgs) -> Result<Exit, Failure> {
+    let client = Client::open(&args.change.server)?;
+    let path = |dry_run| {
+        format!("/issuers/{}?dry_run={dry_run}&reason={}", encode(&args.name), encode(&args.reason))
+    };
+    let planned: wire::Done = client.delete(&path(true)).await?;
+    if args.change.dry_run {
+        return done(&args.change, &planned);
+    }
+    may_go_on(&args.change, &format!("remove issuer {} and its credentials?", args.name))?;
+    done(&args.change, &client.delete(&path(false)).await?)
+}
+
+fn table(issuers: &[wire::Issuer]) -> String {
+    let rows = issuers.iter().map(|one| {
+        let warnings = one.warnings.iter().map(String::as_str);
+        let told: Vec<&str> = one.problem.as_deref().into_iter().chain(warnings).collect();
+        vec![
+            one.name.clone(),
+            one.kind.clone(),
+            one.state.clone(),
+            dash(one.vault.as_ref().map(|vault| vault.addresses.join(" ")).as_deref()),
+            dash(one.authority.as_deref()),
+            dash(one.next.as_deref()),
+            one.failures.to_string(),
+            dash(Some(&told.join("; "))),
+        ]
+    });
+    let heads = ["issuer", "kind", "state", "where", "authority", "next is due", "failures", "what is wrong"];
+    output::table(&heads, rows)
+}
+
+fn checks(checks: &[wire::IssuerCheck]) -> String {
+    let lines = checks.iter().map(|check| {
+        let mark = match check.verdict.as_str() {
+            "passed" => "✓",
+            "failed" => "✗",
+            "warning" => "!",
+            _ => "-",
+        };
+        let advice =
+            if check.advice.is_empty() { String::new() } else { format!("\n    do: {}", check.advice) };
+        format!("{mark} {}: {}{advice}", check.rule, check.found)
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+fn change_text(made: &wire::IssuerChange) -> String {
+    format!("{}\n{}", checks(&made.checks), made.summary)
+}
+
+fn migration(made: &wire::IssuerMigration) -> String {
+    let steps = made.installed.iter().flat_map(|installed| &installed.steps);
+    steps.fold(made.summary.clone(), |text, step| format!("{text}\n  {step}"))
+}
