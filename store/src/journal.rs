@@ -293,13 +293,18 @@ impl Change for RecordResult {
     }
 }
 
-static FINISH: Many = Many::new(
-    "UPDATE certificates SET state = column3, reason = column4, chain = column5, finished = column6 FROM ",
+// Materialised, so that the results are gone through and each is looked up: else SQLite goes through all certificates.
+pub(crate) static FINISH: Many = Many::new(
+    "WITH result (authority, serial, state, reason, chain, finished) AS MATERIALIZED ",
     6,
-    " WHERE authority = column1 AND serial = column2 AND state = 'unknown'
-        AND (column3 <> 'issued' OR NOT EXISTS
-             (SELECT 1 FROM authorities WHERE id = column1 AND stolen IS NOT NULL))
-     RETURNING authority, serial",
+    " UPDATE certificates
+         SET state = result.state, reason = result.reason, chain = result.chain, finished = result.finished
+        FROM result
+       WHERE certificates.authority = result.authority AND certificates.serial = result.serial
+         AND certificates.state = 'unknown'
+         AND (result.state <> 'issued' OR NOT EXISTS
+              (SELECT 1 FROM authorities WHERE id = result.authority AND stolen IS NOT NULL))
+      RETURNING authority, serial",
 );
 
 /// Answers which were written: their intents had no result yet, and no authority that issued is stolen.

@@ -6,10 +6,11 @@ use ca::ports::{
 };
 use certs::{Profile, Serial, SpkiHash};
 use spiffe::{AuthorityId, Purpose, RequestId, SpiffeId, Tenant};
-use sqlx::Executor;
+use sqlx::{AssertSqlSafe, Executor, Row};
 use tokio::task::JoinSet;
 
 use super::*;
+use crate::{journal::FINISH, many::AT_ONCE};
 
 const STOLEN: &str = "00000000000000ff";
 
@@ -91,7 +92,7 @@ async fn of_many_that_are_written_together_each_is_refused_alone() {
         "INSERT INTO authorities (id, tenant, place, state, certificate, created, stolen)
          VALUES ('{STOLEN}', 'default', 'issuing', 'active', x'00', 0, 1)"
     );
-    other.execute(sqlx::AssertSqlSafe(insert)).await.unwrap();
+    other.execute(AssertSqlSafe(insert)).await.unwrap();
     drop(other);
 
     let mut intents: Vec<Record> = (0..150).map(|number| Record::Intent(number, OURS)).collect();
@@ -139,4 +140,20 @@ async fn of_many_that_are_written_together_each_is_refused_alone() {
     let objects = |word: &str| audited.iter().filter(|row| row.event.object.starts_with(word)).count();
     assert_eq!((objects("intent"), objects("result")), (rows.len(), 20));
     assert!(world.store.integrity().await.unwrap().audit_broken.is_none());
+}
+
+#[tokio::test]
+async fn results_are_looked_up_however_many_there_are() {
+    let place = Place::made().await;
+    let mut database = promises::meddle(&place).await;
+    for rows in [1, 2, 3, 64, AT_ONCE] {
+        let explain = format!("EXPLAIN QUERY PLAN {}", FINISH.sql(rows));
+        let plan = database.fetch_all(AssertSqlSafe(explain)).await.unwrap();
+        let steps: Vec<String> = plan.iter().map(|step| step.get("detail")).collect();
+        let of_certificates: Vec<_> = steps.iter().filter(|step| step.contains("certificates")).collect();
+        assert!(
+            matches!(&of_certificates[..], [one] if one.starts_with("SEARCH certificates USING INDEX")),
+            "{rows}: {steps:?}"
+        );
+    }
 }
