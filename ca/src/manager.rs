@@ -541,7 +541,11 @@ impl Handle {
         answer.await.map_err(|_| RevokeRefusal::Unavailable)?
     }
 
-    fn in_time(&self) -> Result<(), RotateError> {
+    /// Whether the clock is believed, without which nothing new begins.
+    ///
+    /// # Errors
+    /// With what is wrong with it.
+    pub fn in_time(&self) -> Result<(), RotateError> {
         self.time.borrow().stopped().map_or(Ok(()), |why| Err(RotateError::Failed(why)))
     }
 

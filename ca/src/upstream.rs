@@ -54,18 +54,24 @@ pub fn signer_of<'a>(record: &'a AuthorityRecord, all: &'a [AuthorityRecord]) ->
     record.between.first().or_else(root)
 }
 
-/// The issuing authority that signs now, if the key of `signer` signed it.
+/// The issuing authority that signs now, if the key of one of `signers` signed it. What is prepared under another root
+/// is no successor of it: that root may never sign.
 #[must_use]
-pub fn current(records: &[AuthorityRecord], signer: &Certificate) -> Option<Current> {
+pub fn current<'a>(
+    records: &[AuthorityRecord],
+    signers: impl IntoIterator<Item = &'a Certificate>,
+) -> Option<Current> {
     let issuing =
         |state| move |record: &&AuthorityRecord| record.place == Place::Issuing && record.state == state;
     let active = records.iter().find(issuing(AuthorityState::Active))?;
     let signed = signer_of(active, records)?;
-    (signed.spki_hash() == signer.spki_hash()).then(|| Current {
+    signers.into_iter().any(|signer| signed.spki_hash() == signer.spki_hash()).then(|| Current {
         id: active.id,
         since: active.created,
         until: active.certificate.not_after(),
-        has_successor: records.iter().any(|record| issuing(AuthorityState::Prepared)(&record)),
+        has_successor: records
+            .iter()
+            .any(|record| issuing(AuthorityState::Prepared)(&record) && record.parent == active.parent),
     })
 }
 
@@ -176,23 +182,25 @@ impl Upstream {
         self.current = current;
     }
 
-    /// 1, 2, 4, 8, 15 minutes, never more than a tenth of what is left, never less than a second.
+    /// 1, 2, 4, 8, 15 minutes, never more than a tenth of what is left while something is, never less than a second.
     fn retry_in(&self, now: Timestamp) -> Duration {
-        let doubled = MIN_RETRY * (1 << self.failures.saturating_sub(1).min(8));
-        let left = self.current.map_or(MAX_RETRY, |current| current.until.since(now));
-        doubled.min(MAX_RETRY).min(left / 10).max(Duration::from_secs(1))
+        let doubled = (MIN_RETRY * (1 << self.failures.saturating_sub(1).min(8))).min(MAX_RETRY);
+        match self.current.map(|current| current.until.since(now)) {
+            Some(left) if !left.is_zero() => doubled.min(left / 10).max(Duration::from_secs(1)),
+            _ => doubled,
+        }
     }
 
     fn act(&mut self, now: Timestamp) -> Vec<Action> {
         let mut actions = Vec::new();
-        if self.next().is_some_and(|at| at <= now) {
-            self.is_asked = true;
-            actions.push(Action::Obtain);
-        }
         let is_late = self.current.is_some_and(|current| current.at_risk() <= now && !current.has_successor);
         if is_late && !self.is_at_risk {
             self.is_at_risk = true;
             actions.push(Action::AtRisk);
+        }
+        if self.next().is_some_and(|at| at <= now) {
+            self.is_asked = true;
+            actions.push(Action::Obtain);
         }
         actions
     }

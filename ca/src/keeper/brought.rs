@@ -1,6 +1,6 @@
 //! What the keeper does about authorities that somebody else signs: a request goes out, a chain comes in.
 
-use audit::{Action as Done, Event as Row};
+use audit::{Action as Done, Actor, Event as Row};
 use certs::{Brought, Ladder, SpkiHash, Timestamp, Wanted, explain_brought};
 use spiffe::AuthorityId;
 
@@ -49,13 +49,17 @@ pub struct Installed {
 }
 
 impl Keeper {
-    /// The pending request; makes one when there is none, or in its place when another is wanted.
+    /// The pending request; makes one when there is none, or in its place when another is wanted. One that was made for
+    /// an issuer is nobody's to have signed elsewhere: who asks for a request gets another.
     pub(super) async fn request_authority(
         &mut self,
         renew: bool,
         asked: Asked,
     ) -> Result<AuthorityRequest, RotateError> {
-        if let Some(request) = self.request.clone().filter(|_| !renew) {
+        let is_ours = |request: &AuthorityRequest| {
+            request.by != Actor::System.to_string() || asked.actor == Actor::System
+        };
+        if let Some(request) = self.request.clone().filter(|request| !renew && is_ours(request)) {
             return Ok(request);
         }
         let now = self.deps.clock.now();

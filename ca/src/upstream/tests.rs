@@ -147,3 +147,37 @@ fn a_random_walk_keeps_the_invariants() {
         }
     }
 }
+
+#[test]
+fn an_authority_is_of_who_signed_it_and_its_successor_is_under_the_same_root() {
+    let now = at(0);
+    let policy = crate::Policy {
+        trust_domain: spiffe::TrustDomain::parse("td").unwrap(),
+        lifetimes: crate::Lifetimes::default(),
+        max_connection: Duration::from_secs(3600),
+        lists: None,
+        dev: false,
+    };
+    let (root, key) = crate::authority::make_root(&policy, now).unwrap();
+    let (issuing, _) = crate::authority::make_issuing(&policy, &root, &key, now).unwrap();
+    let (other, other_key) = crate::authority::make_root(&policy, now).unwrap();
+    let (next, _) = crate::authority::make_issuing(&policy, &root, &key, now).unwrap();
+    let (elsewhere, _) = crate::authority::make_issuing(&policy, &other, &other_key, now).unwrap();
+    let id = issuing.id;
+    let active = AuthorityRecord { state: AuthorityState::Active, ..issuing };
+    let records = |more: &[&AuthorityRecord]| {
+        let mut all = vec![root.clone(), other.clone(), active.clone()];
+        all.extend(more.iter().map(|one| (*one).clone()));
+        all
+    };
+    let found = super::current(&records(&[]), [&root.certificate]).unwrap();
+    assert_eq!((found.id, found.since, found.has_successor), (id, now, false));
+    assert_eq!(super::current(&records(&[]), [&other.certificate]), None);
+    assert!(
+        super::current(&records(&[]), [&other.certificate, &root.certificate]).is_some(),
+        "one that signed before"
+    );
+    // A root that is prepared elsewhere may never sign.
+    assert!(!super::current(&records(&[&elsewhere]), [&root.certificate]).unwrap().has_successor);
+    assert!(super::current(&records(&[&next]), [&root.certificate]).unwrap().has_successor);
+}

@@ -269,6 +269,23 @@ async fn where_nobody_vouches_for_us_each_node_must_know_the_new_root_first() {
 }
 
 #[tokio::test]
+async fn who_asks_for_a_request_gets_none_that_an_issuer_is_about_to_answer() {
+    let world = World::new().await;
+    world
+        .life(async |handle| {
+            let by_itself = || Asked { actor: Actor::System, reason: "issuer corp".into() };
+            let issuers = handle.request(false, by_itself()).await.unwrap();
+            assert_eq!(handle.request(false, by_itself()).await.unwrap().id, issuers.id, "tried again");
+            let operators = handle.request(false, asked()).await.unwrap();
+            assert_ne!(operators.id, issuers.id);
+            assert_eq!(handle.request(false, asked()).await.unwrap().id, operators.id);
+            // The issuer sees whose it is, and leaves it alone.
+            assert_eq!(handle.request(false, by_itself()).await.unwrap().by, asked().actor.to_string());
+        })
+        .await;
+}
+
+#[tokio::test]
 async fn a_root_of_our_own_follows_an_enterprises_where_an_operator_says_so() {
     let world = World::new().await;
     let corp = enterprise(world.clock.now());
