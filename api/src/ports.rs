@@ -15,7 +15,9 @@ use spiffe::{
 use thiserror::Error;
 use uuid::Uuid;
 
-pub use self::issuers::{Issuer, IssuerStore, KeptIssuer, MAX_ISSUERS, VaultLogin, VaultSettings};
+pub use self::issuers::{
+    Issuer, IssuerStore, KeptIssuer, MAX_EARLIER, MAX_ISSUERS, VaultLogin, VaultSettings,
+};
 pub use spiffe::attestation::StoredToken;
 
 /// Why something was not kept or found.

@@ -29,6 +29,9 @@ struct Header {
     anchor: String,
     /// The certificate of the authority that signs, the same.
     signer: String,
+    /// Of those before, the same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    earlier: Vec<String>,
     created: i64,
     updated: i64,
 }
@@ -81,6 +84,7 @@ impl Change for Put {
             vault: issuer.vault,
             anchor: hex::encode(issuer.anchor.der()),
             signer: hex::encode(issuer.signer.der()),
+            earlier: issuer.earlier.iter().map(|one| hex::encode(one.der())).collect(),
             created: issuer.created.unix_millis(),
             updated: event.at.unix_millis(),
         };
@@ -121,6 +125,7 @@ fn read(id: &str, version: u64, header: &[u8], credential: SecretBytes) -> Optio
         vault: header.vault,
         anchor: certificate(&header.anchor)?,
         signer: certificate(&header.signer)?,
+        earlier: header.earlier.iter().map(|one| certificate(one)).collect::<Option<_>>()?,
         created: Timestamp::from_unix_millis(header.created),
         updated: Timestamp::from_unix_millis(header.updated),
         version,

@@ -1,7 +1,7 @@
 //! Issuers beside the built-in one: they sign our issuing authorities, and those sign leaves as ever. So an issuer that
 //! is away costs nobody a leaf before the authority of now is near its end.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use audit::{Action, Event};
 use ca::{
@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use super::{CallError, Caller, Calls, error, trust::unavailable};
 use crate::{
-    ports::{Issuer, KeptIssuer, VaultLogin, VaultSettings},
+    ports::{Issuer, KeptIssuer, MAX_EARLIER, VaultLogin, VaultSettings},
     sources::{Draft, Examined},
     wire,
 };
@@ -90,6 +90,12 @@ impl Calls {
         vault.lifetime = wanted.lifetime.or(vault.lifetime);
         let vault = self.settings(vault)?;
         let anchor = wanted.anchor.as_deref().map_or_else(|| Ok(before.anchor.clone()), anchor)?;
+        // Whoever is asked at a new address is told it: only who has the credential may send it there.
+        let is_elsewhere = vault.addresses.iter().any(|address| !before.vault.addresses.contains(address));
+        if is_elsewhere && wanted.credential.is_none() && vault.login.credential().is_some() {
+            let why = "it would be sent to an address that it was not given for: give it again".to_owned();
+            return Err(CallError::Parameter { what: "credential", why });
+        }
         let credential = match &wanted.credential {
             Some(_) => credential(&vault.login, wanted.credential.as_ref())?,
             None => known,
@@ -110,6 +116,9 @@ impl Calls {
     ) -> Result<wire::IssuerChange, CallError> {
         let now = self.clock.now();
         let (name, vault, anchor) = (draft.name.clone(), draft.vault.clone(), draft.anchor.clone());
+        // Before anything is sent anywhere, a dry run included.
+        let event = caller.event(now, Action::IssuerAsk, name.as_str()).with("as", "test");
+        self.audit.append(vec![event.with("addresses", vault.addresses.join(" "))]).await?;
         let Examined { checks, signer, credential } = self.upstreams.examine(draft).await;
         let has_failed = checks.iter().any(|check| check.verdict == FAILED);
         let Some(signer) = signer.filter(|_| !has_failed) else {
@@ -132,6 +141,7 @@ impl Calls {
             version: expected + 1,
             vault,
             anchor,
+            earlier: earlier(before.as_ref(), &signer),
             signer,
         };
         if !dry_run {
@@ -261,7 +271,7 @@ impl Calls {
     ) -> Result<wire::Done, CallError> {
         let issuer = self.find_issuer(name).await?.issuer;
         let records = self.records().await?;
-        let of_it = |record: &&AuthorityRecord| is_of(record, &records, &issuer.signer);
+        let of_it = |record: &&AuthorityRecord| is_of(record, &records, &issuer);
         let in_use = records.iter().filter(of_it).filter(|record| record.state != AuthorityState::Removed);
         let in_use: Vec<String> = in_use.map(|record| record.id.to_string()).collect();
         if !in_use.is_empty() {
@@ -291,7 +301,7 @@ impl Calls {
     }
 
     fn shown_issuer(&self, issuer: &Issuer, records: &[AuthorityRecord]) -> wire::Issuer {
-        let current = upstream::current(records, &issuer.signer);
+        let current = upstream::current(records, issuer.signers());
         let standing = self.upstreams.standing(&issuer.name);
         wire::Issuer {
             name: issuer.name.to_string(),
@@ -334,9 +344,11 @@ impl Calls {
                 return Err(wrong("addresses", format!("{address:?} is not https://HOST:PORT")));
             }
         }
-        if !wanted.ca_file.is_absolute() {
-            let why = format!("{} is not absolute: the server reads it", wanted.ca_file.display());
-            return Err(wrong("ca_file", why));
+        let of_login = login_files(&wanted.login).into_iter().map(|file| ("login", file));
+        for (what, file) in std::iter::once(("ca_file", &wanted.ca_file)).chain(of_login) {
+            if !file.is_absolute() {
+                return Err(wrong(what, format!("{} is not absolute: the server reads it", file.display())));
+            }
         }
         let is_segment = |text: &str| {
             let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
@@ -374,10 +386,16 @@ impl Calls {
     }
 }
 
-/// Whether the key of `signer` signed `record` itself, and not one above it.
-fn is_of(record: &AuthorityRecord, all: &[AuthorityRecord], signer: &Certificate) -> bool {
-    record.place == Place::Issuing
-        && upstream::signer_of(record, all).is_some_and(|signed| signed.spki_hash() == signer.spki_hash())
+/// Whether the issuer signed `record` itself, now or before its settings were changed.
+fn is_of(record: &AuthorityRecord, all: &[AuthorityRecord], issuer: &Issuer) -> bool {
+    let signed = upstream::signer_of(record, all).filter(|_| record.place == Place::Issuing);
+    signed.is_some_and(|signed| issuer.signers().any(|signer| signed.spki_hash() == signer.spki_hash()))
+}
+
+/// Who signed before: an authority of theirs is still of this issuer.
+fn earlier(before: Option<&Issuer>, signer: &Certificate) -> Vec<Certificate> {
+    let known = before.into_iter().flat_map(Issuer::signers);
+    known.filter(|one| one.spki_hash() != signer.spki_hash()).take(MAX_EARLIER).cloned().collect()
 }
 
 /// The root whose key is here.
@@ -414,6 +432,15 @@ fn login_mount(login: &VaultLogin) -> Option<&str> {
         | VaultLogin::Certificate { mount, .. }
         | VaultLogin::Jwt { mount, .. }
         | VaultLogin::Kubernetes { mount, .. } => Some(mount),
+    }
+}
+
+/// The files of the server's host that a login reads.
+fn login_files(login: &VaultLogin) -> Vec<&PathBuf> {
+    match login {
+        VaultLogin::Token | VaultLogin::AppRole { .. } => Vec::new(),
+        VaultLogin::Certificate { chain, key, .. } => vec![chain, key],
+        VaultLogin::Jwt { file, .. } | VaultLogin::Kubernetes { file, .. } => vec![file],
     }
 }
 

@@ -14,6 +14,9 @@ use super::StoreError;
 /// The most issuers that are kept.
 pub const MAX_ISSUERS: usize = 16;
 
+/// The most authorities of an issuer that are remembered beside the one that signs.
+pub const MAX_EARLIER: usize = 8;
+
 /// How we prove to a Vault who we are. What is secret of it stands apart ([`KeptIssuer::credential`]).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "method", rename_all = "kebab-case", deny_unknown_fields)]
@@ -119,12 +122,21 @@ pub struct Issuer {
     pub anchor: Certificate,
     /// The certificate of the authority that signs.
     pub signer: Certificate,
+    /// Those that signed for it before its settings were changed, the newest first; at most [`MAX_EARLIER`].
+    pub earlier: Vec<Certificate>,
     /// When it was added.
     pub created: Timestamp,
     /// When it was changed last.
     pub updated: Timestamp,
     /// Grows with each change.
     pub version: u64,
+}
+
+impl Issuer {
+    /// Those whose signature makes an authority one of this issuer's.
+    pub fn signers(&self) -> impl Iterator<Item = &Certificate> {
+        std::iter::once(&self.signer).chain(&self.earlier)
+    }
 }
 
 /// An issuer with what it takes to be let in there.

@@ -23,7 +23,7 @@ pub enum IssuerCommand {
     /// Change where an issuer is or which authority of it signs; it is tried whole before anything is kept
     #[command(
         after_help = "Examples:\n  credence issuer update corp --issuer 5f3c0a52-... --dry-run\n  credence issuer update \
-                      corp --addr https://vault-2.example:8200\n\nAnother authority signs nothing before: credence issuer \
+                      corp --addr https://vault-2.example:8200 --credential-file secret-id\n\nAnother authority signs nothing before: credence issuer \
                       migrate --to NAME."
     )]
     Update(UpdateIssuerArgs),
@@ -174,6 +174,9 @@ pub struct UpdateIssuerArgs {
     /// How long an authority that it signs shall live
     #[arg(long, value_name = "D")]
     pub lifetime: Option<String>,
+    /// What is secret of it: needed for another address, to which it is sent.
+    #[command(flatten)]
+    pub credential: CredentialArgs,
     /// Why, for the audit log
     #[arg(long, default_value = "", value_name = "TEXT")]
     pub reason: String,

@@ -125,8 +125,8 @@ async fn update(args: &UpdateIssuerArgs) -> Result<Exit, Failure> {
         issuer: args.issuer.clone(),
         lifetime: args.lifetime.clone(),
         anchor: anchor.map(|text| text.to_string()),
-        credential: None,
-        is_wrapped: false,
+        credential: args.credential.credential_file.as_deref().map(hidden).transpose()?,
+        is_wrapped: args.credential.wrapped,
         reason: args.reason.clone(),
         dry_run: args.change.dry_run,
     };

@@ -24,7 +24,8 @@ fn kept(name: &str, credential: &str) -> KeptIssuer {
         name: IssuerName::parse(name).unwrap(),
         vault,
         anchor: root.clone(),
-        signer: root,
+        signer: root.clone(),
+        earlier: vec![root],
         created: now(),
         updated: now(),
         version: 0,
@@ -58,6 +59,7 @@ async fn issuer_outlives_the_process_with_its_credential_and_versions_are_insist
         .collect();
     assert_eq!(shown, [("corp", 2, b"second".to_vec()), ("jwt", 1, Vec::new())]);
     assert_eq!(all[0].issuer.vault.issuer, "0bd4d8ba");
+    assert_eq!(all[0].issuer.signers().count(), 2);
 
     let name = IssuerName::parse("corp").unwrap();
     let remove = event(Action::IssuerRemove, "corp");

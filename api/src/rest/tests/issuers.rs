@@ -53,6 +53,18 @@ async fn issuer_is_added_shown_changed_and_removed_and_its_credential_never_come
     assert_eq!(changed.body["issuer"]["vault"]["lifetime"], "10d");
     assert_eq!(changed.body["issuer"]["version"], 2);
 
+    let moved = json!({"addresses": ["https://elsewhere.example:8200"]});
+    let refused = world.json("PATCH", "/api/v1/issuers/corp", moved).await;
+    assert_eq!(
+        refused.status,
+        StatusCode::BAD_REQUEST,
+        "a credential goes where it was given for: {}",
+        refused.body
+    );
+    let moved = json!({"addresses": ["https://elsewhere.example:8200"], "credential": "another"});
+    let moved = world.json("PATCH", "/api/v1/issuers/corp", moved).await;
+    assert_eq!(moved.body["issuer"]["version"], 3, "{}", moved.body);
+
     let tested = world.json("POST", "/api/v1/issuers/corp/test", json!({})).await;
     assert_eq!(tested.body["passed"], true, "{}", tested.body);
     let migrated =
@@ -70,6 +82,14 @@ async fn what_cannot_work_is_refused_with_what_to_do_and_nothing_is_kept() {
         ("addresses", wanted("a", |wanted| wanted["vault"]["addresses"] = json!([]))),
         ("addresses", wanted("a", |wanted| wanted["vault"]["addresses"] = json!(["http://vault:8200"]))),
         ("ca_file", wanted("a", |wanted| wanted["vault"]["ca_file"] = json!("vault-ca.pem"))),
+        (
+            "login",
+            wanted("a", |wanted| {
+                wanted["vault"]["login"] =
+                    json!({"method": "jwt", "mount": "jwt", "role": "r", "file": "token"});
+                wanted["credential"] = Value::Null;
+            }),
+        ),
         ("mount", wanted("a", |wanted| wanted["vault"]["mount"] = json!("pki/../sys"))),
         ("issuer", wanted("a", |wanted| wanted["vault"]["issuer"] = json!("a/b"))),
         ("login", wanted("a", |wanted| wanted["vault"]["login"]["mount"] = json!(""))),
