@@ -102,16 +102,20 @@ impl api::sources::Upstreams for UpstreamDesk {
         let mut standing = seen.standing.clone();
         let session = seen.client.status().borrow().clone();
         standing.warnings.extend(session.warnings.iter().map(ToString::to_string));
-        if let Some(vault::Breadth::Wide(surplus)) = &session.breadth {
-            standing.warnings.push(vault::Trouble::OverGranted(surplus.clone()).to_string());
-        }
-        let trouble = session.trouble.map(|trouble| format!("{trouble}; {}", trouble.hint()));
-        standing.problem = standing.problem.or(trouble);
+        let wide = match session.breadth {
+            Some(vault::Breadth::Wide(surplus)) => Some(vault::Trouble::OverGranted(surplus)),
+            _ => None,
+        };
+        let trouble = session.trouble.or(wide).map(|trouble| format!("{trouble}; {}", trouble.hint()));
+        // A token that has ended is no trouble of a call, and there is none any more.
+        let reason = session.reason.filter(|reason| *reason != vault::NotLoggedIn::NotYet);
+        let reason = reason.map(|reason| format!("{reason}; {}", reason.hint()));
+        standing.problem = standing.problem.or(trouble).or(reason);
         standing
     }
 
     async fn examine(&self, draft: Draft) -> Examined {
-        examine::examine(&self.inputs, draft).await
+        examine::examine_in_time(&self.inputs, draft).await
     }
 
     async fn obtain(
@@ -129,7 +133,13 @@ impl api::sources::Upstreams for UpstreamDesk {
             reason: reason.to_owned(),
             reply,
         };
-        self.commands.try_send(command).map_err(|_| CallError::stopped("issuers"))?;
+        self.commands.try_send(command).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => {
+                let why = "is being asked by many: wait".to_owned();
+                CallError::Conflict { what: "issuer", name: name.to_string(), why }
+            }
+            mpsc::error::TrySendError::Closed(_) => CallError::stopped("issuers"),
+        })?;
         answer.await.map_err(|_| CallError::stopped("issuers"))?
     }
 }
@@ -162,7 +172,7 @@ pub(super) struct Upstreams {
     sessions: FuturesUnordered<BoxFuture<'static, ()>>,
     /// One at a time: there is one request for an authority.
     asking: Option<BoxFuture<'static, Answered>>,
-    looking: FuturesUnordered<BoxFuture<'static, (IssuerName, Vec<String>)>>,
+    looking: FuturesUnordered<BoxFuture<'static, (IssuerName, Option<Vec<String>>)>>,
     look_at: Timestamp,
     read_at: Option<Timestamp>,
 }
@@ -187,7 +197,8 @@ impl Upstreams {
         (desk, task)
     }
 
-    /// Until `shutdown`. What is being signed then is asked for again by the next process.
+    /// Until `shutdown`. What is being signed then for an authority that signs now is asked for again by the next
+    /// process; what an operator asked for is to be asked for again.
     pub(super) async fn run(mut self, shutdown: CancellationToken) {
         let mut changes = self.inputs.store.changes(Topic::Issuers);
         let (mut status, mut pause) = (self.inputs.ca.status(), self.inputs.pause.clone());
@@ -214,7 +225,7 @@ impl Upstreams {
                 Ok(()) = status.changed() => self.follow().await,
                 Ok(()) = pause.changed() => self.follow().await,
                 Some((name, warnings)) = self.looking.next(), if !self.looking.is_empty() => {
-                    if let Some(working) = self.working.get_mut(&name) {
+                    if let (Some(working), Some(warnings)) = (self.working.get_mut(&name), warnings) {
                         working.warnings = warnings;
                     }
                 }
@@ -254,7 +265,10 @@ impl Upstreams {
             let working = match known {
                 Some(known) => known,
                 None => match self.open(kept) {
-                    Ok(working) => working,
+                    Ok(working) => {
+                        self.look_at = self.inputs.clock.now();
+                        working
+                    }
                     Err(problem) => {
                         tracing::error!(issuer = %name, %problem, "issuer cannot be asked");
                         continue;
@@ -263,7 +277,6 @@ impl Upstreams {
             };
             self.working.insert(name, working);
         }
-        self.look_at = self.inputs.clock.now();
         self.follow().await;
     }
 
@@ -283,20 +296,26 @@ impl Upstreams {
 
     /// Tells every machine what signs now, and whether there is a pause.
     async fn follow(&mut self) {
+        let paused = self.inputs.pause.borrow().as_ref().map(|pause| pause.until);
+        let names: Vec<_> = self.working.keys().cloned().collect();
+        for name in &names {
+            self.step(name, upstream::Event::Paused(paused)).await;
+        }
         let records = match self.inputs.store.load().await {
             Ok(records) => records,
             Err(error) => {
-                tracing::warn!(%error, "authorities were not read, issuers wait");
+                tracing::warn!(%error, "authorities were not read, issuers go by what was seen last");
                 self.read_at = Some(self.inputs.clock.now() + RETRY);
                 return;
             }
         };
-        let paused = self.inputs.pause.borrow().as_ref().map(|pause| pause.until);
-        let names: Vec<_> = self.working.keys().cloned().collect();
         for name in names {
-            let Some(working) = self.working.get(&name) else { continue };
-            let current = upstream::current(&records, &working.kept.issuer.signer);
-            self.step(&name, upstream::Event::Paused(paused)).await;
+            let Some(working) = self.working.get_mut(&name) else { continue };
+            let current = upstream::current(&records, working.kept.issuer.signers());
+            if current.map(|current| current.id) != working.machine.current().map(|current| current.id) {
+                // Whatever was in the way of the one before.
+                working.problem = None;
+            }
             self.step(&name, upstream::Event::Signs(current)).await;
         }
         self.show();
@@ -395,11 +414,10 @@ impl Upstreams {
         let Answered { name, outcome, reply } = answered;
         // What signs now may be it, and may have been seen before this answer.
         let records = self.inputs.store.load().await;
-        let now = self.inputs.clock.now();
         if let Some(working) = self.working.get_mut(&name) {
             let obtained = match &records {
                 Ok(records) => {
-                    upstream::Event::Obtained(upstream::current(records, &working.kept.issuer.signer))
+                    upstream::Event::Obtained(upstream::current(records, working.kept.issuer.signers()))
                 }
                 Err(error) => {
                     tracing::warn!(%error, "authorities were not read, issuers wait");
@@ -419,13 +437,14 @@ impl Upstreams {
                 }
                 Err(failed) => {
                     tracing::warn!(issuer = %name, error = %failed, "next authority was not signed");
-                    // An operator who asked hears it, and an issuer that does not sign now has no next try.
-                    working.problem = reply.is_none().then(|| failed.to_string());
+                    if reply.is_none() {
+                        working.problem = Some(failed.to_string());
+                    }
                     upstream::Event::Failed
                 }
             };
-            // An operator's asking was not the machine's: it only hears what it waits for.
-            let _ = working.machine.step(event, now);
+            // An operator's asking was not the machine's: it hears of it only what signs now.
+            self.step(&name, event).await;
         }
         if let Some(reply) = reply {
             // Whoever asked may be gone; what was done stands.

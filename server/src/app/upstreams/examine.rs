@@ -12,11 +12,17 @@ use certs::{
 };
 use tokio_util::sync::CancellationToken;
 use vault::{Breadth, Client, Mount, Secret, Trouble, pki};
+use zeroize::Zeroizing;
 
 use super::{UpstreamInputs, obtain, settings};
 
 /// How long the throwaway authority lives: the least that is certainly not over when it is looked at.
 const THROWAWAY: Duration = Duration::from_secs(60);
+/// How long all of it may take: a call has ten seconds.
+const PATIENCE: Duration = Duration::from_secs(8);
+/// What becomes of a secret id that was unwrapped and is not kept.
+const SPENT: &str =
+    "the secret id may be unwrapped by now and is not kept: destroy it in Vault, and wrap a new one";
 /// How long a login may take.
 const LOGIN: Duration = Duration::from_secs(4);
 
@@ -40,6 +46,10 @@ impl Checks {
         self.add(rule, "warning", found, advice.into());
     }
 
+    fn has_failed(&self) -> bool {
+        self.0.iter().any(|check| check.verdict == "failed")
+    }
+
     fn trouble(&mut self, rule: &str, trouble: &Trouble) {
         self.failed(rule, trouble.to_string(), trouble.hint());
     }
@@ -51,8 +61,25 @@ impl Checks {
     }
 }
 
+/// As [`examine`], before whoever asked is told that it takes too long.
+pub(super) async fn examine_in_time(inputs: &UpstreamInputs, draft: Draft) -> Examined {
+    let until = inputs.clock.now() + PATIENCE;
+    let is_wrapped = draft.is_wrapped;
+    tokio::select! {
+        examined = examine(inputs, draft) => examined,
+        () = inputs.clock.sleep_until(until) => {
+            let mut checks = Checks(Vec::new());
+            let found = format!("not all was tried within {}", format_duration(PATIENCE));
+            let wrapped = if is_wrapped { format!("; {SPENT}") } else { String::new() };
+            checks.failed("in-time", found, format!("is each of its addresses reachable and quick?{wrapped}"));
+            let credential = SecretBytes::new(Zeroizing::new(Vec::new()));
+            Examined { checks: checks.0, signer: None, credential }
+        }
+    }
+}
+
 /// Tries an issuer whole.
-pub(super) async fn examine(inputs: &UpstreamInputs, draft: Draft) -> Examined {
+async fn examine(inputs: &UpstreamInputs, draft: Draft) -> Examined {
     let mut checks = Checks(Vec::new());
     let nothing = |checks: Checks, credential| Examined { checks: checks.0, signer: None, credential };
     let mut credential = draft.credential;
@@ -73,6 +100,10 @@ pub(super) async fn examine(inputs: &UpstreamInputs, draft: Draft) -> Examined {
     };
     anchor(&chain, &draft.anchor, &mut checks);
     life(&chain, &draft.vault, inputs, &mut checks);
+    if checks.has_failed() {
+        checks.skip(&["login", "breadth", "throwaway"]);
+        return nothing(checks, credential);
+    }
     if draft.is_wrapped {
         match unwrap(&client, &draft.vault, &credential).await {
             Ok(opened) => {
@@ -91,11 +122,15 @@ pub(super) async fn examine(inputs: &UpstreamInputs, draft: Draft) -> Examined {
         vault: draft.vault,
         anchor: draft.anchor,
         signer: chain.certificate.clone(),
+        earlier: Vec::new(),
         created: inputs.clock.now(),
         updated: inputs.clock.now(),
         version: 0,
     };
     session(inputs, &issuer, &credential, &mut checks).await;
+    if draft.is_wrapped && checks.has_failed() {
+        checks.warning("unwrap", "the secret id is not kept".into(), SPENT);
+    }
     Examined { checks: checks.0, signer: Some(chain.certificate), credential }
 }
 
@@ -319,16 +354,16 @@ async fn throwaway(inputs: &UpstreamInputs, client: &Client, issuer: &Issuer, ch
     }
 }
 
-/// What somebody should look at before it becomes a problem.
+/// What somebody should look at before it becomes a problem; `None` when Vault does not say.
 pub(super) async fn warnings(
     client: &Client,
     issuer: &Issuer,
     leaf_life: Duration,
     now: Timestamp,
-) -> Vec<String> {
-    let Ok(at) = settings::issuer(&issuer.vault) else { return Vec::new() };
+) -> Option<Vec<String>> {
+    let at = settings::issuer(&issuer.vault).ok()?;
     let read = |answer| pki::read_issuer(&answer).ok();
-    let Some(chain) = client.call(&at.read()).await.ok().and_then(read) else { return Vec::new() };
+    let chain = client.call(&at.read()).await.ok().and_then(read)?;
     let mut warnings = Vec::new();
     if chain.is_revoked {
         warnings.push(format!("issuer {} of {} is revoked in Vault", at.id, at.mount));
@@ -348,5 +383,5 @@ pub(super) async fn warnings(
             "{id} is the default issuer of {mount} by now: credence issuer update {name} --issuer {id}, if it is to sign"
         ));
     }
-    warnings
+    Some(warnings)
 }

@@ -107,11 +107,18 @@ impl Obtaining {
     }
 
     async fn obtain(&self) -> Result<Installed, Failed> {
-        let foreign = self.ca.status().borrow().request.clone().filter(|request| request.by != ours());
-        if let Some(request) = foreign {
-            return Err(Failed::Pending { by: request.by });
+        self.ca.in_time().map_err(Failed::Install)?;
+        let root = AuthorityId::of(self.issuer.anchor.spki_hash());
+        if !self.drops && self.ca.anchor().borrow().root != Some(root) {
+            let name = &self.issuer.name;
+            return Err(Failed::Unusable(format!(
+                "its root {root} is another than the one that signs: credence issuer migrate --to {name}"
+            )));
         }
         let request = self.ca.request(false, self.asked()).await.map_err(Failed::Install)?;
+        if request.by != ours() {
+            return Err(Failed::Pending { by: request.by });
+        }
         let life = self.issuer.vault.lifetime;
         let asking = sign(&self.client, self.clock.as_ref(), &self.issuer, &self.domain, &request.csr, life);
         let signed = asking.await?;
