@@ -1,11 +1,10 @@
 //! `/authorities/request`, `/authorities/install`.
 
 use axum::{Json, extract::State};
-use serde::Deserialize;
 
 use super::{
     App,
-    extract::{Body, Nothing, Params},
+    extract::{Body, Ending, Nothing, Params},
 };
 use crate::{
     calls::{CallError, Caller},
@@ -30,19 +29,10 @@ pub(super) async fn request(
     shared.calls.request_authority(&caller, &wanted).await.map(Json)
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct DropParams {
-    #[serde(default)]
-    dry_run: bool,
-    #[serde(default)]
-    reason: String,
-}
-
 pub(super) async fn drop_request(
     State(shared): App,
     caller: Caller,
-    Params(params): Params<DropParams>,
+    Params(params): Params<Ending>,
 ) -> Answer<wire::Done> {
     shared.calls.drop_request(&caller, &params.reason, params.dry_run).await.map(Json)
 }

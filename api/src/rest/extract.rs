@@ -174,6 +174,16 @@ pub(super) struct DryRun {
     pub(super) dry_run: bool,
 }
 
+/// Ending something: why, and whether to do it or only to look at it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Ending {
+    #[serde(default)]
+    pub(super) dry_run: bool,
+    #[serde(default)]
+    pub(super) reason: String,
+}
+
 /// How many items a page has.
 pub(super) fn page(limit: Option<usize>) -> Result<usize, CallError> {
     match limit.unwrap_or(DEFAULT_PAGE) {

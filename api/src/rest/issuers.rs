@@ -4,11 +4,10 @@ use axum::{
     Json,
     extract::{Path, State},
 };
-use serde::Deserialize;
 
 use super::{
     App,
-    extract::{Body, Nothing, Params},
+    extract::{Body, Ending, Nothing, Params},
 };
 use crate::{
     calls::{CallError, Caller},
@@ -62,20 +61,11 @@ pub(super) async fn update(
     shared.calls.update_issuer(&caller, &name, wanted).await.map(Json)
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Removal {
-    #[serde(default)]
-    dry_run: bool,
-    #[serde(default)]
-    reason: String,
-}
-
 pub(super) async fn remove(
     State(shared): App,
     caller: Caller,
     Path(name): Path<String>,
-    Params(removal): Params<Removal>,
+    Params(removal): Params<Ending>,
 ) -> Answer<wire::Done> {
     shared.calls.remove_issuer(&caller, &name, &removal.reason, removal.dry_run).await.map(Json)
 }

@@ -1,11 +1,10 @@
 //! `/recovery`.
 
 use axum::{Json, extract::State};
-use serde::Deserialize;
 
 use super::{
     App,
-    extract::{Body, Nothing, Params},
+    extract::{Body, Ending, Nothing, Params},
 };
 use crate::{
     calls::{CallError, Caller},
@@ -27,19 +26,10 @@ pub(super) async fn open(
     shared.calls.open_recovery(&caller, &wanted).await.map(Json)
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Closing {
-    #[serde(default)]
-    dry_run: bool,
-    #[serde(default)]
-    reason: String,
-}
-
 pub(super) async fn close(
     State(shared): App,
     caller: Caller,
-    Params(closing): Params<Closing>,
+    Params(closing): Params<Ending>,
 ) -> Answer<wire::Done> {
     shared.calls.close_recovery(&caller, &closing.reason, closing.dry_run).await.map(Json)
 }

@@ -4,11 +4,10 @@ use axum::{
     Json,
     extract::{Path, State},
 };
-use serde::Deserialize;
 
 use super::{
     App,
-    extract::{Body, Nothing, Params},
+    extract::{Body, Ending, Nothing, Params},
 };
 use crate::{
     calls::{CallError, Caller},
@@ -30,20 +29,11 @@ pub(super) async fn add_slot(
     shared.calls.add_slot(&caller, &wanted).await.map(Json)
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct RemoveParams {
-    #[serde(default)]
-    dry_run: bool,
-    #[serde(default)]
-    reason: String,
-}
-
 pub(super) async fn remove_slot(
     State(shared): App,
     caller: Caller,
     Path(name): Path<String>,
-    Params(params): Params<RemoveParams>,
+    Params(params): Params<Ending>,
 ) -> Answer<wire::Done> {
     shared.calls.remove_slot(&caller, &name, &params.reason, params.dry_run).await.map(Json)
 }
