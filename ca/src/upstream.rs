@@ -19,6 +19,9 @@ pub const MIN_RETRY: Duration = Duration::from_secs(60);
 /// The longest pause after a failure.
 pub const MAX_RETRY: Duration = Duration::from_secs(15 * 60);
 
+/// The pause while another issuer is being asked.
+pub const DEFERRAL: Duration = Duration::from_secs(1);
+
 /// The issuing authority that signs now, if this upstream signed it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Current {
@@ -84,6 +87,8 @@ pub enum Event {
     Obtained(Option<Current>),
     /// It did not come.
     Failed,
+    /// It could not be asked for: another issuer is being asked.
+    Deferred,
     /// Operators want nothing replaced by itself until then, or no longer.
     Paused(Option<Timestamp>),
     /// Nothing but time passed.
@@ -93,7 +98,8 @@ pub enum Event {
 /// What the shell must do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// Ask the upstream for the next issuing authority, and answer with [`Event::Obtained`] or [`Event::Failed`].
+    /// Ask the upstream for the next issuing authority, and answer with [`Event::Obtained`], [`Event::Failed`] or
+    /// [`Event::Deferred`].
     Obtain,
     /// Say once that the authority is at risk: the upstream has not signed its successor by 70 % of its life.
     AtRisk,
@@ -131,8 +137,12 @@ impl Upstream {
                 self.failures = self.failures.saturating_add(1);
                 self.retry_at = Some(now + self.retry_in(now));
             }
+            Event::Deferred if self.is_asked => {
+                self.is_asked = false;
+                self.retry_at = Some(now + DEFERRAL);
+            }
             Event::Paused(until) => self.paused_until = until,
-            Event::Failed | Event::Tick => {}
+            Event::Failed | Event::Deferred | Event::Tick => {}
         }
         self.act(now)
     }

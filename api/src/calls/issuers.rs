@@ -133,6 +133,13 @@ impl Calls {
             self.refusals.refuse(event.in_request(caller.request_id.clone()));
             return Err(error);
         };
+        let others = self.issuers.issuers().await?;
+        let mut others = others.iter().map(|other| &other.issuer).filter(|other| other.name != name);
+        if let Some(other) = others.find(|other| other.signer.spki_hash() == signer.spki_hash()) {
+            // Both would be asked for the same successor.
+            let why = format!("signs by the same authority as issuer {}: update that one", other.name);
+            return Err(CallError::Conflict { what: "issuer", name: name.to_string(), why });
+        }
         let expected = before.as_ref().map_or(0, |before| before.version);
         let mut issuer = Issuer {
             name: name.clone(),

@@ -89,6 +89,14 @@ fn a_pause_holds_it_up_and_a_successor_ends_it() {
 }
 
 #[test]
+fn waiting_for_another_issuer_is_no_failure() {
+    let mut machine = following();
+    assert_eq!(machine.step(Event::Tick, at(450)), [Action::Obtain]);
+    assert_eq!(machine.step(Event::Deferred, at(450)), []);
+    assert_eq!((machine.failures(), machine.next()), (0, Some(at(451))));
+}
+
+#[test]
 fn says_once_that_it_is_late() {
     let mut machine = following();
     assert_eq!(machine.step(Event::Tick, at(450)), [Action::Obtain]);
@@ -120,6 +128,7 @@ fn a_random_walk_keeps_the_invariants() {
                     signs = Some(current(u8::try_from(now % 200).unwrap(), now));
                     Event::Obtained(signs)
                 }
+                4 if asked && random.once_in(2) => Event::Deferred,
                 4 if asked => Event::Failed,
                 5 => Event::Paused(Some(at(now + pass))),
                 6 => Event::Paused(None),
@@ -128,7 +137,7 @@ fn a_random_walk_keeps_the_invariants() {
             match event {
                 Event::Signs(current) => signs = current,
                 Event::Paused(until) => paused = until,
-                Event::Obtained(_) | Event::Failed => asked = false,
+                Event::Obtained(_) | Event::Failed | Event::Deferred => asked = false,
                 Event::Tick => {}
             }
             for action in machine.step(event, at(now)) {

@@ -331,8 +331,8 @@ impl Upstreams {
                                      successor is signed");
                 }
                 upstream::Action::Obtain if self.asking.is_some() => {
-                    // Another issuer is being asked; this one comes again.
-                    let _ = working.machine.step(upstream::Event::Failed, now);
+                    // Nothing follows before its time has come again.
+                    let _ = working.machine.step(upstream::Event::Deferred, now);
                 }
                 upstream::Action::Obtain => {
                     tracing::info!(issuer = %name, "asking for the next issuing authority");
@@ -448,7 +448,7 @@ impl Upstreams {
         }
         if let Some(reply) = reply {
             // Whoever asked may be gone; what was done stands.
-            let _ = reply.send(outcome.map_err(Failed::into_call));
+            let _ = reply.send(outcome.map_err(|failed| failed.into_call(&name)));
         }
     }
 

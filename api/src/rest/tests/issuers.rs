@@ -34,12 +34,18 @@ async fn issuer_is_added_shown_changed_and_removed_and_its_credential_never_come
     assert_eq!((dry.status, dry.body["dry_run"].as_bool()), (StatusCode::OK, Some(true)), "{}", dry.body);
     assert_eq!(world.get("/api/v1/issuers/corp").await.status, StatusCode::NOT_FOUND);
 
-    let added = world.json("POST", "/api/v1/issuers", wanted("corp", |_| {})).await;
+    let corp = wanted("corp", |_| {});
+    let first = corp["anchor"].clone();
+    let added = world.json("POST", "/api/v1/issuers", corp).await;
     assert_eq!(added.status, StatusCode::OK, "{}", added.body);
     let next = "added issuer corp: nothing is signed by it before: credence issuer migrate --to corp";
     assert_eq!(added.body["summary"], next);
     let again = world.json("POST", "/api/v1/issuers", wanted("corp", |_| {})).await;
     assert_eq!(again.status, StatusCode::CONFLICT);
+
+    // Of its own root each time, but for one that is the same Vault under another name.
+    let same = world.json("POST", "/api/v1/issuers", wanted("twin", |twin| twin["anchor"] = first)).await;
+    assert_eq!(same.status, StatusCode::CONFLICT, "{}", same.body);
 
     let listed = world.get("/api/v1/issuers").await;
     let names: Vec<_> =

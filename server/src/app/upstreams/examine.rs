@@ -11,7 +11,7 @@ use certs::{
     Certificate, Profile, SecretBytes, SecretKey, Timestamp, Wanted, explain_brought, format_duration,
 };
 use tokio_util::sync::CancellationToken;
-use vault::{Breadth, Client, Mount, Secret, Trouble, pki};
+use vault::{Breadth, Client, Mount, NotLoggedIn, Secret, Trouble, pki};
 use zeroize::Zeroizing;
 
 use super::{UpstreamInputs, obtain, settings};
@@ -261,7 +261,10 @@ async fn session(inputs: &UpstreamInputs, issuer: &Issuer, credential: &SecretBy
 async fn login(inputs: &UpstreamInputs, client: &Client, checks: &mut Checks) -> bool {
     let mut status = client.status();
     let until = inputs.clock.now() + LOGIN;
-    let settled = status.wait_for(|status| status.is_logged_in() || status.trouble.is_some());
+    let settled = status.wait_for(|status| {
+        let is_halted = status.reason.is_some_and(|reason| reason != NotLoggedIn::NotYet);
+        status.is_logged_in() || status.trouble.is_some() || is_halted
+    });
     let status = tokio::select! {
         settled = settled => settled.map(|status| status.clone()).ok(),
         () = inputs.clock.sleep_until(until) => None,
@@ -275,9 +278,8 @@ async fn login(inputs: &UpstreamInputs, client: &Client, checks: &mut Checks) ->
         return false;
     };
     if !status.is_logged_in() {
-        if let Some(trouble) = &status.trouble {
-            checks.trouble("login", trouble);
-        }
+        let reason = status.reason.unwrap_or(NotLoggedIn::NotYet);
+        checks.trouble("login", &status.trouble.unwrap_or(Trouble::NotLoggedIn(reason)));
         return false;
     }
     let ends = status.ends.map_or_else(|| "does not end".to_owned(), |at| format!("is renewed before {at}"));

@@ -7,7 +7,7 @@ use api::{calls::CallError, ports::Issuer};
 use audit::Actor;
 use ca::{Asked, Install, Installed, RotateError};
 use certs::{Certificate, Clock, Csr, format_duration};
-use spiffe::{AuthorityId, TrustDomain};
+use spiffe::{AuthorityId, IssuerName, TrustDomain};
 use thiserror::Error;
 use vault::{Client, Trouble, pki};
 
@@ -52,20 +52,23 @@ pub(super) enum Failed {
 }
 
 impl Failed {
-    pub(super) fn into_call(self) -> CallError {
+    /// For the operator who asked `name`.
+    pub(super) fn into_call(self, name: &IssuerName) -> CallError {
+        let conflict = |why: String| CallError::Conflict { what: "issuer", name: name.to_string(), why };
         match self {
             Self::Install(error) => refused(error),
             Self::Call(error) => error,
-            Self::Vault { trouble } if trouble.is_transient() => CallError::Conflict {
-                what: "issuer",
-                name: "at its Vault".into(),
-                why: format!("cannot sign: {trouble}; {}", trouble.hint()),
-            },
-            other @ (Self::Vault { .. }
-            | Self::Refused { .. }
-            | Self::Unusable(_)
-            | Self::Pending { .. }
-            | Self::Waits(_)) => CallError::Policy(other.to_string()),
+            Self::Vault { trouble } if trouble.is_transient() => {
+                conflict(format!("cannot sign now: {trouble}; {}", trouble.hint()))
+            }
+            Self::Waits(laggards) => conflict(format!(
+                "has signed our next authority, which goes on by itself: it waits for {laggards} to acknowledge its \
+                 revocation list"
+            )),
+            other
+            @ (Self::Vault { .. } | Self::Refused { .. } | Self::Unusable(_) | Self::Pending { .. }) => {
+                CallError::Policy(other.to_string())
+            }
         }
     }
 }
@@ -182,5 +185,53 @@ fn chain(signed: pki::Signed, anchor: &Certificate) -> Result<Vec<Certificate>, 
             let (leads, agreed) = (last.issuer(), anchor.subject());
             format!("what Vault signed leads to {leads:?}, and not to the agreed root {agreed:?}")
         })?);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fixtures::TestAuthority;
+
+    use super::*;
+
+    /// What Vault gives with what it signed, in any order, with what nobody needs.
+    fn signed(by: &TestAuthority, above: &[&TestAuthority]) -> pki::Signed {
+        let certificate = |one: &TestAuthority| Certificate::from_der(one.der()).unwrap();
+        pki::Signed {
+            certificate: certificate(by),
+            above: above.iter().map(|one| certificate(one)).collect(),
+            lease_id: String::new(),
+            warnings: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_chain_is_what_leads_to_the_agreed_root_and_nothing_else() {
+        let now = certs::Timestamp::from_unix_secs(1_800_000_000);
+        let (root, stranger) = (TestAuthority::root("corp", now), TestAuthority::root("corp", now));
+        let key = fixtures::TestKey::generate(fixtures::TestKeyKind::P256);
+        let middle = root.authority_blueprint("policy", &key, Some(1), now);
+        let middle = TestAuthority::from_blueprint(middle, key, Some(&root));
+        let issuing = middle.issuing("td", now);
+        let anchor = Certificate::from_der(root.der()).unwrap();
+        let ders = |chain: Vec<Certificate>| chain.iter().map(|one| one.der().to_vec()).collect::<Vec<_>>();
+        let whole = [issuing.der(), middle.der(), root.der()].map(<[u8]>::to_vec);
+        for above in [
+            vec![&middle],
+            vec![&middle, &root],
+            vec![&root, &middle],
+            vec![&stranger, &issuing, &middle, &middle, &root],
+        ] {
+            assert_eq!(ders(chain(signed(&issuing, &above), &anchor).unwrap()), whole);
+        }
+        for above in [vec![], vec![&root], vec![&stranger]] {
+            let refused = chain(signed(&issuing, &above), &anchor).unwrap_err();
+            assert!(refused.contains("and not to the agreed root"), "{refused}");
+        }
+        let other = Certificate::from_der(stranger.der()).unwrap();
+        assert!(
+            chain(signed(&issuing, &[&middle, &root]), &other).is_err(),
+            "a root of the same name is another"
+        );
     }
 }
