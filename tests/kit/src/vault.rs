@@ -366,6 +366,20 @@ impl Vault {
         (text(&id["role_id"]), text(&secret["secret_id"]))
     }
 
+    /// What a call with the root token answers, in a wrapping token: its answer, whole.
+    ///
+    /// # Panics
+    /// When there is no HTTP answer.
+    pub async fn wrapped(&self, path: &str) -> String {
+        let method = if path.starts_with("sys/") { Method::GET } else { Method::POST };
+        let (address, mut request) = self.request(0, method, path, &self.root_token, &json!({}));
+        request.headers_mut().insert("x-vault-wrap-ttl", header::HeaderValue::from_static("300s"));
+        let answered: Result<_, Outcome> = https(address, None, request).await;
+        let (_, _, text) = answered.unwrap_or_else(|outcome| panic!("{path}: {outcome:?}"));
+        let answer: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
+        answer["wrap_info"]["token"].as_str().unwrap_or_else(|| panic!("{path}: {text}")).to_owned()
+    }
+
     /// A token with these policies.
     pub async fn token(&self, policies: &[&str], settings: Value) -> String {
         let mut wanted = json!({ "policies": policies, "ttl": "15m" });

@@ -228,6 +228,29 @@ async fn what_cannot_work_is_refused_with_what_to_change_on_which_side_and_nothi
     corp.vault.policy("credence", &policy).await;
     let (code, out, words) = run(&world, &corp.add(&[])).await;
     assert_eq!(code, 0, "{out} {words}");
+
+    // What is changed is tried whole before, and a credential goes where it was given for.
+    let update = ["issuer", "update", "corp", "--lifetime", "10d"];
+    let (code, out, words) = world.run(&update).await;
+    assert_eq!(code, 0, "{out} {words}");
+    assert_eq!(issuer(&world, "corp").await["vault"]["lifetime"], "10d");
+    let (code, _, words) = world.run(&["issuer", "update", "corp", "--addr", &closed]).await;
+    assert!(code == 2 && words.contains("an address that it was not given for"), "{code} {words}");
+    let credentials = async |file: &str, more: &[&str]| {
+        let credentials = ["issuer", "credentials", "corp", "--credential-file", file];
+        world.run(&[&credentials, more].concat()).await
+    };
+    let (code, _, words) = credentials("wrong-secret-id", &[]).await;
+    assert!(code == 1 && words.contains("invalid role or secret ID"), "{code} {words}");
+    // A wrapped secret id is opened once, and whoever opened it before shows.
+    let wrapped = corp.vault.wrapped("auth/approle/role/credence/secret-id").await;
+    std::fs::write(path("wrapped"), wrapped).unwrap();
+    let (code, out, words) = credentials("wrapped", &["--wrapped"]).await;
+    assert!(code == 0 && out.contains("✓ unwrap"), "{out} {words}");
+    let (code, _, words) = credentials("wrapped", &["--wrapped"]).await;
+    assert!(code == 1 && words.contains("destroy that secret id in Vault"), "{code} {words}");
+    let (code, out, words) = world.run(&["issuer", "test", "corp"]).await;
+    assert_eq!(code, 0, "what was unwrapped before is kept: {out} {words}");
     let (code, out, words) = world.run(&["issuer", "remove", "corp", "--yes"]).await;
     assert_eq!(code, 0, "{out} {words}");
     world.finish().await;

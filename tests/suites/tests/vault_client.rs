@@ -368,11 +368,7 @@ async fn a_wrapped_secret_id_is_opened_once_and_its_limits_are_said() {
     let pki = Pki::make(&vault).await;
     let limits = json!({ "secret_id_num_uses": 2, "secret_id_ttl": "1h" });
     let (role_id, plain) = vault.approle("credence", &["credence"], limits).await;
-    let wrap = async |path: &str| {
-        let (_, answer) = wrapped(&vault, path).await;
-        answer["wrap_info"]["token"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned()
-    };
-    let token = wrap("auth/approle/role/credence/secret-id").await;
+    let token = vault.wrapped("auth/approle/role/credence/secret-id").await;
     let credentials = || approle(&role_id, SecretId::Wrapped(secret(&token)));
     let session = Session::open(settings(&vault), credentials(), pki.narrow());
     pki.sign(&session).await.unwrap();
@@ -388,7 +384,7 @@ async fn a_wrapped_secret_id_is_opened_once_and_its_limits_are_said() {
     let second = Session::open(settings(&vault), credentials(), pki.narrow());
     second.reason(NotLoggedIn::WrappedSpent).await;
     // Something else that is wrapped is not opened: it can be opened still by whom it is for.
-    let other = wrap("sys/policies/acl/credence").await;
+    let other = vault.wrapped("sys/policies/acl/credence").await;
     let refused = session.client.unwrap(&mount("approle"), &secret(&other)).await.unwrap_err();
     assert!(refused.to_string().contains("sys/policies/acl/credence"), "{refused}");
     let (status, _) = vault.call_node(0, Method::POST, "sys/wrapping/unwrap", &other, &json!({})).await;
@@ -415,23 +411,9 @@ async fn a_wrapped_secret_id_is_opened_once_and_its_limits_are_said() {
     spent.reason(NotLoggedIn::CredentialsRefused).await;
     let trouble = spent.client.status().borrow().trouble.clone();
     assert!(matches!(&trouble, Some(Trouble::Refused { said }) if said.has("invalid role or secret ID")));
-    let fresh = wrap("auth/approle/role/credence/secret-id").await;
+    let fresh = vault.wrapped("auth/approle/role/credence/secret-id").await;
     spent.client.replace(approle(&role_id, SecretId::Wrapped(secret(&fresh)))).await;
     spent.logged_in().await;
-}
-
-/// A call whose answer is wrapped.
-async fn wrapped(vault: &Vault, path: &str) -> (u16, Value) {
-    let method = if path.starts_with("sys/") { Method::GET } else { Method::POST };
-    let request = http::Request::builder()
-        .method(method)
-        .uri(format!("/v1/{path}"))
-        .header("host", "vault")
-        .header("x-vault-token", vault.root_token())
-        .header("x-vault-wrap-ttl", "300s")
-        .body(Full::new(Bytes::from("{}")));
-    let (status, _, text) = https(vault.address(), None, request.unwrap()).await.unwrap();
-    (status.as_u16(), serde_json::from_str(&text).unwrap())
 }
 
 /// A certificate with a common name, in files.
