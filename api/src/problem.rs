@@ -16,7 +16,7 @@ const PREFIX: &str = "urn:credence:problem:";
 /// One thing wrong with a text: what, where, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Fault {
-    /// The file, or `body`.
+    /// The file, or `body`; empty where it was no text.
     pub file: String,
     /// The line, from 1; 0 where the problem has no place.
     pub line: u32,
@@ -41,7 +41,7 @@ impl Fault {
     /// What a check that failed says.
     fn of(check: &wire::IssuerCheck) -> Option<Self> {
         (check.verdict == "failed").then(|| Self {
-            file: "issuer".into(),
+            file: String::new(),
             line: 0,
             column: 0,
             path: String::new(),
