@@ -3,11 +3,12 @@
 //! Everything is driven by the command line, as a person would; nothing here knows a back door.
 
 use std::{
+    collections::BTreeSet,
     io,
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Output, Stdio},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -47,21 +48,33 @@ pub struct Ports {
 }
 
 /// Free ports on loopback, found by binding them all at once. They lie below those that the system gives to
-/// outgoing connections, which could take one before its listener does.
+/// outgoing connections, which could take one before its listener does; and none is given twice in the life of
+/// this process, as whoever asked first may not listen yet.
 ///
 /// # Errors
 /// When there are none.
 pub fn free_ports(count: usize) -> io::Result<Vec<SocketAddr>> {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
     let mut listeners: Vec<TcpListener> = Vec::with_capacity(count);
     let mut tries = 0;
     while listeners.len() < count {
-        match TcpListener::bind((Ipv4Addr::LOCALHOST, rand::random_range(PORTS))) {
+        let port = rand::random_range(PORTS);
+        let bound = match given.contains(&port) {
+            true => Err(io::ErrorKind::AddrInUse.into()),
+            false => TcpListener::bind((Ipv4Addr::LOCALHOST, port)),
+        };
+        match bound {
             Ok(listener) => listeners.push(listener),
             Err(error) if tries > 1_000 => return Err(error),
             Err(_) => tries += 1,
         }
     }
-    listeners.iter().map(TcpListener::local_addr).collect()
+    let addresses: Vec<SocketAddr> =
+        listeners.iter().map(TcpListener::local_addr).collect::<io::Result<_>>()?;
+    given.extend(addresses.iter().map(SocketAddr::port));
+    Ok(addresses)
 }
 
 /// What a sandbox is made of.

@@ -71,7 +71,7 @@ async fn print_policy(args: &AddVaultArgs) -> Result<Exit, Failure> {
     let mount = vault::Mount::parse(&args.mount).map_err(wrong)?;
     let issuer = vault::Name::parse(&args.issuer).map_err(wrong)?;
     let status: wire::Status = Client::open(&args.change.server)?.get("/status").await?;
-    output::say(&vault::Policy::authorities(&mount, &issuer, &status.trust_domain).to_hcl().trim_end());
+    output::say(vault::Policy::authorities(&mount, &issuer, &status.trust_domain).to_hcl().trim_end());
     Ok(Exit::Ok)
 }
 
