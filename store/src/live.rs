@@ -16,6 +16,9 @@ use crate::{
     rollback::Finding,
 };
 
+/// The most findings that are kept and shown.
+const MAX_FINDINGS: usize = 100;
+
 /// What was written since the store was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Written {
@@ -37,14 +40,15 @@ pub(crate) struct Live {
 }
 
 impl Live {
-    pub(crate) fn new(keyring: Keyring, ledger: Ledger, head: Head) -> Self {
+    pub(crate) fn new(keyring: Keyring, ledger: Ledger, head: Head, mut findings: Vec<Finding>) -> Self {
+        findings.truncate(MAX_FINDINGS);
         Self {
             commits: AtomicU64::new(0),
             changes: AtomicU64::new(0),
             keyring: ArcSwap::from_pointee(keyring),
             ledger: RwLock::new(ledger),
             head: watch::Sender::new(head),
-            findings: watch::Sender::default(),
+            findings: watch::Sender::new(Arc::new(findings)),
         }
     }
 
@@ -60,18 +64,34 @@ impl Live {
         self.findings.subscribe()
     }
 
-    /// Adds one finding, and says so in the log if it is new.
-    pub(crate) fn find(&self, finding: Finding) {
-        let mut all = Vec::clone(&self.findings.borrow());
-        if !all.contains(&finding) {
+    /// Adds what was found, as far as there is room, and says so in the log. Answers what of it is new.
+    pub(crate) fn add(&self, found: Vec<Finding>) -> Vec<Finding> {
+        let mut new = Vec::new();
+        self.findings.send_if_modified(|all| {
+            for finding in found {
+                if all.len() + new.len() < MAX_FINDINGS && !all.contains(&finding) && !new.contains(&finding)
+                {
+                    new.push(finding);
+                }
+            }
+            if !new.is_empty() {
+                Arc::make_mut(all).extend_from_slice(&new);
+            }
+            !new.is_empty()
+        });
+        for finding in &new {
             tracing::error!(%finding, "STORE_ROLLBACK: signing stops");
-            all.push(finding);
-            self.set_findings(all);
         }
+        new
     }
 
-    pub(crate) fn set_findings(&self, findings: Vec<Finding>) {
-        self.findings.send_replace(Arc::new(findings));
+    /// Takes these findings back, and no other that has come meanwhile.
+    pub(crate) fn remove(&self, accepted: &[Finding]) {
+        self.findings.send_if_modified(|all| {
+            let before = all.len();
+            Arc::make_mut(all).retain(|finding| !accepted.contains(finding));
+            all.len() != before
+        });
     }
 
     pub(crate) fn written(&self) -> Written {

@@ -28,8 +28,6 @@ use api::ports::StoreError;
 
 /// How often the anchor is written at most.
 const ANCHOR_PACE: Duration = Duration::from_secs(1);
-/// The most findings that are kept and shown.
-const MAX_FINDINGS: usize = 100;
 
 /// One way in which the store is not what it was.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,8 +115,7 @@ pub(crate) async fn at_opening(
 }
 
 fn rows(faults: Vec<(RowKey, RowFault)>) -> Vec<Finding> {
-    let named = faults.into_iter().take(MAX_FINDINGS);
-    named.map(|(key, fault)| Finding::Row { row: key.to_string(), fault }).collect()
+    faults.into_iter().map(|(key, fault)| Finding::Row { row: key.to_string(), fault }).collect()
 }
 
 async fn against_anchor(
@@ -260,18 +257,8 @@ impl Store {
 
     /// Adds to what was found, and says so once in log and audit.
     pub(crate) async fn raise(&self, findings: Vec<Finding>) -> Result<(), StoreError> {
-        let mut all = Vec::clone(&self.findings().borrow());
-        let new: Vec<Finding> = findings.into_iter().filter(|one| !all.contains(one)).collect();
-        if new.is_empty() || all.len() >= MAX_FINDINGS {
-            return Ok(());
-        }
-        for finding in &new {
-            tracing::error!(%finding, "STORE_ROLLBACK: signing stops");
-        }
-        all.extend(new.iter().cloned());
-        all.truncate(MAX_FINDINGS);
-        self.live().set_findings(all);
-        self.write(Note(new, self.now())).await
+        let new = self.live().add(findings);
+        if new.is_empty() { Ok(()) } else { self.write(Note(new, self.now())).await }
     }
 
     /// Notes in the audit log what was found while the store was opened.
@@ -287,12 +274,13 @@ impl Store {
     }
 
     /// Takes the store as it is, with `event` as the record of who decided that: signing goes on, the anchor is
-    /// written anew.
+    /// written anew. What is found while this goes on stands, and is to be accepted by itself.
     ///
     /// # Errors
     /// When the store cannot be written.
     pub async fn accept(&self, event: Event) -> Result<(), StoreError> {
         let read = |error: sqlx::Error| StoreError::unavailable(error.to_string());
+        let findings = self.findings().borrow().clone();
         let mut accepted = self.accepted_breaks().await.map_err(read)?;
         let mut broken = Vec::new();
         while let (_, Some(sequence)) = self.follow_audit(Head::GENESIS, &accepted).await.map_err(read)? {
@@ -300,7 +288,7 @@ impl Store {
             broken.push(sequence);
         }
         self.write(Accept(event, broken)).await?;
-        self.live().set_findings(Vec::new());
+        self.live().remove(&findings);
         if let Some(path) = self.anchor_path() {
             let head = *self.live().head().borrow();
             self.drop_anchor(path, head);

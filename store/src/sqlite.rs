@@ -415,8 +415,7 @@ pub(crate) async fn open_as(options: OpenOptions, schema: Schema) -> Result<(Sto
     let found = rollback::at_opening(&mut connection, facts.id, &ledger, options.anchor.as_deref());
     let found = found.await.map_err(failed)?;
     let readers = reading(&path);
-    let live = Arc::new(Live::new(keyring, ledger, head));
-    live.set_findings(found);
+    let live = Arc::new(Live::new(keyring, ledger, head, found));
     let (lock, topics) = (Arc::new(lock), Arc::new(Topics::new()));
     let (queue, receiver) = Queue::new();
     let (broken, is_broken) = watch::channel(None);

@@ -572,7 +572,7 @@ impl Writer {
     async fn look_at_the_end(&mut self) {
         match audit_log::head(&mut self.connection).await {
             Ok(end) if end != self.head => {
-                self.live.find(Finding::AuditEnd { found: end.sequence, known: self.head.sequence });
+                self.live.add(vec![Finding::AuditEnd { found: end.sequence, known: self.head.sequence }]);
             }
             Ok(_) => {}
             Err(error) => tracing::warn!(%error, "end of the audit log is not read now"),

@@ -378,6 +378,49 @@ async fn a_row_that_somebody_else_has_put_at_the_end_of_the_log_is_found_by_the_
     assert_eq!(world.store.check_rollback().await.unwrap().to_vec(), []);
 }
 
+/// Writer, readers and the hourly comparison all find things, each by itself.
+#[tokio::test]
+async fn what_several_find_at_once_is_kept_and_new_once_up_to_a_bound() {
+    let world = World::new().await;
+    let of = |sequences: std::ops::Range<u64>| {
+        sequences.map(|sequence| Finding::AuditBroken { sequence }).collect::<Vec<_>>()
+    };
+    let live = world.store.live();
+    let new: usize = std::thread::scope(|scope| {
+        let find =
+            |from: u64| move || (from..from + 40).map(|at| live.add(of(at..at + 2)).len()).sum::<usize>();
+        let threads: Vec<_> = [0, 20, 20, 40].map(|from| scope.spawn(find(from))).into_iter().collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+    });
+    let found = |expected: Vec<Finding>| {
+        let found = world.store.findings().borrow().clone();
+        assert_eq!(found.len(), expected.len());
+        assert!(expected.iter().all(|one| found.contains(one)), "{found:?}");
+    };
+    assert_eq!(new, 81);
+    found(of(0..81));
+    assert_eq!(live.add(of(0..200)), of(81..100));
+    found(of(0..100));
+    assert_eq!(live.add(of(200..201)), []);
+}
+
+#[tokio::test]
+async fn what_is_found_while_an_operator_accepts_is_not_accepted_unseen() {
+    let place = Place::made().await;
+    let (store, writer) = open(place.open_options()).await.unwrap();
+    let [seen, unseen] = [1, 2].map(|sequence| Finding::AuditBroken { sequence });
+    store.live().add(vec![seen]);
+    let accepts = store.clone();
+    let mut accepting = tokio::task::JoinSet::new();
+    accepting.spawn(async move { accepts.accept(event(Action::StoreAccept, "store")).await });
+    tokio::task::yield_now().await;
+    store.live().add(vec![unseen.clone()]);
+    // Nobody has written so far.
+    let world = World::run(place, (store, writer));
+    accepting.join_next().await.unwrap().unwrap().unwrap();
+    assert_eq!(world.store.findings().borrow()[..], [unseen]);
+}
+
 /// A comparison shares its transaction with whatever was waiting before it, and that is no rollback.
 #[tokio::test]
 async fn what_others_write_in_the_same_group_is_no_finding() {
