@@ -60,6 +60,21 @@ impl Serial {
         Ok(Self(significant.to_vec()))
     }
 
+    /// Takes the octets of a serial as [`Serial::as_bytes`] gives them: of a number that is not signed, so that the top
+    /// bit may be set.
+    ///
+    /// # Errors
+    /// When the number is zero or longer than 20 octets.
+    pub fn from_bytes(octets: &[u8]) -> Result<Self, SerialError> {
+        if octets.is_empty() || octets.len() > 20 {
+            return Err(SerialError::Length(octets.len()));
+        }
+        if octets.iter().all(|octet| *octet == 0) {
+            return Err(SerialError::NotPositive);
+        }
+        Ok(Self(octets.to_vec()))
+    }
+
     /// The number zero, which old self-signed roots have and nothing else may.
     pub(crate) fn zero() -> Self {
         Self(vec![0])
@@ -87,14 +102,7 @@ impl fmt::Debug for Serial {
 impl FromStr for Serial {
     type Err = SerialError;
     fn from_str(text: &str) -> Result<Self, SerialError> {
-        let octets = hex::decode(text.replace(':', "")).map_err(|_| SerialError::NotHex)?;
-        if octets.is_empty() || octets.len() > 20 {
-            return Err(SerialError::Length(octets.len()));
-        }
-        if octets.iter().all(|octet| *octet == 0) {
-            return Err(SerialError::NotPositive);
-        }
-        Ok(Self(octets))
+        Self::from_bytes(&hex::decode(text.replace(':', "")).map_err(|_| SerialError::NotHex)?)
     }
 }
 
@@ -108,5 +116,31 @@ impl TryFrom<String> for Serial {
     type Error = SerialError;
     fn try_from(text: String) -> Result<Self, SerialError> {
         text.parse()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn octets_are_read_back_whatever_their_top_bit() {
+        let check = |octets: &[u8], expected: Result<&str, SerialError>| {
+            let read = Serial::from_bytes(octets);
+            assert_eq!(
+                read.as_ref().map(Serial::to_string),
+                expected.as_ref().map(|text| (*text).to_owned())
+            );
+            if let Ok(serial) = read {
+                assert_eq!(serial.as_bytes(), octets);
+            }
+        };
+        check(&[0x7f, 1], Ok("7f01"));
+        check(&[0xff, 1], Ok("ff01"));
+        check(Serial::from_der_integer(&[0, 0x80]).unwrap().as_bytes(), Ok("80"));
+        check(&[0xff; 20], Ok(&"ff".repeat(20)));
+        check(&[0xff; 21], Err(SerialError::Length(21)));
+        check(&[], Err(SerialError::Length(0)));
+        check(&[0, 0], Err(SerialError::NotPositive));
     }
 }

@@ -8,7 +8,7 @@ use ca::ports::{
     CertificateFilter, CertificateRow, CertificateState, Intent, IssueOutcome, Issued, Journal, JournalError,
     Leaves, Remaining, ResultRecord, Unexpired,
 };
-use certs::{Profile, Serial, SpkiHash, Timestamp};
+use certs::{Profile, SpkiHash, Timestamp};
 use spiffe::{AuthorityId, RequestId, Spend, TokenRefusal, TokenSpend};
 use sqlx::{QueryBuilder, Row, Sqlite, sqlite::SqliteRow};
 
@@ -20,7 +20,7 @@ use crate::{
     rollback::refuse_while_found,
     row::{
         bytes32, chain_bytes, chain_of, decode, from_json, from_word, json, number, optional_parsed,
-        optional_time, parsed, time, unsigned, word,
+        optional_time, parsed, serial, time, unsigned, word,
     },
     writer::{Change, Fault, Outcomes, Refusal, Tx, refusal},
 };
@@ -108,11 +108,11 @@ impl Change for RecordIntent {
     }
 }
 
-/// A certificate, as the journal tells it from others.
-type Key = (AuthorityId, Serial);
+/// A certificate, as the journal tells it from others: authority and serial number, as their columns hold them.
+type Key = (String, Vec<u8>);
 
 fn key(intent: &Intent) -> Key {
-    (intent.authority, intent.serial.clone())
+    (intent.authority.to_string(), intent.serial.as_bytes().to_vec())
 }
 
 fn are_distinct(keys: impl ExactSizeIterator<Item = Key>) -> bool {
@@ -226,9 +226,10 @@ async fn insert(
     written(query.fetch_all(tx.sql()).await?)
 }
 
-/// The certificates whose rows a statement has written.
+/// The certificates whose rows a statement has written. They are not decoded: what was bound comes back, and these
+/// columns hold nothing else than text and octets (STRICT).
 fn written(rows: Vec<SqliteRow>) -> Result<HashSet<Key>, sqlx::Error> {
-    rows.iter().map(|row| Ok((parsed(row, "authority")?, read_serial(row)?))).collect()
+    rows.iter().map(|row| Ok((row.try_get("authority")?, row.try_get("serial")?))).collect()
 }
 
 struct RecordResult {
@@ -238,7 +239,7 @@ struct RecordResult {
 
 impl RecordResult {
     fn key(&self) -> Key {
-        (self.result.authority, self.result.serial.clone())
+        (self.result.authority.to_string(), self.result.serial.as_bytes().to_vec())
     }
 
     /// Why it was not written.
@@ -326,10 +327,6 @@ async fn finish(tx: &mut Tx<'_>, results: &[RecordResult]) -> Result<HashSet<Key
     written(query.fetch_all(tx.sql()).await?)
 }
 
-fn read_serial(row: &SqliteRow) -> Result<Serial, sqlx::Error> {
-    Serial::from_der_integer(row.try_get("serial")?).map_err(|error| decode("serial", error))
-}
-
 fn read(row: &SqliteRow) -> Result<CertificateRow, sqlx::Error> {
     let state = match row.try_get::<&str, _>("state")? {
         "unknown" => CertificateState::Unknown,
@@ -337,10 +334,9 @@ fn read(row: &SqliteRow) -> Result<CertificateRow, sqlx::Error> {
         "failed" => CertificateState::Failed(row.try_get("reason")?),
         other => return Err(decode("state", format!("unknown state {other}"))),
     };
-    let serial = read_serial(row)?;
     let request_id: RequestId = from_json(row, "request_id")?;
     let intent = Intent {
-        serial,
+        serial: serial(row)?,
         authority: parsed(row, "authority")?,
         epoch: unsigned(row, "epoch")?,
         tbs_sha256: bytes32(row, "tbs_sha256")?,
@@ -467,13 +463,7 @@ impl Store {
         query.push(" AND state = 'issued'");
         let rows = query.build().fetch_all(&mut *self.read().await?).await?;
         rows.iter()
-            .map(|row| {
-                let serial = Serial::from_der_integer(row.try_get("serial")?);
-                Ok(Issued {
-                    serial: serial.map_err(|error| decode("serial", error))?,
-                    spki: SpkiHash(bytes32(row, "spki")?),
-                })
-            })
+            .map(|row| Ok(Issued { serial: serial(row)?, spki: SpkiHash(bytes32(row, "spki")?) }))
             .collect()
     }
 
@@ -498,7 +488,7 @@ impl Store {
                     node: optional_parsed(row, "node")?,
                     profile: from_word(row, "profile")?,
                     tenant: parsed(row, "tenant")?,
-                    serial: read_serial(row)?,
+                    serial: serial(row)?,
                     authority: parsed(row, "authority")?,
                     issued: time(row, "at")?,
                     not_after: time(row, "not_after")?,

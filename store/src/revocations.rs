@@ -5,14 +5,14 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use audit::Event;
 use ca::ports::{JournalError, ListRecord, MAX_REVOKED, Revocations, RevokeError, Revoked};
-use certs::{Crl, Serial, Timestamp};
+use certs::{Crl, Timestamp};
 use spiffe::AuthorityId;
 use sqlx::{Row, sqlite::SqliteRow};
 
 use crate::{
     Store,
     rollback::refuse_while_found,
-    row::{decode, from_word, number, parsed, time, unsigned, word},
+    row::{decode, from_word, number, parsed, serial, time, unsigned, word},
     writer::{Change, Fault, Refusal, Tx},
 };
 
@@ -134,10 +134,9 @@ impl Change for KeepList {
 }
 
 fn read_revoked(row: &SqliteRow) -> Result<Revoked, sqlx::Error> {
-    let serial = Serial::from_der_integer(row.try_get("serial")?);
     Ok(Revoked {
         authority: parsed(row, "authority")?,
-        serial: serial.map_err(|error| decode("serial", error))?,
+        serial: serial(row)?,
         at: time(row, "at")?,
         reason: from_word(row, "reason")?,
         not_after: time(row, "not_after")?,

@@ -2,7 +2,7 @@
 
 use std::{error::Error, str::FromStr};
 
-use certs::Timestamp;
+use certs::{Serial, Timestamp};
 use serde::{Serialize, de::DeserializeOwned};
 use sqlx::{Row, sqlite::SqliteRow};
 use uuid::Uuid;
@@ -35,6 +35,10 @@ pub(crate) fn time(row: &SqliteRow, column: &str) -> Result<Timestamp, sqlx::Err
 
 pub(crate) fn optional_time(row: &SqliteRow, column: &str) -> Result<Option<Timestamp>, sqlx::Error> {
     Ok(row.try_get::<Option<i64>, _>(column)?.map(Timestamp::from_unix_millis))
+}
+
+pub(crate) fn serial(row: &SqliteRow) -> Result<Serial, sqlx::Error> {
+    Serial::from_bytes(row.try_get("serial")?).map_err(|error| decode("serial", error))
 }
 
 pub(crate) fn parsed<T>(row: &SqliteRow, column: &str) -> Result<T, sqlx::Error>

@@ -105,7 +105,8 @@ pub(crate) trait Change: Send + Sync + Sized + 'static {
     const PART: Part = Part::Alone;
 
     /// Whether it is one statement beside its audit rows, which refuses by changing nothing, and reads no audit row: it
-    /// then needs no savepoint.
+    /// then needs no savepoint. So nothing may fail once the statement has written, and what it answers is not decoded:
+    /// whoever asked would hear that it was not, and no audit row would tell of what stands.
     fn is_one_statement(&self) -> bool {
         false
     }
@@ -119,7 +120,8 @@ pub(crate) trait Change: Send + Sync + Sized + 'static {
     async fn carry_out(self, tx: &mut Tx<'_>) -> Result<Self::Answer, Fault<Self::Refusal>>;
 
     /// Carries out several, at most [`AT_ONCE`], each of which may be refused alone, and answers in their order. `None` when
-    /// these must be carried out one after another. An error means that none was carried out.
+    /// these must be carried out one after another. An error means that none was carried out: each is then carried out
+    /// alone. So here too nothing may fail once a statement has written, and what it answers is not decoded.
     async fn carry_out_together(_: &[Self], _: &mut Tx<'_>) -> Result<Outcomes<Self>, sqlx::Error> {
         Ok(None)
     }

@@ -3,42 +3,50 @@
 use audit::{AuditFilter, AuditLog};
 use ca::ports::{
     CertificateFilter, CertificateState, Intent, IssueOutcome, Journal, JournalError, ResultRecord,
+    Revocations, Revoked,
 };
-use certs::{Profile, Serial, SpkiHash};
+use certs::{Profile, RevocationReason, Serial, SpkiHash};
 use spiffe::{AuthorityId, Purpose, RequestId, SpiffeId, Tenant};
-use sqlx::{AssertSqlSafe, Executor, Row};
+use sqlx::{AssertSqlSafe, Connection, Executor, Row};
 use tokio::task::JoinSet;
 
 use super::*;
 use crate::{journal::FINISH, many::AT_ONCE};
 
+const OURS: &str = "00000000000000aa";
+const OTHER: &str = "00000000000000bb";
 const STOLEN: &str = "00000000000000ff";
 
 fn authority(text: &str) -> AuthorityId {
     text.parse().unwrap()
 }
 
+/// The top bit of its first octet is set from 128 on, as in numbers that others have drawn.
 fn serial(number: u8) -> Serial {
-    Serial::from_random([number; 20])
+    Serial::from_bytes(&[number; 19]).unwrap()
 }
 
 #[derive(Clone)]
 enum Record {
-    Intent(u8, &'static str),
+    Intent(u8, &'static str, Profile),
     Result(u8, &'static str),
 }
 
 impl Record {
+    fn intent(number: u8, signs: &'static str) -> Self {
+        Self::Intent(number, signs, Profile::Workload)
+    }
+
     async fn write(self, store: Store) -> Result<(), JournalError> {
         match self {
-            Self::Intent(number, signs) => {
+            Self::Intent(number, signs, profile) => {
                 let intent = Intent {
                     serial: serial(number),
                     authority: authority(signs),
                     epoch: 1,
                     tbs_sha256: [number; 32],
                     id: SpiffeId::parse(&format!("spiffe://td/w{number}")).unwrap(),
-                    profile: Profile::Workload,
+                    profile,
                     tenant: Tenant::default(),
                     node: None,
                     purpose: Purpose::Delivery,
@@ -82,64 +90,191 @@ async fn group(place: Place, records: &[Record]) -> (World, Vec<(usize, String)>
     (world, refused)
 }
 
-#[tokio::test]
-async fn of_many_that_are_written_together_each_is_refused_alone() {
-    const OURS: &str = "00000000000000aa";
-    let place = Place::made().await;
-    // An authority that is stolen, and one that nobody has heard of, which is no matter of the journal's.
-    let mut other = promises::meddle(&place).await;
+fn taken(number: u8) -> String {
+    format!("serial number {} is taken", serial(number))
+}
+
+fn not_open(number: u8) -> String {
+    format!("no open intent has serial number {}", serial(number))
+}
+
+fn stolen() -> String {
+    format!("journal is unavailable: the key of authority {STOLEN} is believed to be stolen")
+}
+
+/// Writes behind the store's back, while it is closed.
+async fn meddle(place: &Place, sql: &str) {
+    let mut database = promises::meddle(place).await;
+    database.execute(AssertSqlSafe(sql.to_owned())).await.unwrap();
+    database.close().await.unwrap();
+}
+
+/// One that is stolen since `at`, or not at all; of any other nobody has heard, which is no matter of the journal's.
+async fn know_authority(place: &Place, at: &str) {
     let insert = format!(
         "INSERT INTO authorities (id, tenant, place, state, certificate, created, stolen)
-         VALUES ('{STOLEN}', 'default', 'issuing', 'active', x'00', 0, 1)"
+         VALUES ('{STOLEN}', 'default', 'issuing', 'active', x'00', 0, {at})"
     );
-    other.execute(AssertSqlSafe(insert)).await.unwrap();
-    drop(other);
+    meddle(place, &insert).await;
+}
 
-    let mut intents: Vec<Record> = (0..150).map(|number| Record::Intent(number, OURS)).collect();
-    intents[70] = Record::Intent(70, STOLEN);
+/// How many rows of the audit log are about intents, and how many about results.
+async fn audited(world: &World) -> (usize, usize) {
+    let rows = world.store.list(&AuditFilter::default()).await.unwrap();
+    let objects = |word: &str| rows.iter().filter(|row| row.event.object.starts_with(word)).count();
+    assert!(world.store.integrity().await.unwrap().audit_broken.is_none());
+    (objects("intent"), objects("result"))
+}
+
+#[tokio::test]
+async fn of_many_that_are_written_together_each_is_refused_alone() {
+    let place = Place::made().await;
+    know_authority(&place, "1").await;
+    let mut intents: Vec<Record> = (1..151).map(|number| Record::intent(number, OURS)).collect();
+    intents[69] = Record::intent(70, STOLEN);
     let (world, refused) = group(place, &intents).await;
-    assert!(matches!(&refused[..], [(70, why)] if why.contains("believed to be stolen")), "{refused:?}");
+    assert_eq!(refused, [(69, stolen())]);
 
     // Taken ones, and a number of another authority, which is free.
-    let intents: Vec<Record> = (140..180)
-        .map(|number| Record::Intent(number, if number == 145 { "00000000000000bb" } else { OURS }))
-        .collect();
+    let intents: Vec<Record> =
+        (141..181).map(|number| Record::intent(number, if number == 146 { OTHER } else { OURS })).collect();
     let (world, refused) = group(world.close().await, &intents).await;
-    let places: Vec<usize> = refused.iter().map(|(place, _)| *place).collect();
-    assert_eq!(places, [0, 1, 2, 3, 4, 6, 7, 8, 9]);
-    assert!(refused.iter().all(|(_, why)| why.contains("taken")), "{refused:?}");
+    let expected: Vec<_> =
+        (0..10).filter(|at| *at != 5).map(|at| (usize::from(at), taken(141 + at))).collect();
+    assert_eq!(refused, expected);
 
     // The same twice at once: the first has it.
     let (world, refused) = group(
         world.close().await,
-        &[Record::Intent(200, OURS), Record::Intent(201, OURS), Record::Intent(200, OURS)],
+        &[Record::intent(200, OURS), Record::intent(201, OURS), Record::intent(200, OURS)],
     )
     .await;
-    assert!(matches!(&refused[..], [(2, why)] if why.contains("taken")), "{refused:?}");
+    assert_eq!(refused, [(2, taken(200))]);
 
     // Results of what was intended, of what was not, and once more.
-    let results: Vec<Record> = (60..80).map(|number| Record::Result(number, OURS)).collect();
+    let results: Vec<Record> = (60..80).chain([170]).map(|number| Record::Result(number, OURS)).collect();
     let (world, refused) = group(world.close().await, &results).await;
-    assert!(matches!(&refused[..], [(10, _)]), "{refused:?}");
+    assert_eq!(refused, [(10, not_open(70))]);
     let (world, refused) = group(world.close().await, &results[..3]).await;
-    assert_eq!(refused.len(), 3);
-    let mixed = [Record::Result(80, OURS), Record::Intent(210, OURS), Record::Result(80, OURS)];
+    assert_eq!(refused, [(0, not_open(60)), (1, not_open(61)), (2, not_open(62))]);
+    let mixed = [Record::Result(80, OURS), Record::intent(210, OURS), Record::Result(80, OURS)];
     let (world, refused) = group(world.close().await, &mixed).await;
-    assert!(matches!(&refused[..], [(2, _)]), "{refused:?}");
+    assert_eq!(refused, [(2, not_open(80))]);
 
     let rows = world.store.certificates(&CertificateFilter::default()).await.unwrap();
     assert_eq!(rows.len(), 149 + 31 + 2 + 1);
     let issued: Vec<_> = rows.iter().filter(|row| row.state == CertificateState::Issued).collect();
-    assert_eq!(issued.len(), 20);
+    assert_eq!(issued.len(), 21);
     for row in issued {
         let number = row.intent.spki.0[0];
         assert_eq!((&row.intent.serial, &row.chain), (&serial(number), &vec![vec![number; 3], vec![1, 2]]));
     }
     // What was refused has left no row, and what stands has one each, in order.
-    let audited = world.store.list(&AuditFilter::default()).await.unwrap();
-    let objects = |word: &str| audited.iter().filter(|row| row.event.object.starts_with(word)).count();
-    assert_eq!((objects("intent"), objects("result")), (rows.len(), 20));
-    assert!(world.store.integrity().await.unwrap().audit_broken.is_none());
+    assert_eq!(audited(&world).await, (rows.len(), 21));
+}
+
+/// The whole way of one number by itself, and of two together.
+#[tokio::test]
+async fn a_serial_number_whose_top_bit_is_set_is_written_once_and_read_back() {
+    let world = World::new().await;
+    let alone = [Record::intent(0xff, OURS), Record::Result(0xff, OURS)];
+    for record in alone {
+        record.clone().write(world.store.clone()).await.unwrap();
+        record.write(world.store.clone()).await.unwrap_err();
+    }
+    let two = |record: fn(u8) -> Record| [record(0x80), record(0xf0)];
+    let (world, refused) = group(world.close().await, &two(|number| Record::intent(number, OURS))).await;
+    assert_eq!(refused, []);
+    let (world, refused) = group(world.close().await, &two(|number| Record::Result(number, OURS))).await;
+    assert_eq!(refused, []);
+    let issued = world.store.issued(&[authority(OURS)], now()).await.unwrap();
+    let issued: Vec<Serial> = issued.into_iter().map(|one| one.serial).collect();
+    assert_eq!(issued, [serial(0xff), serial(0x80), serial(0xf0)]);
+    assert_eq!(world.store.remaining(now()).await.unwrap().len(), 3);
+    assert_eq!(audited(&world).await, (3, 3));
+    let revoked = Revoked {
+        authority: authority(OURS),
+        serial: serial(0xff),
+        at: now(),
+        reason: RevocationReason::Superseded,
+        not_after: now(),
+    };
+    world.store.revoke(revoked.clone(), now(), event(Action::CertificateRevoke, "x")).await.unwrap();
+    assert_eq!(world.store.revoked(now()).await.unwrap(), [revoked]);
+}
+
+#[tokio::test]
+async fn a_result_under_a_key_that_was_stolen_since_its_intent_is_refused_among_others() {
+    let place = Place::made().await;
+    know_authority(&place, "NULL").await;
+    let signs = |number: u8| if number == 3 { STOLEN } else { OURS };
+    let intents: Vec<Record> = (1..6).map(|number| Record::intent(number, signs(number))).collect();
+    let (world, refused) = group(place, &intents).await;
+    assert_eq!(refused, []);
+    let place = world.close().await;
+    meddle(&place, "UPDATE authorities SET stolen = 1").await;
+    let results: Vec<Record> = (1..6).map(|number| Record::Result(number, signs(number))).collect();
+    let (world, refused) = group(place, &results).await;
+    assert_eq!(refused, [(2, stolen())]);
+    assert_eq!(world.store.issued(&[authority(OURS)], now()).await.unwrap().len(), 4);
+    assert_eq!(world.store.issued(&[authority(STOLEN)], now()).await.unwrap(), []);
+    assert_eq!(audited(&world).await, (5, 4));
+}
+
+#[tokio::test]
+async fn while_something_is_found_each_of_many_is_refused_but_our_own_certificate() {
+    let world = World::new().await;
+    world.store.plant(&["default"], "value").await;
+    let place = world.close().await;
+    let row = "class = 'tls' AND kind = 'secret' AND id = 'default/a'";
+    meddle(&place, &format!("UPDATE sealed SET version = 7 WHERE {row}")).await;
+    let mut intents: Vec<Record> = (1..6).map(|number| Record::intent(number, OURS)).collect();
+    intents[2] = Record::Intent(3, OURS, Profile::Server);
+    let (world, refused) = group(place, &intents).await;
+    let finding = world.store.findings().borrow()[0].to_string();
+    let why = format!(
+        "journal is unavailable: STORE_ROLLBACK, nothing is signed until an operator has looked: {finding}"
+    );
+    let expected: Vec<_> = [0, 1, 3, 4].into_iter().map(|at| (at, why.clone())).collect();
+    assert_eq!(refused, expected);
+    assert_eq!(audited(&world).await, (1, 0));
+}
+
+/// A statement of many fails as a whole: whoever is to blame is found alone, and costs nobody else anything.
+#[tokio::test]
+async fn of_many_one_that_the_database_cannot_write_fails_alone() {
+    let place = Place::made().await;
+    let guilty = |event: &str| {
+        format!(
+            "CREATE TRIGGER guilty_{event} BEFORE {event} ON certificates
+             WHEN new.spki = x'{0}' BEGIN SELECT raise(ABORT, 'no {event} of this one'); END",
+            "03".repeat(32)
+        )
+    };
+    let fails = |event: &str| {
+        let why = format!(
+            "journal is unavailable: error returned from database: (code: 1811) no {event} of this one"
+        );
+        vec![(2, why)]
+    };
+    meddle(&place, &guilty("INSERT")).await;
+    let intents: Vec<Record> = (1..6).map(|number| Record::intent(number, OURS)).collect();
+    let (world, refused) = group(place, &intents).await;
+    assert_eq!(refused, fails("INSERT"));
+    assert_eq!(audited(&world).await, (4, 0));
+    let place = world.close().await;
+    meddle(&place, "DROP TRIGGER guilty_INSERT").await;
+    let (world, refused) = group(place, &intents[2..3]).await;
+    assert_eq!(refused, []);
+
+    let place = world.close().await;
+    meddle(&place, &guilty("UPDATE")).await;
+    let results: Vec<Record> = (1..6).map(|number| Record::Result(number, OURS)).collect();
+    let (world, refused) = group(place, &results).await;
+    assert_eq!(refused, fails("UPDATE"));
+    let issued = world.store.issued(&[authority(OURS)], now()).await.unwrap();
+    assert_eq!(issued.len(), 4);
+    assert_eq!(audited(&world).await, (5, 4));
 }
 
 #[tokio::test]
