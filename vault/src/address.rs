@@ -17,6 +17,9 @@ pub enum AddressError {
     /// Not `https`.
     #[error("{0:?} is not https: tokens and keys would travel in the clear")]
     Plaintext(String),
+    /// Somebody's name, and maybe a password, which is why the text is not quoted.
+    #[error("an address of a Vault has a user before \"@\"; name scheme, host and port only")]
+    User,
     /// A namespace, a mount or `/v1` in the address.
     #[error("{0:?} has a path; name scheme, host and port only")]
     Path(String),
@@ -65,6 +68,10 @@ impl Address {
     }
 
     fn read(text: &str) -> Result<Self, AddressError> {
+        // Wherever it stands: no address has one, and a password may have a slash in it.
+        if text.contains('@') {
+            return Err(AddressError::User);
+        }
         let malformed = || AddressError::Malformed(shortened(text));
         let uri: Uri = text.parse().map_err(|_| malformed())?;
         let address = Self::of(&uri).ok_or_else(malformed)?;
@@ -193,16 +200,13 @@ mod tests {
         check("https://vault.example:8200", Ok("https://vault.example:8200"));
         check("https://Vault.Example", Ok("https://vault.example:443"));
         check("https://[::1]:8200/", Ok("https://[::1]:8200"));
-        for text in [
-            "",
-            "vault.example:8200",
-            "https://",
-            "https://u@h:1",
-            "https://u:p@h:1",
-            "ftp://h:1",
-            "https://h:0",
-        ] {
+        for text in ["", "vault.example:8200", "https://", "ftp://h:1", "https://h:0"] {
             check(text, Err(AddressError::Malformed(text.to_owned())));
+        }
+        for text in
+            ["https://u@h:1", "https://u:p@h:1", "http://u:p@127.0.0.1:1", "u:p@h", "https://u:p/q@h:1"]
+        {
+            check(text, Err(AddressError::User));
         }
         for text in ["https://h:1/v1", "https://h:1/?x", "https://h/ui/"] {
             check(text, Err(AddressError::Path(text.to_owned())));

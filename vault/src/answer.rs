@@ -9,6 +9,9 @@ use zeroize::Zeroizing;
 
 use crate::{RetryAfter, Trouble, trouble::Said};
 
+/// The most warnings of an answer that are kept.
+const MAX_WARNINGS: usize = 16;
+
 /// What came back.
 #[derive(Debug)]
 pub struct Reply<'a> {
@@ -83,7 +86,7 @@ impl Answer {
     pub fn warnings(&self) -> Vec<String> {
         let margin = self.whole::<Margin>().ok();
         let warnings = margin.and_then(|margin| margin.warnings).unwrap_or_default();
-        warnings.iter().map(|text| Said::new([text.as_str()]).to_string()).collect()
+        warnings.iter().take(MAX_WARNINGS).map(|text| Said::new([text.as_str()]).to_string()).collect()
     }
 }
 

@@ -14,16 +14,49 @@ use crate::{Answer, Mount, Policy, policy::Rule};
 /// Something that a token may do, and should not.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Surplus {
-    /// On which path; `*` at its end stands for all that begin so.
+    /// On which path; `*` at its end stands for all that begin so. Or how many more there are, after [`MAX_NAMED`].
     pub path: String,
-    /// What.
+    /// What; empty of those that are only counted.
     pub what: String,
+}
+
+/// The most surpluses, and the most lacking paths, that are named; the others are counted.
+pub const MAX_NAMED: usize = 16;
+/// The most characters of a path, and of what may be done there.
+const MAX_TEXT: usize = 300;
+
+impl Surplus {
+    fn new(path: &str, what: &str) -> Self {
+        Self { path: cut(path), what: cut(what) }
+    }
 }
 
 impl fmt::Display for Surplus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.path, self.what)
+        match self.what.as_str() {
+            "" => f.write_str(&self.path),
+            what => write!(f, "{} ({what})", self.path),
+        }
     }
+}
+
+/// Vault's words, which have no bound of their own.
+fn cut(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(MAX_TEXT).collect()
+}
+
+/// The first [`MAX_NAMED`], and how many more there are.
+fn first<T>(mut all: Vec<T>, more: impl FnOnce(String) -> T) -> Vec<T> {
+    let beyond = all.len().saturating_sub(MAX_NAMED);
+    if beyond > 0 {
+        all.truncate(MAX_NAMED);
+        all.push(more(format!("and {beyond} more")));
+    }
+    all
+}
+
+fn wide(surplus: Vec<Surplus>) -> Breadth {
+    Breadth::Wide(first(surplus, |path| Surplus { path, what: String::new() }))
 }
 
 /// What a token may do, beside what it should.
@@ -70,9 +103,9 @@ const DEFAULT_GLOBS: [&str; 3] = ["cubbyhole/", "sys/tools/hash/", "identity/oid
 const OWN_ENTITY: [&str; 2] = ["identity/entity/id/", "identity/entity/name/"];
 
 /// What an access control list says of one path.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Deserialize)]
 struct Grants {
-    #[serde(default)]
+    /// Never empty: that is a shape which is not known.
     capabilities: Vec<String>,
     #[serde(default)]
     allowed_parameters: Option<BTreeMap<String, Option<Vec<Value>>>>,
@@ -89,15 +122,16 @@ impl Grants {
 /// Why a list cannot be judged.
 const UNKNOWN_SHAPE: &str = "sys/internal/ui/resultant-acl has a shape that is not known";
 
-/// Holds what `resultant-acl` answered against the policy.
+/// Holds what `resultant-acl` answered against the policy. In a namespace it names every path with the namespace before
+/// it, while a policy is written without; what lies outside of the namespace is a surplus, whatever it is.
 ///
 /// # Errors
 /// In words, when its shape is not known: then the paths of [`probes`] must be asked.
-pub fn judge_acl(acl: &Value, policy: &Policy) -> Result<Breadth, String> {
+pub fn judge_acl(acl: &Value, policy: &Policy, namespace: Option<&Mount>) -> Result<Breadth, String> {
     let unknown = || UNKNOWN_SHAPE.to_owned();
     let members = acl.as_object().ok_or_else(unknown)?;
     if members.get("root").is_some_and(|root| root != &Value::Bool(false)) {
-        return Ok(Breadth::Wide(vec![Surplus { path: "*".to_owned(), what: "root".to_owned() }]));
+        return Ok(wide(vec![Surplus::new("*", "root")]));
     }
     if members
         .keys()
@@ -110,33 +144,41 @@ pub fn judge_acl(acl: &Value, policy: &Policy) -> Result<Breadth, String> {
             None | Some(Value::Null) => Ok(BTreeMap::new()),
             Some(value) => serde_json::from_value(value.clone()).map_err(|_| unknown()),
         }
+        .and_then(|all: BTreeMap<String, Grants>| {
+            let is_known = all.values().all(|grants| !grants.capabilities.is_empty());
+            if is_known { Ok(all) } else { Err(unknown()) }
+        })
     };
     let (exact, globs) = (read("exact_paths")?, read("glob_paths")?);
     if exact.is_empty() && globs.is_empty() {
         return Err(unknown());
     }
+    let before = namespace.map(|namespace| format!("{namespace}/")).unwrap_or_default();
     let mut surplus = Vec::new();
     for (path, grants) in exact.iter().filter(|(_, grants)| !grants.is_denied()) {
-        surplus.extend(exact_surplus(path, grants, policy).map(|what| Surplus { path: path.clone(), what }));
+        let what = match path.strip_prefix(&before) {
+            Some(inner) => exact_surplus(inner, grants, policy),
+            None => Some(grants.capabilities.join(", ")),
+        };
+        surplus.extend(what.map(|what| Surplus::new(path, &what)));
     }
     for (path, grants) in globs.iter().filter(|(_, grants)| !grants.is_denied()) {
-        if !DEFAULT_GLOBS.contains(&path.as_str()) {
+        if !path.strip_prefix(&before).is_some_and(|inner| DEFAULT_GLOBS.contains(&inner)) {
             let star = if path.contains('+') { "" } else { "*" };
-            surplus.push(Surplus { path: format!("{path}{star}"), what: grants.capabilities.join(", ") });
+            surplus.push(Surplus::new(&format!("{path}{star}"), &grants.capabilities.join(", ")));
         }
     }
     if !surplus.is_empty() {
-        return Ok(Breadth::Wide(surplus));
+        return Ok(wide(surplus));
     }
     let lacks = |rule: &&Rule| {
-        let granted = exact.get(&rule.path);
+        let granted = exact.get(&format!("{before}{}", rule.path));
         !granted.is_some_and(|grants| {
             rule.capabilities.iter().all(|one| grants.capabilities.iter().any(|has| has == one))
         })
     };
-    Ok(Breadth::Narrow {
-        missing: policy.rules().iter().filter(lacks).map(|rule| rule.path.clone()).collect(),
-    })
+    let missing = policy.rules().iter().filter(lacks).map(|rule| rule.path.clone()).collect();
+    Ok(Breadth::Narrow { missing: first(missing, |more| more) })
 }
 
 /// What a path without wildcards gives beyond the policy.
@@ -257,15 +299,16 @@ pub fn judge_probes(
         let more: Vec<&str> =
             has.iter().map(String::as_str).filter(|one| *one != "deny" && !may.contains(one)).collect();
         if !more.is_empty() {
-            surplus.push(Surplus { path: path.clone(), what: more.join(", ") });
+            surplus.push(Surplus::new(path, &more.join(", ")));
         }
         if may.iter().any(|one| !has.iter().any(|has| has == one)) {
             missing.push(path.clone());
         }
     }
     if !surplus.is_empty() {
-        return Ok(Breadth::Wide(surplus));
+        return Ok(wide(surplus));
     }
+    let missing = first(missing, |more| more);
     Ok(Breadth::NotProvable { why: why.to_owned(), probed: asked.len(), missing })
 }
 

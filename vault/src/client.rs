@@ -1,22 +1,20 @@
 //! The shell: one task that keeps the token, and calls from whoever needs Vault.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, path::Path, sync::Arc, time::Duration};
 
 use certs::Clock;
 use serde_json::Value;
 use tokio::{
-    fs::File,
-    io::AsyncReadExt,
     sync::{mpsc, watch},
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
-use zeroize::Zeroizing;
 
 use crate::{
     Action, Answer, Breadth, Credentials, Event, Failure, Jitter, Mount, NotLoggedIn, Policy, Remedy,
     Request, SecretId, Session, Settings, Trouble, Unwrapped, Warning,
     breadth::{judge_acl, judge_probes, probes},
+    file,
     login::{self, read_login, read_lookup},
     request::Bearer,
     secret::{Body, MAX_SECRET, Secret},
@@ -42,6 +40,8 @@ pub struct Status {
     pub trouble: Option<Trouble>,
     /// What the token may do, as far as it was found out.
     pub breadth: Option<Breadth>,
+    /// Why the last look at what it may do found nothing out.
+    unseen: Option<Trouble>,
     /// The secret id that was in a wrapping token, for whoever keeps it encrypted: it cannot be had again.
     pub secret_id: Option<Arc<Secret>>,
 }
@@ -51,6 +51,11 @@ impl Status {
     #[must_use]
     pub fn is_logged_in(&self) -> bool {
         self.token.is_some()
+    }
+
+    /// Why nobody may use the token, where nothing was ever found out of what it may do.
+    fn why_unknown(&self) -> Option<Trouble> {
+        if self.breadth.is_some() { None } else { self.unseen.clone() }
     }
 
     /// Why there is no token, where it is known that the next moment brings none.
@@ -110,10 +115,13 @@ pub struct Keeper {
     adopted: Option<(u64, Arc<Secret>)>,
     /// What the token should be able to do, and in which mounts; without, its breadth is not looked at.
     narrow: Option<(Policy, Vec<Mount>)>,
+    /// Other credentials came: what the token of those before may do says nothing about the next one.
+    is_other: bool,
 }
 
 impl Client {
-    /// A client, and the keeper of its token. With a policy, a token that may do more than it says is not used.
+    /// A client, and the keeper of its token. With a policy, a token that may do more than it says is not used, nor one
+    /// of which that could not be found out for the moment. One of which it is not provable is used.
     #[must_use]
     pub fn new(
         settings: Settings,
@@ -137,6 +145,7 @@ impl Client {
             pending: None,
             adopted: None,
             narrow,
+            is_other: false,
         };
         (client, keeper)
     }
@@ -207,7 +216,10 @@ impl Client {
         let status = self.0.status.borrow().clone();
         match (&status.token, &status.breadth) {
             (Some(_), Some(Breadth::Wide(surplus))) if !is_own => Err(Trouble::OverGranted(surplus.clone())),
-            (Some(token), _) if status.generation > refused => Ok((status.generation, Arc::clone(token))),
+            (Some(token), _) if status.generation > refused => match status.why_unknown() {
+                Some(trouble) if !is_own => Err(trouble),
+                _ => Ok((status.generation, Arc::clone(token))),
+            },
             _ => {
                 Err(status.why_not().or(status.trouble).unwrap_or(Trouble::NotLoggedIn(NotLoggedIn::NotYet)))
             }
@@ -233,6 +245,9 @@ impl Keeper {
                     Some(Command::Replace(credentials)) => {
                         self.credentials = *credentials;
                         self.client.0.transport.present(self.credentials.identity().cloned());
+                        self.is_other = true;
+                        // It is of the credentials before.
+                        self.publish(|status| status.secret_id = None);
                         Event::CredentialsChanged(self.credentials.means())
                     }
                     Some(Command::Look) => Event::BreadthWanted,
@@ -246,7 +261,9 @@ impl Keeper {
                 let actions = self.session.step(event, now);
                 let is_lost = actions.contains(&Action::Forget);
                 if is_lost {
-                    self.publish(|status| (status.token, status.trouble) = (None, None));
+                    self.publish(|status| {
+                        (status.token, status.trouble, status.unseen) = (None, None, None);
+                    });
                 }
                 for action in actions {
                     events.extend(self.carry_out(action).await);
@@ -363,7 +380,7 @@ impl Keeper {
 
     async fn try_enter(&mut self) -> Result<crate::Grant, Trouble> {
         let jwt = match self.credentials.token_file() {
-            Some(file) => Some(read_secret(file).await?),
+            Some(file) => Some(read_secret(file, self.client.0.transport.timeout()).await?),
             None => None,
         };
         let given = match &self.credentials {
@@ -398,31 +415,49 @@ impl Keeper {
     }
 
     /// Looks at what the token may do, hourly, and at a new one before it is used. When that cannot be found out for a
-    /// moment, a new token is used all the same, and what is known of the last one stands.
+    /// moment, what is known of the last one, by the same credentials, stands; if that is nothing, nobody may use it.
     async fn check_breadth(&mut self) -> Option<Event> {
         let adopted = self.adopted.take();
         let current = self.client.0.status.borrow().token.clone();
         let looked = self
             .look(adopted.as_ref().map(|(_, token)| token).or(current.as_ref()).map(|token| &**token))
             .await;
-        let (found, unknown) = match looked {
-            Ok(found) => (found, None),
-            Err(trouble) => {
+        let (found, unseen) = match looked {
+            Ok(found) => {
+                if found.is_some() {
+                    self.note(None);
+                }
+                (found, None)
+            }
+            // Another is got, and looked at.
+            Err(trouble) if trouble.remedy() == Remedy::LogIn => {
                 self.note(Some(trouble));
-                (None, Some(Event::BreadthUnknown))
+                let generation = self.session.generation();
+                return Some(Event::TokenRefused { generation, jitter: jitter() });
+            }
+            Err(trouble) => {
+                self.note(Some(trouble.clone()));
+                (None, Some(trouble))
             }
         };
         let ends = self.session.ends();
+        let is_unknown = unseen.is_some();
+        let is_other = adopted.is_some() && std::mem::take(&mut self.is_other);
         self.publish(|status| {
             if let Some((generation, token)) = adopted {
                 (status.generation, status.token, status.reason) = (generation, Some(token), None);
                 status.ends = ends;
             }
+            if is_other {
+                status.breadth = None;
+            }
             if let Some(found) = found {
                 status.breadth = Some(found);
             }
+            status.unseen = unseen;
         });
-        unknown
+        let stands = self.client.0.status.borrow().breadth.is_some();
+        is_unknown.then_some(Event::BreadthUnknown { stands })
     }
 
     /// Warns of a secret id that ends, or is used up, while it still works.
@@ -449,9 +484,10 @@ impl Keeper {
     async fn look(&self, token: Option<&Secret>) -> Result<Option<Breadth>, Trouble> {
         let (Some((policy, mounts)), Some(token)) = (&self.narrow, token) else { return Ok(None) };
         let transport = &self.client.0.transport;
+        let namespace = transport.namespace();
         let acl = Request::get("sys/internal/ui/resultant-acl".to_owned()).own();
         let why = match transport.send(&acl, Some(token)).await {
-            Ok(answer) => match answer.data::<Value>().map(|acl| judge_acl(&acl, policy)) {
+            Ok(answer) => match answer.data::<Value>().map(|acl| judge_acl(&acl, policy, namespace)) {
                 Ok(Ok(breadth)) => return Ok(Some(self.say(breadth))),
                 Ok(Err(why)) => why,
                 Err(trouble) => trouble.to_string(),
@@ -509,13 +545,7 @@ fn jitter() -> Jitter {
     Jitter::new(rand::random())
 }
 
-async fn read_secret(path: &std::path::Path) -> Result<Secret, Trouble> {
-    let refuse = |reason: String| Trouble::File { file: path.to_owned(), reason };
-    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_SECRET + 2));
-    let file = File::open(path).await.map_err(|error| refuse(error.to_string()))?;
-    file.take(MAX_SECRET as u64 + 1)
-        .read_to_end(&mut bytes)
-        .await
-        .map_err(|error| refuse(error.to_string()))?;
-    Secret::parse(bytes).map_err(|error| refuse(error.to_string()))
+async fn read_secret(path: &Path, limit: Duration) -> Result<Secret, Trouble> {
+    let bytes = file::read(path, MAX_SECRET + 1, limit).await?;
+    Secret::parse(bytes).map_err(|error| Trouble::File { file: path.to_owned(), reason: error.to_string() })
 }

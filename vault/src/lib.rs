@@ -1,5 +1,6 @@
-//! A client of a HashiCorp Vault (or an OpenBao), as Credence needs it: certificates signed by a role of the PKI
-//! engine, and slots of key-encryption keys in Transit.
+//! A client of a HashiCorp Vault, as Credence needs it: authorities that its PKI engine signs below one of its issuers.
+//! Leaves that it signs by a role, and slots of key-encryption keys in Transit, are understood as well; nothing in the
+//! product asks for them yet.
 //!
 //! It knows no identity, no store and no configuration file: what is asked for is told to it, and what comes back are
 //! values of `certs`. It asks no environment, has no clock of its own and spawns nothing. A token goes to the addresses
@@ -18,6 +19,7 @@ mod address;
 mod answer;
 mod breadth;
 mod client;
+mod file;
 mod login;
 pub mod pki;
 mod policy;
@@ -30,15 +32,15 @@ mod trouble;
 
 pub use self::address::{Address, AddressError, Addresses, MAX_ADDRESSES};
 pub use self::answer::{Answer, Reply, judge};
-pub use self::breadth::{Breadth, Surplus, judge_acl, judge_probes, probes};
+pub use self::breadth::{Breadth, MAX_NAMED, Surplus, judge_acl, judge_probes, probes};
 pub use self::client::{Client, Keeper, Status};
 pub use self::login::{Credentials, IdentityFiles, SERVICE_ACCOUNT_TOKEN, SecretId, Unwrapped};
 pub use self::policy::{Policy, Rule};
 pub use self::request::{MAX_NAME, Mount, Name, NameError, Request};
 pub use self::secret::{MAX_SECRET, Secret, SecretError};
 pub use self::session::{
-    Action, BREADTH_AGAIN, BREADTH_EVERY, CALM, Event, Failure, Grant, Jitter, MAX_PAUSE, MAX_REFUSED_PAUSE,
-    MIN_REFUSED_PAUSE, Means, NotLoggedIn, Session, Warning,
+    Action, BREADTH_AGAIN, BREADTH_EVERY, BREADTH_SOON, CALM, Event, Failure, Grant, Jitter, MAX_PAUSE,
+    MAX_REFUSED_PAUSE, MIN_REFUSED_PAUSE, Means, NotLoggedIn, Session, Warning,
 };
 pub use self::transport::{MAX_ANSWER, MAX_IN_FLIGHT, Settings};
 pub use self::trouble::{MAX_RETRY_AFTER, Remedy, RetryAfter, Said, Trouble};

@@ -129,7 +129,7 @@ pub fn read_signed(answer: &Answer) -> Result<Signed, Trouble> {
     Ok(Signed {
         certificate: certificate.remove(0),
         above,
-        lease_id: answer.lease_id()?,
+        lease_id: answer.lease_id()?.chars().take(128).collect(),
         warnings: answer.warnings(),
     })
 }

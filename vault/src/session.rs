@@ -17,6 +17,8 @@ use thiserror::Error;
 pub const BREADTH_EVERY: Duration = Duration::from_secs(3600);
 /// How soon it is looked at again when that could not be found out.
 pub const BREADTH_AGAIN: Duration = Duration::from_secs(60);
+/// How soon when nothing is known at all: nobody may use the token meanwhile.
+pub const BREADTH_SOON: Duration = Duration::from_secs(5);
 /// A token that Vault stops knowing sooner than this after the last such time is replaced with a pause.
 pub const CALM: Duration = Duration::from_secs(60);
 /// The longest pause while Vault cannot be reached or cannot answer.
@@ -137,7 +139,10 @@ pub enum Event {
     /// Somebody wants to know now what the token may do: it was changed in Vault.
     BreadthWanted,
     /// What the token may do could not be found out.
-    BreadthUnknown,
+    BreadthUnknown {
+        /// Whether what was found out before stands. Else nobody may use the token, and it is looked at again sooner.
+        stands: bool,
+    },
     /// Somebody brought other credentials.
     CredentialsChanged(Means),
 }
@@ -343,8 +348,9 @@ impl Session {
         match event {
             Event::Tick => {}
             Event::BreadthWanted => self.breadth_due = self.breadth_due.map(|_| now),
-            Event::BreadthUnknown => {
-                self.breadth_due = self.breadth_due.map(|due| due.min(now + BREADTH_AGAIN));
+            Event::BreadthUnknown { stands } => {
+                let pause = if stands { BREADTH_AGAIN } else { BREADTH_SOON };
+                self.breadth_due = self.breadth_due.map(|due| due.min(now + pause));
             }
             Event::CredentialsChanged(means) => self.change(means, now),
             Event::TokenRefused { generation, jitter } => {
@@ -396,21 +402,19 @@ impl Session {
         }
     }
 
-    /// Vault does not know the token any more.
+    /// Vault does not know the token any more, as one of its nodes says. A given one is looked up once more: it is the
+    /// only one.
     fn lose(&mut self, now: Timestamp, jitter: Jitter, actions: &mut Vec<Action>) {
         self.forget(actions);
         let was_calm = self.last_refusal.is_none_or(|at| now.since(at) >= CALM);
         self.last_refusal = Some(now);
-        match (self.work, self.means) {
-            (Work::Idle { .. }, Means::Token) if !self.is_untried => {
-                self.halt(NotLoggedIn::TokenRevoked, actions)
-            }
-            (Work::Idle { .. }, _) if was_calm => self.work = Work::Idle { next: Some(now) },
-            (Work::Idle { .. }, _) => {
+        match self.work {
+            Work::Idle { .. } if was_calm => self.work = Work::Idle { next: Some(now) },
+            Work::Idle { .. } => {
                 self.work = Work::Idle { next: Some(now + (MAX_PAUSE - jitter.of(MAX_PAUSE / 4))) };
             }
             // Whatever is in flight goes on from there.
-            (Work::Unwrapping | Work::Entering | Work::Renewing | Work::Halted, _) => {}
+            Work::Unwrapping | Work::Entering | Work::Renewing | Work::Halted => {}
         }
     }
 
@@ -464,7 +468,10 @@ impl Session {
                 actions.push(Action::Warn(Warning::TokenUnknown));
             }
             Event::EnterFailed { .. } if self.means == Means::Token => {
-                self.forget(actions);
+                // One that was to replace another says nothing about that.
+                if !self.is_untried {
+                    self.forget(actions);
+                }
                 self.halt(NotLoggedIn::TokenRevoked, actions);
             }
             Event::EnterFailed { jitter, .. } => {

@@ -23,10 +23,11 @@ use http::{HeaderMap, HeaderValue, Method, header};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    sync::Semaphore,
+    sync::{Semaphore, SemaphorePermit},
     time::timeout,
 };
 use zeroize::Zeroizing;
@@ -37,11 +38,13 @@ use crate::{
     answer::judge,
     request::{Bearer, Verb},
     secret::Secret,
+    trouble::Said,
 };
 
 /// The largest answer that is read, in bytes.
 pub const MAX_ANSWER: usize = 1 << 20;
-/// The most requests that are under way at a time; further ones wait.
+/// The most requests that are under way at a time. Further ones wait as long as for an answer, and are then
+/// [`Trouble::Busy`].
 pub const MAX_IN_FLIGHT: usize = 64;
 /// How long a connection is used, at most: then the files that it was made with are read again.
 const CONNECTION_LIFE: Duration = Duration::from_secs(60);
@@ -55,7 +58,7 @@ pub struct Settings {
     pub addresses: Addresses,
     /// The certificates that vouch for it, PEM; nothing else does.
     pub ca_file: PathBuf,
-    /// The namespace that all paths lie in (Vault Enterprise, OpenBao).
+    /// The namespace that all paths lie in (Vault Enterprise).
     pub namespace: Option<Mount>,
     /// How long one address has for an answer.
     pub timeout: Duration,
@@ -108,7 +111,7 @@ impl fmt::Debug for Transport {
 
 impl Transport {
     pub(crate) fn new(settings: Settings, clock: Arc<dyn Clock>) -> Self {
-        let connector = Connector::new(settings.ca_file.clone(), clock.clone());
+        let connector = Connector::new(settings.ca_file.clone(), settings.timeout, clock.clone());
         let idle = settings.addresses.as_slice().iter().map(|_| Mutex::default()).collect();
         let (preferred, in_flight) = (AtomicUsize::new(0), Semaphore::new(MAX_IN_FLIGHT));
         Self { settings, connector, clock, idle, preferred, in_flight }
@@ -122,6 +125,10 @@ impl Transport {
         }
     }
 
+    pub(crate) fn namespace(&self) -> Option<&Mount> {
+        self.settings.namespace.as_ref()
+    }
+
     pub(crate) fn timeout(&self) -> Duration {
         self.settings.timeout
     }
@@ -132,7 +139,7 @@ impl Transport {
         // The session does not wait behind those that wait for it.
         let _permit = match request.is_own {
             true => None,
-            false => Some(self.in_flight.acquire().await.expect("the semaphore is never closed")),
+            false => Some(self.permit().await?),
         };
         let (count, first) = (self.idle.len(), self.preferred.load(Ordering::Relaxed));
         let mut worst = None;
@@ -156,6 +163,15 @@ impl Transport {
             });
         }
         Err(worst.expect("there is at least one address"))
+    }
+
+    async fn permit(&self) -> Result<SemaphorePermit<'_>, Trouble> {
+        let limit = self.settings.timeout;
+        let permit = timeout(limit, self.in_flight.acquire()).await.map_err(|_| {
+            let words = format!("{MAX_IN_FLIGHT} calls of ours were under way for {limit:?}");
+            Trouble::Busy { retry_after: None, said: Said::new([words.as_str()]) }
+        })?;
+        Ok(permit.expect("the semaphore is never closed"))
     }
 
     /// One address, and the one that it names.
@@ -188,10 +204,14 @@ impl Transport {
             let was_kept = kept.is_some();
             let mut connection = match kept.take() {
                 Some(connection) => connection,
-                None => timeout(limit, self.open(address)).await.unwrap_or_else(|_| {
-                    let reason = format!("no connection within {limit:?}");
-                    Err(Trouble::Unreachable { address: address.clone(), reason })
-                })?,
+                None => {
+                    // Apart from the handshake: each file has its own time, and is named when it takes longer.
+                    let config = if address.is_tls() { Some(self.connector.config().await?) } else { None };
+                    timeout(limit, self.open(address, config)).await.unwrap_or_else(|_| {
+                        let reason = format!("no connection within {limit:?}");
+                        Err(Trouble::Unreachable { address: address.clone(), reason })
+                    })?
+                }
             };
             let asked = self.build(address, request, token);
             let lost = |reason: String| Trouble::Lost { address: address.clone(), reason };
@@ -251,16 +271,16 @@ impl Transport {
         built
     }
 
-    async fn open(&self, address: &Address) -> Result<Connection, Trouble> {
+    /// With a configuration over TLS, without in the clear.
+    async fn open(&self, address: &Address, config: Option<ClientConfig>) -> Result<Connection, Trouble> {
         let unreachable = |reason: String| Trouble::Unreachable { address: address.clone(), reason };
         let tcp = TcpStream::connect((address.host(), address.port()))
             .await
             .map_err(|error| unreachable(error.to_string()))?;
         tcp.set_nodelay(true).map_err(|error| unreachable(error.to_string()))?;
-        let stream: Box<dyn Stream> = if address.is_tls() {
-            Box::new(self.connector.connect(address, tcp).await?)
-        } else {
-            Box::new(tcp)
+        let stream: Box<dyn Stream> = match config {
+            Some(config) => Box::new(self.connector.connect(address, config, tcp).await?),
+            None => Box::new(tcp),
         };
         let (sender, driver) = http1::Builder::new()
             .max_buf_size(64 * 1024)
@@ -392,5 +412,34 @@ fn certificate_error(error: &io::Error) -> Option<String> {
         rustls::Error::InvalidCertificate(reason) => Some(reason.to_string()),
         rustls::Error::NoCertificatesPresented => Some("it presents no certificate".to_owned()),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use certs::ManualClock;
+
+    use super::*;
+    use crate::{Name, pki};
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_behind_too_many_is_told_so_in_time_and_the_session_does_not_wait() {
+        // Port 9 of an address that is nobody's: nothing is listening there.
+        let address = Address::parse_insecure_loopback("http://127.0.0.1:9").unwrap();
+        let settings = Settings::new(Addresses::try_new(vec![address]).unwrap(), PathBuf::from("unused"));
+        let limit = settings.timeout;
+        let transport = Transport::new(settings, Arc::new(ManualClock::new(Timestamp::EPOCH)));
+        let mount = Mount::parse("pki").unwrap();
+        let request = pki::read_role(&mount, &Name::parse("svid").unwrap());
+        let all = transport.in_flight.acquire_many(u32::try_from(MAX_IN_FLIGHT).unwrap()).await.unwrap();
+        let begun = tokio::time::Instant::now();
+        let trouble = transport.send(&request, None).await.unwrap_err();
+        assert!(matches!(&trouble, Trouble::Busy { retry_after: None, .. }), "{trouble}");
+        assert_eq!((begun.elapsed().as_secs(), trouble.remedy()), (limit.as_secs(), Remedy::Later));
+        let own = transport.send(&pki::list(&mount), None).await.unwrap_err();
+        assert!(matches!(own, Trouble::Unreachable { .. }), "{own}");
+        drop(all);
+        let trouble = transport.send(&request, None).await.unwrap_err();
+        assert!(matches!(trouble, Trouble::Unreachable { .. }), "{trouble}");
     }
 }

@@ -106,7 +106,8 @@ impl api::sources::Upstreams for UpstreamDesk {
             Some(vault::Breadth::Wide(surplus)) => Some(vault::Trouble::OverGranted(surplus)),
             _ => None,
         };
-        let trouble = session.trouble.or(wide).map(|trouble| format!("{trouble}; {}", trouble.hint()));
+        // A token that may not be used is said before whatever the last try came to.
+        let trouble = wide.or(session.trouble).map(|trouble| format!("{trouble}; {}", trouble.hint()));
         // A token that has ended is no trouble of a call, and there is none any more.
         let reason = session.reason.filter(|reason| *reason != vault::NotLoggedIn::NotYet);
         let reason = reason.map(|reason| format!("{reason}; {}", reason.hint()));
@@ -380,8 +381,9 @@ impl Upstreams {
                 Err(error) => Err(Failed::Call(error.into())),
             };
             if let Err(failed) = &outcome {
-                let failure =
-                    Event { at: clock.now(), outcome: Outcome::Failed, reason: failed.to_string(), ..event };
+                // It quotes Vault.
+                let reason = failed.to_string().chars().take(audit::MAX_REASON).collect();
+                let failure = Event { at: clock.now(), outcome: Outcome::Failed, reason, ..event };
                 if let Err(error) = store.append(vec![failure]).await {
                     tracing::warn!(%error, "that an issuer did not sign was not recorded");
                 }

@@ -36,11 +36,11 @@ fn narrow() -> Value {
 
 #[test]
 fn the_printed_policy_is_narrow() {
-    assert_eq!(judge_acl(&narrow(), &policy()), Ok(Breadth::Narrow { missing: Vec::new() }));
+    assert_eq!(judge_acl(&narrow(), &policy(), None), Ok(Breadth::Narrow { missing: Vec::new() }));
     let mut less = narrow();
     less["exact_paths"].as_object_mut().unwrap().remove("pki/roles/svid");
     let missing = vec!["pki/roles/svid".to_owned()];
-    assert_eq!(judge_acl(&less, &policy()), Ok(Breadth::Narrow { missing }));
+    assert_eq!(judge_acl(&less, &policy(), None), Ok(Breadth::Narrow { missing }));
 }
 
 #[test]
@@ -49,7 +49,7 @@ fn each_surplus_is_found_and_named() {
         let mut acl = narrow();
         change(&mut acl);
         let surplus = vec![Surplus { path: path.to_owned(), what: what.to_owned() }];
-        assert_eq!(judge_acl(&acl, &policy()), Ok(Breadth::Wide(surplus)));
+        assert_eq!(judge_acl(&acl, &policy(), None), Ok(Breadth::Wide(surplus)));
     };
     let exact =
         |path: &'static str, grants: Value| move |acl: &mut Value| acl["exact_paths"][path] = grants.clone();
@@ -91,7 +91,63 @@ fn what_is_denied_is_no_surplus() {
     let mut acl = narrow();
     acl["exact_paths"]["sys/seal"] = json!({ "capabilities": ["deny"] });
     acl["glob_paths"]["secret/"] = json!({ "capabilities": ["deny"] });
-    assert_eq!(judge_acl(&acl, &policy()), Ok(Breadth::Narrow { missing: Vec::new() }));
+    assert_eq!(judge_acl(&acl, &policy(), None), Ok(Breadth::Narrow { missing: Vec::new() }));
+}
+
+/// As Vault Enterprise answers in a namespace (`pc.Path = result.namespace.Path + pc.Path`).
+fn within(namespace: &str, acl: &Value) -> Value {
+    let before = |member: &str| -> serde_json::Map<String, Value> {
+        let paths = acl[member].as_object().unwrap();
+        paths.iter().map(|(path, grants)| (format!("{namespace}/{path}"), grants.clone())).collect()
+    };
+    json!({ "root": false, "exact_paths": before("exact_paths"), "glob_paths": before("glob_paths") })
+}
+
+#[test]
+fn in_a_namespace_every_path_has_it_before_it_and_what_has_not_is_a_surplus() {
+    let namespace = Mount::parse("teams/mesh").unwrap();
+    let judge = |acl: &Value| judge_acl(acl, &policy(), Some(&namespace)).unwrap();
+    let inside = within("teams/mesh", &narrow());
+    assert_eq!(judge(&inside), Breadth::Narrow { missing: Vec::new() });
+    let mut less = inside.clone();
+    less["exact_paths"].as_object_mut().unwrap().remove("teams/mesh/pki/roles/svid");
+    assert_eq!(judge(&less), Breadth::Narrow { missing: vec!["pki/roles/svid".to_owned()] });
+    let update = || json!({ "capabilities": ["update"] });
+    let check = |member: &str, path: &str, named: &str| {
+        let mut acl = inside.clone();
+        acl[member][path] = update();
+        let Breadth::Wide(surplus) = judge(&acl) else { panic!("{path} is a surplus") };
+        assert_eq!(surplus.iter().map(ToString::to_string).collect::<Vec<_>>(), [named]);
+    };
+    check("exact_paths", "teams/mesh/sys/seal", "teams/mesh/sys/seal (update)");
+    // What would do inside of it is of no use elsewhere.
+    check("exact_paths", "auth/token/lookup-self", "auth/token/lookup-self (update)");
+    check(
+        "exact_paths",
+        "teams/meshes/auth/token/lookup-self",
+        "teams/meshes/auth/token/lookup-self (update)",
+    );
+    check("glob_paths", "cubbyhole/", "cubbyhole/* (update)");
+    check("glob_paths", "teams/mesh/", "teams/mesh/* (update)");
+    check("glob_paths", "teams/", "teams/* (update)");
+    // And without a namespace nothing has one before it.
+    assert!(matches!(judge_acl(&inside, &policy(), None), Ok(Breadth::Wide(_))));
+}
+
+#[test]
+fn what_vault_names_is_bounded() {
+    let mut acl = narrow();
+    for number in 0..100 {
+        let path = format!("{number:03}\n{}", "p".repeat(5000));
+        acl["exact_paths"][path] = json!({ "capabilities": ["c".repeat(5000), "d".repeat(5000)] });
+    }
+    let Ok(Breadth::Wide(surplus)) = judge_acl(&acl, &policy(), None) else { panic!("wide") };
+    assert_eq!(surplus.len(), MAX_NAMED + 1);
+    assert_eq!(surplus[MAX_NAMED].to_string(), "and 84 more");
+    for one in &surplus[..MAX_NAMED] {
+        assert_eq!((one.path.len(), one.what.len()), (MAX_TEXT, MAX_TEXT));
+        assert!(!one.path.contains('\n'));
+    }
 }
 
 #[test]
@@ -104,9 +160,13 @@ fn an_unknown_shape_is_not_provable() {
         json!({ "exact_paths": ["a"] }),
         json!({ "exact_paths": { "a": "read" } }),
         json!({ "exact_paths": { "a": { "capabilities": "read" } } }),
-        json!({ "exact_paths": { "auth/token/lookup-self": {} }, "segment_paths": {} }),
+        json!({ "exact_paths": { "a": { "capabilities": ["read"] } }, "segment_paths": {} }),
+        json!({ "exact_paths": { "auth/token/lookup-self": {} } }),
+        json!({ "exact_paths": { "auth/token/lookup-self": { "capabilities": null } } }),
+        json!({ "exact_paths": { "auth/token/lookup-self": { "capabilities": [] } } }),
+        json!({ "glob_paths": { "cubbyhole/": { "capabilities": [] } } }),
     ] {
-        assert_eq!(judge_acl(&acl, &policy()), Err(UNKNOWN_SHAPE.to_owned()), "{acl}");
+        assert_eq!(judge_acl(&acl, &policy(), None), Err(UNKNOWN_SHAPE.to_owned()), "{acl}");
     }
 }
 

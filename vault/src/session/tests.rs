@@ -162,7 +162,13 @@ fn a_given_token_is_renewed_as_long_as_that_goes_and_then_somebody_must_come() {
     it.check(900, Event::Tick, &[Action::Forget, Action::Alarm(NotLoggedIn::TokenEnded)], None);
     it.check(901, Event::CredentialsChanged(Means::Token), &[Action::Enter], None);
     it.check(901, entered(900), &[Action::Adopt { generation: 2 }, Action::CheckBreadth], Some(1501));
-    it.check(902, refused(2), &[Action::Forget, Action::Alarm(NotLoggedIn::TokenRevoked)], None);
+    // One node does not know it: it is looked up once more, and another knows it.
+    it.check(902, refused(2), &[Action::Forget, Action::Enter], None);
+    it.check(903, entered(897), &[Action::Adopt { generation: 3 }, Action::CheckBreadth], Some(1501));
+    // Soon again: with a pause. Then nobody knows it.
+    it.check(904, refused(3), &[Action::Forget], Some(934));
+    it.check(934, Event::Tick, &[Action::Enter], None);
+    it.check(934, enter_failed(Failure::InvalidToken), &[Action::Alarm(NotLoggedIn::TokenRevoked)], None);
     it.check(5000, Event::Tick, &[], None);
 
     let mut root = Table::new(Means::Token);
@@ -172,9 +178,10 @@ fn a_given_token_is_renewed_as_long_as_that_goes_and_then_somebody_must_come() {
     let uses = Action::Warn(Warning::TokenUses(3));
     root.check(0, event, &[Action::Adopt { generation: 1 }, uses, Action::CheckBreadth], Some(3600));
     root.check(3600, Event::Tick, &[Action::CheckBreadth], Some(7200));
-    root.check(3601, Event::BreadthUnknown, &[], Some(3661));
+    root.check(3601, Event::BreadthUnknown { stands: true }, &[], Some(3661));
     root.check(3661, Event::Tick, &[Action::CheckBreadth], Some(7261));
     root.check(3662, Event::BreadthWanted, &[Action::CheckBreadth], Some(7262));
+    root.check(3663, Event::BreadthUnknown { stands: false }, &[], Some(3668));
 
     let mut blind = Table::new(Means::Token);
     blind.check(0, Event::Tick, &[Action::Enter], None);
@@ -207,8 +214,25 @@ fn other_credentials_replace_what_is_in_flight_and_what_is_held_is_used_meanwhil
     assert!(it.0.is_held());
 }
 
+#[test]
+fn a_given_token_that_is_not_known_replaces_none_that_works() {
+    let mut it = Table::new(Means::Token);
+    it.check(0, Event::Tick, &[Action::Enter], None);
+    it.check(0, entered(900), &[Action::Adopt { generation: 1 }, Action::CheckBreadth], Some(600));
+    it.check(10, Event::CredentialsChanged(Means::Token), &[Action::Enter], Some(900));
+    let alarm = [Action::Alarm(NotLoggedIn::TokenRevoked)];
+    it.check(11, enter_failed(Failure::InvalidToken), &alarm, Some(900));
+    assert!(it.0.is_held());
+    // To its end, or until Vault does not know it either.
+    it.check(900, Event::Tick, &[Action::Forget], None);
+    assert_eq!(it.0.reason(), Some(NotLoggedIn::TokenRevoked));
+    it.check(901, Event::CredentialsChanged(Means::Token), &[Action::Enter], None);
+    it.check(901, entered(900), &[Action::Adopt { generation: 2 }, Action::CheckBreadth], Some(1501));
+}
+
 /// Under any order of events: one thing in flight at a time; nothing is renewed that is not held; nothing is held
-/// past its end; generations only grow; a deadline that is met makes progress; logins that fail or do not help come
+/// past its end, nor given up for what others of its kind came to; no token is lost by the word of one node;
+/// generations only grow; a deadline that is met makes progress; logins that fail or do not help come
 /// more and more slowly, and nobody waits forever but for other credentials.
 #[test]
 fn holds_its_invariants_on_random_walks() {
@@ -218,6 +242,7 @@ fn holds_its_invariants_on_random_walks() {
         let mut machine = Session::new(means[random.random_range(0..3)], START);
         let (mut now, mut flying, mut generation) = (START, None::<Action>, 0);
         let (mut halted, mut entered_at) = (false, Vec::new());
+        let mut untried = false;
         for _ in 0..80 {
             now = match (machine.deadline(), random.random_bool(0.7)) {
                 (Some(deadline), true) => deadline.max(now),
@@ -234,8 +259,10 @@ fn holds_its_invariants_on_random_walks() {
                 flying = None;
             }
             if let Event::CredentialsChanged(_) = event {
-                (halted, entered_at) = (false, Vec::new());
+                (halted, entered_at, untried) = (false, Vec::new(), true);
             }
+            let is_over = machine.ends().is_some_and(|ends| ends <= now);
+            let is_failure = matches!(event, Event::EnterFailed { .. } | Event::UnwrapFailed { .. });
             for action in machine.step(event, now) {
                 match action {
                     Action::Unwrap | Action::Enter | Action::Renew => {
@@ -249,10 +276,18 @@ fn holds_its_invariants_on_random_walks() {
                     }
                     Action::Adopt { generation: new } => {
                         assert_eq!(new, generation + 1, "seed {seed}");
-                        generation = new;
+                        (generation, untried) = (new, false);
                     }
-                    Action::Alarm(reason) => halted = reason != NotLoggedIn::CredentialsRefused,
-                    Action::Forget | Action::CheckBreadth | Action::Warn(_) => {}
+                    Action::Alarm(reason) => {
+                        let is_by_hearsay = reason == NotLoggedIn::TokenRevoked && !is_failure;
+                        assert!(!is_by_hearsay, "seed {seed}: {event:?} ends a token that was not looked up");
+                        halted = reason != NotLoggedIn::CredentialsRefused;
+                    }
+                    Action::Forget => {
+                        let is_kept = is_failure && untried && !is_over;
+                        assert!(!is_kept, "seed {seed}: {event:?} throws away a token that works");
+                    }
+                    Action::CheckBreadth | Action::Warn(_) => {}
                 }
             }
             assert!(machine.ends().is_none_or(|ends| now < ends), "seed {seed}: held past its end");
@@ -283,7 +318,7 @@ fn random_event(random: &mut StdRng, means: [Means; 3], now: Timestamp, generati
         5 => Event::EnterFailed { failure, jitter },
         6 => Event::Renewed { grant, jitter },
         7 => Event::RenewFailed { failure, jitter },
-        8 => Event::BreadthUnknown,
+        8 => Event::BreadthUnknown { stands: uses.is_some() },
         9 => Event::BreadthWanted,
         10 => {
             Event::TokenRefused { generation: generation.saturating_sub(random.random_range(0..2)), jitter }
@@ -298,7 +333,8 @@ fn random_event(random: &mut StdRng, means: [Means; 3], now: Timestamp, generati
 fn never_storms_a_vault_that_forgets_every_token() {
     for seed in 0..200 {
         let mut random = StdRng::seed_from_u64(seed);
-        let mut machine = Session::new(Means::LogsIn, START);
+        let means = if seed % 2 == 0 { Means::LogsIn } else { Means::Token };
+        let mut machine = Session::new(means, START);
         let (mut now, mut logins) = (START, 0_u32);
         let mut events = vec![Event::Tick];
         while now < at(3600) {

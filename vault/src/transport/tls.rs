@@ -16,26 +16,28 @@ use rustls::{
     time_provider::TimeProvider,
 };
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime, pem::PemObject};
-use tokio::{fs::File, io::AsyncReadExt, net::TcpStream};
+use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use zeroize::Zeroizing;
 
 use super::{certificate_error, chain, lock};
-use crate::{Address, IdentityFiles, Trouble};
+use crate::{Address, IdentityFiles, Trouble, file};
 
 /// The largest file of certificates or keys.
-const MAX_FILE: u64 = 1 << 20;
+const MAX_FILE: usize = 1 << 20;
 
 /// Makes handshakes. Its files are read for each.
 pub(super) struct Connector {
     ca_file: PathBuf,
+    /// How long each file may take.
+    limit: Duration,
     clock: Arc<dyn Clock>,
     identity: Mutex<Option<IdentityFiles>>,
 }
 
 impl Connector {
-    pub(super) fn new(ca_file: PathBuf, clock: Arc<dyn Clock>) -> Self {
-        Self { ca_file, clock, identity: Mutex::default() }
+    pub(super) fn new(ca_file: PathBuf, limit: Duration, clock: Arc<dyn Clock>) -> Self {
+        Self { ca_file, limit, clock, identity: Mutex::default() }
     }
 
     pub(super) fn present(&self, identity: Option<IdentityFiles>) {
@@ -45,10 +47,10 @@ impl Connector {
     pub(super) async fn connect(
         &self,
         address: &Address,
+        config: ClientConfig,
         tcp: TcpStream,
     ) -> Result<TlsStream<TcpStream>, Trouble> {
         let unreachable = |reason: String| Trouble::Unreachable { address: address.clone(), reason };
-        let config = self.config().await?;
         let name = ServerName::try_from(address.host().to_owned())
             .map_err(|_| unreachable(format!("{:?} is no host", address.host())))?;
         let connector = TlsConnector::from(Arc::new(config));
@@ -58,8 +60,12 @@ impl Connector {
         })
     }
 
-    async fn config(&self) -> Result<ClientConfig, Trouble> {
-        let roots = roots(&self.ca_file).await?;
+    /// How the next handshake is made, by the files as they are now.
+    ///
+    /// # Errors
+    /// [`Trouble::File`].
+    pub(super) async fn config(&self) -> Result<ClientConfig, Trouble> {
+        let roots = roots(&self.ca_file, self.limit).await?;
         let time = Arc::new(Time(self.clock.clone()));
         let builder = ClientConfig::builder_with_details(provider(), time)
             .with_protocol_versions(&[&rustls::version::TLS13])
@@ -67,7 +73,7 @@ impl Connector {
             .with_root_certificates(roots);
         let files = lock(&self.identity).clone();
         let mut config = match files {
-            Some(files) => builder.with_client_cert_resolver(Arc::new(identity(&files).await?)),
+            Some(files) => builder.with_client_cert_resolver(Arc::new(identity(&files, self.limit).await?)),
             None => builder.with_no_client_auth(),
         };
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
@@ -85,18 +91,16 @@ fn refuse(file: &Path, reason: impl fmt::Display) -> Trouble {
     Trouble::File { file: file.to_owned(), reason: reason.to_string() }
 }
 
-async fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, Trouble> {
-    let mut bytes = Zeroizing::new(Vec::with_capacity(64 * 1024));
-    let file = File::open(path).await.map_err(|error| refuse(path, error))?;
-    file.take(MAX_FILE + 1).read_to_end(&mut bytes).await.map_err(|error| refuse(path, error))?;
-    if bytes.len() as u64 > MAX_FILE {
+async fn read(path: &Path, limit: Duration) -> Result<Zeroizing<Vec<u8>>, Trouble> {
+    let bytes = file::read(path, MAX_FILE + 1, limit).await?;
+    if bytes.len() > MAX_FILE {
         return Err(refuse(path, format_args!("has more than {MAX_FILE} bytes")));
     }
     Ok(bytes)
 }
 
-async fn roots(file: &Path) -> Result<RootCertStore, Trouble> {
-    let ders = certificates_from_pem(&read(file).await?).map_err(|error| refuse(file, error))?;
+async fn roots(file: &Path, limit: Duration) -> Result<RootCertStore, Trouble> {
+    let ders = certificates_from_pem(&read(file, limit).await?).map_err(|error| refuse(file, error))?;
     let mut roots = RootCertStore::empty();
     let (added, _) = roots.add_parsable_certificates(ders.into_iter().map(CertificateDer::from));
     if added == 0 {
@@ -105,13 +109,14 @@ async fn roots(file: &Path) -> Result<RootCertStore, Trouble> {
     Ok(roots)
 }
 
-async fn identity(files: &IdentityFiles) -> Result<Identity, Trouble> {
-    let ders =
-        certificates_from_pem(&read(&files.chain).await?).map_err(|error| refuse(&files.chain, error))?;
+async fn identity(files: &IdentityFiles, limit: Duration) -> Result<Identity, Trouble> {
+    let pem = read(&files.chain, limit).await?;
+    let ders = certificates_from_pem(&pem).map_err(|error| refuse(&files.chain, error))?;
     let chain =
         Chain::from_ders(ders.iter().map(Vec::as_slice)).map_err(|error| refuse(&files.chain, error))?;
-    let pem = read(&files.key).await?;
+    let pem = read(&files.key, limit).await?;
     let der = PrivatePkcs8KeyDer::from_pem_slice(&pem)
+        .map(Zeroizing::new)
         .map_err(|_| refuse(&files.key, "no private key in PKCS#8 (`BEGIN PRIVATE KEY`)"))?;
     let octets = Zeroizing::new(der.secret_pkcs8_der().to_vec());
     let key = SecretKey::from_pkcs8_der(octets).map_err(|error| refuse(&files.key, error))?;

@@ -11,7 +11,7 @@ use certs::{
     Certificate, Profile, SecretBytes, SecretKey, Timestamp, Wanted, explain_brought, format_duration,
 };
 use tokio_util::sync::CancellationToken;
-use vault::{Breadth, Client, Mount, NotLoggedIn, Secret, Trouble, pki};
+use vault::{Breadth, Client, Mount, NotLoggedIn, Secret, Trouble, Unwrapped, Warning, pki};
 use zeroize::Zeroizing;
 
 use super::{UpstreamInputs, obtain, settings};
@@ -108,7 +108,8 @@ async fn examine(inputs: &UpstreamInputs, draft: Draft) -> Examined {
         match unwrap(&client, &draft.vault, &credential).await {
             Ok(opened) => {
                 checks.passed("unwrap", "the secret id was unwrapped, nobody had before".into());
-                credential = opened;
+                limits(&opened, inputs.clock.now(), &mut checks);
+                credential = opened.secret_id.into_bytes();
             }
             Err((found, advice)) => {
                 checks.failed("unwrap", found, advice);
@@ -216,7 +217,7 @@ async fn unwrap(
     client: &Client,
     vault: &VaultSettings,
     wrapped: &SecretBytes,
-) -> Result<SecretBytes, (String, String)> {
+) -> Result<Unwrapped, (String, String)> {
     let api::ports::VaultLogin::AppRole { mount, .. } = &vault.login else {
         return Err(("only secret ids come wrapped".into(), "give it as it is".into()));
     };
@@ -224,12 +225,23 @@ async fn unwrap(
     let mount = Mount::parse(mount).map_err(|error| (error.to_string(), settings.to_owned()))?;
     let secret = Secret::of(wrapped).map_err(|error| (format!("it {error}"), settings.to_owned()))?;
     match client.unwrap(&mount, &secret).await {
-        Ok(opened) => Ok(opened.secret_id.into_bytes()),
+        Ok(opened) => Ok(opened),
         Err(trouble) => {
             let advice =
                 "if it was not you who opened it, destroy that secret id in Vault; then give a new one";
             Err((trouble.to_string(), advice.to_owned()))
         }
+    }
+}
+
+/// What Vault says with a secret id that was wrapped, and with no other: when logins by it end.
+fn limits(opened: &Unwrapped, now: Timestamp, checks: &mut Checks) {
+    let uses = opened.uses.map(Warning::SecretIdUses);
+    let ends = opened.ends(now).map(Warning::SecretIdEnds);
+    for warning in uses.into_iter().chain(ends) {
+        let advice =
+            "each login uses it, that of this check did: give one without a limit, or another in time";
+        checks.warning("unwrap", warning.to_string(), advice);
     }
 }
 
@@ -386,4 +398,27 @@ pub(super) async fn warnings(
         ));
     }
     Some(warnings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limits_of_a_secret_id_are_warned_of_and_none_is_no_warning() {
+        let now = Timestamp::from_unix_secs(1_800_000_000);
+        let found = |uses, ttl| {
+            let secret_id = Secret::of_text("s").unwrap();
+            let mut checks = Checks(Vec::new());
+            limits(&Unwrapped { secret_id, uses, ttl }, now, &mut checks);
+            assert!(checks.0.iter().all(|check| check.rule == "unwrap" && check.verdict == "warning"));
+            checks.0.into_iter().map(|check| check.found).collect::<Vec<_>>()
+        };
+        assert_eq!(found(None, None), [""; 0]);
+        let words = [
+            "the secret id can be used 5 times only: logins fail after that".to_owned(),
+            format!("the secret id ends at {}: logins fail after that", now + Duration::from_secs(60)),
+        ];
+        assert_eq!(found(Some(5), Some(Duration::from_secs(60))), words);
+    }
 }
