@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use rcgen::{KeyPair, PublicKeyData};
 use rustls_pki_types::{
     PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer, pem::PemObject,
@@ -36,6 +37,29 @@ impl SecretBytes {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// HMAC-SHA-256 of `message` under these bytes: what proves that one holds them without showing them.
+    #[must_use]
+    pub fn authenticate(&self, message: &[u8]) -> [u8; 32] {
+        let tag = ring::hmac::sign(&ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &self.0), message);
+        let mut octets = [0; 32];
+        octets.copy_from_slice(tag.as_ref());
+        octets
+    }
+
+    /// What these bytes are the base64url of (RFC 4648 5), white space around and padding left out; `None` if they are
+    /// none.
+    #[must_use]
+    pub fn decode_base64url(&self) -> Option<Self> {
+        let mut text = self.0.trim_ascii();
+        while let Some(rest) = text.strip_suffix(b"=") {
+            text = rest;
+        }
+        let mut bytes = Zeroizing::new(vec![0; base64::decoded_len_estimate(text.len())]);
+        let length = URL_SAFE_NO_PAD.decode_slice(text, &mut bytes).ok()?;
+        bytes.truncate(length);
+        Some(Self(bytes))
     }
 
     /// The bytes. Called in six files of the workspace only, like [`SecretKey::expose_secret`](crate::SecretKey); a

@@ -32,6 +32,7 @@ mod signer;
 mod template;
 mod time;
 mod verify;
+mod web;
 
 pub use self::certificate::{Certificate, CertificateError, ExtendedKeyUsage, KeyUsage, SubjectAltName};
 pub use self::chain::{Chain, ChainError, MAX_CHAIN_BYTES, MAX_CHAIN_CERTIFICATES};
@@ -62,3 +63,4 @@ pub use self::verify::{
     Fault, MAX_DEPTH, MAX_SIGNATURE_CHECKS, Position, Usage, VerifiedChain, VerifiedIssuer, VerifyError,
     VerifyOptions, verify_chain, verify_chain_counting,
 };
+pub use self::web::{ServerName, challenge_certificate, request_for_names};
