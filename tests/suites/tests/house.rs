@@ -19,6 +19,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("spiffe", &["certs", "proto"]),
     ("audit", &["spiffe", "certs"]),
     ("vault", &["certs"]),
+    ("acme", &["certs"]),
     ("ca", &["audit", "spiffe", "certs", "proto"]),
     ("xds", &["audit", "spiffe", "proto"]),
     ("sds", &["xds", "audit", "spiffe", "certs", "proto"]),

@@ -1,0 +1,867 @@
+//! How one certificate is obtained (PURE): an order, its names shown to be ours, the request, the certificate. It goes
+//! on from what was stored after a kill at any step, and tries again with pauses when something fails.
+//!
+//! ```text
+//! Begin --no order--> (Keep) NewOrder --> (Keep) --pending--> Authorization... --> (Keep) Publish --Published-->
+//!   |  '--it is not known whether there is one--> FindOrder                        '--late--> Withdraw, later
+//!   '--an order--> Order --ready--> Withdraw, Finalize --processing--> Order --valid--> Certificate --> Obtained
+//!                                                      Challenge... --> Authorization... --valid--> Order
+//!                    '--invalid, gone, expired--> Withdraw, (Keep), later: NewOrder
+//! ```
+//!
+//! At most one order becomes valid: a request for a certificate goes to the one order whose URL is stored, and another
+//! order is made only after that one is known to be of no use.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use certs::{Certificate, Chain, PublicKey, Timestamp};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::{
+    AuthorizationBody, AuthorizationStatus, ChallengeKind, ChallengeStatus, Failures, Identifier, Jitter,
+    Names, OrderBody, OrderStatus, Pace, Presented, Problem, ProblemKind, RetryAfter, Trouble, Url,
+    check::{self, Asked, Refusal},
+};
+
+/// How long everybody has to publish a challenge.
+pub const PUBLISH_WITHIN: Duration = Duration::from_secs(60);
+/// How long a challenge is published at most, whatever the server does.
+pub const MAX_PRESENTED: Duration = Duration::from_secs(600);
+/// The longest pause between two looks at something that the server works on, where it names none.
+pub const MAX_POLL: Duration = Duration::from_secs(30);
+/// How often it is looked at before that counts as a failure.
+const MAX_POLLS: u32 = 60;
+/// How soon it is withdrawn again, when that did not work.
+const WITHDRAW_AGAIN: Duration = Duration::from_secs(60);
+
+/// Why a certificate cannot be wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum WantedError {
+    /// The way does not fit a name.
+    #[error(
+        "{challenge} cannot show that {name} is one's own; a wildcard needs dns-01, an address http-01 or tls-alpn-01"
+    )]
+    Way {
+        /// Which name.
+        name: Identifier,
+        /// Which way.
+        challenge: ChallengeKind,
+    },
+}
+
+/// What certificate is wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wanted {
+    /// Of which account.
+    pub account: Url,
+    /// For which names.
+    pub names: Names,
+    /// How they are shown to be ours.
+    pub challenge: ChallengeKind,
+    /// By which profile of the server.
+    pub profile: Option<String>,
+    /// Which certificate it replaces ([`CertificateId`](crate::CertificateId)): of the same names, and only where the
+    /// server has a renewal service.
+    pub replaces: Option<String>,
+}
+
+impl Wanted {
+    /// Without profile, and replacing nothing.
+    ///
+    /// # Errors
+    /// When the way does not fit a name.
+    pub fn try_new(account: Url, names: Names, challenge: ChallengeKind) -> Result<Self, WantedError> {
+        if let Some(name) = names.as_slice().iter().find(|name| !challenge.fits(name)) {
+            return Err(WantedError::Way { name: name.clone(), challenge });
+        }
+        Ok(Self { account, names, challenge, profile: None, replaces: None })
+    }
+}
+
+/// What is stored of an order, before the request that needs it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Saved {
+    /// What is wanted.
+    pub wanted: Wanted,
+    /// Whether an order was asked for whose URL is not known.
+    pub is_asking: bool,
+    /// The order.
+    pub order: Option<Url>,
+    /// Whether the server does not take [`Wanted::replaces`] any more.
+    pub is_replaces_refused: bool,
+    /// What may be published.
+    pub presented: Vec<Presented>,
+    /// Since when; `None` while it is being withdrawn.
+    pub presented_at: Option<Timestamp>,
+    /// What failed so far.
+    pub failures: Failures,
+}
+
+/// One request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ask {
+    /// Look for an order of these names among those of the account that are not decided yet.
+    FindOrder {
+        /// Which names.
+        names: Names,
+    },
+    /// Make an order.
+    NewOrder {
+        /// For these names.
+        names: Names,
+        /// By this profile.
+        profile: Option<String>,
+        /// In the place of this certificate.
+        replaces: Option<String>,
+    },
+    /// How far is the order?
+    Order(Url),
+    /// How far is the authorization?
+    Authorization(Url),
+    /// It is published: look.
+    Challenge(Url),
+    /// Here is the request for the certificate.
+    Finalize(Url),
+    /// The certificate, and where other chains of it are.
+    Certificate(Url),
+}
+
+impl Ask {
+    fn word(&self) -> &'static str {
+        match self {
+            Self::FindOrder { .. } => "find-order",
+            Self::NewOrder { .. } => "new-order",
+            Self::Order(_) => "order",
+            Self::Authorization(_) => "authorization",
+            Self::Challenge(_) => "challenge",
+            Self::Finalize(_) => "finalize",
+            Self::Certificate(_) => "certificate",
+        }
+    }
+}
+
+/// What came back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answered {
+    /// Of [`Ask::FindOrder`].
+    Found(Option<(Url, OrderBody)>),
+    /// Of [`Ask::NewOrder`].
+    Made {
+        /// Where it is.
+        url: Url,
+        /// What it is.
+        body: OrderBody,
+        /// When to look again, if that was said.
+        retry_after: Option<RetryAfter>,
+    },
+    /// Of [`Ask::Order`] and [`Ask::Finalize`].
+    Order {
+        /// What it is.
+        body: OrderBody,
+        /// When to look again, if that was said.
+        retry_after: Option<RetryAfter>,
+    },
+    /// Of [`Ask::Authorization`].
+    Authorization {
+        /// What it is.
+        body: AuthorizationBody,
+        /// When to look again, if that was said.
+        retry_after: Option<RetryAfter>,
+    },
+    /// Of [`Ask::Challenge`].
+    Told {
+        /// When to look, if that was said.
+        retry_after: Option<RetryAfter>,
+    },
+    /// Of [`Ask::Certificate`].
+    Certificate {
+        /// The chain, PEM.
+        pem: Vec<u8>,
+        /// Where other chains are.
+        alternates: Vec<Url>,
+    },
+}
+
+/// What happens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// Nothing but time passed.
+    Tick,
+    /// Somebody has changed something: it is tried now, or when the server lets us.
+    Hurry,
+    /// The request was answered.
+    Answered(Box<Answered>),
+    /// It was not, or refused.
+    Failed(Trouble),
+    /// Everybody who should has published it.
+    Published,
+    /// Somebody cannot.
+    NotPublished(String),
+    /// Nobody publishes it any more.
+    Withdrawn,
+    /// Somebody may still.
+    NotWithdrawn,
+}
+
+/// What the shell must do, in this order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Store it, before anything that follows. If that fails, nothing that follows may be done.
+    Keep(Box<Saved>),
+    /// Ask, and feed the answer back.
+    Ask(Ask),
+    /// Publish all of these, and say when that is done. They may be published already.
+    Publish(Vec<Presented>),
+    /// Publish these no more, and say when that is done. They may not be published at all.
+    Withdraw(Vec<Presented>),
+    /// It failed, and is tried again then.
+    Report {
+        /// What is the matter.
+        trouble: Trouble,
+        /// When it is tried again.
+        again: Timestamp,
+    },
+    /// Here it is: store it, and then forget [`Saved`], in one step.
+    Obtained(Chain),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    Begin,
+    Order,
+    Authorizations,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Work {
+    Waiting { at: Timestamp, next: Next },
+    Asking(Ask),
+    Publishing { until: Timestamp },
+    Done,
+}
+
+/// One certificate, from what is wanted to the chain.
+#[derive(Debug, Clone)]
+pub struct Order {
+    saved: Saved,
+    key: PublicKey,
+    thumbprint: String,
+    anchors: Vec<Certificate>,
+    work: Work,
+    /// The order as it was seen last.
+    body: Option<OrderBody>,
+    /// Its authorizations as they were seen last.
+    seen: BTreeMap<Url, AuthorizationBody>,
+    /// Those that are still to be looked at in this round.
+    left: Vec<Url>,
+    /// Challenges whose being published the server was told, or is to be told next.
+    told: BTreeSet<Url>,
+    telling: Vec<Url>,
+    /// Whether what is presented is published everywhere, as far as this process knows.
+    is_published: bool,
+    /// Whether it is only to be found out why the order failed.
+    is_explaining: bool,
+    /// Whether all authorizations were seen to be valid.
+    is_settled: bool,
+    polls: u32,
+    /// The pause that the server asked for in this round.
+    asked_pause: Option<Duration>,
+    /// What is to be withdrawn until somebody says that it is.
+    leaving: Vec<Presented>,
+    withdraw_at: Option<Timestamp>,
+    alternates: Option<(Refusal, Vec<Url>)>,
+    /// The kind of request that failed last.
+    stumbled: Option<&'static str>,
+}
+
+impl Order {
+    /// Begins, or goes on from what was stored. What was stored of another certificate, or of another account, is
+    /// withdrawn and dropped, but for when the server lets us come again. `key` is that of the certificate, stored by the caller; `thumbprint` names that of the
+    /// account. The chain must lead to one of the `anchors`, if there are any.
+    #[must_use]
+    pub fn new(
+        wanted: Wanted,
+        saved: Option<Saved>,
+        key: PublicKey,
+        thumbprint: String,
+        anchors: Vec<Certificate>,
+        now: Timestamp,
+    ) -> Self {
+        let fresh = Saved {
+            wanted: wanted.clone(),
+            is_asking: false,
+            order: None,
+            is_replaces_refused: false,
+            presented: Vec::new(),
+            presented_at: None,
+            failures: Failures::default(),
+        };
+        let saved = match saved {
+            None => fresh,
+            Some(saved) if saved.wanted == wanted => saved,
+            Some(other) => Saved {
+                presented: other.presented,
+                presented_at: other.presented_at,
+                failures: other.failures.only_what_was_said(),
+                ..fresh
+            },
+        };
+        let at = saved.failures.next().unwrap_or(now).max(now);
+        Self {
+            saved,
+            key,
+            thumbprint,
+            anchors,
+            work: Work::Waiting { at, next: Next::Begin },
+            body: None,
+            seen: BTreeMap::new(),
+            left: Vec::new(),
+            told: BTreeSet::new(),
+            telling: Vec::new(),
+            is_published: false,
+            is_explaining: false,
+            is_settled: false,
+            polls: 0,
+            asked_pause: None,
+            leaving: Vec::new(),
+            withdraw_at: None,
+            alternates: None,
+            stumbled: None,
+        }
+    }
+
+    /// What is stored of it now.
+    #[must_use]
+    pub fn saved(&self) -> Saved {
+        let mut saved = self.saved.clone();
+        saved
+            .presented
+            .extend(self.leaving.iter().filter(|one| !self.saved.presented.contains(one)).cloned());
+        saved
+    }
+
+    /// What may still be published.
+    #[must_use]
+    pub fn presented(&self) -> Vec<Presented> {
+        self.saved().presented
+    }
+
+    /// What failed so far.
+    #[must_use]
+    pub fn failures(&self) -> &Failures {
+        &self.saved.failures
+    }
+
+    /// Whether the certificate was obtained.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.work == Work::Done
+    }
+
+    /// When [`Event::Tick`] is due.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Timestamp> {
+        let next = match self.work {
+            Work::Waiting { at, .. } => Some(at.min(self.presented_until().unwrap_or(Timestamp::MAX))),
+            Work::Publishing { until } => Some(until),
+            Work::Asking(_) | Work::Done => None,
+        };
+        [next, self.withdraw_at].into_iter().flatten().min()
+    }
+
+    /// What was being withdrawn when it was stored has no time left.
+    fn presented_until(&self) -> Option<Timestamp> {
+        let until = self.saved.presented_at.map_or(Timestamp::EPOCH, |at| at + MAX_PRESENTED);
+        if self.saved.presented.is_empty() { None } else { Some(until) }
+    }
+
+    /// Takes one event; `jitter` spreads a pause, should there be one.
+    pub fn step(&mut self, event: Event, jitter: Jitter, now: Timestamp) -> Vec<Action> {
+        let mut turn = Turn { actions: Vec::new(), jitter, now };
+        match event {
+            Event::Tick => {}
+            Event::Hurry => {
+                if let Work::Waiting { at, next: Next::Begin } = &mut self.work {
+                    *at = self.saved.failures.hurry(now).min(*at);
+                }
+            }
+            Event::Withdrawn => {
+                if self.withdraw_at.take().is_some() {
+                    self.leaving.clear();
+                    self.keep(&mut turn);
+                }
+            }
+            Event::NotWithdrawn => {
+                self.withdraw_at = self.withdraw_at.map(|_| now + WITHDRAW_AGAIN);
+            }
+            Event::Published => {
+                if let Work::Publishing { .. } = self.work {
+                    self.is_published = true;
+                    self.tell_next(&mut turn);
+                }
+            }
+            Event::NotPublished(why) => {
+                if let Work::Publishing { .. } = self.work {
+                    self.fail(Trouble::NotPublished(why), false, &mut turn);
+                }
+            }
+            Event::Answered(answer) => {
+                if let Work::Asking(ask) = self.work.clone() {
+                    if self.stumbled == Some(ask.word()) {
+                        self.stumbled = None;
+                        self.saved.failures.went_on();
+                    }
+                    self.answered(&ask, *answer, &mut turn);
+                }
+            }
+            Event::Failed(trouble) => {
+                if let Work::Asking(ask) = self.work.clone() {
+                    self.stumbled = Some(ask.word());
+                    self.failed(&ask, trouble, &mut turn);
+                }
+            }
+        }
+        self.due(&mut turn);
+        turn.actions
+    }
+
+    /// Begins what is due now.
+    fn due(&mut self, turn: &mut Turn) {
+        if self.withdraw_at.is_some_and(|at| at <= turn.now) {
+            self.withdraw_at = Some(turn.now + WITHDRAW_AGAIN);
+            turn.actions.push(Action::Withdraw(self.leaving.clone()));
+        }
+        match self.work {
+            Work::Publishing { until } if until <= turn.now => {
+                let why = format!("not by all within {} s", PUBLISH_WITHIN.as_secs());
+                self.fail(Trouble::NotPublished(why), false, turn);
+            }
+            Work::Waiting { next, .. } if self.presented_until().is_some_and(|until| until <= turn.now) => {
+                if next == Next::Begin {
+                    self.withdraw(turn);
+                    self.due(turn);
+                } else {
+                    self.fail(Trouble::Stuck("a challenge was published for ten minutes"), false, turn);
+                }
+            }
+            Work::Waiting { at, next } if at <= turn.now => match next {
+                Next::Begin => self.begin(turn),
+                Next::Order => self.look(turn),
+                Next::Authorizations => self.round(turn),
+            },
+            Work::Waiting { .. } | Work::Publishing { .. } | Work::Asking(_) | Work::Done => {}
+        }
+    }
+
+    fn begin(&mut self, turn: &mut Turn) {
+        if self.saved.order.is_some() {
+            return self.look(turn);
+        }
+        // Nothing that is published belongs to an order that is to be made.
+        self.withdraw(turn);
+        if self.saved.is_asking {
+            let names = self.saved.wanted.names.clone();
+            return self.ask(Ask::FindOrder { names }, turn);
+        }
+        self.make(turn);
+    }
+
+    fn make(&mut self, turn: &mut Turn) {
+        self.saved.is_asking = true;
+        self.keep(turn);
+        let Wanted { names, profile, replaces, .. } = self.saved.wanted.clone();
+        let replaces = replaces.filter(|_| !self.saved.is_replaces_refused);
+        self.ask(Ask::NewOrder { names, profile, replaces }, turn);
+    }
+
+    fn look(&mut self, turn: &mut Turn) {
+        match self.saved.order.clone() {
+            Some(url) => self.ask(Ask::Order(url), turn),
+            None => self.begin(turn),
+        }
+    }
+
+    fn ask(&mut self, ask: Ask, turn: &mut Turn) {
+        turn.actions.push(Action::Ask(ask.clone()));
+        self.work = Work::Asking(ask);
+    }
+
+    fn keep(&self, turn: &mut Turn) {
+        turn.actions.push(Action::Keep(Box::new(self.saved())));
+    }
+
+    /// Looks again when the server says, or after 1, 2, 4 ... 30 seconds.
+    fn wait(&mut self, next: Next, turn: &mut Turn) {
+        if self.polls >= MAX_POLLS {
+            return self.fail(Trouble::Stuck("the order stays as it is"), false, turn);
+        }
+        let doubled =
+            Duration::from_secs(1).saturating_mul(2_u32.saturating_pow(self.polls.min(8))).min(MAX_POLL);
+        self.polls = self.polls.saturating_add(1);
+        let pause = self.asked_pause.take().unwrap_or(doubled).max(Duration::from_secs(1));
+        self.work = Work::Waiting { at: turn.now + pause, next };
+    }
+
+    /// Of several pauses that the server asks for in one round, the longest.
+    fn remember(&mut self, retry_after: Option<RetryAfter>, now: Timestamp) {
+        self.asked_pause = self.asked_pause.max(retry_after.map(|after| after.from_now(now)));
+    }
+
+    fn withdraw(&mut self, turn: &mut Turn) {
+        self.is_published = false;
+        self.saved.presented_at = None;
+        if self.saved.presented.is_empty() {
+            return;
+        }
+        for one in std::mem::take(&mut self.saved.presented) {
+            if !self.leaving.contains(&one) {
+                self.leaving.push(one);
+            }
+        }
+        self.withdraw_at = Some(turn.now + WITHDRAW_AGAIN);
+        turn.actions.push(Action::Withdraw(self.leaving.clone()));
+    }
+
+    /// The order is of no use any more.
+    fn drop_order(&mut self) {
+        (self.saved.order, self.saved.is_asking, self.body) = (None, false, None);
+    }
+
+    fn forget_round(&mut self) {
+        self.seen.clear();
+        self.left.clear();
+        self.told.clear();
+        self.telling.clear();
+        (self.is_explaining, self.is_settled, self.polls, self.asked_pause) = (false, false, 0, None);
+        self.alternates = None;
+    }
+
+    /// It is tried again later; without the order, if that is of no use any more.
+    fn fail(&mut self, trouble: Trouble, drops: bool, turn: &mut Turn) {
+        let first = turn.actions.len();
+        if drops {
+            self.drop_order();
+        }
+        let is_passing = trouble.pace() == Pace::Soon && !matches!(trouble, Trouble::Stuck(_));
+        if drops || !is_passing {
+            self.withdraw(turn);
+        }
+        self.forget_round();
+        let again = self.saved.failures.note(&trouble, turn.jitter, turn.now);
+        // What the server said is stored before anything that takes time.
+        turn.actions.insert(first, Action::Keep(Box::new(self.saved())));
+        turn.actions.push(Action::Report { trouble, again });
+        self.work = Work::Waiting { at: again, next: Next::Begin };
+    }
+
+    fn answered(&mut self, ask: &Ask, answer: Answered, turn: &mut Turn) {
+        match (ask, answer) {
+            (Ask::FindOrder { .. }, Answered::Found(Some((url, body)))) => self.adopt(url, body, None, turn),
+            (Ask::FindOrder { .. }, Answered::Found(None)) => self.make(turn),
+            (Ask::NewOrder { .. }, Answered::Made { url, body, retry_after }) => {
+                self.adopt(url, body, retry_after, turn);
+            }
+            // It has the request, and has not begun: no reason to send it again at once.
+            (Ask::Finalize(_), Answered::Order { body, retry_after })
+                if body.status == OrderStatus::Ready =>
+            {
+                self.remember(retry_after, turn.now);
+                self.wait(Next::Order, turn);
+            }
+            (Ask::Order(_) | Ask::Finalize(_), Answered::Order { body, retry_after }) => {
+                self.ordered(body, retry_after, turn);
+            }
+            (Ask::Authorization(url), Answered::Authorization { body, retry_after }) => {
+                self.remember(retry_after, turn.now);
+                self.seen.insert(url.clone(), body);
+                self.next_authorization(turn);
+            }
+            (Ask::Challenge(url), Answered::Told { retry_after }) => {
+                self.remember(retry_after, turn.now);
+                self.told.insert(url.clone());
+                self.tell_next(turn);
+            }
+            (Ask::Certificate(_), Answered::Certificate { pem, alternates }) => {
+                self.certificate(&pem, alternates, turn);
+            }
+            // The shell answers what it was asked.
+            (_, _) => self.fail(Trouble::not_acme(200, "the answer of another request"), false, turn),
+        }
+    }
+
+    /// The order is ours from now on: stored before anything is asked of it.
+    fn adopt(&mut self, url: Url, body: OrderBody, retry_after: Option<RetryAfter>, turn: &mut Turn) {
+        self.forget_round();
+        (self.saved.order, self.saved.is_asking) = (Some(url), false);
+        self.keep(turn);
+        self.ordered(body, retry_after, turn);
+    }
+
+    fn ordered(&mut self, body: OrderBody, retry_after: Option<RetryAfter>, turn: &mut Turn) {
+        if !self.saved.wanted.names.is_exactly(&body.names) {
+            return self.fail(Trouble::not_acme(200, "an order of other names"), true, turn);
+        }
+        let wanted = self.saved.wanted.profile.as_ref();
+        if wanted.is_some_and(|wanted| body.profile.as_ref().is_some_and(|found| found != wanted)) {
+            return self.fail(Trouble::not_acme(200, "an order of another profile"), true, turn);
+        }
+        let is_decided = matches!(body.status, OrderStatus::Valid | OrderStatus::Invalid);
+        if !is_decided && body.expires.is_some_and(|expires| expires <= turn.now) {
+            return self.fail(Trouble::Stuck("the order has expired"), true, turn);
+        }
+        self.remember(retry_after, turn.now);
+        if self.body.as_ref().is_some_and(|before| before.status != body.status) {
+            self.polls = 0;
+        }
+        self.body = Some(body.clone());
+        match body.status {
+            OrderStatus::Pending if self.is_settled => self.wait(Next::Order, turn),
+            OrderStatus::Pending => self.round(turn),
+            OrderStatus::Ready => {
+                self.withdraw(turn);
+                self.ask(Ask::Finalize(body.finalize), turn);
+            }
+            OrderStatus::Processing => {
+                self.withdraw(turn);
+                self.wait(Next::Order, turn);
+            }
+            OrderStatus::Valid => {
+                self.withdraw(turn);
+                match body.certificate {
+                    Some(url) => self.ask(Ask::Certificate(url), turn),
+                    None => {
+                        self.fail(Trouble::not_acme(200, "a valid order without a certificate"), true, turn)
+                    }
+                }
+            }
+            OrderStatus::Invalid => match body.problem {
+                Some(problem) => {
+                    let name = problem.subproblems.first().and_then(|one| one.name.clone());
+                    self.fail(Trouble::Failed { name, problem }, true, turn);
+                }
+                None => {
+                    self.withdraw(turn);
+                    self.is_explaining = true;
+                    self.round(turn);
+                }
+            },
+        }
+    }
+
+    /// Looks at every authorization that is not known to be valid.
+    fn round(&mut self, turn: &mut Turn) {
+        let Some(body) = &self.body else { return self.look(turn) };
+        let is_valid =
+            |url: &Url| self.seen.get(url).is_some_and(|one| one.status == AuthorizationStatus::Valid);
+        self.left = body.authorizations.iter().filter(|url| !is_valid(url)).rev().cloned().collect();
+        self.next_authorization(turn);
+    }
+
+    fn next_authorization(&mut self, turn: &mut Turn) {
+        match self.left.pop() {
+            Some(url) => self.ask(Ask::Authorization(url), turn),
+            None => self.decide(turn),
+        }
+    }
+
+    /// All authorizations were looked at.
+    fn decide(&mut self, turn: &mut Turn) {
+        let lost = self
+            .seen
+            .values()
+            .find(|one| !matches!(one.status, AuthorizationStatus::Pending | AuthorizationStatus::Valid));
+        if let Some(lost) = lost {
+            let trouble = Trouble::Failed { name: Some(lost.name.clone()), problem: reason(lost) };
+            return self.fail(trouble, true, turn);
+        }
+        if self.is_explaining {
+            let problem =
+                Problem::new(ProblemKind::Unauthorized, "the order is invalid; the server does not say why");
+            return self.fail(Trouble::Failed { name: None, problem }, true, turn);
+        }
+        let pending: Vec<&AuthorizationBody> =
+            self.seen.values().filter(|one| one.status == AuthorizationStatus::Pending).collect();
+        if pending.is_empty() {
+            self.is_settled = true;
+            return self.look(turn);
+        }
+        let kind = self.saved.wanted.challenge;
+        let (mut presented, mut telling) = (Vec::new(), Vec::new());
+        for one in pending {
+            let Some(challenge) = one.challenges.iter().find(|challenge| challenge.kind == kind) else {
+                let trouble = Trouble::NotOffered {
+                    name: one.name.clone(),
+                    wanted: kind,
+                    offered: one.offered.clone(),
+                };
+                return self.fail(trouble, true, turn);
+            };
+            presented.push(Presented::new(one.name.clone(), kind, &challenge.token, &self.thumbprint));
+            if challenge.status == ChallengeStatus::Pending && !self.told.contains(&challenge.url) {
+                telling.push(challenge.url.clone());
+            }
+        }
+        presented.sort();
+        telling.reverse();
+        self.telling = telling;
+        let is_there = presented.iter().all(|one| self.saved.presented.contains(one));
+        if self.is_published && is_there {
+            return self.tell_next(turn);
+        }
+        self.present(presented, turn);
+    }
+
+    /// Stored first: a kill must not leave behind what nobody knows to withdraw.
+    fn present(&mut self, presented: Vec<Presented>, turn: &mut Turn) {
+        let (stale, kept): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.saved.presented).into_iter().partition(|one| !presented.contains(one));
+        let since = self.saved.presented_at.filter(|_| !kept.is_empty());
+        if !stale.is_empty() {
+            self.saved.presented = stale;
+            self.withdraw(turn);
+        }
+        self.leaving.retain(|one| !presented.contains(one));
+        self.saved.presented = presented.clone();
+        self.saved.presented_at = Some(since.unwrap_or(turn.now));
+        self.is_published = false;
+        self.keep(turn);
+        turn.actions.push(Action::Publish(presented));
+        self.work = Work::Publishing { until: turn.now + PUBLISH_WITHIN };
+    }
+
+    /// Says of the next challenge that it is published; after the last, looks again later.
+    fn tell_next(&mut self, turn: &mut Turn) {
+        match self.telling.pop() {
+            Some(url) => self.ask(Ask::Challenge(url), turn),
+            None => self.wait(Next::Authorizations, turn),
+        }
+    }
+
+    fn certificate(&mut self, pem: &[u8], alternates: Vec<Url>, turn: &mut Turn) {
+        let asked = Asked { names: &self.saved.wanted.names, key: &self.key, anchors: &self.anchors };
+        let refusal = match check::issued(pem, &asked, turn.now) {
+            Ok(chain) => {
+                self.saved.failures = Failures::default();
+                self.forget_round();
+                self.work = Work::Done;
+                turn.actions.push(Action::Obtained(chain));
+                return;
+            }
+            Err(refusal) => refusal,
+        };
+        // Another chain to the same certificate may do; of all, the first is spoken of.
+        let (first, mut left) = match self.alternates.take() {
+            Some(before) => before,
+            None if refusal.is_about_chain() => (refusal, alternates.into_iter().rev().collect()),
+            None => (refusal, Vec::new()),
+        };
+        self.other_chain(first, &mut left, turn);
+    }
+
+    fn other_chain(&mut self, first: Refusal, left: &mut Vec<Url>, turn: &mut Turn) {
+        match left.pop() {
+            Some(url) => {
+                self.alternates = Some((first, std::mem::take(left)));
+                self.ask(Ask::Certificate(url), turn);
+            }
+            None => {
+                // What leads elsewhere than wanted is a certificate all the same, and the next would be no better.
+                let drops = !first.is_about_chain();
+                self.fail(Trouble::Refused(first), drops, turn);
+            }
+        }
+    }
+
+    fn failed(&mut self, ask: &Ask, trouble: Trouble, turn: &mut Turn) {
+        match ask {
+            Ask::FindOrder { .. } => match trouble.pace() {
+                Pace::Soon | Pace::Limit => self.fail(trouble, false, turn),
+                // It keeps no list, or not for us.
+                Pace::Validation | Pace::Operator => self.make(turn),
+            },
+            Ask::NewOrder { replaces: Some(_), .. }
+                if trouble.kind() == Some(ProblemKind::AlreadyReplaced) =>
+            {
+                self.saved.is_replaces_refused = true;
+                self.make(turn);
+            }
+            Ask::NewOrder { .. } => {
+                let drops = !trouble.is_outcome_unknown();
+                self.fail(trouble, drops, turn);
+            }
+            Ask::Order(_) | Ask::Authorization(_) => {
+                let drops = is_gone(&trouble);
+                self.fail(trouble, drops, turn);
+            }
+            Ask::Challenge(url) => match &trouble {
+                // It was told before, or is decided: the authorization says how.
+                Trouble::Problem { problem, .. }
+                    if matches!(problem.kind.pace(), Pace::Validation | Pace::Operator) =>
+                {
+                    self.told.insert(url.clone());
+                    self.tell_next(turn);
+                }
+                _ => self.fail(trouble, false, turn),
+            },
+            Ask::Finalize(_) => {
+                let drops = !trouble.is_outcome_unknown()
+                    && !matches!(trouble.pace(), Pace::Soon | Pace::Limit)
+                    && trouble.kind().is_some();
+                self.fail(trouble, drops, turn);
+            }
+            Ask::Certificate(_) => match self.alternates.take() {
+                Some((first, mut left)) if trouble.pace() != Pace::Soon => {
+                    self.other_chain(first, &mut left, turn);
+                }
+                _ => {
+                    let drops = is_gone(&trouble);
+                    self.fail(trouble, drops, turn);
+                }
+            },
+        }
+    }
+}
+
+/// What one step has to do, and with what.
+struct Turn {
+    actions: Vec<Action>,
+    jitter: Jitter,
+    now: Timestamp,
+}
+
+/// Whether the server does not know what it is asked about: it was deleted, or is of another account.
+fn is_gone(trouble: &Trouble) -> bool {
+    let Trouble::Problem { status, problem, .. } = trouble else {
+        return matches!(trouble, Trouble::NotAcme { status: 404 | 410, .. });
+    };
+    matches!(
+        problem.kind,
+        ProblemKind::Malformed | ProblemKind::Unauthorized | ProblemKind::AccountDoesNotExist
+    ) || matches!(status, 404 | 410)
+}
+
+/// Why an authorization is lost.
+fn reason(lost: &AuthorizationBody) -> Problem {
+    let said = lost.challenges.iter().find_map(|challenge| challenge.problem.clone());
+    said.unwrap_or_else(|| {
+        let word = match lost.status {
+            AuthorizationStatus::Pending | AuthorizationStatus::Valid | AuthorizationStatus::Invalid => {
+                "invalid"
+            }
+            AuthorizationStatus::Deactivated => "deactivated",
+            AuthorizationStatus::Expired => "expired",
+            AuthorizationStatus::Revoked => "revoked",
+        };
+        Problem::new(
+            ProblemKind::Unauthorized,
+            &format!("the authorization is {word}; the server does not say why"),
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests;

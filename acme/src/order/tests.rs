@@ -1,0 +1,785 @@
+use std::collections::BTreeMap;
+
+use certs::certificates_to_pem;
+use fixtures::{Blueprint, TestAuthority, TestKey, TestKeyKind, dns, oid};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+
+use super::*;
+use crate::{ChallengeBody, MAX_RETRY_AFTER};
+
+const START: Timestamp = Timestamp::from_unix_secs(1_800_000_000);
+const THUMBPRINT: &str = "thumb";
+
+fn at(secs: u64) -> Timestamp {
+    START + Duration::from_secs(secs)
+}
+
+fn url(path: &str) -> Url {
+    Url::parse(&format!("https://acme.example/{path}")).unwrap()
+}
+
+fn name(text: &str) -> Identifier {
+    Identifier::parse(text).unwrap()
+}
+
+fn names(all: &[&str]) -> Names {
+    Names::try_new(all.iter().map(|text| name(text)).collect()).unwrap()
+}
+
+/// A certificate of two names that lives for ten years, and its key.
+struct Certified {
+    pem: Vec<u8>,
+    key: PublicKey,
+    root: Certificate,
+}
+
+impl Certified {
+    fn new() -> Self {
+        let life = |blueprint: Blueprint| Blueprint {
+            not_after: START + Duration::from_secs(10 * 365 * 24 * 3600),
+            ..blueprint
+        };
+        let key = TestKey::generate(TestKeyKind::P256);
+        let root_key = TestKey::generate(TestKeyKind::P256);
+        let subject = fixtures::der::name("Test", "acme");
+        let root = Blueprint::authority(&subject, &root_key, &subject, None, None, START);
+        let root = TestAuthority::from_blueprint(life(root), root_key, None);
+        let leaf = life(root.leaf_blueprint("urn:x", &key, START)).with_purposes(&[oid::SERVER_AUTH]);
+        let leaf = leaf.with_names(&[dns("a.example"), dns("b.example")]).sign(root.key());
+        Self {
+            pem: certificates_to_pem([leaf.as_slice(), root.der()]).into_bytes(),
+            key: PublicKey::from_spki_der(&key.spki_der()).unwrap(),
+            root: root.certificate().clone(),
+        }
+    }
+}
+
+fn wanted() -> Wanted {
+    let mut wanted =
+        Wanted::try_new(url("acct/1"), names(&["a.example", "b.example"]), ChallengeKind::Http01).unwrap();
+    wanted.replaces = Some("aki.serial".to_owned());
+    wanted
+}
+
+fn order_body(status: OrderStatus) -> OrderBody {
+    OrderBody {
+        status,
+        names: vec![name("a.example"), name("b.example")],
+        authorizations: vec![url("authz/a"), url("authz/b")],
+        finalize: url("finalize/1"),
+        certificate: (status == OrderStatus::Valid).then(|| url("cert/1")),
+        expires: Some(at(7 * 24 * 3600)),
+        problem: None,
+        profile: None,
+        replaces: Some("aki.serial".to_owned()),
+    }
+}
+
+fn authorization(one: &str, status: AuthorizationStatus, challenge: ChallengeStatus) -> AuthorizationBody {
+    let body = |kind: ChallengeKind| ChallengeBody {
+        kind,
+        url: url(&format!("chall/{one}/{kind}")),
+        status: challenge,
+        token: format!("token-{one}"),
+        problem: None,
+    };
+    AuthorizationBody {
+        name: name(&format!("{one}.example")),
+        status,
+        challenges: vec![body(ChallengeKind::Dns01), body(ChallengeKind::Http01)],
+        offered: vec!["dns-01".to_owned(), "http-01".to_owned()],
+    }
+}
+
+fn problem(kind: ProblemKind) -> Trouble {
+    Trouble::Problem { status: 400, problem: Problem::new(kind, "no"), retry_after: None }
+}
+
+fn lost() -> Trouble {
+    Trouble::Lost { origin: "https://acme.example".to_owned(), reason: "closed".to_owned() }
+}
+
+fn answered(answer: Answered) -> Event {
+    Event::Answered(Box::new(answer))
+}
+
+fn is_order(status: OrderStatus) -> Event {
+    answered(Answered::Order { body: order_body(status), retry_after: None })
+}
+
+fn is_authorization(one: &str, status: AuthorizationStatus) -> Event {
+    let body = authorization(one, status, ChallengeStatus::Pending);
+    answered(Answered::Authorization { body, retry_after: None })
+}
+
+fn made() -> Event {
+    answered(Answered::Made {
+        url: url("order/1"),
+        body: order_body(OrderStatus::Pending),
+        retry_after: None,
+    })
+}
+
+fn is_told() -> Event {
+    answered(Answered::Told { retry_after: None })
+}
+
+/// A machine, and steps written as: at which second, what happens, what is done in a word each, when the next is due.
+struct Table {
+    order: Order,
+    certified: Certified,
+}
+
+impl Table {
+    fn new(saved: Option<Saved>) -> Self {
+        let certified = Certified::new();
+        let order =
+            Order::new(wanted(), saved, certified.key.clone(), THUMBPRINT.to_owned(), Vec::new(), START);
+        Self { order, certified }
+    }
+
+    fn anchored(anchors: Vec<Certificate>, certified: Certified) -> Self {
+        let key = certified.key.clone();
+        let order = Order::new(wanted(), None, key, THUMBPRINT.to_owned(), anchors, START);
+        Self { order, certified }
+    }
+
+    fn check(&mut self, secs: u64, event: Event, done: &[&str], deadline: Option<u64>) {
+        let shown = format!("at {secs}: {event:?}");
+        let actions = self.order.step(event, Jitter::NONE, at(secs));
+        let words: Vec<String> = actions.iter().map(word).collect();
+        assert_eq!(words, done, "{shown}");
+        assert_eq!(self.order.deadline(), deadline.map(at), "{shown}");
+    }
+
+    fn certificate(&self) -> Event {
+        answered(Answered::Certificate { pem: self.certified.pem.clone(), alternates: Vec::new() })
+    }
+
+    /// To the point where both authorizations are known to be pending.
+    fn go_to_publishing(&mut self) {
+        self.check(0, Event::Tick, &["keep asking", "new-order replacing"], None);
+        self.check(0, made(), &["keep order/1", "authorization authz/a"], None);
+        self.check(0, is_authorization("a", AuthorizationStatus::Pending), &["authorization authz/b"], None);
+        let event = is_authorization("b", AuthorizationStatus::Pending);
+        self.check(0, event, &["keep order/1 +2", "publish 2"], Some(60));
+    }
+
+    /// To the point where the server looks.
+    fn go_to_validation(&mut self) {
+        self.go_to_publishing();
+        self.check(2, Event::Published, &["challenge chall/a/http-01"], None);
+        self.check(2, is_told(), &["challenge chall/b/http-01"], None);
+        self.check(2, is_told(), &[], Some(3));
+    }
+
+    fn go_to_ready(&mut self) {
+        self.go_to_validation();
+        self.check(3, Event::Tick, &["authorization authz/a"], None);
+        self.check(3, is_authorization("a", AuthorizationStatus::Valid), &["authorization authz/b"], None);
+        self.check(3, is_authorization("b", AuthorizationStatus::Valid), &["order order/1"], None);
+        let done = ["withdraw 2", "finalize finalize/1"];
+        self.check(3, is_order(OrderStatus::Ready), &done, Some(63));
+        self.check(3, Event::Withdrawn, &["keep order/1"], None);
+    }
+}
+
+fn word(action: &Action) -> String {
+    let path = |url: &Url| url.as_str().trim_start_matches("https://acme.example/").to_owned();
+    match action {
+        Action::Keep(saved) => {
+            let mut text = "keep".to_owned();
+            if saved.is_asking {
+                text += " asking";
+            }
+            if let Some(order) = &saved.order {
+                text += &format!(" {}", path(order));
+            }
+            if !saved.presented.is_empty() {
+                text += &format!(" +{}", saved.presented.len());
+            }
+            text
+        }
+        Action::Ask(Ask::NewOrder { replaces, .. }) => {
+            if replaces.is_some() {
+                "new-order replacing".to_owned()
+            } else {
+                "new-order".to_owned()
+            }
+        }
+        Action::Ask(Ask::FindOrder { .. }) => "find-order".to_owned(),
+        Action::Ask(ask) => match ask {
+            Ask::Order(url)
+            | Ask::Authorization(url)
+            | Ask::Challenge(url)
+            | Ask::Finalize(url)
+            | Ask::Certificate(url) => format!("{} {}", ask.word(), path(url)),
+            Ask::FindOrder { .. } | Ask::NewOrder { .. } => ask.word().to_owned(),
+        },
+        Action::Publish(all) => format!("publish {}", all.len()),
+        Action::Withdraw(all) => format!("withdraw {}", all.len()),
+        Action::Report { trouble, again } => {
+            format!("report {} {}", trouble.code(), again.since(START).as_secs())
+        }
+        Action::Obtained(chain) => format!("obtained {}", chain.intermediates().len()),
+    }
+}
+
+#[test]
+fn an_order_goes_from_what_is_wanted_to_the_chain() {
+    let mut it = Table::new(None);
+    it.go_to_ready();
+    it.check(4, is_order(OrderStatus::Processing), &[], Some(5));
+    it.check(5, Event::Tick, &["order order/1"], None);
+    it.check(5, is_order(OrderStatus::Valid), &["certificate cert/1"], None);
+    let certificate = it.certificate();
+    it.check(6, certificate, &["obtained 0"], None);
+    assert!(it.order.is_done() && it.order.presented().is_empty());
+    it.check(7, Event::Tick, &[], None);
+}
+
+#[test]
+fn what_is_valid_already_is_not_shown_again() {
+    let mut it = Table::new(None);
+    it.check(0, Event::Tick, &["keep asking", "new-order replacing"], None);
+    let ready = answered(Answered::Made {
+        url: url("order/1"),
+        body: order_body(OrderStatus::Ready),
+        retry_after: None,
+    });
+    it.check(0, ready, &["keep order/1", "finalize finalize/1"], None);
+    it.check(0, is_order(OrderStatus::Valid), &["certificate cert/1"], None);
+    let certificate = it.certificate();
+    it.check(0, certificate, &["obtained 0"], None);
+}
+
+#[test]
+fn the_server_says_when_it_is_looked_at_again() {
+    let mut it = Table::new(None);
+    it.go_to_publishing();
+    it.check(2, Event::Published, &["challenge chall/a/http-01"], None);
+    let told =
+        |secs| answered(Answered::Told { retry_after: Some(RetryAfter::In(Duration::from_secs(secs))) });
+    it.check(2, told(7), &["challenge chall/b/http-01"], None);
+    it.check(2, told(5), &[], Some(9));
+    it.check(9, Event::Tick, &["authorization authz/a"], None);
+    let pending = |one, secs| {
+        let body = authorization(one, AuthorizationStatus::Pending, ChallengeStatus::Processing);
+        answered(Answered::Authorization { body, retry_after: Some(RetryAfter::At(at(secs))) })
+    };
+    it.check(9, pending("a", 20), &["authorization authz/b"], None);
+    it.check(9, pending("b", 15), &[], Some(20));
+}
+
+#[test]
+fn what_is_not_published_by_all_within_a_minute_is_withdrawn() {
+    let mut late = Table::new(None);
+    late.go_to_publishing();
+    late.check(59, Event::Tick, &[], Some(60));
+    let done = ["keep order/1 +2", "withdraw 2", "report not-published 360"];
+    late.check(60, Event::Tick, &done, Some(120));
+    late.check(61, Event::Published, &[], Some(120));
+    late.check(62, Event::NotWithdrawn, &[], Some(122));
+    late.check(122, Event::Tick, &["withdraw 2"], Some(182));
+    late.check(123, Event::Withdrawn, &["keep order/1"], Some(360));
+
+    let mut refused = Table::new(None);
+    refused.go_to_publishing();
+    let done = ["keep order/1 +2", "withdraw 2", "report not-published 305"];
+    refused.check(5, Event::NotPublished("edge-1 refuses it".to_owned()), &done, Some(65));
+    refused.check(5, Event::Withdrawn, &["keep order/1"], Some(305));
+    // Somebody repaired it: it is tried at once.
+    refused.check(9, Event::Hurry, &["order order/1"], None);
+}
+
+#[test]
+fn a_name_that_fails_ends_the_order_and_the_next_one_is_made_later() {
+    let mut it = Table::new(None);
+    it.go_to_validation();
+    it.check(3, Event::Tick, &["authorization authz/a"], None);
+    it.check(3, is_authorization("a", AuthorizationStatus::Valid), &["authorization authz/b"], None);
+    let mut body = authorization("b", AuthorizationStatus::Invalid, ChallengeStatus::Invalid);
+    body.challenges[1].problem = Some(Problem::new(ProblemKind::Connection, "refused"));
+    let failed = answered(Answered::Authorization { body, retry_after: None });
+    it.check(3, failed, &["keep +2", "withdraw 2", "report connection 303"], Some(63));
+    assert!(it.order.failures().last().unwrap().text.contains("b.example"));
+    it.check(4, Event::Withdrawn, &["keep"], Some(303));
+    it.check(303, Event::Tick, &["keep asking", "new-order replacing"], None);
+    assert_eq!(it.order.failures().count("connection"), 1);
+}
+
+#[test]
+fn an_invalid_order_is_asked_why() {
+    let mut it = Table::new(None);
+    it.check(0, Event::Tick, &["keep asking", "new-order replacing"], None);
+    let body = order_body(OrderStatus::Invalid);
+    let made = answered(Answered::Made { url: url("order/1"), body, retry_after: None });
+    it.check(0, made, &["keep order/1", "authorization authz/a"], None);
+    it.check(0, is_authorization("a", AuthorizationStatus::Valid), &["authorization authz/b"], None);
+    let mut body = authorization("b", AuthorizationStatus::Invalid, ChallengeStatus::Invalid);
+    body.challenges[0].problem = Some(Problem::new(ProblemKind::Caa, "forbidden"));
+    let failed = answered(Answered::Authorization { body, retry_after: None });
+    it.check(0, failed, &["keep", "report caa 300"], Some(300));
+}
+
+#[test]
+fn an_order_of_which_no_answer_came_is_looked_for_before_another_is_made() {
+    let mut it = Table::new(None);
+    it.check(0, Event::Tick, &["keep asking", "new-order replacing"], None);
+    it.check(0, Event::Failed(lost()), &["keep asking", "report lost 1"], Some(1));
+    it.check(1, Event::Tick, &["find-order"], None);
+    let found = Answered::Found(Some((url("order/1"), order_body(OrderStatus::Ready))));
+    let done = ["keep order/1", "finalize finalize/1"];
+    it.check(1, answered(found), &done, None);
+
+    let mut none = Table::new(Some(Saved { is_asking: true, ..it.order.saved() }));
+    none.order.saved.order = None;
+    none.order.work = Work::Waiting { at: START, next: Next::Begin };
+    none.check(9, Event::Tick, &["find-order"], None);
+    none.check(9, answered(Answered::Found(None)), &["keep asking", "new-order replacing"], None);
+
+    // Refused is refused: there is none, and nothing is looked for.
+    let mut refused = Table::new(None);
+    refused.check(0, Event::Tick, &["keep asking", "new-order replacing"], None);
+    let limited = Trouble::Problem {
+        status: 429,
+        problem: Problem::new(ProblemKind::RateLimited, "too many"),
+        retry_after: Some(RetryAfter::In(Duration::from_secs(5000))),
+    };
+    refused.check(0, Event::Failed(limited), &["keep", "report rateLimited 5000"], Some(5000));
+    refused.check(10, Event::Hurry, &[], Some(5000));
+    refused.check(5000, Event::Tick, &["keep asking", "new-order replacing"], None);
+}
+
+#[test]
+fn a_certificate_that_was_replaced_before_is_not_named_again() {
+    let mut it = Table::new(None);
+    it.check(0, Event::Tick, &["keep asking", "new-order replacing"], None);
+    let event = Event::Failed(problem(ProblemKind::AlreadyReplaced));
+    it.check(0, event, &["keep asking", "new-order"], None);
+    it.check(
+        0,
+        Event::Failed(problem(ProblemKind::ServerInternal)),
+        &["keep", "report serverInternal 1"],
+        Some(1),
+    );
+    it.check(1, Event::Tick, &["keep asking", "new-order"], None);
+}
+
+#[test]
+fn it_goes_on_from_what_was_stored() {
+    let mut it = Table::new(None);
+    it.go_to_publishing();
+    let stored = serde_json::to_string(&it.order.saved()).unwrap();
+    let saved = || Some(serde_json::from_str::<Saved>(&stored).unwrap());
+    // The same challenges are published again, which changes nothing, and are told.
+    let mut same = Table::new(saved());
+    same.check(5, Event::Tick, &["order order/1"], None);
+    same.check(5, is_order(OrderStatus::Pending), &["authorization authz/a"], None);
+    same.check(5, is_authorization("a", AuthorizationStatus::Pending), &["authorization authz/b"], None);
+    let event = is_authorization("b", AuthorizationStatus::Pending);
+    same.check(5, event, &["keep order/1 +2", "publish 2"], Some(65));
+    // It was decided meanwhile: nothing needs to be published any more.
+    let mut ready = Table::new(saved());
+    ready.check(5, Event::Tick, &["order order/1"], None);
+    ready.check(5, is_order(OrderStatus::Ready), &["withdraw 2", "finalize finalize/1"], Some(65));
+    // The server has forgotten it.
+    let mut gone = Table::new(saved());
+    gone.check(5, Event::Tick, &["order order/1"], None);
+    let event = Event::Failed(problem(ProblemKind::Malformed));
+    gone.check(5, event, &["keep +2", "withdraw 2", "report malformed 3605"], Some(65));
+    // Too long ago: withdrawn first.
+    let mut old = Table::new(saved());
+    old.check(600, Event::Tick, &["withdraw 2", "order order/1"], Some(660));
+    // Of another certificate: its order is none of ours, and what it published is withdrawn.
+    let foreign = || Wanted { profile: Some("other".to_owned()), ..wanted() };
+    let other = Saved { wanted: foreign(), ..saved().unwrap() };
+    let mut fresh = Table::new(Some(other));
+    let done = ["withdraw 2", "keep asking +2", "new-order replacing"];
+    fresh.check(5, Event::Tick, &done, Some(65));
+    // What the server said holds for whatever is asked.
+    let limited = Trouble::Problem {
+        status: 429,
+        problem: Problem::new(ProblemKind::RateLimited, "too many"),
+        retry_after: Some(RetryAfter::In(Duration::from_secs(5000))),
+    };
+    let mut failures = Failures::default();
+    failures.note(&problem(ProblemKind::Caa), Jitter::NONE, START);
+    failures.note(&limited, Jitter::NONE, START);
+    let other = Saved { wanted: foreign(), presented: Vec::new(), failures, ..saved().unwrap() };
+    let mut later = Table::new(Some(other));
+    assert_eq!((later.order.deadline(), later.order.failures().total()), (Some(at(5000)), 0));
+    later.check(10, Event::Hurry, &[], Some(5000));
+}
+
+#[test]
+fn faults_on_the_way_leave_the_challenge_where_it_is_for_ten_minutes() {
+    let mut it = Table::new(None);
+    it.go_to_validation();
+    it.check(3, Event::Tick, &["authorization authz/a"], None);
+    it.check(3, Event::Failed(lost()), &["keep order/1 +2", "report lost 4"], Some(4));
+    it.check(4, Event::Tick, &["order order/1"], None);
+    it.check(4, is_order(OrderStatus::Pending), &["authorization authz/a"], None);
+    let processing = |one| {
+        let body = authorization(one, AuthorizationStatus::Pending, ChallengeStatus::Processing);
+        answered(Answered::Authorization { body, retry_after: Some(RetryAfter::In(MAX_RETRY_AFTER)) })
+    };
+    it.check(4, processing("a"), &["authorization authz/b"], None);
+    it.check(4, processing("b"), &[], Some(600));
+    it.check(600, Event::Tick, &["keep order/1 +2", "withdraw 2", "report stuck 601"], Some(601));
+}
+
+#[test]
+fn a_way_that_the_server_does_not_offer_is_named_with_those_that_it_offers() {
+    let mut it = Table::new(None);
+    it.check(0, Event::Tick, &["keep asking", "new-order replacing"], None);
+    it.check(0, made(), &["keep order/1", "authorization authz/a"], None);
+    let mut body = authorization("a", AuthorizationStatus::Pending, ChallengeStatus::Pending);
+    body.challenges.truncate(1);
+    body.offered = vec!["dns-01".to_owned()];
+    let event = answered(Answered::Authorization { body, retry_after: None });
+    it.check(0, event, &["authorization authz/b"], None);
+    let event = is_authorization("b", AuthorizationStatus::Pending);
+    it.check(0, event, &["keep", "report not-offered 3600"], Some(3600));
+    let text = &it.order.failures().last().unwrap().text;
+    assert_eq!(text, "the server offers no http-01 for a.example, but dns-01");
+    let wrong = Wanted::try_new(url("acct/1"), names(&["*.a.example"]), ChallengeKind::Http01);
+    assert!(wrong.unwrap_err().to_string().starts_with("http-01 cannot show that *.a.example"));
+}
+
+#[test]
+fn another_chain_is_looked_for_where_the_first_leads_elsewhere() {
+    let (stranger, certified) = (Certified::new(), Certified::new());
+    let good = certified.pem.clone();
+    let mut it = Table::anchored(vec![certified.root.clone()], certified);
+    it.go_to_ready();
+    it.check(4, is_order(OrderStatus::Valid), &["certificate cert/1"], None);
+    // A chain with a link that does not fit, and two others.
+    let mut broken = good.clone();
+    broken.extend_from_slice(&good);
+    let alternates = vec![url("cert/1/alternate/1"), url("cert/1/alternate/2")];
+    let event = answered(Answered::Certificate { pem: broken.clone(), alternates: alternates.clone() });
+    it.check(4, event, &["certificate cert/1/alternate/1"], None);
+    let event = answered(Answered::Certificate { pem: broken.clone(), alternates: alternates.clone() });
+    it.check(4, event, &["certificate cert/1/alternate/2"], None);
+    let event = answered(Answered::Certificate { pem: good.clone(), alternates });
+    it.check(4, event, &["obtained 0"], None);
+
+    // None leads to the anchor: it is kept, and looked at again later.
+    let certified =
+        Certified { pem: good.clone(), key: it.certified.key.clone(), root: stranger.root.clone() };
+    let mut never = Table::anchored(vec![stranger.root], certified);
+    never.go_to_ready();
+    never.check(4, is_order(OrderStatus::Valid), &["certificate cert/1"], None);
+    let event = answered(Answered::Certificate { pem: good, alternates: Vec::new() });
+    never.check(4, event, &["keep order/1", "report certificate-refused 3604"], Some(3604));
+}
+
+#[test]
+fn a_certificate_of_another_key_is_not_taken() {
+    let mut it = Table::new(None);
+    it.go_to_ready();
+    it.check(4, is_order(OrderStatus::Valid), &["certificate cert/1"], None);
+    let event = answered(Answered::Certificate {
+        pem: Certified::new().pem,
+        alternates: vec![url("cert/1/alternate/1")],
+    });
+    it.check(4, event, &["keep", "report certificate-refused 3604"], Some(3604));
+}
+
+#[test]
+fn an_order_that_does_not_move_is_told_and_looked_at_more_slowly() {
+    let mut it = Table::new(None);
+    it.go_to_ready();
+    let mut now = 4;
+    it.check(now, is_order(OrderStatus::Processing), &[], Some(5));
+    let mut pauses = Vec::new();
+    loop {
+        let next = it.order.deadline().unwrap().since(START).as_secs();
+        pauses.push(next - now);
+        now = next;
+        let asked = it.order.step(Event::Tick, Jitter::NONE, at(now));
+        assert_eq!(asked.iter().map(word).collect::<Vec<_>>(), ["order order/1"]);
+        let actions = it.order.step(is_order(OrderStatus::Processing), Jitter::NONE, at(now));
+        if !actions.is_empty() {
+            let text = format!("report stuck {}", now + 1);
+            assert_eq!(actions.iter().map(word).collect::<Vec<_>>(), ["keep order/1".to_owned(), text]);
+            break;
+        }
+    }
+    assert_eq!(pauses[..7], [1, 2, 4, 8, 16, 30, 30]);
+    // It is the same order all the time.
+    it.check(now + 1, Event::Tick, &["order order/1"], None);
+}
+
+// --- the random walk
+
+/// An order of the simulated server.
+#[derive(Clone)]
+struct SimOrder {
+    status: OrderStatus,
+    valid: [bool; 2],
+    told: [bool; 2],
+}
+
+/// A server, whoever publishes, and what is stored; they outlive the machine.
+struct Sim {
+    random: StdRng,
+    orders: Vec<SimOrder>,
+    stored: Option<Saved>,
+    /// What is published, since when.
+    published: BTreeMap<Presented, Timestamp>,
+    /// Nothing may be asked before.
+    closed_until: Timestamp,
+    now: Timestamp,
+    /// No further faults, so that it ends.
+    is_calm: bool,
+    seed: u64,
+}
+
+impl Sim {
+    fn fault(&mut self, percent: u32) -> bool {
+        !self.is_calm && self.random.random_range(0..100) < percent
+    }
+
+    fn body(&self, index: usize) -> OrderBody {
+        let mut body = order_body(self.orders[index].status);
+        body.authorizations = [0, 1].map(|which| url(&format!("authz/{index}/{which}"))).to_vec();
+        body.finalize = url(&format!("finalize/{index}"));
+        body.certificate = body.certificate.map(|_| url(&format!("cert/{index}")));
+        body.expires = None;
+        body
+    }
+
+    fn numbers(of: &Url) -> Vec<usize> {
+        of.as_str().split('/').filter_map(|part| part.parse().ok()).collect()
+    }
+
+    /// What the server does, whether or not its answer arrives.
+    fn serve(&mut self, ask: &Ask, pem: &[u8]) -> Result<Answered, Trouble> {
+        let retry_after = None;
+        match ask {
+            Ask::FindOrder { .. } => {
+                let is_open =
+                    |one: &SimOrder| matches!(one.status, OrderStatus::Pending | OrderStatus::Ready);
+                let index = self.orders.iter().rposition(is_open);
+                Ok(Answered::Found(index.map(|index| (url(&format!("order/{index}")), self.body(index)))))
+            }
+            Ask::NewOrder { .. } => {
+                let one = SimOrder { status: OrderStatus::Pending, valid: [false; 2], told: [false; 2] };
+                self.orders.push(one);
+                let index = self.orders.len() - 1;
+                Ok(Answered::Made {
+                    url: url(&format!("order/{index}")),
+                    body: self.body(index),
+                    retry_after,
+                })
+            }
+            Ask::Order(of) => {
+                let index = Self::numbers(of)[0];
+                let moves = self.random.random();
+                let one = &mut self.orders[index];
+                if one.status == OrderStatus::Pending && one.valid == [true; 2] {
+                    one.status = OrderStatus::Ready;
+                }
+                if one.status == OrderStatus::Processing && moves {
+                    one.status = OrderStatus::Valid;
+                }
+                Ok(Answered::Order { body: self.body(index), retry_after })
+            }
+            Ask::Authorization(of) => {
+                let [index, which] = Self::numbers(of)[..] else { panic!("{of}") };
+                let (fails, moves) = (self.fault(4), self.random.random());
+                let token = format!("{index}-{which}");
+                let is_published = self.published.keys().any(|one| one.token == token);
+                let one = &mut self.orders[index];
+                if one.told[which] && !one.valid[which] && moves && one.status == OrderStatus::Pending {
+                    if is_published && !fails {
+                        one.valid[which] = true;
+                    } else {
+                        one.status = OrderStatus::Invalid;
+                    }
+                }
+                let status = match (one.valid[which], one.status) {
+                    (true, _) => AuthorizationStatus::Valid,
+                    (false, OrderStatus::Invalid) => AuthorizationStatus::Invalid,
+                    (false, _) => AuthorizationStatus::Pending,
+                };
+                let mut body = authorization(["a", "b"][which], status, ChallengeStatus::Pending);
+                for challenge in &mut body.challenges {
+                    challenge.token.clone_from(&token);
+                    challenge.url = url(&format!("chall/{index}/{which}"));
+                }
+                Ok(Answered::Authorization { body, retry_after })
+            }
+            Ask::Challenge(of) => {
+                let [index, which] = Self::numbers(of)[..] else { panic!("{of}") };
+                self.orders[index].told[which] = true;
+                Ok(Answered::Told { retry_after })
+            }
+            Ask::Finalize(of) => {
+                let index = Self::numbers(of)[0];
+                if self.orders[index].status != OrderStatus::Ready {
+                    return Err(problem(ProblemKind::OrderNotReady));
+                }
+                self.orders[index].status = OrderStatus::Processing;
+                let valid =
+                    self.orders.iter().enumerate().filter(|(_, one)| {
+                        matches!(one.status, OrderStatus::Processing | OrderStatus::Valid)
+                    });
+                assert_eq!(valid.count(), 1, "seed {}: two orders become valid", self.seed);
+                Ok(Answered::Order { body: self.body(index), retry_after })
+            }
+            Ask::Certificate(_) => Ok(Answered::Certificate { pem: pem.to_vec(), alternates: Vec::new() }),
+        }
+    }
+
+    /// What an asker must have stored before it asks.
+    fn must_be_stored(&self, ask: &Ask) {
+        let stored = self.stored.as_ref().expect("something was stored");
+        let seed = self.seed;
+        assert!(self.now >= self.closed_until, "seed {seed}: {ask:?} sooner than the server said");
+        match ask {
+            Ask::FindOrder { .. } => assert!(stored.is_asking && stored.order.is_none(), "seed {seed}"),
+            Ask::NewOrder { .. } => {
+                assert!(stored.is_asking && stored.order.is_none(), "seed {seed}");
+                let open = self
+                    .orders
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, one)| !matches!(one.status, OrderStatus::Invalid));
+                // One whose answer was lost is found; no other is left behind while it can become something.
+                assert_eq!(open.count(), 0, "seed {seed}: two orders at once");
+            }
+            Ask::Order(of) => assert_eq!(stored.order.as_ref(), Some(of), "seed {seed}"),
+            Ask::Authorization(of) | Ask::Challenge(of) | Ask::Finalize(of) | Ask::Certificate(of) => {
+                let order = stored.order.as_ref().expect("the order is stored");
+                assert_eq!(Self::numbers(of)[0], Self::numbers(order)[0], "seed {seed}: {of}");
+            }
+        }
+    }
+
+    fn ask(&mut self, ask: &Ask, pem: &[u8]) -> Event {
+        self.must_be_stored(ask);
+        if self.fault(8) {
+            let reason = "refused".to_owned();
+            return Event::Failed(Trouble::Unreachable { origin: "https://acme.example".to_owned(), reason });
+        }
+        if self.fault(5) {
+            let secs = self.random.random_range(1..40_000);
+            self.closed_until = self.now + Duration::from_secs(secs);
+            let retry_after = match self.random.random() {
+                true => RetryAfter::In(Duration::from_secs(secs)),
+                false => RetryAfter::At(self.closed_until),
+            };
+            let problem = Problem::new(ProblemKind::RateLimited, "slow down");
+            return Event::Failed(Trouble::Problem { status: 429, problem, retry_after: Some(retry_after) });
+        }
+        if self.fault(5) {
+            return Event::Failed(problem(ProblemKind::BadNonce));
+        }
+        let result = self.serve(ask, pem);
+        if self.fault(10) {
+            return Event::Failed(lost());
+        }
+        result.map_or_else(Event::Failed, answered)
+    }
+
+    fn publish(&mut self, all: Vec<Presented>) -> Option<Event> {
+        let stored = &self.stored.as_ref().expect("something was stored").presented;
+        assert!(
+            all.iter().all(|one| stored.contains(one)),
+            "seed {}: published before it was stored",
+            self.seed
+        );
+        for one in all {
+            self.published.entry(one).or_insert(self.now);
+        }
+        match self.fault(10) {
+            true if self.random.random() => Some(Event::NotPublished("edge-1".to_owned())),
+            // Nobody says anything: the minute passes.
+            true => None,
+            false => Some(Event::Published),
+        }
+    }
+
+    fn withdraw(&mut self, all: &[Presented]) -> Event {
+        if self.fault(10) {
+            return Event::NotWithdrawn;
+        }
+        self.published.retain(|one, _| !all.contains(one));
+        Event::Withdrawn
+    }
+}
+
+fn walk(seed: u64, certified: &Certified) -> u32 {
+    let mut sim = Sim {
+        random: StdRng::seed_from_u64(seed),
+        orders: Vec::new(),
+        stored: None,
+        published: BTreeMap::new(),
+        closed_until: START,
+        now: START,
+        is_calm: false,
+        seed,
+    };
+    let begin = |sim: &Sim| {
+        let (key, saved) = (certified.key.clone(), sim.stored.clone());
+        Order::new(wanted(), saved, key, THUMBPRINT.to_owned(), Vec::new(), sim.now)
+    };
+    let (mut order, mut kills, mut is_obtained) = (begin(&sim), 0, false);
+    let mut events = vec![Event::Tick];
+    for turn in 0..5000 {
+        sim.is_calm = turn > 300;
+        if events.is_empty() {
+            let Some(deadline) = order.deadline() else { break };
+            sim.now = deadline.max(sim.now);
+            events.push(Event::Tick);
+        }
+        let event = events.remove(0);
+        let jitter = Jitter::new(sim.random.random());
+        for action in order.step(event, jitter, sim.now) {
+            // Killed between any two actions.
+            if sim.fault(3) {
+                kills += 1;
+                // What it was told and had not stored, nobody knows.
+                if sim
+                    .stored
+                    .as_ref()
+                    .is_none_or(|saved| saved.failures.not_before() != Some(sim.closed_until))
+                {
+                    sim.closed_until = sim.now;
+                }
+                events = vec![Event::Tick];
+                order = begin(&sim);
+                break;
+            }
+            match action {
+                Action::Keep(saved) => sim.stored = Some(*saved),
+                Action::Ask(ask) => events.push(sim.ask(&ask, &certified.pem)),
+                Action::Publish(all) => events.extend(sim.publish(all)),
+                Action::Withdraw(all) => events.push(sim.withdraw(&all)),
+                Action::Report { again, .. } => {
+                    assert!(again >= sim.closed_until, "seed {seed}: sooner than the server said");
+                }
+                Action::Obtained(_) => is_obtained = true,
+            }
+        }
+        // Ten minutes, and as many again for each time that somebody could not withdraw it.
+        for (one, since) in &sim.published {
+            assert!(sim.now.since(*since) <= 6 * MAX_PRESENTED, "seed {seed}: {one:?} since {since}");
+        }
+    }
+    assert!(is_obtained && order.is_done(), "seed {seed}: {order:?}");
+    assert!(sim.published.is_empty() && order.presented().is_empty(), "seed {seed}: {:?}", sim.published);
+    let valid = sim.orders.iter().filter(|one| one.status == OrderStatus::Valid).count();
+    assert_eq!(valid, 1, "seed {seed}: valid orders");
+    kills
+}
+
+#[test]
+fn whatever_fails_there_is_one_valid_order_and_nothing_stays_published() {
+    let certified = Certified::new();
+    let kills: u32 = (0..500).map(|seed| walk(seed, &certified)).sum();
+    assert!(kills > 400, "the walk was to be killed now and then: {kills}");
+}
