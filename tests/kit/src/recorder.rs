@@ -1,9 +1,9 @@
 //! A server that writes down what it is asked, and answers as a test says: a stranger, a redirect, a proxy.
 
 use std::{
-    convert::Infallible,
     fmt,
     future::Future,
+    io,
     net::{Ipv4Addr, SocketAddr},
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
@@ -52,6 +52,18 @@ impl Asked {
         *request.headers_mut() = self.headers.clone();
         request
     }
+}
+
+/// Marks an answer that is not given: the connection ends instead.
+#[derive(Debug, Clone, Copy)]
+struct Silence;
+
+/// For an answerer: no answer at all, and the connection ends.
+#[must_use]
+pub fn silence() -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::default());
+    response.extensions_mut().insert(Silence);
+    response
 }
 
 type Future1 = Pin<Box<dyn Future<Output = Response<Full<Bytes>>> + Send>>;
@@ -146,7 +158,11 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, answer: Answerer, as
             let path = head.uri.path_and_query().map(ToString::to_string).unwrap_or_default();
             let one = Asked { method: head.method, path, headers: head.headers, body };
             asked.lock().unwrap_or_else(PoisonError::into_inner).push(one.clone());
-            Ok::<_, Infallible>(answer(one).await)
+            let response = answer(one).await;
+            match response.extensions().get::<Silence>() {
+                None => Ok(response),
+                Some(_) => Err(io::Error::other("no answer is to be given")),
+            }
         }
     });
     // How a client ends its connection is its own business.
