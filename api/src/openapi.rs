@@ -201,7 +201,7 @@ const ROUTES: &[Route] = &[
     ("post", "/issuers/{name}/test", "Try everything that the next renewal needs, with a throwaway key", &[], Nothing, One("IssuerTest")),
     ("get", "/kek", "Key slots and data keys, and how many records are under an old key", &[], Nothing, One("Sealing")),
     ("post", "/kek/slots", "Add the key slot that the server's configuration names; no key is ever sent", &[], One("AddSlot"), One("Done")),
-    ("delete", "/kek/slots/{name}", "Remove a key slot; refused for the last, and when no other opens", &["dry_run", "reason"], Nothing, One("Done")),
+    ("delete", "/kek/slots/{name}", "Remove a key slot; refused for the last, when no other opens, and when only slots in Vault would be left", &["dry_run", "reason", "insecure_single_slot"], Nothing, One("Done")),
     ("post", "/kek/rotate", "Replace a key-encryption key, the root key, or data keys, while everything serves", &[], One("RotateKey"), One("KeyRotation")),
     ("post", "/audit/accept", "Take the store as it is after STORE_ROLLBACK, so that signing goes on", &[], One("AcceptStore"), One("Done")),
     ("get", "/audit", "The audit log, newest first", &["since", "until", "action", "actor", "object", "text", "limit", "after"], Nothing, Page("AuditRow")),
@@ -292,7 +292,7 @@ fn operation(route: &Route) -> Value {
 fn kind_of(parameter: &str) -> &'static str {
     match parameter {
         "limit" => "integer",
-        "dry_run" | "prune" | "all" => "boolean",
+        "dry_run" | "prune" | "all" | "insecure_single_slot" => "boolean",
         _ => "string",
     }
 }

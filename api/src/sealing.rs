@@ -5,6 +5,17 @@ use audit::Event;
 
 use crate::{calls::CallError, wire};
 
+/// How a slot is removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Removal<'a> {
+    /// The slot that takes its place: it is taken as there.
+    pub instead: Option<&'a str>,
+    /// Slots of Vault's Transit engine only may be left.
+    pub insecure_single_slot: bool,
+    /// Only look whether it could be.
+    pub dry_run: bool,
+}
+
 /// Keys of the store. Whatever adds a slot takes its key from where the server's own configuration says, never from
 /// the caller.
 #[async_trait]
@@ -21,25 +32,27 @@ pub trait Sealing: Send + Sync {
     /// When it exists, is not configured, or its key cannot be used.
     async fn add_slot(&self, name: &str, dry_run: bool, event: Event) -> Result<(), CallError>;
 
-    /// Removes the slot of that name; with `dry_run`, only looks whether it could be.
+    /// Removes the slot of that name.
     ///
     /// # Errors
-    /// When there is none, it is the last, or no other opens. With `instead`, that one is taken as there.
-    async fn remove_slot(
-        &self,
-        name: &str,
-        instead: Option<&str>,
-        dry_run: bool,
-        event: Event,
-    ) -> Result<(), CallError>;
+    /// When there is none, it is the last, no other opens, or only slots in Vault would be left and nobody wants that.
+    async fn remove_slot(&self, name: &str, removal: Removal<'_>, event: Event) -> Result<(), CallError>;
+
+    /// Wraps the root key of the slot anew with the latest version of its key; with `dry_run`, only looks whether that
+    /// could be.
+    ///
+    /// # Errors
+    /// When there is none, its key has no versions, or cannot be used.
+    async fn rewrap_slot(&self, name: &str, dry_run: bool, event: Event) -> Result<(), CallError>;
 
     /// Replaces the root key; with `dry_run`, only looks whether it could be.
     ///
     /// # Errors
-    /// When a slot is neither at hand nor left behind.
+    /// When a slot is neither at hand nor left behind, or only slots in Vault would be left and nobody wants that.
     async fn rotate_root(
         &self,
         leave_behind: &[String],
+        insecure_single_slot: bool,
         dry_run: bool,
         event: Event,
     ) -> Result<(), CallError>;
@@ -65,7 +78,8 @@ pub trait Sealing: Send + Sync {
     async fn accept(&self, event: Event) -> Result<(), CallError>;
 }
 
-/// Slots by name in memory, of a configuration that names every slot but `unknown`.
+/// Slots by name in memory, of a configuration that names every slot but `unknown`. Those whose names begin with `vault`
+/// are in one.
 #[cfg(any(test, feature = "testing"))]
 #[derive(Debug)]
 pub struct MemorySealing {
@@ -105,6 +119,9 @@ impl Sealing for MemorySealing {
             problem: None,
             stale: false,
             ends: None,
+            version: None,
+            latest_version: None,
+            minimum_version: None,
         };
         Ok(wire::Sealing {
             slots: self.slots().iter().map(slot).collect(),
@@ -129,27 +146,36 @@ impl Sealing for MemorySealing {
         Ok(())
     }
 
-    async fn remove_slot(
-        &self,
-        name: &str,
-        instead: Option<&str>,
-        dry_run: bool,
-        _: Event,
-    ) -> Result<(), CallError> {
+    async fn remove_slot(&self, name: &str, removal: Removal<'_>, _: Event) -> Result<(), CallError> {
         let mut slots = self.slots();
         if !slots.contains(name) {
             return Err(CallError::NotFound { what: "key slot", name: name.into() });
         }
-        if slots.len() == 1 && instead.is_none() {
+        let mut left =
+            slots.iter().map(String::as_str).filter(|slot| *slot != name).chain(removal.instead).peekable();
+        if left.peek().is_none() {
             return Err(CallError::Policy("it is the last one".into()));
         }
-        if !dry_run {
+        if !removal.insecure_single_slot && left.all(|slot| slot.starts_with("vault")) {
+            return Err(CallError::Policy("only Vault would open the store".into()));
+        }
+        if !removal.dry_run {
             slots.remove(name);
         }
         Ok(())
     }
 
-    async fn rotate_root(&self, _: &[String], _: bool, _: Event) -> Result<(), CallError> {
+    async fn rewrap_slot(&self, name: &str, _: bool, _: Event) -> Result<(), CallError> {
+        if !self.slots().contains(name) {
+            return Err(CallError::NotFound { what: "key slot", name: name.into() });
+        }
+        if name.starts_with("vault") {
+            return Ok(());
+        }
+        Err(CallError::Policy("its key has no versions".into()))
+    }
+
+    async fn rotate_root(&self, _: &[String], _: bool, _: bool, _: Event) -> Result<(), CallError> {
         Ok(())
     }
 

@@ -135,6 +135,8 @@ pub enum Action {
     KekSlotAdd,
     /// A key slot was removed.
     KekSlotRemove,
+    /// A key slot holds the root key anew, wrapped by the latest version of its key.
+    KekSlotRewrap,
     /// The root key was replaced and every data key wrapped anew.
     RootKeyRotate,
     /// A new data key was made, to follow the one in use.

@@ -161,6 +161,7 @@ async fn serve(
         store: store.clone(),
         config_path,
         dev: config.dev,
+        clock: clock.clone(),
         wake: wake.clone(),
         status: sealer_status.subscribe(),
     };

@@ -110,6 +110,15 @@ fn keys(config: &Config) -> Vec<Check> {
             KekSource::Token { token, key, .. } => {
                 ok("key-encryption key", format!("key {key} on token {token}"))
             }
+            KekSource::Transit(transit) => ok(
+                "key-encryption key",
+                format!(
+                    "key {}/{} of Vault at {}",
+                    transit.mount,
+                    transit.key,
+                    transit.addresses.as_slice()[0]
+                ),
+            ),
         })
         .collect();
     let volume = |path: &Path| fs::metadata(path).ok().map(|found| found.dev());

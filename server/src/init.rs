@@ -18,8 +18,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{Config, KekSource},
-    keys,
+    keys::{self, Asking},
     lifecycle::Parts,
+    transit::PATIENT,
 };
 
 /// The slot of the key that `secrets` names without a slot.
@@ -100,11 +101,12 @@ async fn make(
 ) -> anyhow::Result<Made> {
     let slot = |name: &str, source| NewSlot { name: name.to_owned(), source, cost: Cost::default() };
     let mut slots = Vec::new();
+    let asking = Asking { clock: clock.clone(), patience: PATIENT };
     if let Some(kek) = &config.kek {
-        slots.push(slot(PRIMARY, keys::source(kek)?));
+        slots.push(slot(PRIMARY, keys::source(kek, &asking)?));
     }
     for named in &config.slots {
-        slots.push(slot(&named.name, keys::source(&named.source)?));
+        slots.push(slot(&named.name, keys::source(&named.source, &asking)?));
     }
     slots.extend(recovery.map(|path| slot(RECOVERY, store::KekSource::File(path.to_owned()))));
     store::initialise(store::InitOptions {
@@ -163,7 +165,7 @@ pub(crate) async fn open_store(
 ) -> anyhow::Result<(Store, store::Writer)> {
     let options = store::OpenOptions {
         directory: config.data_dir.clone(),
-        keys: keys::sources(config)?,
+        keys: keys::sources(config, &Asking { clock: clock.clone(), patience: PATIENT })?,
         anchor: config.anchor_file.clone(),
         clock,
         dev: config.dev,

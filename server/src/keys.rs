@@ -1,13 +1,25 @@
 //! From what the configuration names to what opens key slots. Secrets are read from files and descriptors here, and
 //! nowhere else on the way: no argument, environment variable or call of the API carries one.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow};
+use certs::Clock;
 use store::{SlotSource, TokenKey};
 use zeroize::Zeroizing;
 
-use crate::config::{Config, KekSource};
+use crate::{
+    config::{Config, KekSource},
+    transit::TransitKey,
+};
+
+/// How sources are asked that are somewhere else.
+#[derive(Debug, Clone)]
+pub(crate) struct Asking {
+    pub(crate) clock: Arc<dyn Clock>,
+    /// How long one use may take.
+    pub(crate) patience: Duration,
+}
 
 /// The least length of a passphrase.
 const MIN_PASSPHRASE: usize = 12;
@@ -21,12 +33,12 @@ const MAX_SECRET: usize = 4096;
 ///
 /// # Errors
 /// When nothing can be read.
-pub(crate) fn sources(config: &Config) -> anyhow::Result<Vec<SlotSource>> {
+pub(crate) fn sources(config: &Config, asking: &Asking) -> anyhow::Result<Vec<SlotSource>> {
     let named = config.slots.iter().map(|slot| (Some(slot.name.clone()), &slot.source));
     let all = config.kek.iter().map(|kek| (None, kek)).chain(named);
     let (mut read, mut first_problem) = (Vec::new(), None);
     for (name, kek) in all {
-        match source(kek) {
+        match source(kek, asking) {
             Ok(source) => read.push(SlotSource { name, source }),
             Err(error) => {
                 tracing::warn!(error = format!("{error:#}"), "a key cannot be read");
@@ -44,7 +56,7 @@ pub(crate) fn sources(config: &Config) -> anyhow::Result<Vec<SlotSource>> {
 ///
 /// # Errors
 /// When its secret cannot be read.
-pub(crate) fn source(kek: &KekSource) -> anyhow::Result<store::KekSource> {
+pub(crate) fn source(kek: &KekSource, asking: &Asking) -> anyhow::Result<store::KekSource> {
     Ok(match kek {
         KekSource::File(path) => store::KekSource::File(path.clone()),
         KekSource::PassphraseFile(path) => {
@@ -61,6 +73,12 @@ pub(crate) fn source(kek: &KekSource) -> anyhow::Result<store::KekSource> {
             key: key.clone(),
             pin: secret("PIN", pin_file)?,
         }),
+        // Its files are read when it is asked: what opens no store today may do so in a moment.
+        KekSource::Transit(transit) => store::KekSource::Transit(Arc::new(TransitKey::new(
+            transit.clone(),
+            Arc::clone(&asking.clock),
+            asking.patience,
+        ))),
     })
 }
 
@@ -99,10 +117,11 @@ mod tests {
     #[test]
     fn reads_secrets_from_files_and_names_the_file_when_it_cannot() {
         let folder = tempfile::tempdir().unwrap();
+        let asking = Asking { clock: Arc::new(crate::clock::SystemClock), patience: crate::transit::PATIENT };
         let path = folder.path().join("phrase");
         let check = |text: &str, expected: Result<(), &str>| {
             fs::write(&path, text).unwrap();
-            let read = source(&KekSource::PassphraseFile(path.clone()));
+            let read = source(&KekSource::PassphraseFile(path.clone()), &asking);
             match (read, expected) {
                 (Ok(store::KekSource::Passphrase(read)), Ok(())) => {
                     assert_eq!(&**read, text.trim_end().as_bytes())
@@ -122,7 +141,7 @@ mod tests {
         let error = export_passphrase(&path).unwrap_err().to_string();
         assert!(error.contains("is more than one line") && !error.contains("horse"), "{error}");
         fs::remove_file(&path).unwrap();
-        let error = source(&KekSource::PassphraseFile(path)).unwrap_err();
+        let error = source(&KekSource::PassphraseFile(path), &asking).unwrap_err();
         assert!(error.to_string().contains("cannot read the passphrase from"), "{error}");
     }
 }

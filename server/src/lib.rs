@@ -31,3 +31,4 @@ pub mod sandbox;
 pub mod serve;
 mod timekeeper;
 pub mod tls;
+mod transit;

@@ -1,6 +1,8 @@
 //! The key-encryption key: where it comes from and what is demanded of it. It wraps the root key and nothing else,
-//! lives outside the database, and is forgotten as soon as the root key is unwrapped; on a token it never leaves it.
+//! lives outside the database, and is forgotten as soon as the root key is unwrapped; on a token, or held by somebody
+//! else, it never comes here.
 
+mod remote;
 mod token;
 
 use std::{
@@ -9,6 +11,7 @@ use std::{
     io::{Read, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use argon2::{Algorithm, Argon2, Params, Version};
@@ -16,8 +19,11 @@ use rustix::fs::OFlags;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-pub(crate) use self::token::KeyFacts;
-pub use self::token::{TokenError, TokenKey};
+pub(crate) use self::{remote::Envelope, token::KeyFacts};
+pub use self::{
+    remote::{Outlook, RemoteError, RemoteKey, RemoteState, Unwrapped, Wrapped},
+    token::{TokenError, TokenKey},
+};
 use crate::seal::random;
 
 /// Where the key-encryption key comes from.
@@ -29,6 +35,8 @@ pub enum KekSource {
     Passphrase(Zeroizing<Vec<u8>>),
     /// A key on a PKCS#11 token, which it never leaves.
     Token(TokenKey),
+    /// A key in Vault's Transit engine, which it never leaves.
+    Transit(Arc<dyn RemoteKey>),
 }
 
 impl KekSource {
@@ -39,6 +47,7 @@ impl KekSource {
             Self::File(_) => SlotKind::KeyFile,
             Self::Passphrase(_) => SlotKind::Passphrase,
             Self::Token(_) => SlotKind::Token,
+            Self::Transit(_) => SlotKind::Transit,
         }
     }
 }
@@ -49,6 +58,7 @@ impl fmt::Display for KekSource {
             Self::File(path) => write!(f, "key file {}", path.display()),
             Self::Passphrase(_) => f.write_str("passphrase"),
             Self::Token(key) => key.fmt(f),
+            Self::Transit(key) => key.fmt(f),
         }
     }
 }
@@ -68,6 +78,8 @@ pub enum SlotKind {
     Passphrase,
     /// Opened by a key on a PKCS#11 token.
     Token,
+    /// Opened by a key in Vault's Transit engine.
+    Transit,
 }
 
 impl SlotKind {
@@ -76,11 +88,14 @@ impl SlotKind {
             Self::KeyFile => "key-file",
             Self::Passphrase => "passphrase",
             Self::Token => "pkcs11",
+            Self::Transit => "transit",
         }
     }
 
     pub(crate) fn parse(word: &str) -> Option<Self> {
-        [Self::KeyFile, Self::Passphrase, Self::Token].into_iter().find(|kind| kind.word() == word)
+        [Self::KeyFile, Self::Passphrase, Self::Token, Self::Transit]
+            .into_iter()
+            .find(|kind| kind.word() == word)
     }
 }
 
@@ -200,6 +215,9 @@ pub enum KekError {
     /// The token or its key cannot be used.
     #[error(transparent)]
     Token(#[from] TokenError),
+    /// Whoever holds the key could not be asked, or does not do it.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
 }
 
 impl KekError {
@@ -225,6 +243,7 @@ impl KekError {
             Self::Cost(_) => "the slot was weakened or damaged: open the store with another slot".into(),
             Self::Stretch(_) => "free memory, or open the store with a key file".into(),
             Self::Token(error) => error.hint(),
+            Self::Remote(error) => error.hint.clone(),
         }
     }
 }

@@ -46,7 +46,10 @@ mod writer;
 
 pub use self::directory::DirectoryError;
 pub use self::integrity::Integrity;
-pub use self::kek::{Cost, KekError, KekSource, SlotKind, TokenError, TokenKey};
+pub use self::kek::{
+    Cost, KekError, KekSource, Outlook, RemoteError, RemoteKey, RemoteState, SlotKind, TokenError, TokenKey,
+    Unwrapped, Wrapped,
+};
 pub use self::keyring::{Class, KeyState};
 pub use self::ledger::RowFault;
 pub use self::live::Written;
@@ -54,7 +57,9 @@ pub use self::rollback::{AnchorStatus, Finding};
 pub use self::rotation::{BATCH, DataKeyStatus, Progress, SealingStatus};
 pub use self::seal::SealError;
 pub use self::secrets::MAX_SECRETS;
-pub use self::slots::{MAX_SLOTS, NewSlot, RotationError, SlotHealth, SlotSource, SlotStatus, UnlockError};
+pub use self::slots::{
+    MAX_SLOTS, NewSlot, OnlyTransit, RotationError, SlotHealth, SlotSource, SlotStatus, UnlockError,
+};
 pub use self::sqlite::{InitError, InitOptions, OpenError, OpenOptions, Store, initialise, open};
 pub use self::writer::{Topic, Writer, WriterError};
 

@@ -20,7 +20,7 @@ use zeroize::{Zeroize, Zeroizing};
 pub(crate) const MAGIC: &[u8; 4] = b"CRDS";
 pub(crate) const FORMAT: u8 = 1;
 /// AES-256-GCM under a one-use key and a fixed nonce. 2 is reserved for AES-256-GCM-SIV, 3 for post-quantum wrapping;
-/// 4 is that of tokens (`kek::token`).
+/// 4 is that of tokens (`kek::token`), 5 that of keys that somebody else holds (`kek::remote`).
 const SUITE: u8 = 1;
 const KEY_ID: usize = 6;
 const SALT: usize = KEY_ID + 16;
@@ -81,6 +81,16 @@ impl SealingKey {
         }
         bytes.copy_from_slice(plaintext);
         Ok(Self { id, bytes })
+    }
+
+    /// Takes what somebody else unwrapped for us.
+    pub(crate) fn from_secret(id: Uuid, secret: &SecretBytes) -> Result<Self, SealError> {
+        Self::from_plaintext(id, secret.expose_secret())
+    }
+
+    /// A copy for somebody else, who wraps it.
+    pub(crate) fn to_secret(&self) -> SecretBytes {
+        SecretBytes::new(Zeroizing::new(self.bytes.to_vec()))
     }
 
     /// Whether `plaintext` is this key, in constant time.

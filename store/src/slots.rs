@@ -1,7 +1,8 @@
 //! Key slots: each holds the root key, wrapped by one key-encryption key. Any one of them opens the store.
 //!
 //! A source is asked three things, and may take its time about each: to wrap the root key, to unwrap it, and how it
-//! stands. What it wraps with never comes here, but for key files and passphrases, which are forgotten at once.
+//! stands. What it wraps with never comes here, but for key files and passphrases, which are forgotten at once. Who is
+//! asked over a network is asked last, and when a store is opened only if nothing else opens it.
 
 mod change;
 
@@ -13,9 +14,12 @@ use thiserror::Error;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-pub use self::change::RotationError;
+pub use self::change::{OnlyTransit, RotationError};
 use crate::{
-    kek::{Bytes, Cost, KekError, KekSource, KeyFacts, SlotKind, create_key_file, read_key_file, stretch},
+    kek::{
+        Bytes, Cost, Envelope, KekError, KekSource, KeyFacts, Outlook, RemoteError, RemoteState, SlotKind,
+        create_key_file, read_key_file, stretch,
+    },
     keyring::new_id,
     row::{decode, time, uuid},
     seal::{self, Place, SealError, SealingKey, random},
@@ -87,8 +91,8 @@ pub enum UnlockError {
         slots: String,
     },
     /// Several keys were given, and none opens a slot.
-    #[error("none of the keys opens the store: {}", .0.join("; "))]
-    None(Vec<String>),
+    #[error("none of the keys opens the store: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    None(Vec<Self>),
     /// The slot opened; what it or a data key holds is damaged.
     #[error("{what} is damaged")]
     Damaged {
@@ -99,6 +103,9 @@ pub enum UnlockError {
     },
 }
 
+const USE_THE_RIGHT_KEY: &str =
+    "nothing was changed; use the key that was made with this store, or that of its recovery slot";
+
 impl UnlockError {
     /// What to do about it.
     #[must_use]
@@ -108,12 +115,42 @@ impl UnlockError {
             Self::NoKey { .. } => "name the key in secrets, or its slot in secrets.slots".into(),
             Self::NoSlot { .. } => "give the sort of key that the store was initialised with".into(),
             Self::NoSlotNamed { .. } => "`credence kek add-slot` makes it, or correct the name".into(),
-            Self::Wrong { .. } | Self::None(_) => {
-                "nothing was changed; use the key that was made with this store, or that of its \
-                                   recovery slot"
-                    .into()
-            }
+            Self::Wrong { .. } => USE_THE_RIGHT_KEY.into(),
+            // Whoever holds a key says most exactly what to do.
+            Self::None(_) => match self.remote().first() {
+                Some(remote) => format!("{}; or open it by the recovery slot", remote.hint),
+                None => USE_THE_RIGHT_KEY.into(),
+            },
             Self::Damaged { .. } => "nothing was changed; restore the database from a backup".into(),
+        }
+    }
+
+    /// What those said who hold a key elsewhere.
+    #[must_use]
+    pub fn remote(&self) -> Vec<&RemoteError> {
+        match self {
+            Self::Kek(KekError::Remote(error)) => vec![error],
+            Self::None(all) => all.iter().flat_map(Self::remote).collect(),
+            Self::Kek(_)
+            | Self::NoKey { .. }
+            | Self::NoSlot { .. }
+            | Self::NoSlotNamed { .. }
+            | Self::Wrong { .. }
+            | Self::Damaged { .. } => Vec::new(),
+        }
+    }
+
+    /// What becomes of it when nobody changes anything here: the best that one of the keys holds out.
+    #[must_use]
+    pub fn outlook(&self) -> Outlook {
+        let all = self.remote();
+        let one_is = |outlook| all.iter().any(|error| error.outlook == outlook);
+        if one_is(Outlook::Passing) {
+            Outlook::Passing
+        } else if one_is(Outlook::Refused) {
+            Outlook::Refused
+        } else {
+            Outlook::Lasting
         }
     }
 }
@@ -146,6 +183,39 @@ pub struct SlotStatus {
     pub stale: bool,
     /// When its key ends, as its source says; most keys have no end.
     pub ends: Option<Timestamp>,
+    /// The version of the key that wraps it, where keys have versions.
+    pub version: Option<u32>,
+    /// What whoever holds the key says of it.
+    pub key: Option<RemoteState>,
+    /// What somebody should hear of, although it opens.
+    pub warnings: Vec<String>,
+}
+
+impl SlotStatus {
+    fn asked(self, answered: &Answered) -> Self {
+        let named = answered.token.as_ref().map(|now| now.id.as_str());
+        let is_other = named.is_some_and(|id| id != self.key_id)
+            || answered.key.as_ref().is_some_and(|now| {
+                now.key_id != self.key_id || self.version.is_some_and(|version| version < now.latest)
+            });
+        Self {
+            health: SlotHealth::Opens,
+            stale: is_other,
+            ends: answered.token.as_ref().and_then(|now| now.ends),
+            key: answered.key.clone(),
+            warnings: answered.warnings.clone(),
+            ..self
+        }
+    }
+}
+
+/// What a source answered that opens a slot.
+#[derive(Debug)]
+struct Answered {
+    root: SealingKey,
+    token: Option<KeyFacts>,
+    key: Option<RemoteState>,
+    warnings: Vec<String>,
 }
 
 /// A key slot as it is kept.
@@ -185,7 +255,8 @@ async fn local_key(
             let (cost, salt) = stretching.ok_or(KekError::EmptyPassphrase)?;
             blocking(move || stretch(&text, &salt, cost)).await
         }
-        KekSource::Token(_) => Err(KekError::EmptyPassphrase),
+        // Neither gives its key away: they are asked in `Slot::wrap` and `Slot::ask`.
+        KekSource::Token(_) | KekSource::Transit(_) => Err(KekError::EmptyPassphrase),
     }
 }
 
@@ -213,6 +284,8 @@ impl Slot {
                 blocking(move || key.ensure()).await?;
                 None
             }
+            // It is made where it is held, and by whoever looks after it there.
+            KekSource::Transit(_) => None,
         };
         let mut slot = Self {
             id: new_id(),
@@ -245,6 +318,12 @@ impl Slot {
             (self.key_id, self.wrapped) = (key_id, wrapped);
             return Ok(());
         }
+        if let KekSource::Transit(key) = source {
+            let wrapped = key.wrap(&root.to_secret(), &place.authenticated(self.id)).await?;
+            self.wrapped = Envelope { version: wrapped.version, bytes: &wrapped.bytes }.write(self.id);
+            self.key_id = wrapped.key_id;
+            return Ok(());
+        }
         let kek = local_key(source, self.stretching, apart_from).await?;
         self.wrapped = root.wrap(&SealingKey::new(self.id, kek), &place);
         Ok(())
@@ -258,38 +337,74 @@ impl Slot {
         source: &KekSource,
         apart_from: Option<&Path>,
     ) -> Result<Option<SealingKey>, UnlockError> {
+        Ok(self.ask(store, root_id, source, apart_from).await?.map(|answered| answered.root))
+    }
+
+    /// As [`Slot::open`], with what the source says of its key.
+    async fn ask(
+        &self,
+        store: Uuid,
+        root_id: Uuid,
+        source: &KekSource,
+        apart_from: Option<&Path>,
+    ) -> Result<Option<Answered>, UnlockError> {
         let name = self.id.to_string();
         let place = place(store, &name);
         let damaged = |source| UnlockError::Damaged { what: format!("key slot {}", self.name), source };
-        let plaintext = match source {
+        let (root, token) = match source {
+            KekSource::Transit(key) => {
+                let Some(envelope) = Envelope::read(self.id, &self.wrapped) else { return Ok(None) };
+                let unwrapped = key.unwrap(envelope.bytes, &place.authenticated(self.id)).await;
+                let unwrapped = unwrapped.map_err(KekError::from)?;
+                let Some(root) = unwrapped.root else { return Ok(None) };
+                let root = SealingKey::from_secret(root_id, &root).map_err(damaged)?;
+                let (key, warnings) = (unwrapped.key, unwrapped.warnings);
+                return Ok(Some(Answered { root, token: None, key, warnings }));
+            }
             KekSource::Token(key) => {
-                let (key, id, place) = (key.clone(), self.id, place.authenticated(self.id));
+                let (held, id, place) = (key.clone(), self.id, place.authenticated(self.id));
                 let wrapped = self.wrapped.clone();
-                blocking(move || key.unwrap(id, &place, &wrapped)).await.map_err(KekError::from)?
+                let root =
+                    blocking(move || held.unwrap(id, &place, &wrapped)).await.map_err(KekError::from)?;
+                let held = key.clone();
+                // What it says beside is worth no failure.
+                let facts = if root.is_some() { blocking(move || held.facts()).await.ok() } else { None };
+                (root, facts)
             }
             KekSource::File(_) | KekSource::Passphrase(_) => {
                 let kek = SealingKey::new(self.id, local_key(source, self.stretching, apart_from).await?);
                 match seal::open(&kek, &place, &self.wrapped) {
-                    Ok(plaintext) => Some(plaintext),
-                    Err(SealError::WrongKey(_)) => None,
+                    Ok(plaintext) => (Some(plaintext), None),
+                    Err(SealError::WrongKey(_)) => (None, None),
                     Err(error) => return Err(damaged(error)),
                 }
             }
         };
-        plaintext
-            .map(|plaintext| SealingKey::from_plaintext(root_id, &plaintext).map_err(damaged))
-            .transpose()
+        let Some(plaintext) = root else { return Ok(None) };
+        let root = SealingKey::from_plaintext(root_id, &plaintext).map_err(damaged)?;
+        Ok(Some(Answered { root, token, key: None, warnings: Vec::new() }))
     }
 
-    fn status(&self, health: SlotHealth, stale: bool) -> SlotStatus {
+    fn status(&self, health: SlotHealth) -> SlotStatus {
         SlotStatus {
             name: self.name.clone(),
             kind: self.kind,
             key_id: self.key_id.clone(),
             created: self.created,
             health,
-            stale,
+            stale: false,
             ends: None,
+            version: self.version(),
+            key: None,
+            warnings: Vec::new(),
+        }
+    }
+
+    /// The version of the key that wraps it, where keys have versions.
+    pub(crate) fn version(&self) -> Option<u32> {
+        match self.kind {
+            SlotKind::Transit => Envelope::read(self.id, &self.wrapped).map(|envelope| envelope.version),
+            SlotKind::KeyFile | SlotKind::Passphrase | SlotKind::Token => None,
         }
     }
 }
@@ -300,14 +415,69 @@ fn describe<'a>(slots: impl IntoIterator<Item = &'a Slot>) -> String {
     if names.is_empty() { "no slot".into() } else { names.join(", ") }
 }
 
-/// What opening a store's slots brought.
+/// What asking the sources brought.
 #[derive(Debug)]
-pub(crate) struct Opened {
-    pub(crate) root: SealingKey,
-    pub(crate) slots: Vec<SlotStatus>,
+struct Asked {
+    root: Option<SealingKey>,
+    slots: Vec<SlotStatus>,
+    /// By the place of the source.
+    problems: Vec<(usize, UnlockError)>,
 }
 
-/// Asks every source for the root key. One that opens its slot is enough; of the others it is said why they did
+/// How many of the sources are asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    /// All of them, each for its own sake.
+    All,
+    /// Nobody is asked over a network once the root key is in hand.
+    Enough,
+}
+
+async fn ask(
+    store: Uuid,
+    root_id: Uuid,
+    slots: &[Slot],
+    sources: &[SlotSource],
+    apart_from: Option<&Path>,
+    extent: Extent,
+) -> Asked {
+    let mut asked = Asked {
+        root: None,
+        slots: slots.iter().map(|slot| slot.status(SlotHealth::Offline)).collect(),
+        problems: Vec::new(),
+    };
+    let is_remote = |index: &usize| matches!(sources[*index].source, KekSource::Transit(_));
+    let (far, near): (Vec<_>, Vec<_>) = (0..sources.len()).partition(is_remote);
+    for place in near.into_iter().chain(far) {
+        let one = &sources[place];
+        if extent == Extent::Enough && asked.root.is_some() && is_remote(&place) {
+            continue;
+        }
+        match ask_one(store, root_id, slots, one, apart_from).await {
+            Ok((index, answered)) => {
+                asked.slots[index] = slots[index].status(SlotHealth::Opens).asked(&answered);
+                asked.root.get_or_insert(answered.root);
+            }
+            Err(error) => {
+                let named =
+                    one.name.as_ref().and_then(|name| slots.iter().position(|slot| slot.name == *name));
+                if let Some(index) = named {
+                    asked.slots[index] = slots[index].status(SlotHealth::Fails(words(&error)));
+                }
+                asked.problems.push((place, error));
+            }
+        }
+    }
+    asked.problems.sort_by_key(|(place, _)| *place);
+    asked
+}
+
+/// Why, and of a key that is held elsewhere also what to do about it.
+fn words(error: &UnlockError) -> String {
+    if error.remote().is_empty() { error.to_string() } else { format!("{error}; {}", error.hint()) }
+}
+
+/// Asks the sources for the root key. One that opens its slot is enough; of the others it is said why they did
 /// not. Which slot a key opens shows by its name or by the commitment; nothing is decrypted on trial.
 pub(crate) async fn open(
     store: Uuid,
@@ -315,57 +485,53 @@ pub(crate) async fn open(
     slots: &[Slot],
     sources: &[SlotSource],
     apart_from: Option<&Path>,
-) -> Result<Opened, UnlockError> {
-    let mut status: Vec<SlotStatus> =
-        slots.iter().map(|slot| slot.status(SlotHealth::Offline, false)).collect();
-    let (mut root, mut problems) = (None, Vec::new());
-    for one in sources {
-        match open_with(store, root_id, slots, one, apart_from).await {
-            Ok((index, key)) => {
-                let facts = token_facts(&one.source).await;
-                let stale = facts.as_ref().is_some_and(|now| now.id != slots[index].key_id);
-                let ends = facts.and_then(|now| now.ends);
-                status[index] = SlotStatus { ends, ..slots[index].status(SlotHealth::Opens, stale) };
-                root.get_or_insert(key);
-            }
-            Err(error) => {
-                let named =
-                    one.name.as_ref().and_then(|name| slots.iter().position(|slot| slot.name == *name));
-                if let Some(index) = named {
-                    status[index] = slots[index].status(SlotHealth::Fails(error.to_string()), false);
-                }
-                problems.push(error);
-            }
-        }
-    }
-    match root {
+) -> Result<SealingKey, UnlockError> {
+    let asked = ask(store, root_id, slots, sources, apart_from, Extent::Enough).await;
+    let mut problems: Vec<UnlockError> = asked.problems.into_iter().map(|(_, problem)| problem).collect();
+    match asked.root {
         Some(root) => {
             for problem in &problems {
                 tracing::warn!(%problem, "a key does not open its slot; another one opened the store");
             }
-            Ok(Opened { root, slots: status })
+            Ok(root)
         }
-        None if problems.len() > 1 => {
-            Err(UnlockError::None(problems.iter().map(ToString::to_string).collect()))
-        }
+        None if problems.len() > 1 => Err(UnlockError::None(problems)),
         None => Err(problems.pop().unwrap_or_else(|| UnlockError::NoKey { slots: describe(slots) })),
     }
 }
 
-/// What a token says of its key; other sources say nothing.
-async fn token_facts(source: &KekSource) -> Option<KeyFacts> {
-    let KekSource::Token(key) = source else { return None };
-    let key = key.clone();
-    blocking(move || key.facts()).await.ok()
+/// How every slot stands, each source asked anew.
+pub(crate) async fn status(
+    store: Uuid,
+    root_id: Uuid,
+    slots: &[Slot],
+    sources: &[SlotSource],
+    apart_from: Option<&Path>,
+) -> Vec<SlotStatus> {
+    let mut asked = ask(store, root_id, slots, sources, apart_from, Extent::All).await;
+    if asked.root.is_some() {
+        return asked.slots;
+    }
+    // Nothing opens: what names no slot is to blame for whichever it could have opened.
+    for (place, error) in &asked.problems {
+        let one = &sources[*place];
+        let could = |slot: &&mut SlotStatus| {
+            one.name.is_none() && slot.kind == one.source.kind() && slot.health == SlotHealth::Offline
+        };
+        for slot in asked.slots.iter_mut().filter(could) {
+            slot.health = SlotHealth::Fails(words(error));
+        }
+    }
+    asked.slots
 }
 
-async fn open_with(
+async fn ask_one(
     store: Uuid,
     root_id: Uuid,
     slots: &[Slot],
     one: &SlotSource,
     apart_from: Option<&Path>,
-) -> Result<(usize, SealingKey), UnlockError> {
+) -> Result<(usize, Answered), UnlockError> {
     let given = one.source.kind();
     if let Some(name) = &one.name
         && !slots.iter().any(|slot| slot.name == *name)
@@ -375,8 +541,8 @@ async fn open_with(
     let fits = |slot: &Slot| slot.kind == given && one.name.as_ref().is_none_or(|name| slot.name == *name);
     let fitting: Vec<usize> = (0..slots.len()).filter(|index| fits(&slots[*index])).collect();
     for index in &fitting {
-        if let Some(key) = slots[*index].open(store, root_id, &one.source, apart_from).await? {
-            return Ok((*index, key));
+        if let Some(answered) = slots[*index].ask(store, root_id, &one.source, apart_from).await? {
+            return Ok((*index, answered));
         }
     }
     if fitting.is_empty() {
@@ -439,7 +605,7 @@ impl Slot {
         let kind = SlotKind::parse(row.try_get("kind")?)
             .ok_or_else(|| decode("kind", "unknown kind of key slot"))?;
         let stretching = match kind {
-            SlotKind::KeyFile | SlotKind::Token => None,
+            SlotKind::KeyFile | SlotKind::Token | SlotKind::Transit => None,
             SlotKind::Passphrase => {
                 let salt: &[u8] = row.try_get("salt")?;
                 let cost = Cost {

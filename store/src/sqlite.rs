@@ -399,8 +399,8 @@ pub(crate) async fn open_as(options: OpenOptions, schema: Schema) -> Result<(Sto
     let failed = |source| OpenError::Database { path: path.clone(), source };
     let facts = Facts::read(&path, schema).await?;
     let apart = slots::apart(options.dev, &options.directory);
-    let opened = slots::open(facts.id, facts.root, &facts.slots, &options.keys, apart.as_deref()).await?;
-    let keyring = Keyring::unwrap(facts.id, opened.root, &facts.data_keys)
+    let root = slots::open(facts.id, facts.root, &facts.slots, &options.keys, apart.as_deref()).await?;
+    let keyring = Keyring::unwrap(facts.id, root, &facts.data_keys)
         .map_err(|(key, source)| UnlockError::Damaged { what: format!("data key {key}"), source })?;
     lock.sign().map_err(|source| DirectoryError::Io { path: path.clone(), source })?;
 

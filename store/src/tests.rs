@@ -27,6 +27,7 @@ mod rotation;
 mod secrets;
 mod tamper;
 mod together;
+mod transit;
 
 pub(crate) fn now() -> Timestamp {
     Timestamp::from_unix_secs(1_800_000_000)

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Reads a Credence store from docs/reference/sealing.md alone: no code of Credence is used.
 
-usage: reader.py --database FILE (--kek FILE | --passphrase-file FILE) [--slot NAME]
+usage: reader.py --database FILE (--kek FILE | --passphrase-file FILE
+                 | --vault https://HOST:PORT --vault-ca FILE --vault-token-file FILE) [--slot NAME]
                  [--open CLASS/KIND/ID [--tenant T]]
 
 Prints one JSON object: the slot that opened, data keys by state, the records under keys that are not active
@@ -10,12 +11,16 @@ hexadecimal. Ends with exit code 3 when no slot opens.
 """
 
 import argparse
+import base64
 import hashlib
 import hmac
 import json
 import sqlite3
+import ssl
 import struct
 import sys
+import urllib.error
+import urllib.request
 import uuid
 
 from cryptography.exceptions import InvalidTag
@@ -58,6 +63,28 @@ def open_record(key, record, place):
         raise Refused("altered, or in another place") from None
 
 
+class Vault:
+    """What has a key of its Transit engine decrypt."""
+
+    def __init__(self, address, ca, token):
+        self.address, self.token = address, token
+        self.context = ssl.create_default_context(cafile=ca)
+
+    def open_slot(self, wrapped, slot_id, key, authenticated):
+        if wrapped[:6] != b"CRDS\x01\x05" or wrapped[6:22] != slot_id:
+            raise Refused("not a slot of Transit, or of another slot")
+        mount, name = key.rsplit("/", 1)
+        body = json.dumps({"ciphertext": wrapped[26:].decode(),
+                           "associated_data": base64.b64encode(authenticated).decode()}).encode()
+        request = urllib.request.Request(f"{self.address}/v1/{mount}/decrypt/{name}", data=body,
+                                         headers={"X-Vault-Token": self.token})
+        try:
+            with urllib.request.urlopen(request, context=self.context, timeout=10) as answer:
+                return base64.b64decode(json.load(answer)["data"]["plaintext"])
+        except urllib.error.HTTPError as error:
+            raise Refused(f"Vault answers {error.code}") from None
+
+
 class Store:
     def __init__(self, path):
         self.db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
@@ -67,11 +94,20 @@ class Store:
         self.root = None
         self.keys = {}
 
-    def unlock(self, kek, passphrase, name):
+    def unlock(self, kek, passphrase, vault, name):
         for slot in self.db.execute("SELECT * FROM key_slots ORDER BY created, name"):
             if name and slot["name"] != name:
                 continue
             key = None
+            slot_id = str(uuid.UUID(bytes=slot["id"]))
+            place = (self.id, "", "root", "key-slot", slot_id, 1)
+            if slot["kind"] == "transit" and vault is not None:
+                try:
+                    self.root = vault.open_slot(slot["wrapped"], slot["id"], slot["key_id"],
+                                                associated_data(*place, slot["id"]))
+                except Refused:
+                    continue
+                return slot["name"]
             if slot["kind"] == "key-file" and kek is not None:
                 key = kek
             elif slot["kind"] == "passphrase" and passphrase is not None:
@@ -79,11 +115,10 @@ class Store:
                                memory_cost=slot["memory_kib"]).derive(passphrase)
             if key is None:
                 continue
-            slot_id = str(uuid.UUID(bytes=slot["id"]))
             if key_of(slot["wrapped"]) != slot["id"]:
                 continue
             try:
-                self.root = open_record(key, slot["wrapped"], (self.id, "", "root", "key-slot", slot_id, 1))
+                self.root = open_record(key, slot["wrapped"], place)
             except Refused:
                 continue
             return slot["name"]
@@ -126,6 +161,9 @@ def main():
     parser.add_argument("--database", required=True)
     parser.add_argument("--kek")
     parser.add_argument("--passphrase-file")
+    parser.add_argument("--vault")
+    parser.add_argument("--vault-ca")
+    parser.add_argument("--vault-token-file")
     parser.add_argument("--slot")
     parser.add_argument("--open")
     parser.add_argument("--tenant", default="default")
@@ -134,7 +172,10 @@ def main():
     passphrase = open(wanted.passphrase_file, "rb").read().rstrip(b"\r\n") if wanted.passphrase_file else None
 
     store = Store(wanted.database)
-    slot = store.unlock(kek, passphrase, wanted.slot)
+    vault = None
+    if wanted.vault:
+        vault = Vault(wanted.vault, wanted.vault_ca, open(wanted.vault_token_file).read().strip())
+    slot = store.unlock(kek, passphrase, vault, wanted.slot)
     if slot is None:
         print("no slot opens with this key", file=sys.stderr)
         return 3

@@ -545,7 +545,11 @@ fn jitter() -> Jitter {
     Jitter::new(rand::random())
 }
 
-async fn read_secret(path: &Path, limit: Duration) -> Result<Secret, Trouble> {
+/// Reads a token, a secret id or a JWT from a regular file, which nobody has longer than `limit` for.
+///
+/// # Errors
+/// [`Trouble::File`], which does not say what stands in it.
+pub async fn read_secret(path: &Path, limit: Duration) -> Result<Secret, Trouble> {
     let bytes = file::read(path, MAX_SECRET + 1, limit).await?;
     Secret::parse(bytes).map_err(|error| Trouble::File { file: path.to_owned(), reason: error.to_string() })
 }

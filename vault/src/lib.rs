@@ -1,6 +1,6 @@
 //! A client of a HashiCorp Vault, as Credence needs it: authorities that its PKI engine signs below one of its issuers.
-//! Leaves that it signs by a role, and slots of key-encryption keys in Transit, are understood as well; nothing in the
-//! product asks for them yet.
+//! Slots of key-encryption keys in its Transit engine are another use. Leaves that it signs by a role are understood as
+//! well; nothing in the product asks for them yet.
 //!
 //! It knows no identity, no store and no configuration file: what is asked for is told to it, and what comes back are
 //! values of `certs`. It asks no environment, has no clock of its own and spawns nothing. A token goes to the addresses
@@ -33,8 +33,8 @@ mod trouble;
 pub use self::address::{Address, AddressError, Addresses, MAX_ADDRESSES};
 pub use self::answer::{Answer, Reply, judge};
 pub use self::breadth::{Breadth, MAX_NAMED, Surplus, judge_acl, judge_probes, probes};
-pub use self::client::{Client, Keeper, Status};
-pub use self::login::{Credentials, IdentityFiles, SERVICE_ACCOUNT_TOKEN, SecretId, Unwrapped};
+pub use self::client::{Client, Keeper, Status, read_secret};
+pub use self::login::{Credentials, IdentityFiles, SERVICE_ACCOUNT_TOKEN, SecretId, Unwrapped, give_back};
 pub use self::policy::{Policy, Rule};
 pub use self::request::{MAX_NAME, Mount, Name, NameError, Request};
 pub use self::secret::{MAX_SECRET, Secret, SecretError};

@@ -209,6 +209,12 @@ pub(crate) fn renew() -> Request {
     Request::post("auth/token/renew-self".to_owned(), Body::default()).repeatable().fresh().own()
 }
 
+/// Gives the token of the session back: it is good for nothing afterwards. Not for a token that somebody else gave.
+#[must_use]
+pub fn give_back() -> Request {
+    Request::post("auth/token/revoke-self".to_owned(), Body::default()).repeatable().own()
+}
+
 /// Refuses a wrapping token in which something else lies than a secret id of this mount: whoever could swap it could
 /// make us log in as somebody else.
 ///

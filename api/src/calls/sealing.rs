@@ -3,7 +3,10 @@
 use audit::{Action, Event};
 
 use super::{CallError, Caller, Calls};
-use crate::wire::{self, RotatedKey};
+use crate::{
+    sealing::Removal,
+    wire::{self, RotatedKey},
+};
 
 impl Calls {
     /// Key slots and data keys.
@@ -29,16 +32,20 @@ impl Calls {
     /// Removes a key slot.
     ///
     /// # Errors
-    /// When there is none, it is the last, or no other opens with what the server's configuration names.
+    /// When there is none, it is the last, no other opens with what the server's configuration names, or only slots in
+    /// Vault would be left.
     pub async fn remove_slot(
         &self,
         caller: &Caller,
         name: &str,
         reason: &str,
+        insecure_single_slot: bool,
         dry_run: bool,
     ) -> Result<wire::Done, CallError> {
         let event = self.key_event(caller, Action::KekSlotRemove, name, reason);
-        self.sealing.remove_slot(name, None, dry_run, event).await?;
+        let event = accepted(event, insecure_single_slot);
+        let removal = Removal { instead: None, insecure_single_slot, dry_run };
+        self.sealing.remove_slot(name, removal, event).await?;
         let word = if dry_run { "would remove" } else { "removed" };
         let summary = format!(
             "{word} key slot {name}: its key opens this store no more, and copies made before still; \
@@ -57,20 +64,32 @@ impl Calls {
         wanted: &wire::RotateKey,
     ) -> Result<wire::KeyRotation, CallError> {
         let (dry_run, reason) = (wanted.dry_run, &wanted.reason);
+        let insecure_single_slot = wanted.insecure_single_slot;
         let steps = match &wanted.key {
-            RotatedKey::Slot { from, to } => {
+            RotatedKey::Slot { from, to: None } => {
+                let event = self.key_event(caller, Action::KekSlotRewrap, from, reason);
+                self.sealing.rewrap_slot(from, dry_run, event).await?;
+                vec![
+                    format!("wrap the root key for key slot {from} with the latest version of its key"),
+                    format!("prove that {from} opens the store by it"),
+                    "put it in the place of what the slot held".to_owned(),
+                ]
+            }
+            RotatedKey::Slot { from, to: Some(to) } => {
                 if from == to {
                     let why = "the new slot needs a name of its own".into();
                     return Err(CallError::Parameter { what: "to", why });
                 }
                 let remove = self.key_event(caller, Action::KekSlotRemove, from, reason);
-                if dry_run {
-                    self.sealing.remove_slot(from, Some(to), true, remove.clone()).await?;
-                }
+                let remove = accepted(remove, insecure_single_slot);
+                // Before anything is added that would then be left over.
+                let removal = Removal { instead: Some(to), insecure_single_slot, dry_run: true };
+                self.sealing.remove_slot(from, removal, remove.clone()).await?;
                 let add = self.key_event(caller, Action::KekSlotAdd, to, reason);
                 self.sealing.add_slot(to, dry_run, add).await?;
                 if !dry_run {
-                    self.sealing.remove_slot(from, None, false, remove).await?;
+                    let removal = Removal { instead: None, insecure_single_slot, dry_run };
+                    self.sealing.remove_slot(from, removal, remove).await?;
                 }
                 vec![
                     format!("add key slot {to} from where credence.yaml says"),
@@ -80,7 +99,8 @@ impl Calls {
             }
             RotatedKey::Root { leave_behind } => {
                 let event = self.key_event(caller, Action::RootKeyRotate, "root", reason);
-                self.sealing.rotate_root(leave_behind, dry_run, event).await?;
+                let event = accepted(event, insecure_single_slot);
+                self.sealing.rotate_root(leave_behind, insecure_single_slot, dry_run, event).await?;
                 let mut steps = vec![
                     "make a root key and wrap it for every slot".to_owned(),
                     "wrap every data key under it, in one transaction".to_owned(),
@@ -131,4 +151,9 @@ impl Calls {
         event.reason = reason.to_owned();
         event
     }
+}
+
+/// What was accepted beside stands in the audit log.
+fn accepted(event: Event, insecure_single_slot: bool) -> Event {
+    if insecure_single_slot { event.with("insecure_single_slot", true) } else { event }
 }

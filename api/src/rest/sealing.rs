@@ -5,9 +5,11 @@ use axum::{
     extract::{Path, State},
 };
 
+use serde::Deserialize;
+
 use super::{
     App,
-    extract::{Body, Ending, Nothing, Params},
+    extract::{Body, Nothing, Params},
 };
 use crate::{
     calls::{CallError, Caller},
@@ -29,13 +31,26 @@ pub(super) async fn add_slot(
     shared.calls.add_slot(&caller, &wanted).await.map(Json)
 }
 
+/// As the end of anything, and whether slots in Vault only may be left.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Removing {
+    #[serde(default)]
+    dry_run: bool,
+    #[serde(default)]
+    reason: String,
+    #[serde(default)]
+    insecure_single_slot: bool,
+}
+
 pub(super) async fn remove_slot(
     State(shared): App,
     caller: Caller,
     Path(name): Path<String>,
-    Params(params): Params<Ending>,
+    Params(params): Params<Removing>,
 ) -> Answer<wire::Done> {
-    shared.calls.remove_slot(&caller, &name, &params.reason, params.dry_run).await.map(Json)
+    let Removing { dry_run, reason, insecure_single_slot } = params;
+    shared.calls.remove_slot(&caller, &name, &reason, insecure_single_slot, dry_run).await.map(Json)
 }
 
 pub(super) async fn rotate(

@@ -24,7 +24,7 @@ pub struct Sealing {
 pub struct KeySlot {
     /// Its name.
     pub name: String,
-    /// `key-file`, `passphrase` or `pkcs11`.
+    /// `key-file`, `passphrase`, `pkcs11` or `transit`.
     pub kind: String,
     /// The key that wraps it, as its source names it; empty where sources do not name keys.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -36,12 +36,22 @@ pub struct KeySlot {
     /// Why it fails.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
-    /// Whether its source has another key by now: add it anew under another name.
+    /// Whether its source has another key by now, or a newer version of it: add it anew under another name, or replace
+    /// the slot by itself.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stale: bool,
     /// When its key ends, if its source says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ends: Option<String>,
+    /// The version of the key that wraps it, where keys have versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u32>,
+    /// The latest version of that key, as its source says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latest_version: Option<u32>,
+    /// The oldest version that still opens anything, as its source says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub minimum_version: Option<u32>,
 }
 
 /// One data key.
@@ -81,6 +91,9 @@ pub struct AddSlot {
 pub struct RotateKey {
     /// Which.
     pub key: RotatedKey,
+    /// Slots of Vault's Transit engine only may be left: whoever loses that Vault loses everything.
+    #[serde(default)]
+    pub insecure_single_slot: bool,
     /// Why, for the audit log.
     #[serde(default)]
     pub reason: String,
@@ -97,8 +110,10 @@ pub enum RotatedKey {
     Slot {
         /// The slot to be removed.
         from: String,
-        /// The slot to be added, as `secrets.slots` of the server's configuration names it.
-        to: String,
+        /// The slot to be added, as `secrets.slots` of the server's configuration names it. Absent: the slot stays, and
+        /// is wrapped anew by the latest version of its key, where keys have versions.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<String>,
     },
     /// The root key.
     Root {

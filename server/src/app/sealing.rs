@@ -6,17 +6,24 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use api::{
     calls::CallError,
     expiry::{Ending, ExpiryKind, ExpirySource},
-    sealing::Sealing,
+    sealing::{Removal, Sealing},
     wire,
 };
 use async_trait::async_trait;
 use audit::Event;
 use certs::{Clock, Timestamp};
-use store::{Class, Progress, RotationError, SlotHealth, SlotSource, SlotStatus, Store};
+use store::{
+    Class, OnlyTransit, Progress, RotationError, SlotHealth, SlotKind, SlotSource, SlotStatus, Store,
+};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::Config, keys, serve::load_config};
+use crate::{
+    config::Config,
+    keys::{self, Asking},
+    serve::load_config,
+    transit::{BRISK, PATIENT},
+};
 
 /// How often the store is compared with its audit log and anchor.
 const COMPARE: Duration = Duration::from_secs(3600);
@@ -80,14 +87,21 @@ impl Sealer {
             if let Err(error) = self.store.check_rollback().await {
                 tracing::warn!(%error, "store was not compared with its audit log");
             }
-            self.look_at_slots().await;
             let next = self.clock.now() + COMPARE;
+            let mut look = true;
             loop {
                 let finished = self.carry_on(&shutdown).await;
                 let until = if finished { next } else { next.min(self.clock.now() + RETRY) };
+                // A Vault that does not answer holds up neither a rotation nor the end.
+                if std::mem::take(&mut look) {
+                    tokio::select! {
+                        () = shutdown.cancelled() => return,
+                        () = self.look_at_slots() => {}
+                    }
+                }
                 tokio::select! {
                     () = shutdown.cancelled() => return,
-                    () = self.wake.notified() => self.look_at_slots().await,
+                    () = self.wake.notified() => look = true,
                     () = self.clock.sleep_until(until) => {}
                 }
                 if self.clock.now() >= next {
@@ -124,9 +138,18 @@ impl Sealer {
 
     async fn look_at_slots(&self) {
         // A descriptor can be read once only: what was given at the start is not asked again here.
-        let Ok(sources) = keys::sources(&self.config) else { return };
+        let asking = Asking { clock: self.clock.clone(), patience: PATIENT };
+        let Ok(sources) = keys::sources(&self.config, &asking) else { return };
         if let Ok(slots) = self.store.slot_status(&sources).await {
             let failing = slots.iter().filter(|slot| matches!(slot.health, SlotHealth::Fails(_))).count();
+            for slot in &slots {
+                if let SlotHealth::Fails(why) = &slot.health {
+                    tracing::warn!(slot = slot.name, why, "a key slot would not open the store now");
+                }
+                for warning in &slot.warnings {
+                    tracing::warn!(slot = slot.name, warning, "a key slot opens the store");
+                }
+            }
             self.status.send_modify(|status| {
                 (status.slots, status.failing) = (slots.len(), failing);
                 status.endings = slots.iter().filter_map(ending).collect();
@@ -141,6 +164,7 @@ pub(super) struct StoreKeys {
     /// Read anew at each call that needs a source.
     pub(super) config_path: PathBuf,
     pub(super) dev: bool,
+    pub(super) clock: Arc<dyn Clock>,
     pub(super) wake: Arc<Notify>,
     pub(super) status: watch::Receiver<SealerStatus>,
 }
@@ -156,7 +180,11 @@ impl StoreKeys {
 
     fn sources(&self) -> Result<Vec<SlotSource>, CallError> {
         let unreadable = |error: anyhow::Error| CallError::Policy(shorten(&format!("{error:#}")));
-        keys::sources(&self.config()?).map_err(unreadable)
+        keys::sources(&self.config()?, &self.asking()).map_err(unreadable)
+    }
+
+    fn asking(&self) -> Asking {
+        Asking { clock: self.clock.clone(), patience: BRISK }
     }
 
     /// What the configuration says opens the slot of that name.
@@ -168,7 +196,8 @@ impl StoreKeys {
                 self.config_path.display()
             ))
         })?;
-        keys::source(&slot.source).map_err(|error| CallError::Policy(shorten(&format!("{error:#}"))))
+        keys::source(&slot.source, &self.asking())
+            .map_err(|error| CallError::Policy(shorten(&format!("{error:#}"))))
     }
 }
 
@@ -188,10 +217,16 @@ fn refused(error: RotationError) -> CallError {
         | RotationError::TooManySlots
         | RotationError::NotProven(_)
         | RotationError::LastSlot(_)
+        | RotationError::OnlyTransit(_)
+        | RotationError::NoVersions { .. }
         | RotationError::WouldLockOut { .. }
         | RotationError::SlotNotAtHand(_)
         | RotationError::Record { .. } => CallError::Policy(words()),
     }
+}
+
+fn only_transit(insecure_single_slot: bool) -> OnlyTransit {
+    if insecure_single_slot { OnlyTransit::Accepted } else { OnlyTransit::Refused }
 }
 
 fn shorten(text: &str) -> String {
@@ -210,11 +245,28 @@ impl Sealing for StoreKeys {
                 "there is one key slot only: a lost key is the loss of the store; add another".to_owned(),
             );
         }
-        for slot in found.slots.iter().filter(|slot| slot.stale) {
-            warnings.push(format!(
-                "key slot {} has another key by now: add it anew under another name",
-                slot.name
-            ));
+        let stale = |slot: &SlotStatus| match (slot.version, &slot.key) {
+            (Some(version), Some(key)) => format!(
+                "key slot {name} was made by version {version} of {}, the key to use is version {} of {}: credence kek \
+                 rotate slot {name}",
+                slot.key_id,
+                key.latest,
+                key.key_id,
+                name = slot.name
+            ),
+            _ => format!("key slot {} has another key by now: add it anew under another name", slot.name),
+        };
+        warnings.extend(found.slots.iter().filter(|slot| slot.stale).map(stale));
+        for slot in &found.slots {
+            warnings.extend(
+                slot.warnings.iter().map(|warning| format!("key slot {}: {}", slot.name, shorten(warning))),
+            );
+        }
+        if !found.slots.is_empty() && found.slots.iter().all(|slot| slot.kind == SlotKind::Transit) {
+            warnings.push(
+                "only Vault opens the store, whoever loses it loses everything: credence kek add-slot recovery"
+                    .to_owned(),
+            );
         }
         let slots = found.slots.into_iter().map(|slot| {
             let (state, problem) = match slot.health {
@@ -231,6 +283,9 @@ impl Sealing for StoreKeys {
                 problem,
                 stale: slot.stale,
                 ends: slot.ends.map(|ends| ends.to_string()),
+                version: slot.version,
+                latest_version: slot.key.as_ref().map(|key| key.latest),
+                minimum_version: slot.key.as_ref().map(|key| key.minimum),
             }
         });
         let data_keys = found.data_keys.into_iter().map(|key| wire::DataKey {
@@ -262,23 +317,28 @@ impl Sealing for StoreKeys {
         Ok(())
     }
 
-    async fn remove_slot(
-        &self,
-        name: &str,
-        instead: Option<&str>,
-        dry_run: bool,
-        event: Event,
-    ) -> Result<(), CallError> {
-        if instead.is_some() {
-            let slots = self.store.slot_status(&[]).await.map_err(refused)?;
-            let exists = slots.iter().any(|slot| slot.name == name);
-            return if exists { Ok(()) } else { Err(refused(RotationError::NoSlot(name.into()))) };
+    async fn remove_slot(&self, name: &str, removal: Removal<'_>, event: Event) -> Result<(), CallError> {
+        let only_transit = only_transit(removal.insecure_single_slot);
+        if let Some(instead) = removal.instead {
+            let kind = self.named(instead)?.kind();
+            return self.store.may_replace_slot(name, kind, only_transit).await.map_err(refused);
         }
         let sources = self.sources()?;
-        if dry_run {
-            return self.store.may_remove_slot(name, &sources).await.map_err(refused);
+        if removal.dry_run {
+            return self.store.may_remove_slot(name, &sources, only_transit).await.map_err(refused);
         }
-        self.store.remove_slot(name, &sources, event).await.map_err(refused)?;
+        self.store.remove_slot(name, &sources, only_transit, event).await.map_err(refused)?;
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    async fn rewrap_slot(&self, name: &str, dry_run: bool, event: Event) -> Result<(), CallError> {
+        self.store.may_rewrap_slot(name).await.map_err(refused)?;
+        let source = self.named(name)?;
+        if dry_run {
+            return Ok(());
+        }
+        self.store.rewrap_slot(name, &source, event).await.map_err(refused)?;
         self.wake.notify_one();
         Ok(())
     }
@@ -286,14 +346,15 @@ impl Sealing for StoreKeys {
     async fn rotate_root(
         &self,
         leave_behind: &[String],
+        insecure_single_slot: bool,
         dry_run: bool,
         event: Event,
     ) -> Result<(), CallError> {
-        let sources = self.sources()?;
+        let (sources, only_transit) = (self.sources()?, only_transit(insecure_single_slot));
         if dry_run {
-            return self.store.may_rotate_root(&sources, leave_behind).await.map_err(refused);
+            return self.store.may_rotate_root(&sources, leave_behind, only_transit).await.map_err(refused);
         }
-        self.store.rotate_root(&sources, leave_behind, event).await.map_err(refused)?;
+        self.store.rotate_root(&sources, leave_behind, only_transit, event).await.map_err(refused)?;
         self.wake.notify_one();
         Ok(())
     }

@@ -13,14 +13,17 @@ pub enum KekCommand {
     Status(ListArgs),
     /// Add the slot that secrets.slots of the server's credence.yaml names, and prove that it opens the store
     #[command(
-        after_help = "Examples:\n  credence kek add-slot recovery\n\nThe server reads secrets.slots of its own \
+        after_help = "Examples:\n  credence kek add-slot recovery\n  credence kek add-slot vault --print-policy --key \
+                            credence\n\nThe server reads secrets.slots of its own \
                             credence.yaml anew for this. No key, passphrase or PIN is ever given to this command \
                             or sent to the server: the slot says from which file, descriptor or token the server \
-                            takes it. A key file or key on a token that does not exist is made."
+                            takes it. A key file or key on a token that does not exist is made; a key in Vault \
+                            is not."
     )]
-    AddSlot(SlotArgs),
-    /// Remove a slot; refused for the last one, and when no other opens with what credence.yaml names
-    RemoveSlot(SlotArgs),
+    AddSlot(AddSlotArgs),
+    /// Remove a slot; refused for the last one, when no other opens with what credence.yaml names, and when only Vault
+    /// would open the store
+    RemoveSlot(RemoveSlotArgs),
     /// Replace keys while everything serves
     #[command(subcommand)]
     Rotate(KekRotateCommand),
@@ -30,7 +33,11 @@ pub enum KekCommand {
 #[derive(Debug, Clone, Subcommand)]
 pub enum KekRotateCommand {
     /// A key-encryption key: add the new slot, prove that it opens, remove the old one
-    #[command(after_help = "Examples:\n  credence kek rotate slot primary --to primary-2027")]
+    #[command(
+        after_help = "Examples:\n  credence kek rotate slot primary --to primary-2027\n  credence kek rotate slot \
+                            vault\n\nWithout --to a slot in Vault's Transit is wrapped anew by the latest version of \
+                            its key."
+    )]
     Slot(RotateSlotArgs),
     /// The root key: every data key is wrapped anew, in one transaction
     Root(RotateRootArgs),
@@ -38,11 +45,36 @@ pub enum KekRotateCommand {
     Data(RotateDataArgs),
 }
 
-/// Names a slot.
+/// `kek add-slot`.
 #[derive(Debug, Clone, Args)]
-pub struct SlotArgs {
+pub struct AddSlotArgs {
     /// The slot's name
     pub name: String,
+    /// Print the least that a slot in Vault's Transit must be allowed there, as a policy of Vault, and do nothing
+    #[arg(long, requires = "key")]
+    pub print_policy: bool,
+    /// For that policy: where Transit is mounted
+    #[arg(long, default_value = "transit", value_name = "PATH", requires = "print_policy")]
+    pub mount: String,
+    /// For that policy: the key's name
+    #[arg(long, value_name = "NAME", requires = "print_policy")]
+    pub key: Option<String>,
+    /// Why, for the audit log
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    pub reason: String,
+    /// How to change.
+    #[command(flatten)]
+    pub change: ChangeArgs,
+}
+
+/// `kek remove-slot`.
+#[derive(Debug, Clone, Args)]
+pub struct RemoveSlotArgs {
+    /// The slot's name
+    pub name: String,
+    /// Also when only slots in Vault are left: whoever loses that Vault loses everything
+    #[arg(long)]
+    pub insecure_single_slot: bool,
     /// Why, for the audit log
     #[arg(long, default_value = "", value_name = "TEXT")]
     pub reason: String,
@@ -54,11 +86,15 @@ pub struct SlotArgs {
 /// `kek rotate slot`.
 #[derive(Debug, Clone, Args)]
 pub struct RotateSlotArgs {
-    /// The slot to be removed
+    /// The slot to be removed, or to be wrapped anew
     pub name: String,
-    /// The slot to be added, as secrets.slots of the server's credence.yaml names it
+    /// The slot to be added, as secrets.slots of the server's credence.yaml names it [default: none, the slot of now is
+    /// wrapped anew]
     #[arg(long, value_name = "NAME")]
-    pub to: String,
+    pub to: Option<String>,
+    /// Also when only slots in Vault are left: whoever loses that Vault loses everything
+    #[arg(long)]
+    pub insecure_single_slot: bool,
     /// Why, for the audit log
     #[arg(long, default_value = "", value_name = "TEXT")]
     pub reason: String,
@@ -73,6 +109,9 @@ pub struct RotateRootArgs {
     /// A slot that is not at hand and is removed: its key would no longer open the store; can be repeated
     #[arg(long, value_name = "NAME")]
     pub leave_behind: Vec<String>,
+    /// Also when only slots in Vault are left: whoever loses that Vault loses everything
+    #[arg(long)]
+    pub insecure_single_slot: bool,
     /// Why, for the audit log
     #[arg(long, default_value = "", value_name = "TEXT")]
     pub reason: String,

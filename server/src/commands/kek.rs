@@ -4,7 +4,7 @@ use api::wire::{self, RotatedKey};
 
 use super::{dash, done, may_go_on};
 use crate::{
-    cli::{AcceptArgs, ChangeArgs, KekCommand, KekRotateCommand, SlotArgs},
+    cli::{AcceptArgs, AddSlotArgs, ChangeArgs, KekCommand, KekRotateCommand, RemoveSlotArgs},
     client::{Client, encode},
     output::{self, Exit, Failure},
 };
@@ -17,6 +17,7 @@ pub(super) async fn run(command: KekCommand) -> Result<Exit, Failure> {
             output::show(args.output, &sealing, table)?;
             Ok(Exit::Ok)
         }
+        KekCommand::AddSlot(args) if args.print_policy => print_policy(&args),
         KekCommand::AddSlot(args) => {
             let client = Client::open(&args.change.server)?;
             let wanted = wire::AddSlot {
@@ -28,25 +29,39 @@ pub(super) async fn run(command: KekCommand) -> Result<Exit, Failure> {
         }
         KekCommand::RemoveSlot(args) => remove(&args).await,
         KekCommand::Rotate(command) => {
-            let (key, reason, change) = match command {
+            let (key, insecure_single_slot, reason, change) = match command {
                 KekRotateCommand::Slot(args) => {
-                    (RotatedKey::Slot { from: args.name, to: args.to }, args.reason, args.change)
+                    let key = RotatedKey::Slot { from: args.name, to: args.to };
+                    (key, args.insecure_single_slot, args.reason, args.change)
                 }
                 KekRotateCommand::Root(args) => {
-                    (RotatedKey::Root { leave_behind: args.leave_behind }, args.reason, args.change)
+                    let key = RotatedKey::Root { leave_behind: args.leave_behind };
+                    (key, args.insecure_single_slot, args.reason, args.change)
                 }
                 KekRotateCommand::Data(args) => {
-                    (RotatedKey::Data { class: args.class }, args.reason, args.change)
+                    (RotatedKey::Data { class: args.class }, false, args.reason, args.change)
                 }
             };
-            rotate(key, reason, &change).await
+            let wanted = wire::RotateKey { key, insecure_single_slot, reason, dry_run: true };
+            rotate(wanted, &change).await
         }
     }
 }
 
-async fn remove(args: &SlotArgs) -> Result<Exit, Failure> {
+/// Asks nobody: what a slot takes is the same everywhere.
+fn print_policy(args: &AddSlotArgs) -> Result<Exit, Failure> {
+    let wrong = |error: vault::NameError| Failure::usage(error.to_string(), "write it as Vault shows it");
+    let mount = vault::Mount::parse(&args.mount).map_err(wrong)?;
+    let key = vault::Name::parse(args.key.as_deref().unwrap_or_default()).map_err(wrong)?;
+    output::say(vault::Policy::slot(&mount, &key).to_hcl().trim_end());
+    Ok(Exit::Ok)
+}
+
+async fn remove(args: &RemoveSlotArgs) -> Result<Exit, Failure> {
     let client = Client::open(&args.change.server)?;
-    let path = format!("/kek/slots/{}?reason={}", encode(&args.name), encode(&args.reason));
+    let (name, reason) = (encode(&args.name), encode(&args.reason));
+    let path =
+        format!("/kek/slots/{name}?reason={reason}&insecure_single_slot={}", args.insecure_single_slot);
     if args.change.dry_run {
         return done(&args.change, &client.delete(&format!("{path}&dry_run=true")).await?);
     }
@@ -55,9 +70,8 @@ async fn remove(args: &SlotArgs) -> Result<Exit, Failure> {
     done(&args.change, &client.delete(&path).await?)
 }
 
-async fn rotate(key: RotatedKey, reason: String, change: &ChangeArgs) -> Result<Exit, Failure> {
+async fn rotate(mut wanted: wire::RotateKey, change: &ChangeArgs) -> Result<Exit, Failure> {
     let client = Client::open(&change.server)?;
-    let mut wanted = wire::RotateKey { key, reason, dry_run: true };
     let planned: wire::KeyRotation = client.post("/kek/rotate", &wanted).await?;
     if change.dry_run {
         output::show(change.output, &planned, steps)?;
@@ -89,6 +103,18 @@ fn steps(rotation: &wire::KeyRotation) -> String {
     format!("{word}:\n{}", lines.collect::<Vec<_>>().join("\n"))
 }
 
+/// The version that wraps a slot, with the latest and the oldest one that the key has.
+fn versions(slot: &wire::KeySlot) -> String {
+    let text = |version: Option<u32>| version.map_or_else(|| "?".to_owned(), |version| version.to_string());
+    match slot.version {
+        None => dash(None),
+        Some(version) => {
+            let (latest, minimum) = (text(slot.latest_version), text(slot.minimum_version));
+            format!("{version} (latest {latest}, oldest {minimum})")
+        }
+    }
+}
+
 fn table(sealing: &wire::Sealing) -> String {
     let slots = sealing.slots.iter().map(|slot| {
         let state = if slot.stale { format!("{}, stale", slot.state) } else { slot.state.clone() };
@@ -97,12 +123,13 @@ fn table(sealing: &wire::Sealing) -> String {
             slot.kind.clone(),
             state,
             dash(Some(&slot.key_id)),
+            versions(slot),
             slot.created.clone(),
             dash(slot.ends.as_deref()),
             dash(slot.problem.as_deref()),
         ]
     });
-    let slots = output::table(&["slot", "kind", "state", "key", "made", "ends", "because"], slots);
+    let slots = output::table(&["slot", "kind", "state", "key", "version", "made", "ends", "because"], slots);
     let keys = sealing.data_keys.iter().map(|key| {
         let (version, records) = (key.version.to_string(), key.records.to_string());
         vec![key.tenant.clone(), key.class.clone(), version, key.state.clone(), records, key.id.clone()]

@@ -135,10 +135,7 @@ impl Reader<'_> {
     pub(super) fn hooks_get_no_descriptor(&mut self, config: &Config) {
         let is_command = |hook: &HookConfig| matches!(hook.target, HookTarget::Command(_));
         let sources = config.kek.iter().chain(config.slots.iter().map(|slot| &slot.source));
-        let mut paths = sources.map(|source| match source {
-            KekSource::File(path) | KekSource::PassphraseFile(path) => path,
-            KekSource::Token { pin_file, .. } => pin_file,
-        });
+        let mut paths = sources.flat_map(KekSource::secret_files);
         if let Some(path) = paths.find(|path| is_descriptor(path))
             && config.hooks.iter().any(is_command)
         {

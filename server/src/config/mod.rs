@@ -10,6 +10,7 @@ use std::{fmt, net::IpAddr, path::PathBuf, time::Duration};
 use certs::{Profile, format_duration};
 use spiffe::TrustDomain;
 use thiserror::Error;
+use vault::{Addresses, Mount, Name};
 
 pub use self::hooks::{HookConfig, HookTarget};
 pub use self::read::{environment, parse};
@@ -76,6 +77,83 @@ pub enum KekSource {
         /// Where the PIN is read from: a file, or a descriptor such as `/dev/fd/3`.
         pin_file: PathBuf,
     },
+    /// A key in the Transit engine of a Vault.
+    Transit(TransitConfig),
+}
+
+/// A key in the Transit engine of a Vault, and how we log in there. These credentials are no issuer's: they stand
+/// outside the store, which they open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TransitConfig {
+    /// Where it answers; several are the nodes of one cluster.
+    pub addresses: Addresses,
+    /// The certificates that vouch for it.
+    pub ca_file: PathBuf,
+    /// The namespace, where Vault has them.
+    pub namespace: Option<Mount>,
+    /// Where Transit is mounted. Default `transit`.
+    pub mount: Mount,
+    /// The key's name.
+    pub key: Name,
+    /// How we log in.
+    pub login: TransitLogin,
+}
+
+/// How we log in to a Vault whose key opens the store. Every file is read again at each use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TransitLogin {
+    /// By a role id and a secret id.
+    AppRole {
+        /// Where the method is mounted. Default `approle`.
+        mount: Mount,
+        /// Which role: its public half.
+        role_id: String,
+        /// The file with the secret id.
+        secret_id_file: PathBuf,
+    },
+    /// By a client certificate.
+    Certificate {
+        /// Where the method is mounted. Default `cert`.
+        mount: Mount,
+        /// Which role; without, Vault tries all.
+        role: Option<Name>,
+        /// The chain, PEM, leaf first.
+        chain_file: PathBuf,
+        /// Its key.
+        key_file: PathBuf,
+    },
+    /// By the token of a Kubernetes service account.
+    Kubernetes {
+        /// Where the method is mounted. Default `kubernetes`.
+        mount: Mount,
+        /// Which role.
+        role: Name,
+        /// The file with the token. Default where Kubernetes puts it.
+        token_file: PathBuf,
+    },
+    /// By a token in a file that somebody keeps fresh.
+    Token {
+        /// The file.
+        token_file: PathBuf,
+    },
+}
+
+impl KekSource {
+    /// The files that hold something secret.
+    #[must_use]
+    pub fn secret_files(&self) -> Vec<&PathBuf> {
+        match self {
+            Self::File(path) | Self::PassphraseFile(path) => vec![path],
+            Self::Token { pin_file, .. } => vec![pin_file],
+            Self::Transit(transit) => match &transit.login {
+                TransitLogin::AppRole { secret_id_file, .. } => vec![secret_id_file],
+                TransitLogin::Certificate { chain_file, key_file, .. } => vec![chain_file, key_file],
+                TransitLogin::Kubernetes { token_file, .. } | TransitLogin::Token { token_file } => {
+                    vec![token_file]
+                }
+            },
+        }
+    }
 }
 
 /// A key slot, by name, and what opens it.
@@ -268,6 +346,45 @@ fn source_yaml(source: &KekSource) -> String {
             quoted(module),
             quoted(pin_file)
         ),
+        KekSource::Transit(transit) => transit.to_yaml(),
+    }
+}
+
+impl TransitConfig {
+    /// As one line, as [`source_yaml`].
+    fn to_yaml(&self) -> String {
+        let addresses: Vec<String> =
+            self.addresses.as_slice().iter().map(|address| format!("\"{address}\"")).collect();
+        let namespace = self
+            .namespace
+            .as_ref()
+            .map_or_else(String::new, |namespace| format!(", namespace: {namespace:?}"));
+        let login = match &self.login {
+            TransitLogin::AppRole { mount, role_id, secret_id_file } => format!(
+                "approle: {{mount: {mount:?}, role_id: {role_id:?}, secret_id_file: {}}}",
+                quoted(secret_id_file)
+            ),
+            TransitLogin::Certificate { mount, role, chain_file, key_file } => {
+                let role = role.as_ref().map_or_else(String::new, |role| format!("role: {role:?}, "));
+                format!(
+                    "certificate: {{mount: {mount:?}, {role}chain_file: {}, key_file: {}}}",
+                    quoted(chain_file),
+                    quoted(key_file)
+                )
+            }
+            TransitLogin::Kubernetes { mount, role, token_file } => format!(
+                "kubernetes: {{mount: {mount:?}, role: {role:?}, token_file: {}}}",
+                quoted(token_file)
+            ),
+            TransitLogin::Token { token_file } => format!("token_file: {}", quoted(token_file)),
+        };
+        format!(
+            "transit: {{addresses: [{}], ca_file: {}{namespace}, mount: {:?}, key: {:?}, {login}}}",
+            addresses.join(", "),
+            quoted(&self.ca_file),
+            self.mount,
+            self.key
+        )
     }
 }
 

@@ -6,14 +6,29 @@ use sqlx::{Row, SqliteConnection};
 use thiserror::Error;
 use uuid::Uuid;
 
-use super::{MAX_SLOTS, NewSlot, Slot, SlotHealth, SlotSource, SlotStatus, UnlockError, open};
+use super::{MAX_SLOTS, NewSlot, Slot, SlotHealth, SlotSource, SlotStatus, UnlockError};
 use crate::{
     Store,
-    kek::{Cost, KekError, KekSource},
+    kek::{Cost, KekError, KekSource, SlotKind},
     keyring::new_root,
     seal::{SealError, SealingKey},
     writer::{Change, Fault, Refusal, Tx},
 };
+
+/// Whether a change may leave slots of Vault's Transit engine only: whoever loses that Vault loses the store with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnlyTransit {
+    /// It may not.
+    Refused,
+    /// Somebody has said that he wants it.
+    Accepted,
+}
+
+/// Whether slots of Transit only would be left.
+fn are_transit_only(kinds: impl IntoIterator<Item = SlotKind>) -> bool {
+    let mut kinds = kinds.into_iter().peekable();
+    kinds.peek().is_some() && kinds.all(|kind| kind == SlotKind::Transit)
+}
 
 /// Why keys were not changed.
 #[derive(Debug, Error)]
@@ -39,6 +54,19 @@ pub enum RotationError {
     /// It is the last slot.
     #[error("key slot {0} is the last one: without it nothing opens the store")]
     LastSlot(String),
+    /// Only slots of Transit would be left.
+    #[error(
+        "without key slot {0} only Vault's Transit opens the store: whoever loses that Vault loses everything"
+    )]
+    OnlyTransit(String),
+    /// Its key has no versions, so that it could be wrapped anew by the same key.
+    #[error("key slot {slot} is a {kind}, whose key has no versions")]
+    NoVersions {
+        /// The slot.
+        slot: String,
+        /// What opens it.
+        kind: SlotKind,
+    },
     /// No other slot opens with what the server is given.
     #[error("no other slot than {slot} opens with what the configuration names: {others}")]
     WouldLockOut {
@@ -78,6 +106,12 @@ impl RotationError {
             Self::TooManySlots => "remove one first".into(),
             Self::NotProven(_) => "look at its source and try again".into(),
             Self::LastSlot(_) => "add another slot first".into(),
+            Self::OnlyTransit(_) => {
+                "add a recovery slot first: `credence kek add-slot`; --insecure-single-slot does without".into()
+            }
+            Self::NoVersions { slot, .. } => {
+                format!("replace it by another slot: credence kek rotate slot {slot} --to NAME")
+            }
             Self::WouldLockOut { .. } => {
                 "name another slot in secrets.slots of credence.yaml and see that it opens: `credence kek status`"
                     .into()
@@ -125,7 +159,11 @@ impl Change for InsertSlot {
     }
 }
 
-struct DeleteSlot(String, Event);
+struct DeleteSlot {
+    name: String,
+    only_transit: OnlyTransit,
+    event: Event,
+}
 
 #[async_trait]
 impl Change for DeleteSlot {
@@ -134,15 +172,48 @@ impl Change for DeleteSlot {
 
     async fn carry_out(self, tx: &mut Tx<'_>) -> Result<(), Fault<RotationError>> {
         let slots = Slot::load(tx.sql()).await?;
-        let Some(slot) = slots.iter().find(|slot| slot.name == self.0) else {
-            return Err(Fault::Refused(RotationError::NoSlot(self.0)));
+        let Some(slot) = slots.iter().find(|slot| slot.name == self.name) else {
+            return Err(Fault::Refused(RotationError::NoSlot(self.name)));
         };
         if slots.len() == 1 {
-            return Err(Fault::Refused(RotationError::LastSlot(self.0)));
+            return Err(Fault::Refused(RotationError::LastSlot(self.name)));
+        }
+        let left = slots.iter().filter(|other| other.id != slot.id).map(|other| other.kind);
+        if self.only_transit == OnlyTransit::Refused && are_transit_only(left) {
+            return Err(Fault::Refused(RotationError::OnlyTransit(self.name)));
         }
         delete_slot(tx.sql(), slot.id).await?;
         tx.key_destroyed();
-        tx.record(self.1.with("slot_kind", slot.kind));
+        tx.record(self.event.with("slot_kind", slot.kind));
+        Ok(())
+    }
+}
+
+/// A slot whose root key was wrapped anew, and which root key that is.
+struct RewrapSlot(Slot, Uuid, Event);
+
+#[async_trait]
+impl Change for RewrapSlot {
+    type Answer = ();
+    type Refusal = RotationError;
+
+    async fn carry_out(self, tx: &mut Tx<'_>) -> Result<(), Fault<RotationError>> {
+        let Self(slot, root, event) = self;
+        if !Slot::load(tx.sql()).await?.iter().any(|kept| kept.id == slot.id) {
+            return Err(Fault::Refused(RotationError::NoSlot(slot.name)));
+        }
+        // As for a new slot.
+        if tx.keyring().root().id != root {
+            let reason = "the root key was replaced meanwhile, ask again";
+            return Err(Fault::Refused(RotationError::Unavailable(reason.into())));
+        }
+        slot.update(tx.sql()).await?;
+        tx.key_destroyed();
+        let event = event.with("slot_kind", slot.kind).with("key_id", &slot.key_id);
+        tx.record(match slot.version() {
+            Some(version) => event.with("key_version", version),
+            None => event,
+        });
         Ok(())
     }
 }
@@ -234,13 +305,22 @@ impl Store {
     ///
     /// # Errors
     /// When it would not.
-    pub async fn may_remove_slot(&self, name: &str, sources: &[SlotSource]) -> Result<(), RotationError> {
+    pub async fn may_remove_slot(
+        &self,
+        name: &str,
+        sources: &[SlotSource],
+        only_transit: OnlyTransit,
+    ) -> Result<(), RotationError> {
         let slots = self.slots().await?;
         if !slots.iter().any(|slot| slot.name == name) {
             return Err(RotationError::NoSlot(name.into()));
         }
         if slots.len() == 1 {
             return Err(RotationError::LastSlot(name.into()));
+        }
+        let left = slots.iter().filter(|slot| slot.name != name).map(|slot| slot.kind);
+        if only_transit == OnlyTransit::Refused && are_transit_only(left) {
+            return Err(RotationError::OnlyTransit(name.into()));
         }
         let status = self.slot_status(sources).await?;
         let others: Vec<&SlotStatus> = status.iter().filter(|slot| slot.name != name).collect();
@@ -260,10 +340,77 @@ impl Store {
         &self,
         name: &str,
         sources: &[SlotSource],
+        only_transit: OnlyTransit,
         event: Event,
     ) -> Result<(), RotationError> {
-        self.may_remove_slot(name, sources).await?;
-        self.write(DeleteSlot(name.into(), event)).await
+        self.may_remove_slot(name, sources, only_transit).await?;
+        self.write(DeleteSlot { name: name.into(), only_transit, event }).await
+    }
+
+    /// Whether a slot could be replaced by one that `kind` opens, as far as is known before that one exists.
+    ///
+    /// # Errors
+    /// When it could not.
+    pub async fn may_replace_slot(
+        &self,
+        name: &str,
+        kind: SlotKind,
+        only_transit: OnlyTransit,
+    ) -> Result<(), RotationError> {
+        let slots = self.slots().await?;
+        if !slots.iter().any(|slot| slot.name == name) {
+            return Err(RotationError::NoSlot(name.into()));
+        }
+        let left = slots.iter().filter(|slot| slot.name != name).map(|slot| slot.kind);
+        if only_transit == OnlyTransit::Refused && are_transit_only(left.chain([kind])) {
+            return Err(RotationError::OnlyTransit(name.into()));
+        }
+        Ok(())
+    }
+
+    /// The slot of that name, if its key has versions.
+    async fn versioned(&self, name: &str) -> Result<Slot, RotationError> {
+        let mut slots = self.slots().await?.into_iter();
+        let slot =
+            slots.find(|slot| slot.name == name).ok_or_else(|| RotationError::NoSlot(name.to_owned()))?;
+        match slot.kind {
+            SlotKind::Transit => Ok(slot),
+            kind @ (SlotKind::KeyFile | SlotKind::Passphrase | SlotKind::Token) => {
+                Err(RotationError::NoVersions { slot: slot.name, kind })
+            }
+        }
+    }
+
+    /// Whether [`Store::rewrap_slot`] could do it.
+    ///
+    /// # Errors
+    /// When it could not.
+    pub async fn may_rewrap_slot(&self, name: &str) -> Result<(), RotationError> {
+        self.versioned(name).await.map(drop)
+    }
+
+    /// Wraps the root key anew with the latest version of the key of that slot, and proves that it comes out again
+    /// before anything is kept. What the slot holds is not asked for: the root key is in memory.
+    ///
+    /// # Errors
+    /// See [`RotationError`]; whichever it is, the slot is what it was.
+    pub async fn rewrap_slot(
+        &self,
+        name: &str,
+        source: &KekSource,
+        event: Event,
+    ) -> Result<(), RotationError> {
+        let mut slot = self.versioned(name).await?;
+        if source.kind() != slot.kind {
+            return Err(RotationError::NotProven(slot.name));
+        }
+        let (keyring, apart) = (self.keyring(), self.apart());
+        slot.wrap(keyring.root(), self.id(), source, apart).await?;
+        let proof = slot.open(self.id(), keyring.root().id, source, apart).await?;
+        if !proof.is_some_and(|root| keyring.root().is(root.expose())) {
+            return Err(RotationError::NotProven(slot.name));
+        }
+        self.write(RewrapSlot(slot, keyring.root().id, event)).await
     }
 
     /// The slots that a new root key would be wrapped for, and those that it would leave behind.
@@ -271,6 +418,7 @@ impl Store {
         &self,
         sources: &[SlotSource],
         left_behind: &[String],
+        only_transit: OnlyTransit,
     ) -> Result<(Vec<Slot>, Vec<Slot>), RotationError> {
         let slots = self.slots().await?;
         if let Some(name) = left_behind.iter().find(|name| !slots.iter().any(|slot| slot.name == **name)) {
@@ -278,6 +426,12 @@ impl Store {
         }
         let (left, stay): (Vec<_>, Vec<_>) =
             slots.into_iter().partition(|slot| left_behind.contains(&slot.name));
+        if let Some(first) = left.first()
+            && only_transit == OnlyTransit::Refused
+            && are_transit_only(stay.iter().map(|slot| slot.kind))
+        {
+            return Err(RotationError::OnlyTransit(first.name.clone()));
+        }
         let status = self.slot_status(sources).await?;
         let opens =
             |slot: &Slot| status.iter().any(|one| one.name == slot.name && one.health == SlotHealth::Opens);
@@ -299,8 +453,9 @@ impl Store {
         &self,
         sources: &[SlotSource],
         left_behind: &[String],
+        only_transit: OnlyTransit,
     ) -> Result<(), RotationError> {
-        self.split_slots(sources, left_behind).await.map(drop)
+        self.split_slots(sources, left_behind, only_transit).await.map(drop)
     }
 
     /// Replaces the root key. Every slot must be at hand, for it holds the root key; those of `left_behind` are
@@ -312,9 +467,10 @@ impl Store {
         &self,
         sources: &[SlotSource],
         left_behind: &[String],
+        only_transit: OnlyTransit,
         event: Event,
     ) -> Result<(), RotationError> {
-        let (mut stay, left) = self.split_slots(sources, left_behind).await?;
+        let (mut stay, left) = self.split_slots(sources, left_behind, only_transit).await?;
         let (root, apart) = (new_root(), self.apart());
         let (store, old) = (self.id(), self.keyring().root().id);
         for slot in &mut stay {
@@ -350,39 +506,7 @@ impl Store {
     pub async fn slot_status(&self, sources: &[SlotSource]) -> Result<Vec<SlotStatus>, RotationError> {
         let slots = self.slots().await?;
         let keyring = self.keyring();
-        match open(self.id(), keyring.root().id, &slots, sources, self.apart()).await {
-            Ok(opened) => Ok(opened.slots),
-            // Nothing opens: each says why by itself, or is away.
-            Err(_) => {
-                let mut all = Vec::new();
-                for slot in slots {
-                    let own: Vec<&SlotSource> = sources
-                        .iter()
-                        .filter(|one| one.name.as_ref().is_none_or(|name| *name == slot.name))
-                        .filter(|one| one.source.kind() == slot.kind)
-                        .collect();
-                    let mut health = SlotHealth::Offline;
-                    for one in own {
-                        health =
-                            match slot.open(self.id(), keyring.root().id, &one.source, self.apart()).await {
-                                Ok(Some(_)) => SlotHealth::Opens,
-                                Ok(None) => SlotHealth::Fails(format!("{} is not its key", one.source)),
-                                Err(error) => SlotHealth::Fails(error.to_string()),
-                            };
-                    }
-                    all.push(SlotStatus {
-                        name: slot.name,
-                        kind: slot.kind,
-                        key_id: slot.key_id,
-                        created: slot.created,
-                        health,
-                        stale: false,
-                        ends: None,
-                    });
-                }
-                Ok(all)
-            }
-        }
+        Ok(super::status(self.id(), keyring.root().id, &slots, sources, self.apart()).await)
     }
 }
 

@@ -11,6 +11,8 @@ use super::{
     *,
 };
 
+pub(crate) const REFUSED: OnlyTransit = OnlyTransit::Refused;
+
 fn named(name: &str, path: PathBuf) -> SlotSource {
     SlotSource { name: Some(name.into()), source: KekSource::File(path) }
 }
@@ -82,10 +84,10 @@ async fn any_one_slot_opens_the_store_and_the_last_one_stays() {
 
     // Only with another slot at hand is one removed.
     let alone = [world.primary()];
-    let error = world.store.remove_slot("primary", &alone, slot_event()).await.unwrap_err();
+    let error = world.store.remove_slot("primary", &alone, REFUSED, slot_event()).await.unwrap_err();
     assert!(error.to_string().contains("recovery is offline"), "{error}");
-    world.store.remove_slot("primary", &both, slot_event()).await.unwrap();
-    let error = world.store.remove_slot("recovery", &both, slot_event()).await.unwrap_err();
+    world.store.remove_slot("primary", &both, REFUSED, slot_event()).await.unwrap();
+    let error = world.store.remove_slot("recovery", &both, REFUSED, slot_event()).await.unwrap_err();
     assert!(matches!(error, RotationError::LastSlot(_)), "{error}");
 
     let place = world.close().await;
@@ -111,17 +113,17 @@ async fn root_key_is_replaced_for_every_slot_at_hand_or_not_at_all() {
     let both = || vec![world.primary(), named("recovery", world.kek_named("recovery"))];
     let (before, files) = (world.store.sealing(&both()).await.unwrap(), world.place.bytes());
     let rotate = event(Action::RootKeyRotate, "root");
-    let error = world.store.rotate_root(&[world.primary()], &[], rotate.clone()).await.unwrap_err();
+    let error = world.store.rotate_root(&[world.primary()], &[], REFUSED, rotate.clone()).await.unwrap_err();
     assert_eq!(error.to_string(), "key slot recovery is not at hand and would no longer open");
     assert!(world.place.bytes() == files);
 
-    world.store.rotate_root(&both(), &[], rotate.clone()).await.unwrap();
+    world.store.rotate_root(&both(), &[], REFUSED, rotate.clone()).await.unwrap();
     let after = world.store.sealing(&both()).await.unwrap();
     assert_ne!(after.root, before.root);
     assert!(after.slots.iter().all(|slot| slot.health == SlotHealth::Opens), "{after:?}");
     world.all_readable(&ids).await;
 
-    world.store.rotate_root(&[world.primary()], &["recovery".into()], rotate).await.unwrap();
+    world.store.rotate_root(&[world.primary()], &["recovery".into()], REFUSED, rotate).await.unwrap();
     let place = world.close().await;
     let recovery = named("recovery", place.folder.path().join("recovery.kek"));
     let error = open(OpenOptions { keys: vec![recovery], ..place.open_options() }).await.unwrap_err();
@@ -191,10 +193,14 @@ async fn step(world: &World, number: usize) {
     let both = [world.primary(), named("next", world.kek_named("next"))];
     match number {
         1 => drop(world.add("next").await),
-        2 => world.store.rotate_root(&both, &[], event(Action::RootKeyRotate, "root")).await.unwrap(),
-        3 => {
-            world.store.remove_slot("primary", &both, event(Action::KekSlotRemove, "primary")).await.unwrap()
+        2 => {
+            world.store.rotate_root(&both, &[], REFUSED, event(Action::RootKeyRotate, "root")).await.unwrap()
         }
+        3 => world
+            .store
+            .remove_slot("primary", &both, REFUSED, event(Action::KekSlotRemove, "primary"))
+            .await
+            .unwrap(),
         4 => {
             let event = event(Action::DataKeyPrepare, "all");
             assert_eq!(world.store.prepare_data_keys(None, event).await.unwrap().len(), Class::ALL.len());
@@ -316,10 +322,10 @@ async fn inside_of_the_token_test() {
         let slot = status.iter().find(|slot| slot.name == name).unwrap();
         assert_eq!(slot.health, SlotHealth::Opens);
         assert_eq!(slot.ends.map(|ends| ends.to_string()).as_deref(), ends);
-        world.store.remove_slot(name, &asked, slot_event()).await.unwrap();
+        world.store.remove_slot(name, &asked, REFUSED, slot_event()).await.unwrap();
     }
-    world.store.rotate_root(&sources, &[], event(Action::RootKeyRotate, "root")).await.unwrap();
-    world.store.remove_slot("primary", &sources, slot_event()).await.unwrap();
+    world.store.rotate_root(&sources, &[], REFUSED, event(Action::RootKeyRotate, "root")).await.unwrap();
+    world.store.remove_slot("primary", &sources, REFUSED, slot_event()).await.unwrap();
     world.all_readable(&ids).await;
 
     let place = world.close().await;

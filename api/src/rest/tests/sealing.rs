@@ -34,7 +34,7 @@ async fn slots_are_added_rotated_and_removed_by_name() {
     }
     for body in [
         r#"{"key": {"slot": {"from": "a", "to": "a"}}}"#,
-        r#"{"key": {"slot": {"from": "a"}}}"#,
+        r#"{"key": {"slot": {"to": "a"}}}"#,
         r#"{"key": "all"}"#,
     ] {
         let answer = world.call("POST", "/api/v1/kek/rotate", JSON, body).await;
@@ -48,6 +48,27 @@ async fn slots_are_added_rotated_and_removed_by_name() {
         let answer = world.call("POST", "/api/v1/kek/rotate", JSON, body).await;
         assert_eq!(answer.status.as_u16(), 200, "{body}: {:?}", answer.body);
     }
+}
+
+#[tokio::test]
+async fn vault_alone_is_left_only_where_somebody_says_so_and_its_slots_are_wrapped_anew() {
+    let world = world().await;
+    let rotate = async |body: &'static str| {
+        let answer = world.call("POST", "/api/v1/kek/rotate", JSON, body).await;
+        (answer.status.as_u16(), answer.body["steps"].as_array().map_or(0, Vec::len))
+    };
+    // Refused before the new slot is made.
+    assert_eq!(rotate(r#"{"key": {"slot": {"from": "primary", "to": "vault"}}}"#).await, (403, 0));
+    let added = world.call("POST", "/api/v1/kek/slots", JSON, r#"{"name": "vault"}"#).await;
+    assert_eq!(added.status.as_u16(), 200, "it was not there: {:?}", added.body);
+    let remove = async |path: &'static str| world.call("DELETE", path, "", "").await.status.as_u16();
+    assert_eq!(remove("/api/v1/kek/slots/primary").await, 403);
+    assert_eq!(remove("/api/v1/kek/slots/primary?insecure=true").await, 400);
+    assert_eq!(remove("/api/v1/kek/slots/primary?dry_run=true&insecure_single_slot=true").await, 200);
+    assert_eq!(rotate(r#"{"key": {"slot": {"from": "primary"}}}"#).await, (403, 0));
+    assert_eq!(rotate(r#"{"key": {"slot": {"from": "none"}}}"#).await, (404, 0));
+    assert_eq!(rotate(r#"{"key": {"slot": {"from": "vault"}}, "reason": "yearly"}"#).await, (200, 3));
+    assert_eq!(remove("/api/v1/kek/slots/primary?insecure_single_slot=true").await, 200);
 }
 
 #[tokio::test]
