@@ -236,6 +236,11 @@ pub trait Upstreams: Send + Sync {
 pub trait Readiness: Send + Sync {
     /// The parts that have not served their first truth yet; none when ready.
     fn not_ready(&self) -> Vec<String>;
+
+    /// What whoever may ask the probes is told of that; by default nothing, it is for operators.
+    fn in_public(&self) -> Option<String> {
+        None
+    }
 }
 
 /// The metrics of the process.

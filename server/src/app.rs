@@ -1,8 +1,9 @@
 //! The composition root: every part is made here, given what it needs, and started by name.
 //!
-//! Order: listeners are bound (so that a port that is taken is said before anything is opened), the store is opened
-//! (a wrong key changes nothing), then trust, configuration, delivery, secrets, doors. Ending goes the other way:
-//! the doors close and drain, then the parts end, the writer of the store last.
+//! Order: listeners are bound (so that a port that is taken is said before anything is opened), the store is opened (a
+//! wrong key changes nothing, one that is out of reach is waited for: `waiting`), then trust, configuration, delivery,
+//! secrets, doors. Ending goes the other way: the doors close and drain, then the parts end, the writer of the store
+//! last.
 
 mod adapters;
 mod board;
@@ -14,6 +15,7 @@ mod samples;
 mod sealing;
 mod secrets;
 mod upstreams;
+mod waiting;
 
 use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -43,13 +45,14 @@ use self::{
     sealing::{Sealer, SealerStatus, SlotEndings, StoreKeys},
     secrets::{SecretEndings, SecretFeed},
     upstreams::{UpstreamInputs, Upstreams},
+    waiting::Opened,
 };
 use crate::{
     clock::TrustedClock,
     config::{Config, Listen},
     door::{Door, Registry, Security, Service},
     hooks::Watched,
-    init::{ca_deps, follow_trust, open_store, refresh_endpoint},
+    init::{ca_deps, follow_trust, refresh_endpoint},
     lifecycle::{Parts, Readiness},
     lookout::{self, Lookout, Seen},
     metrics::Metrics,
@@ -102,7 +105,9 @@ pub(crate) async fn run(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let listeners = Listeners::bind(&config).await?;
-    let (store, writer) = open_store(&config, clock.clone()).await?;
+    let opened =
+        waiting::open(config, &config_path, clock.clone(), listeners.probes.as_ref(), &shutdown).await?;
+    let Some(Opened { config, store, writer }) = opened else { return Ok(()) };
     // Ports and store are ours: only now may commands on this host be sent here.
     if let Err(error) = refresh_endpoint(&config) {
         tracing::warn!(error = format!("{error:#}"), "commands on this host may ask at an old address");

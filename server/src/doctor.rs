@@ -226,6 +226,10 @@ async fn readiness(config: &Config) -> Check {
     let Some(probes) = config.probes else { return ok("server", "runs; its probes are switched off") };
     match get(SocketAddr::new(probes.address, probes.port), "/readyz").await {
         Ok((status, _)) if status.is_success() => ok("server", "runs and is ready"),
+        // While its store waits for a key, it says so here and has no other door.
+        Ok((_, body)) if body.contains("store waits for its key") => {
+            problem("server", format!("runs and is {}", body.trim()), "its log says what to do")
+        }
         Ok(_) => problem("server", "runs and is not ready", "credence status says why, and so does its log"),
         Err(error) => warning(
             "server",

@@ -22,6 +22,7 @@ mod lifecycle;
 mod logging;
 mod lookout;
 mod metrics;
+mod opening;
 pub mod output;
 pub mod own_certificate;
 mod presentation;

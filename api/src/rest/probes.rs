@@ -19,8 +19,12 @@ const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset
 pub fn probes(readiness: Arc<dyn Readiness>, metrics: Arc<dyn MetricsText>) -> Router {
     type Parts = (Arc<dyn Readiness>, Arc<dyn MetricsText>);
     async fn ready(State((readiness, _)): State<Parts>) -> Response {
-        // Whoever is on this host may know that we are not ready; why is for operators, on the management port.
-        readiness_answer(&*readiness, |_| "not ready\n".to_owned())
+        // Whoever is on this host may know that we are not ready; why is for operators, on the management port, unless
+        // there is none yet.
+        readiness_answer(&*readiness, |_| match readiness.in_public() {
+            Some(why) => format!("not ready: {why}\n"),
+            None => "not ready\n".to_owned(),
+        })
     }
     async fn metrics_text(State((_, metrics)): State<Parts>) -> Response {
         metrics_answer(&*metrics)

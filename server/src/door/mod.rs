@@ -9,6 +9,7 @@ mod connection;
 mod crowd;
 mod fallback;
 mod registry;
+mod waiting;
 
 use std::{
     convert::Infallible,
@@ -42,7 +43,7 @@ use crate::{
 };
 
 use self::crowd::{Crowd, Place};
-pub(crate) use self::{fallback::Fallbacks, registry::Registry};
+pub(crate) use self::{fallback::Fallbacks, registry::Registry, waiting::answer};
 
 /// What a door hands requests to.
 pub(crate) type Service = BoxCloneSyncService<Request<Incoming>, Response<Body>, Infallible>;
