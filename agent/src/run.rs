@@ -157,7 +157,7 @@ impl Agent {
                 self.publish();
                 if is_over {
                     tokio::select! {
-                        came_back = Box::pin(self.come_back()) => came_back?,
+                        () = Box::pin(self.come_back()) => {}
                         () = shutdown.cancelled() => return Ok(()),
                     }
                 }
@@ -291,16 +291,13 @@ impl Agent {
 
     /// Asks to come back with the certificate that has ended, until that works, or the clock is put right and it has
     /// not.
-    async fn come_back(&mut self) -> Result<(), StateError> {
+    async fn come_back(&mut self) {
         tracing::warn!(
             spiffe_id = %self.membership.spiffe_id,
             expired = %self.renewal.life().expires,
             last_error = self.last_error,
             "certificate has ended; running proxies keep their configuration"
         );
-        let ended = self.credentials.chain.leaf().serial().clone();
-        // On disk before anybody hears of it, so that a lost answer costs nothing.
-        let (key, _) = self.state.joining_key(&format!("back{ended}"))?;
         let mut machine = Recovery::new(self.clock.now(), Jitter::random());
         loop {
             let due = machine.deadline().unwrap_or_else(|| self.clock.now());
@@ -310,23 +307,18 @@ impl Agent {
                 tracing::info!(spiffe_id = %self.membership.spiffe_id, "clock was put right: certificate has not ended");
                 self.renewal = Renewal::new(self.credentials.life(self.clock.now()), Jitter::random());
                 self.publish();
-                return Ok(());
+                return;
             }
             if machine.step(recovery::Event::Tick, self.clock.now()).is_empty() {
                 continue;
             }
-            let asked = come_back(&self.membership, &self.credentials, &key, &self.clock);
-            let error = match Box::pin(asked).await {
-                Ok((chain, bundle)) => {
-                    let credentials = Credentials { chain, key, bundle };
-                    self.state.install(&credentials)?;
-                    self.state.forget_joining_keys()?;
+            let (error, hint) = match Box::pin(self.try_to_come_back()).await {
+                Ok(credentials) => {
                     self.came_back(credentials);
-                    return Ok(());
+                    return;
                 }
-                Err(error) => error,
+                Err(failed) => failed,
             };
-            let (hint, error) = (error.hint_to_come_back(&self.membership.node_id), with_causes(&error));
             machine.step(recovery::Event::Failed { jitter: Jitter::random() }, self.clock.now());
             let again = machine.deadline().map(|next| format_duration(next.since(self.clock.now())));
             tracing::warn!(
@@ -339,6 +331,24 @@ impl Agent {
             self.last_error = Some(error);
             self.publish();
         }
+    }
+
+    /// Asks once to come back, and puts what it got on disk. A failure comes with what an operator can do, if anything.
+    async fn try_to_come_back(&mut self) -> Result<Credentials, (String, Option<String>)> {
+        let unkept = |error: StateError| (with_causes(&error), None);
+        let ended = self.credentials.chain.leaf().serial();
+        // On disk before anybody hears of it, so that a lost answer, or one that cannot be kept, costs nothing: whoever
+        // asks again with the same key gets the same certificate.
+        let (key, _) = self.state.joining_key(&format!("back{ended}")).map_err(unkept)?;
+        let asked = come_back(&self.membership, &self.credentials, &key, &self.clock).await;
+        let (chain, bundle) = asked
+            .map_err(|error| (with_causes(&error), error.hint_to_come_back(&self.membership.node_id)))?;
+        let credentials = Credentials { chain, key, bundle };
+        self.state.install(&credentials).map_err(unkept)?;
+        if let Err(error) = self.state.forget_joining_keys() {
+            tracing::warn!(error = with_causes(&error), "a key that is no longer needed was not removed");
+        }
+        Ok(credentials)
     }
 
     fn came_back(&mut self, credentials: Credentials) {

@@ -129,6 +129,39 @@ async fn asks_to_come_back_once_its_certificate_has_ended_until_it_is_let_in() {
 }
 
 #[tokio::test]
+async fn a_comeback_that_cannot_be_kept_is_asked_for_again_with_the_same_key() {
+    let server = Arc::new(FakeServer::start(NOW).await);
+    let folder = tempfile::tempdir().unwrap();
+    let state = StateDir::open(folder.path()).unwrap();
+    let membership = server.authority.membership("web-1", &server.address().to_string());
+    let ended = server.authority.credentials("/credence/node/web-1", NOW - DAY, DAY);
+    state.join(&membership, &ended, EnvoyOptions::default()).unwrap();
+    let agent = Agent::open(state, server.clock.clone()).unwrap();
+    let mut status = agent.status();
+    // Where the link is made that shows the new files.
+    let blocked = folder.path().join(".current.new");
+    std::fs::create_dir(&blocked).unwrap();
+    let watcher = async {
+        let waiting = status.wait_for(|status| status.last_error.is_some()).await.unwrap().clone();
+        assert_eq!(waiting.recoveries, 0);
+        assert!(waiting.last_error.as_ref().unwrap().contains(".current.new"), "{:?}", waiting.last_error);
+        std::fs::remove_dir(&blocked).unwrap();
+        status.wait_for(|status| status.recoveries == 1).await.unwrap();
+    };
+    server
+        .during(async {
+            tokio::select! {
+                ended = agent.run(CancellationToken::new()) => panic!("{ended:?}"),
+                () = watcher => {}
+            }
+        })
+        .await;
+    let comebacks = server.seen.lock().unwrap().comebacks.clone();
+    assert!(comebacks.len() >= 2 && comebacks.windows(2).all(|pair| pair[0] == pair[1]), "{comebacks:?}");
+    assert!(reopen(folder.path()).load().is_ok());
+}
+
+#[tokio::test]
 async fn nothing_is_lost_while_nobody_answers_an_expired_node() {
     let server = FakeServer::start(NOW).await;
     let folder = tempfile::tempdir().unwrap();
