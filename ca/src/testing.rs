@@ -6,8 +6,6 @@ mod contract;
 mod core;
 mod memory;
 mod observer;
-#[cfg(test)]
-mod seeded;
 
 use certs::{Profile, SecretKey};
 use spiffe::{Class, NodeId, Purpose, RequestId, SpiffeId, SvidRequest, Tenant};
@@ -17,7 +15,7 @@ pub use self::core::Core;
 pub use self::memory::{Call, MemoryStore};
 pub use self::observer::FakeDependents;
 #[cfg(test)]
-pub(crate) use self::seeded::{Random, full};
+pub(crate) use fixtures::Random;
 
 /// A request that the default policy allows for `spiffe://td` and `path`, with a new key whose private half is
 /// thrown away; workloads are for node `web-1`.
@@ -47,4 +45,11 @@ pub fn request(path: &str, purpose: Purpose) -> SvidRequest {
         spend: None,
         request_id: RequestId::random(),
     }
+}
+
+/// `tests/run --full` runs every count of the reliability programme, `tests/run` a tenth.
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "the test command tells by this variable how much to run")]
+pub(crate) fn full() -> bool {
+    std::env::var("CREDENCE_FULL").is_ok_and(|value| value == "1")
 }

@@ -1,38 +1,21 @@
 //! Seeded damage to good chains: nothing panics, and nothing that was signed may change.
 
 use credence_certs::{Chain, Crl, Csr, Timestamp, Usage, VerifyOptions, verify_chain};
-use fixtures::World;
+use fixtures::{Random, World};
 
 const WEB: &str = "spiffe://prod.example/web";
 const ROUNDS: u64 = 4000;
 
-/// SplitMix64: the same damage on every run.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.next() % bound as u64).expect("below a usize")
-    }
-
-    /// One to four small changes.
-    fn damage(&mut self, octets: &mut Vec<u8>) {
-        for _ in 0..=self.below(4) {
-            let at = self.below(octets.len().max(1));
-            match self.below(6) {
-                0 | 1 if !octets.is_empty() => octets[at] ^= 1 << self.below(8),
-                2 if !octets.is_empty() => octets[at] = self.below(256) as u8,
-                3 => octets.insert(at.min(octets.len()), self.below(256) as u8),
-                4 if !octets.is_empty() => drop(octets.remove(at)),
-                _ => octets.truncate(octets.len().saturating_sub(self.below(8))),
-            }
+/// One to four small changes.
+fn damage(random: &mut Random, octets: &mut Vec<u8>) {
+    for _ in 0..=random.index(4) {
+        let at = random.index(octets.len().max(1));
+        match random.index(6) {
+            0 | 1 if !octets.is_empty() => octets[at] ^= 1 << random.index(8),
+            2 if !octets.is_empty() => octets[at] = random.octet(),
+            3 => octets.insert(at.min(octets.len()), random.octet()),
+            4 if !octets.is_empty() => drop(octets.remove(at)),
+            _ => octets.truncate(octets.len().saturating_sub(random.index(8))),
         }
     }
 }
@@ -44,12 +27,12 @@ fn damaged_chains_never_panic_and_are_never_believed() {
     let good = world.leaf(WEB);
     let anchors = world.anchors();
     let options = VerifyOptions::new(now, Usage::Server);
-    let mut random = Random(2026);
+    let mut random = Random::new(2026);
     let (mut parsed, mut damaged) = (0, 0);
     for round in 0..ROUNDS {
         let mut ders = good.ders().to_vec();
-        let which = random.below(ders.len());
-        random.damage(&mut ders[which]);
+        let which = random.index(ders.len());
+        damage(&mut random, &mut ders[which]);
         if ders == good.ders() {
             continue;
         }
@@ -67,10 +50,10 @@ fn damaged_anchors_never_panic() {
     let now = Timestamp::from_unix_secs(1_790_000_000);
     let world = World::new("prod.example", now);
     let chain = world.leaf(WEB).chain().expect("a good chain");
-    let mut random = Random(7);
+    let mut random = Random::new(7);
     for _ in 0..1000 {
         let mut der = world.root().der().to_vec();
-        random.damage(&mut der);
+        damage(&mut random, &mut der);
         if let Ok(anchor) = credence_certs::Certificate::from_der(&der) {
             // An anchor's own signature is nobody's concern, so some of these hold.
             drop(verify_chain(&chain, &[anchor], &VerifyOptions::new(now, Usage::Server)));
@@ -80,10 +63,10 @@ fn damaged_anchors_never_panic() {
 
 #[test]
 fn noise_is_neither_request_nor_list_nor_certificate() {
-    let mut random = Random(99);
+    let mut random = Random::new(99);
     for _ in 0..2000 {
-        let length = random.below(300);
-        let noise: Vec<u8> = (0..length).map(|_| random.below(256) as u8).collect();
+        let length = random.index(300);
+        let noise = random.octets(length);
         assert!(Csr::from_der(&noise).is_err());
         assert!(Crl::from_der(&noise).is_err());
         assert!(credence_certs::Certificate::from_der(&noise).is_err());

@@ -1,30 +1,9 @@
 use std::time::Duration;
 
-use fixtures::{Negative, Oddity, World};
+use fixtures::{Negative, Oddity, Random, World};
 
 use super::*;
 use crate::{KeyKind, Profile, SecretKey, Signer, SoftwareSigner, Template, Validity, sign};
-
-/// SplitMix64: the same damage on every run.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.next() % bound as u64).unwrap()
-    }
-
-    fn octet(&mut self) -> u8 {
-        u8::try_from(self.below(256)).unwrap()
-    }
-}
 
 /// Who signs, and how its leaves look.
 struct Authority {
@@ -119,7 +98,7 @@ fn every_leaf_of_ours_is_read_by_our_own_reader_and_says_what_the_general_one_sa
 #[test]
 fn a_changed_leaf_is_read_alike_by_both_or_not_by_ours() {
     let (authority, signer) = authority(KeyKind::P256);
-    let (mut random, mut read) = (Random(2026), 0);
+    let (mut random, mut read) = (Random::new(2026), 0);
     for (octets, key) in leaves(&authority, &signer).into_iter().step_by(7) {
         for at in 0..octets.len().min(700) {
             let mut changed = octets.clone();
@@ -197,7 +176,7 @@ impl Tree {
     fn change_at(trees: &mut Vec<Self>, at: usize, random: &mut Random) {
         const TAGS: [u8; 14] =
             [0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x0c, 0x16, 0x17, 0x18, 0x80, 0x82, 0x86, 0x87];
-        let (choice, other) = (random.below(7), random.below(trees.len()));
+        let (choice, other) = (random.index(7), random.index(trees.len()));
         match (choice, &mut trees[at]) {
             (0, _) => drop(trees.remove(at)),
             (1, _) => trees.swap(at, other),
@@ -205,18 +184,18 @@ impl Tree {
                 let copy = Self::of(&trees[other].encode());
                 trees.splice(at..at, copy);
             }
-            (3, _) => trees.insert(at, Self::Leaf(TAGS[random.below(TAGS.len())], vec![random.octet()])),
-            (4, Self::Leaf(tag, _) | Self::Node(tag, _)) => *tag = TAGS[random.below(TAGS.len())],
-            (5, Self::Leaf(_, value)) => value.insert(random.below(value.len() + 1), random.octet()),
+            (3, _) => trees.insert(at, Self::Leaf(TAGS[random.index(TAGS.len())], vec![random.octet()])),
+            (4, Self::Leaf(tag, _) | Self::Node(tag, _)) => *tag = TAGS[random.index(TAGS.len())],
+            (5, Self::Leaf(_, value)) => value.insert(random.index(value.len() + 1), random.octet()),
             (_, Self::Leaf(_, value)) if !value.is_empty() => {
-                let at = random.below(value.len());
-                match random.below(3) {
+                let at = random.index(value.len());
+                match random.index(3) {
                     0 => drop(value.remove(at)),
                     1 => value[at] = random.octet(),
-                    _ => value[at] ^= 1 << random.below(8),
+                    _ => value[at] ^= 1 << random.index(8),
                 }
             }
-            (_, Self::Node(_, inside)) => inside.push(Self::Leaf(TAGS[random.below(TAGS.len())], vec![])),
+            (_, Self::Node(_, inside)) => inside.push(Self::Leaf(TAGS[random.index(TAGS.len())], vec![])),
             _ => {}
         }
     }
@@ -225,15 +204,15 @@ impl Tree {
 #[test]
 fn a_leaf_that_was_written_differently_is_read_alike_by_both_or_not_by_ours() {
     let (authority, signer) = authority(KeyKind::P256);
-    let (mut random, mut read) = (Random(4), 0);
+    let (mut random, mut read) = (Random::new(4), 0);
     for (octets, key) in leaves(&authority, &signer).into_iter().step_by(5) {
         assert_eq!(Tree::all(&Tree::of(&octets)), octets);
         for _ in 0..400 {
             let mut trees = Tree::of(&octets);
-            for _ in 0..=random.below(3) {
+            for _ in 0..=random.index(3) {
                 let count = Tree::count(&trees);
                 if count > 0 {
-                    Tree::change(&mut trees, &mut random.below(count), &mut random);
+                    Tree::change(&mut trees, &mut random.index(count), &mut random);
                 }
             }
             read += u32::from(authority.agrees(&Tree::all(&trees), &key));
@@ -249,17 +228,19 @@ fn strange_leaves_are_read_alike_by_both_or_not_by_ours() {
     let identity = "spiffe://prod.example/web";
     let negatives = Negative::ALL.iter().map(|one| one.make(&world, identity));
     let oddities = Oddity::ALL.iter().map(|one| one.make(&world, identity));
-    let (mut held, mut read) = (0, 0);
-    for credential in negatives.chain(oddities).chain([world.leaf(identity)]) {
+    let credentials: Vec<_> = negatives.chain(oddities).chain([world.leaf(identity)]).collect();
+    let (mut held, mut read) = (0_usize, 0_usize);
+    for credential in &credentials {
         let [leaf, above @ ..] = credential.ders() else { continue };
         let above = above.first().map_or(world.root().der(), Vec::as_slice);
-        let (Ok(parsed), Ok(above)) = (Certificate::from_der(leaf), Certificate::from_der(above)) else {
-            continue;
-        };
-        let Some(authority) = Authority::of(above) else { continue };
-        let Ok(key) = PublicKey::from_spki_der(parsed.spki_der()) else { continue };
+        // What the general reader refuses is not left out: the key is found without it.
+        let Ok(parts) = Anatomy::of(leaf) else { continue };
+        let Ok(key) = PublicKey::from_spki_der(parts.spki) else { continue };
+        let Some(authority) = Certificate::from_der(above).ok().and_then(Authority::of) else { continue };
         held += 1;
-        read += u32::from(authority.agrees(leaf, &key));
+        read += usize::from(authority.agrees(leaf, &key));
     }
-    assert!(held > 40 && read > 5, "{held} held, {read} read by ours");
+    // Of the others the authority is none of ours, or the key is of a kind that nobody takes.
+    assert!(held * 10 >= credentials.len() * 9, "{held} of {} held", credentials.len());
+    assert!(read * 2 >= held, "{read} of {held} read by ours");
 }
