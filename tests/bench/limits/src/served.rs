@@ -1,6 +1,6 @@
 //! A control plane as a process of its own, with doors and disk, and what it costs the processor.
 
-use std::{fs, time::Duration};
+use std::{collections::BTreeMap, ffi::OsString, fs, time::Duration};
 
 use anyhow::{Context, ensure};
 use kit::{TestWorld, WorldOptions};
@@ -36,17 +36,19 @@ impl Served {
         Ok(TICK * ticks.iter().sum())
     }
 
-    /// The same in nanoseconds, of the threads that are alive: for moments that are shorter than many hundredths.
-    pub(crate) fn used_finely(&self) -> anyhow::Result<Duration> {
+    /// The same in nanoseconds, for each thread that is alive: for moments that are shorter than many hundredths.
+    pub(crate) fn threads(&self) -> anyhow::Result<Threads> {
         let process = self.world.sandbox().control_plane().context("the control plane does not run")?;
-        let mut nanoseconds = 0;
+        let mut threads = BTreeMap::new();
         for thread in fs::read_dir(format!("/proc/{process}/task")).context("no /proc")? {
-            // A thread may end while it is looked at.
-            let Ok(text) = fs::read_to_string(thread?.path().join("schedstat")) else { continue };
+            let thread = thread?;
+            // It may end while it is looked at.
+            let Ok(text) = fs::read_to_string(thread.path().join("schedstat")) else { continue };
             let first = text.split(' ').next().and_then(|one| one.parse::<u64>().ok());
-            nanoseconds += first.context("a line of /proc without a time")?;
+            let nanoseconds = first.context("a line of /proc without a time")?;
+            threads.insert(thread.file_name(), Duration::from_nanos(nanoseconds));
         }
-        Ok(Duration::from_nanos(nanoseconds))
+        Ok(Threads(threads))
     }
 
     /// A metric of the process now.
@@ -55,7 +57,37 @@ impl Served {
     }
 }
 
+/// The processor time of each thread.
+#[derive(Debug, Default)]
+pub(crate) struct Threads(BTreeMap<OsString, Duration>);
+
+impl Threads {
+    /// What was used since `before`. Of a thread that has ended since, its last moments are lost.
+    pub(crate) fn since(&self, before: &Self) -> Duration {
+        let grown = |(thread, now): (&OsString, &Duration)| {
+            now.saturating_sub(before.0.get(thread).copied().unwrap_or_default())
+        };
+        self.0.iter().map(grown).sum()
+    }
+}
+
 /// For the clients: one thread, so that a server has a processor to itself.
 pub(crate) fn runtime() -> anyhow::Result<runtime::Runtime> {
     Ok(runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_ends_takes_nothing_back() {
+        let threads = |times: &[(&str, u64)]| {
+            Threads(times.iter().map(|(id, ms)| ((*id).into(), Duration::from_millis(*ms))).collect())
+        };
+        let before = threads(&[("1", 100), ("2", 5000)]);
+        let after = threads(&[("1", 130), ("3", 7)]);
+        assert_eq!(after.since(&before), Duration::from_millis(37));
+        assert_eq!(before.since(&Threads::default()), Duration::from_millis(5100));
+    }
 }

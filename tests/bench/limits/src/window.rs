@@ -7,7 +7,10 @@ use anyhow::ensure;
 use kit::{WorldOptions, all, fleet::Until};
 use tokio::time::{Instant, sleep_until};
 
-use crate::{p3, served::Served};
+use crate::{
+    p3,
+    served::{Served, Threads},
+};
 
 /// Proxies, each with one secret of its own.
 pub(crate) const NODES: usize = 1000;
@@ -38,14 +41,14 @@ pub(crate) async fn measure(rounds: usize) -> anyhow::Result<Vec<Round>> {
         let active = p3::replace_authority(rest).await?;
         all(&mut fleet, p3::leaf_from(&active), LONG).await;
         let start = Instant::now() + LIFE.mul_f64(0.35);
-        let (mut used, mut ticks) = (Duration::ZERO, Vec::new());
+        let (mut before, mut ticks) = (Threads::default(), Vec::new());
         for number in 0..=LIFE.mul_f64(0.2).as_millis() / TICK.as_millis() {
             sleep_until(start + TICK * u32::try_from(number)?).await;
-            let now = served.used_finely()?;
+            let now = served.threads()?;
             if number > 0 {
-                ticks.push((now - used).as_secs_f64() * 1e3);
+                ticks.push(now.since(&before).as_secs_f64() * 1e3);
             }
-            used = now;
+            before = now;
         }
         samples.push(Round::of(&ticks));
     }
