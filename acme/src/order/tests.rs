@@ -5,7 +5,7 @@ use fixtures::{Blueprint, TestAuthority, TestKey, TestKeyKind, dns, oid};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use super::*;
-use crate::{ChallengeBody, MAX_RETRY_AFTER};
+use crate::{ChallengeBody, ChallengeKind, Identifier, MAX_RETRY_AFTER, Names};
 
 const START: Timestamp = Timestamp::from_unix_secs(1_800_000_000);
 const THUMBPRINT: &str = "thumb";
