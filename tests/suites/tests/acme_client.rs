@@ -636,6 +636,60 @@ async fn an_order_goes_on_after_a_kill_at_each_step_and_one_order_becomes_valid(
 }
 
 #[tokio::test]
+async fn random_kills_and_faults_leave_one_valid_order_and_an_account_that_works() {
+    let challenges = Challenges::start().await;
+    let Some(pebble) = Pebble::start(&PebbleOptions::default(), &challenges).await else { return };
+    let is_calm = Arc::new(AtomicBool::new(true));
+    let calm = is_calm.clone();
+    let relay = Relay::start(&pebble.identity(), pebble.address(), move |asked: &Asked| {
+        let is_read = ["/dir", "/nonce-plz", "/sign-me-up"].contains(&asked.path.as_str());
+        if is_read || calm.load(Ordering::Relaxed) {
+            return Fault::None;
+        }
+        match rand::random_range(0..100) {
+            0..4 => Fault::LoseRequest,
+            4..12 => Fault::LoseReply,
+            12..14 => Fault::Answer(answer(503, Some("1".to_owned()), "serverInternal")),
+            14..16 => Fault::Answer(answer(429, Some("1".to_owned()), "rateLimited")),
+            _ => Fault::None,
+        }
+    })
+    .await;
+    let client = client_at(&pebble.directory_at(relay.address()), &pebble);
+    let count = if kit::is_full() { 100 } else { 10 };
+    let mut all = Vec::new();
+    for index in 0..count {
+        let account = account(&client).await;
+        let wish = Wish::new(&account, &[&format!("r{index}.example")], ChallengeKind::Http01);
+        all.push((account, wish, Counter::new(&pebble, &challenges)));
+    }
+    is_calm.store(false, Ordering::Relaxed);
+    let kills = AtomicUsize::new(0);
+    let obtain = async |(account, wish, desk): &(Account, Wish, Counter<'_>)| {
+        for _ in 0..6 {
+            let at = Some((rand::random_range(0..15), rand::random()));
+            if drive(&client, account, wish, desk, at).await.is_some() {
+                return;
+            }
+            kills.fetch_add(1, Ordering::Relaxed);
+        }
+        drive(&client, account, wish, desk, None).await.expect("nobody kills it again");
+    };
+    for some in all.chunks(10) {
+        futures::future::join_all(some.iter().map(&obtain)).await;
+    }
+    is_calm.store(true, Ordering::Relaxed);
+    for (account, wish, desk) in &all {
+        let valid = valid_orders(&client, account, &wish.wanted.names).await;
+        assert_eq!(valid, 1, "{}: {:?}", wish.wanted.names.as_slice()[0], desk.codes());
+        assert!(client.find(&*account.signer).await.unwrap().is_some_and(|found| found.is_valid));
+    }
+    let kills = kills.into_inner();
+    assert!(kills >= count, "{kills} kills of {count} orders");
+    assert!(challenges.is_empty());
+}
+
+#[tokio::test]
 async fn mistakes_are_told_with_what_to_do_about_them() {
     let challenges = Challenges::start().await;
     let Some(pebble) = Pebble::start(&PebbleOptions::default(), &challenges).await else { return };
