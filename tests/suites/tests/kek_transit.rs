@@ -11,8 +11,10 @@ use std::{
     time::Duration,
 };
 
+use certs::{Clock, certificates_to_pem};
+use fixtures::{Blueprint, TestAuthority, TestKey, TestKeyKind};
 use http::Method;
-use kit::{TestWorld, Vault, WorldOptions, eventually, get, not_run, within, workspace};
+use kit::{SystemClock, TestWorld, Vault, WorldOptions, eventually, get, not_run, within, workspace};
 use serde_json::{Value, json};
 
 /// Between two tries there is half a minute at most, and a quarter more.
@@ -396,8 +398,8 @@ async fn what_cannot_work_is_refused_with_what_to_do_and_nothing_is_kept() {
     stage.file("half-token", &vault.token(&["half"], Value::Null).await);
     stage.file("root-token", vault.root_token());
     stage.file("spoiled", "two words");
-    let other = fixtures::TestAuthority::root("other", certs::Clock::now(&kit::SystemClock));
-    stage.file("other.pem", &certs::certificates_to_pem([other.der()]));
+    let other = TestAuthority::root("other", SystemClock.now());
+    stage.file("other.pem", &certificates_to_pem([other.der()]));
     let closed = format!("https://{}", TestWorld::free_port());
     let (address, ca_file) = (vault.addresses()[0].clone(), vault.ca_file().display().to_string());
     let login = format!("approle: {{role_id: \"{}\", secret_id_file: secret-id}}", stage.role_id);
@@ -512,6 +514,65 @@ async fn what_cannot_work_is_refused_with_what_to_do_and_nothing_is_kept() {
     assert_eq!(stage.shown("twin").await["state"], "opens");
     stage.world.command(&["kek", "rotate", "slot", "vault", "--yes"]).await;
     assert_eq!(stage.shown("vault").await["state"], "opens", "mended: the root key is in memory");
+    stage.world.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_login_opens_its_slot_a_silent_vault_holds_up_no_answer_and_no_credential_is_shown() {
+    let Some(stage) = Stage::set("kek-transit-logins").await else { return };
+    // A client certificate with a common name, and a token of somebody else.
+    let authority = TestAuthority::root("corp", SystemClock.now());
+    let key = TestKey::generate(TestKeyKind::P256);
+    let made = authority.leaf_blueprint("spiffe://td/credence", &key, SystemClock.now());
+    let made = Blueprint { subject: fixtures::der::name("Corp", "credence"), ..made };
+    stage.file("client.pem", &certificates_to_pem([made.sign(authority.key()).as_slice()]));
+    stage.file("client.key", &key.pkcs8_pem());
+    stage.vault.write("sys/auth/cert", json!({ "type": "cert" })).await;
+    let role = json!({ "certificate": certificates_to_pem([authority.der()]), "token_policies": ["slot"] });
+    stage.vault.write("auth/cert/certs/credence", role).await;
+    let token = stage.vault.token(&["slot"], Value::Null).await;
+    stage.file("given-token", &token);
+    let login = format!("approle: {{role_id: \"{}\", secret_id_file: secret-id}}", stage.role_id);
+    let certificate = "certificate: {role: credence, chain_file: client.pem, key_file: client.key}";
+    let slots = |first: String| {
+        let certified = stage.slot("certified", &[(&login, certificate)]);
+        let given = stage.slot("given", &[(&login, "token_file: given-token")]);
+        format!("{first}{certified}{given}")
+    };
+    stage.with_file(&slots(stage.slot("vault", &[])));
+    let tokens = stage.tokens().await;
+    for slot in ["vault", "certified", "given"] {
+        stage.world.command(&["kek", "add-slot", slot]).await;
+    }
+    // Twice: a token that somebody else gave is not given back.
+    for _ in 0..2 {
+        for slot in ["vault", "certified", "given"] {
+            assert_eq!(stage.shown(slot).await["state"], "opens", "{slot}");
+        }
+    }
+    assert_eq!(stage.tokens().await, tokens);
+
+    // Whoever takes connections and says nothing costs a call less than it has.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("https://{}", silent.local_addr().unwrap());
+    stage.with_file(&slots(stage.slot("vault", &[(&stage.vault.addresses()[0], &address)])));
+    let slot = stage.shown("vault").await;
+    assert_eq!(slot["state"], "fails", "{slot}");
+    assert_eq!(stage.shown("certified").await["state"], "opens");
+
+    let log = fs::read_to_string(stage.world.sandbox().path("serve.log")).unwrap();
+    let told = [
+        log,
+        Value::from(stage.world.audit().await).to_string(),
+        stage.kek().await.to_string(),
+        stage.world.metrics().await,
+    ]
+    .concat();
+    let secret_id = fs::read_to_string(stage.world.sandbox().path("secret-id")).unwrap();
+    for secret in [secret_id.trim(), &token, stage.vault.root_token(), "PRIVATE KEY"] {
+        assert!(!told.contains(secret), "a credential is shown");
+    }
+    assert!(told.contains("transit/credence"), "the search works");
     stage.world.finish().await;
 }
 
