@@ -51,6 +51,16 @@ pub enum StoreError {
         /// What it is now.
         actual: u64,
     },
+    /// Something else depends on it.
+    #[error("{what} {name} is in use: {why}")]
+    InUse {
+        /// Of which sort.
+        what: &'static str,
+        /// Its name or id.
+        name: String,
+        /// By what.
+        why: String,
+    },
     /// A bound is reached.
     #[error("{0}")]
     Full(String),

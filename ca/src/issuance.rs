@@ -156,11 +156,11 @@ impl Prepared {
 }
 
 /// The word that serde writes for a unit variant.
-fn word(value: &impl serde::Serialize) -> String {
+pub(crate) fn word(value: &impl serde::Serialize) -> String {
     serde_json::to_value(value).ok().and_then(|word| word.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
-fn refusal_of(error: JournalError) -> IssueError {
+pub(crate) fn refusal_of(error: JournalError) -> IssueError {
     match error {
         JournalError::Token(refusal) => IssueError::Token(refusal),
         JournalError::Recovery(refusal) => IssueError::Recovery(refusal),
@@ -172,6 +172,7 @@ fn refusal_of(error: JournalError) -> IssueError {
         }
         error @ (JournalError::SerialTaken(_)
         | JournalError::NoIntent(_)
+        | JournalError::NoRequest(_)
         | JournalError::NotReserved { .. }
         | JournalError::Unavailable(_)) => IssueError::Unavailable(error.to_string()),
     }

@@ -11,16 +11,20 @@
 //! rotate_root, emergency -> keeper <-> rotation (roots) <- Dependents (what nodes acknowledged)
 //! request, install -> keeper -> both: what somebody else signed goes the same ways
 //! upstream: when somebody outside is asked to sign the next issuing authority, by request and install
+//! LeafDesk -> the built-in queue, or issuer::outside -> LeafStore (request) -> LeafSigner -> check -> LeafStore
+//! migrate -> leaves <-> delegation (who signs the leaves of workloads) <- Dependents
 //! revoke -> keeper <-> lists -> Revocations (what was revoked, and the lists that say so)
 //! ```
 
 mod authority;
 pub mod clock;
+pub mod delegation;
 pub mod dependents;
 mod drain;
 mod issuance;
 mod issuer;
 mod keeper;
+mod leaves;
 pub mod lifecycle;
 pub mod lists;
 mod manager;
@@ -36,7 +40,9 @@ pub mod upstream;
 
 pub use self::authority::PrepareError;
 pub use self::drain::Drain;
+pub use self::issuer::{Health, LeafAsked, LeafSigner, Outsider, SignFailure};
 pub use self::keeper::{Install, Installed};
+pub use self::leaves::{LeafDesk, LeafIssuerStatus, Leaves, LeavesDeps, LeavesStatus, MigrateError};
 pub use self::manager::{Anchor, Asked, Deps, Handle, Manager, OpenError, RotateError};
 pub use self::pause::Pause;
 pub use self::policy::{ISSUING_FACTOR, Lifetimes, Policy, PolicyError};

@@ -227,6 +227,7 @@ impl Manager {
             anchor: published.anchor.subscribe(),
             drain: published.drain.subscribe(),
             time,
+            signing: published.signing.subscribe(),
         };
         let request = deps.authorities.request().await?;
         let left = Left { vouched, request, listing };
@@ -405,6 +406,7 @@ pub struct Handle {
     anchor: watch::Receiver<Arc<Anchor>>,
     drain: watch::Receiver<Drain>,
     time: watch::Receiver<Reading>,
+    signing: watch::Receiver<Arc<Signing>>,
 }
 
 /// Who asks for a change, and why.
@@ -549,6 +551,21 @@ impl Handle {
         self.time.borrow().stopped().map_or(Ok(()), |why| Err(RotateError::Failed(why)))
     }
 
+    /// The queue of the built-in issuer.
+    pub(crate) fn jobs(&self) -> &mpsc::Sender<Job> {
+        &self.jobs
+    }
+
+    /// What issuances go by.
+    pub(crate) fn signing(&self) -> watch::Receiver<Arc<Signing>> {
+        self.signing.clone()
+    }
+
+    /// How far the clock is believed.
+    pub(crate) fn time(&self) -> watch::Receiver<Reading> {
+        self.time.clone()
+    }
+
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, RotateError> {
         let (reply, answer) = oneshot::channel();
         self.commands.try_send(command(reply)).map_err(|_| RotateError::Unavailable)?;
@@ -556,17 +573,27 @@ impl Handle {
     }
 }
 
+/// What is said where an issuer has ended.
+pub(crate) fn ended() -> IssueError {
+    IssueError::Unavailable("the issuer is shutting down".to_owned())
+}
+
+/// What is said to whoever finds no place in a queue.
+pub(crate) fn turned_away<T>(error: &mpsc::error::TrySendError<T>) -> IssueError {
+    match error {
+        mpsc::error::TrySendError::Full(_) => {
+            IssueError::Unavailable("too many requests are waiting".to_owned())
+        }
+        mpsc::error::TrySendError::Closed(_) => ended(),
+    }
+}
+
 #[async_trait]
 impl SvidIssuer for Handle {
     async fn issue(&self, request: SvidRequest) -> Result<IssuedSvid, IssueError> {
-        let ended = || IssueError::Unavailable("the issuer is shutting down".to_owned());
         let (reply, answer) = oneshot::channel();
-        self.jobs.try_send(Job { request, reply }).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => {
-                IssueError::Unavailable("too many requests are waiting".to_owned())
-            }
-            mpsc::error::TrySendError::Closed(_) => ended(),
-        })?;
+        let job = Job { request, csr: Vec::new(), reply };
+        self.jobs.try_send(job).map_err(|error| turned_away(&error))?;
         answer.await.map_err(|_| ended())?
     }
 }

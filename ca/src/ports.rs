@@ -1,6 +1,7 @@
 //! What this crate needs kept: the journal of issuances, the authorities with their sealed keys, and what was revoked.
 //! `store` implements all of it. A change and its audit events share a transaction.
 
+mod leaves;
 mod revocations;
 
 use async_trait::async_trait;
@@ -12,6 +13,9 @@ use spiffe::{
 };
 use thiserror::Error;
 
+pub use self::leaves::{
+    LeafAnswer, LeafIssuer, LeafOutcome, LeafRequest, LeafStore, MAX_UNKNOWN, SignedLeaf,
+};
 pub use self::revocations::{ListRecord, MAX_REVOKED, Revocations, RevokeError, Revoked};
 
 /// What is about to be signed, written down before it is.
@@ -94,6 +98,9 @@ pub enum JournalError {
     /// No open intent with this serial number and authority: never recorded, or it has its result already.
     #[error("no open intent has serial number {0}")]
     NoIntent(Serial),
+    /// No open request for a leaf of this key: never recorded, or it has its answer already.
+    #[error("no open request for a leaf has key {0}")]
+    NoRequest(SpkiHash),
     /// No list of that number was to come: never reserved, or it is kept already.
     #[error("number {number} is not reserved for a revocation list of authority {authority}")]
     NotReserved {
@@ -240,7 +247,8 @@ pub trait Journal: Send + Sync {
     /// and marked as stolen: [`JournalError::Unavailable`].
     async fn record_result(&self, result: ResultRecord, event: Event) -> Result<(), JournalError>;
 
-    /// What depends on `authority` at `now`: issued and unknown rows with `not_after >= now`.
+    /// What depends on `authority` at `now`: issued and unknown rows with `not_after >= now`, and requests for leaves
+    /// of it whose outcome is not known.
     async fn unexpired_leaves(&self, authority: AuthorityId, now: Timestamp) -> Result<Leaves, JournalError>;
 
     /// What was issued by any of `authorities`, or may have been, and has not expired at `now`; one row for each

@@ -6,14 +6,20 @@ mod contract;
 mod core;
 mod memory;
 mod observer;
+#[cfg(test)]
+mod vault;
 
 use certs::{Profile, SecretKey};
 use spiffe::{Class, NodeId, Purpose, RequestId, SpiffeId, SvidRequest, Tenant};
 
-pub use self::contract::{StoreFixture, authorities_contract, journal_contract, revocations_contract};
+pub use self::contract::{
+    StoreFixture, authorities_contract, journal_contract, leaves_contract, revocations_contract,
+};
 pub use self::core::Core;
 pub use self::memory::{Call, MemoryStore};
 pub use self::observer::FakeDependents;
+#[cfg(test)]
+pub(crate) use self::vault::{FakeVault, Manner};
 #[cfg(test)]
 pub(crate) use fixtures::Random;
 

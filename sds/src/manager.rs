@@ -353,7 +353,7 @@ async fn issue(
         request_id: RequestId::random(),
     };
     let result = tokio::select! {
-        result = issuer.issue(request) => result,
+        result = issuer.issue_for_key(request, &secret) => result,
         () = clock.sleep_until(until) => Err(IssueError::Unavailable("no answer in time".to_owned())),
     };
     (order.key, secret, result)

@@ -138,6 +138,16 @@ impl Trust {
         Ok(self)
     }
 
+    /// The same with `anchors` beside the roots of our own trust domain: what workloads believe of each other while an
+    /// issuer beside ours signs some of their leaves. Nothing of ours opens by it: a door never holds such a trust.
+    #[must_use]
+    pub fn with_anchors(mut self, anchors: Vec<Certificate>) -> Self {
+        let own = &self.own;
+        let all = own.authorities.iter().cloned().chain(anchors).collect();
+        self.own = Arc::new(TrustBundle::new(own.domain.clone(), all, own.sequence));
+        self
+    }
+
     /// Refuses every path that carries one of these keys.
     #[must_use]
     pub fn with_tainted(mut self, keys: Vec<SpkiHash>) -> Self {

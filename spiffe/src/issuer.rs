@@ -3,7 +3,7 @@
 use std::{fmt, net::IpAddr, str::FromStr, time::Duration};
 
 use async_trait::async_trait;
-use certs::{Chain, Profile, PublicKey, Serial, SpkiHash, Timestamp};
+use certs::{Chain, Profile, PublicKey, SecretKey, Serial, SpkiHash, Timestamp};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -253,4 +253,10 @@ pub enum IssueError {
 pub trait SvidIssuer: Send + Sync {
     /// Issues what `request` says, or says why not. Intent and result are journalled before the answer leaves.
     async fn issue(&self, request: SvidRequest) -> Result<IssuedSvid, IssueError>;
+
+    /// The same, asked by whoever holds the key of the request: an issuer elsewhere wants to see that it is held.
+    async fn issue_for_key(&self, request: SvidRequest, key: &SecretKey) -> Result<IssuedSvid, IssueError> {
+        let _ = key;
+        self.issue(request).await
+    }
 }

@@ -107,6 +107,10 @@ impl Change for Remove {
 
     async fn carry_out(self, tx: &mut Tx<'_>) -> Result<(), Fault<StoreError>> {
         let (tenant, id) = (tenant(), self.0.to_string());
+        if crate::leaves::is_in_use(tx, &id).await? {
+            let why = "its root stands in the bundle of workloads".to_owned();
+            return Err(Fault::Refused(StoreError::InUse { what: "issuer", name: id, why }));
+        }
         if !tx.destroy_sealed(Class::Backend, row(&tenant, &id), &Cause::from(&self.1)).await? {
             return Err(Fault::Refused(StoreError::NotFound { what: "issuer", name: id }));
         }

@@ -419,8 +419,10 @@ fn by_authorities(query: &mut QueryBuilder<Sqlite>, authorities: &[AuthorityId],
 impl Store {
     async fn leaves(&self, authority: AuthorityId, now: Timestamp) -> Result<Leaves, sqlx::Error> {
         let row = sqlx::query(
-            "SELECT count(*) AS count, max(not_after) AS last FROM certificates
-              WHERE authority = ? AND not_after >= ? AND state <> 'failed'",
+            "SELECT count(*) AS count, max(not_after) AS last FROM (
+                SELECT not_after FROM certificates WHERE authority = ?1 AND not_after >= ?2 AND state <> 'failed'
+                UNION ALL
+                SELECT not_after FROM leaf_requests WHERE authority = ?1 AND not_after >= ?2 AND state = 'unknown')",
         )
         .bind(authority.to_string())
         .bind(now.unix_millis())

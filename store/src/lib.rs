@@ -26,6 +26,7 @@ mod issuers;
 mod journal;
 mod kek;
 mod keyring;
+mod leaves;
 mod ledger;
 mod live;
 mod many;

@@ -26,6 +26,7 @@ pub(crate) const SCHEMA: Schema = Schema(&[
     include_str!("schema/0009_evictions.sql"),
     include_str!("schema/0010_hooks.sql"),
     include_str!("schema/0011_recovery.sql"),
+    include_str!("schema/0012_leaf_issuers.sql"),
 ]);
 
 impl Schema {

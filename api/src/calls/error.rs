@@ -162,6 +162,9 @@ impl From<StoreError> for CallError {
             StoreError::Conflict { what, name, expected, actual } => {
                 Self::Stale { what, name, expected, actual }
             }
+            StoreError::InUse { what, name, why } => {
+                Self::Conflict { what, name, why: format!("is in use: {why}") }
+            }
             StoreError::Full(why) => Self::Policy(why),
             StoreError::Unavailable(why) => Self::Unavailable { part: "store", why },
         }

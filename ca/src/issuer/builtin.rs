@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use audit::{Action, Actor, Event, Refusals};
-use certs::{Clock, Profile, Serial, SpkiHash};
+use certs::{Clock, Profile, Serial, SpkiHash, Timestamp};
 use futures::stream::{FuturesUnordered, StreamExt};
 use spiffe::{IssueError, IssuedSvid, Spend, SvidRequest, Trust};
 use tokio::sync::{mpsc, watch};
@@ -93,17 +93,26 @@ impl Pipeline {
     }
 
     fn refuse(&self, request: &SvidRequest, reason: String) -> IssueError {
-        let actor = match &request.node {
-            Some(node) => Actor::Identity { id: self.policy.trust_domain.node_id(node) },
-            None => Actor::System,
-        };
-        let action = Action::CertificateFail;
-        let event = Event::refused(self.clock.now(), actor, action, request.id.as_str(), reason.clone())
-            .for_tenant(request.tenant.clone())
-            .in_request(request.request_id.clone());
-        self.refusals.refuse(event);
-        IssueError::Refused(reason)
+        refuse(self.refusals.as_ref(), self.clock.now(), request, reason)
     }
+}
+
+/// Takes note of a request that policy refuses, and answers it.
+pub(super) fn refuse(
+    refusals: &dyn Refusals,
+    now: Timestamp,
+    request: &SvidRequest,
+    reason: String,
+) -> IssueError {
+    let actor = match &request.node {
+        Some(node) => Actor::Identity { id: request.id.trust_domain().node_id(node) },
+        None => Actor::System,
+    };
+    let event = Event::refused(now, actor, Action::CertificateFail, request.id.as_str(), reason.clone())
+        .for_tenant(request.tenant.clone())
+        .in_request(request.request_id.clone());
+    refusals.refuse(event);
+    IssueError::Refused(reason)
 }
 
 /// The shell around queue and pipeline.

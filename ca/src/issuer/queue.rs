@@ -15,6 +15,8 @@ pub(crate) const MAX_WAITING: usize = 16_384;
 #[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) request: SvidRequest,
+    /// The request signed with its key (PKCS#10, DER), where an issuer elsewhere is to be asked.
+    pub(crate) csr: Vec<u8>,
     pub(crate) reply: oneshot::Sender<Result<IssuedSvid, IssueError>>,
 }
 
@@ -50,6 +52,11 @@ impl Queue {
         self.arrivals += 1;
         self.jobs.insert((deadline, self.arrivals), job);
         if self.jobs.len() > self.limit { self.jobs.pop_last().map(|(_, job)| job) } else { None }
+    }
+
+    /// How many wait.
+    pub(crate) fn len(&self) -> usize {
+        self.jobs.len()
     }
 
     /// The next job that may begin. Jobs whose asker went away are dropped.
@@ -93,7 +100,7 @@ mod tests {
         let mut request = request(path, Purpose::Delivery);
         change(&mut request);
         let (reply, answer) = oneshot::channel();
-        (Job { request, reply }, answer)
+        (Job { request, csr: Vec::new(), reply }, answer)
     }
 
     fn names(queue: &mut Queue) -> Vec<String> {

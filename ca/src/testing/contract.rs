@@ -1,5 +1,6 @@
 //! What every implementation of the ports must do. The fake runs it here, the store in its own tests.
 
+mod leaves;
 mod requests;
 
 use std::{future::Future, time::Duration};
@@ -15,10 +16,11 @@ use spiffe::{
     TokenRefusal, TokenSpend,
 };
 
+pub use self::leaves::leaves_contract;
 use crate::ports::{
     Authorities, AuthorityError, AuthorityRecord, AuthorityState, CertificateFilter, CertificateState,
-    Intent, IssueOutcome, Journal, JournalError, Leaves, ListRecord, Place, Remaining, ResultRecord,
-    Revocations, RevokeError, Revoked, Taint, Transition,
+    Intent, IssueOutcome, Journal, JournalError, LeafStore, Leaves, ListRecord, Place, Remaining,
+    ResultRecord, Revocations, RevokeError, Revoked, Taint, Transition,
 };
 
 /// An empty implementation under test, and the ways into it that the ports do not have.
@@ -30,6 +32,8 @@ pub trait StoreFixture: Send + Sync {
     fn authorities(&self) -> &dyn Authorities;
     /// What was revoked, under test.
     fn revocations(&self) -> &dyn Revocations;
+    /// Who signs leaves elsewhere and what they were asked for, under test.
+    fn leaves(&self) -> &dyn LeafStore;
     /// Plants a join token for node `web-1`.
     async fn add_token(&self, id: &str, expires: Timestamp);
     /// Revokes it.
@@ -637,6 +641,9 @@ mod tests {
         fn revocations(&self) -> &dyn Revocations {
             self
         }
+        fn leaves(&self) -> &dyn LeafStore {
+            self
+        }
         async fn add_token(&self, id: &str, expires: Timestamp) {
             Self::add_token(self, id, expires);
         }
@@ -663,6 +670,7 @@ mod tests {
     #[tokio::test]
     async fn the_fake_keeps_the_contract() {
         journal_contract(async || MemoryStore::new()).await;
+        leaves_contract(async || MemoryStore::new()).await;
         authorities_contract(async || MemoryStore::new()).await;
         revocations_contract(async || MemoryStore::new()).await;
     }

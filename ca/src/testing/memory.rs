@@ -8,13 +8,15 @@ use std::{
 use async_trait::async_trait;
 use audit::Event;
 use certs::{Profile, SecretKey, Serial, SpkiHash, Timestamp};
-use spiffe::{AuthorityId, NodeId, RecoveryRefusal, RecoverySpend, Spend, TokenRefusal, TokenSpend};
+use spiffe::{
+    AuthorityId, IssuerName, NodeId, RecoveryRefusal, RecoverySpend, Spend, TokenRefusal, TokenSpend,
+};
 
 use crate::ports::{
     Authorities, AuthorityError, AuthorityRecord, AuthorityRequest, AuthorityState, CertificateFilter,
-    CertificateRow, CertificateState, Intent, IssueOutcome, Issued, Journal, JournalError, Leaves,
-    ListRecord, MAX_REVOKED, Place, Remaining, ResultRecord, Revocations, RevokeError, Revoked, Taint,
-    Transition, Unexpired,
+    CertificateRow, CertificateState, Intent, IssueOutcome, Issued, Journal, JournalError, LeafAnswer,
+    LeafIssuer, LeafOutcome, LeafRequest, LeafStore, Leaves, ListRecord, MAX_REVOKED, MAX_UNKNOWN, Place,
+    Remaining, ResultRecord, Revocations, RevokeError, Revoked, Taint, Transition, Unexpired,
 };
 
 /// The calls that can be made to fail.
@@ -34,6 +36,8 @@ pub enum Call {
     LoadKey,
     /// [`Revocations::keep_list`], before anything is written.
     KeepList,
+    /// [`LeafStore::set_leaf_issuers`], before anything is written.
+    LeafIssuers,
 }
 
 struct Token {
@@ -41,6 +45,13 @@ struct Token {
     revoked: bool,
     spent: Option<SpkiHash>,
     issuance: Option<usize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answered {
+    Not,
+    Unknown,
+    Known,
 }
 
 #[derive(Default)]
@@ -60,6 +71,9 @@ struct State {
     revoked: Vec<Revoked>,
     numbers: BTreeMap<AuthorityId, u64>,
     lists: Vec<ListRecord>,
+    leaf_issuers: Vec<LeafIssuer>,
+    /// With whether an answer came, and whether one that says what became of it.
+    requests: Vec<(LeafRequest, Answered)>,
     events: Vec<Event>,
     failing: HashSet<Call>,
 }
@@ -311,6 +325,12 @@ impl Journal for MemoryStore {
             leaves.count += 1;
             leaves.last = leaves.last.max(Some(row.intent.not_after));
         }
+        for (request, _) in state.requests.iter().filter(|(request, answered)| {
+            request.authority == authority && request.not_after >= now && *answered != Answered::Known
+        }) {
+            leaves.count += 1;
+            leaves.last = leaves.last.max(Some(request.not_after));
+        }
         Ok(leaves)
     }
 
@@ -373,6 +393,98 @@ impl Journal for MemoryStore {
             not_after: row.intent.not_after,
         };
         Ok(rows.into_iter().filter(|row| row.revoked.is_none()).map(remaining).collect())
+    }
+}
+
+#[async_trait]
+impl LeafStore for MemoryStore {
+    async fn leaf_issuers(&self) -> Result<Vec<LeafIssuer>, JournalError> {
+        Ok(self.state().leaf_issuers.clone())
+    }
+
+    async fn set_leaf_issuers(&self, all: Vec<LeafIssuer>, events: Vec<Event>) -> Result<(), JournalError> {
+        let mut state = self.reachable(Call::LeafIssuers).map_err(JournalError::Unavailable)?;
+        state.leaf_issuers = all;
+        state.leaf_issuers.sort_by(|one, other| one.name.cmp(&other.name));
+        state.events.extend(events);
+        Ok(())
+    }
+
+    async fn record_request(&self, request: LeafRequest, event: Event) -> Result<(), JournalError> {
+        let mut state = self.reachable(Call::Intent).map_err(JournalError::Unavailable)?;
+        if state.requests.iter().any(|(known, _)| known.spki == request.spki) {
+            return Err(JournalError::Unavailable(format!("key {} was asked for before", request.spki)));
+        }
+        state.requests.push((request, Answered::Not));
+        state.events.push(event);
+        Ok(())
+    }
+
+    async fn record_answer(&self, answer: LeafAnswer, event: Event) -> Result<(), JournalError> {
+        let mut state = self.reachable(Call::Result).map_err(JournalError::Unavailable)?;
+        let LeafAnswer { spki, outcome, at } = answer;
+        let open = |(request, answered): &&(LeafRequest, Answered)| {
+            request.spki == spki && *answered == Answered::Not
+        };
+        let request = state.requests.iter().find(open).map(|(request, _)| request.clone());
+        let request = request.ok_or(JournalError::NoRequest(spki))?;
+        let answered = match outcome {
+            LeafOutcome::Issued(signed) => {
+                let key = (request.authority, signed.serial.clone());
+                if state.index.contains_key(&key) {
+                    return Err(JournalError::SerialTaken(signed.serial));
+                }
+                let index = state.rows.len();
+                state.index.insert(key, index);
+                state.rows.push(CertificateRow {
+                    intent: Intent {
+                        serial: signed.serial,
+                        authority: request.authority,
+                        epoch: request.epoch,
+                        tbs_sha256: signed.tbs_sha256,
+                        id: request.id,
+                        profile: Profile::Workload,
+                        tenant: request.tenant,
+                        node: request.node,
+                        purpose: request.purpose,
+                        spki,
+                        not_before: signed.not_before,
+                        not_after: signed.not_after,
+                        at: request.at,
+                        request_id: request.request_id,
+                    },
+                    state: CertificateState::Issued,
+                    finished: Some(at),
+                    revoked: None,
+                    chain: signed.chain,
+                });
+                Answered::Known
+            }
+            LeafOutcome::Failed(_) => Answered::Known,
+            LeafOutcome::Unknown(_) => Answered::Unknown,
+        };
+        for (_, known) in state.requests.iter_mut().filter(|(request, _)| request.spki == spki) {
+            *known = answered;
+        }
+        state.events.push(event);
+        Ok(())
+    }
+
+    async fn unknown_leaves(
+        &self,
+        issuer: &IssuerName,
+        before: Timestamp,
+        now: Timestamp,
+    ) -> Result<Vec<LeafRequest>, JournalError> {
+        let state = self.state();
+        let is_unknown = |(request, answered): &&(LeafRequest, Answered)| {
+            *answered != Answered::Known
+                && request.issuer == *issuer
+                && request.at < before
+                && request.not_after >= now
+        };
+        let found = state.requests.iter().rev().filter(is_unknown).map(|(request, _)| request.clone());
+        Ok(found.take(MAX_UNKNOWN).collect())
     }
 }
 

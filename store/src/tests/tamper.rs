@@ -4,10 +4,10 @@ use async_trait::async_trait;
 use audit::{AuditFilter, AuditLog};
 use ca::{
     ports::{
-        Authorities, AuthorityError, AuthorityRecord, AuthorityState, Journal, Place as CaPlace, Revocations,
-        Transition,
+        Authorities, AuthorityError, AuthorityRecord, AuthorityState, Journal, LeafStore, Place as CaPlace,
+        Revocations, Transition,
     },
-    testing::{StoreFixture, authorities_contract, journal_contract, revocations_contract},
+    testing::{StoreFixture, authorities_contract, journal_contract, leaves_contract, revocations_contract},
 };
 use certs::{KeyKind, Profile, SecretKey, Serial, SoftwareSigner, Template, Validity, sign};
 use spiffe::AuthorityId;
@@ -28,6 +28,10 @@ impl StoreFixture for Fixture {
     }
 
     fn revocations(&self) -> &dyn Revocations {
+        &self.0.store
+    }
+
+    fn leaves(&self) -> &dyn LeafStore {
         &self.0.store
     }
 
@@ -111,6 +115,11 @@ async fn keeps_the_contract_of_the_journal() {
 #[tokio::test]
 async fn keeps_the_contract_of_the_authorities() {
     authorities_contract(|| async { Fixture(World::new().await) }).await;
+}
+
+#[tokio::test]
+async fn keeps_the_contract_of_leaves_of_other_issuers() {
+    leaves_contract(|| async { Fixture(World::new().await) }).await;
 }
 
 #[tokio::test]

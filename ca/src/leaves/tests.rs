@@ -1,0 +1,503 @@
+//! The whole way, with an issuer elsewhere that does what it is told: who is asked, what is taken, what is written
+//! down.
+
+use std::collections::BTreeSet;
+
+use audit::{Outcome, Refusals};
+use certs::{ManualClock, Timestamp};
+use spiffe::{AuthorityId, NodeId, Purpose, TrustDomain, verify_svid};
+
+use super::*;
+use crate::{
+    Manager,
+    dependents::{Acknowledged, BundleFile, Dependent},
+    policy::{Lifetimes, Policy},
+    ports::{CertificateFilter, LeafRequest},
+    testing::{Call, FakeDependents, FakeVault, Manner, MemoryStore, request},
+};
+
+#[derive(Debug, Default)]
+struct Heard(std::sync::Mutex<Vec<Row>>);
+
+impl Refusals for Heard {
+    fn refuse(&self, event: Row) {
+        self.0.lock().unwrap().push(event);
+    }
+}
+
+/// What outlives a process.
+struct World {
+    store: MemoryStore,
+    clock: ManualClock,
+    heard: Arc<Heard>,
+    vault: FakeVault,
+    dependents: FakeDependents,
+    lists: Option<Duration>,
+}
+
+/// The ways into one process.
+struct Process {
+    ca: Handle,
+    desk: LeafDesk,
+}
+
+impl World {
+    async fn new() -> Self {
+        let clock = ManualClock::new(Timestamp::from_unix_secs(1_800_000_000));
+        let world = Self {
+            store: MemoryStore::new(),
+            vault: FakeVault::new("corp", clock.now()),
+            clock,
+            heard: Arc::default(),
+            dependents: FakeDependents::default(),
+            lists: None,
+        };
+        Manager::initialise(&world.deps(), Actor::Host).await.unwrap();
+        world
+    }
+
+    fn deps(&self) -> Deps {
+        Deps {
+            authorities: Arc::new(self.store.clone()),
+            journal: Arc::new(self.store.clone()),
+            revocations: Arc::new(self.store.clone()),
+            clock: Arc::new(self.clock.clone()),
+            refusals: Arc::clone(&self.heard) as Arc<dyn Refusals>,
+            policy: Policy {
+                trust_domain: TrustDomain::parse("td").unwrap(),
+                lifetimes: Lifetimes::default(),
+                max_connection: Duration::from_secs(3600),
+                lists: self.lists,
+                dev: false,
+            },
+            epoch: 7,
+        }
+    }
+
+    /// One life of the process: runs it while `body` goes on, and kills it after.
+    async fn life<T>(&self, body: impl AsyncFnOnce(Process) -> T) -> T {
+        let deps = self.deps();
+        let manager = Manager::open(deps.clone()).await.unwrap();
+        let ca = manager.handle();
+        let (_outsiders, outsiders) = watch::channel(Arc::new(vec![self.vault.outsider().clone()]));
+        let (_pause, pause) = watch::channel(None);
+        let leaves = LeavesDeps {
+            store: Arc::new(self.store.clone()),
+            signer: Arc::new(self.vault.clone()),
+            outsiders,
+            pause,
+        };
+        let leaves = Leaves::open(leaves, &deps, ca.clone()).await.unwrap();
+        let process = Process { ca, desk: leaves.desk() };
+        let seen: Arc<dyn Dependents> = Arc::new(self.dependents.clone());
+        tokio::select! {
+            () = Box::pin(manager.run(Arc::clone(&seen), CancellationToken::new())) => unreachable!(),
+            () = Box::pin(leaves.run(seen, CancellationToken::new())) => unreachable!(),
+            result = body(process) => result,
+        }
+    }
+
+    fn after(&self, secs: u64) {
+        self.clock.advance(Duration::from_secs(secs));
+    }
+
+    /// A connected node that has acknowledged these roots.
+    fn node(&self, roots: impl IntoIterator<Item = AuthorityId>) {
+        let connected = Acknowledged {
+            roots: Some(roots.into_iter().collect::<BTreeSet<_>>()),
+            lists: None,
+            refusal: None,
+            proven: BTreeSet::new(),
+            file: BundleFile::Current,
+        };
+        let name = "web-1".to_owned();
+        self.dependents.set(vec![Dependent { name, connected: Some(connected), holds: Vec::new() }]);
+    }
+
+    async fn unknown(&self) -> Vec<LeafRequest> {
+        let (name, now) = (&self.vault.outsider().name, self.clock.now());
+        self.store.unknown_leaves(name, now + Duration::from_secs(1), now).await.unwrap()
+    }
+
+    async fn count(&self) -> u64 {
+        let authority = self.vault.outsider().authority();
+        self.store.unexpired_leaves(authority, self.clock.now()).await.unwrap().count
+    }
+}
+
+impl Process {
+    async fn migrate(&self, to: Option<&str>) -> Result<(), MigrateError> {
+        let asked = Asked { actor: Actor::Host, reason: "test".to_owned() };
+        self.desk.migrate(to.map(|name| IssuerName::parse(name).unwrap()), asked).await
+    }
+
+    async fn until(&self, wanted: impl Fn(&LeavesStatus) -> bool) -> Arc<LeavesStatus> {
+        let mut status = self.desk.status();
+        Arc::clone(&*status.wait_for(|status| wanted(status)).await.unwrap())
+    }
+
+    /// Waits until the issuer elsewhere is asked, or is not asked any more.
+    async fn asks(&self, is_asked: bool) {
+        let mut asking = self.desk.asking.clone();
+        asking.wait_for(|asking| asking.is_some() == is_asked).await.unwrap();
+    }
+
+    async fn leaf(&self) -> Result<IssuedSvid, IssueError> {
+        let key = SecretKey::generate(Profile::Workload.key_kind());
+        let request = SvidRequest { public_key: key.public().clone(), ..request("/web", Purpose::Renewal) };
+        self.desk.issue_for_key(request, &key).await
+    }
+
+    fn roots(&self) -> Vec<AuthorityId> {
+        let trust = self.desk.trust();
+        let trust = trust.borrow();
+        trust.own().authorities().iter().map(|root| AuthorityId::of(root.spki_hash())).collect()
+    }
+}
+
+fn stands(status: &LeavesStatus) -> Vec<AuthorityState> {
+    status.issuers.iter().map(|one| one.state).collect()
+}
+
+/// A world whose issuer signs, with nobody connected.
+async fn signing() -> World {
+    let world = World::new().await;
+    world
+        .life(async |process| {
+            process.migrate(Some("corp")).await.unwrap();
+            process.asks(true).await;
+        })
+        .await;
+    world
+}
+
+#[tokio::test]
+async fn nothing_of_it_is_delivered_before_every_connected_node_has_acknowledged_its_root() {
+    let world = World::new().await;
+    let root = world.vault.outsider().root();
+    world
+        .life(async |process| {
+            let own = process.ca.active().borrow().unwrap().id;
+            let before = process.roots();
+            world.node(before.iter().copied());
+            assert_eq!(
+                process.migrate(Some("other")).await,
+                Err(MigrateError::NotFound(IssuerName::parse("other").unwrap()))
+            );
+            process.migrate(Some("corp")).await.unwrap();
+            assert!(process.roots().contains(&root), "workloads get its root first");
+            assert!(
+                !process.ca.trust().borrow().own().authorities().contains(&world.vault.outsider().anchor)
+            );
+            let status = process.until(|status| !status.issuers.is_empty()).await;
+            assert_eq!(stands(&status), [AuthorityState::Prepared]);
+            world.after(2);
+            let status = process.until(|status| !status.issuers[0].waits_for.is_empty()).await;
+            assert_eq!(status.issuers[0].waits_for[0].name, "web-1");
+            let leaf = process.leaf().await.unwrap();
+            assert_eq!((leaf.authority, world.vault.asked()), (own, 0), "the built-in one signs meanwhile");
+            assert_eq!(process.desk.authority().borrow().unwrap().id, own);
+
+            world.node(before.iter().copied().chain([root]));
+            world.after(2);
+            process.asks(true).await;
+            let authority = process.desk.authority().borrow().unwrap().id;
+            assert_eq!(
+                authority,
+                world.vault.outsider().authority(),
+                "leaves of the one before are replaced"
+            );
+            let leaf = process.leaf().await.unwrap();
+            assert_eq!((leaf.authority, world.vault.asked()), (authority, 1));
+            let trust = Arc::clone(&process.desk.trust().borrow());
+            // What a peer believes, by the roots alone.
+            let trust = Trust::new(spiffe::TrustBundle::clone(trust.own()));
+            let now = world.clock.now();
+            assert!(verify_svid(&leaf.chain, &trust, now, certs::Usage::Any).is_ok());
+            let ours = Arc::clone(&process.ca.trust().borrow());
+            assert!(
+                verify_svid(&leaf.chain, &ours, now, certs::Usage::Any).is_err(),
+                "no door of ours opens"
+            );
+
+            // Nodes, this server and operators stay with ours.
+            for (path, purpose) in
+                [("/credence/node/web-1", Purpose::NodeRenewal), ("/credence/server", Purpose::Server)]
+            {
+                let key = SecretKey::generate(Profile::Node.key_kind());
+                let asked = SvidRequest { public_key: key.public().clone(), ..request(path, purpose) };
+                assert_eq!(process.desk.issue_for_key(asked, &key).await.unwrap().authority, own, "{path}");
+            }
+            assert_eq!(world.vault.asked(), 1);
+        })
+        .await;
+    let words = |row: &Row| (row.action, row.details.get("leaves").cloned().unwrap_or_default());
+    let rows: Vec<_> = world.store.events().iter().map(words).filter(|(_, word)| !word.is_empty()).collect();
+    assert_eq!(rows, [(Done::IssuerSet, "prepared".to_owned()), (Done::IssuerSet, "active".to_owned())]);
+}
+
+#[tokio::test]
+async fn a_request_is_written_down_before_it_is_made_and_its_certificate_when_it_has_passed() {
+    let world = signing().await;
+    let leaf = world.life(async |process| process.leaf().await.unwrap()).await;
+    let rows = world.store.certificates(&CertificateFilter::default()).await.unwrap();
+    let [row] = rows.as_slice() else { panic!("{rows:?}") };
+    assert_eq!((&row.intent.serial, row.intent.authority), (leaf.chain.leaf().serial(), leaf.authority));
+    assert_eq!((row.intent.epoch, row.intent.not_after), (7, leaf.chain.leaf().not_after()));
+    assert_eq!(row.chain.len(), 2, "with what leads to the root, and not the root");
+    let events = world.store.events();
+    let [.., intent, issue] = events.as_slice() else { panic!("{events:?}") };
+    assert_eq!((intent.action, issue.action), (Done::CertificateIntent, Done::CertificateIssue));
+    assert_eq!(
+        (&intent.details["issuer"], &intent.details["role"]),
+        (&"corp".to_owned(), &"svid".to_owned())
+    );
+    assert!(!intent.details.contains_key("serial"), "that is for the issuer to say: {intent:?}");
+    assert_eq!(issue.details["serial"], leaf.chain.leaf().serial().to_string());
+    assert_eq!(intent.request_id, issue.request_id);
+    assert!(world.unknown().await.is_empty());
+
+    world.store.fail(Call::Intent);
+    let refused = world.life(async |process| process.leaf().await).await;
+    assert!(matches!(refused, Err(IssueError::Unavailable(_))), "{refused:?}");
+    assert_eq!(world.vault.asked(), 1, "what is not written down is not asked for");
+}
+
+#[tokio::test]
+async fn what_is_not_exactly_what_was_asked_for_is_thrown_away() {
+    for (manner, told) in [
+        (Manner::WrongKey, "its key is another"),
+        (Manner::WrongName, "it names spiffe://td/credence/server"),
+        (Manner::TooLong, "longer than was asked for"),
+        (Manner::WrongSigner, "is no issuing authority of ours"),
+    ] {
+        let world = signing().await;
+        world.vault.behave(manner);
+        world
+            .life(async |process| {
+                let error = process.leaf().await.unwrap_err();
+                let IssueError::BadOutput(words) = &error else { panic!("{manner:?}: {error:?}") };
+                assert!(words.contains(told), "{manner:?}: {words}");
+                let status = process.until(|status| status.health.problem.is_some()).await;
+                assert!(status.health.problem.as_ref().unwrap().contains(told));
+            })
+            .await;
+        let rows = world.store.certificates(&CertificateFilter::default()).await.unwrap();
+        assert!(rows.is_empty() && world.count().await == 0, "{manner:?}: {rows:?}");
+        let last = world.store.events().pop().unwrap();
+        assert_eq!((last.action, last.outcome), (Done::CertificateFail, Outcome::Failed), "{manner:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_number_that_was_given_before_is_refused() {
+    let world = signing().await;
+    world.vault.behave(Manner::SameSerial);
+    world
+        .life(async |process| {
+            process.leaf().await.unwrap();
+            let again = process.leaf().await;
+            assert!(matches!(again, Err(IssueError::BadOutput(_))), "{again:?}");
+        })
+        .await;
+    assert_eq!((world.count().await, world.unknown().await.len()), (1, 0));
+}
+
+#[tokio::test]
+async fn an_issuer_that_is_away_rests_after_five_failures_and_costs_the_built_in_one_nothing() {
+    let world = signing().await;
+    world.vault.behave(Manner::Sealed);
+    world
+        .life(async |process| {
+            for _ in 0..5 {
+                let error = process.leaf().await.unwrap_err();
+                assert_eq!(error.to_string(), "issuer is unavailable: issuer corp: Vault is sealed");
+            }
+            let error = process.leaf().await.unwrap_err().to_string();
+            assert!(error.contains("rests until") && error.contains("Vault is sealed"), "{error}");
+            assert_eq!(world.vault.asked(), 5, "it is left alone");
+            let status = process.until(|status| status.health.failures == 5).await;
+            assert_eq!(status.health.problem.as_deref(), Some("Vault is sealed"));
+            process.ca.issue(request("/credence/node/web-1", Purpose::NodeRenewal)).await.unwrap();
+
+            world.vault.behave(Manner::Good);
+            world.after(2);
+            process.leaf().await.unwrap();
+            process.until(|status| status.health == Health::default()).await;
+        })
+        .await;
+    assert_eq!(
+        (world.count().await, world.unknown().await.len()),
+        (1, 0),
+        "it was said that nothing is signed"
+    );
+}
+
+#[tokio::test]
+async fn what_never_answers_is_given_up_and_its_outcome_stays_unknown_until_it_would_have_ended() {
+    let world = signing().await;
+    world.vault.behave(Manner::Silent);
+    world
+        .life(async |process| {
+            let asking = process.leaf();
+            let time = async {
+                while world.vault.asked() == 0 {
+                    tokio::task::yield_now().await;
+                }
+                // A built-in certificate does not wait for it.
+                process.ca.issue(request("/credence/node/web-1", Purpose::NodeRenewal)).await.unwrap();
+                world.after(11);
+            };
+            let (answer, ()) = tokio::join!(asking, time);
+            let error = answer.unwrap_err().to_string();
+            assert!(error.contains("no answer within 10s"), "{error}");
+        })
+        .await;
+    world.vault.behave(Manner::Lost);
+    world.life(async |process| process.leaf().await.unwrap_err()).await;
+    // And one that a kill leaves behind.
+    world.vault.behave(Manner::Silent);
+    world
+        .life(async |process| {
+            tokio::select! {
+                _ = process.leaf() => unreachable!("it never answers"),
+                () = async { while world.vault.asked() < 3 { tokio::task::yield_now().await } } => {}
+            }
+        })
+        .await;
+    world.life(async |_| assert_eq!(world.unknown().await.len(), 3)).await;
+    assert_eq!(world.count().await, 3, "each of them may have been signed");
+    world.after(13 * 3600);
+    assert_eq!((world.unknown().await.len(), world.count().await), (0, 0));
+}
+
+#[tokio::test]
+async fn a_refusal_of_one_request_stops_nothing_else() {
+    let world = signing().await;
+    world.vault.behave(Manner::Refuses);
+    world
+        .life(async |process| {
+            for _ in 0..8 {
+                let error = process.leaf().await.unwrap_err().to_string();
+                assert!(error.contains("unknown role: svid"), "{error}");
+            }
+            assert_eq!(world.vault.asked(), 8);
+            process.until(|status| status.health.failures == 8).await;
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn the_root_stays_until_the_last_leaf_has_ended_also_over_a_restart() {
+    let world = signing().await;
+    let root = world.vault.outsider().root();
+    world
+        .life(async |process| {
+            let own = process.ca.active().borrow().unwrap().id;
+            process.leaf().await.unwrap();
+            process.migrate(None).await.unwrap();
+            process.asks(false).await;
+            assert_eq!(process.leaf().await.unwrap().authority, own, "at once");
+            assert_eq!(process.desk.authority().borrow().unwrap().id, own);
+            assert!(process.roots().contains(&root));
+            world.after(200);
+            let status = process.until(|status| status.issuers[0].leaves.is_some()).await;
+            assert_eq!(status.issuers[0].leaves.unwrap().count, 1);
+        })
+        .await;
+    world.after(6 * 3600);
+    world
+        .life(async |process| {
+            assert!(process.roots().contains(&root), "a process begins with it");
+            world.after(7 * 3600);
+            process.until(|status| status.issuers.is_empty()).await;
+            assert!(!process.roots().contains(&root));
+        })
+        .await;
+    let last = world.store.events().pop().unwrap();
+    assert_eq!((last.action, &last.details["leaves"]), (Done::IssuerSet, &"removed".to_owned()));
+}
+
+#[tokio::test]
+async fn whoever_waits_when_the_built_in_one_signs_again_gets_a_leaf_of_it() {
+    let world = signing().await;
+    world.vault.behave(Manner::Silent);
+    world
+        .life(async |process| {
+            let own = process.ca.active().borrow().unwrap().id;
+            // As many as it is asked for at a time, and more that wait.
+            let asked = futures::future::join_all((0..20).map(|_| process.leaf()));
+            let back = async {
+                while world.vault.asked() < 16 {
+                    tokio::task::yield_now().await;
+                }
+                process.migrate(None).await.unwrap();
+                process.asks(false).await;
+                world.after(11);
+            };
+            let (answers, ()) = tokio::join!(asked, back);
+            let (of_own, lost): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
+            assert_eq!((of_own.len(), lost.len()), (4, 16));
+            assert!(of_own.iter().all(|leaf| leaf.as_ref().unwrap().authority == own));
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_change_that_is_not_kept_changes_nothing_and_is_tried_again() {
+    let world = World::new().await;
+    world.store.fail(Call::LeafIssuers);
+    world
+        .life(async |process| {
+            let refused = process.migrate(Some("corp")).await;
+            assert!(matches!(refused, Err(MigrateError::Failed(_))), "{refused:?}");
+            assert!(!process.roots().contains(&world.vault.outsider().root()));
+            world.store.heal(Call::LeafIssuers);
+            world.after(120);
+            process.asks(true).await;
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn nobody_else_signs_leaves_while_proxies_check_against_lists_of_ours() {
+    let world = World { lists: Some(Duration::from_secs(7 * 86_400)), ..World::new().await };
+    world
+        .life(async |process| {
+            let mut status = process.ca.status();
+            status.wait_for(|status| status.lists.is_some()).await.unwrap();
+            assert_eq!(process.migrate(Some("corp")).await, Err(MigrateError::Lists));
+            assert!(process.desk.status().borrow().issuers.is_empty());
+            assert_eq!(process.migrate(None).await, Ok(()));
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn the_names_of_a_node_and_a_lifetime_beyond_policy_never_reach_it() {
+    let world = signing().await;
+    world
+        .life(async |process| {
+            let key = SecretKey::generate(Profile::Workload.key_kind());
+            let of = |change: fn(&mut SvidRequest)| {
+                let mut asked = SvidRequest {
+                    public_key: key.public().clone(),
+                    node: NodeId::parse("web-1").ok(),
+                    ..request("/web", Purpose::Renewal)
+                };
+                change(&mut asked);
+                asked
+            };
+            for change in [
+                (|asked| asked.lifetime = Duration::from_secs(90 * 86_400)) as fn(&mut SvidRequest),
+                |asked| asked.dns_names = vec!["evil.example".to_owned()],
+                |asked| asked.id = spiffe::SpiffeId::parse("spiffe://td/credence/node/web-1").unwrap(),
+                |asked| asked.id = spiffe::SpiffeId::parse("spiffe://other/web").unwrap(),
+            ] {
+                let refused = process.desk.issue_for_key(of(change), &key).await;
+                assert!(matches!(refused, Err(IssueError::Refused(_))), "{refused:?}");
+            }
+        })
+        .await;
+    assert_eq!((world.vault.asked(), world.heard.0.lock().unwrap().len()), (0, 4));
+}
