@@ -6,8 +6,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use audit::Event;
 use ca::{
-    ByHand, Install, Installed, ListsStatus, Revoke, RevokeRefusal, RotationStatus, dependents::Laggard,
-    ports::AuthorityRequest, rotation::Wish,
+    ByHand, Install, Installed, ListsStatus, Revoke, RevokeRefusal, RotationStatus,
+    dependents::Laggard,
+    ports::{AuthorityRequest, LeafRequest},
+    rotation::Wish,
 };
 use certs::{Certificate, SecretBytes, Timestamp};
 use spiffe::{AuthorityId, IssuerName, NodeId};
@@ -205,6 +207,8 @@ pub struct IssuerStanding {
     pub is_at_risk: bool,
     /// What somebody should look at before it becomes a problem.
     pub warnings: Vec<String>,
+    /// Where it stands with the leaves of workloads, if its root is in their bundle.
+    pub leaves: Option<ca::LeafIssuerStatus>,
 }
 
 /// Issuers beside the built-in one, as they are at work.
@@ -216,7 +220,8 @@ pub trait Upstreams: Send + Sync {
     /// How one of them stands; the default before it was looked at.
     fn standing(&self, name: &IssuerName) -> IssuerStanding;
 
-    /// Tries all that a renewal needs: reach, login, what we may do there, who signs, and a throwaway authority.
+    /// Tries all that a renewal needs: reach, login, what we may do there, who signs, and a throwaway authority or
+    /// leaf.
     async fn examine(&self, draft: Draft) -> Examined;
 
     /// Has the issuer sign our next authority, and installs it.
@@ -230,6 +235,21 @@ pub trait Upstreams: Send + Sync {
         automatic: bool,
         reason: &str,
     ) -> Result<Installed, CallError>;
+
+    /// Has an issuer with a role sign the leaves of workloads as soon as every connected node has acknowledged its
+    /// root;
+    /// `None` has our own authorities sign them, at once.
+    ///
+    /// # Errors
+    /// When there is none of that name, or proxies would refuse what it signs; nothing changed.
+    async fn delegate(&self, caller: &Caller, to: Option<&IssuerName>, reason: &str)
+    -> Result<(), CallError>;
+
+    /// What it was asked for without anybody knowing what became of it, as far as that could be valid; newest first.
+    ///
+    /// # Errors
+    /// When the store cannot read.
+    async fn unknown(&self, name: &IssuerName) -> Result<Vec<LeafRequest>, CallError>;
 }
 
 /// Whether the process can do its work.

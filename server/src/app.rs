@@ -185,9 +185,37 @@ async fn serve(
     let (journal, least_remaining) = (deps.journal.clone(), deps.policy.least_remaining());
     let pauses = Pauses::load(Arc::new(store.clone())).await.map_err(|error| anyhow!("{error}"))?;
     let recoveries = Recoveries::load(Arc::new(store.clone())).await.map_err(|error| anyhow!("{error}"))?;
-    let manager = ca::Manager::open(deps).await.context("cannot open the authority")?;
+    let manager = ca::Manager::open(deps.clone()).await.context("cannot open the authority")?;
     let manager = manager.heeding(pauses.watch()).minding(time.clone());
     let ca = manager.handle();
+    let (issuers, asking) = Upstreams::resume(UpstreamInputs {
+        store: store.clone(),
+        ca: ca.clone(),
+        clock: clock.clone(),
+        pause: pauses.watch(),
+        domain: config.trust_domain.clone(),
+        lifetime: config.lifetimes.issuing,
+        leaf_life: config.lifetimes.leaf.max(config.lifetimes.node).max(config.lifetimes.server),
+        workload_life: config.lifetimes.leaf,
+    })
+    .await
+    .map_err(|error| anyhow!("{error}"))?;
+    let leaves = ca::LeavesDeps {
+        store: Arc::new(store.clone()),
+        signer: Arc::new(issuers.signer()),
+        outsiders: issuers.outsiders(),
+        pause: pauses.watch(),
+    };
+    let leaves = ca::Leaves::open(leaves, &deps, ca.clone()).await?;
+    if let (Some(_), Some(one)) = (config.revocation_lists, leaves.members().first()) {
+        return Err(anyhow!(
+            "proxies are to check against our revocation lists (ca.revocation_lists), and leaves of issuer {} may be \
+             in use, for which there is no list: start without lists, credence issuer migrate --to builtin, and turn \
+             them on when credence issuer list says that it is idle",
+            one.name
+        ));
+    }
+    let leaf_desk = leaves.desk();
     let issuer: Arc<dyn spiffe::SvidIssuer> = Arc::new(ca.clone());
 
     let stores = configs::Stores {
@@ -219,12 +247,12 @@ async fn serve(
     let (sds, sds_manager) = SdsManager::new(
         SdsSettings { leaf_lifetime: config.lifetimes.leaf, authority_spread, ..SdsSettings::default() },
         SdsInputs {
-            issuer: issuer.clone(),
-            trust: ca.trust(),
+            issuer: Arc::new(leaf_desk.clone()),
+            trust: leaf_desk.trust(),
             bindings: configs.watch_bindings(),
             blocks: configs.watch_blocks(),
             imported: imported_read,
-            authority: ca.active(),
+            authority: leaf_desk.authority(),
             known,
             refusals: refusals.clone(),
             clock: clock.clone(),
@@ -299,6 +327,7 @@ async fn serve(
         trust: ca.trust(),
     });
     spawn(&mut parts, "authority", manager.run(observer.clone(), parts_shutdown.clone()));
+    spawn(&mut parts, "leaves", leaves.run(observer.clone(), parts_shutdown.clone()));
     let revoking = Arc::new(CaRevoking { ca: ca.clone(), observer, clock: clock.clone() });
 
     let following = follow_trust(config.admin_dir.clone(), ca.trust(), parts_shutdown.clone());
@@ -349,16 +378,8 @@ async fn serve(
     if let Some(herald) = herald {
         spawn(&mut parts, "hooks", herald.run(parts_shutdown.clone()));
     }
-    let (upstreams, asking) = Upstreams::new(UpstreamInputs {
-        store: store.clone(),
-        ca: ca.clone(),
-        clock: clock.clone(),
-        pause: pauses.watch(),
-        domain: config.trust_domain.clone(),
-        lifetime: config.lifetimes.issuing,
-        leaf_life: config.lifetimes.leaf.max(config.lifetimes.node).max(config.lifetimes.server),
-    });
-    let upstreams = Arc::new(upstreams);
+    let workload_trust = leaf_desk.trust();
+    let upstreams = Arc::new(issuers.desk(leaf_desk));
     spawn(&mut parts, "issuers", asking.run(parts_shutdown.clone()));
     metrics.add_source({
         let sources = samples::Sources {
@@ -402,6 +423,7 @@ async fn serve(
         revoking,
         issuer,
         trust: ca.trust(),
+        workload_trust,
         anchor: ca.anchor(),
         delivery: Arc::new(BoardDelivery {
             board: status.clone(),

@@ -11,7 +11,7 @@ use ca::ports::{
     AuthorityRecord, AuthorityState, CertificateFilter, CertificateRow, CertificateState, Issued, Place,
 };
 use certs::{Serial, Timestamp};
-use spiffe::AuthorityId;
+use spiffe::{AuthorityId, IssuerName};
 use xds::TypeUrl;
 
 use self::{
@@ -45,6 +45,14 @@ impl Calls {
         caller: &Caller,
         wanted: &wire::Emergency,
     ) -> Result<wire::EmergencyStatus, CallError> {
+        if let Some((_, issuer)) = self.outside(&wanted.authority).await? {
+            let name = wanted.authority.clone();
+            let why = format!(
+                "is of issuer {issuer}, which alone can revoke what it signed: credence issuer migrate --to builtin \
+                 has every leaf of it replaced, and /authorities/{name}/signed lists what we obtained of it"
+            );
+            return Err(CallError::Conflict { what: "authority", name, why });
+        }
         let family = self.family(&wanted.authority).await?;
         let is_over = family.root.state == AuthorityState::Removed && family.root.stolen.is_some();
         if !is_over {
@@ -106,9 +114,13 @@ impl Calls {
         offset: usize,
     ) -> Result<wire::Page<wire::SignedCertificate>, CallError> {
         let now = self.clock.now();
-        let family = self.family(authority).await?;
+        let issuer = self.outside(authority).await?;
+        let family = match &issuer {
+            Some((id, _)) => BTreeSet::from([*id]),
+            None => self.family(authority).await?.ids,
+        };
         let filter = CertificateFilter {
-            authorities: family.ids.iter().copied().collect(),
+            authorities: family.iter().copied().collect(),
             limit: limit + 1,
             offset,
             ..CertificateFilter::default()
@@ -119,10 +131,18 @@ impl Calls {
         let more = rows.len() > limit;
         let own = rows.iter().take(limit).filter(|row| row.intent.tenant == caller.tenant);
         let signed = own.filter(|row| !matches!(row.state, CertificateState::Failed(_)));
+        let issuer = issuer.map(|(_, name)| name.to_string());
         let items = self.with_known(&family, &HashSet::new(), &newest, |known| {
-            signed.map(|row| shown(row, &known, now)).collect()
+            let shown = |row| wire::SignedCertificate { issuer: issuer.clone(), ..shown(row, &known, now) };
+            signed.map(shown).collect()
         });
         Ok(wire::Page { items, next: more.then(|| (offset + limit).to_string()) })
+    }
+
+    /// Whether the authority is one of an issuer beside the built-in one that signs leaves.
+    async fn outside(&self, text: &str) -> Result<Option<(AuthorityId, IssuerName)>, CallError> {
+        let Ok(id) = text.parse::<AuthorityId>() else { return Ok(None) };
+        Ok(self.outside_authorities().await?.remove(&id).map(|issuer| (id, issuer.name)))
     }
 
     async fn family(&self, text: &str) -> Result<Family, CallError> {
@@ -160,18 +180,18 @@ impl Calls {
         let serials = issued.into_iter().map(|leaf| leaf.serial).collect();
         let newest = self.newest(now).await?;
         let known = |known: Known<'_>| known.left_behind(&unexpired, &self.leaves.facts());
-        Ok(self.with_known(family, &serials, &newest, known))
+        Ok(self.with_known(&family.ids, &serials, &newest, known))
     }
 
     fn with_known<T>(
         &self,
-        family: &Family,
+        stolen: &BTreeSet<AuthorityId>,
         serials: &HashSet<Serial>,
         newest: &Newest,
         ask: impl FnOnce(Known<'_>) -> T,
     ) -> T {
         ask(Known {
-            stolen: &family.ids,
+            stolen,
             serials,
             newest,
             bindings: &self.configs.bindings(),
@@ -187,6 +207,7 @@ fn shown(row: &CertificateRow, known: &Known<'_>, now: Timestamp) -> wire::Signe
     wire::SignedCertificate {
         serial: intent.serial.to_string(),
         authority: intent.authority.to_string(),
+        issuer: None,
         class: class_word(intent.profile).to_owned(),
         id: intent.id.to_string(),
         node: intent.node.as_ref().map(ToString::to_string),

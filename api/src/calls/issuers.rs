@@ -1,7 +1,12 @@
-//! Issuers beside the built-in one: they sign our issuing authorities, and those sign leaves as ever. So an issuer that
-//! is away costs nobody a leaf before the authority of now is near its end.
+//! Issuers beside the built-in one. Most sign our issuing authorities, and those sign leaves as ever: such an issuer
+//! that is away costs nobody a leaf before the authority of now is near its end. One with a role signs leaves of
+//! workloads itself, and each renewal asks it.
 
-use std::{collections::BTreeSet, path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    time::Duration,
+};
 
 use audit::{Action, Event};
 use ca::{
@@ -10,10 +15,10 @@ use ca::{
     upstream,
 };
 use certs::{Certificate, SecretBytes, certificates_from_pem, is_self_signed, parse_duration};
-use spiffe::IssuerName;
+use spiffe::{AuthorityId, IssuerName};
 use zeroize::Zeroizing;
 
-use super::{CallError, Caller, Calls, error, trust::unavailable};
+use super::{CallError, Caller, Calls, error, rotation::shown_laggard, trust::unavailable};
 use crate::{
     ports::{Issuer, KeptIssuer, MAX_EARLIER, VaultLogin, VaultSettings},
     sources::{Draft, Examined},
@@ -35,7 +40,11 @@ impl Calls {
     /// When the store cannot read.
     pub async fn list_issuers(&self) -> Result<wire::Page<wire::Issuer>, CallError> {
         let (kept, records) = (self.issuers.issuers().await?, self.records().await?);
-        let others: Vec<_> = kept.iter().map(|one| self.shown_issuer(&one.issuer, &records)).collect();
+        let mut others = Vec::with_capacity(kept.len());
+        for KeptIssuer { issuer, .. } in &kept {
+            let leaves = self.leaves_of(issuer).await?;
+            others.push(wire::Issuer { leaves, ..self.shown_issuer(issuer, &records) });
+        }
         let mut all = vec![builtin(&records, &others)];
         all.extend(others);
         Ok(wire::Page::whole(all))
@@ -85,9 +94,18 @@ impl Calls {
     ) -> Result<wire::IssuerChange, CallError> {
         let KeptIssuer { issuer: before, credential: known } = self.find_issuer(name).await?;
         let mut vault = self.wire_settings(&before.vault);
+        let is_moved = wanted.issuer.is_some() || wanted.anchor.is_some();
         vault.addresses = wanted.addresses.unwrap_or(vault.addresses);
         vault.issuer = wanted.issuer.unwrap_or(vault.issuer);
         vault.lifetime = wanted.lifetime.or(vault.lifetime);
+        if before.vault.role.is_some() {
+            // Nobody is asked whether what the next one signs is believed, and what this one signed is.
+            if is_moved && self.upstreams.standing(&before.name).leaves.is_some() {
+                let why = "signs leaves, or has unexpired ones: name the other authority as an issuer of its own, and \
+                           migrate to that";
+                return Err(CallError::Conflict { what: "issuer", name: name.to_owned(), why: why.into() });
+            }
+        }
         let vault = self.settings(vault)?;
         let anchor = wanted.anchor.as_deref().map_or_else(|| Ok(before.anchor.clone()), anchor)?;
         // Whoever is asked at a new address is told it: only who has the credential may send it there.
@@ -134,9 +152,12 @@ impl Calls {
             return Err(error);
         };
         let others = self.issuers.issuers().await?;
-        let mut others = others.iter().map(|other| &other.issuer).filter(|other| other.name != name);
+        // Who signs leaves and who signs authorities may be the same: nobody takes the one for the other.
+        let is_like =
+            |other: &&Issuer| other.name != name && other.vault.role.is_some() == vault.role.is_some();
+        let mut others = others.iter().map(|other| &other.issuer).filter(is_like);
         if let Some(other) = others.find(|other| other.signer.spki_hash() == signer.spki_hash()) {
-            // Both would be asked for the same successor.
+            // Both would be asked for the same successor, or each other's leaves be counted.
             let why = format!("signs by the same authority as issuer {}: update that one", other.name);
             return Err(CallError::Conflict { what: "issuer", name: name.to_string(), why });
         }
@@ -170,8 +191,10 @@ impl Calls {
             (false, false) => "added",
             (false, true) => "changed",
         };
-        let next = if shown.state == "signs" {
+        let next = if shown.state == "signs" && issuer.vault.role.is_none() {
             "it signs our next authority when that is due".to_owned()
+        } else if shown.state == "signs" {
+            "it signs leaves of workloads, as before".to_owned()
         } else {
             format!("nothing is signed by it before: credence issuer migrate --to {name}")
         };
@@ -213,8 +236,11 @@ impl Calls {
             return self.migrate_to_builtin(caller, wanted).await;
         }
         let issuer = self.find_issuer(&wanted.to).await?.issuer;
+        if issuer.vault.role.is_some() {
+            return self.migrate_leaves(caller, Some(&issuer), wanted).await;
+        }
         if wanted.dry_run {
-            let anchor = spiffe::AuthorityId::of(issuer.anchor.spki_hash());
+            let anchor = AuthorityId::of(issuer.anchor.spki_hash());
             let is_same = self.anchor.borrow().root == Some(anchor);
             let next = if is_same {
                 "under the root of now: it signs leaves at once".to_owned()
@@ -244,6 +270,12 @@ impl Calls {
         caller: &Caller,
         wanted: &wire::MigrateIssuer,
     ) -> Result<wire::IssuerMigration, CallError> {
+        for KeptIssuer { issuer, .. } in self.issuers.issuers().await? {
+            let standing = self.upstreams.standing(&issuer.name).leaves;
+            if standing.is_some_and(|leaves| leaves.state != AuthorityState::Retired) {
+                return self.migrate_leaves(caller, None, wanted).await;
+            }
+        }
         let builtin = self.show_issuer(IssuerName::BUILTIN).await?;
         if builtin.state == "signs" {
             let why = "signs already: credence ca rotate root prepare replaces its root".to_owned();
@@ -265,6 +297,47 @@ impl Calls {
         Ok(wire::IssuerMigration { dry_run: wanted.dry_run, summary, installed: None })
     }
 
+    /// Who signs the leaves of workloads: an issuer with a role, as soon as every connected node has acknowledged its
+    /// root; or our own authorities, at once.
+    async fn migrate_leaves(
+        &self,
+        caller: &Caller,
+        to: Option<&Issuer>,
+        wanted: &wire::MigrateIssuer,
+    ) -> Result<wire::IssuerMigration, CallError> {
+        let standing = to.and_then(|to| self.upstreams.standing(&to.name).leaves);
+        if let Some(to) = to.filter(|_| standing.is_some_and(|at| at.state == AuthorityState::Active)) {
+            let why = "signs the leaves of workloads already".to_owned();
+            return Err(CallError::Conflict { what: "issuer", name: to.name.to_string(), why });
+        }
+        if !wanted.dry_run {
+            self.upstreams.delegate(caller, to.map(|to| &to.name), &wanted.reason).await?;
+        }
+        let root = to.map(|to| AuthorityId::of(to.anchor.spki_hash()).to_string()).unwrap_or_default();
+        let summary = match (to.map(|to| &to.name), wanted.dry_run) {
+            (Some(name), true) => format!(
+                "would have {name} sign the leaves of workloads: its root {root} enters their bundles, and it signs \
+                 when every connected node has acknowledged that; nodes, operators and this server stay with our own \
+                 authority"
+            ),
+            (Some(name), false) => format!(
+                "root {root} enters the bundles of workloads, and {name} signs their leaves when every connected node \
+                 has acknowledged that: credence issuer list"
+            ),
+            (None, true) => {
+                "would have our own authority sign the leaves of workloads at once; the root of the issuer \
+                             before leaves their bundles when no unexpired leaf of it is left"
+                    .to_owned()
+            }
+            (None, false) => {
+                "our own authority signs the leaves of workloads; the root of the issuer before leaves their \
+                              bundles when no unexpired leaf of it is left"
+                    .to_owned()
+            }
+        };
+        Ok(wire::IssuerMigration { dry_run: wanted.dry_run, summary, installed: None })
+    }
+
     /// Removes an issuer and destroys its credentials.
     ///
     /// # Errors
@@ -277,8 +350,12 @@ impl Calls {
         dry_run: bool,
     ) -> Result<wire::Done, CallError> {
         let issuer = self.find_issuer(name).await?.issuer;
+        if issuer.vault.role.is_some() {
+            self.refuse_while_leaves(&issuer).await?;
+        }
         let records = self.records().await?;
-        let of_it = |record: &&AuthorityRecord| is_of(record, &records, &issuer);
+        let is_upstream = issuer.vault.role.is_none();
+        let of_it = |record: &&AuthorityRecord| is_upstream && is_of(record, &records, &issuer);
         let in_use = records.iter().filter(of_it).filter(|record| record.state != AuthorityState::Removed);
         let in_use: Vec<String> = in_use.map(|record| record.id.to_string()).collect();
         if !in_use.is_empty() {
@@ -297,6 +374,68 @@ impl Calls {
         Ok(wire::Done { dry_run, summary: format!("{word} issuer {name} and its credentials") })
     }
 
+    /// Whoever has a leaf of it must be believed until that has ended.
+    async fn refuse_while_leaves(&self, issuer: &Issuer) -> Result<(), CallError> {
+        let Some(standing) = self.upstreams.standing(&issuer.name).leaves else { return Ok(()) };
+        let why = match standing.state {
+            AuthorityState::Prepared | AuthorityState::Active => {
+                "signs the leaves of workloads, or is about to: migrate to another issuer".to_owned()
+            }
+            AuthorityState::Retired | AuthorityState::Removed => {
+                let leaves = self.leaves_of(issuer).await?.unwrap_or_default();
+                let last = leaves.last.map_or_else(String::new, |last| format!(", the last until {last}"));
+                format!(
+                    "has {} unexpired leaves{last}: its root leaves the bundles of workloads two minutes after the \
+                     last",
+                    leaves.unexpired
+                )
+            }
+        };
+        Err(CallError::Conflict { what: "issuer", name: issuer.name.to_string(), why })
+    }
+
+    /// What there is of the leaves that an issuer signs by its role.
+    async fn leaves_of(&self, issuer: &Issuer) -> Result<Option<wire::IssuerLeaves>, CallError> {
+        if issuer.vault.role.is_none() {
+            return Ok(None);
+        }
+        let mut leaves = ca::ports::Leaves::default();
+        for signer in issuer.signers() {
+            let id = AuthorityId::of(signer.spki_hash());
+            let found = self.journal.unexpired_leaves(id, self.clock.now()).await;
+            let found = found.map_err(|error| unavailable("journal", &error))?;
+            leaves.count += found.count;
+            leaves.last = leaves.last.max(found.last);
+        }
+        let standing = self.upstreams.standing(&issuer.name).leaves;
+        let laggards = standing.iter().flat_map(|standing| &standing.waits_for);
+        let unknown = self.upstreams.unknown(&issuer.name).await?.into_iter().map(|one| wire::UnknownLeaf {
+            request_id: one.request_id.to_string(),
+            id: one.id.to_string(),
+            node: one.node.map(|node| node.to_string()),
+            role: one.role,
+            spki_sha256: one.spki.to_string(),
+            asked: one.at.to_string(),
+        });
+        Ok(Some(wire::IssuerLeaves {
+            unexpired: leaves.count,
+            last: leaves.last.map(|at| at.to_string()),
+            waits_for: laggards.map(shown_laggard).collect(),
+            unknown: unknown.collect(),
+        }))
+    }
+
+    /// The authorities of issuers that sign leaves, and whose they are.
+    pub(super) async fn outside_authorities(&self) -> Result<BTreeMap<AuthorityId, Issuer>, CallError> {
+        let kept = self.issuers.issuers().await?;
+        let of_leaves = kept.into_iter().map(|one| one.issuer).filter(|issuer| issuer.vault.role.is_some());
+        let ids = |issuer: Issuer| {
+            let ids: Vec<_> = issuer.signers().map(|one| AuthorityId::of(one.spki_hash())).collect();
+            ids.into_iter().map(move |id| (id, issuer.clone()))
+        };
+        Ok(of_leaves.flat_map(ids).collect())
+    }
+
     async fn find_issuer(&self, name: &str) -> Result<KeptIssuer, CallError> {
         let missing = || CallError::NotFound { what: "issuer", name: name.to_owned() };
         let kept = self.issuers.issuers().await?;
@@ -308,22 +447,32 @@ impl Calls {
     }
 
     fn shown_issuer(&self, issuer: &Issuer, records: &[AuthorityRecord]) -> wire::Issuer {
-        let current = upstream::current(records, issuer.signers());
+        let is_upstream = issuer.vault.role.is_none();
+        let current = upstream::current(records, issuer.signers()).filter(|_| is_upstream);
         let standing = self.upstreams.standing(&issuer.name);
+        let state = match standing.leaves.as_ref().map(|leaves| leaves.state) {
+            Some(AuthorityState::Active) => "signs",
+            Some(AuthorityState::Prepared) => "prepared",
+            Some(AuthorityState::Retired) => "retired",
+            Some(AuthorityState::Removed) | None if current.is_some() => "signs",
+            Some(AuthorityState::Removed) | None => "idle",
+        };
+        let of_leaves = (!is_upstream).then(|| AuthorityId::of(issuer.signer.spki_hash()));
         wire::Issuer {
             name: issuer.name.to_string(),
             kind: "vault".into(),
-            state: if current.is_some() { "signs" } else { "idle" }.into(),
+            state: state.into(),
             vault: Some(self.wire_settings(&issuer.vault)),
             signer: Some(issuer.signer.subject().to_owned()),
             signer_expires: Some(issuer.signer.not_after().to_string()),
             anchor_sha256: Some(hex::encode(issuer.anchor.fingerprint())),
-            authority: current.map(|current| current.id.to_string()),
+            authority: current.map(|current| current.id).or(of_leaves).map(|id| id.to_string()),
             next: standing.next.map(|at| at.to_string()),
             failures: standing.failures,
             problem: standing.problem,
             is_at_risk: standing.is_at_risk,
             warnings: standing.warnings,
+            leaves: None,
             version: Some(issuer.version),
         }
     }
@@ -335,7 +484,8 @@ impl Calls {
             namespace: vault.namespace.clone(),
             mount: vault.mount.clone(),
             issuer: vault.issuer.clone(),
-            lifetime: Some(certs::format_duration(vault.lifetime)),
+            role: vault.role.clone(),
+            lifetime: vault.role.is_none().then(|| certs::format_duration(vault.lifetime)),
             login: vault.login.clone(),
         }
     }
@@ -368,6 +518,13 @@ impl Calls {
         if !is_segment(&wanted.issuer) {
             return Err(wrong("issuer", format!("{:?} is no id of an issuer", wanted.issuer)));
         }
+        if let Some(role) = wanted.role.as_deref().filter(|text| !is_segment(text)) {
+            return Err(wrong("role", format!("{role:?} is no name of a role")));
+        }
+        if wanted.role.is_some() && wanted.lifetime.is_some() {
+            let why = "leaves live as long as all leaves do here (ca.leaf_lifetime)".to_owned();
+            return Err(wrong("lifetime", why));
+        }
         if let Some(namespace) = wanted.namespace.as_deref().filter(|text| !is_path(text)) {
             return Err(wrong("namespace", format!("{namespace:?} is no namespace of a Vault")));
         }
@@ -387,6 +544,7 @@ impl Calls {
             namespace: wanted.namespace,
             mount: wanted.mount,
             issuer: wanted.issuer,
+            role: wanted.role,
             lifetime,
             login: wanted.login,
         })
@@ -405,6 +563,11 @@ fn earlier(before: Option<&Issuer>, signer: &Certificate) -> Vec<Certificate> {
     known.filter(|one| one.spki_hash() != signer.spki_hash()).take(MAX_EARLIER).cloned().collect()
 }
 
+/// Whether it signs leaves of workloads, and no authority of ours.
+fn is_of_leaves(issuer: &wire::Issuer) -> bool {
+    issuer.vault.as_ref().is_some_and(|vault| vault.role.is_some())
+}
+
 /// The root whose key is here.
 fn builtin(records: &[AuthorityRecord], others: &[wire::Issuer]) -> wire::Issuer {
     let root =
@@ -413,7 +576,7 @@ fn builtin(records: &[AuthorityRecord], others: &[wire::Issuer]) -> wire::Issuer
     let active = records
         .iter()
         .find(|record| record.place == Place::Issuing && record.state == AuthorityState::Active);
-    let signs = is_here && others.iter().all(|other| other.state != "signs");
+    let signs = is_here && others.iter().all(|other| other.state != "signs" || is_of_leaves(other));
     wire::Issuer {
         name: IssuerName::BUILTIN.into(),
         kind: "builtin".into(),
@@ -428,6 +591,7 @@ fn builtin(records: &[AuthorityRecord], others: &[wire::Issuer]) -> wire::Issuer
         problem: None,
         is_at_risk: false,
         warnings: Vec::new(),
+        leaves: None,
         version: None,
     }
 }

@@ -115,6 +115,8 @@ pub struct Calls {
     pub issuer: Arc<dyn SvidIssuer>,
     /// The roots.
     pub trust: watch::Receiver<Arc<Trust>>,
+    /// What workloads believe of each other: the same, and the roots of issuers that sign their leaves.
+    pub workload_trust: watch::Receiver<Arc<Trust>>,
     /// Under which of them we sign.
     pub anchor: watch::Receiver<Arc<Anchor>>,
     /// How nodes stand.

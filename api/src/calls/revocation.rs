@@ -52,11 +52,24 @@ impl Calls {
             return Err(CallError::Policy(format!("{serial} is your own: you would lock yourself out")));
         }
         let lists = self.revoking.lists();
+        let issuer =
+            self.outside_authorities().await?.remove(&row.intent.authority).map(|issuer| issuer.name);
         let mut outcome = wire::Revocation {
             dry_run: wanted.dry_run,
-            certificate: super::trust::shown_certificate(&row, now),
+            certificate: wire::Certificate {
+                issuer: issuer.as_ref().map(ToString::to_string),
+                ..super::trust::shown_certificate(&row, now)
+            },
             steps: steps(&row, is_newest, lists.as_ref()),
-            limits: limits(&row, lists.as_ref()),
+            limits: match &issuer {
+                Some(issuer) => vec![format!(
+                    "proxies accept it until it ends at {}: it is of issuer {issuer}, which alone revokes what it \
+                     signed; credence identity block {} --now makes them refuse every certificate of the identity at \
+                     once",
+                    row.intent.not_after, row.intent.id
+                )],
+                None => limits(&row, lists.as_ref()),
+            },
             unlisted: None,
             uptake: None,
             took_ms: None,

@@ -137,7 +137,12 @@ impl Calls {
             self.journal.certificates(&filter).await.map_err(|error| unavailable("journal", &error))?;
         let more = rows.len() > query.limit;
         let own = rows.iter().take(query.limit).filter(|row| row.intent.tenant == caller.tenant);
-        let items = own.map(|row| shown_certificate(row, now)).collect();
+        let outside = self.outside_authorities().await?;
+        let shown = |row: &CertificateRow| wire::Certificate {
+            issuer: outside.get(&row.intent.authority).map(|issuer| issuer.name.to_string()),
+            ..shown_certificate(row, now)
+        };
+        let items = own.map(shown).collect();
         Ok(wire::Page { items, next: more.then(|| (query.offset + query.limit).to_string()) })
     }
 
@@ -159,7 +164,13 @@ impl Calls {
         let row = rows.into_iter().find(|row| row.intent.tenant == caller.tenant);
         let row = row.ok_or_else(|| CallError::NotFound { what: "certificate", name: serial.to_owned() })?;
         let pem = certificates_to_pem(row.chain.iter().map(Vec::as_slice));
-        Ok(wire::Certificate { pem: Some(pem), ..shown_certificate(&row, self.clock.now()) })
+        let issuer = self.outside_authorities().await?.remove(&row.intent.authority);
+        Ok(wire::Certificate {
+            pem: Some(pem),
+            root: issuer.as_ref().map(|issuer| certificates_to_pem([issuer.anchor.der()])),
+            issuer: issuer.map(|issuer| issuer.name.to_string()),
+            ..shown_certificate(&row, self.clock.now())
+        })
     }
 
     /// Issues a short certificate of `spiffe://TD/credence-probe` for `credence verify`. No node speaks for it,
@@ -173,7 +184,11 @@ impl Calls {
         wanted: &wire::Probe,
     ) -> Result<wire::Probed, CallError> {
         let id = error::id("probe identity", self.domain.id(PROBE_PATH))?;
-        self.issue(caller, wanted, id, Profile::Workload, PROBE_LIFETIME).await
+        let probed = self.issue(caller, wanted, id, Profile::Workload, PROBE_LIFETIME).await?;
+        // The other side may show a leaf of another issuer.
+        let believed = self.workload_trust.borrow().clone();
+        let roots = believed.own().authorities().iter().map(certs::Certificate::der);
+        Ok(wire::Probed { bundle: certificates_to_pem(roots), ..probed })
     }
 
     /// Issues the caller's own operator certificate again, for a new key and as long a life as the one it has.
@@ -299,7 +314,9 @@ pub(super) fn shown_certificate(row: &CertificateRow, now: Timestamp) -> wire::C
             CertificateState::Failed(_) => "failed".into(),
         },
         revoked: row.revoked.map(|at| at.to_string()),
+        issuer: None,
         pem: None,
+        root: None,
     }
 }
 

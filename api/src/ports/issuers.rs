@@ -90,7 +90,7 @@ impl VaultLogin {
     }
 }
 
-/// Where a Vault is, and which of its authorities is to sign ours.
+/// Where a Vault is, and which of its authorities is to sign.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VaultSettings {
@@ -105,13 +105,18 @@ pub struct VaultSettings {
     pub mount: String,
     /// The issuer of it that signs, by its id: one that is renamed or made the default does not change who signs.
     pub issuer: String,
-    /// How long an authority that it signs shall live.
+    /// The role by which it signs leaves of workloads. Without one it signs our issuing authorities, and those sign
+    /// leaves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
+    /// How long an authority that it signs shall live; leaves live as long as all leaves do here.
     pub lifetime: Duration,
     /// Who we are there.
     pub login: VaultLogin,
 }
 
-/// An issuer beside the built-in one: it signs our issuing authorities, and those sign leaves.
+/// An issuer beside the built-in one: it signs our issuing authorities, and those sign leaves; or leaves of workloads
+/// itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Issuer {
     /// Its name.

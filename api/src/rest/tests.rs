@@ -156,6 +156,7 @@ async fn world_with(recoveries: impl FnOnce(MemoryStore) -> Arc<dyn RecoveryStor
         rotation: rotation.clone(),
         revoking: revoking.clone(),
         issuer,
+        workload_trust: trust.clone(),
         trust,
         anchor,
         delivery: Arc::new(still.clone()),

@@ -7,6 +7,7 @@ use std::{
 
 use async_trait::async_trait;
 use audit::Event;
+use ca::ports::LeafRequest;
 use certs::SecretBytes;
 use spiffe::IssuerName;
 use zeroize::Zeroizing;
@@ -56,6 +57,10 @@ impl IssuerStore for MemoryIssuers {
 pub struct StillVault {
     /// What is wrong with it.
     pub fault: Arc<Mutex<Option<String>>>,
+    /// Where it stands with the leaves of workloads.
+    pub leaves: Arc<Mutex<Option<ca::LeafIssuerStatus>>>,
+    /// What it was asked for in vain.
+    pub unknown: Arc<Mutex<Vec<LeafRequest>>>,
 }
 
 #[async_trait]
@@ -65,7 +70,8 @@ impl Upstreams for StillVault {
     }
 
     fn standing(&self, _: &IssuerName) -> IssuerStanding {
-        IssuerStanding::default()
+        let leaves = self.leaves.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        IssuerStanding { leaves, ..IssuerStanding::default() }
     }
 
     /// Its authority is the anchor itself.
@@ -83,5 +89,14 @@ impl Upstreams for StillVault {
 
     async fn obtain(&self, _: &Caller, _: &IssuerName, _: bool, _: &str) -> Result<ca::Installed, CallError> {
         Err(CallError::Unavailable { part: "issuer", why: "it is still".into() })
+    }
+
+    async fn delegate(&self, _: &Caller, _: Option<&IssuerName>, _: &str) -> Result<(), CallError> {
+        Err(CallError::Unavailable { part: "issuer", why: "it is still".into() })
+    }
+
+    async fn unknown(&self, _: &IssuerName) -> Result<Vec<LeafRequest>, CallError> {
+        let unknown = self.unknown.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(unknown.clone())
     }
 }

@@ -30,9 +30,15 @@ pub struct Certificate {
     /// When it was revoked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoked: Option<String>,
+    /// The issuer beside the built-in one whose authority signed it. It alone can revoke it for others than us.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<String>,
     /// The chain, leaf first; listings leave it out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pem: Option<String>,
+    /// The root of that issuer, by which workloads believe it; listings leave it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<String>,
 }
 
 /// Asks for a certificate: of the probe identity for `credence verify`, or the caller's own again.

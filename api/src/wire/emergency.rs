@@ -58,6 +58,9 @@ pub struct SignedCertificate {
     pub serial: String,
     /// Who signed it.
     pub authority: String,
+    /// The issuer beside the built-in one whose authority that is. It alone can revoke it for others than us.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<String>,
     /// `node`, `workload`, `server` or `operator`.
     pub class: String,
     /// Whose.

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Hidden, Installed};
+use super::{Hidden, Installed, Laggard};
 use crate::ports::VaultLogin;
 
-/// Where a Vault is, and which of its authorities is to sign ours.
+/// Where a Vault is, and which of its authorities is to sign.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct VaultIssuer {
@@ -24,7 +24,11 @@ pub struct VaultIssuer {
     pub mount: String,
     /// The issuer of it that signs, by its id.
     pub issuer: String,
-    /// How long an authority that it signs shall live, such as 30d; absent for what an issuing authority lives here.
+    /// The role by which it signs leaves of workloads; absent where it signs our issuing authorities.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
+    /// How long an authority that it signs shall live, such as 30d; absent for what an issuing authority lives here,
+    /// and with a role.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lifetime: Option<String>,
     /// Who we are there.
@@ -108,7 +112,9 @@ pub struct Issuer {
     pub name: String,
     /// `builtin` or `vault`.
     pub kind: String,
-    /// `signs`: the issuing authority of now is of this issuer. `idle`: it is not.
+    /// `signs`: the issuing authority of now, or with a role the leaves of workloads, are of this issuer. `idle`: they
+    /// are not. With a role also `prepared`: it signs when every connected node has acknowledged its root; and
+    /// `retired`: another signs, and leaves of it may be in use.
     pub state: String,
     /// Where and what it is; absent for the built-in one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -122,7 +128,7 @@ pub struct Issuer {
     /// SHA-256 over the root that whatever it signs must lead to, in hexadecimal digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub anchor_sha256: Option<String>,
-    /// The issuing authority of now, if it is of this issuer.
+    /// The issuing authority of now, if it is of this issuer; with a role, the authority whose leaves it gives.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub authority: Option<String>,
     /// When its successor is asked for.
@@ -138,9 +144,46 @@ pub struct Issuer {
     /// What somebody should look at before it becomes a problem.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// What there is of the leaves that it signs by its role.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leaves: Option<IssuerLeaves>,
     /// Grows with each change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<u64>,
+}
+
+/// Leaves of workloads that an issuer beside the built-in one signs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct IssuerLeaves {
+    /// How many may be valid now: those that were issued, and those of unknown outcome.
+    pub unexpired: u64,
+    /// When the last of them ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<String>,
+    /// Who would refuse them, while it is `prepared`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waits_for: Vec<Laggard>,
+    /// What it was asked for without anybody knowing what became of it, at most 100. Nobody has the keys any more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unknown: Vec<UnknownLeaf>,
+}
+
+/// A leaf that an issuer was asked for, and no answer came: it may have been signed, and nobody can show it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct UnknownLeaf {
+    /// Follows the request through logs and audit.
+    pub request_id: String,
+    /// Whose it would be.
+    pub id: String,
+    /// For which node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// By which role it was asked for.
+    pub role: String,
+    /// SHA-256 over its public key, in hexadecimal digits.
+    pub spki_sha256: String,
+    /// When it was asked for.
+    pub asked: String,
 }
 
 /// What trying an issuer led to.
@@ -148,7 +191,7 @@ pub struct Issuer {
 pub struct IssuerTest {
     /// Which.
     pub name: String,
-    /// Whether it could sign our next authority now.
+    /// Whether it could sign our next authority, or a leaf, now.
     pub passed: bool,
     /// Everything that was tried, in order.
     pub checks: Vec<IssuerCheck>,
@@ -167,7 +210,7 @@ pub struct IssuerChange {
     pub checks: Vec<IssuerCheck>,
 }
 
-/// Has an issuer sign our next authority.
+/// Has an issuer sign our next authority, or with a role the leaves of workloads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MigrateIssuer {

@@ -1,7 +1,8 @@
 //! Issuers beside the built-in one at work: the shell of [`ca::upstream`] for each, with a session at its Vault.
 //!
-//! Everything here waits for others; nothing waits for it. A Vault that is away, sealed or slow holds up the next
-//! authority and nothing else: leaves are signed by the authority of now, and no stream and no other issuer is asked.
+//! Everything here waits for others; nothing waits for it. A Vault that is away, sealed or slow holds up what it signs:
+//! the next authority, or by a role the leaves of workloads ([`ca::Leaves`], which has a queue of its own for them). No
+//! stream and no other issuer waits.
 
 mod examine;
 mod obtain;
@@ -11,17 +12,17 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use api::{
     calls::{CallError, Caller},
-    ports::{IssuerStore, KeptIssuer},
+    ports::{Issuer, IssuerStore, KeptIssuer},
     sources::{Draft, Examined, IssuerStanding},
 };
 use async_trait::async_trait;
 use audit::{Action, Actor, AuditLog, Event, Outcome};
 use ca::{
-    Installed, Pause,
-    ports::Authorities,
+    Asked, Installed, LeafAsked, LeafDesk, LeafSigner, MigrateError, Outsider, Pause, SignFailure,
+    ports::{Authorities, AuthorityState, LeafRequest, LeafStore},
     upstream::{self, Upstream},
 };
-use certs::{Clock, Timestamp};
+use certs::{Chain, Clock, Timestamp};
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use spiffe::{IssuerName, TrustDomain};
 use store::{Store, Topic};
@@ -37,6 +38,8 @@ const MAX_COMMANDS: usize = 16;
 const LOOK_EVERY: Duration = Duration::from_secs(3600);
 /// When a store that could not be read is asked again.
 const RETRY: Duration = Duration::from_secs(5);
+/// After how long nobody waits for a leaf that was asked for any more.
+const ANSWERED: Duration = Duration::from_secs(30);
 
 struct Command {
     name: IssuerName,
@@ -50,6 +53,7 @@ struct Command {
 #[derive(Debug, Clone)]
 struct Seen {
     client: Client,
+    issuer: Issuer,
     standing: IssuerStanding,
 }
 
@@ -65,8 +69,61 @@ pub(super) struct UpstreamInputs {
     pub(super) domain: TrustDomain,
     /// The longest life among the leaves that an authority is to sign.
     pub(super) leaf_life: Duration,
+    /// How long leaves of workloads live.
+    pub(super) workload_life: Duration,
     /// How long an authority lives that is asked for without saying how long.
     pub(super) lifetime: Duration,
+}
+
+/// The ways to issuers that are at work.
+pub(super) struct Entrance {
+    commands: mpsc::Sender<Command>,
+    shown: watch::Receiver<Shown>,
+    outsiders: watch::Receiver<Arc<Vec<Outsider>>>,
+    inputs: UpstreamInputs,
+}
+
+impl Entrance {
+    /// Those that sign leaves by a role.
+    pub(super) fn outsiders(&self) -> watch::Receiver<Arc<Vec<Outsider>>> {
+        self.outsiders.clone()
+    }
+
+    /// Asks them.
+    pub(super) fn signer(&self) -> VaultSigner {
+        VaultSigner(self.shown.clone())
+    }
+
+    /// For calls.
+    pub(super) fn desk(self, leaves: LeafDesk) -> UpstreamDesk {
+        UpstreamDesk { commands: self.commands, shown: self.shown, inputs: self.inputs, leaves }
+    }
+}
+
+/// Has a Vault sign leaves.
+pub(super) struct VaultSigner(watch::Receiver<Shown>);
+
+#[async_trait]
+impl LeafSigner for VaultSigner {
+    async fn sign(&self, issuer: &IssuerName, asked: LeafAsked) -> Result<Chain, SignFailure> {
+        let seen = self.0.borrow().get(issuer).cloned();
+        let seen = seen.ok_or_else(|| SignFailure::Unavailable("it is not open".to_owned()))?;
+        obtain::leaf(&seen.client, &seen.issuer, &asked).await.map_err(|failed| match &failed {
+            Failed::Vault { trouble } if trouble.is_outcome_unknown() => {
+                SignFailure::Unknown(failed.to_string())
+            }
+            // Of this request: others may be signed.
+            Failed::Vault { trouble } if matches!(**trouble, vault::Trouble::Refused { .. }) => {
+                SignFailure::Refused(failed.to_string())
+            }
+            Failed::Refused { .. } | Failed::Unusable(_) => SignFailure::Refused(failed.to_string()),
+            Failed::Vault { .. }
+            | Failed::Pending { .. }
+            | Failed::Waits(_)
+            | Failed::Install(_)
+            | Failed::Call(_) => SignFailure::Unavailable(failed.to_string()),
+        })
+    }
 }
 
 /// The way in for calls.
@@ -74,6 +131,7 @@ pub(super) struct UpstreamDesk {
     commands: mpsc::Sender<Command>,
     shown: watch::Receiver<Shown>,
     inputs: UpstreamInputs,
+    leaves: LeafDesk,
 }
 
 impl UpstreamDesk {
@@ -98,8 +156,17 @@ impl api::sources::Upstreams for UpstreamDesk {
 
     fn standing(&self, name: &IssuerName) -> IssuerStanding {
         let shown = Arc::clone(&self.shown.borrow());
-        let Some(seen) = shown.get(name) else { return IssuerStanding::default() };
+        let status = Arc::clone(&self.leaves.status().borrow());
+        let leaves = status.of(name).cloned();
+        let Some(seen) = shown.get(name) else {
+            return IssuerStanding { leaves, ..IssuerStanding::default() };
+        };
         let mut standing = seen.standing.clone();
+        if leaves.as_ref().is_some_and(|leaves| leaves.state == AuthorityState::Active) {
+            standing.failures = status.health.failures;
+            standing.problem.clone_from(&status.health.problem);
+        }
+        standing.leaves = leaves;
         let session = seen.client.status().borrow().clone();
         standing.warnings.extend(session.warnings.iter().map(ToString::to_string));
         let wide = match session.breadth {
@@ -143,6 +210,27 @@ impl api::sources::Upstreams for UpstreamDesk {
         })?;
         answer.await.map_err(|_| CallError::stopped("issuers"))?
     }
+
+    async fn delegate(
+        &self,
+        caller: &Caller,
+        to: Option<&IssuerName>,
+        reason: &str,
+    ) -> Result<(), CallError> {
+        let asked = Asked { actor: caller.actor.clone(), reason: reason.to_owned() };
+        self.leaves.migrate(to.cloned(), asked).await.map_err(|error| match error {
+            MigrateError::NotFound(name) => CallError::NotFound { what: "issuer", name: name.to_string() },
+            error @ MigrateError::Lists => CallError::Policy(error.to_string()),
+            MigrateError::Failed(why) => CallError::Unavailable { part: "store", why },
+            MigrateError::Unavailable => CallError::stopped("issuers"),
+        })
+    }
+
+    async fn unknown(&self, name: &IssuerName) -> Result<Vec<LeafRequest>, CallError> {
+        let now = self.inputs.clock.now();
+        let found = self.inputs.store.unknown_leaves(name, now - ANSWERED, now).await;
+        found.map_err(|error| CallError::Unavailable { part: "journal", why: error.to_string() })
+    }
 }
 
 /// One issuer at work.
@@ -169,6 +257,7 @@ pub(super) struct Upstreams {
     inputs: UpstreamInputs,
     commands: mpsc::Receiver<Command>,
     shown: watch::Sender<Shown>,
+    outsiders: watch::Sender<Arc<Vec<Outsider>>>,
     working: BTreeMap<IssuerName, Working>,
     sessions: FuturesUnordered<BoxFuture<'static, ()>>,
     /// One at a time: there is one request for an authority.
@@ -179,15 +268,20 @@ pub(super) struct Upstreams {
 }
 
 impl Upstreams {
-    pub(super) fn new(inputs: UpstreamInputs) -> (UpstreamDesk, Self) {
+    /// Who signs leaves is known from here on, before anybody is asked.
+    pub(super) async fn resume(inputs: UpstreamInputs) -> Result<(Entrance, Self), api::ports::StoreError> {
         let (commands, asked) = mpsc::channel(MAX_COMMANDS);
         let shown = watch::Sender::new(Shown::default());
-        let desk = UpstreamDesk { commands, shown: shown.subscribe(), inputs: inputs.clone() };
+        let outsiders = watch::Sender::new(Arc::new(outsiders(&inputs.store.issuers().await?)));
+        let (shown_read, outsiders_read) = (shown.subscribe(), outsiders.subscribe());
+        let desk =
+            Entrance { commands, shown: shown_read, outsiders: outsiders_read, inputs: inputs.clone() };
         let look_at = inputs.clock.now();
         let task = Self {
             inputs,
             commands: asked,
             shown,
+            outsiders,
             working: BTreeMap::new(),
             sessions: FuturesUnordered::new(),
             asking: None,
@@ -195,7 +289,7 @@ impl Upstreams {
             look_at,
             read_at: None,
         };
-        (desk, task)
+        Ok((desk, task))
     }
 
     /// Until `shutdown`. What is being signed then for an authority that signs now is asked for again by the next
@@ -259,6 +353,14 @@ impl Upstreams {
             }
         };
         self.read_at = None;
+        let outsiders = outsiders(&kept);
+        self.outsiders.send_if_modified(|known| {
+            let is_changed = **known != outsiders;
+            if is_changed {
+                *known = Arc::new(outsiders);
+            }
+            is_changed
+        });
         let mut before = std::mem::take(&mut self.working);
         for kept in kept {
             let name = kept.issuer.name.clone();
@@ -312,7 +414,9 @@ impl Upstreams {
         };
         for name in names {
             let Some(working) = self.working.get_mut(&name) else { continue };
-            let current = upstream::current(&records, working.kept.issuer.signers());
+            let is_upstream = working.kept.issuer.vault.role.is_none();
+            let signers = working.kept.issuer.signers();
+            let current = upstream::current(&records, signers).filter(|_| is_upstream);
             if current.map(|current| current.id) != working.machine.current().map(|current| current.id) {
                 // Whatever was in the way of the one before.
                 working.problem = None;
@@ -460,7 +564,11 @@ impl Upstreams {
         self.looking.clear();
         for (name, working) in &self.working {
             let (client, issuer) = (working.client.clone(), working.kept.issuer.clone());
-            let (name, leaf_life) = (name.clone(), self.inputs.leaf_life);
+            let leaf_life = match issuer.vault.role {
+                Some(_) => self.inputs.workload_life,
+                None => self.inputs.leaf_life,
+            };
+            let name = name.clone();
             self.looking.push(Box::pin(async move {
                 let warnings = examine::warnings(&client, &issuer, leaf_life, now).await;
                 (name, warnings)
@@ -475,6 +583,20 @@ impl Upstreams {
     }
 }
 
+/// Those that sign leaves by a role.
+fn outsiders(kept: &[KeptIssuer]) -> Vec<Outsider> {
+    let outsider = |issuer: &Issuer| {
+        Some(Outsider {
+            name: issuer.name.clone(),
+            role: issuer.vault.role.clone()?,
+            anchor: issuer.anchor.clone(),
+            signer: issuer.signer.clone(),
+            earlier: issuer.earlier.clone(),
+        })
+    };
+    kept.iter().filter_map(|one| outsider(&one.issuer)).collect()
+}
+
 impl Working {
     fn seen(&self) -> Seen {
         let standing = IssuerStanding {
@@ -483,7 +605,8 @@ impl Working {
             problem: self.problem.clone(),
             is_at_risk: self.machine.is_at_risk(),
             warnings: self.warnings.clone(),
+            leaves: None,
         };
-        Seen { client: self.client.clone(), standing }
+        Seen { client: self.client.clone(), issuer: self.kept.issuer.clone(), standing }
     }
 }

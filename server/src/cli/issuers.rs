@@ -33,28 +33,33 @@ pub enum IssuerCommand {
                             3<wrapped"
     )]
     Credentials(CredentialsArgs),
-    /// Have an issuer sign our next authority now; afterwards it does so by itself
+    /// Have an issuer sign our next authority now, or with a role the leaves of workloads; afterwards it does so by
+    /// itself
     #[command(
         after_help = "Examples:\n  credence issuer migrate --to corp --dry-run\n  credence issuer migrate --to corp \
-                      --automatic\n\nUnder the root of now the new authority signs at once, and leaves follow. Another \
-                      root enters every bundle first,\nprepared: credence ca status shows who has it, credence ca rotate \
-                      root activate and finish go on with it, and\n--automatic lets them follow by themselves."
+                      --automatic\n  credence issuer migrate --to builtin\n\nThe root of an issuer with a role enters \
+                      the bundles of workloads, and it signs their leaves when every connected node\nhas acknowledged \
+                      that; --to builtin has our own authority sign them again, at once.\n\nUnder the root of now the \
+                      new authority signs at once, and leaves follow. Another root enters every bundle \
+                      first,\nprepared: credence ca status shows who has it, credence ca rotate root activate and \
+                      finish go on with it, and\n--automatic lets them follow by themselves."
     )]
     Migrate(MigrateArgs),
-    /// Remove an issuer and its credentials; refused while unexpired authorities are of it
+    /// Remove an issuer and its credentials; refused while unexpired authorities or leaves are of it
     Remove(RemoveIssuerArgs),
 }
 
 /// `issuer add`.
 #[derive(Debug, Clone, Subcommand)]
 pub enum AddIssuerCommand {
-    /// A Vault whose PKI engine signs our issuing authorities
+    /// A Vault whose PKI engine signs our issuing authorities, or with --role the leaves of workloads
     #[command(
         after_help = "Examples:\n  credence issuer add vault corp --mount pki --issuer 0bd4d8ba-... --print-policy\n  \
                       credence issuer add vault corp --addr https://vault.example:8200 --ca-file /etc/credence/vault-ca.pem \
                       \\\n    --mount pki --issuer 0bd4d8ba-... --trust-anchor corp-root.pem --login approle --role-id \
-                      credence \\\n    --credential-file /dev/fd/3 3<secret-id\n\nCredentials are read from files and \
-                      descriptors, never from arguments, kept sealed, and never come out again."
+                      credence \\\n    --credential-file /dev/fd/3 3<secret-id\n\nWith --role svid Vault signs each \
+                      leaf of a workload by that role, and is tried with a throwaway leaf.\nCredentials are read from \
+                      files and descriptors, never from arguments, kept sealed, and never come out again."
     )]
     Vault(Box<AddVaultArgs>),
 }
@@ -105,6 +110,9 @@ pub struct AddVaultArgs {
     /// The issuer of it that signs, by its id: vault list MOUNT/issuers
     #[arg(long, value_name = "ID")]
     pub issuer: String,
+    /// The role by which it signs leaves of workloads; without one it signs our issuing authorities
+    #[arg(long, value_name = "NAME", conflicts_with = "lifetime")]
+    pub role: Option<String>,
     /// The root that whatever it signs must lead to, as PEM
     #[arg(long, value_name = "FILE", required_unless_present = "print_policy")]
     pub trust_anchor: Option<PathBuf>,
@@ -122,7 +130,7 @@ pub struct AddVaultArgs {
     pub role_id: Option<String>,
     /// The role of a certificate, jwt or kubernetes login
     #[arg(long, value_name = "NAME")]
-    pub role: Option<String>,
+    pub login_role: Option<String>,
     /// The file of the server's host that holds the client certificate of a certificate login, with its chain
     #[arg(long, value_name = "PATH")]
     pub client_certificate: Option<PathBuf>,

@@ -185,6 +185,7 @@ mod tests {
     fn certificate(serial: &str, replaced: bool, expired: bool) -> wire::SignedCertificate {
         wire::SignedCertificate {
             serial: serial.into(),
+            issuer: None,
             authority: "a".into(),
             class: "workload".into(),
             id: "spiffe://td/web".into(),

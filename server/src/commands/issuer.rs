@@ -51,6 +51,7 @@ async fn add_vault(args: AddVaultArgs) -> Result<Exit, Failure> {
             namespace: args.namespace,
             mount: args.mount,
             issuer: args.issuer,
+            role: args.role,
             lifetime: args.lifetime,
             login,
         },
@@ -71,7 +72,11 @@ async fn print_policy(args: &AddVaultArgs) -> Result<Exit, Failure> {
     let mount = vault::Mount::parse(&args.mount).map_err(wrong)?;
     let issuer = vault::Name::parse(&args.issuer).map_err(wrong)?;
     let status: wire::Status = Client::open(&args.change.server)?.get("/status").await?;
-    output::say(vault::Policy::authorities(&mount, &issuer, &status.trust_domain).to_hcl().trim_end());
+    let policy = match args.role.as_deref().map(vault::Name::parse).transpose().map_err(wrong)? {
+        Some(role) => vault::Policy::leaves(&mount, &issuer, &role, &status.trust_domain),
+        None => vault::Policy::authorities(&mount, &issuer, &status.trust_domain),
+    };
+    output::say(policy.to_hcl().trim_end());
     Ok(Exit::Ok)
 }
 
@@ -79,7 +84,7 @@ fn login(args: &AddVaultArgs) -> Result<VaultLogin, Failure> {
     let needs =
         |what: &str, flag: &str| Failure::usage(format!("the login needs {what}"), format!("give {flag}"));
     let mount = |default: &str| args.login_mount.clone().unwrap_or_else(|| default.to_owned());
-    let role = || args.role.clone().ok_or_else(|| needs("a role", "--role NAME"));
+    let role = || args.login_role.clone().ok_or_else(|| needs("a role", "--login-role NAME"));
     let file = || {
         let missing = || needs("the file with the token, on the server's host", "--token-path PATH");
         args.token_path.clone().ok_or_else(missing)
@@ -96,7 +101,7 @@ fn login(args: &AddVaultArgs) -> Result<VaultLogin, Failure> {
                 let flags = "--client-certificate PATH and --client-key PATH";
                 return Err(needs("files with a certificate and its key, on the server's host", flags));
             };
-            VaultLogin::Certificate { mount: mount("cert"), role: args.role.clone(), chain, key }
+            VaultLogin::Certificate { mount: mount("cert"), role: args.login_role.clone(), chain, key }
         }
         LoginMethod::Jwt => VaultLogin::Jwt { mount: mount("jwt"), role: role()?, file: file()? },
         LoginMethod::Kubernetes => {
@@ -194,20 +199,44 @@ async fn remove(args: &RemoveIssuerArgs) -> Result<Exit, Failure> {
 fn table(issuers: &[wire::Issuer]) -> String {
     let rows = issuers.iter().map(|one| {
         let warnings = one.warnings.iter().map(String::as_str);
-        let told: Vec<&str> = one.problem.as_deref().into_iter().chain(warnings).collect();
+        let leaves = one.leaves.as_ref().map(of_leaves).unwrap_or_default();
+        let told =
+            one.problem.as_deref().into_iter().chain(leaves.iter().map(String::as_str)).chain(warnings);
+        let told: Vec<&str> = told.collect();
+        let place = |vault: &wire::VaultIssuer| {
+            let role = vault.role.as_ref().map_or_else(String::new, |role| format!(" role {role}"));
+            format!("{}{role}", vault.addresses.join(" "))
+        };
         vec![
             one.name.clone(),
             one.kind.clone(),
             one.state.clone(),
-            dash(one.vault.as_ref().map(|vault| vault.addresses.join(" ")).as_deref()),
+            dash(one.vault.as_ref().map(place).as_deref()),
             dash(one.authority.as_deref()),
             dash(one.next.as_deref()),
             one.failures.to_string(),
             dash(Some(&told.join("; "))),
         ]
     });
-    let heads = ["issuer", "kind", "state", "where", "authority", "next is due", "failures", "what is wrong"];
+    let heads = ["issuer", "kind", "state", "where", "authority", "next is due", "failures", "to be known"];
     output::table(&heads, rows)
+}
+
+/// What is to be known of the leaves of an issuer.
+fn of_leaves(leaves: &wire::IssuerLeaves) -> Vec<String> {
+    let waits = leaves.waits_for.iter().map(|one| format!("waits for {}: {}", one.name, one.reason));
+    let mut told: Vec<String> = waits.take(3).collect();
+    if leaves.waits_for.len() > 3 {
+        told.push(format!("and for {} more", leaves.waits_for.len() - 3));
+    }
+    if leaves.unexpired > 0 {
+        told.push(format!("{} leaves may be in use", leaves.unexpired));
+    }
+    if !leaves.unknown.is_empty() {
+        let count = leaves.unknown.len();
+        told.push(format!("outcome unknown of {count}: Vault may have signed what nobody has the key of"));
+    }
+    told
 }
 
 fn checks(checks: &[wire::IssuerCheck]) -> String {

@@ -136,6 +136,10 @@ async fn of_server(args: &ExplainArgs) -> Result<Question, Failure> {
             anchors.push(certificate);
         }
     }
+    if let Some(root) = &one.root {
+        // What workloads believe beside our own roots.
+        anchors.extend(parse("the issuer's root", &contents("the issuer's root", root.as_bytes())?)?);
+    }
     let anchors = match &args.bundle {
         Some(path) => bundle(path)?,
         None => anchors,

@@ -71,7 +71,9 @@ mod tests {
             expires_in_secs: 1,
             state: "issued".into(),
             revoked: None,
+            issuer: None,
             pem: None,
+            root: None,
         };
         let uptake = wire::ListUptake { proxies: 3, acknowledged: 2, waiting: vec!["web-2".into()] };
         let mut outcome = wire::Revocation {

@@ -146,7 +146,10 @@ fn certificates_table(certificates: &[wire::Certificate]) -> String {
             one.class.clone(),
             one.id.clone(),
             dash(one.node.as_deref()),
-            one.authority.clone(),
+            match &one.issuer {
+                Some(issuer) => format!("{} of {issuer}", one.authority),
+                None => one.authority.clone(),
+            },
             one.state.clone(),
             left(one.expires_in_secs),
             one.purpose.clone(),

@@ -1,6 +1,7 @@
 //! Issuers in the store.
 
 use api::ports::{Issuer, IssuerStore, KeptIssuer, MAX_ISSUERS, StoreError, VaultLogin, VaultSettings};
+use ca::ports::{AuthorityState, LeafIssuer, LeafStore};
 use certs::{Certificate, SecretBytes};
 use fixtures::TestAuthority;
 use spiffe::IssuerName;
@@ -17,6 +18,7 @@ fn kept(name: &str, credential: &str) -> KeptIssuer {
         namespace: None,
         mount: "pki".into(),
         issuer: "0bd4d8ba".into(),
+        role: None,
         lifetime: std::time::Duration::from_secs(86_400),
         login,
     };
@@ -97,4 +99,20 @@ async fn there_is_a_bounded_number_of_issuers() {
     let full = put(&world.store, kept("more", "x"), 0).await.unwrap_err();
     assert_eq!(full.to_string(), "there are 16 issuers, no more are taken");
     put(&world.store, kept("i3", "y"), 1).await.unwrap();
+}
+
+#[tokio::test]
+async fn issuer_whose_root_stands_in_the_bundle_of_workloads_is_not_removed() {
+    let world = World::new().await;
+    put(&world.store, kept("corp", "first"), 0).await.unwrap();
+    let name = IssuerName::parse("corp").unwrap();
+    let one = LeafIssuer { name: name.clone(), state: AuthorityState::Retired, since: now() };
+    let change = event(Action::IssuerSet, "corp");
+    world.store.set_leaf_issuers(vec![one], vec![change.clone()]).await.unwrap();
+    let remove = || world.store.remove_issuer(&name, event(Action::IssuerRemove, "corp"));
+    let refused = remove().await.unwrap_err();
+    assert_eq!(refused.to_string(), "issuer corp is in use: its root stands in the bundle of workloads");
+    assert_eq!(world.store.issuers().await.unwrap().len(), 1);
+    world.store.set_leaf_issuers(Vec::new(), vec![change]).await.unwrap();
+    remove().await.unwrap();
 }

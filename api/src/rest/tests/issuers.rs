@@ -1,7 +1,9 @@
 //! `/issuers`.
 
+use ca::{dependents::Laggard, ports::AuthorityState};
 use certs::certificates_to_pem;
 use fixtures::TestAuthority;
+use spiffe::IssuerName;
 
 use super::*;
 
@@ -100,6 +102,13 @@ async fn what_cannot_work_is_refused_with_what_to_do_and_nothing_is_kept() {
         ("issuer", wanted("a", |wanted| wanted["vault"]["issuer"] = json!("a/b"))),
         ("login", wanted("a", |wanted| wanted["vault"]["login"]["mount"] = json!(""))),
         ("lifetime", wanted("a", |wanted| wanted["vault"]["lifetime"] = json!("soon"))),
+        ("role", wanted("a", |wanted| wanted["vault"]["role"] = json!("a/b"))),
+        (
+            "lifetime",
+            wanted("a", |wanted| {
+                (wanted["vault"]["role"], wanted["vault"]["lifetime"]) = (json!("svid"), json!("10d"));
+            }),
+        ),
         ("credential", wanted("a", |wanted| wanted["credential"] = Value::Null)),
         (
             "credential",
@@ -122,4 +131,90 @@ async fn what_cannot_work_is_refused_with_what_to_do_and_nothing_is_kept() {
     assert_eq!(refused.body["detail"], "issuer corp cannot work: Vault is sealed");
     assert_eq!(refused.body["errors"][0]["fix"], "unseal it");
     assert_eq!(world.get("/api/v1/issuers/corp").await.status, StatusCode::NOT_FOUND);
+}
+
+/// Where an issuer stands with the leaves of workloads.
+fn standing(state: AuthorityState) -> Option<ca::LeafIssuerStatus> {
+    let laggard = Laggard {
+        name: "web-1".into(),
+        is_connected: true,
+        reason: ca::dependents::Reason::BundleNotAcknowledged,
+    };
+    Some(ca::LeafIssuerStatus {
+        name: IssuerName::parse("corp").unwrap(),
+        state,
+        since: Timestamp::from_unix_secs(1_800_000_000),
+        waits_for: if state == AuthorityState::Prepared { vec![laggard] } else { Vec::new() },
+        leaves: None,
+    })
+}
+
+#[tokio::test]
+async fn issuer_of_leaves_says_where_it_stands_and_stays_while_leaves_of_it_may_be_in_use() {
+    let world = world().await;
+    let wanted = |name| wanted(name, |wanted| wanted["vault"]["role"] = json!("svid"));
+    let added = world.json("POST", "/api/v1/issuers", wanted("corp")).await;
+    assert_eq!(added.status, StatusCode::OK, "{}", added.body);
+    let vault = &added.body["issuer"]["vault"];
+    assert_eq!((&vault["role"], vault.get("lifetime")), (&json!("svid"), None), "{vault}");
+    let shown = async || world.get("/api/v1/issuers/corp").await.body;
+    let idle = shown().await;
+    assert_eq!((&idle["state"], &idle["leaves"]["unexpired"]), (&json!("idle"), &json!(0)), "{idle}");
+    let id = idle["authority"].as_str().unwrap().to_owned();
+
+    let migrate = |to: &str| json!({"to": to, "dry_run": true});
+    let planned = world.json("POST", "/api/v1/issuers/migrate", migrate("corp")).await;
+    assert!(planned.body["summary"].as_str().unwrap().contains("every connected"), "{}", planned.body);
+
+    *world.vault.leaves.lock().unwrap() = standing(AuthorityState::Prepared);
+    let unknown = ca::ports::LeafRequest {
+        issuer: IssuerName::parse("corp").unwrap(),
+        role: "svid".into(),
+        authority: id.parse().unwrap(),
+        epoch: 1,
+        id: SpiffeId::parse("spiffe://td/web").unwrap(),
+        tenant: Tenant::default(),
+        node: None,
+        purpose: spiffe::Purpose::Renewal,
+        spki: certs::SpkiHash([1; 32]),
+        not_after: Timestamp::from_unix_secs(1_800_000_100),
+        at: Timestamp::from_unix_secs(1_800_000_000),
+        request_id: RequestId::from_random([1; 8]),
+    };
+    world.vault.unknown.lock().unwrap().push(unknown);
+    let prepared = shown().await;
+    assert_eq!(prepared["state"], "prepared", "{prepared}");
+    assert_eq!(prepared["leaves"]["waits_for"][0]["name"], "web-1", "{prepared}");
+    assert_eq!(prepared["leaves"]["unknown"][0]["request_id"], "0101010101010101", "{prepared}");
+
+    for (state, word, told) in [
+        (AuthorityState::Prepared, "prepared", "migrate to another issuer"),
+        (AuthorityState::Active, "signs", "migrate to another issuer"),
+        (AuthorityState::Retired, "retired", "unexpired leaves"),
+    ] {
+        *world.vault.leaves.lock().unwrap() = standing(state);
+        assert_eq!(shown().await["state"], word);
+        let removed = world.call("DELETE", "/api/v1/issuers/corp", "", "").await;
+        assert_eq!(removed.status, StatusCode::CONFLICT, "{}", removed.body);
+        assert!(removed.body["detail"].as_str().unwrap().contains(told), "{}", removed.body);
+        let changed = world.json("PATCH", "/api/v1/issuers/corp", json!({"issuer": "other"})).await;
+        assert_eq!(changed.status, StatusCode::CONFLICT, "{}", changed.body);
+    }
+    *world.vault.leaves.lock().unwrap() = standing(AuthorityState::Active);
+    let again = world.json("POST", "/api/v1/issuers/migrate", migrate("corp")).await;
+    assert_eq!(again.status, StatusCode::CONFLICT, "{}", again.body);
+    let back = world.json("POST", "/api/v1/issuers/migrate", migrate("builtin")).await;
+    assert!(back.body["summary"].as_str().unwrap().contains("our own authority"), "{}", back.body);
+
+    let emergency = json!({"authority": id, "dry_run": true});
+    let refused = world.json("POST", "/api/v1/authorities/emergency", emergency).await;
+    assert_eq!(refused.status, StatusCode::CONFLICT, "{}", refused.body);
+    assert!(
+        refused.body["detail"].as_str().unwrap().contains("issuer migrate --to builtin"),
+        "{}",
+        refused.body
+    );
+    let signed = world.get(&format!("/api/v1/authorities/{id}/signed")).await;
+    assert_eq!((signed.status, &signed.body["items"]), (StatusCode::OK, &json!([])), "{}", signed.body);
+    assert_eq!(world.get("/api/v1/authorities/00000000000000aa/signed").await.status, StatusCode::NOT_FOUND);
 }

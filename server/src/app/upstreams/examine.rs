@@ -1,4 +1,5 @@
-//! Whether an issuer could sign our next authority now: everything that takes is tried, in order, with a throwaway key.
+//! Whether an issuer could sign our next authority, or a leaf, now: everything that takes is tried, in order, with a
+//! throwaway key.
 
 use std::time::Duration;
 
@@ -7,11 +8,16 @@ use api::{
     sources::{Draft, Examined},
     wire::IssuerCheck,
 };
+use ca::LeafAsked;
 use certs::{
-    Certificate, Profile, SecretBytes, SecretKey, Timestamp, Wanted, explain_brought, format_duration,
+    Certificate, Profile, SecretBytes, SecretKey, Timestamp, Usage, Wanted, explain_brought, format_duration,
 };
+use spiffe::{Trust, TrustBundle};
 use tokio_util::sync::CancellationToken;
-use vault::{Breadth, Client, Mount, NotLoggedIn, Secret, Trouble, Unwrapped, Warning, pki};
+use vault::{
+    Breadth, Client, Mount, NotLoggedIn, Secret, Trouble, Unwrapped, Warning,
+    pki::{self, Role},
+};
 use zeroize::Zeroizing;
 
 use super::{UpstreamInputs, obtain, settings};
@@ -99,7 +105,10 @@ async fn examine(inputs: &UpstreamInputs, draft: Draft) -> Examined {
         return nothing(checks, credential);
     };
     anchor(&chain, &draft.anchor, &mut checks);
-    life(&chain, &draft.vault, inputs, &mut checks);
+    match draft.vault.role {
+        Some(_) => life_above_leaves(&chain, inputs, &mut checks),
+        None => life(&chain, &draft.vault, inputs, &mut checks),
+    }
     if checks.has_failed() {
         checks.skip(&["login", "breadth", "throwaway"]);
         return nothing(checks, credential);
@@ -185,6 +194,26 @@ fn anchor(chain: &pki::IssuerChain, anchor: &Certificate, checks: &mut Checks) {
     checks.failed("trust-anchor", found, "give the root above this issuer as --trust-anchor");
 }
 
+/// Whether who signs leaves lives long enough itself.
+fn life_above_leaves(chain: &pki::IssuerChain, inputs: &UpstreamInputs, checks: &mut Checks) {
+    let left = chain.certificate.not_after().since(inputs.clock.now());
+    let least = inputs.workload_life * certs::MIN_LEAF_LIVES;
+    let found = format!(
+        "the authority that signs has {} left, {} lives of a leaf are {}",
+        format_duration(left),
+        certs::MIN_LEAF_LIVES,
+        format_duration(least)
+    );
+    let advice = "have it replaced in Vault, and name the next one by its id";
+    if left < inputs.workload_life * 2 {
+        checks.failed("signer-life", found, advice);
+    } else if left < least {
+        checks.warning("signer-life", found, advice);
+    } else {
+        checks.passed("signer-life", found);
+    }
+}
+
 /// Whether who signs lives long enough itself.
 fn life(chain: &pki::IssuerChain, vault: &VaultSettings, inputs: &UpstreamInputs, checks: &mut Checks) {
     let left = chain.certificate.not_after().since(inputs.clock.now());
@@ -262,7 +291,13 @@ async fn session(inputs: &UpstreamInputs, issuer: &Issuer, credential: &SecretBy
         if !breadth(&client, issuer, checks) {
             return checks.skip(&["throwaway"]);
         }
-        throwaway(inputs, &client, issuer, checks).await;
+        match &issuer.vault.role {
+            None => throwaway(inputs, &client, issuer, checks).await,
+            Some(role) if settings_of_role(inputs, &client, issuer, role, checks).await => {
+                throwaway_leaf(inputs, &client, issuer, checks).await;
+            }
+            Some(_) => checks.skip(&["throwaway"]),
+        }
     };
     tokio::select! {
         () = work => {}
@@ -304,8 +339,11 @@ async fn login(inputs: &UpstreamInputs, client: &Client, checks: &mut Checks) ->
 
 fn breadth(client: &Client, issuer: &Issuer, checks: &mut Checks) -> bool {
     let print = format!(
-        "credence issuer add vault {} --mount {} --issuer {} --print-policy",
-        issuer.name, issuer.vault.mount, issuer.vault.issuer
+        "credence issuer add vault {} --mount {} --issuer {}{} --print-policy",
+        issuer.name,
+        issuer.vault.mount,
+        issuer.vault.issuer,
+        issuer.vault.role.as_ref().map_or_else(String::new, |role| format!(" --role {role}")),
     );
     let found = client.status().borrow().breadth.clone();
     let lacks = |missing: &[String]| format!("the token may not: {}", missing.join(", "));
@@ -368,6 +406,94 @@ async fn throwaway(inputs: &UpstreamInputs, client: &Client, issuer: &Issuer, ch
     }
 }
 
+/// What the role allows, and what of it is no good. Whether a leaf is worth asking for.
+async fn settings_of_role(
+    inputs: &UpstreamInputs,
+    client: &Client,
+    issuer: &Issuer,
+    name: &str,
+    checks: &mut Checks,
+) -> bool {
+    let path = format!("{}/roles/{name}", issuer.vault.mount);
+    let mount = Mount::parse(&issuer.vault.mount).map_err(|error| error.to_string());
+    let (mount, role) = match (mount, settings::role(&issuer.vault)) {
+        (Ok(mount), Ok(Some(role))) => (mount, role),
+        (Err(why), _) | (_, Err(why)) => {
+            checks.failed("role", why, "correct it, and give the command again");
+            return false;
+        }
+        (Ok(_), Ok(None)) => return false,
+    };
+    let read = client.call(&pki::read_role(&mount, &role)).await.and_then(|answer| Role::read(&answer));
+    let role = match read {
+        Ok(role) => role,
+        Err(Trouble::NotFound { .. }) => {
+            let found = format!("{path} does not exist");
+            checks.failed("role", found, format!("vault write {path} with the settings of the reference"));
+            return false;
+        }
+        Err(trouble) => {
+            checks.trouble("role", &trouble);
+            return false;
+        }
+    };
+    let findings = role.findings(inputs.domain.as_str());
+    let is_fatal = findings.iter().any(|one| one.is_fatal);
+    if !is_fatal {
+        checks.passed("role", format!("{path} allows what is needed"));
+    }
+    for one in findings {
+        let verdict = if one.is_fatal { "failed" } else { "warning" };
+        checks.add("role", verdict, one.what, format!("vault write {path} {}", one.instead));
+    }
+    let (longest, life) = (Duration::from_secs(role.max_ttl_secs()), inputs.workload_life);
+    if !longest.is_zero() && longest < life {
+        let (longest, wanted) = (format_duration(longest), format_duration(life));
+        let found = format!("it allows leaves of {longest}, and they are to live {wanted} here");
+        checks.failed("role", found, format!("vault write {path} max_ttl={}s", life.as_secs()));
+        return false;
+    }
+    !is_fatal
+}
+
+/// A throwaway leaf that ends after a minute, held against every rule that a peer has.
+async fn throwaway_leaf(inputs: &UpstreamInputs, client: &Client, issuer: &Issuer, checks: &mut Checks) {
+    let key = SecretKey::generate(Profile::Workload.key_kind());
+    let now = inputs.clock.now();
+    let asked = LeafAsked {
+        csr: certs::Csr::build(&key),
+        key: key.public().clone(),
+        uri: format!("{}/credence-probe", inputs.domain.to_uri()),
+        lifetime: THROWAWAY,
+        at: now,
+    };
+    let chain = match obtain::leaf(client, issuer, &asked).await {
+        Ok(chain) => chain,
+        Err(obtain::Failed::Vault { trouble }) => return checks.trouble("throwaway", &trouble),
+        Err(obtain::Failed::Refused { refusal }) => {
+            return checks.failed("throwaway", refusal.to_string(), refusal.hint());
+        }
+        Err(other) => return checks.failed("throwaway", other.to_string(), "look at the issuer in Vault"),
+    };
+    // As each peer does, with the root that is to enter its bundle.
+    let trust = Trust::new(TrustBundle::new(inputs.domain.clone(), vec![issuer.anchor.clone()], 0));
+    let broken = [Usage::Server, Usage::Client]
+        .into_iter()
+        .find_map(|usage| spiffe::verify_svid(&chain, &trust, inputs.clock.now(), usage).err());
+    match broken {
+        Some(error) => {
+            let advice =
+                "credence cert explain on a leaf of this role says each rule; change the role in Vault";
+            checks.failed(&format!("throwaway/{}", error.rule()), error.to_string(), advice);
+        }
+        None => {
+            let found =
+                "a throwaway leaf was signed, holds every rule of a peer, and ends in a minute".to_owned();
+            checks.passed("throwaway", found);
+        }
+    }
+}
+
 /// What somebody should look at before it becomes a problem; `None` when Vault does not say.
 pub(super) async fn warnings(
     client: &Client,
@@ -393,9 +519,13 @@ pub(super) async fn warnings(
         && default.id.as_str() != at.id.as_str()
     {
         let (name, mount, id) = (&issuer.name, &at.mount, &default.id);
-        warnings.push(format!(
-            "{id} is the default issuer of {mount} by now: credence issuer update {name} --issuer {id}, if it is to sign"
-        ));
+        let how = match issuer.vault.role {
+            None => format!("credence issuer update {name} --issuer {id}"),
+            Some(_) => {
+                format!("credence issuer add vault NAME --issuer {id} beside {name}, and migrate to that")
+            }
+        };
+        warnings.push(format!("{id} is the default issuer of {mount} by now: {how}, if it is to sign"));
     }
     Some(warnings)
 }

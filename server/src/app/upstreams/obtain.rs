@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 
 use api::{calls::CallError, ports::Issuer};
 use audit::Actor;
-use ca::{Asked, Install, Installed, RotateError};
-use certs::{Certificate, Clock, Csr, format_duration};
+use ca::{Asked, Install, Installed, LeafAsked, RotateError};
+use certs::{Certificate, Chain, Clock, Csr, format_duration};
 use spiffe::{AuthorityId, IssuerName, TrustDomain};
 use thiserror::Error;
 use vault::{Client, Trouble, pki};
@@ -169,6 +169,33 @@ pub(super) async fn sign(
     pki::check::authority(&signed, &asked, &name, anchors, clock.now())
         .map_err(|refusal| Failed::Refused { refusal })?;
     chain(signed, &issuer.anchor).map_err(Failed::Unusable)
+}
+
+/// Has the Vault sign a leaf by its role; answers the chain, the root left out. What comes back is exactly what was
+/// asked for, signed by the authority that was agreed on.
+pub(super) async fn leaf(client: &Client, issuer: &Issuer, asked: &LeafAsked) -> Result<Chain, Failed> {
+    let at = settings::issuer(&issuer.vault).map_err(Failed::Unusable)?;
+    let role = settings::role(&issuer.vault).map_err(Failed::Unusable)?;
+    let role = role.ok_or_else(|| Failed::Unusable("it signs no leaves".to_owned()))?;
+    let failed = |trouble: Trouble| Failed::Vault { trouble: Box::new(trouble) };
+    let answer =
+        client.call(&at.sign(&role, &asked.csr, &asked.uri, asked.lifetime)).await.map_err(failed)?;
+    let signed = pki::read_signed(&answer).map_err(failed)?;
+    for warning in &signed.warnings {
+        tracing::debug!(issuer = %issuer.name, warning, "Vault signed, and warns");
+    }
+    let wanted =
+        pki::check::Asked { uri: &asked.uri, key: &asked.key, at: asked.at, lifetime: asked.lifetime };
+    let anchors = std::slice::from_ref(&issuer.anchor);
+    pki::check::leaf(&signed, &wanted, anchors, asked.at).map_err(|refusal| Failed::Refused { refusal })?;
+    if !signed.certificate.is_signed_by(&issuer.signer) {
+        let (by, agreed) = (signed.certificate.issuer(), issuer.signer.subject());
+        return Err(Failed::Unusable(format!("it is signed by {by:?}, and not by the pinned {agreed:?}")));
+    }
+    let mut chain = chain(signed, &issuer.anchor).map_err(Failed::Unusable)?;
+    chain.pop();
+    let leaf = chain.remove(0);
+    Ok(Chain::new(leaf, chain))
 }
 
 /// What Vault signed with what leads to the root that was agreed on, and nothing else.

@@ -24,6 +24,14 @@ pub(super) fn issuer(vault: &VaultSettings) -> Result<Issuer, String> {
     Ok(Issuer { mount, id })
 }
 
+/// The role by which it signs leaves, if it does.
+///
+/// # Errors
+/// In words.
+pub(super) fn role(vault: &VaultSettings) -> Result<Option<Name>, String> {
+    vault.role.as_deref().map(Name::parse).transpose().map_err(|error| error.to_string())
+}
+
 /// A client of a Vault and the keeper of its session, which does nothing before it runs.
 ///
 /// # Errors
@@ -40,7 +48,11 @@ pub(super) fn open(
     let namespace = vault.namespace.as_deref().map(Mount::parse).transpose();
     settings.namespace = namespace.map_err(|error| error.to_string())?;
     let issuer = issuer(vault)?;
-    let policy = Policy::authorities(&issuer.mount, &issuer.id, inputs.domain.as_str());
+    let domain = inputs.domain.as_str();
+    let policy = match role(vault)? {
+        Some(role) => Policy::leaves(&issuer.mount, &issuer.id, &role, domain),
+        None => Policy::authorities(&issuer.mount, &issuer.id, domain),
+    };
     let narrow = Some((policy, vec![issuer.mount]));
     let credentials = credentials(&vault.login, credential)?;
     Ok(Client::new(settings, credentials, narrow, Arc::clone(&inputs.clock)))
