@@ -19,11 +19,11 @@ fn folder() -> PathBuf {
 
 /// Writes every certificate of the journal and of the authorities, and every revocation list, in the store of
 /// `data_dir`, which nobody has open any more. It is read past the store's own door, because that needs the key that
-/// some worlds have changed.
+/// some worlds have changed. `beside` are the roots of issuers that are no authorities of the store.
 ///
 /// # Panics
 /// When it cannot be read or written: what is not written is not verified.
-pub(crate) async fn keep_issued(world: &str, domain: &str, data_dir: &Path) {
+pub(crate) async fn keep_issued(world: &str, domain: &str, data_dir: &Path, beside: &[Certificate]) {
     let read = read(data_dir).await;
     let (authorities, mut certificates, lists) =
         read.unwrap_or_else(|error| panic!("certificates of {world}: {error}"));
@@ -36,7 +36,8 @@ pub(crate) async fn keep_issued(world: &str, domain: &str, data_dir: &Path) {
         let chain: Vec<String> = chain.iter().map(|one| STANDARD.encode(one.der())).collect();
         certificates.push(json!({ "profile": profile, "chain": chain }));
     }
-    let roots: Vec<String> = roots.iter().map(|root| STANDARD.encode(root.der())).collect();
+    let roots: Vec<String> =
+        roots.into_iter().chain(beside).map(|root| STANDARD.encode(root.der())).collect();
     let issuer =
         |id: &str| chains().map(|(first, _)| first).find(|one| hex::encode(&one.spki_hash().0[..8]) == id);
     let lists: Vec<Value> = lists

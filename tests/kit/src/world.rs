@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use certs::{KeyKind, SecretKey};
+use certs::{Certificate, KeyKind, SecretKey};
 use serde_json::{Value, json};
 use server::{
     config::Config,
@@ -457,14 +457,22 @@ impl TestWorld {
     ///
     /// # Panics
     /// When something does not end.
-    pub async fn finish(mut self) {
+    pub async fn finish(self) {
+        self.finish_beside(&[]).await;
+    }
+
+    /// The same where others have issued beside our authorities: below these roots.
+    ///
+    /// # Panics
+    /// When something does not end.
+    pub async fn finish_beside(mut self, roots: &[Certificate]) {
         let Some(mut sandbox) = self.sandbox.take() else { return };
         if let Err(error) = sandbox.halt().await {
             let target = workspace().join("target/evidence").join(self.name);
             let _ = sandbox.keep_evidence(&target);
             panic!("{error:#}; the log is kept in {}", target.display());
         }
-        keep_issued(self.name, &self.domain, &sandbox.path("credence-data")).await;
+        keep_issued(self.name, &self.domain, &sandbox.path("credence-data"), roots).await;
     }
 
     fn keep_evidence(&self, sandbox: &Sandbox) -> PathBuf {

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use certs::{Certificate, certificates_from_pem};
 use kit::{Config, Load, LoadPlan, Pair, TestWorld, Vault, VaultPki, WorldOptions, envoy, within};
 use serde_json::{Value, json};
 
@@ -36,6 +37,12 @@ impl Corp {
         let corp = Self { vault, pki, role_id };
         corp.grant(world, "svid").await;
         Some(corp)
+    }
+
+    /// Whom its leaves lead to.
+    fn roots(&self) -> Vec<Certificate> {
+        let ders = certificates_from_pem(self.pki.root.as_bytes()).unwrap();
+        ders.iter().map(|der| Certificate::from_der(der).unwrap()).collect()
     }
 
     /// Writes the policy that is printed for a role.
@@ -196,7 +203,7 @@ async fn vault_signs_leaves_of_workloads_and_no_request_fails_on_the_way_there_a
         let stats = world.admin(node).await.stats("update_rejected").await.unwrap();
         assert!(stats.values().all(|count| *count == 0), "{node}: {stats:?}");
     }
-    world.finish().await;
+    world.finish_beside(&corp.roots()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -251,5 +258,5 @@ async fn a_role_or_a_policy_that_cannot_work_is_refused_with_what_to_write_and_n
     assert!(planned["summary"].as_str().unwrap().starts_with("would have corp sign"), "{planned:#}");
     let (code, out, words) = world.run(&["issuer", "remove", "corp", "--yes"]).await;
     assert_eq!(code, 0, "{out} {words}");
-    world.finish().await;
+    world.finish_beside(&corp.roots()).await;
 }
