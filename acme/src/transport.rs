@@ -180,7 +180,7 @@ impl Transport {
     }
 }
 
-fn build(url: &Url, sent: &Sent) -> http::Request<Full<Bytes>> {
+pub(crate) fn build(url: &Url, sent: &Sent) -> http::Request<Full<Bytes>> {
     let (method, body) = match sent {
         Sent::Get => (Method::GET, Bytes::new()),
         Sent::Head => (Method::HEAD, Bytes::new()),

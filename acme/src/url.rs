@@ -90,7 +90,9 @@ impl Url {
         if host.is_empty() || port == 0 || text.contains('#') {
             return Err(malformed());
         }
-        let target = uri.path_and_query().map_or("/", |target| target.as_str()).to_owned();
+        // A path that is not there is written as "/" in a request, before a query too (RFC 9112 3.2.1).
+        let target = uri.path_and_query().map_or("", |target| target.as_str());
+        let target = if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };
         Ok(Self { text: text.to_owned(), is_tls, host, port, target })
     }
 
@@ -179,6 +181,7 @@ fn shortened(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transport::{Sent, build};
 
     #[test]
     fn a_url_is_https_and_stays_as_it_was_written() {
@@ -186,12 +189,21 @@ mod tests {
             let parsed = Url::parse(text);
             let parsed = parsed.as_ref().map(|url| (url.host(), url.port(), url.target(), url.as_str()));
             assert_eq!(parsed, expected.as_ref().copied(), "{text}");
+            // Whatever is read can be called.
+            if let Ok(url) = Url::parse(text) {
+                let request = build(&url, &Sent::Get);
+                assert_eq!(request.uri().to_string(), url.target(), "{text}");
+                assert_eq!(request.headers()["host"], url.authority(), "{text}");
+            }
         };
         let plain = "https://acme.example/directory";
         check(plain, Ok(("acme.example", 443, "/directory", plain)));
         let odd = "https://ACME.example:14000/dir?a=b%2f";
         check(odd, Ok(("acme.example", 14000, "/dir?a=b%2f", odd)));
         check("https://[::1]:1", Ok(("::1", 1, "/", "https://[::1]:1")));
+        check("https://h?x=1", Ok(("h", 443, "/?x=1", "https://h?x=1")));
+        check("https://h:1?", Ok(("h", 1, "/?", "https://h:1?")));
+        check("https://h//a/../b?", Ok(("h", 443, "//a/../b?", "https://h//a/../b?")));
         for text in ["", "/dir", "acme.example/dir", "https://", "ftp://h/d", "https://h:0/", "https://h/#f"]
         {
             check(text, Err(UrlError::Malformed(text.to_owned())));
