@@ -178,6 +178,15 @@ impl Names {
     pub fn is_exactly(&self, others: &[Identifier]) -> bool {
         Self::try_new(others.to_vec()).is_ok_and(|others| others == *self)
     }
+
+    /// Whether one of these is shown to be ours by an authorization of this name: itself, or the wildcard below it.
+    #[must_use]
+    pub fn are_shown_by(&self, name: &Identifier) -> bool {
+        self.0.iter().any(|one| match (one, name) {
+            (Identifier::Dns(one), Identifier::Dns(name)) => one.strip_prefix("*.").unwrap_or(one) == name,
+            _ => one == name,
+        })
+    }
 }
 
 impl From<Names> for Vec<Identifier> {
@@ -245,6 +254,18 @@ mod tests {
         assert!(names.is_exactly(&[one("a.example"), one("b.example")]));
         assert!(names.is_exactly(&[one("b.example"), one("a.example")]));
         assert!(!names.is_exactly(&[one("a.example")]));
+        assert!(names.are_shown_by(&one("a.example")) && !names.are_shown_by(&one("c.example")));
+        let mixed = Names::try_new(vec![one("*.w.example"), one("192.0.2.7")]).unwrap();
+        for (text, is_one) in [
+            ("w.example", true),
+            ("192.0.2.7", true),
+            ("a.w.example", false),
+            ("example.w", false),
+            ("xw.example", false),
+            ("192.0.2.8", false),
+        ] {
+            assert_eq!(mixed.are_shown_by(&one(text)), is_one, "{text}");
+        }
         let stored = serde_json::to_string(&names).unwrap();
         assert_eq!(stored, "[\"a.example\",\"b.example\"]");
         assert_eq!(serde_json::from_str::<Names>(&stored).unwrap(), names);

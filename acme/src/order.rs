@@ -385,6 +385,13 @@ impl Order {
             (Ask::Order(_) | Ask::Finalize(_), Answered::Order { body, retry_after }) => {
                 self.ordered(body, retry_after, turn);
             }
+            // Nothing is published for a name that nobody wants a certificate of.
+            (Ask::Authorization(_), Answered::Authorization { body, .. })
+                if !self.saved.wanted.names.are_shown_by(&body.name) =>
+            {
+                let why = format!("an authorization of {}, which was not ordered", body.name);
+                self.fail(Trouble::not_acme(200, why), true, turn);
+            }
             (Ask::Authorization(url), Answered::Authorization { body, retry_after }) => {
                 self.remember(retry_after, turn.now);
                 self.seen.insert(url.clone(), body);

@@ -448,6 +448,44 @@ fn a_way_that_the_server_does_not_offer_is_named_with_those_that_it_offers() {
 }
 
 #[test]
+fn nothing_is_published_for_a_name_that_was_not_ordered() {
+    for status in [AuthorizationStatus::Pending, AuthorizationStatus::Valid, AuthorizationStatus::Invalid] {
+        let mut it = Table::new(None);
+        it.check(0, Event::Tick, &["keep asking", "new-order replacing"], None);
+        it.check(0, made(), &["keep order/1", "authorization authz/a"], None);
+        it.check(0, is_authorization("a", AuthorizationStatus::Pending), &["authorization authz/b"], None);
+        it.check(0, is_authorization("victim", status), &["keep", "report not-acme 3600"], Some(3600));
+        let text = &it.order.failures().last().unwrap().text;
+        assert!(text.ends_with("an authorization of victim.example, which was not ordered"), "{text}");
+    }
+    // Nor in a later round, when the others are published.
+    let mut it = Table::new(None);
+    it.go_to_validation();
+    it.check(3, Event::Tick, &["authorization authz/a"], None);
+    let event = is_authorization("victim", AuthorizationStatus::Pending);
+    it.check(3, event, &["keep +2", "withdraw 2", "report not-acme 3603"], Some(63));
+    assert!(it.order.presented().iter().all(|one| one.name != name("victim.example")));
+
+    // Of a wildcard it is the name below which it stands.
+    let wanted = Wanted::try_new(url("acct/1"), names(&["*.a.example"]), ChallengeKind::Dns01).unwrap();
+    let key = Certified::new().key;
+    let mut it = Order::new(wanted, None, key, THUMBPRINT.to_owned(), Vec::new(), START);
+    let body = OrderBody {
+        names: vec![name("*.a.example")],
+        authorizations: vec![url("authz/a")],
+        ..order_body(OrderStatus::Pending)
+    };
+    let made = Answered::Made { url: url("order/1"), body, retry_after: None };
+    let mut words = Vec::new();
+    for event in [Event::Tick, answered(made), is_authorization("a", AuthorizationStatus::Pending)] {
+        words.extend(it.step(event, Jitter::NONE, START).iter().map(word));
+    }
+    let expected =
+        ["keep asking", "new-order", "keep order/1", "authorization authz/a", "keep order/1 +1", "publish 1"];
+    assert_eq!(words, expected);
+}
+
+#[test]
 fn another_chain_is_looked_for_where_the_first_leads_elsewhere() {
     let (stranger, certified) = (Certified::new(), Certified::new());
     let good = certified.pem.clone();
