@@ -600,10 +600,12 @@ impl Order {
                 // It keeps no list, or not for us.
                 Pace::Validation | Pace::Operator => self.make(turn),
             },
-            Ask::NewOrder { replaces: Some(_), .. }
-                if trouble.kind() == Some(ProblemKind::AlreadyReplaced) =>
-            {
+            Ask::NewOrder { replaces: Some(_), .. } if may_be_about_replaces(&trouble) => {
                 self.saved.is_replaces_refused = true;
+                // It is refused, so that there is none; without naming it there may be one, when the server lets us.
+                if trouble.retry_after().is_some() {
+                    return self.fail(trouble, true, turn);
+                }
                 self.make(turn);
             }
             Ask::NewOrder { .. } => {
@@ -659,6 +661,22 @@ fn is_gone(trouble: &Trouble) -> bool {
         problem.kind,
         ProblemKind::Malformed | ProblemKind::Unauthorized | ProblemKind::AccountDoesNotExist
     ) || matches!(status, 404 | 410)
+}
+
+/// Whether an order may have been refused for the certificate that it names to be replaced. Servers judge that by rules
+/// of their own, and say by several kinds of problem that it does not do (RFC 9773 5).
+fn may_be_about_replaces(trouble: &Trouble) -> bool {
+    let Trouble::Problem { status: 400..=428 | 430..=499, problem, .. } = trouble else { return false };
+    let is_about_account = matches!(
+        problem.kind,
+        ProblemKind::AccountDoesNotExist
+            | ProblemKind::BadPublicKey
+            | ProblemKind::BadSignatureAlgorithm
+            | ProblemKind::ExternalAccountRequired
+            | ProblemKind::UserActionRequired
+    );
+    let is_about_us = matches!(problem.kind.pace(), Pace::Validation | Pace::Operator) && !is_about_account;
+    is_about_us || problem.kind == ProblemKind::AlreadyReplaced
 }
 
 /// Why an authorization is lost.

@@ -352,6 +352,56 @@ fn an_order_of_which_no_answer_came_is_looked_for_before_another_is_made() {
 }
 
 #[test]
+fn an_order_that_is_refused_is_made_once_without_what_it_replaces() {
+    let begun = || {
+        let mut it = Table::new(None);
+        it.check(0, Event::Tick, &["keep asking", "new-order replacing"], None);
+        it
+    };
+    let refused = |kind, status, after: Option<u64>| {
+        let retry_after = after.map(|secs| RetryAfter::In(Duration::from_secs(secs)));
+        Event::Failed(Trouble::Problem { status, problem: Problem::new(kind, "no"), retry_after })
+    };
+    // Refused again, it was for something else.
+    for (kind, status, report) in [
+        (ProblemKind::Malformed, 404, "report malformed 3600"),
+        (ProblemKind::Unauthorized, 403, "report unauthorized 300"),
+        (ProblemKind::RejectedIdentifier, 400, "report rejectedIdentifier 3600"),
+        (ProblemKind::Unknown, 409, "report unknown 3600"),
+    ] {
+        let mut it = begun();
+        it.check(0, refused(kind, status, None), &["keep asking", "new-order"], None);
+        let later = it.order.clone();
+        it.check(0, made(), &["keep order/1", "authorization authz/a"], None);
+        it.order = later;
+        let pause = if kind == ProblemKind::Unauthorized { 300 } else { 3600 };
+        it.check(0, refused(kind, status, None), &["keep", report], Some(pause));
+        let saved: Saved = serde_json::from_str(&serde_json::to_string(&it.order.saved()).unwrap()).unwrap();
+        it.check(pause, Event::Tick, &["keep asking", "new-order"], None);
+        let mut restarted = Table::new(Some(saved));
+        restarted.check(pause, Event::Tick, &["keep asking", "new-order"], None);
+    }
+    // Not sooner than the server says.
+    let mut it = begun();
+    it.check(0, refused(ProblemKind::Malformed, 400, Some(50)), &["keep", "report malformed 50"], Some(50));
+    it.check(50, Event::Tick, &["keep asking", "new-order"], None);
+    // What is about a limit, a nonce, the account or the server's own faults is not about that.
+    for (kind, status, done, deadline) in [
+        (ProblemKind::RateLimited, 429, ["keep", "report rateLimited 900"], 900),
+        (ProblemKind::BadNonce, 400, ["keep", "report badNonce 1"], 1),
+        (ProblemKind::AccountDoesNotExist, 400, ["keep", "report accountDoesNotExist 3600"], 3600),
+        (ProblemKind::ExternalAccountRequired, 403, ["keep", "report externalAccountRequired 3600"], 3600),
+        (ProblemKind::UserActionRequired, 403, ["keep", "report userActionRequired 3600"], 3600),
+        (ProblemKind::Malformed, 429, ["keep", "report malformed 3600"], 3600),
+        (ProblemKind::Malformed, 500, ["keep asking", "report malformed 3600"], 3600),
+    ] {
+        let mut it = begun();
+        it.check(0, refused(kind, status, None), &done, Some(deadline));
+        assert!(!it.order.saved().is_replaces_refused, "{kind} {status}");
+    }
+}
+
+#[test]
 fn a_certificate_that_was_replaced_before_is_not_named_again() {
     let mut it = Table::new(None);
     it.check(0, Event::Tick, &["keep asking", "new-order replacing"], None);

@@ -62,7 +62,7 @@ pub struct Saved {
     pub is_asking: bool,
     /// The order.
     pub order: Option<Url>,
-    /// Whether the server does not take [`Wanted::replaces`] any more.
+    /// Whether [`Wanted::replaces`] is not named any more, because the server refused an order that named it.
     pub is_replaces_refused: bool,
     /// What may be published.
     pub presented: Vec<Presented>,
