@@ -47,7 +47,9 @@ pub use self::order::{
     Action, Answered, Ask, Event, MAX_POLL, MAX_PRESENTED, Order, PUBLISH_WITHIN, Saved, Wanted, WantedError,
 };
 pub use self::problem::{Pace, Problem, ProblemKind, Subproblem};
-pub use self::renewal::{ASK, CertificateId, MAX_ASK, MIN_ASK, Renewal, RenewalAction, RenewalEvent};
+pub use self::renewal::{
+    ASK, CertificateId, MAX_ASK, MIN_ASK, MIN_KEPT, Renewal, RenewalAction, RenewalEvent,
+};
 pub use self::transport::Settings;
 pub use self::trouble::{MAX_RETRY_AFTER, RetryAfter, Trouble};
 pub use self::url::{MAX_URL, Url, UrlError};

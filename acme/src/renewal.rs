@@ -19,6 +19,9 @@ pub const MIN_ASK: Duration = Duration::from_secs(60);
 pub const MAX_ASK: Duration = Duration::from_secs(24 * 3600);
 /// How soon when it does not say.
 pub const ASK: Duration = Duration::from_secs(6 * 3600);
+/// How long a certificate is kept at least, or a tenth of what was left of its life when it was obtained, if that is
+/// less: a server whose windows are always over must not have certificates ordered without a pause.
+pub const MIN_KEPT: Duration = Duration::from_secs(3600);
 
 /// By what a server knows a certificate that is to be renewed (RFC 9773 4.1): who issued it, and its number.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -102,6 +105,7 @@ pub enum RenewalAction {
 pub struct Renewal {
     not_before: Timestamp,
     not_after: Timestamp,
+    obtained: Timestamp,
     /// Which point of a window is ours.
     part: Jitter,
     window: Option<Window>,
@@ -123,6 +127,7 @@ impl Renewal {
         Self {
             not_before,
             not_after,
+            obtained: now,
             part,
             window: None,
             ask_at: Some(now),
@@ -132,8 +137,8 @@ impl Renewal {
         }
     }
 
-    /// When it is renewed, as far as is known now. Never later than a tenth of its life before its end, whatever a
-    /// server suggests.
+    /// When it is renewed, as far as is known now. Whatever a server suggests, that is never later than a tenth of its
+    /// life before its end, and never sooner than [`MIN_KEPT`] after it was obtained.
     #[must_use]
     pub fn at(&self) -> Timestamp {
         let life = self.not_after.since(self.not_before);
@@ -142,7 +147,9 @@ impl Renewal {
             // A little sooner by the same part, so that not all are renewed at once.
             None => self.not_before + life.mul_f64(2.0 / 3.0) - self.part.of(life / 20),
         };
-        at.min(self.not_after - life / 10)
+        // What was obtained just before its end is kept for a while too, and not to its end.
+        let kept = MIN_KEPT.min(self.not_after.since(self.obtained) / 10);
+        at.min(self.not_after - life / 10).max(self.obtained + kept)
     }
 
     /// Whether [`RenewalAction::Renew`] was said, also before a restart.
@@ -270,6 +277,45 @@ mod tests {
         odd.step(RenewalEvent::Tick, START);
         odd.step(told(window(900 * DAY, 901 * DAY), 60), START);
         assert_eq!(odd.at(), at(81 * DAY));
+    }
+
+    #[test]
+    fn a_server_whose_windows_are_always_over_has_one_certificate_ordered_an_hour() {
+        let check = |ahead: u64, left: u64, pause: u64| {
+            let mut now = START;
+            for number in 1..=50 {
+                let (begin, end) = (now - Duration::from_secs(ahead), now + Duration::from_secs(left));
+                let mut it = Renewal::of_life(begin, end, Jitter::new(number * 70_000_000), now);
+                let obtained = now;
+                let mut event = RenewalEvent::Tick;
+                // A restart after each step changes nothing.
+                loop {
+                    let actions = it.step(event, now);
+                    it = serde_json::from_str(&serde_json::to_string(&it).unwrap()).unwrap();
+                    event = RenewalEvent::Tick;
+                    if actions.contains(&RenewalAction::Renew) {
+                        break;
+                    }
+                    if actions.contains(&RenewalAction::Ask) {
+                        let past = |secs| now - Duration::from_secs(secs);
+                        let window = Window { start: past(7200), end: past(3600), explanation: None };
+                        event = told(window, 60);
+                    } else {
+                        let next = it.deadline().unwrap();
+                        assert!(next > now, "no time passes");
+                        now = next;
+                    }
+                }
+                assert_eq!(now.since(obtained), Duration::from_secs(pause), "certificate {number}");
+                assert!(now < end, "certificate {number}");
+            }
+        };
+        check(3600, 90 * DAY, 3600);
+        check(0, 6 * 3600, 2160);
+        check(60, 300, 30);
+        // Handed out just before their end, past the point that is the latest otherwise.
+        check(89 * DAY, DAY, 3600);
+        check(90 * DAY, 600, 60);
     }
 
     #[test]

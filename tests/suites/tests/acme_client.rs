@@ -14,8 +14,8 @@ use std::{
 
 use acme::{
     Account, Action, CertificateId, ChallengeKind, Client, Desk, Event, ExternalAccount, Identifier, Jitter,
-    Names, Opens, Order, OrderStatus, Pace, Presented, ProblemKind, Registration, Renewal, RenewalAction,
-    RenewalEvent, Saved, Settings, Trouble, Url, Wanted, thumbprint,
+    MIN_KEPT, Names, Opens, Order, OrderStatus, Pace, Presented, ProblemKind, Registration, Renewal,
+    RenewalAction, RenewalEvent, Saved, Settings, Trouble, Url, Wanted, thumbprint,
 };
 use bytes::Bytes;
 use certs::{
@@ -272,7 +272,11 @@ async fn a_certificate_is_renewed_in_the_window_that_the_server_suggests_and_rep
     });
     pebble.set_renewal_info(&certs::certificates_to_pem([first.leaf().der()]), &answer).await;
     let told = client.renewal(&id).await.unwrap();
-    assert_eq!(renewal.step(told, now), [RenewalAction::Keep, RenewalAction::Renew]);
+    // It was obtained just now: not within the hour.
+    assert_eq!(renewal.step(told, now), [RenewalAction::Keep]);
+    let due = renewal.at();
+    assert_eq!(due, now + MIN_KEPT);
+    assert_eq!(renewal.step(RenewalEvent::Tick, due), [RenewalAction::Keep, RenewalAction::Renew]);
     assert_eq!(renewal.window().unwrap().explanation.as_deref(), Some("https://example.com/incident"));
 
     wish.wanted.replaces = Some(id.to_string());
