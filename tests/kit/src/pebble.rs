@@ -2,7 +2,7 @@
 //! authority of its own that vouches for it. `tests/run` builds both from their pinned Go module (`tests/peers/pebble`).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt, fs,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
@@ -90,6 +90,7 @@ pub struct Pebble {
     address: SocketAddr,
     management: SocketAddr,
     names: SocketAddr,
+    records: Records,
     authority: TestAuthority,
     folder: TempDir,
     _processes: [Child; 2],
@@ -161,6 +162,7 @@ impl Pebble {
             address,
             management,
             names: control,
+            records: Arc::clone(&challenges.records),
             authority,
             folder,
             _processes: [names_process, pebble_process],
@@ -234,12 +236,22 @@ impl Pebble {
 
     /// Publishes a TXT record, beside others of the same name.
     pub async fn set_txt(&self, name: &str, value: &str) {
+        locked(&self.records).insert((name.to_owned(), value.to_owned()));
         self.name_server("set-txt", &json!({ "host": format!("{name}."), "value": value })).await;
     }
 
-    /// Takes the TXT records of a name away.
-    pub async fn clear_txt(&self, name: &str) {
+    /// Takes one TXT record away, and leaves the others of the same name.
+    pub async fn clear_txt(&self, name: &str, value: &str) {
+        let left: Vec<String> = {
+            let mut records = locked(&self.records);
+            records.remove(&(name.to_owned(), value.to_owned()));
+            records.iter().filter(|(of, _)| of == name).map(|(_, value)| value.clone()).collect()
+        };
+        // It takes away all of a name.
         self.name_server("clear-txt", &json!({ "host": format!("{name}.") })).await;
+        for value in left {
+            self.name_server("set-txt", &json!({ "host": format!("{name}."), "value": value })).await;
+        }
     }
 
     /// In plain HTTP: its DNS server is told what to answer.
@@ -320,14 +332,17 @@ fn write(path: &Path, text: &str) {
 }
 
 type Shared<T> = Arc<Mutex<BTreeMap<String, T>>>;
+/// TXT records, by name and value.
+type Records = Arc<Mutex<BTreeSet<(String, String)>>>;
 
 /// Who answers when an authority looks: texts at paths over plain HTTP, and certificates for who asks for
-/// `acme-tls/1`. Dropping it closes both.
+/// `acme-tls/1`; and what TXT records the [`Pebble`] that looks here was told to find. Dropping it closes both.
 pub struct Challenges {
     http: Recorder,
     texts: Shared<String>,
     tls: SocketAddr,
     certificates: Shared<Arc<CertifiedKey>>,
+    records: Records,
     _tasks: JoinSet<()>,
 }
 
@@ -346,7 +361,7 @@ impl Challenges {
         let texts: Shared<String> = Arc::default();
         let answers = Arc::clone(&texts);
         let http = Recorder::start(None, move |asked| {
-            let found = lock(&answers).get(&asked.path).cloned();
+            let found = locked(&answers).get(&asked.path).cloned();
             async move {
                 let mut response = Response::new(Full::new(found.clone().unwrap_or_default().into()));
                 if found.is_none() {
@@ -380,7 +395,7 @@ impl Challenges {
                 });
             }
         });
-        Self { http, texts, tls, certificates, _tasks: tasks }
+        Self { http, texts, tls, certificates, records: Arc::default(), _tasks: tasks }
     }
 
     /// Where it answers over plain HTTP.
@@ -403,12 +418,12 @@ impl Challenges {
 
     /// A text at a path.
     pub fn set_text(&self, path: &str, text: &str) {
-        lock(&self.texts).insert(path.to_owned(), text.to_owned());
+        locked(&self.texts).insert(path.to_owned(), text.to_owned());
     }
 
     /// None any more.
     pub fn clear_text(&self, path: &str) {
-        lock(&self.texts).remove(path);
+        locked(&self.texts).remove(path);
     }
 
     /// A certificate for a server name.
@@ -419,18 +434,20 @@ impl Challenges {
         let key = provider().key_provider.load_private_key(identity.key.clone_key());
         let key = key.unwrap_or_else(|error| panic!("{error}"));
         let chain = identity.chain.iter().map(|der| CertificateDer::from(der.clone())).collect();
-        lock(&self.certificates).insert(server_name.to_owned(), Arc::new(CertifiedKey::new(chain, key)));
+        locked(&self.certificates).insert(server_name.to_owned(), Arc::new(CertifiedKey::new(chain, key)));
     }
 
     /// None any more.
     pub fn clear_certificate(&self, server_name: &str) {
-        lock(&self.certificates).remove(server_name);
+        locked(&self.certificates).remove(server_name);
     }
 
-    /// Whether nothing is published.
+    /// Whether nothing is published, a TXT record neither.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        lock(&self.texts).is_empty() && lock(&self.certificates).is_empty()
+        locked(&self.texts).is_empty()
+            && locked(&self.certificates).is_empty()
+            && locked(&self.records).is_empty()
     }
 }
 
@@ -444,10 +461,10 @@ impl fmt::Debug for Answers {
 
 impl ResolvesServerCert for Answers {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        lock(&self.0).get(hello.server_name()?).cloned()
+        locked(&self.0).get(hello.server_name()?).cloned()
     }
 }
 
-fn lock<T>(shared: &Shared<T>) -> std::sync::MutexGuard<'_, BTreeMap<String, T>> {
+fn locked<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -139,7 +139,9 @@ impl Desk for Counter<'_> {
             match one.kind {
                 ChallengeKind::Http01 => self.challenges.clear_text(&one.path()),
                 ChallengeKind::TlsAlpn01 => self.challenges.clear_certificate(&one.server_name()),
-                ChallengeKind::Dns01 => self.pebble.clear_txt(&one.record_name()).await,
+                ChallengeKind::Dns01 => {
+                    self.pebble.clear_txt(&one.record_name(), &one.record_value()).await;
+                }
             }
         }
         Ok(())
