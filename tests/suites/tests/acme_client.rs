@@ -17,6 +17,7 @@ use acme::{
     MIN_KEPT, Names, Opens, Order, OrderStatus, Pace, Presented, ProblemKind, Registration, Renewal,
     RenewalAction, RenewalEvent, Saved, Settings, Trouble, Url, Wanted, thumbprint,
 };
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use certs::{
     Certificate, Chain, Clock, KeyKind, SecretBytes, SecretKey, Signer, SoftwareSigner, Timestamp,
@@ -24,7 +25,9 @@ use certs::{
 };
 use http::{Response, StatusCode, header};
 use http_body_util::Full;
-use kit::{Asked, Challenges, Fault, Identity, Pebble, PebbleOptions, Recorder, Relay, SystemClock};
+use kit::{
+    Asked, Challenges, Fault, Identity, Needle, Pebble, PebbleOptions, Recorder, Relay, SystemClock, search,
+};
 use rustls_pki_types::PrivatePkcs8KeyDer;
 use serde_json::json;
 use tokio::sync::Notify;
@@ -771,6 +774,21 @@ async fn mistakes_are_told_with_what_to_do_about_them() {
     assert!(trouble.kind().is_some() && trouble.pace() >= Pace::Validation, "{trouble}");
 }
 
+/// The octets of every text in a signed request: of its parts, and of those within them.
+fn open(value: &serde_json::Value, parts: &mut Vec<Vec<u8>>) {
+    for text in value.as_object().unwrap().values() {
+        if text.is_object() {
+            open(text, parts);
+            continue;
+        }
+        let Some(Ok(octets)) = text.as_str().map(|text| URL_SAFE_NO_PAD.decode(text)) else { continue };
+        if let Ok(within @ serde_json::Value::Object(_)) = serde_json::from_slice(&octets) {
+            open(&within, parts);
+        }
+        parts.push(octets);
+    }
+}
+
 #[tokio::test]
 async fn what_another_host_is_sent_is_signed_and_nothing_else() {
     let challenges = Challenges::start().await;
@@ -795,7 +813,8 @@ async fn what_another_host_is_sent_is_signed_and_nothing_else() {
     let mac = "c2VjcmV0IHNlY3JldCBzZWNyZXQ";
     let external =
         ExternalAccount::parse("kid-1", &SecretBytes::new(mac.as_bytes().to_vec().into())).unwrap();
-    let signer = new_signer();
+    let key = SecretKey::generate(KeyKind::P256);
+    let signer = signer(&key);
     let registration = Registration { contacts: &[], agreed: None, external: Some(&external) };
     assert!(client.register(&*signer, &registration).await.is_err());
     let [asked] = &other.asked()[..] else { panic!("{:?}", other.asked()) };
@@ -804,7 +823,20 @@ async fn what_another_host_is_sent_is_signed_and_nothing_else() {
     let body: serde_json::Value = serde_json::from_slice(&asked.body).unwrap();
     let members: Vec<&String> = body.as_object().unwrap().keys().collect();
     assert_eq!(members, ["payload", "protected", "signature"]);
-    let text = String::from_utf8_lossy(&asked.body);
-    assert!(!text.contains(mac) && !text.contains("secret"), "{text}");
+    // What is signed stands in it in base64url, the binding by the MAC key once more within that.
+    let mut parts = vec![asked.body.to_vec()];
+    open(&body, &mut parts);
+    let has = |text: &str| parts.iter().any(|part| String::from_utf8_lossy(part).contains(text));
+    assert!(has("/account\"") && has("termsOfServiceAgreed") && has("\"alg\":\"HS256\""), "all was opened");
+    let texts: Vec<(&str, &[u8])> = parts.iter().map(|part| ("a part", part.as_slice())).collect();
+    let needles = [
+        Needle::new("the MAC key as it was given", mac.as_bytes()),
+        Needle::new("the MAC key", b"secret secret secret"),
+        Needle::scalar("the account's key", key.expose_secret()),
+    ];
+    let sightings = search(&needles, &texts, &[]);
+    assert!(sightings.is_empty(), "{sightings:?}");
+    let there = search(&[Needle::new("the binding", b"\"HS256\",\"kid\":\"kid-1\"")], &texts, &[]);
+    assert!(!there.is_empty(), "what stands in the innermost part is found");
     assert_eq!(first.asked().len(), 2, "the directory and a nonce");
 }
