@@ -26,6 +26,8 @@ pub(crate) enum Event {
     Answered,
     /// It could not be asked, or gave no answer.
     Failed,
+    /// It was not asked after all: that says nothing about it, and the next one may.
+    NotAsked,
 }
 
 /// What to do about [`Event::Wanted`].
@@ -67,6 +69,10 @@ impl Circuit {
             }),
             Event::Answered => {
                 (self.failures, self.until, self.is_probed) = (0, None, false);
+                None
+            }
+            Event::NotAsked => {
+                self.is_probed = false;
                 None
             }
             Event::Failed => {
@@ -144,20 +150,47 @@ mod tests {
     }
 
     #[test]
-    fn whatever_happens_it_is_asked_again_within_the_longest_rest() {
+    fn a_probe_that_was_not_made_leaves_it_to_the_next_one() {
+        let mut circuit = circuit();
+        failed(&mut circuit, 5, 0);
+        for _ in 0..3 {
+            assert_eq!(circuit.step(Event::Wanted, at(1)), Some(Action::Ask));
+            assert_eq!(circuit.step(Event::Wanted, at(1)), Some(Action::Rest(at(2))));
+            assert_eq!(circuit.step(Event::NotAsked, at(1)), None);
+        }
+        // And it is neither a failure nor an answer.
+        failed(&mut circuit, 1, 1);
+        assert_eq!(circuit.step(Event::Wanted, at(1)), Some(Action::Rest(at(3))));
+    }
+
+    #[test]
+    fn whatever_happens_it_is_asked_again_once_its_rest_is_over() {
         for seed in 0..200 {
             let (mut random, mut circuit, mut now) = (Random::new(seed), circuit(), 0);
+            let mut under_way = 0;
             for _ in 0..200 {
                 now += random.below(20);
                 match circuit.step(Event::Wanted, at(now)) {
-                    Some(Action::Ask) => {
-                        let event = if random.once_in(4) { Event::Answered } else { Event::Failed };
-                        assert_eq!(circuit.step(event, at(now)), None);
-                    }
+                    Some(Action::Ask) => under_way += 1,
                     Some(Action::Rest(until)) => {
                         assert!(until > at(now) && until <= at(now) + MAX_REST, "seed {seed}");
                     }
                     None => panic!("seed {seed}: no answer"),
+                }
+                for _ in 0..random.below(under_way + 1) {
+                    let event = *random.of(&[Event::Answered, Event::Failed, Event::Failed, Event::NotAsked]);
+                    assert_eq!(circuit.step(event, at(now)), None);
+                    under_way -= 1;
+                }
+                // With nothing under way, nobody is in the way of the next one but its rest.
+                if under_way == 0 {
+                    let mut later = circuit;
+                    let over = at(now) + MAX_REST;
+                    assert_eq!(
+                        later.step(Event::Wanted, over),
+                        Some(Action::Ask),
+                        "seed {seed}: {circuit:?}"
+                    );
                 }
             }
         }

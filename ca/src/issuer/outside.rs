@@ -34,6 +34,8 @@ use crate::{
 const MAX_IN_FLIGHT: usize = 16;
 /// How long one may take. Whoever waits for a leaf gives up after half a minute, with the time in the queue.
 const ANSWER: Duration = Duration::from_secs(10);
+/// The most characters of an issuer's words that are kept: with its name before them, an audit row takes no more.
+const MAX_WORDS: usize = 400;
 /// How far the clock of an issuer may be ahead of ours.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
 
@@ -211,7 +213,7 @@ impl OutsidePipeline {
                 let answer = match self.fault(asking, &request, &chain, now) {
                     None => self.release(asking, chain, spki, now, event).await,
                     Some(fault) => {
-                        let error = IssueError::BadOutput(fault);
+                        let error = IssueError::BadOutput(bounded(fault));
                         self.failed(spki, LeafOutcome::Failed(error.to_string()), event).await;
                         Err(error)
                     }
@@ -223,6 +225,11 @@ impl OutsidePipeline {
                 (answer, verdict)
             }
             Err(failure) => {
+                let failure = match failure {
+                    SignFailure::Refused(words) => SignFailure::Refused(bounded(words)),
+                    SignFailure::Unavailable(words) => SignFailure::Unavailable(bounded(words)),
+                    SignFailure::Unknown(words) => SignFailure::Unknown(bounded(words)),
+                };
                 let words = format!("issuer {}: {failure}", asking.outsider.name);
                 let (outcome, verdict) = match &failure {
                     SignFailure::Refused(_) => {
@@ -322,13 +329,16 @@ impl OutsidePipeline {
             LeafOutcome::Issued(_) => String::new(),
             LeafOutcome::Failed(reason) | LeafOutcome::Unknown(reason) => reason.clone(),
         };
-        // It quotes the issuer.
-        let reason = reason.chars().take(audit::MAX_REASON).collect();
         let event = Event { action: Action::CertificateFail, at, outcome: Outcome::Failed, reason, ..event };
         if let Err(error) = self.store.record_answer(LeafAnswer { spki, outcome, at }, event).await {
             tracing::warn!(%error, "that an issuer gave no leaf was not recorded, its outcome stays unknown");
         }
     }
+}
+
+/// Words that may quote the issuer, or a certificate that it gave: they go to the store, the log and operators.
+fn bounded(words: String) -> String {
+    if words.len() <= MAX_WORDS { words } else { words.chars().take(MAX_WORDS).collect() }
 }
 
 /// What is told of a request, whatever becomes of it.
@@ -411,13 +421,11 @@ impl OutsideIssuer {
                     // What one that is not asked any more said is of no interest.
                     if asking.as_ref().is_some_and(|asking| Arc::ptr_eq(asking, &of)) {
                         let event = match &verdict {
-                            Verdict::Nothing => None,
-                            Verdict::Signs | Verdict::Refuses(_) => Some(circuit::Event::Answered),
-                            Verdict::Fails(_) => Some(circuit::Event::Failed),
+                            Verdict::Nothing => circuit::Event::NotAsked,
+                            Verdict::Signs | Verdict::Refuses(_) => circuit::Event::Answered,
+                            Verdict::Fails(_) => circuit::Event::Failed,
                         };
-                        if let Some(event) = event {
-                            circuit.step(event, clock.now());
-                        }
+                        circuit.step(event, clock.now());
                         match verdict {
                             Verdict::Nothing => {}
                             Verdict::Signs => (failures, problem) = (0, None),
