@@ -238,6 +238,7 @@ impl Leaves {
             begun: None,
             waits_for: Vec::new(),
             counted: BTreeMap::new(),
+            known: BTreeMap::new(),
             published,
         };
         keeper.publish();
@@ -288,6 +289,9 @@ struct Keeper {
     begun: Option<Command>,
     waits_for: Vec<Laggard>,
     counted: BTreeMap<IssuerName, Count>,
+    /// Members as they were when their records last opened: whoever has a leaf of one is believed until that has ended,
+    /// whatever becomes of the record.
+    known: BTreeMap<IssuerName, Outsider>,
     published: Published,
 }
 
@@ -407,8 +411,8 @@ impl Keeper {
 
     async fn count(&self, name: &IssuerName, at: Timestamp) -> Result<Count, JournalError> {
         let mut all = Count::default();
-        // One that does not open any more has nobody to ask about, and nothing of it is in a bundle.
-        for authority in self.outsider(name).iter().flat_map(Outsider::authorities) {
+        // One that has not opened since the start has nobody to ask about, and nothing of it is in a bundle.
+        for authority in self.known.get(name).into_iter().flat_map(Outsider::authorities) {
             let leaves = self.journal.unexpired_leaves(authority, at).await?;
             all.count += leaves.count;
             all.last = all.last.max(leaves.last);
@@ -469,13 +473,20 @@ impl Keeper {
         let base = Arc::clone(&self.trust.borrow_and_update());
         let active = *self.active.borrow_and_update();
         let outsiders = Arc::clone(&self.deps.outsiders.borrow_and_update());
-        let of = |one: &LeafIssuer| {
-            let outsider = outsiders.iter().find(|outsider| outsider.name == one.name);
-            if outsider.is_none() {
-                tracing::error!(issuer = %one.name, "issuer of leaves does not open, its root is in no bundle");
+        self.known.retain(|name, _| members.iter().any(|one| one.name == *name));
+        for one in members {
+            match (outsiders.iter().find(|outsider| outsider.name == one.name), self.known.get(&one.name)) {
+                (Some(outsider), _) => drop(self.known.insert(one.name.clone(), outsider.clone())),
+                (None, Some(_)) => {
+                    tracing::error!(issuer = %one.name, "issuer of leaves does not open any more, it is not asked");
+                }
+                (None, None) => {
+                    tracing::error!(issuer = %one.name, "issuer of leaves does not open, its root is in no bundle");
+                }
             }
-            outsider
-        };
+        }
+        let known = &self.known;
+        let of = |one: &LeafIssuer| known.get(&one.name);
         let anchors: Vec<_> = members.iter().filter_map(of).map(|one| one.anchor.clone()).collect();
         let trust =
             if anchors.is_empty() { base } else { Arc::new(Trust::clone(&base).with_anchors(anchors)) };
@@ -487,7 +498,7 @@ impl Keeper {
             is_changed
         });
         let signs = members.iter().find(|one| one.state == AuthorityState::Active);
-        let signs = signs.and_then(|one| outsiders.iter().find(|outsider| outsider.name == one.name));
+        let signs = signs.and_then(of);
         let domain = self.published.trust.borrow().own().trust_domain().clone();
         self.published.asking.send_if_modified(|current| {
             let is_changed = current.as_ref().map(|asking| asking.outsider()) != signs;

@@ -39,6 +39,7 @@ struct World {
 struct Process {
     ca: Handle,
     desk: LeafDesk,
+    outsiders: watch::Sender<Arc<Vec<Outsider>>>,
 }
 
 impl World {
@@ -79,7 +80,7 @@ impl World {
         let deps = self.deps();
         let manager = Manager::open(deps.clone()).await.unwrap();
         let ca = manager.handle();
-        let (_outsiders, outsiders) = watch::channel(Arc::new(vec![self.vault.outsider().clone()]));
+        let (opened, outsiders) = watch::channel(Arc::new(vec![self.vault.outsider().clone()]));
         let (_pause, pause) = watch::channel(None);
         let leaves = LeavesDeps {
             store: Arc::new(self.store.clone()),
@@ -88,7 +89,7 @@ impl World {
             pause,
         };
         let leaves = Leaves::open(leaves, &deps, ca.clone()).await.unwrap();
-        let process = Process { ca, desk: leaves.desk() };
+        let process = Process { ca, desk: leaves.desk(), outsiders: opened };
         let seen: Arc<dyn Dependents> = Arc::new(self.dependents.clone());
         tokio::select! {
             () = Box::pin(manager.run(Arc::clone(&seen), CancellationToken::new())) => unreachable!(),
@@ -169,6 +170,37 @@ async fn signing() -> World {
         })
         .await;
     world
+}
+
+#[tokio::test]
+async fn an_issuer_whose_record_no_longer_opens_is_believed_as_before_and_nobody_signs_in_its_place() {
+    let world = signing().await;
+    let root = world.vault.outsider().root();
+    world
+        .life(async |process| {
+            process.leaf().await.unwrap();
+            world.vault.behave(Manner::Sealed);
+            process.outsiders.send_replace(Arc::default());
+            // Everything runs in this one task: what is ready is taken before this goes on.
+            tokio::task::yield_now().await;
+            assert_eq!(
+                process.migrate(Some("corp")).await,
+                Err(MigrateError::NotFound(IssuerName::parse("corp").unwrap()))
+            );
+            assert!(process.roots().contains(&root), "its leaves are in use");
+            let error = process.leaf().await.unwrap_err().to_string();
+            assert!(error.contains("issuer corp"), "nobody signs in its place: {error}");
+        })
+        .await;
+    // It is left when somebody says so.
+    world
+        .life(async |process| {
+            process.outsiders.send_replace(Arc::default());
+            process.migrate(None).await.unwrap();
+            process.asks(false).await;
+            process.leaf().await.unwrap();
+        })
+        .await;
 }
 
 #[tokio::test]
