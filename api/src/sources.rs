@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use audit::Event;
 use ca::{
-    ByHand, Install, Installed, ListsStatus, Revoke, RevokeRefusal, RotationStatus,
+    ByHand, Install, Installed, LeafIssuerStatus, ListsStatus, Revoke, RevokeRefusal, RotationStatus,
     dependents::Laggard,
     ports::{AuthorityRequest, LeafRequest},
     rotation::Wish,
@@ -208,7 +208,7 @@ pub struct IssuerStanding {
     /// What somebody should look at before it becomes a problem.
     pub warnings: Vec<String>,
     /// Where it stands with the leaves of workloads, if its root is in their bundle.
-    pub leaves: Option<ca::LeafIssuerStatus>,
+    pub leaves: Option<LeafIssuerStatus>,
 }
 
 /// Issuers beside the built-in one, as they are at work.
@@ -219,6 +219,9 @@ pub trait Upstreams: Send + Sync {
 
     /// How one of them stands; the default before it was looked at.
     fn standing(&self, name: &IssuerName) -> IssuerStanding;
+
+    /// Every issuer whose root stands in the bundle of workloads, whether its record opens or not.
+    fn leaf_issuers(&self) -> Vec<LeafIssuerStatus>;
 
     /// Tries all that a renewal needs: reach, login, what we may do there, who signs, and a throwaway authority or
     /// leaf.

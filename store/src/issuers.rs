@@ -44,7 +44,12 @@ fn row<'a>(tenant: &'a str, id: &'a str) -> RowName<'a> {
     RowName { tenant, kind: KIND, id, version: 0 }
 }
 
-struct Put(KeptIssuer, u64, Event);
+struct Put {
+    kept: KeptIssuer,
+    expected: u64,
+    is_moved: bool,
+    event: Event,
+}
 
 #[async_trait]
 impl Change for Put {
@@ -52,7 +57,7 @@ impl Change for Put {
     type Refusal = StoreError;
 
     async fn carry_out(self, tx: &mut Tx<'_>) -> Result<u64, Fault<StoreError>> {
-        let Self(KeptIssuer { issuer, credential }, expected, event) = self;
+        let Self { kept: KeptIssuer { issuer, credential }, expected, is_moved, event } = self;
         let (tenant, id) = (tenant(), issuer.name.to_string());
         let found = sqlx::query("SELECT id, version FROM sealed WHERE tenant = ? AND class = ? AND kind = ?")
             .bind(&tenant)
@@ -74,6 +79,11 @@ impl Change for Put {
                 return Err(Fault::Refused(conflict));
             }
             _ => {}
+        }
+        if is_moved && crate::leaves::is_in_use(tx, &id).await? {
+            let why =
+                "its root stands in the bundle of workloads, and what another signs is not believed yet";
+            return Err(Fault::Refused(StoreError::InUse { what: "issuer", name: id, why: why.to_owned() }));
         }
         if actual.is_none() && found.len() >= MAX_ISSUERS {
             let why = format!("there are {MAX_ISSUERS} issuers, no more are taken");
@@ -173,8 +183,14 @@ impl IssuerStore for Store {
         Ok(issuers)
     }
 
-    async fn put_issuer(&self, issuer: KeptIssuer, expected: u64, event: Event) -> Result<u64, StoreError> {
-        self.write(Put(issuer, expected, event)).await
+    async fn put_issuer(
+        &self,
+        kept: KeptIssuer,
+        expected: u64,
+        is_moved: bool,
+        event: Event,
+    ) -> Result<u64, StoreError> {
+        self.write(Put { kept, expected, is_moved, event }).await
     }
 
     async fn remove_issuer(&self, name: &IssuerName, event: Event) -> Result<(), StoreError> {

@@ -28,6 +28,7 @@ impl Change for SetIssuers {
 
     async fn carry_out(self, tx: &mut Tx<'_>) -> Result<(), Fault<JournalError>> {
         let Self(all, events) = self;
+        refuse_while_found(tx, JournalError::Unavailable)?;
         sqlx::query("DELETE FROM leaf_issuers").execute(tx.sql()).await?;
         for one in all {
             sqlx::query("INSERT INTO leaf_issuers (name, state, since) VALUES (?, ?, ?)")

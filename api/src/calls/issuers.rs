@@ -98,13 +98,8 @@ impl Calls {
         vault.addresses = wanted.addresses.unwrap_or(vault.addresses);
         vault.issuer = wanted.issuer.unwrap_or(vault.issuer);
         vault.lifetime = wanted.lifetime.or(vault.lifetime);
-        if before.vault.role.is_some() {
-            // Nobody is asked whether what the next one signs is believed, and what this one signed is.
-            if is_moved && self.upstreams.standing(&before.name).leaves.is_some() {
-                let why = "signs leaves, or has unexpired ones: name the other authority as an issuer of its own, and \
-                           migrate to that";
-                return Err(CallError::Conflict { what: "issuer", name: name.to_owned(), why: why.into() });
-            }
+        if is_moved && self.upstreams.standing(&before.name).leaves.is_some() {
+            return Err(moved_in_use(name));
         }
         let vault = self.settings(vault)?;
         let anchor = wanted.anchor.as_deref().map_or_else(|| Ok(before.anchor.clone()), anchor)?;
@@ -161,6 +156,12 @@ impl Calls {
             let why = format!("signs by the same authority as issuer {}: update that one", other.name);
             return Err(CallError::Conflict { what: "issuer", name: name.to_string(), why });
         }
+        let is_moved = before
+            .as_ref()
+            .is_some_and(|before| before.anchor != anchor || before.signer.spki_hash() != signer.spki_hash());
+        if is_moved && self.upstreams.standing(&name).leaves.is_some() {
+            return Err(moved_in_use(name.as_str()));
+        }
         let expected = before.as_ref().map_or(0, |before| before.version);
         let mut issuer = Issuer {
             name: name.clone(),
@@ -181,7 +182,7 @@ impl Calls {
                 .with("issuer_id", &issuer.vault.issuer)
                 .with("login", issuer.vault.login.word());
             let kept = KeptIssuer { issuer: issuer.clone(), credential };
-            issuer.version = self.issuers.put_issuer(kept, expected, event).await?;
+            issuer.version = self.issuers.put_issuer(kept, expected, is_moved, event).await?;
         }
         let records = self.records().await?;
         let shown = self.shown_issuer(&issuer, &records);
@@ -270,11 +271,9 @@ impl Calls {
         caller: &Caller,
         wanted: &wire::MigrateIssuer,
     ) -> Result<wire::IssuerMigration, CallError> {
-        for KeptIssuer { issuer, .. } in self.issuers.issuers().await? {
-            let standing = self.upstreams.standing(&issuer.name).leaves;
-            if standing.is_some_and(|leaves| leaves.state != AuthorityState::Retired) {
-                return self.migrate_leaves(caller, None, wanted).await;
-            }
+        // Not by the records of issuers: one that does not open may be what is to be left.
+        if self.upstreams.leaf_issuers().iter().any(|one| one.state != AuthorityState::Retired) {
+            return self.migrate_leaves(caller, None, wanted).await;
         }
         let builtin = self.show_issuer(IssuerName::BUILTIN).await?;
         if builtin.state == "signs" {
@@ -305,8 +304,13 @@ impl Calls {
         to: Option<&Issuer>,
         wanted: &wire::MigrateIssuer,
     ) -> Result<wire::IssuerMigration, CallError> {
-        let standing = to.and_then(|to| self.upstreams.standing(&to.name).leaves);
-        if let Some(to) = to.filter(|_| standing.is_some_and(|at| at.state == AuthorityState::Active)) {
+        let all = self.upstreams.leaf_issuers();
+        let is_prepared = all.iter().any(|one| one.state == AuthorityState::Prepared);
+        let signs = |name: &IssuerName| {
+            all.iter().any(|one| one.name == *name && one.state == AuthorityState::Active)
+        };
+        // Whoever signs is wanted again where another was to follow it.
+        if let Some(to) = to.filter(|to| signs(&to.name) && !is_prepared) {
             let why = "signs the leaves of workloads already".to_owned();
             return Err(CallError::Conflict { what: "issuer", name: to.name.to_string(), why });
         }
@@ -555,6 +559,13 @@ impl Calls {
 fn is_of(record: &AuthorityRecord, all: &[AuthorityRecord], issuer: &Issuer) -> bool {
     let signed = upstream::signer_of(record, all).filter(|_| record.place == Place::Issuing);
     signed.is_some_and(|signed| issuer.signers().any(|signer| signed.spki_hash() == signer.spki_hash()))
+}
+
+/// Nobody is asked whether what the next one signs is believed, and what this one signed is.
+fn moved_in_use(name: &str) -> CallError {
+    let why = "signs leaves, or has unexpired ones, and another authority than before would sign: name that as an issuer \
+               of its own, and migrate to it";
+    CallError::Conflict { what: "issuer", name: name.to_owned(), why: why.into() }
 }
 
 /// Who signed before: an authority of theirs is still of this issuer.

@@ -166,7 +166,14 @@ pub trait IssuerStore: Send + Sync {
     async fn issuers(&self) -> Result<Vec<KeptIssuer>, StoreError>;
 
     /// Writes one and answers its version. `expected` is the version that the author had seen: 0 for "must not exist".
-    async fn put_issuer(&self, issuer: KeptIssuer, expected: u64, event: Event) -> Result<u64, StoreError>;
+    /// One that is moved, to another root or authority, is refused while its leaves may be in use.
+    async fn put_issuer(
+        &self,
+        issuer: KeptIssuer,
+        expected: u64,
+        is_moved: bool,
+        event: Event,
+    ) -> Result<u64, StoreError>;
 
     /// Removes one; its record is destroyed.
     async fn remove_issuer(&self, name: &IssuerName, event: Event) -> Result<(), StoreError>;

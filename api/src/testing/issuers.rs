@@ -39,7 +39,13 @@ impl IssuerStore for MemoryIssuers {
         Ok(self.lock().values().map(kept).collect())
     }
 
-    async fn put_issuer(&self, kept: KeptIssuer, expected: u64, _: Event) -> Result<u64, StoreError> {
+    async fn put_issuer(
+        &self,
+        kept: KeptIssuer,
+        expected: u64,
+        _: bool,
+        _: Event,
+    ) -> Result<u64, StoreError> {
         let version = expected + 1;
         let issuer = Issuer { version, ..kept.issuer };
         self.lock().insert(issuer.name.clone(), (issuer, kept.credential.len()));
@@ -72,6 +78,10 @@ impl Upstreams for StillVault {
     fn standing(&self, _: &IssuerName) -> IssuerStanding {
         let leaves = self.leaves.lock().unwrap_or_else(PoisonError::into_inner).clone();
         IssuerStanding { leaves, ..IssuerStanding::default() }
+    }
+
+    fn leaf_issuers(&self) -> Vec<ca::LeafIssuerStatus> {
+        self.leaves.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
     /// Its authority is the anchor itself.

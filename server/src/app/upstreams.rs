@@ -18,7 +18,8 @@ use api::{
 use async_trait::async_trait;
 use audit::{Action, Actor, AuditLog, Event, Outcome};
 use ca::{
-    Asked, Installed, LeafAsked, LeafDesk, LeafSigner, MigrateError, Outsider, Pause, SignFailure,
+    Asked, Installed, LeafAsked, LeafDesk, LeafIssuerStatus, LeafSigner, MigrateError, Outsider, Pause,
+    SignFailure,
     ports::{Authorities, AuthorityState, LeafRequest, LeafStore},
     upstream::{self, Upstream},
 };
@@ -180,6 +181,10 @@ impl api::sources::Upstreams for UpstreamDesk {
         let reason = reason.map(|reason| format!("{reason}; {}", reason.hint()));
         standing.problem = standing.problem.or(trouble).or(reason);
         standing
+    }
+
+    fn leaf_issuers(&self) -> Vec<LeafIssuerStatus> {
+        self.leaves.status().borrow().issuers.clone()
     }
 
     async fn examine(&self, draft: Draft) -> Examined {

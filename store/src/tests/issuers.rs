@@ -36,7 +36,7 @@ fn kept(name: &str, credential: &str) -> KeptIssuer {
 }
 
 async fn put(store: &Store, issuer: KeptIssuer, expected: u64) -> Result<u64, StoreError> {
-    store.put_issuer(issuer, expected, event(Action::IssuerSet, "issuer")).await
+    store.put_issuer(issuer, expected, false, event(Action::IssuerSet, "issuer")).await
 }
 
 #[tokio::test]
@@ -102,7 +102,7 @@ async fn there_is_a_bounded_number_of_issuers() {
 }
 
 #[tokio::test]
-async fn issuer_whose_root_stands_in_the_bundle_of_workloads_is_not_removed() {
+async fn issuer_whose_root_stands_in_the_bundle_of_workloads_is_neither_removed_nor_moved() {
     let world = World::new().await;
     put(&world.store, kept("corp", "first"), 0).await.unwrap();
     let name = IssuerName::parse("corp").unwrap();
@@ -113,6 +113,12 @@ async fn issuer_whose_root_stands_in_the_bundle_of_workloads_is_not_removed() {
     let refused = remove().await.unwrap_err();
     assert_eq!(refused.to_string(), "issuer corp is in use: its root stands in the bundle of workloads");
     assert_eq!(world.store.issuers().await.unwrap().len(), 1);
+    // Its credential may be another at any time, its root may not.
+    put(&world.store, kept("corp", "second"), 1).await.unwrap();
+    let moved = |event| world.store.put_issuer(kept("corp", "third"), 2, true, event);
+    let refused = moved(event(Action::IssuerSet, "corp")).await.unwrap_err();
+    assert!(refused.to_string().starts_with("issuer corp is in use: its root stands"), "{refused}");
     world.store.set_leaf_issuers(Vec::new(), vec![change]).await.unwrap();
+    moved(event(Action::IssuerSet, "corp")).await.unwrap();
     remove().await.unwrap();
 }

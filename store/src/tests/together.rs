@@ -2,8 +2,8 @@
 
 use audit::{AuditFilter, AuditLog};
 use ca::ports::{
-    CertificateFilter, CertificateState, Intent, IssueOutcome, Journal, JournalError, ResultRecord,
-    Revocations, Revoked,
+    CertificateFilter, CertificateState, Intent, IssueOutcome, Journal, JournalError, LeafStore,
+    ResultRecord, Revocations, Revoked,
 };
 use certs::{Profile, RevocationReason, Serial, SpkiHash};
 use spiffe::{AuthorityId, Purpose, RequestId, SpiffeId, Tenant};
@@ -237,6 +237,9 @@ async fn while_something_is_found_each_of_many_is_refused_but_our_own_certificat
     );
     let expected: Vec<_> = [0, 1, 3, 4].into_iter().map(|at| (at, why.clone())).collect();
     assert_eq!(refused, expected);
+    // Nor does anybody else come to sign, or go.
+    let moved = world.store.set_leaf_issuers(Vec::new(), Vec::new()).await.unwrap_err();
+    assert_eq!(moved.to_string(), why);
     assert_eq!(audited(&world).await, (1, 0));
 }
 
