@@ -1,5 +1,6 @@
 //! What this crate needs kept. `store` implements these; a change and its audit event share a transaction.
 
+mod edges;
 mod issuers;
 
 use std::{collections::BTreeSet, time::Duration};
@@ -15,6 +16,10 @@ use spiffe::{
 use thiserror::Error;
 use uuid::Uuid;
 
+pub use self::edges::{
+    DnsPublisher, Edge, EdgeCertificate, EdgeChallenge, EdgeSettings, EdgeStore, EdgeWork, KeptEdge,
+    MAX_EDGES,
+};
 pub use self::issuers::{
     Issuer, IssuerStore, KeptIssuer, MAX_EARLIER, MAX_ISSUERS, VaultLogin, VaultSettings,
 };

@@ -1,7 +1,7 @@
 //! What this crate asks of other parts while it answers: how delivery stands, what renewals fail, whether the
 //! process is ready. `server` connects them; each has a fake in the tests of the router.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
 use audit::Event;
@@ -12,11 +12,11 @@ use ca::{
     rotation::Wish,
 };
 use certs::{Certificate, SecretBytes, Timestamp};
-use spiffe::{AuthorityId, IssuerName, NodeId};
+use spiffe::{AuthorityId, EdgeName, IssuerName, NodeId, Tenant};
 
 use crate::{
     calls::{CallError, Caller},
-    ports::VaultSettings,
+    ports::{EdgeSettings, VaultSettings},
     wire,
 };
 
@@ -253,6 +253,40 @@ pub trait Upstreams: Send + Sync {
     /// # Errors
     /// When the store cannot read.
     async fn unknown(&self, name: &IssuerName) -> Result<Vec<LeafRequest>, CallError>;
+}
+
+/// How an edge stands.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EdgeStanding {
+    /// Connected proxies that serve its listener, with whether each has acknowledged the certificate of now.
+    pub proxies: BTreeMap<NodeId, bool>,
+    /// What is being done now, in a few words; empty while nothing is.
+    pub doing: String,
+    /// When it is renewed, or tried again.
+    pub next: Option<Timestamp>,
+    /// Failures in a row.
+    pub failures: u32,
+    /// What the last one said, and what to do about it.
+    pub problem: Option<String>,
+}
+
+/// Edges, as they are at work.
+#[async_trait]
+pub trait Edges: Send + Sync {
+    /// How one of them stands; the default before it was looked at.
+    fn standing(&self, tenant: &Tenant, name: &EdgeName) -> EdgeStanding;
+
+    /// Judges what is wanted before it is kept: names, the way that fits them, the issuer and its profile, the
+    /// listeners and who serves them. Makes the names canonical.
+    async fn examine_edge(
+        &self,
+        tenant: &Tenant,
+        name: &EdgeName,
+        settings: &mut EdgeSettings,
+    ) -> Vec<wire::IssuerCheck>;
+
+    /// Obtains or renews it now, as far as the server lets us.
+    fn hurry(&self, tenant: &Tenant, name: &EdgeName);
 }
 
 /// Whether the process can do its work.

@@ -36,7 +36,7 @@ pub use self::issuer::{
 };
 pub use self::ladder::{Expected, explain};
 pub use self::lists::{Lists, RevocationLists, ShownList};
-pub use self::names::{IssuerName, Labels, NameError, Namespace, NodeId, RequestId, Tenant};
+pub use self::names::{EdgeName, IssuerName, Labels, NameError, Namespace, NodeId, RequestId, Tenant};
 pub use self::peer::{Class, Peer, Proof, VerifiedSvid};
 pub use self::proven::ProvenAuthority;
 pub use self::secret_name::{SecretName, SecretNameError};

@@ -106,6 +106,28 @@ name! {
     IssuerName
 }
 
+name! {
+    /// A certificate for public names, which proxies show at the edge.
+    EdgeName
+}
+
+impl EdgeName {
+    /// What the name of its secret begins with.
+    pub const SCHEME: &str = "edge://";
+
+    /// The name of the secret that is its certificate.
+    #[must_use]
+    pub fn to_uri(&self) -> String {
+        format!("{}{self}", Self::SCHEME)
+    }
+
+    /// The name of the secret by which one of its names is shown to an ACME server (RFC 8737).
+    #[must_use]
+    pub fn challenge_uri(&self, server_name: &str) -> String {
+        format!("{}{self}/{server_name}", Self::SCHEME)
+    }
+}
+
 impl IssuerName {
     /// The built-in one: authorities whose keys Credence made and signed itself.
     pub const BUILTIN: &str = "builtin";
