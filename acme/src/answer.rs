@@ -386,6 +386,13 @@ impl OrderBody {
     }
 }
 
+impl OrderBody {
+    /// Whether it is by this profile, as far as it says.
+    pub(crate) fn may_be_by(&self, profile: Option<&str>) -> bool {
+        profile.is_none_or(|wanted| self.profile.as_deref().is_none_or(|found| found == wanted))
+    }
+}
+
 /// How far an authorization is (RFC 8555 7.1.6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -15,7 +15,7 @@ use thiserror::Error;
 
 use crate::{
     AccountFound, Action, Answered, Ask, AuthorizationBody, CertificateId, Directory, Event, ExternalAccount,
-    Identifier, Jitter, Names, Order, OrderBody, OrderStatus, PUBLISH_WITHIN, Presented, ProblemKind,
+    Identifier, Jitter, Names, Order, OrderBody, OrderStatus, PUBLISH_WITHIN, Pace, Presented, ProblemKind,
     RenewalEvent, Reply, Saved, Settings, Trouble, Url, Window,
     answer::{judge, read_orders},
     jws::{By, encode, key_change, sign},
@@ -323,7 +323,9 @@ impl Client {
     async fn answer(&self, account: &Account, ask: &Ask, csr: &[u8]) -> Result<Answered, Trouble> {
         let by = By::Account(&account.url);
         match ask {
-            Ask::FindOrder { names } => self.find_order(account, names).await.map(Answered::Found),
+            Ask::FindOrder { names, profile } => {
+                self.find_order(account, names, profile.as_deref()).await.map(Answered::Found)
+            }
             Ask::NewOrder { names, profile, replaces } => {
                 let directory = self.directory().await?;
                 let payload = new_order(&directory, names, profile.as_deref(), replaces.as_deref())?;
@@ -361,21 +363,27 @@ impl Client {
         Ok(Answered::Order { body, retry_after: reply.retry_after() })
     }
 
-    /// One of these names that can still become something.
+    /// One of these names and this profile that can still become something.
     async fn find_order(
         &self,
         account: &Account,
         names: &Names,
+        profile: Option<&str>,
     ) -> Result<Option<(Url, OrderBody)>, Trouble> {
         let all = match self.orders(account).await {
             Err(Trouble::Unsupported(_)) => return Ok(None),
             all => all?,
         };
         for url in all.into_iter().rev().take(MAX_LOOKED_AT) {
-            let body = self.order(account, &url).await?;
+            let body = match self.order(account, &url).await {
+                Ok(body) => body,
+                // It is gone, or nothing that we can read: the one that is looked for may be another.
+                Err(trouble) if is_passed_over(&trouble) => continue,
+                Err(trouble) => return Err(trouble),
+            };
             let is_open = matches!(body.status, OrderStatus::Pending | OrderStatus::Ready)
                 && body.expires.is_none_or(|expires| self.clock.now() < expires);
-            if is_open && names.is_exactly(&body.names) {
+            if is_open && names.is_exactly(&body.names) && body.may_be_by(profile) {
                 return Ok(Some((url, body)));
             }
         }
@@ -454,6 +462,19 @@ fn new_order(
         payload["replaces"] = replaces.into();
     }
     Ok(payload)
+}
+
+/// Whether nothing is to be had of one order of a list, whatever becomes of the others.
+fn is_passed_over(trouble: &Trouble) -> bool {
+    match trouble {
+        Trouble::NotAcme { status, .. } => *status < 500,
+        Trouble::Problem { status, retry_after, .. } => {
+            (400..500).contains(status)
+                && retry_after.is_none()
+                && matches!(trouble.pace(), Pace::Validation | Pace::Operator)
+        }
+        _ => false,
+    }
 }
 
 fn unsigned(error: certs::SignError) -> Trouble {

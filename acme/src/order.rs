@@ -274,8 +274,8 @@ impl Order {
         // Nothing that is published belongs to an order that is to be made.
         self.withdraw(turn);
         if self.saved.is_asking {
-            let names = self.saved.wanted.names.clone();
-            return self.ask(Ask::FindOrder { names }, turn);
+            let Wanted { names, profile, .. } = self.saved.wanted.clone();
+            return self.ask(Ask::FindOrder { names, profile }, turn);
         }
         self.make(turn);
     }
@@ -422,8 +422,7 @@ impl Order {
         if !self.saved.wanted.names.is_exactly(&body.names) {
             return self.fail(Trouble::not_acme(200, "an order of other names"), true, turn);
         }
-        let wanted = self.saved.wanted.profile.as_ref();
-        if wanted.is_some_and(|wanted| body.profile.as_ref().is_some_and(|found| found != wanted)) {
+        if !body.may_be_by(self.saved.wanted.profile.as_deref()) {
             return self.fail(Trouble::not_acme(200, "an order of another profile"), true, turn);
         }
         let is_decided = matches!(body.status, OrderStatus::Valid | OrderStatus::Invalid);
@@ -595,10 +594,16 @@ impl Order {
 
     fn failed(&mut self, ask: &Ask, trouble: Trouble, turn: &mut Turn) {
         match ask {
-            Ask::FindOrder { .. } => match trouble.pace() {
-                Pace::Soon | Pace::Limit => self.fail(trouble, false, turn),
+            Ask::FindOrder { .. } => match trouble {
                 // It keeps no list, or not for us.
-                Pace::Validation | Pace::Operator => self.make(turn),
+                Trouble::NotAcme { .. } => self.make(turn),
+                Trouble::Problem { retry_after: None, .. }
+                    if matches!(trouble.pace(), Pace::Validation | Pace::Operator) =>
+                {
+                    self.make(turn);
+                }
+                // Nothing is known of its list.
+                _ => self.fail(trouble, false, turn),
             },
             Ask::NewOrder { replaces: Some(_), .. } if may_be_about_replaces(&trouble) => {
                 self.saved.is_replaces_refused = true;

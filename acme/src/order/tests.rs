@@ -207,7 +207,8 @@ fn word(action: &Action) -> String {
                 "new-order".to_owned()
             }
         }
-        Action::Ask(Ask::FindOrder { .. }) => "find-order".to_owned(),
+        Action::Ask(Ask::FindOrder { profile: Some(profile), .. }) => format!("find-order by {profile}"),
+        Action::Ask(Ask::FindOrder { profile: None, .. }) => "find-order".to_owned(),
         Action::Ask(ask) => match ask {
             Ask::Order(url)
             | Ask::Authorization(url)
@@ -349,6 +350,53 @@ fn an_order_of_which_no_answer_came_is_looked_for_before_another_is_made() {
     refused.check(0, Event::Failed(limited), &["keep", "report rateLimited 5000"], Some(5000));
     refused.check(10, Event::Hurry, &[], Some(5000));
     refused.check(5000, Event::Tick, &["keep asking", "new-order replacing"], None);
+}
+
+#[test]
+fn another_order_is_made_only_where_the_server_has_no_list() {
+    let saved = |profile: Option<&str>| {
+        let mut it = Table::new(None);
+        it.check(0, Event::Tick, &["keep asking", "new-order replacing"], None);
+        let mut saved = it.order.saved();
+        saved.wanted.profile = profile.map(str::to_owned);
+        saved
+    };
+    let looking = || {
+        let mut it = Table::new(Some(saved(None)));
+        it.check(0, Event::Tick, &["find-order"], None);
+        it
+    };
+    for trouble in [problem(ProblemKind::Malformed), Trouble::not_acme(404, "a page")] {
+        looking().check(0, Event::Failed(trouble), &["keep asking", "new-order replacing"], None);
+    }
+    let origin = || "https://acme.example".to_owned();
+    let with_pause = Trouble::Problem {
+        status: 403,
+        problem: Problem::new(ProblemKind::Unauthorized, "not now"),
+        retry_after: Some(RetryAfter::In(Duration::from_secs(50))),
+    };
+    for (trouble, report, again) in [
+        (Trouble::NotBelieved { origin: origin(), reason: "expired".to_owned() }, "not-believed", 3600),
+        (Trouble::File { file: "ca.pem".into(), reason: "gone".to_owned() }, "file", 3600),
+        (Trouble::Redirected { from: origin(), to: origin() }, "redirected", 3600),
+        (with_pause, "unauthorized", 50),
+        (lost(), "lost", 1),
+    ] {
+        let mut it = looking();
+        it.check(
+            0,
+            Event::Failed(trouble),
+            &["keep asking", &format!("report {report} {again}")],
+            Some(again),
+        );
+        it.check(again, Event::Tick, &["find-order"], None);
+    }
+    // Of the profile that is wanted.
+    let saved = saved(Some("short"));
+    let (certified, wanted) = (Certified::new(), saved.wanted.clone());
+    let mut order = Order::new(wanted, Some(saved), certified.key, THUMBPRINT.to_owned(), Vec::new(), START);
+    let words: Vec<_> = order.step(Event::Tick, Jitter::NONE, START).iter().map(word).collect();
+    assert_eq!(words, ["find-order by short"]);
 }
 
 #[test]

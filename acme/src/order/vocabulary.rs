@@ -79,6 +79,8 @@ pub enum Ask {
     FindOrder {
         /// Which names.
         names: Names,
+        /// By this profile; of one that says nothing of its profile it is not known.
+        profile: Option<String>,
     },
     /// Make an order.
     NewOrder {

@@ -4,7 +4,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -13,9 +13,9 @@ use std::{
 };
 
 use acme::{
-    Account, Action, CertificateId, ChallengeKind, Client, Desk, Event, ExternalAccount, Identifier, Jitter,
-    MIN_KEPT, Names, Opens, Order, OrderStatus, Pace, Presented, ProblemKind, Registration, Renewal,
-    RenewalAction, RenewalEvent, Saved, Settings, Trouble, Url, Wanted, thumbprint,
+    Account, Action, Answered, Ask, CertificateId, ChallengeKind, Client, Desk, Event, ExternalAccount,
+    Identifier, Jitter, MIN_KEPT, Names, Opens, Order, OrderStatus, Pace, Presented, ProblemKind,
+    Registration, Renewal, RenewalAction, RenewalEvent, Saved, Settings, Trouble, Url, Wanted, thumbprint,
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
@@ -432,6 +432,80 @@ async fn a_wrong_challenge_is_told_with_what_to_do_and_works_when_it_is_put_righ
         "forgotten by whoever drops what was stored"
     );
     assert_eq!(valid_orders(&client, &account, &wish.wanted.names).await, 1);
+}
+
+#[tokio::test]
+async fn an_order_is_found_among_others_that_are_gone_cannot_be_read_or_are_of_another_profile() {
+    let challenges = Challenges::start().await;
+    let profile = |name: &str| (name.to_owned(), Duration::from_secs(24 * 3600));
+    let options =
+        PebbleOptions { profiles: vec![profile("default"), profile("short")], ..PebbleOptions::default() };
+    let Some(pebble) = Pebble::start(&options, &challenges).await else { return };
+    let spoiled = Arc::new(Mutex::new(BTreeMap::<String, &str>::new()));
+    let how = spoiled.clone();
+    let relay = Relay::start(&pebble.identity(), pebble.address(), move |asked: &Asked| {
+        let page = |status: u16, text: &'static str| {
+            Fault::Answer(Response::builder().status(status).body(Full::from(text)).unwrap())
+        };
+        match how.lock().unwrap().get(&asked.path).copied() {
+            None => Fault::None,
+            Some("gone") => Fault::Answer(answer(404, None, "malformed")),
+            Some("foreign") => Fault::Answer(answer(403, None, "unauthorized")),
+            Some("page") => page(404, "<html>nothing here</html>"),
+            Some("unreadable") => page(200, "{\"status\":\"deferred\"}"),
+            Some("limited") => Fault::Answer(answer(429, Some("5".to_owned()), "rateLimited")),
+            Some(_) => page(503, ""),
+        }
+    })
+    .await;
+    let client = client_at(&pebble.directory_at(relay.address()), &pebble);
+    let account = account(&client).await;
+    let all = names(&["shop.example"]);
+    let make = async |profile: &str| {
+        let ask = Ask::NewOrder { names: all.clone(), profile: Some(profile.to_owned()), replaces: None };
+        let made = client.ask(&account, &ask, &[]).await;
+        let Event::Answered(made) = made else { panic!("{made:?}") };
+        let Answered::Made { url, .. } = *made else { panic!("{made:?}") };
+        url
+    };
+    let find = async |profile: Option<&str>| {
+        let ask = Ask::FindOrder { names: all.clone(), profile: profile.map(str::to_owned) };
+        match client.ask(&account, &ask, &[]).await {
+            Event::Answered(found) => match *found {
+                Answered::Found(found) => Ok(found.map(|(url, _)| url)),
+                other => panic!("{other:?}"),
+            },
+            Event::Failed(trouble) => Err(trouble.code()),
+            other => panic!("{other:?}"),
+        }
+    };
+    let spoil = |url: &Url, how| {
+        let path = url.as_str().split_once("/my-order/").unwrap().1;
+        spoiled.lock().unwrap().insert(format!("/my-order/{path}"), how);
+    };
+    // In whichever order the server lists them, the one that is looked for stands behind others.
+    let mut others = Vec::new();
+    for _ in 0..4 {
+        others.push(make("default").await);
+    }
+    let (short, sought, late) = (make("short").await, make("default").await, make("short").await);
+    for _ in 0..4 {
+        others.push(make("default").await);
+    }
+    assert_eq!(client.orders(&account).await.unwrap().len(), 11);
+    for (url, how) in others.iter().zip(["gone", "foreign", "page", "unreadable"].into_iter().cycle()) {
+        spoil(url, how);
+    }
+    assert_eq!(find(Some("default")).await, Ok(Some(sought.clone())));
+    let found = find(Some("short")).await.unwrap().unwrap();
+    assert!([&short, &late].contains(&&found), "{found}");
+    spoil(&sought, "gone");
+    assert_eq!(find(Some("default")).await, Ok(None));
+    // Of these it is not known that they are nothing.
+    for (how, code) in [("down", "unavailable"), ("limited", "rateLimited")] {
+        spoil(&sought, how);
+        assert_eq!(find(Some("default")).await, Err(code));
+    }
 }
 
 #[tokio::test]
