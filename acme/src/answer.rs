@@ -293,8 +293,8 @@ pub fn read_orders(reply: &Reply, directory: &Url) -> Result<(Vec<Url>, Option<U
     Ok((orders, reply.links("next", directory).into_iter().next()))
 }
 
-/// How far an order is (RFC 8555 7.1.6).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+/// How far an order is (RFC 8555 7.1.6): what is greater comes later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OrderStatus {
     /// Names must be shown to be one's own.

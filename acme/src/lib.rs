@@ -44,7 +44,8 @@ pub use self::failures::{Failures, Jitter, LastFailure};
 pub use self::jws::{ExternalAccount, ExternalAccountError, MAX_KEY_ID, thumbprint};
 pub use self::name::{Identifier, IdentifierError, MAX_NAMES, Names};
 pub use self::order::{
-    Action, Answered, Ask, Event, MAX_POLL, MAX_PRESENTED, Order, PUBLISH_WITHIN, Saved, Wanted, WantedError,
+    Action, Answered, Ask, Event, MAX_LOOK, MAX_POLL, MAX_PRESENTED, Order, PUBLISH_WITHIN, Saved, Wanted,
+    WantedError,
 };
 pub use self::problem::{Pace, Problem, ProblemKind, Subproblem};
 pub use self::renewal::{

@@ -34,6 +34,8 @@ pub const PUBLISH_WITHIN: Duration = Duration::from_secs(60);
 pub const MAX_PRESENTED: Duration = Duration::from_secs(600);
 /// The longest pause between two looks at something that the server works on, where it names none.
 pub const MAX_POLL: Duration = Duration::from_secs(30);
+/// The longest pause between two looks where the server names one.
+pub const MAX_LOOK: Duration = Duration::from_secs(3600);
 /// How often it is looked at before that counts as a failure.
 const MAX_POLLS: u32 = 60;
 /// How soon it is withdrawn again, when that did not work.
@@ -78,6 +80,8 @@ pub struct Order {
     /// Whether all authorizations were seen to be valid.
     is_settled: bool,
     polls: u32,
+    /// How far the order was since it was last begun or gone on with.
+    furthest: Option<OrderStatus>,
     /// The pause that the server asked for in this round.
     asked_pause: Option<Duration>,
     /// What is to be withdrawn until somebody says that it is.
@@ -136,6 +140,7 @@ impl Order {
             is_explaining: false,
             is_settled: false,
             polls: 0,
+            furthest: None,
             asked_pause: None,
             leaving: Vec::new(),
             withdraw_at: None,
@@ -195,7 +200,7 @@ impl Order {
         match event {
             Event::Tick => {}
             Event::Hurry => {
-                if let Work::Waiting { at, next: Next::Begin } = &mut self.work {
+                if let Work::Waiting { at, .. } = &mut self.work {
                     *at = self.saved.failures.hurry(now).min(*at);
                 }
             }
@@ -304,7 +309,7 @@ impl Order {
         turn.actions.push(Action::Keep(Box::new(self.saved())));
     }
 
-    /// Looks again when the server says, or after 1, 2, 4 ... 30 seconds.
+    /// Looks again when the server says, within the hour, or after 1, 2, 4 ... 30 seconds; and when the order expires.
     fn wait(&mut self, next: Next, turn: &mut Turn) {
         if self.polls >= MAX_POLLS {
             return self.fail(Trouble::Stuck("the order stays as it is"), false, turn);
@@ -312,8 +317,10 @@ impl Order {
         let doubled =
             Duration::from_secs(1).saturating_mul(2_u32.saturating_pow(self.polls.min(8))).min(MAX_POLL);
         self.polls = self.polls.saturating_add(1);
-        let pause = self.asked_pause.take().unwrap_or(doubled).max(Duration::from_secs(1));
-        self.work = Work::Waiting { at: turn.now + pause, next };
+        let pause = self.asked_pause.take().unwrap_or(doubled).clamp(Duration::from_secs(1), MAX_LOOK);
+        let expires = self.body.as_ref().and_then(|body| body.expires).filter(|expires| *expires > turn.now);
+        let at = (turn.now + pause).min(expires.unwrap_or(Timestamp::MAX));
+        self.work = Work::Waiting { at, next };
     }
 
     /// Of several pauses that the server asks for in one round, the longest.
@@ -346,8 +353,8 @@ impl Order {
         self.left.clear();
         self.told.clear();
         self.telling.clear();
-        (self.is_explaining, self.is_settled, self.polls, self.asked_pause) = (false, false, 0, None);
-        self.alternates = None;
+        (self.is_explaining, self.is_settled, self.polls) = (false, false, 0);
+        (self.furthest, self.asked_pause, self.alternates) = (None, None, None);
     }
 
     /// It is tried again later; without the order, if that is of no use any more.
@@ -430,8 +437,9 @@ impl Order {
             return self.fail(Trouble::Stuck("the order has expired"), true, turn);
         }
         self.remember(retry_after, turn.now);
-        if self.body.as_ref().is_some_and(|before| before.status != body.status) {
-            self.polls = 0;
+        // To and fro is not on.
+        if self.furthest.is_none_or(|before| before < body.status) {
+            (self.polls, self.furthest) = (0, Some(body.status));
         }
         self.body = Some(body.clone());
         match body.status {

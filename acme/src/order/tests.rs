@@ -648,6 +648,80 @@ fn an_order_that_does_not_move_is_told_and_looked_at_more_slowly() {
     it.check(now + 1, Event::Tick, &["order order/1"], None);
 }
 
+#[test]
+fn it_is_looked_at_each_hour_and_when_it_expires_however_long_the_server_wants_to_be_left_alone() {
+    let processing = |after: RetryAfter, expires: u64| {
+        let body = OrderBody { expires: Some(at(expires)), ..order_body(OrderStatus::Processing) };
+        answered(Answered::Order { body, retry_after: Some(after) })
+    };
+    let week = RetryAfter::In(MAX_RETRY_AFTER);
+    let mut it = Table::new(None);
+    it.go_to_ready();
+    it.check(4, processing(week, 9000), &[], Some(3604));
+    it.check(3604, Event::Tick, &["order order/1"], None);
+    it.check(3604, processing(RetryAfter::At(at(900_000)), 9000), &[], Some(7204));
+    it.check(7204, Event::Tick, &["order order/1"], None);
+    it.check(7204, processing(week, 9000), &[], Some(9000));
+    it.check(9000, Event::Tick, &["order order/1"], None);
+    it.check(9000, processing(week, 9000), &["keep", "report stuck 9001"], Some(9001));
+    // Less is what the server says.
+    let mut it = Table::new(None);
+    it.go_to_ready();
+    it.check(4, processing(RetryAfter::In(Duration::from_secs(3000)), 90_000), &[], Some(3004));
+}
+
+#[test]
+fn an_order_that_goes_to_and_fro_is_told_as_one_that_does_not_move() {
+    let mut it = Table::new(None);
+    it.go_to_ready();
+    let (mut secs, mut looks) = (4, 0);
+    let mut status = OrderStatus::Processing;
+    loop {
+        let actions = it.order.step(is_order(status), Jitter::NONE, at(secs));
+        let words: Vec<_> = actions.iter().map(word).collect();
+        if words.last().is_some_and(|word| word.starts_with("report")) {
+            assert_eq!(words, ["keep order/1".to_owned(), format!("report stuck {}", secs + 1)]);
+            break;
+        }
+        looks += 1;
+        assert!(looks < 200, "it is never told");
+        if words == ["finalize finalize/1"] {
+            status = OrderStatus::Processing;
+            continue;
+        }
+        assert_eq!(words, [""; 0]);
+        secs = it.order.deadline().unwrap().since(START).as_secs();
+        it.check(secs, Event::Tick, &["order order/1"], None);
+        status = OrderStatus::Ready;
+    }
+    assert!(looks > 100, "sixty looks, and as many requests: {looks}");
+}
+
+#[test]
+fn to_hurry_ends_any_pause_but_that_of_a_limit() {
+    // What the server works on is looked at now.
+    let mut it = Table::new(None);
+    it.go_to_validation();
+    it.check(2, Event::Hurry, &["authorization authz/a"], None);
+    // While it is asked there is nothing to hurry.
+    it.check(2, Event::Hurry, &[], None);
+    let mut it = Table::new(None);
+    it.go_to_ready();
+    let body = order_body(OrderStatus::Processing);
+    let retry_after = Some(RetryAfter::In(Duration::from_secs(3000)));
+    it.check(4, answered(Answered::Order { body, retry_after }), &[], Some(3004));
+    it.check(7, Event::Hurry, &["order order/1"], None);
+    // Of a limit it does not, whatever is waited for.
+    let limited = Trouble::Problem {
+        status: 429,
+        problem: Problem::new(ProblemKind::RateLimited, "too many"),
+        retry_after: Some(RetryAfter::In(Duration::from_secs(5000))),
+    };
+    it.check(8, Event::Failed(limited), &["keep order/1", "report rateLimited 5008"], Some(5008));
+    it.check(9, Event::Hurry, &[], Some(5008));
+    it.check(5008, Event::Tick, &["order order/1"], None);
+}
+
 // --- the random walk
 
 /// An order of the simulated server.
@@ -871,6 +945,9 @@ fn walk(seed: u64, certified: &Certified) -> u32 {
             let Some(deadline) = order.deadline() else { break };
             sim.now = deadline.max(sim.now);
             events.push(Event::Tick);
+        }
+        if sim.fault(4) {
+            events.push(Event::Hurry);
         }
         let event = events.remove(0);
         let jitter = Jitter::new(sim.random.random());
