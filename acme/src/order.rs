@@ -87,6 +87,8 @@ pub struct Order {
     /// What is to be withdrawn until somebody says that it is.
     leaving: Vec<Presented>,
     withdraw_at: Option<Timestamp>,
+    /// How many withdrawals nobody has answered: one may begin before it is known how the one before ended.
+    withdrawing: u32,
     alternates: Option<(Refusal, Vec<Url>)>,
     /// The kind of request that failed last.
     stumbled: Option<&'static str>,
@@ -144,6 +146,7 @@ impl Order {
             asked_pause: None,
             leaving: Vec::new(),
             withdraw_at: None,
+            withdrawing: 0,
             alternates: None,
             stumbled: None,
         }
@@ -204,13 +207,17 @@ impl Order {
                     *at = self.saved.failures.hurry(now).min(*at);
                 }
             }
+            // Only the last was of everything.
+            Event::Withdrawn | Event::NotWithdrawn if self.withdrawing > 1 => self.withdrawing -= 1,
             Event::Withdrawn => {
+                self.withdrawing = 0;
                 if self.withdraw_at.take().is_some() {
                     self.leaving.clear();
                     self.keep(&mut turn);
                 }
             }
             Event::NotWithdrawn => {
+                self.withdrawing = 0;
                 self.withdraw_at = self.withdraw_at.map(|_| now + WITHDRAW_AGAIN);
             }
             Event::Published => {
@@ -247,8 +254,8 @@ impl Order {
     /// Begins what is due now.
     fn due(&mut self, turn: &mut Turn) {
         if self.withdraw_at.is_some_and(|at| at <= turn.now) {
-            self.withdraw_at = Some(turn.now + WITHDRAW_AGAIN);
-            turn.actions.push(Action::Withdraw(self.leaving.clone()));
+            self.withdrawing = 0;
+            self.withdraw_leaving(turn);
         }
         match self.work {
             Work::Publishing { until } if until <= turn.now => {
@@ -339,7 +346,12 @@ impl Order {
                 self.leaving.push(one);
             }
         }
+        self.withdraw_leaving(turn);
+    }
+
+    fn withdraw_leaving(&mut self, turn: &mut Turn) {
         self.withdraw_at = Some(turn.now + WITHDRAW_AGAIN);
+        self.withdrawing += 1;
         turn.actions.push(Action::Withdraw(self.leaving.clone()));
     }
 

@@ -294,6 +294,28 @@ fn what_is_not_published_by_all_within_a_minute_is_withdrawn() {
 }
 
 #[test]
+fn a_withdrawal_that_ends_well_says_nothing_of_the_one_after_it() {
+    let mut before = Table::new(None);
+    before.go_to_publishing();
+    let mut it = Table::new(Some(before.order.saved()));
+    it.check(5, Event::Tick, &["order order/1"], None);
+    it.check(5, is_order(OrderStatus::Pending), &["authorization authz/a"], None);
+    it.check(5, is_authorization("a", AuthorizationStatus::Valid), &["authorization authz/b"], None);
+    let event = is_authorization("b", AuthorizationStatus::Pending);
+    it.check(5, event, &["withdraw 1", "keep order/1 +2", "publish 1"], Some(65));
+    it.check(5, Event::NotWithdrawn, &[], Some(65));
+    let done = ["withdraw 1", "keep order/1 +2", "withdraw 2", "report not-published 365"];
+    it.check(65, Event::Tick, &done, Some(125));
+    // The first worked, the second did not.
+    it.check(65, Event::Withdrawn, &[], Some(125));
+    assert_eq!(it.order.presented().len(), 2);
+    it.check(70, Event::NotWithdrawn, &[], Some(130));
+    it.check(130, Event::Tick, &["withdraw 2"], Some(190));
+    it.check(130, Event::Withdrawn, &["keep order/1"], Some(365));
+    assert!(it.order.presented().is_empty());
+}
+
+#[test]
 fn a_name_that_fails_ends_the_order_and_the_next_one_is_made_later() {
     let mut it = Table::new(None);
     it.go_to_validation();
