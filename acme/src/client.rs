@@ -27,6 +27,10 @@ use crate::{
 pub const MAX_NONCE_TRIES: usize = 20;
 /// How many nonces are kept.
 const MAX_NONCES: usize = 8;
+/// How long one request of an order has, with all that belongs to it: a connection, a nonce, what is signed again. A
+/// search of the account's list is many requests, and has longer.
+const ASK_WITHIN: Duration = Duration::from_secs(120);
+const SEARCH_WITHIN: Duration = Duration::from_secs(600);
 /// How long a directory is believed.
 const DIRECTORY_LIFE: Duration = Duration::from_secs(3600);
 /// The most pages of an account's list of orders that are read.
@@ -312,12 +316,19 @@ impl Client {
         }
     }
 
-    /// One request of an order, and what came of it.
+    /// One request of an order, and what came of it: within two minutes, a search within ten.
     pub async fn ask(&self, account: &Account, ask: &Ask, csr: &[u8]) -> Event {
-        match self.answer(account, ask, csr).await {
-            Ok(answered) => Event::Answered(Box::new(answered)),
-            Err(trouble) => Event::Failed(trouble),
-        }
+        let limit = if matches!(ask, Ask::FindOrder { .. }) { SEARCH_WITHIN } else { ASK_WITHIN };
+        let late = self.until(Some(self.clock.now() + limit));
+        let answer = tokio::select! {
+            answer = Box::pin(self.answer(account, ask, csr)) => answer,
+            // It may have been sent.
+            () = late => Err(Trouble::Lost {
+                origin: self.directory.origin(),
+                reason: format!("nothing within {} s", limit.as_secs()),
+            }),
+        };
+        answer.map_or_else(Event::Failed, |answered| Event::Answered(Box::new(answered)))
     }
 
     async fn answer(&self, account: &Account, ask: &Ask, csr: &[u8]) -> Result<Answered, Trouble> {
@@ -487,4 +498,51 @@ fn jitter() -> Jitter {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use certs::{KeyKind, ManualClock, SecretKey, SoftwareSigner};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_request_of_an_order_ends_in_time_whatever_the_server_and_the_settings_do() {
+        let url = |text: &str| Url::parse_insecure_loopback(text).unwrap();
+        let signer = Arc::new(SoftwareSigner::try_new(&SecretKey::generate(KeyKind::P256)).unwrap());
+        let names = Names::try_new(vec![Identifier::parse("a.example").unwrap()]).unwrap();
+        for (is_search, limit) in [(false, ASK_WITHIN), (true, SEARCH_WITHIN)] {
+            // It takes the connection, and says nothing.
+            let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let origin = format!("http://{}", silent.local_addr().unwrap());
+            let clock = ManualClock::new(Timestamp::from_unix_secs(1_800_000_000));
+            let settings = Settings {
+                timeout: Duration::from_secs(24 * 3600),
+                ..Settings::new(url(&format!("{origin}/dir")), "none.pem".into())
+            };
+            let client = Client::new(&settings, Arc::new(clock.clone()));
+            let account = Account { url: url(&format!("{origin}/account")), signer: signer.clone() };
+            let ask = if is_search {
+                Ask::FindOrder { names: names.clone(), profile: None }
+            } else {
+                Ask::Order(url(&format!("{origin}/order")))
+            };
+            let mut asking = Box::pin(client.ask(&account, &ask, &[]));
+            let _held = tokio::select! {
+                event = &mut asking => panic!("{event:?}"),
+                accepted = silent.accept() => accepted.unwrap(),
+            };
+            clock.advance(limit - Duration::from_secs(1));
+            let early = tokio::select! {
+                biased;
+                event = &mut asking => Some(event),
+                () = std::future::ready(()) => None,
+            };
+            assert_eq!(early, None);
+            clock.advance(Duration::from_secs(1));
+            let reason = format!("nothing within {} s", limit.as_secs());
+            assert_eq!(asking.await, Event::Failed(Trouble::Lost { origin, reason }));
+        }
+    }
 }

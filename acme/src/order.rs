@@ -30,7 +30,8 @@ use crate::{
 
 /// How long everybody has to publish a challenge.
 pub const PUBLISH_WITHIN: Duration = Duration::from_secs(60);
-/// How long a challenge is published at most, whatever the server does.
+/// How long a challenge is published, whatever the server does: then nothing more is asked or published for it. What is
+/// under way just then is waited for.
 pub const MAX_PRESENTED: Duration = Duration::from_secs(600);
 /// The longest pause between two looks at something that the server works on, where it names none.
 pub const MAX_POLL: Duration = Duration::from_secs(30);
@@ -40,6 +41,8 @@ pub const MAX_LOOK: Duration = Duration::from_secs(3600);
 const MAX_POLLS: u32 = 60;
 /// How soon it is withdrawn again, when that did not work.
 const WITHDRAW_AGAIN: Duration = Duration::from_secs(60);
+
+const OVERDUE: Trouble = Trouble::Stuck("a challenge was published for ten minutes");
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Next {
@@ -197,6 +200,10 @@ impl Order {
         if self.saved.presented.is_empty() { None } else { Some(until) }
     }
 
+    fn is_overdue(&self, now: Timestamp) -> bool {
+        self.presented_until().is_some_and(|until| until <= now)
+    }
+
     /// Takes one event; `jitter` spreads a pause, should there be one.
     pub fn step(&mut self, event: Event, jitter: Jitter, now: Timestamp) -> Vec<Action> {
         let mut turn = Turn { actions: Vec::new(), jitter, now };
@@ -262,12 +269,12 @@ impl Order {
                 let why = format!("not by all within {} s", PUBLISH_WITHIN.as_secs());
                 self.fail(Trouble::NotPublished(why), false, turn);
             }
-            Work::Waiting { next, .. } if self.presented_until().is_some_and(|until| until <= turn.now) => {
+            Work::Waiting { next, .. } if self.is_overdue(turn.now) => {
                 if next == Next::Begin {
                     self.withdraw(turn);
                     self.due(turn);
                 } else {
-                    self.fail(Trouble::Stuck("a challenge was published for ten minutes"), false, turn);
+                    self.fail(OVERDUE, false, turn);
                 }
             }
             Work::Waiting { at, next } if at <= turn.now => match next {
@@ -307,7 +314,11 @@ impl Order {
         }
     }
 
+    /// Nothing is asked for the sake of what has been published for long enough.
     fn ask(&mut self, ask: Ask, turn: &mut Turn) {
+        if self.is_overdue(turn.now) {
+            return self.fail(OVERDUE, false, turn);
+        }
         turn.actions.push(Action::Ask(ask.clone()));
         self.work = Work::Asking(ask);
     }
@@ -553,6 +564,9 @@ impl Order {
 
     /// Stored first: a kill must not leave behind what nobody knows to withdraw.
     fn present(&mut self, presented: Vec<Presented>, turn: &mut Turn) {
+        if self.is_overdue(turn.now) {
+            return self.fail(OVERDUE, false, turn);
+        }
         let (stale, kept): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.saved.presented).into_iter().partition(|one| !presented.contains(one));
         let since = self.saved.presented_at.filter(|_| !kept.is_empty());

@@ -550,6 +550,50 @@ fn faults_on_the_way_leave_the_challenge_where_it_is_for_ten_minutes() {
 }
 
 #[test]
+fn after_ten_minutes_it_is_withdrawn_though_each_answer_would_bring_another_request() {
+    let done = ["keep order/1 +2", "withdraw 2", "report stuck 601"];
+    let told = || {
+        let mut it = Table::new(None);
+        it.go_to_publishing();
+        it.check(2, Event::Published, &["challenge chall/a/http-01"], None);
+        it
+    };
+    // Told of one, and the next is not told.
+    let mut early = told();
+    early.check(599, is_told(), &["challenge chall/b/http-01"], None);
+    let mut late = told();
+    late.check(600, is_told(), &done, Some(601));
+    late.check(600, Event::Withdrawn, &["keep order/1"], Some(601));
+    late.check(601, Event::Tick, &["order order/1"], None);
+    let mut refused = told();
+    refused.check(600, Event::Failed(problem(ProblemKind::Malformed)), &done, Some(601));
+    // One authorization was looked at, and the next is not; or both are valid, and the order is looked at when nothing
+    // is published any more.
+    let looking = || {
+        let mut it = Table::new(None);
+        it.go_to_validation();
+        it.check(3, Event::Tick, &["authorization authz/a"], None);
+        it
+    };
+    looking().check(600, is_authorization("a", AuthorizationStatus::Valid), &done, Some(601));
+    looking().check(600, is_authorization("a", AuthorizationStatus::Pending), &done, Some(601));
+    let mut valid = looking();
+    valid.check(3, is_authorization("a", AuthorizationStatus::Valid), &["authorization authz/b"], None);
+    valid.check(600, is_authorization("b", AuthorizationStatus::Valid), &done, Some(601));
+    // Nor is it published again, after a fault that leaves it unknown whether it is.
+    let mut it = looking();
+    it.check(3, Event::Failed(lost()), &["keep order/1 +2", "report lost 4"], Some(4));
+    it.check(4, Event::Tick, &["order order/1"], None);
+    let mut again = Table::new(Some(it.order.saved()));
+    again.check(4, Event::Tick, &["order order/1"], None);
+    again.check(4, is_order(OrderStatus::Pending), &["authorization authz/a"], None);
+    again.check(4, is_authorization("a", AuthorizationStatus::Pending), &["authorization authz/b"], None);
+    again.check(600, is_authorization("b", AuthorizationStatus::Pending), &done, Some(601));
+    // What is ready needs nothing published, and goes on.
+    it.check(600, is_order(OrderStatus::Ready), &["withdraw 2", "finalize finalize/1"], Some(660));
+}
+
+#[test]
 fn a_way_that_the_server_does_not_offer_is_named_with_those_that_it_offers() {
     let mut it = Table::new(None);
     it.check(0, Event::Tick, &["keep asking", "new-order replacing"], None);
@@ -893,6 +937,10 @@ impl Sim {
 
     fn ask(&mut self, ask: &Ask, pem: &[u8]) -> Event {
         self.must_be_stored(ask);
+        // An answer may take its time.
+        if self.fault(20) {
+            self.now = self.now + Duration::from_secs(self.random.random_range(1..=120));
+        }
         if self.fault(8) {
             let reason = "refused".to_owned();
             return Event::Failed(Trouble::Unreachable { origin: "https://acme.example".to_owned(), reason });
