@@ -164,7 +164,7 @@ async fn serve(
     let (wake, sealer_status) = (Arc::new(Notify::new()), watch::Sender::new(SealerStatus::default()));
     let sealing = StoreKeys {
         store: store.clone(),
-        config_path,
+        config_path: config_path.clone(),
         dev: config.dev,
         clock: clock.clone(),
         wake: wake.clone(),
@@ -174,6 +174,7 @@ async fn serve(
     let sealer = Sealer {
         store: store.clone(),
         config: config.clone(),
+        config_path,
         clock: clock.clone(),
         wake,
         status: sealer_status,

@@ -18,6 +18,7 @@ use store::{
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::waiting::read_again;
 use crate::{
     config::Config,
     keys::{self, Asking},
@@ -71,7 +72,10 @@ fn ending(slot: &SlotStatus) -> Option<Ending> {
 /// Carries rotations of data keys on, and watches over the store.
 pub(super) struct Sealer {
     pub(super) store: Store,
+    /// As it could be read last.
     pub(super) config: Config,
+    /// Read anew at each look: slots come and go while we run.
+    pub(super) config_path: PathBuf,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) wake: Arc<Notify>,
     pub(super) status: watch::Sender<SealerStatus>,
@@ -79,7 +83,7 @@ pub(super) struct Sealer {
 
 impl Sealer {
     /// Until `shutdown`. Begins with what an earlier process left half done.
-    pub(super) async fn run(self, shutdown: CancellationToken) {
+    pub(super) async fn run(mut self, shutdown: CancellationToken) {
         if let Err(error) = self.store.note_findings().await {
             tracing::warn!(%error, "what was found wrong at the start is not in the audit log");
         }
@@ -136,7 +140,8 @@ impl Sealer {
         }
     }
 
-    async fn look_at_slots(&self) {
+    async fn look_at_slots(&mut self) {
+        read_again(&mut self.config, &self.config_path);
         // A descriptor can be read once only: what was given at the start is not asked again here.
         let asking = Asking { clock: self.clock.clone(), patience: PATIENT };
         let Ok(sources) = keys::sources(&self.config, &asking) else { return };

@@ -188,8 +188,9 @@ fn samples() -> Vec<Sample> {
     ]
 }
 
-/// Takes what opens the store from the configuration as it is now; all else stays as at the start.
-fn read_again(config: &mut Config, path: &Path) {
+/// Takes what opens the store from the configuration as it is now; all else stays as at the start. One that cannot be
+/// read changes nothing.
+pub(super) fn read_again(config: &mut Config, path: &Path) {
     match load_config(path, config.dev) {
         Ok(now) => (config.kek, config.slots) = (now.kek, now.slots),
         Err(error) => {
@@ -197,7 +198,7 @@ fn read_again(config: &mut Config, path: &Path) {
                 Some(lines) => lines.into_iter().map(|(line, _)| line).collect(),
                 None => vec![format!("{error:#}")],
             };
-            tracing::warn!(problems = problems.join("; "), "the configuration of the start is kept");
+            tracing::warn!(problems = problems.join("; "), "what the configuration named before is kept");
         }
     }
 }
