@@ -140,15 +140,16 @@ impl UnlockError {
         }
     }
 
-    /// What becomes of it when nobody changes anything here: the best that one of the keys holds out.
+    /// What becomes of it when nobody changes anything here. Whoever tries again asks all of them: a refusal of one is
+    /// a reason to be slow, whatever the others hold out.
     #[must_use]
     pub fn outlook(&self) -> Outlook {
         let all = self.remote();
         let one_is = |outlook| all.iter().any(|error| error.outlook == outlook);
-        if one_is(Outlook::Passing) {
-            Outlook::Passing
-        } else if one_is(Outlook::Refused) {
+        if one_is(Outlook::Refused) {
             Outlook::Refused
+        } else if one_is(Outlook::Passing) {
+            Outlook::Passing
         } else {
             Outlook::Lasting
         }

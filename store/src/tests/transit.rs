@@ -191,6 +191,27 @@ async fn nobody_is_asked_over_a_network_where_a_key_at_hand_opens_the_store() {
     assert_eq!(error.to_string(), "a held key is not the key of slot vault (transit)");
 }
 
+#[test]
+fn while_one_of_several_refuses_us_all_are_asked_slowly() {
+    let check = |all: &[Outlook], expected| {
+        let remote = |outlook: &Outlook| UnlockError::from(KekError::from(FakeKey::error("away", *outlook)));
+        assert_eq!(UnlockError::None(all.iter().map(remote).collect()).outlook(), expected, "{all:?}");
+        // What opens nothing and is no reason to wait changes nothing of it, wherever it stands.
+        let with_near =
+            [UnlockError::NoKey { slots: String::new() }].into_iter().chain(all.iter().map(remote));
+        assert_eq!(UnlockError::None(with_near.collect()).outlook(), expected, "{all:?}");
+    };
+    use Outlook::{Lasting, Passing, Refused};
+    check(&[], Lasting);
+    check(&[Lasting, Lasting], Lasting);
+    check(&[Lasting, Passing], Passing);
+    check(&[Passing, Lasting], Passing);
+    check(&[Passing, Refused], Refused);
+    check(&[Refused, Passing], Refused);
+    check(&[Refused, Lasting], Refused);
+    check(&[Lasting, Passing, Refused, Passing], Refused);
+}
+
 #[tokio::test]
 async fn what_another_slot_holds_does_not_open_in_this_one() {
     let world = World::new().await;
