@@ -52,7 +52,7 @@ impl TransitKey {
     }
 
     fn error(&self, code: &'static str, reason: String, hint: String, outlook: Outlook) -> RemoteError {
-        RemoteError { key: self.to_string(), code, reason, hint, outlook }
+        RemoteError { key: self.to_string(), code, reason, hint, outlook, is_of_wrapped: false }
     }
 
     async fn credentials(&self) -> Result<Credentials, RemoteError> {
@@ -137,6 +137,7 @@ impl TransitKey {
     /// In the words of the port.
     fn refused(&self, client: &Client, refusal: &SlotRefusal) -> RemoteError {
         let (outlook, code) = judge(refusal);
+        let is_of_wrapped = matches!(refusal, SlotRefusal::TooOld | SlotRefusal::TooNew);
         let (mut reason, mut hint) = (refusal.to_string(), refusal.hint());
         let status = client.status().borrow().clone();
         match refusal {
@@ -163,7 +164,7 @@ impl TransitKey {
             }
             _ => {}
         }
-        self.error(code, reason, hint, outlook)
+        RemoteError { is_of_wrapped, ..self.error(code, reason, hint, outlook) }
     }
 
     fn policy_hint(&self) -> String {
@@ -239,7 +240,8 @@ impl TransitKey {
             "vault write {path} min_decryption_version={version}; then credence kek rotate slot NAME, and raise it \
              again"
         );
-        self.error("too-old", reason, hint, Outlook::Passing)
+        let error = self.error("too-old", reason, hint, Outlook::Passing);
+        RemoteError { is_of_wrapped: true, ..error }
     }
 }
 

@@ -479,7 +479,8 @@ fn words(error: &UnlockError) -> String {
 }
 
 /// Asks the sources for the root key. One that opens its slot is enough; of the others it is said why they did
-/// not. Which slot a key opens shows by its name or by the commitment; nothing is decrypted on trial.
+/// not. Which slot a key opens shows by its name or by the commitment; a key elsewhere that no slot is named for is
+/// asked for one slot after the other, and its holder unwraps only what was wrapped for that very slot.
 pub(crate) async fn open(
     store: Uuid,
     root_id: Uuid,
@@ -541,10 +542,21 @@ async fn ask_one(
     }
     let fits = |slot: &Slot| slot.kind == given && one.name.as_ref().is_none_or(|name| slot.name == *name);
     let fitting: Vec<usize> = (0..slots.len()).filter(|index| fits(&slots[*index])).collect();
+    let mut first = None;
     for index in &fitting {
-        if let Some(answered) = slots[*index].ask(store, root_id, &one.source, apart_from).await? {
-            return Ok((*index, answered));
+        match slots[*index].ask(store, root_id, &one.source, apart_from).await {
+            Ok(Some(answered)) => return Ok((*index, answered)),
+            Ok(None) => {}
+            // Another slot may be of a version that it still unwraps. Anything else, such as a login or a PIN that is
+            // refused, would be so of the next slot too, and must not be tried again.
+            Err(UnlockError::Kek(KekError::Remote(error))) if error.is_of_wrapped => {
+                first.get_or_insert(error);
+            }
+            Err(error) => return Err(error),
         }
+    }
+    if let Some(error) = first {
+        return Err(KekError::Remote(error).into());
     }
     if fitting.is_empty() {
         // What is wrong with the key itself is said first.

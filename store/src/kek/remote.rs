@@ -96,6 +96,8 @@ pub struct RemoteError {
     pub hint: String,
     /// What becomes of it.
     pub outlook: Outlook,
+    /// Whether it is so of what was to be unwrapped, and not of the key: what else the key wrapped may come out.
+    pub is_of_wrapped: bool,
 }
 
 /// What stands in a slot of such a key.

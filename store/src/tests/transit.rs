@@ -52,6 +52,7 @@ impl FakeKey {
             reason: code.into(),
             hint: format!("mend {code}"),
             outlook,
+            is_of_wrapped: code == "too-old",
         }
     }
 
@@ -189,6 +190,38 @@ async fn nobody_is_asked_over_a_network_where_a_key_at_hand_opens_the_store() {
     let OpenError::Unlock(unlock) = &error else { panic!("{error}") };
     assert_eq!(unlock.outlook(), Outlook::Lasting);
     assert_eq!(error.to_string(), "a held key is not the key of slot vault (transit)");
+}
+
+#[tokio::test]
+async fn a_held_key_that_no_slot_is_named_for_opens_what_it_still_can_and_is_not_pressed_otherwise() {
+    let world = World::new().await;
+    let key = FakeKey::new("kek");
+    for (name, version) in [("first", 1), ("second", 2)] {
+        key.set(|held| held.latest = version);
+        world.store.add_slot(name, KekSource::Transit(key.clone()), slot_event()).await.unwrap();
+    }
+    let place = world.close().await;
+    let source = || SlotSource { name: None, source: KekSource::Transit(key.clone()) };
+    // The first slot is too old for it, the second is not.
+    key.set(|held| held.minimum = 2);
+    let opened = open(OpenOptions { keys: vec![source()], ..place.open_options() }).await.unwrap();
+    let place = World::run(place, opened).close().await;
+
+    let refused = async |asked| {
+        let before = key.asked.load(Ordering::Relaxed);
+        let options = OpenOptions { keys: vec![source()], ..place.open_options() };
+        let error = open(options).await.unwrap_err().to_string();
+        assert_eq!(key.asked.load(Ordering::Relaxed) - before, asked, "{error}");
+        error
+    };
+    // Both are: it is said why, not that it is another key.
+    key.set(|held| held.minimum = 3);
+    assert_eq!(refused(2).await, "a held key: too-old");
+    // What is so of the key is so of every slot, and is asked once.
+    for outlook in [Outlook::Passing, Outlook::Refused, Outlook::Lasting] {
+        key.set(|held| held.away = Some(outlook));
+        assert_eq!(refused(1).await, "a held key: away");
+    }
 }
 
 #[test]
