@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{Config, KekSource},
-    keys::{self, Asking},
+    keys::{self, Asking, Pipes},
     lifecycle::Parts,
     transit::PATIENT,
 };
@@ -101,7 +101,7 @@ async fn make(
 ) -> anyhow::Result<Made> {
     let slot = |name: &str, source| NewSlot { name: name.to_owned(), source, cost: Cost::default() };
     let mut slots = Vec::new();
-    let asking = Asking { clock: clock.clone(), patience: PATIENT };
+    let asking = Asking { clock: clock.clone(), patience: PATIENT, pipes: Pipes::Read };
     if let Some(kek) = &config.kek {
         slots.push(slot(PRIMARY, keys::source(kek, &asking)?));
     }
@@ -145,7 +145,7 @@ pub(crate) async fn with_store<T>(
     clock: &Arc<dyn Clock>,
     work: impl AsyncFnOnce(Store) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
-    let (store, writer) = open_store(config, clock.clone()).await?;
+    let (store, writer) = open_store(config, clock.clone(), Pipes::Read).await?;
     let shutdown = CancellationToken::new();
     let mut parts = Parts::default();
     parts.spawn("store", writer.run(shutdown.clone()));
@@ -155,17 +155,18 @@ pub(crate) async fn with_store<T>(
     outcome
 }
 
-/// Opens the store that `config` names.
+/// Opens the store that `config` names, with secrets from pipes or without.
 ///
 /// # Errors
 /// As the store says, with its hint.
 pub(crate) async fn open_store(
     config: &Config,
     clock: Arc<dyn Clock>,
+    pipes: Pipes,
 ) -> anyhow::Result<(Store, store::Writer)> {
     let options = store::OpenOptions {
         directory: config.data_dir.clone(),
-        keys: keys::sources(config, &Asking { clock: clock.clone(), patience: PATIENT })?,
+        keys: keys::sources(config, &Asking { clock: clock.clone(), patience: PATIENT, pipes })?,
         anchor: config.anchor_file.clone(),
         clock,
         dev: config.dev,

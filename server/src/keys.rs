@@ -19,6 +19,18 @@ pub(crate) struct Asking {
     pub(crate) clock: Arc<dyn Clock>,
     /// How long one use may take.
     pub(crate) patience: Duration,
+    /// Whether secrets are taken from pipes too: those hold one once only, and keep whoever reads them for as long as
+    /// somebody may write.
+    pub(crate) pipes: Pipes,
+}
+
+/// What becomes of a secret that stands in no regular file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pipes {
+    /// It is read: somebody put it there for this.
+    Read,
+    /// It is left where it is, with a problem that names it.
+    Left,
 }
 
 /// The least length of a passphrase.
@@ -60,7 +72,7 @@ pub(crate) fn source(kek: &KekSource, asking: &Asking) -> anyhow::Result<store::
     Ok(match kek {
         KekSource::File(path) => store::KekSource::File(path.clone()),
         KekSource::PassphraseFile(path) => {
-            let text = secret("passphrase", path)?;
+            let text = secret("passphrase", path, asking.pipes)?;
             if text.len() < MIN_PASSPHRASE {
                 let path = path.display();
                 return Err(anyhow!("the passphrase in {path} is shorter than {MIN_PASSPHRASE} characters"));
@@ -71,7 +83,7 @@ pub(crate) fn source(kek: &KekSource, asking: &Asking) -> anyhow::Result<store::
             module: module.clone(),
             token: token.clone(),
             key: key.clone(),
-            pin: secret("PIN", pin_file)?,
+            pin: secret("PIN", pin_file, asking.pipes)?,
         }),
         // Its files are read when it is asked: what opens no store today may do so in a moment.
         KekSource::Transit(transit) => store::KekSource::Transit(Arc::new(TransitKey::new(
@@ -87,7 +99,7 @@ pub(crate) fn source(kek: &KekSource, asking: &Asking) -> anyhow::Result<store::
 /// # Errors
 /// When it cannot be read, or is shorter than it must be for a file that somebody may try for years.
 pub(crate) fn export_passphrase(path: &Path) -> anyhow::Result<Zeroizing<Vec<u8>>> {
-    let text = secret("passphrase", path)?;
+    let text = secret("passphrase", path, Pipes::Read)?;
     // Others read the first line only, and would not open what all of them seal.
     if text.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
         return Err(anyhow!("the passphrase in {} is more than one line", path.display()));
@@ -100,7 +112,11 @@ pub(crate) fn export_passphrase(path: &Path) -> anyhow::Result<Zeroizing<Vec<u8>
 }
 
 /// A secret without the line ends behind it.
-fn secret(what: &str, path: &Path) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+fn secret(what: &str, path: &Path, pipes: Pipes) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+    // It is not even opened, which a writer at the other end would notice.
+    if pipes == Pipes::Left && fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+        return Err(anyhow!("the {what} in {} is not read again: it is no regular file", path.display()));
+    }
     let text = fs::read(path).with_context(|| format!("cannot read the {what} from {}", path.display()))?;
     let text = Zeroizing::new(text);
     let end = text.iter().rposition(|byte| !matches!(byte, b'\n' | b'\r')).map_or(0, |last| last + 1);
@@ -112,12 +128,50 @@ fn secret(what: &str, path: &Path) -> anyhow::Result<Zeroizing<Vec<u8>>> {
 
 #[cfg(test)]
 mod tests {
+    use std::{sync::mpsc, thread};
+
     use super::*;
+
+    fn asking(pipes: Pipes) -> Asking {
+        Asking { clock: Arc::new(crate::clock::SystemClock), patience: crate::transit::PATIENT, pipes }
+    }
+
+    #[test]
+    fn a_pipe_is_read_at_a_start_only_and_keeps_nobody_afterwards() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RWXU).unwrap();
+        let named = KekSource::PassphraseFile(pipe.clone());
+        // Somebody holds it open, and may write at any time.
+        let writer = fs::File::options().read(true).write(true).open(&pipe).unwrap();
+        for left in [
+            named.clone(),
+            KekSource::Token {
+                module: "m".into(),
+                token: "t".into(),
+                key: "k".into(),
+                pin_file: pipe.clone(),
+            },
+        ] {
+            let (done, seen) = mpsc::channel();
+            thread::spawn(move || done.send(source(&left, &asking(Pipes::Left)).unwrap_err().to_string()));
+            let error = seen.recv_timeout(Duration::from_secs(20)).expect("it waits for the pipe");
+            let is_named = error.contains(pipe.to_str().unwrap());
+            assert!(is_named && error.contains("is no regular file"), "{error}");
+        }
+        drop(writer);
+        let (done, seen) = mpsc::channel();
+        thread::spawn(move || done.send(source(&named, &asking(Pipes::Read)).unwrap().kind()));
+        // Each of the two waits for the other.
+        thread::spawn(move || fs::write(pipe, "correct horse battery\n"));
+        let kind = seen.recv_timeout(Duration::from_secs(20)).expect("it is read at a start");
+        assert_eq!(kind, store::SlotKind::Passphrase);
+    }
 
     #[test]
     fn reads_secrets_from_files_and_names_the_file_when_it_cannot() {
         let folder = tempfile::tempdir().unwrap();
-        let asking = Asking { clock: Arc::new(crate::clock::SystemClock), patience: crate::transit::PATIENT };
+        let asking = asking(Pipes::Left);
         let path = folder.path().join("phrase");
         let check = |text: &str, expected: Result<(), &str>| {
             fs::write(&path, text).unwrap();

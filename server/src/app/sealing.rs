@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::waiting::read_again;
 use crate::{
     config::Config,
-    keys::{self, Asking},
+    keys::{self, Asking, Pipes},
     serve::load_config,
     transit::{BRISK, PATIENT},
 };
@@ -143,7 +143,7 @@ impl Sealer {
     async fn look_at_slots(&mut self) {
         read_again(&mut self.config, &self.config_path);
         // A descriptor can be read once only: what was given at the start is not asked again here.
-        let asking = Asking { clock: self.clock.clone(), patience: PATIENT };
+        let asking = Asking { clock: self.clock.clone(), patience: PATIENT, pipes: Pipes::Left };
         let Ok(sources) = keys::sources(&self.config, &asking) else { return };
         if let Ok(slots) = self.store.slot_status(&sources).await {
             let failing = slots.iter().filter(|slot| matches!(slot.health, SlotHealth::Fails(_))).count();
@@ -185,11 +185,11 @@ impl StoreKeys {
 
     fn sources(&self) -> Result<Vec<SlotSource>, CallError> {
         let unreadable = |error: anyhow::Error| CallError::Policy(shorten(&format!("{error:#}")));
-        keys::sources(&self.config()?, &self.asking()).map_err(unreadable)
+        keys::sources(&self.config()?, &self.asking(Pipes::Left)).map_err(unreadable)
     }
 
-    fn asking(&self) -> Asking {
-        Asking { clock: self.clock.clone(), patience: BRISK }
+    fn asking(&self, pipes: Pipes) -> Asking {
+        Asking { clock: self.clock.clone(), patience: BRISK, pipes }
     }
 
     /// What the configuration says opens the slot of that name.
@@ -201,7 +201,7 @@ impl StoreKeys {
                 self.config_path.display()
             ))
         })?;
-        keys::source(&slot.source, &self.asking())
+        keys::source(&slot.source, &self.asking(Pipes::Read))
             .map_err(|error| CallError::Policy(shorten(&format!("{error:#}"))))
     }
 }

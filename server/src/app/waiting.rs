@@ -25,6 +25,7 @@ use crate::{
     config::{Config, KekSource},
     door,
     init::open_store,
+    keys::Pipes,
     metrics::{Metrics, Sample, SampleValue},
     opening::{Action, Event, Jitter, Opening},
     serve::load_config,
@@ -131,10 +132,12 @@ pub(super) async fn open(
                         read_again(&mut config, path);
                     }
                     print = Print::of(&config, path).await;
+                    // A pipe was for the first try: whoever waits for one answers no probe, and sees no end.
+                    let pipes = if stays { Pipes::Left } else { Pipes::Read };
                     let opened = tokio::select! {
                         () = shutdown.cancelled() => return Ok(None),
                         never = &mut door => match never {},
-                        opened = open_store(&config, clock.clone()) => opened,
+                        opened = open_store(&config, clock.clone(), pipes) => opened,
                     };
                     match opened {
                         Ok((store, writer)) => {

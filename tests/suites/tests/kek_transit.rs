@@ -354,7 +354,20 @@ async fn a_server_waits_for_a_vault_that_is_away_at_its_start_and_opens_by_itsel
     stage.vault.kill(0).await;
     stage.world.launch(&[]);
     stage.waits("unreachable").await;
+    // Nor does a pipe keep it, at whose other end somebody stays and writes nothing.
+    let pipe = stage.world.sandbox().path("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let writer = fs::File::options().read(true).write(true).open(&pipe).unwrap();
+    let piped = "    - {name: piped, passphrase_file: pipe}\n";
+    stage
+        .logs("is no regular file", async || {
+            stage.configure(&format!("  slots:\n{}{piped}", stage.slot("vault", &[])));
+        })
+        .await;
+    stage.waits("unreachable").await;
     stage.world.terminate().await;
+    drop(writer);
+    stage.vault_only();
     stage.world.launch(&[]);
     let process = stage.waits("unreachable").await;
     // What is mistyped meanwhile ends nothing.
