@@ -73,6 +73,14 @@ struct FilePrint {
     length: u64,
 }
 
+impl FilePrint {
+    async fn of(path: &Path) -> Option<Self> {
+        let found = tokio::fs::metadata(path).await.ok()?;
+        let modified = (found.mtime(), found.mtime_nsec());
+        Some(Self { inode: found.ino(), modified, length: found.len() })
+    }
+}
+
 impl Print {
     async fn of(config: &Config, path: &Path) -> Self {
         let mut files = vec![path.to_owned()];
@@ -84,15 +92,22 @@ impl Print {
         }
         let mut prints = Vec::with_capacity(files.len());
         for file in files {
-            let found = tokio::fs::metadata(&file).await.ok();
-            let print = found.map(|found| FilePrint {
-                inode: found.ino(),
-                modified: (found.mtime(), found.mtime_nsec()),
-                length: found.len(),
-            });
+            let print = FilePrint::of(&file).await;
             prints.push((file, print));
         }
         Self(prints)
+    }
+
+    /// Has `config` read anew, and answers what it was read from: a file that is written after it was read is another
+    /// one, and nobody waits for the next try to see it.
+    async fn of_reading(config: &mut Config, path: &Path, read: impl FnOnce(&mut Config, &Path)) -> Self {
+        let before = FilePrint::of(path).await;
+        read(config, path);
+        let mut print = Self::of(config, path).await;
+        if let Some((_, own)) = print.0.first_mut() {
+            *own = before;
+        }
+        print
     }
 }
 
@@ -128,10 +143,11 @@ pub(super) async fn open(
         for action in machine.step(event, clock.now()) {
             match action {
                 Action::Try => {
-                    if stays {
-                        read_again(&mut config, path);
-                    }
-                    print = Print::of(&config, path).await;
+                    print = if stays {
+                        Print::of_reading(&mut config, path, read_again).await
+                    } else {
+                        Print::of(&config, path).await
+                    };
                     // A pipe was for the first try: whoever waits for one answers no probe, and sees no end.
                     let pipes = if stays { Pipes::Left } else { Pipes::Read };
                     let opened = tokio::select! {
@@ -222,5 +238,49 @@ fn facts(error: &anyhow::Error) -> (Outlook, &'static str, String) {
         | OpenError::Newer { .. }
         | OpenError::Copy { .. }
         | OpenError::Database { .. } => (Outlook::Lasting, "the database cannot be opened", hint),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn with_slot(path: &Path, slot: &str) {
+        let text = format!("trust_domain: td\nsecrets:\n  slots:\n    - {{name: a, kek_file: {slot}}}\n");
+        fs::write(path, text).unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_written_while_the_configuration_is_read_is_seen_at_the_next_look() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("credence.yaml");
+        with_slot(&path, "first.kek");
+        let mut config = load_config(&path, false).unwrap();
+        let check = async |config: &mut Config, slot: &str, meanwhile: Option<&str>| {
+            let read = |config: &mut Config, path: &Path| {
+                read_again(config, path);
+                if let Some(slot) = meanwhile {
+                    with_slot(path, slot);
+                }
+            };
+            let print = Print::of_reading(config, &path, read).await;
+            assert_eq!(config.slots[0].source, KekSource::File(folder.path().join(slot)));
+            assert_eq!(Print::of(config, &path).await != print, meanwhile.is_some(), "{meanwhile:?}");
+        };
+        check(&mut config, "first.kek", None).await;
+        check(&mut config, "first.kek", Some("another.kek")).await;
+        check(&mut config, "another.kek", None).await;
+        // Every file that it names counts as it is after the reading.
+        fs::write(folder.path().join("another.kek"), "x").unwrap();
+        check(&mut config, "another.kek", None).await;
+        let print = Print::of(&config, &path).await;
+        fs::write(folder.path().join("another.kek"), "xy").unwrap();
+        assert_ne!(Print::of(&config, &path).await, print);
+        // What was mistyped and then mended meanwhile is seen as well.
+        fs::write(&path, "trust_domain: td\nsecrets: {slotz: []}\n").unwrap();
+        check(&mut config, "another.kek", Some("last.kek")).await;
+        check(&mut config, "last.kek", None).await;
     }
 }

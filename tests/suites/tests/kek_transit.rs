@@ -373,7 +373,10 @@ async fn a_server_waits_for_a_vault_that_is_away_at_its_start_and_opens_by_itsel
     // What is mistyped meanwhile ends nothing.
     stage.configure("  slots:\n    - {name: recovery, kek_file: nowhere.kek}\n");
     stage.waits("no key opens it").await;
-    stage.configure("  slots:\n    - {name: recovery, kek_fil: recovery.kek}\n");
+    let kept = "what the configuration named before is kept";
+    let mistyped = "  slots:\n    - {name: recovery, kek_fil: recovery.kek}\n";
+    stage.logs(kept, async || stage.configure(mistyped)).await;
+    stage.waits("no key opens it").await;
     let recovery = "    - {name: recovery, kek_file: recovery.kek}\n";
     stage.configure(&format!("  slots:\n{}{recovery}", stage.slot("vault", &[])));
     stage.opens(process).await;
