@@ -25,6 +25,7 @@ mod integrity;
 mod issuers;
 mod journal;
 mod kek;
+mod kept;
 mod keyring;
 mod leaves;
 mod ledger;

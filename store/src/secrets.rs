@@ -8,20 +8,19 @@ use certs::{Certificate, Chain, Imported, KeyForm, SecretBytes, Timestamp, certi
 use sds::{ImportedSecret, SecretFacts};
 use serde::{Deserialize, Serialize};
 use spiffe::{SecretName, SpiffeId, Tenant};
-use sqlx::Row;
 
 use crate::{
     Store, Topic,
-    keyring::{Class, RowName},
-    row::number,
-    seal::SealError,
-    sealed::{Cause, Content, SealedError, ensure_data_key},
-    writer::{Change, Fault, Refusal, Tx},
+    kept::{Found, Shelf},
+    keyring::Class,
+    writer::{Change, Fault, Tx},
 };
 
 /// The most secrets of a tenant.
 pub const MAX_SECRETS: u64 = 2000;
-const KIND: &str = "secret";
+
+const SHELF: Shelf =
+    Shelf { class: Class::Tls, kind: "secret", what: "secret", topic: Topic::Secrets, most: MAX_SECRETS };
 
 /// What stands before the secret bytes in a record.
 #[derive(Debug, Serialize, Deserialize)]
@@ -40,10 +39,6 @@ struct Header {
     updated: i64,
 }
 
-fn row<'a>(tenant: &'a str, id: &'a str) -> RowName<'a> {
-    RowName { tenant, kind: KIND, id, version: 0 }
-}
-
 struct Put(NewSecret, Option<u64>, Event);
 
 #[async_trait]
@@ -54,37 +49,7 @@ impl Change for Put {
     async fn carry_out(self, tx: &mut Tx<'_>) -> Result<u64, Fault<StoreError>> {
         let Self(new, expected, event) = self;
         let (tenant, id) = (new.tenant.to_string(), new.name.to_string());
-        let found =
-            sqlx::query("SELECT version FROM sealed WHERE tenant = ? AND class = ? AND kind = ? AND id = ?")
-                .bind(&tenant)
-                .bind(Class::Tls.word())
-                .bind(KIND)
-                .bind(&id)
-                .fetch_optional(tx.sql())
-                .await?;
-        let actual = found.map(|row| crate::row::unsigned(&row, "version")).transpose()?;
-        match (expected, actual) {
-            (Some(0), Some(_)) => {
-                return Err(Fault::Refused(StoreError::Exists { what: "secret", name: id }));
-            }
-            (Some(expected), Some(actual)) if expected != actual => {
-                return Err(Fault::Refused(StoreError::Conflict {
-                    what: "secret",
-                    name: id,
-                    expected,
-                    actual,
-                }));
-            }
-            (Some(1..), None) => {
-                return Err(Fault::Refused(StoreError::NotFound { what: "secret", name: id }));
-            }
-            _ => {}
-        }
-        if actual.is_none() && count(tx, &tenant).await? >= MAX_SECRETS {
-            let why = format!("tenant {tenant} has {MAX_SECRETS} secrets, no more are taken");
-            return Err(Fault::Refused(StoreError::Full(why)));
-        }
-        ensure_data_key(tx, &tenant, Class::Tls, event.at).await?;
+        SHELF.expect(tx, &tenant, &id, expected).await?;
         let created = new.created.unix_millis();
         let mut header = Header {
             kind: new.value.word().to_owned(),
@@ -102,23 +67,8 @@ impl Change for Put {
             }
             Imported::Generic(bytes) => bytes,
         };
-        let text = crate::row::json(&header)?;
-        let content = Content::Secret { header: text.as_bytes(), secret: &secret };
-        let version = tx.put_sealed(Class::Tls, row(&tenant, &id), content, &Cause::from(&event)).await?;
-        tx.record(event.with("version", version));
-        tx.touch(Topic::Secrets);
-        Ok(version)
+        Ok(SHELF.put(tx, &tenant, &id, &header, &secret, event).await?)
     }
-}
-
-async fn count(tx: &mut Tx<'_>, tenant: &str) -> Result<u64, sqlx::Error> {
-    let row = sqlx::query("SELECT count(*) AS count FROM sealed WHERE tenant = ? AND class = ? AND kind = ?")
-        .bind(tenant)
-        .bind(Class::Tls.word())
-        .bind(KIND)
-        .fetch_one(tx.sql())
-        .await?;
-    crate::row::unsigned(&row, "count")
 }
 
 struct Remove(Tenant, SecretName, Event);
@@ -130,18 +80,12 @@ impl Change for Remove {
 
     async fn carry_out(self, tx: &mut Tx<'_>) -> Result<(), Fault<StoreError>> {
         let Self(tenant, name, event) = self;
-        let (tenant, id) = (tenant.to_string(), name.to_string());
-        if !tx.destroy_sealed(Class::Tls, row(&tenant, &id), &Cause::from(&event)).await? {
-            return Err(Fault::Refused(StoreError::NotFound { what: "secret", name: id }));
-        }
-        tx.record(event);
-        tx.touch(Topic::Secrets);
-        Ok(())
+        SHELF.remove(tx, tenant.as_str(), &name.to_string(), event).await
     }
 }
 
 /// What [`Put`] sealed, read back.
-fn read(tenant: &str, id: &str, version: u64, header: &[u8], bytes: SecretBytes) -> Option<ImportedSecret> {
+fn read(found: Found<'_>, header: &[u8], bytes: SecretBytes) -> Option<ImportedSecret> {
     let header: Header = serde_json::from_slice(header).ok()?;
     let value = match (header.kind.as_str(), header.chain, header.key) {
         ("tls", Some(chain), Some(label)) => {
@@ -155,9 +99,9 @@ fn read(tenant: &str, id: &str, version: u64, header: &[u8], bytes: SecretBytes)
         _ => return None,
     };
     let facts = SecretFacts {
-        tenant: Tenant::parse(tenant).ok()?,
-        name: SecretName::from_path(id)?,
-        version,
+        tenant: Tenant::parse(found.tenant).ok()?,
+        name: SecretName::from_path(found.id)?,
+        version: found.version,
         grants: header.grants.into_iter().collect(),
         created: Timestamp::from_unix_millis(header.created),
         updated: Timestamp::from_unix_millis(header.updated),
@@ -168,38 +112,7 @@ fn read(tenant: &str, id: &str, version: u64, header: &[u8], bytes: SecretBytes)
 #[async_trait]
 impl SecretStore for Store {
     async fn secrets(&self) -> Result<Vec<ImportedSecret>, StoreError> {
-        let unavailable = |error: sqlx::Error| StoreError::unavailable(error.to_string());
-        let rows = sqlx::query(
-            "SELECT tenant, id FROM sealed WHERE class = ? AND kind = ? ORDER BY tenant, id LIMIT ?",
-        )
-        .bind(Class::Tls.word())
-        .bind(KIND)
-        .bind(number(100 * MAX_SECRETS))
-        .fetch_all(&mut *self.read().await.map_err(unavailable)?)
-        .await
-        .map_err(unavailable)?;
-        let mut secrets = Vec::with_capacity(rows.len());
-        for found in &rows {
-            let (tenant, id): (String, String) =
-                (found.try_get("tenant").map_err(unavailable)?, found.try_get("id").map_err(unavailable)?);
-            let opened = self.open_sealed(Class::Tls, row(&tenant, &id), |keyring, row, record| {
-                let (header, bytes) = keyring.open_secret_bytes(Class::Tls, row, record)?;
-                read(row.tenant, row.id, row.version, &header, bytes).ok_or(SealError::Malformed)
-            });
-            match opened.await {
-                Ok(Some(secret)) => secrets.push(secret),
-                Ok(None) => {}
-                // One that is damaged is not served; the others are.
-                Err(SealedError::Seal(error)) => {
-                    tracing::error!(%error, secret = id, "imported secret does not open")
-                }
-                Err(error @ SealedError::Rollback(..)) => {
-                    tracing::error!(%error, secret = id, "imported secret is not what was committed");
-                }
-                Err(error) => return Err(error.into_store_error()),
-            }
-        }
-        Ok(secrets)
+        self.kept(&SHELF, 100 * MAX_SECRETS, read).await
     }
 
     async fn put_secret(

@@ -97,7 +97,7 @@ async fn there_is_a_bounded_number_of_issuers() {
         put(&world.store, kept(&format!("i{number}"), "x"), 0).await.unwrap();
     }
     let full = put(&world.store, kept("more", "x"), 0).await.unwrap_err();
-    assert_eq!(full.to_string(), "there are 16 issuers, no more are taken");
+    assert_eq!(full.to_string(), "there are 16 issuers of tenant default, no more are taken");
     put(&world.store, kept("i3", "y"), 1).await.unwrap();
 }
 

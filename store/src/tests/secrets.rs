@@ -87,7 +87,7 @@ async fn tenant_has_a_bounded_number_of_secrets() {
         put(&world.store, new("default", &format!("default/s{number}"), "x"), None).await.unwrap();
     }
     let full = put(&world.store, new("default", "default/more", "x"), None).await.unwrap_err();
-    assert_eq!(full.to_string(), "tenant default has 2000 secrets, no more are taken");
+    assert_eq!(full.to_string(), "there are 2000 secrets of tenant default, no more are taken");
     put(&world.store, new("default", "default/s7", "y"), None).await.unwrap();
     put(&world.store, new("other", "default/more", "x"), None).await.unwrap();
 }
