@@ -19,6 +19,7 @@ use crate::{
 };
 
 mod blocks;
+mod challenges;
 mod checks;
 mod classes;
 mod drains;
@@ -29,6 +30,7 @@ mod staging;
 mod tests;
 
 pub use self::blocks::Concerned;
+pub use self::challenges::EdgeListener;
 pub use self::plan::{Plan, PlannedNodes, ResourceChange};
 
 use self::staging::Staging;

@@ -1,10 +1,10 @@
 use certs::Timestamp;
-use spiffe::BindingState;
+use spiffe::{BindingState, EdgeName};
 
 use super::*;
 use crate::{
     model::{self, Kind},
-    translate::Drains,
+    translate::{Challenges, Drains},
     validate::tests::context,
 };
 
@@ -474,4 +474,73 @@ fn incremental_views_equal_those_built_at_once() {
             assert_eq!(content(&views), content(&built), "step {step}, {node}");
         }
     }
+}
+
+/// An edge with a listener for each way to show that a name is ours.
+fn edge(name: &str, selector: &str, port: u16) -> String {
+    format!(
+        "---\napiVersion: v1\nkind: ProxyConfig\nmetadata: {{name: {name}}}\nspec:\n  selector: {{matchLabels: {selector}}}\n  \
+         listeners:\n    - name: https\n      address: 127.0.0.1\n      port: {port}\n      tls: {{edge: shop}}\n      \
+         filterChains:\n        - filters: [{{name: envoy.filters.network.http_connection_manager, config: {{routeConfig: site}}}}]\n    \
+         - name: http\n      address: 127.0.0.1\n      port: {}\n      mtls: off\n      filterChains:\n        - filters: \
+         [{{name: envoy.filters.network.http_connection_manager, config: {{routeConfig: site}}}}]\n  routes:\n    \
+         - {{name: site, virtualHosts: [{{name: all, domains: [\"*\"], routes: [{{match: {{prefix: /}}, directResponse: \
+         {{status: 200}}}}]}}]}}\n",
+        port + 1
+    )
+}
+
+#[test]
+fn challenges_change_what_shows_them_also_in_documents_that_come_later_and_go_without_a_trace() {
+    let mut catalog = catalog();
+    catalog.apply(puts(&(edge("edge", "{app: web}", 10) + &config("in", "{app: web}", 1, "c")))).unwrap();
+    let before = catalog.views();
+    let mut challenges = Challenges::default();
+    let shop = EdgeName::parse("shop").unwrap();
+    challenges.show_certificate(&Tenant::default(), &Namespace::default(), &shop, "shop.example");
+    let during = catalog.challenge(challenges.clone());
+    assert!(during.revision > before.revision);
+    assert_eq!(*catalog.challenges(), challenges);
+    let get = |views: &Views, of: &str, kind, name| views.get(&node(of)).unwrap().get(kind, name).cloned();
+    let (old, new) = (
+        get(&before, "web-1", TypeUrl::Listener, "https").unwrap(),
+        get(&during, "web-1", TypeUrl::Listener, "https").unwrap(),
+    );
+    assert_ne!(old.version(), new.version());
+    for (kind, name) in [(TypeUrl::Listener, "in"), (TypeUrl::Route, "site"), (TypeUrl::Cluster, "c")] {
+        let (old, new) = (get(&before, "web-1", kind, name), get(&during, "web-1", kind, name));
+        assert!(Arc::ptr_eq(&old.unwrap(), &new.unwrap()), "{name}");
+    }
+    // A proxy that comes to the edge meanwhile shows them too.
+    let later = catalog.apply(puts(&edge("edge-2", "{app: pay}", 10))).unwrap().views;
+    let names = |listener: &Resource| {
+        listener.references().iter().map(|(_, name)| name.to_string()).collect::<Vec<_>>()
+    };
+    let shown = names(&get(&later, "pay", TypeUrl::Listener, "https").unwrap());
+    assert!(shown.contains(&"edge://shop/shop.example".to_owned()), "{shown:?}");
+    let after = catalog.challenge(Challenges::default());
+    for of in ["web-1", "pay"] {
+        let listener = get(&after, of, TypeUrl::Listener, "https").unwrap();
+        assert_eq!(listener.version(), old.version(), "{of}");
+    }
+}
+
+#[test]
+fn listeners_are_found_with_what_an_edge_depends_on() {
+    let mut catalog = catalog();
+    catalog.apply(puts(&(edge("edge", "{app: web}", 10) + &config("in", "{app: pay}", 1, "c")))).unwrap();
+    let (tenant, namespace) = (Tenant::default(), Namespace::default());
+    let facts = |name: &str| {
+        let found = catalog.edge_listeners(&tenant, &namespace, |listener| listener.name == name);
+        found
+            .into_iter()
+            .map(|one| (one.edge.map(|edge| edge.to_string()), one.is_plain, one.tables))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(facts("https"), [(Some("shop".to_owned()), false, vec!["site".to_owned()])]);
+    assert_eq!(facts("http"), [(None, true, vec!["site".to_owned()])]);
+    assert_eq!(facts("in"), [(None, false, vec![])], "strict");
+    assert_eq!(facts("nobody"), []);
+    let elsewhere = Namespace::parse("elsewhere").unwrap();
+    assert_eq!(catalog.edge_listeners(&tenant, &elsewhere, |_| true), []);
 }

@@ -3,7 +3,7 @@
 use std::{net::IpAddr, num::NonZeroU16, time::Duration};
 
 use serde_json::{Value, json};
-use spiffe::{SecretName, SpiffeId};
+use spiffe::{EdgeName, SecretName, SpiffeId};
 
 use super::decode::{Field, Reader, list, nearest, object, words};
 use super::node::{Node, Scalar};
@@ -27,10 +27,20 @@ object! {
 }
 
 object! {
-    /// An imported certificate is shown, and clients are asked for none.
+    /// A certificate is shown, and clients are asked for none. Exactly one of `certificate` and `edge`.
     pub struct ListenerTls {
         /// The imported secret that holds it with its key, as NAMESPACE/NAME; the node must be granted it.
-        pub certificate: SecretName = "certificate",
+        pub certificate: Option<SecretName> = "certificate",
+        /// The edge whose certificate it is, which Credence obtains and renews: credence edge add.
+        pub edge: Option<EdgeName> = "edge",
+    }
+}
+
+impl ListenerTls {
+    /// The name of the secret that is shown.
+    pub(crate) fn secret(&self) -> Option<String> {
+        let imported = self.certificate.as_ref().map(SecretName::to_uri);
+        imported.or_else(|| self.edge.as_ref().map(EdgeName::to_uri))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{net::IpAddr, num::NonZeroU16, time::Duration};
 
 use serde_json::{Value, json};
-use spiffe::{SecretName, SpiffeId};
+use spiffe::{EdgeName, SecretName, SpiffeId};
 
 use super::{
     decode::{Field, Reader, list, nearest},
@@ -181,6 +181,27 @@ impl Field for SecretName {
 
     fn schema() -> Value {
         json!({"type": "string", "pattern": "^(secret://)?[a-z0-9-]+/[a-z0-9._-]{1,128}$"})
+    }
+}
+
+impl Field for EdgeName {
+    fn read(node: &Node, reader: &mut Reader<'_>) -> Option<Self> {
+        let found = text(node, "the name of an edge as text", reader)?;
+        Self::parse(found.strip_prefix(Self::SCHEME).unwrap_or(found))
+            .map_err(|error| {
+                let hint = "write the name of an edge, as `credence edge list` shows them";
+                reader.refuse::<()>(
+                    node,
+                    "edge-name",
+                    format!("{found:?} is no name of an edge: {error}"),
+                    hint,
+                )
+            })
+            .ok()
+    }
+
+    fn schema() -> Value {
+        json!({"type": "string", "pattern": "^(edge://)?[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$"})
     }
 }
 

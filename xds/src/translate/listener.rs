@@ -16,13 +16,14 @@ use proto::envoy::{
 use spiffe::SpiffeId;
 
 use super::{
-    Defaults, HTTP_BLOCK, TCP_BLOCK, block, cluster::names_server, drain, duration, http, pack,
+    Defaults, HTTP_BLOCK, Shown, TCP_BLOCK, block, cluster::names_server, drain, duration, http, pack,
     socket_address, tls,
 };
 use crate::{
     TypeUrl,
     model::{
-        ChainMatch, Cluster, Filter, FilterChain, HTTP_FILTER, Listener, MtlsMode, TCP_FILTER, TcpFilter,
+        ChainMatch, Cluster, Filter, FilterChain, HTTP_FILTER, Listener, ListenerTls, MtlsMode, TCP_FILTER,
+        TcpFilter,
     },
 };
 
@@ -43,7 +44,7 @@ pub(crate) fn mode(listener: &Listener, defaults: &Defaults) -> MtlsMode {
 enum Half {
     /// With certificates on both sides.
     Mutual,
-    /// With an imported certificate, for clients without one.
+    /// With a certificate of its own, for clients without one.
     Tls,
     Plaintext,
 }
@@ -120,8 +121,15 @@ fn needs_tls(matching: &ChainMatch) -> bool {
     !matching.server_names.is_empty() || !matching.application_protocols.is_empty()
 }
 
-pub(super) fn listener(listener: &Listener, clusters: &[Cluster], defaults: &Defaults) -> envoy::Listener {
+pub(super) fn listener(
+    listener: &Listener,
+    clusters: &[Cluster],
+    shown: Option<&Shown>,
+    defaults: &Defaults,
+) -> envoy::Listener {
+    // At an edge from its first day: a chain for an ACME server can be added then, and the listener stays.
     let inspects = mode(listener, defaults) == MtlsMode::Permissive
+        || listener.tls.as_ref().is_some_and(|tls| tls.edge.is_some())
         || listener.filter_chains.iter().any(|chain| chain.matching.as_ref().is_some_and(needs_tls));
     let generations = generations(listener, clusters, defaults).into_iter();
     let chains = halves(listener, defaults).into_iter().zip(generations);
@@ -130,6 +138,7 @@ pub(super) fn listener(listener: &Listener, clusters: &[Cluster], defaults: &Def
         address: Some(socket_address(&listener.address.to_string(), listener.port.get())),
         filter_chains: chains
             .map(|((index, half), generation)| chain(listener, index, half, generation, defaults))
+            .chain(shown.into_iter().flat_map(|shown| shown.chains(listener)))
             .collect(),
         listener_filters: if inspects { vec![tls_inspector()] } else { Vec::new() },
         ..Default::default()
@@ -137,7 +146,11 @@ pub(super) fn listener(listener: &Listener, clusters: &[Cluster], defaults: &Def
 }
 
 /// The route tables, filters and secrets that it names.
-pub(super) fn references(listener: &Listener, defaults: &Defaults) -> Vec<(TypeUrl, Arc<str>)> {
+pub(super) fn references(
+    listener: &Listener,
+    shown: Option<&Shown>,
+    defaults: &Defaults,
+) -> Vec<(TypeUrl, Arc<str>)> {
     let filters = listener.filter_chains.iter().flat_map(|chain| &chain.filters);
     let mut references: Vec<(TypeUrl, Arc<str>)> = filters
         .flat_map(|filter| match filter {
@@ -150,9 +163,9 @@ pub(super) fn references(listener: &Listener, defaults: &Defaults) -> Vec<(TypeU
     if mode(listener, defaults) != MtlsMode::Off {
         references.extend(tls::references(identity(listener), defaults));
     }
-    if let Some(tls) = &listener.tls {
-        references.push((TypeUrl::Secret, tls.certificate.to_uri().into()));
-    }
+    let certificate = listener.tls.as_ref().and_then(ListenerTls::secret);
+    let challenges = shown.into_iter().flat_map(|shown| shown.secrets(listener));
+    references.extend(certificate.into_iter().chain(challenges).map(|name| (TypeUrl::Secret, name.into())));
     references.sort();
     references.dedup();
     references
@@ -181,7 +194,10 @@ fn chain(
     };
     let socket = match half {
         Half::Mutual => Some(tls::downstream(identity(listener), allow, alpn, defaults)),
-        Half::Tls => listener.tls.as_ref().map(|tls| tls::imported(&tls.certificate, alpn)),
+        Half::Tls => {
+            let certificate = listener.tls.as_ref().and_then(ListenerTls::secret);
+            Some(tls::one_sided(certificate.as_slice(), alpn))
+        }
         Half::Plaintext => None,
     };
     envoy::FilterChain {

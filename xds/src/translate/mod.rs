@@ -26,6 +26,7 @@ use crate::{
 };
 
 mod block;
+mod challenge;
 mod cluster;
 mod drain;
 mod endpoints;
@@ -39,6 +40,9 @@ mod tls;
 mod tests;
 
 pub use self::block::{Denied, HTTP_BLOCK, TCP_BLOCK};
+pub(crate) use self::challenge::ACME_TLS;
+use self::challenge::Shown;
+pub use self::challenge::{ChallengeText, Challenges};
 pub(crate) use self::cluster::{eds_name, is_touched, names_server};
 pub use self::drain::Drains;
 pub(crate) use self::endpoints::empty as empty_endpoints;
@@ -62,6 +66,8 @@ pub struct Defaults {
     pub drains: Drains,
     /// Whether proxies check against revocation lists, which hold for this trust domain alone.
     pub revocation_lists: bool,
+    /// What proxies answer ACME servers now.
+    pub challenges: Challenges,
 }
 
 impl Defaults {
@@ -74,6 +80,7 @@ impl Defaults {
             max_connection: MAX_CONNECTION_DURATION,
             drains: Drains::default(),
             revocation_lists: false,
+            challenges: Challenges::default(),
         }
     }
 }
@@ -101,11 +108,20 @@ pub fn translate(document: &Document, defaults: &Defaults, denied: &Denied) -> V
         Spec::Endpoints(endpoints) => {
             vec![made(&endpoints::assignment(&document.key.name, &endpoints.endpoints), spec)]
         }
-        Spec::ProxyConfig(config) => proxy_config(config, &spec, defaults, denied),
+        Spec::ProxyConfig(config) => {
+            let shown = defaults.challenges.of(&document.key);
+            proxy_config(config, &spec, shown, defaults, denied)
+        }
     }
 }
 
-fn proxy_config(config: &ProxyConfig, spec: &FieldPath, defaults: &Defaults, denied: &Denied) -> Vec<Made> {
+fn proxy_config(
+    config: &ProxyConfig,
+    spec: &FieldPath,
+    shown: Option<&Shown>,
+    defaults: &Defaults,
+    denied: &Denied,
+) -> Vec<Made> {
     let mut all = Vec::with_capacity(config.clusters.len() + config.listeners.len() + config.routes.len());
     for (index, cluster) in config.clusters.iter().enumerate() {
         let made = made(&cluster::cluster(cluster, defaults, denied), spec.key("clusters").index(index));
@@ -113,13 +129,17 @@ fn proxy_config(config: &ProxyConfig, spec: &FieldPath, defaults: &Defaults, den
     }
     for (index, listener) in config.listeners.iter().enumerate() {
         let made = made(
-            &listener::listener(listener, &config.clusters, defaults),
+            &listener::listener(listener, &config.clusters, shown, defaults),
             spec.key("listeners").index(index),
         );
-        all.push(Made { references: listener::references(listener, defaults), ..made });
+        all.push(Made { references: listener::references(listener, shown, defaults), ..made });
     }
     for (index, table) in config.routes.iter().enumerate() {
-        all.push(made(&route::table(table), spec.key("routes").index(index)));
+        let mut answers = route::table(table);
+        if let Some(shown) = shown {
+            shown.answer(table, &mut answers);
+        }
+        all.push(made(&answers, spec.key("routes").index(index)));
     }
     all
 }

@@ -15,7 +15,7 @@ use proto::envoy::{
     },
     r#type::matcher::v3::{RegexMatcher, StringMatcher, string_matcher::MatchPattern},
 };
-use spiffe::{SecretName, SpiffeId, TrustDomain};
+use spiffe::{SpiffeId, TrustDomain};
 
 use super::{Defaults, Denied, ads, pack};
 use crate::{TypeUrl, model::ClientMtls};
@@ -42,20 +42,20 @@ pub(super) fn downstream(
     }))
 }
 
-/// What a listener shows to clients without certificates: an imported one. Clients from elsewhere may be older, so TLS
-/// 1.2 is spoken too; nobody is verified, so a session that is resumed skips nothing. What is imported hangs from none
+/// What a listener shows to clients without certificates: one of these, by the name that a client asks for. Clients from elsewhere may be older, so TLS
+/// 1.2 is spoken too; nobody is verified, so a session that is resumed skips nothing. What is shown here hangs from none
 /// of our authorities, and is no other secret after an emergency of theirs.
-pub(super) fn imported(certificate: &SecretName, alpn: &[&str]) -> TransportSocket {
+pub(super) fn one_sided(certificates: &[String], alpn: &[&str]) -> TransportSocket {
     let params = TlsParameters {
         tls_minimum_protocol_version: TlsProtocol::TlSv12.into(),
         tls_maximum_protocol_version: TlsProtocol::TlSv13.into(),
         ..Default::default()
     };
-    let shown = SdsSecretConfig { name: certificate.to_uri(), sds_config: Some(ads()) };
+    let secret = |name: &String| SdsSecretConfig { name: name.clone(), sds_config: Some(ads()) };
     socket(pack(&DownstreamTlsContext {
         common_tls_context: Some(CommonTlsContext {
             tls_params: Some(params),
-            tls_certificate_sds_secret_configs: vec![shown],
+            tls_certificate_sds_secret_configs: certificates.iter().map(secret).collect(),
             alpn_protocols: alpn.iter().map(|&protocol| protocol.to_owned()).collect(),
             ..Default::default()
         }),

@@ -5,10 +5,11 @@ use std::{collections::BTreeMap, net::IpAddr};
 use super::{Findings, check_identity};
 use crate::{
     model::{ChainMatch, Filter, Listener, MtlsMode, node::At},
-    translate::{Defaults, listener_mode},
+    translate::{ACME_TLS, Defaults, listener_mode},
 };
 
 pub(super) fn check(listener: &Listener, at: &At<'_>, defaults: &Defaults, findings: &mut Findings) {
+    check_tls(listener, &at.key("tls"), findings);
     check_mtls(listener, &at.key("mtls"), defaults, findings);
     let chains = at.key("filterChains");
     if listener.filter_chains.is_empty() {
@@ -33,6 +34,12 @@ pub(super) fn check(listener: &Listener, at: &At<'_>, defaults: &Defaults, findi
         }
         if let Some(matching) = &chain.matching {
             check_match(matching, &at.key("match"), findings);
+            let is_edge = listener.tls.as_ref().is_some_and(|tls| tls.edge.is_some());
+            if is_edge && matching.application_protocols.iter().any(|protocol| protocol == ACME_TLS) {
+                let at = at.key("match").key("applicationProtocols");
+                let message = format!("{ACME_TLS} is what ACME servers ask for");
+                findings.refuse(&at, "acme-protocol", message, "take it away: Credence answers them");
+            }
         }
         for connection in connections(chain.matching.as_ref()) {
             if let Some(earlier) = taken.insert(connection, index).filter(|earlier| *earlier != index) {
@@ -60,11 +67,20 @@ fn connections(matching: Option<&ChainMatch>) -> Vec<(String, String, String)> {
     all
 }
 
+fn check_tls(listener: &Listener, at: &At<'_>, findings: &mut Findings) {
+    let Some(tls) = &listener.tls else { return };
+    if tls.certificate.is_some() == tls.edge.is_some() {
+        let message = "exactly one of certificate and edge says what is shown".to_owned();
+        let hint = "certificate names an imported secret, edge a certificate that Credence obtains";
+        findings.refuse(at, "tls-certificate", message, hint);
+    }
+}
+
 fn check_mtls(listener: &Listener, at: &At<'_>, defaults: &Defaults, findings: &mut Findings) {
     let Some(mtls) = &listener.mtls else { return };
     if listener.tls.is_some() {
         let message = "a listener has either tls or mtls".to_owned();
-        let hint = "tls shows an imported certificate to everybody; mtls asks for one in turn";
+        let hint = "tls shows a certificate to everybody; mtls asks for one in turn";
         findings.refuse(at, "tls-and-mtls", message, hint);
         return;
     }

@@ -270,7 +270,11 @@ fn an_imported_certificate_is_named_well_and_not_beside_mtls() {
     for name in ["shop", "default/Shop", "a/b/c", "https://default/shop", "/etc/shop.pem", "\"\""] {
         check(&listener(&format!("tls: {{certificate: {name}}}")), &[wrong]);
     }
-    check(&listener("tls: {}"), &["6:52 required spec.listeners[0].tls.certificate"]);
+    check(&listener("tls: {edge: shop.example}"), &[]);
+    for none_or_both in ["{}", "{certificate: default/shop, edge: shop}"] {
+        check(&listener(&format!("tls: {none_or_both}")), &["6:52 tls-certificate spec.listeners[0].tls"]);
+    }
+    check(&listener("tls: {edge: Shop}"), &["6:59 edge-name spec.listeners[0].tls.edge"]);
     for mtls in ["strict", "off", "{allow: [spiffe://prod.example/a]}"] {
         let both = listener(&format!("tls: {{certificate: default/shop}}, mtls: {mtls}"));
         check(&both, &["6:87 tls-and-mtls spec.listeners[0].mtls"]);
