@@ -169,6 +169,12 @@ pub enum Action {
     IssuerRemove,
     /// Somebody outside was asked to sign our next issuing authority.
     IssuerAsk,
+    /// A certificate for public names was wanted: an edge was added.
+    EdgeSet,
+    /// An edge was removed, its key destroyed.
+    EdgeRemove,
+    /// An edge's order went on by a step, or brought its certificate.
+    EdgeObtain,
     /// A hook was told something, or did not take it.
     HookTell,
     /// An operator tested a hook.

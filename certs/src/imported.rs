@@ -18,7 +18,7 @@ use crate::{Certificate, Chain, ChainError, PemError, Timestamp, certificates_fr
 pub const MAX_IMPORTED_BYTES: usize = 64 * 1024;
 
 /// Secret bytes of any meaning. Zeroed when dropped; cannot be cloned, compared, printed or serialized.
-pub struct SecretBytes(Zeroizing<Vec<u8>>);
+pub struct SecretBytes(pub(crate) Zeroizing<Vec<u8>>);
 
 impl SecretBytes {
     /// Takes the bytes.
@@ -37,6 +37,12 @@ impl SecretBytes {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// The same bytes once more.
+    #[must_use]
+    pub fn duplicate(&self) -> Self {
+        Self(self.0.clone())
     }
 
     /// HMAC-SHA-256 of `message` under these bytes: what proves that one holds them without showing them.

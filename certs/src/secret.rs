@@ -11,6 +11,7 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 pub use self::encrypted::EncryptedKeyError;
+use crate::SecretBytes;
 
 /// The kinds of key Credence makes and accepts. P-256 is the default: Envoy refuses Ed25519 and P-521.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -189,13 +190,27 @@ impl SecretKey {
         Ok(Self { pkcs8_der, public })
     }
 
+    /// As it is stored: PKCS#8, DER.
+    #[must_use]
+    pub fn to_bytes(&self) -> SecretBytes {
+        SecretBytes::new(self.pkcs8_der.clone())
+    }
+
+    /// From what [`SecretKey::to_bytes`] gave.
+    ///
+    /// # Errors
+    /// As [`SecretKey::from_pkcs8_der`].
+    pub fn from_bytes(bytes: &SecretBytes) -> Result<Self, KeyError> {
+        Self::from_pkcs8_der(bytes.duplicate().0)
+    }
+
     /// The public half.
     #[must_use]
     pub fn public(&self) -> &PublicKey {
         &self.public
     }
 
-    /// A second copy, for fakes of the store. Nothing but tests copies a private key.
+    /// A second copy, for fakes of the store.
     #[cfg(any(test, feature = "testing"))]
     #[must_use]
     pub fn copy_for_tests(&self) -> Self {

@@ -1,9 +1,14 @@
 //! Which secret a name means, and whether a node may have it (PURE; DESIGN section 5, "Names in SDS").
 
-use spiffe::{Binding, Bindings, BlockList, NodeId, SecretName, SpiffeId, Trust, TrustDomain};
+use spiffe::{Binding, Bindings, BlockList, EdgeName, NodeId, SecretName, SpiffeId, Trust, TrustDomain};
 use thiserror::Error;
 
-use crate::imported::ImportedSecrets;
+use xds::Views;
+
+use crate::{
+    edges::{self, EdgePart, EdgeSecrets},
+    imported::ImportedSecrets,
+};
 
 /// What a granted name stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +21,8 @@ pub enum Grant {
     All,
     /// An imported secret of the node's tenant.
     Imported(SecretName),
+    /// A certificate for public names, or what shows that one of them is ours.
+    Edge(EdgeName, EdgePart),
 }
 
 /// Why a name does not exist for a node. The node hears none of it; the words stand in audit.
@@ -36,6 +43,9 @@ pub enum Absence {
     /// There is no such imported secret, or none of the node's identities is granted it.
     #[error("secret {0} does not exist or is not granted to an identity of the node")]
     SecretNotGranted(SecretName),
+    /// There is no such edge in the node's namespace, or no listener of the node shows it.
+    #[error("edge {0} does not exist in the node's namespace or no listener of the node shows it")]
+    EdgeNotShown(EdgeName),
     /// Proxies check against revocation lists, and what this name stands for cannot.
     #[error("Envoy's SPIFFE validator, which {0} needs, ignores the revocation lists that are switched on")]
     Unlisted(&'static str),
@@ -55,6 +65,10 @@ pub struct Facts<'a> {
     pub trust: &'a Trust,
     /// What was imported.
     pub imported: &'a ImportedSecrets,
+    /// Certificates for public names.
+    pub edges: &'a EdgeSecrets,
+    /// What listeners nodes have.
+    pub views: &'a Views,
 }
 
 /// Says what `name` means for `node`. A drain generation `?g=N` changes the name and not the meaning.
@@ -77,6 +91,15 @@ pub fn decide(node: &NodeId, name: &str, facts: Facts<'_>) -> Result<Grant, Abse
                 Ok(Grant::Imported(secret))
             } else {
                 Err(Absence::SecretNotGranted(secret))
+            }
+        }
+        _ if base.starts_with(EdgeName::SCHEME) => {
+            let path = base.strip_prefix(EdgeName::SCHEME).unwrap_or_default();
+            let (edge, part) = edges::parse(path).ok_or(Absence::UnknownName)?;
+            if facts.edges.grants((binding, base), (&edge, &part), facts.views) {
+                Ok(Grant::Edge(edge, part))
+            } else {
+                Err(Absence::EdgeNotShown(edge))
             }
         }
         _ => {

@@ -11,10 +11,11 @@ use std::{
 use audit::Refusals;
 use certs::{SecretKey, Timestamp};
 use spiffe::{
-    ActiveAuthority, IssueError, IssuedSvid, NodeId, Peer, Purpose, RevocationLists, SecretName, Tenant,
+    ActiveAuthority, EdgeName, IssueError, IssuedSvid, NodeId, Peer, Purpose, RevocationLists, SecretName,
+    Tenant,
 };
 use tokio::sync::watch;
-use xds::{Resource, SecretView, Version};
+use xds::{Resource, SecretView, Version, Views};
 
 use self::leaf::LeafState;
 pub(crate) use self::world::World;
@@ -64,6 +65,13 @@ struct Stream {
     view: watch::Sender<SecretView>,
 }
 
+impl Stream {
+    /// Whether it asks for a name of this scheme.
+    fn asks(&self, scheme: &str) -> bool {
+        self.names.keys().any(|name| name.starts_with(scheme))
+    }
+}
+
 pub(crate) struct Deliveries {
     settings: SdsSettings,
     refusals: Arc<dyn Refusals>,
@@ -80,6 +88,7 @@ pub(crate) struct Deliveries {
     contexts: HashMap<Arc<str>, Arc<Resource>>,
     /// Imported secrets that somebody asked for, encoded under the names that they were asked for by.
     imported: HashMap<(Tenant, Arc<str>), Arc<Resource>>,
+    edges: HashMap<(Tenant, Arc<str>), Arc<Resource>>,
     status: SdsStatus,
     is_dirty: bool,
 }
@@ -105,6 +114,7 @@ impl Deliveries {
             is_urgent: false,
             contexts: HashMap::new(),
             imported: HashMap::new(),
+            edges: HashMap::new(),
             status,
             is_dirty: false,
         }
@@ -190,6 +200,10 @@ impl Deliveries {
         if imported_changed {
             self.imported.clear();
         }
+        let edges_changed = !Arc::ptr_eq(&before.edge.edges, &self.world.edge.edges);
+        if edges_changed {
+            self.edges.clear();
+        }
         let barred: Vec<LeafKey> = self
             .leaves
             .keys()
@@ -208,12 +222,24 @@ impl Deliveries {
             .filter(|(_, stream)| {
                 trust_changed
                     || !self.world.is_same_for(&stream.node, &before)
-                    || imported_changed
-                        && stream.names.keys().any(|name| name.starts_with(SecretName::SCHEME))
+                    || imported_changed && stream.asks(SecretName::SCHEME)
+                    || edges_changed && stream.asks(EdgeName::SCHEME)
             })
             .map(|(key, _)| *key)
             .collect();
         for stream in touched {
+            self.look_again(stream, now);
+        }
+    }
+
+    /// Takes what listeners nodes have now: edges are for those that show them. Costs nothing where there are none.
+    pub(crate) fn set_views(&mut self, views: Arc<Views>, now: Timestamp) {
+        self.world.edge.views = views;
+        if self.world.edge.edges.is_empty() {
+            return;
+        }
+        let asking = self.streams.iter().filter(|(_, stream)| stream.asks(EdgeName::SCHEME));
+        for stream in asking.map(|(key, _)| *key).collect::<Vec<_>>() {
             self.look_again(stream, now);
         }
     }

@@ -13,6 +13,7 @@
 
 pub mod access;
 mod deliveries;
+mod edges;
 mod imported;
 mod manager;
 pub mod rotation;
@@ -20,6 +21,7 @@ pub mod schedule;
 mod secret;
 mod status;
 
+pub use self::edges::{EdgePair, EdgePart, EdgeSecret, EdgeSecrets};
 pub use self::imported::{ImportedSecret, ImportedSecrets, SecretFacts};
 pub use self::manager::{LeafKey, Sds, SdsInputs, SdsManager, SdsSettings};
 pub use self::status::{ContextStatus, LeafPhase, LeafStatus, SdsCounters, SdsStatus};

@@ -19,10 +19,11 @@ use spiffe::{
 };
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use xds::{SecretFeed, SecretSource, SecretView, Version};
+use xds::{SecretFeed, SecretSource, SecretView, Version, Views};
 
 use crate::{
     deliveries::{Deliveries, Order, World},
+    edges::{EdgeSecrets, EdgeWorld},
     imported::ImportedSecrets,
     schedule::Jitter,
     status::SdsStatus,
@@ -89,6 +90,10 @@ pub struct SdsInputs {
     pub blocks: watch::Receiver<Arc<BlockList>>,
     /// What was imported.
     pub imported: watch::Receiver<Arc<ImportedSecrets>>,
+    /// Certificates for public names.
+    pub edges: watch::Receiver<Arc<EdgeSecrets>>,
+    /// What each node gets: an edge is for those whose listeners show it.
+    pub views: watch::Receiver<Arc<Views>>,
     /// Which authority signs now, if one does.
     pub authority: watch::Receiver<Option<ActiveAuthority>>,
     /// When the leaves that the journal knows of end: after a restart the soonest is replaced first.
@@ -174,6 +179,7 @@ enum Input {
     Interest(Interest),
     Outcome(Box<Outcome>),
     World,
+    Views,
     Authority,
     Time,
     Shutdown,
@@ -239,6 +245,10 @@ impl SdsManager {
                     self.deliveries.set_world(world, now);
                     self.root_change = self.deliveries.next_root_change(now);
                 }
+                Input::Views => {
+                    let views = Arc::clone(&self.inputs.views.borrow_and_update());
+                    self.deliveries.set_views(views, now);
+                }
                 Input::Authority => {
                     let active = *self.inputs.authority.borrow_and_update();
                     active.into_iter().for_each(|active| self.deliveries.set_authority(active, now));
@@ -266,6 +276,9 @@ impl SdsManager {
             Ok(()) = inputs.bindings.changed() => Input::World,
             Ok(()) = inputs.blocks.changed() => Input::World,
             Ok(()) = inputs.imported.changed() => Input::World,
+            Ok(()) = inputs.edges.changed() => Input::World,
+            // Before what nodes ask for: they do so by listeners that they have from there.
+            Ok(()) = inputs.views.changed() => Input::Views,
             Ok(()) = inputs.authority.changed() => Input::Authority,
             1.. = self.commands.recv_many(&mut commands, 256) => Input::Commands(commands),
             Some(interest) = self.interests.next() => Input::Interest(interest),
@@ -318,6 +331,10 @@ impl SdsInputs {
             bindings: Arc::clone(&self.bindings.borrow_and_update()),
             blocks: Arc::clone(&self.blocks.borrow_and_update()),
             imported: Arc::clone(&self.imported.borrow_and_update()),
+            edge: EdgeWorld {
+                edges: Arc::clone(&self.edges.borrow_and_update()),
+                views: Arc::clone(&self.views.borrow_and_update()),
+            },
         }
     }
 }

@@ -242,6 +242,7 @@ async fn serve(
         .collect();
     let (imported, expiries) = (watch::Sender::default(), watch::Sender::new(Vec::new()));
     let (imported_read, secrets_read) = (imported.subscribe(), expiries.subscribe());
+    let (_edges, edges_read) = watch::channel(Arc::default());
     let feed = SecretFeed { store: store.clone(), clock: clock.clone(), imported, expiries };
     feed.first().await?;
     spawn(&mut parts, "imported secrets", feed.run(parts_shutdown.clone()));
@@ -253,6 +254,8 @@ async fn serve(
             bindings: configs.watch_bindings(),
             blocks: configs.watch_blocks(),
             imported: imported_read,
+            edges: edges_read,
+            views: configs.watch_views(),
             authority: leaf_desk.authority(),
             known,
             refusals: refusals.clone(),

@@ -7,6 +7,7 @@
 //! Handle --Command--> Manager: apply to a copy of the catalog --> store.commit --> watch: Views, Bindings, BlockList
 //! ```
 
+mod challenges;
 mod drains;
 mod shown;
 
@@ -22,9 +23,9 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use xds::{
     TypeUrl, Views,
-    catalog::{Applied, Catalog, Change, Concerned, Explained, PlannedNodes},
+    catalog::{Applied, Catalog, Change, Concerned, EdgeListener, Explained, PlannedNodes},
     model::{self, Document, DocumentKey, Problems, Scope},
-    translate::{Denied, Drains},
+    translate::{Challenges, Denied, Drains},
 };
 
 use super::{
@@ -38,6 +39,8 @@ use crate::{
     },
     wire,
 };
+
+pub use self::challenges::Which;
 
 /// How many commands may wait. A caller past it waits with its own deadline.
 const QUEUE: usize = 64;
@@ -139,6 +142,13 @@ enum Command {
     Drain(u64, Reply<()>),
     PlanDrain(Option<SpiffeId>, Reply<Arc<[PlannedNodes]>>),
     Evict(SpiffeId, Box<Event>, Reply<()>),
+    Challenge(Box<Challenges>, Reply<()>),
+    EdgeListeners {
+        tenant: Tenant,
+        namespace: Namespace,
+        which: Which,
+        reply: Reply<Vec<EdgeListener>>,
+    },
 }
 
 /// How everybody else reaches the manager, and what it publishes.
@@ -398,6 +408,13 @@ impl Manager {
             }
             Command::PlanDrain(only, reply) => drop(reply.send(Ok(self.plan_drain(only)))),
             Command::Evict(id, event, reply) => drop(reply.send(self.evict(&id, *event).await)),
+            Command::Challenge(challenges, reply) => {
+                self.challenge(*challenges);
+                drop(reply.send(Ok(())));
+            }
+            Command::EdgeListeners { tenant, namespace, which, reply } => {
+                drop(reply.send(Ok(self.edge_listeners(&tenant, &namespace, &which))));
+            }
         }
     }
 

@@ -124,6 +124,8 @@ pub struct EdgeWork {
     pub order: Option<String>,
     /// When the certificate is renewed, as JSON.
     pub renewal: Option<String>,
+    /// What of an order that is over may still be published, as JSON.
+    pub leftover: Option<String>,
 }
 
 /// An edge with what is secret of it.

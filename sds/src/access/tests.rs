@@ -1,9 +1,13 @@
 use certs::{Imported, Timestamp};
-use spiffe::{BindingState, Labels, SecretName, Tenant, TrustBundle};
+use spiffe::{BindingState, Labels, Namespace, SecretName, Tenant, TrustBundle};
+use xds::Views;
 use zeroize::Zeroizing;
 
 use super::*;
-use crate::{ImportedSecret, SecretFacts};
+use crate::{
+    EdgeSecret, ImportedSecret, SecretFacts,
+    edges::testing::{pair, views},
+};
 
 fn id(text: &str) -> SpiffeId {
     SpiffeId::parse(text).unwrap()
@@ -30,6 +34,18 @@ struct World {
     blocks: BlockList,
     trust: Trust,
     imported: ImportedSecrets,
+    edges: EdgeSecrets,
+    views: Views,
+}
+
+fn edge(tenant: &str, namespace: &str, name: &str) -> EdgeSecret {
+    EdgeSecret {
+        tenant: Tenant::parse(tenant).unwrap(),
+        namespace: Namespace::parse(namespace).unwrap(),
+        name: EdgeName::parse(name).unwrap(),
+        certificate: None,
+        challenges: vec![("shop.example".to_owned(), pair(Timestamp::EPOCH))],
+    }
 }
 
 fn imported(tenant: Tenant, name: &str, grants: &[&str]) -> ImportedSecret {
@@ -60,6 +76,23 @@ fn world(blocked: &[&str]) -> World {
             imported(Tenant::default(), "default/other", &["spiffe://td/other"]),
             imported(Tenant::parse("other").unwrap(), "default/theirs", &["spiffe://td/web"]),
         ]),
+        edges: EdgeSecrets::new([
+            edge("default", "default", "shop"),
+            edge("default", "default", "hidden"),
+            edge("default", "elsewhere", "far"),
+            edge("other", "default", "theirs"),
+        ]),
+        views: views(
+            "web-1",
+            &[
+                "edge://shop",
+                "edge://shop/shop.example",
+                "edge://shop/other.example",
+                "edge://far",
+                "edge://theirs",
+                "edge://nowhere",
+            ],
+        ),
     }
 }
 
@@ -69,6 +102,8 @@ fn asked(world: &World, name: &str, secret: &str) -> Result<Grant, Absence> {
         blocks: &world.blocks,
         trust: &world.trust,
         imported: &world.imported,
+        edges: &world.edges,
+        views: &world.views,
     };
     decide(&node(name), secret, facts)
 }
@@ -105,7 +140,20 @@ fn everything_else_does_not_exist() {
     let check = |secret: &str| {
         assert_eq!(asked(&world, "web-1", secret), Err(Absence::UnknownName), "{secret}");
     };
-    for secret in ["", "Default", "rootca", "all", "*", "edge://shop", "secret://db", "web", "?g=1"] {
+    for secret in [
+        "",
+        "Default",
+        "rootca",
+        "all",
+        "*",
+        "edge://",
+        "edge://shop/",
+        "edge:///shop",
+        "edge://Shop",
+        "secret://db",
+        "web",
+        "?g=1",
+    ] {
         check(secret);
     }
     for secret in ["default?", "default?g=", "default?g=01", "default?g=+1", "default?g=-1", "default?h=1"] {
@@ -203,4 +251,27 @@ fn imported_secret_goes_to_nodes_that_speak_for_an_identity_it_is_granted_to() {
         words("secret://default/none"),
         "forbidden and absent are one"
     );
+}
+
+#[test]
+fn an_edge_is_for_the_nodes_of_its_namespace_whose_listeners_show_it() {
+    let mut world = world(&[]);
+    let shop = || EdgeName::parse("shop").unwrap();
+    let challenge = || EdgePart::Challenge("shop.example".to_owned());
+    assert_eq!(asked(&world, "web-1", "edge://shop"), Ok(Grant::Edge(shop(), EdgePart::Certificate)));
+    assert_eq!(asked(&world, "web-1", "edge://shop/shop.example"), Ok(Grant::Edge(shop(), challenge())));
+    let check = |world: &World, who: &str, secret: &str, edge: &str| {
+        let expected = Err(Absence::EdgeNotShown(EdgeName::parse(edge).unwrap()));
+        assert_eq!(asked(world, who, secret), expected, "{who} {secret}");
+    };
+    check(&world, "pay-1", "edge://shop", "shop");
+    check(&world, "web-1", "edge://hidden", "hidden");
+    check(&world, "web-1", "edge://far", "far");
+    check(&world, "web-1", "edge://theirs", "theirs");
+    check(&world, "web-1", "edge://nowhere", "nowhere");
+    check(&world, "web-1", "edge://shop/other.example", "shop");
+    check(&world, "web-1", "edge://hidden/shop.example", "hidden");
+    world.views = views("web-1", &["edge://hidden"]);
+    check(&world, "web-1", "edge://shop", "shop");
+    assert!(asked(&world, "web-1", "edge://hidden").is_ok());
 }

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use audit::{Action, Actor, Event as AuditEvent};
 use certs::Timestamp;
-use spiffe::{AuthorityId, NodeId, RevocationLists, SecretName};
+use spiffe::{AuthorityId, EdgeName, NodeId, RevocationLists, SecretName};
 use xds::{Resource, SecretOffer};
 
 use super::{Deliveries, MAX_CONTEXTS, leaf::LeafState, shorten};
 use crate::{
     LeafKey,
     access::{self, Absence, Grant},
+    edges::EdgePart,
     rotation::Event,
     secret,
     status::ContextStatus,
@@ -70,6 +71,7 @@ impl Deliveries {
                 self.context(name, now, lists, || secret::context(name, trust.of(&domain)?, lists, now))
             }
             Ok(Grant::Imported(secret)) => self.imported(&node, name, &secret),
+            Ok(Grant::Edge(edge, part)) => self.edge(&node, name, &edge, &part),
             Ok(Grant::All) => {
                 let trust = Arc::clone(&self.world.trust);
                 self.context(name, now, None, || secret::all_bundles(name, &trust, now))
@@ -85,6 +87,7 @@ impl Deliveries {
                     | Absence::NotBound(_)
                     | Absence::NotGranted(_)
                     | Absence::SecretNotGranted(_)
+                    | Absence::EdgeNotShown(_)
                     | Absence::Unlisted(_)
                     | Absence::UnknownDomain(_) => SecretOffer::Absent,
                 }
@@ -133,6 +136,17 @@ impl Deliveries {
         let key = (binding.tenant.clone(), Arc::clone(name));
         let encode = || served.material.to_resource(name, &self.settings.version_key);
         SecretOffer::Held(Arc::clone(self.imported.entry(key).or_insert_with(encode)))
+    }
+
+    /// As the secret of that name, encoded once for all nodes of the tenant that show it.
+    fn edge(&mut self, node: &NodeId, name: &Arc<str>, edge: &EdgeName, part: &EdgePart) -> SecretOffer {
+        let Some(binding) = self.world.bindings.get(node) else { return SecretOffer::Absent };
+        let Some(material) = self.world.edge.edges.get(&binding.tenant, edge, part) else {
+            return SecretOffer::Pending;
+        };
+        let key = (binding.tenant.clone(), Arc::clone(name));
+        let encode = || material.to_resource(name, &self.settings.version_key);
+        SecretOffer::Held(Arc::clone(self.edges.entry(key).or_insert_with(encode)))
     }
 
     fn context(

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use spiffe::{Bindings, BlockList, NodeId, SpiffeId, Trust};
 
-use crate::{access::Facts, imported::ImportedSecrets};
+use crate::{access::Facts, edges::EdgeWorld, imported::ImportedSecrets};
 
 /// The facts that decide, as the manager last saw them.
 #[derive(Debug, Clone)]
@@ -13,11 +13,19 @@ pub(crate) struct World {
     pub(crate) bindings: Arc<Bindings>,
     pub(crate) blocks: Arc<BlockList>,
     pub(crate) imported: Arc<ImportedSecrets>,
+    pub(crate) edge: EdgeWorld,
 }
 
 impl World {
     pub(super) fn facts(&self) -> Facts<'_> {
-        Facts { bindings: &self.bindings, blocks: &self.blocks, trust: &self.trust, imported: &self.imported }
+        Facts {
+            bindings: &self.bindings,
+            blocks: &self.blocks,
+            trust: &self.trust,
+            imported: &self.imported,
+            edges: &self.edge.edges,
+            views: &self.edge.views,
+        }
     }
 
     /// Whether `node` stands in `other` as it stands here.

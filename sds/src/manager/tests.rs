@@ -15,6 +15,7 @@ use xds::{Resource, SecretOffer};
 use super::*;
 use crate::{LeafPhase, SdsCounters};
 
+mod edges;
 mod imported;
 
 const LIFE: Duration = Duration::from_secs(600);
@@ -36,6 +37,8 @@ struct World {
     bindings: watch::Sender<Arc<Bindings>>,
     blocks: watch::Sender<Arc<BlockList>>,
     imported: watch::Sender<Arc<ImportedSecrets>>,
+    edges: watch::Sender<Arc<EdgeSecrets>>,
+    views: watch::Sender<Arc<Views>>,
     authority: watch::Sender<Option<ActiveAuthority>>,
     heard: Arc<Heard>,
     sds: Sds,
@@ -97,6 +100,8 @@ impl World {
         let (bindings, bindings_read) = watch::channel(Arc::new(Bindings::new(bindings)));
         let (blocks, blocks_read) = watch::channel(blocked(&[]));
         let (imported, imported_read) = watch::channel(Arc::default());
+        let (edges, edges_read) = watch::channel(Arc::default());
+        let (views, views_read) = watch::channel(Arc::default());
         let (authority, authority_read) = watch::channel(Some(signs(issuer.authority())));
         let heard = Arc::new(Heard::default());
         let inputs = SdsInputs {
@@ -105,6 +110,8 @@ impl World {
             bindings: bindings_read,
             blocks: blocks_read,
             imported: imported_read,
+            edges: edges_read,
+            views: views_read,
             authority: authority_read,
             known,
             refusals: Arc::clone(&heard) as Arc<dyn Refusals>,
@@ -114,7 +121,20 @@ impl World {
         let (sds, manager) = SdsManager::new(settings, inputs);
         let shutdown = CancellationToken::new();
         spawn(manager.run(shutdown.clone()));
-        Self { clock, issuer, trust, bindings, blocks, imported, authority, heard, sds, shutdown }
+        Self {
+            clock,
+            issuer,
+            trust,
+            bindings,
+            blocks,
+            imported,
+            edges,
+            views,
+            authority,
+            heard,
+            sds,
+            shutdown,
+        }
     }
 
     fn open(&self, name: &str) -> Stream {

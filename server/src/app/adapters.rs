@@ -33,7 +33,7 @@ use tower::ServiceExt;
 use xds::{
     XdsServer,
     model::MtlsMode,
-    translate::{Defaults, Drains},
+    translate::{Challenges, Defaults, Drains},
     validate::Context,
 };
 
@@ -59,6 +59,7 @@ pub(super) fn context(config: &Config, drained: u64) -> Context {
             max_connection: config.max_connection,
             drains: Drains::new(drained, BTreeMap::new()),
             revocation_lists: config.revocation_lists.is_some(),
+            challenges: Challenges::default(),
         },
         own_addresses: config.own_addresses(),
         local_nodes: BTreeSet::new(),

@@ -63,12 +63,12 @@ impl Manager {
     }
 }
 
-/// The certificates that the listeners of a document show, each with the name of the listener.
+/// The imported certificates that the listeners of a document show, each with the name of the listener.
 fn shown(document: &Document) -> impl Iterator<Item = (&Document, &str, &SecretName)> {
     let listeners = match &document.spec {
         Spec::ProxyConfig(config) => config.listeners.as_slice(),
         Spec::Endpoints(_) => &[],
     };
     let tls = listeners.iter().filter_map(|one| Some((one, one.tls.as_ref()?)));
-    tls.map(move |(listener, tls)| (document, listener.name.as_ref(), &tls.certificate))
+    tls.filter_map(move |(listener, tls)| Some((document, listener.name.as_ref(), tls.certificate.as_ref()?)))
 }
