@@ -1,6 +1,6 @@
 //! A key slot whose key is in Vault's Transit engine: the store's port [`RemoteKey`], by the crate `vault`.
 //!
-//! Each use logs in, does its work and gives its token back: between two uses no token lies in memory, and the files of
+//! Each use logs in, does its work and gives its token back, or lets it end: between two uses none lies in memory, and the files of
 //! the login are read anew. The root key goes to Vault and back as what it is; that it is of this store and this slot,
 //! Vault checks by the associated data.
 
@@ -19,12 +19,14 @@ use vault::{
 
 use crate::config::{TransitConfig, TransitLogin};
 
-/// How long one use may take where nobody waits for it.
+/// How long a use may take to wrap or unwrap where nobody waits for it.
 pub(crate) const PATIENT: Duration = Duration::from_secs(20);
-/// How long one use may take of a call, which has several of them and ten seconds.
+/// How long it may take of a call, which has ten seconds for it and what follows.
 pub(crate) const BRISK: Duration = Duration::from_secs(4);
 /// How long one address has for an answer.
 const TIMEOUT: Duration = Duration::from_secs(3);
+/// How long it may take to say what the key is, once it has decrypted.
+const BESIDE: Duration = Duration::from_secs(2);
 /// How long a token that has done its work is waited for.
 const GIVE_BACK: Duration = Duration::from_secs(1);
 /// The word for a token that may do more than its work takes.
@@ -39,7 +41,7 @@ pub(crate) struct TransitKey {
 }
 
 impl TransitKey {
-    /// Nothing is read or asked yet. A use may take as long as `patience`.
+    /// Nothing is read or asked yet. To wrap or unwrap may take as long as `patience`.
     pub(crate) fn new(config: TransitConfig, clock: Arc<dyn Clock>, patience: Duration) -> Self {
         let slot = Slot { mount: config.mount.clone(), key: config.key.clone() };
         Self { config, slot, clock, patience }
@@ -97,7 +99,7 @@ impl TransitKey {
         Ok(Client::new(settings, self.credentials().await?, narrow, Arc::clone(&self.clock)))
     }
 
-    /// Does `work` while the session is kept, within our patience.
+    /// Does `work` while the session is kept, and gives the token back after it.
     async fn during<T>(
         &self,
         client: &Client,
@@ -113,18 +115,30 @@ impl TransitKey {
             }
             done
         };
-        let until = self.clock.now() + self.patience;
-        let late = || {
-            let reason = format!("no answer within {}", format_duration(self.patience));
-            let hint = "look at Vault, and at what is between".to_owned();
-            self.error("late", reason, hint, Outlook::Passing)
-        };
         tokio::select! {
             done = work => done,
             // It ends only when it is told to.
-            () = keeper.run(CancellationToken::new()) => Err(late()),
-            () = self.clock.sleep_until(until) => Err(late()),
+            () = keeper.run(CancellationToken::new()) => Err(self.late(self.patience)),
         }
+    }
+
+    /// Does `work`, but for no longer than `limit`.
+    async fn within<T>(
+        &self,
+        limit: Duration,
+        work: impl Future<Output = Result<T, RemoteError>>,
+    ) -> Result<T, RemoteError> {
+        let until = self.clock.now() + limit;
+        tokio::select! {
+            done = work => done,
+            () = self.clock.sleep_until(until) => Err(self.late(limit)),
+        }
+    }
+
+    fn late(&self, limit: Duration) -> RemoteError {
+        let reason = format!("no answer within {}", format_duration(limit));
+        let hint = "look at Vault, and at what is between".to_owned();
+        self.error("late", reason, hint, Outlook::Passing)
     }
 
     /// Reads what the key is.
@@ -200,20 +214,9 @@ impl TransitKey {
         wrapped: &Ciphertext,
         place: &[u8],
     ) -> Result<Unwrapped, RemoteError> {
-        let answer = client.call(&self.slot.decrypt(wrapped, place)).await;
-        let opened = answer.map_err(SlotRefusal::of).and_then(|answer| transit::read_plain(&answer));
-        let root = match opened {
-            Ok(root) => Some(root),
-            Err(SlotRefusal::WrongPurpose | SlotRefusal::Malformed) => None,
-            Err(SlotRefusal::TooOld) => {
-                // How old it may be at most, where that can be read.
-                let minimum = self.read(client).await.ok().map(|key| key.minimum);
-                return Err(self.too_old(wrapped.version(), minimum));
-            }
-            Err(refusal) => return Err(self.refused(client, &refusal)),
-        };
-        // It opens whatever is said of the key beside.
-        let (key, mut warnings) = match self.read(client).await {
+        let root = self.within(self.patience, self.decrypt(client, wrapped, place)).await?;
+        // It opens whatever is said of the key beside, or not said.
+        let (key, mut warnings) = match self.within(BESIDE, self.read(client)).await {
             Ok(key) => {
                 let state = RemoteState { key_id: self.key_id(), latest: key.latest, minimum: key.minimum };
                 let deletable = key.is_deletable.then(|| {
@@ -222,12 +225,34 @@ impl TransitKey {
                 });
                 (Some(state), deletable.into_iter().collect())
             }
-            Err(error) => (None, vec![format!("{}; {}", error.reason, error.hint)]),
+            Err(error) => {
+                (None, vec![format!("what the key is was not read: {}; {}", error.reason, error.hint)])
+            }
         };
         if let Some(Breadth::NotProvable { why, .. }) = &client.status().borrow().breadth {
             warnings.push(format!("what the token may do is not provable: {why}"));
         }
         Ok(Unwrapped { root, key, warnings })
+    }
+
+    /// `None` where it was made by another key, or for another slot.
+    async fn decrypt(
+        &self,
+        client: &Client,
+        wrapped: &Ciphertext,
+        place: &[u8],
+    ) -> Result<Option<SecretBytes>, RemoteError> {
+        let answer = client.call(&self.slot.decrypt(wrapped, place)).await;
+        match answer.map_err(SlotRefusal::of).and_then(|answer| transit::read_plain(&answer)) {
+            Ok(root) => Ok(Some(root)),
+            Err(SlotRefusal::WrongPurpose | SlotRefusal::Malformed) => Ok(None),
+            Err(SlotRefusal::TooOld) => {
+                // How old it may be at most, where that can be read.
+                let minimum = self.within(BESIDE, self.read(client)).await.ok().map(|key| key.minimum);
+                Err(self.too_old(wrapped.version(), minimum))
+            }
+            Err(refusal) => Err(self.refused(client, &refusal)),
+        }
     }
 
     fn too_old(&self, version: u32, minimum: Option<u32>) -> RemoteError {
@@ -287,7 +312,8 @@ fn lacks(paths: &[String]) -> String {
 impl RemoteKey for TransitKey {
     async fn wrap(&self, root: &SecretBytes, place: &[u8]) -> Result<Wrapped, RemoteError> {
         let (client, keeper) = self.open(true).await?;
-        self.during(&client, keeper, self.wrap_by(&client, root, place)).await
+        let work = self.within(self.patience, self.wrap_by(&client, root, place));
+        self.during(&client, keeper, Box::pin(work)).await
     }
 
     /// A token that may do too much opens all the same, with a warning: whoever widens a policy in Vault must not keep
@@ -298,14 +324,16 @@ impl RemoteKey for TransitKey {
             return Ok(Unwrapped { root: None, key: None, warnings: Vec::new() });
         };
         let (client, keeper) = self.open(true).await?;
-        let narrow = self.during(&client, keeper, self.unwrap_by(&client, &ciphertext, place)).await;
+        let narrow =
+            self.during(&client, keeper, Box::pin(self.unwrap_by(&client, &ciphertext, place))).await;
         let too_wide = match narrow {
             Err(error) if error.code == OVER_GRANTED => format!("{}; {}", error.reason, error.hint),
             other => return other,
         };
         tracing::warn!(key = %self, reason = too_wide, "a token that opens the store may do more than it should");
         let (client, keeper) = self.open(false).await?;
-        let mut opened = self.during(&client, keeper, self.unwrap_by(&client, &ciphertext, place)).await?;
+        let mut opened =
+            self.during(&client, keeper, Box::pin(self.unwrap_by(&client, &ciphertext, place))).await?;
         opened.warnings.push(too_wide);
         Ok(opened)
     }

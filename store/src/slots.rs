@@ -9,6 +9,7 @@ mod change;
 use std::path::{Path, PathBuf};
 
 use certs::Timestamp;
+use futures::future::join_all;
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 use thiserror::Error;
 use uuid::Uuid;
@@ -428,10 +429,35 @@ struct Asked {
 /// How many of the sources are asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Extent {
-    /// All of them, each for its own sake.
+    /// All of them, each for its own sake; those over a network at the same time.
     All,
-    /// Nobody is asked over a network once the root key is in hand.
+    /// Nobody is asked over a network once the root key is in hand: one after the other.
     Enough,
+}
+
+impl Asked {
+    /// Takes what the source at a place answered.
+    fn take(
+        &mut self,
+        slots: &[Slot],
+        sources: &[SlotSource],
+        (place, answer): (usize, Result<(usize, Answered), UnlockError>),
+    ) {
+        match answer {
+            Ok((index, answered)) => {
+                self.slots[index] = slots[index].status(SlotHealth::Opens).asked(&answered);
+                self.root.get_or_insert(answered.root);
+            }
+            Err(error) => {
+                let name = sources[place].name.as_ref();
+                let named = name.and_then(|name| slots.iter().position(|slot| slot.name == *name));
+                if let Some(index) = named {
+                    self.slots[index] = slots[index].status(SlotHealth::Fails(words(&error)));
+                }
+                self.problems.push((place, error));
+            }
+        }
+    }
 }
 
 async fn ask(
@@ -449,23 +475,24 @@ async fn ask(
     };
     let is_remote = |index: &usize| matches!(sources[*index].source, KekSource::Transit(_));
     let (far, near): (Vec<_>, Vec<_>) = (0..sources.len()).partition(is_remote);
-    for place in near.into_iter().chain(far) {
-        let one = &sources[place];
-        if extent == Extent::Enough && asked.root.is_some() && is_remote(&place) {
-            continue;
-        }
-        match ask_one(store, root_id, slots, one, apart_from).await {
-            Ok((index, answered)) => {
-                asked.slots[index] = slots[index].status(SlotHealth::Opens).asked(&answered);
-                asked.root.get_or_insert(answered.root);
+    let one = |place: usize| async move {
+        (place, ask_one(store, root_id, slots, &sources[place], apart_from).await)
+    };
+    for place in near {
+        asked.take(slots, sources, one(place).await);
+    }
+    match extent {
+        // One that says nothing must not cost the others their time.
+        Extent::All => {
+            for answer in join_all(far.into_iter().map(one)).await {
+                asked.take(slots, sources, answer);
             }
-            Err(error) => {
-                let named =
-                    one.name.as_ref().and_then(|name| slots.iter().position(|slot| slot.name == *name));
-                if let Some(index) = named {
-                    asked.slots[index] = slots[index].status(SlotHealth::Fails(words(&error)));
+        }
+        Extent::Enough => {
+            for place in far {
+                if asked.root.is_none() {
+                    asked.take(slots, sources, one(place).await);
                 }
-                asked.problems.push((place, error));
             }
         }
     }

@@ -616,6 +616,12 @@ async fn each_login_opens_its_slot_a_silent_vault_holds_up_no_answer_and_no_cred
     let slot = stage.shown("vault").await;
     assert_eq!(slot["state"], "fails", "{slot}");
     assert_eq!(stage.shown("certified").await["state"], "opens");
+    // Nor do three of them cost more: they are looked at at the same time.
+    let silent = |name| stage.slot(name, &[(&stage.vault.addresses()[0], &address)]);
+    stage.with_file(&["vault", "certified", "given"].map(silent).concat());
+    let status = stage.kek().await;
+    let states = status["slots"].as_array().unwrap().iter().map(|slot| slot["state"].as_str().unwrap());
+    assert_eq!(states.collect::<Vec<_>>(), ["opens", "fails", "fails", "fails"], "{status:#}");
 
     let log = fs::read_to_string(stage.world.sandbox().path("serve.log")).unwrap();
     let told = [
