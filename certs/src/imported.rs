@@ -68,6 +68,45 @@ impl SecretBytes {
         Some(Self(bytes))
     }
 
+    /// Several in one, in an order that both sides know, absent ones included.
+    #[must_use]
+    pub fn join<const PARTS: usize>(parts: [Option<&Self>; PARTS]) -> Self {
+        let length = parts.iter().map(|part| 1 + part.map_or(0, |part| 4 + part.len())).sum();
+        let mut bytes = Zeroizing::new(Vec::with_capacity(length));
+        for part in parts {
+            match part {
+                None => bytes.push(0),
+                Some(Self(part)) => {
+                    bytes.push(1);
+                    bytes.extend_from_slice(&u32::try_from(part.len()).unwrap_or(u32::MAX).to_be_bytes());
+                    bytes.extend_from_slice(part);
+                }
+            }
+        }
+        Self(bytes)
+    }
+
+    /// What [`SecretBytes::join`] joined; `None` if it is anything else.
+    #[must_use]
+    pub fn split<const PARTS: usize>(&self) -> Option<[Option<Self>; PARTS]> {
+        let mut rest = self.0.as_slice();
+        let mut parts = [const { None }; PARTS];
+        for part in &mut parts {
+            let (is_there, after) = rest.split_first()?;
+            rest = match is_there {
+                0 => after,
+                1 => {
+                    let (length, after) = after.split_first_chunk::<4>()?;
+                    let (bytes, after) = after.split_at_checked(u32::from_be_bytes(*length) as usize)?;
+                    *part = Some(Self(Zeroizing::new(bytes.to_vec())));
+                    after
+                }
+                _ => return None,
+            };
+        }
+        rest.is_empty().then_some(parts)
+    }
+
     /// The bytes. Called in six files of the workspace only, like [`SecretKey::expose_secret`](crate::SecretKey); a
     /// test keeps the list.
     #[must_use]
@@ -309,4 +348,34 @@ fn check_order(ders: &[Vec<u8>], chain: &Chain) -> Result<(), ImportError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secret(bytes: &[u8]) -> SecretBytes {
+        SecretBytes::new(Zeroizing::new(bytes.to_vec()))
+    }
+
+    #[test]
+    fn what_was_joined_comes_apart_and_nothing_else_does() {
+        let (one, none) = (secret(b"one"), secret(b""));
+        let joined = SecretBytes::join([Some(&one), None, Some(&none)]);
+        let [first, second, third] = joined.split::<3>().unwrap();
+        assert_eq!(first.unwrap().expose_secret(), b"one");
+        assert!(second.is_none());
+        assert_eq!(third.unwrap().expose_secret(), b"");
+        assert!(joined.split::<2>().is_none() && joined.split::<4>().is_none());
+
+        let bytes = joined.expose_secret();
+        for length in 0..bytes.len() {
+            assert!(secret(&bytes[..length]).split::<3>().is_none(), "cut after {length}");
+        }
+        for strange in
+            [[bytes, &[0]].concat(), [&[2], &bytes[1..]].concat(), [&[1, 255], &bytes[2..]].concat()]
+        {
+            assert!(secret(&strange).split::<3>().is_none(), "{strange:?}");
+        }
+    }
 }
