@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 pub use self::edges::{
     DnsPublisher, Edge, EdgeCertificate, EdgeChallenge, EdgeSettings, EdgeStore, EdgeWork, KeptEdge,
-    MAX_EDGES,
+    MAX_EDGE_SECRET, MAX_EDGE_TEXT, MAX_EDGES,
 };
 pub use self::issuers::{
     Issuer, IssuerStore, KeptIssuer, MAX_EARLIER, MAX_ISSUERS, VaultLogin, VaultSettings,

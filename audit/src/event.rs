@@ -173,6 +173,8 @@ pub enum Action {
     EdgeSet,
     /// An edge was removed, its key destroyed.
     EdgeRemove,
+    /// An operator wants an edge's certificate before its time.
+    EdgeRenew,
     /// An edge's order went on by a step, or brought its certificate.
     EdgeObtain,
     /// A hook was told something, or did not take it.

@@ -19,6 +19,7 @@ mod authorities;
 mod blocks;
 mod directory;
 mod documents;
+mod edges;
 mod gathering;
 mod hooks;
 mod integrity;

@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 use crate::{schema::Schema, sqlite::*, *};
 
 mod documents;
+mod edges;
 mod hooks;
 mod issuers;
 mod nodes;

@@ -54,9 +54,11 @@ pub enum Topic {
     Secrets,
     /// Issuers beside the built-in one.
     Issuers,
+    /// Certificates for public names.
+    Edges,
 }
 
-const TOPICS: usize = 5;
+const TOPICS: usize = 6;
 
 /// One counter per topic, raised after each commit that touched it.
 #[derive(Debug)]

@@ -13,6 +13,10 @@ use super::StoreError;
 
 /// The most edges of a tenant.
 pub const MAX_EDGES: usize = 1000;
+/// The most bytes of the chain of an edge as PEM, and of each text of its [`EdgeWork`].
+pub const MAX_EDGE_TEXT: usize = 64 * 1024;
+/// The most bytes of each of its keys.
+pub const MAX_EDGE_SECRET: usize = 16 * 1024;
 
 /// How the names are shown to be ours (RFC 8555 8, RFC 8737).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -148,7 +152,8 @@ impl fmt::Debug for KeptEdge {
     }
 }
 
-/// Keeps edges: everything about one stands sealed in its record.
+/// Keeps edges: everything about one stands sealed in its record, with bounds ([`MAX_EDGES`], [`MAX_EDGE_TEXT`],
+/// [`MAX_EDGE_SECRET`]) that are refused as [`StoreError::Full`].
 #[async_trait]
 pub trait EdgeStore: Send + Sync {
     /// All of them, by tenant and name. One that does not open is left out and logged.
