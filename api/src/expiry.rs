@@ -20,7 +20,7 @@ mod sources;
 mod survival;
 
 pub use self::{
-    sources::{AuthorityEndings, LeafEndings, ListEndings, TokenEndings},
+    sources::{AuthorityEndings, EdgeEndings, EdgeFacts, LeafEndings, ListEndings, TokenEndings},
     survival::{Hold, LeafFact, LeafFacts, LeafView, Survival, holds, survivals},
 };
 
@@ -47,11 +47,13 @@ pub enum ExpiryKind {
     Crl,
     /// The key of a key slot that has an end.
     Kek,
+    /// A certificate for public names.
+    Edge,
 }
 
 impl ExpiryKind {
     /// Every kind.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Root,
         Self::Intermediate,
         Self::Server,
@@ -62,6 +64,7 @@ impl ExpiryKind {
         Self::Secret,
         Self::Crl,
         Self::Kek,
+        Self::Edge,
     ];
 
     /// Its word in tables and metrics.
@@ -78,6 +81,7 @@ impl ExpiryKind {
             Self::Secret => "secret",
             Self::Crl => "crl",
             Self::Kek => "kek",
+            Self::Edge => "edge",
         }
     }
 

@@ -5,14 +5,14 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use ca::ports::{Authorities, AuthorityState, Journal, Place, Remaining};
 use certs::{Profile, Timestamp};
-use spiffe::{Bindings, BlockList};
+use spiffe::{Bindings, BlockList, EdgeName, Tenant};
 use tokio::sync::watch;
 
 use super::{Ending, ExpiryKind, ExpirySource, LeafFacts, LeafView};
 use crate::{
     calls::{BRING_INTERMEDIATE, BRING_ROOT, CallError, token_state, unavailable, word},
     ports::NodeStore,
-    sources::Revoking,
+    sources::{Edges, Revoking},
 };
 
 /// How long something that has ended without a successor is still listed.
@@ -144,5 +144,50 @@ impl ExpirySource for TokenEndings {
                 advice: None,
             })
             .collect())
+    }
+}
+
+/// A certificate that was obtained for an edge, as whoever obtains it says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EdgeFacts {
+    /// Whose.
+    pub tenant: Tenant,
+    /// Of which edge.
+    pub name: EdgeName,
+    /// When it began.
+    pub not_before: Timestamp,
+    /// When it ends.
+    pub not_after: Timestamp,
+}
+
+/// What an operator has to do about an edge that is not renewed.
+const LOOK_AT_EDGE: &str = "credence edge list says what fails, and what to do about it";
+
+/// Every certificate that proxies show at the edge.
+pub struct EdgeEndings {
+    /// Those that were obtained.
+    pub facts: watch::Receiver<Vec<EdgeFacts>>,
+    /// Whoever renews them, and fails to.
+    pub at_work: Arc<dyn Edges>,
+}
+
+#[async_trait]
+impl ExpirySource for EdgeEndings {
+    async fn endings(&self, _: Timestamp) -> Result<Vec<Ending>, CallError> {
+        let facts = self.facts.borrow().clone();
+        let endings = facts.into_iter().map(|fact| {
+            let is_failing = self.at_work.standing(&fact.tenant, &fact.name).failures > 0;
+            Ending {
+                kind: ExpiryKind::Edge,
+                name: fact.name.to_string(),
+                node: None,
+                state: is_failing.then(|| "failing".to_owned()),
+                tenant: Some(fact.tenant),
+                began: fact.not_before,
+                ends: fact.not_after,
+                advice: is_failing.then_some(LOOK_AT_EDGE),
+            }
+        });
+        Ok(endings.collect())
     }
 }

@@ -7,13 +7,16 @@ use ca::{
 };
 use certs::{Serial, SpkiHash, Validity};
 use spiffe::{
-    AuthorityId, Binding, BindingState, Bindings, Block, BlockList, Labels, Namespace, Purpose, RequestId,
-    SpiffeId,
+    AuthorityId, Binding, BindingState, Bindings, Block, BlockList, EdgeName, Labels, Namespace, Purpose,
+    RequestId, SpiffeId,
 };
 use tokio::sync::watch;
 
 use super::*;
-use crate::testing::Still;
+use crate::{
+    sources::EdgeStanding,
+    testing::{Still, StillEdges},
+};
 
 const HOUR: u64 = 3600;
 
@@ -211,4 +214,32 @@ async fn an_identity_survives_as_long_as_the_leaf_that_its_node_acknowledged() {
     still.leaves.lock().unwrap()[0].acknowledged = Some(serial(2));
     let held = holds(&ca, &bindings, &still, now).await.unwrap();
     assert_eq!(super::survivals(&held)[1].until, at(17 * HOUR));
+}
+
+#[tokio::test]
+async fn a_certificate_of_an_edge_ends_and_waits_for_an_operator_only_while_its_renewal_fails() {
+    let name = EdgeName::parse("api.example.com").unwrap();
+    let facts = EdgeFacts {
+        tenant: Tenant::default(),
+        name: name.clone(),
+        not_before: at(0),
+        not_after: at(90 * HOUR),
+    };
+    let (published, watched) = watch::channel(Vec::new());
+    let edges = StillEdges::default();
+    let source = EdgeEndings { facts: watched, at_work: Arc::new(edges.clone()) };
+    assert_eq!(source.endings(at(0)).await.unwrap(), []);
+    published.send_replace(vec![facts]);
+    let all = source.endings(at(0)).await.unwrap();
+    let expected = Ending {
+        tenant: Some(Tenant::default()),
+        ..ending(ExpiryKind::Edge, "api.example.com", 0, 90 * HOUR)
+    };
+    assert_eq!(all, [expected]);
+    assert!(!all[0].waits_for_operator(at(80 * HOUR)), "it is renewed by itself");
+    let standing = EdgeStanding { failures: 1, ..EdgeStanding::default() };
+    edges.standing.lock().unwrap().insert(name, standing);
+    let all = source.endings(at(0)).await.unwrap();
+    assert_eq!(all[0].state.as_deref(), Some("failing"));
+    assert!(all[0].waits_for_operator(at(60 * HOUR)));
 }

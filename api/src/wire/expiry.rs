@@ -8,7 +8,7 @@ use super::Identity;
 /// One thing that ends.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Expiring {
-    /// `root`, `intermediate`, `server`, `node`, `workload`, `operator`, `token` or `secret`.
+    /// `root`, `intermediate`, `server`, `node`, `workload`, `operator`, `token`, `secret`, `crl`, `kek` or `edge`.
     pub kind: String,
     /// Which: an authority's id, a SPIFFE ID, a token's public half, a secret's name.
     pub name: String,

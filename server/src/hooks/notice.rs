@@ -55,6 +55,8 @@ fn thresholds(kind: ExpiryKind) -> &'static [u32] {
         ExpiryKind::Token => &[],
         // A list is signed anew at half of its life, and withdrawn at three quarters.
         ExpiryKind::Crl => &[50],
+        // Its server says when it is renewed; a tenth of its life before its end at the latest.
+        ExpiryKind::Edge => &[80, 90],
         ExpiryKind::Root
         | ExpiryKind::Intermediate
         | ExpiryKind::Server
@@ -252,6 +254,8 @@ mod tests {
             (ExpiryKind::Node, 800, Some("expiry/node/web-1/80/1800001000000")),
             (ExpiryKind::Root, 2000, Some("expiry/root/web-1/80/1800001000000")),
             (ExpiryKind::Kek, 750, Some("expiry/kek/web-1/70/1800001000000")),
+            (ExpiryKind::Edge, 799, None),
+            (ExpiryKind::Edge, 900, Some("expiry/edge/web-1/90/1800001000000")),
             (ExpiryKind::Token, 990, None),
             (ExpiryKind::Crl, 499, None),
             (ExpiryKind::Crl, 500, Some("expiry/crl/web-1/50/1800001000000")),
