@@ -1,5 +1,6 @@
 //! What this crate needs kept. `store` implements these; a change and its audit event share a transaction.
 
+mod acme;
 mod edges;
 mod issuers;
 
@@ -16,6 +17,7 @@ use spiffe::{
 use thiserror::Error;
 use uuid::Uuid;
 
+pub use self::acme::{AcmeIssuer, AcmeSettings, AcmeStore, KeptAcme, MAX_CONTACTS};
 pub use self::edges::{
     DnsPublisher, Edge, EdgeCertificate, EdgeChallenge, EdgeSettings, EdgeStore, EdgeWork, KeptEdge,
     MAX_EDGE_SECRET, MAX_EDGE_TEXT, MAX_EDGES,

@@ -27,6 +27,7 @@ use crate::{
     problem::{MEDIA_TYPE, Problem},
 };
 
+mod acme;
 mod brought;
 mod configs;
 mod extract;
@@ -124,9 +125,11 @@ fn routes() -> Router<Arc<Shared>> {
         .route("/secrets/{namespace}/{name}", get(secrets::show).delete(secrets::remove))
         .route("/secrets/{namespace}/{name}/rotate", post(secrets::rotate))
         .route("/issuers", get(issuers::list).post(issuers::add))
+        .route("/issuers/acme", post(acme::add))
         .route("/issuers/migrate", post(issuers::migrate))
         .route("/issuers/{name}", get(issuers::show).patch(issuers::update).delete(issuers::remove))
         .route("/issuers/{name}/test", post(issuers::test))
+        .route("/issuers/{name}/account-key", post(acme::change_key))
         .route("/kek", get(sealing::show))
         .route("/kek/slots", post(sealing::add_slot))
         .route("/kek/slots/{name}", axum::routing::delete(sealing::remove_slot))

@@ -1,6 +1,8 @@
 //! What this crate asks of other parts while it answers: how delivery stands, what renewals fail, whether the
 //! process is ready. `server` connects them; each has a fake in the tests of the router.
 
+mod acme;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
@@ -19,6 +21,8 @@ use crate::{
     ports::{EdgeSettings, VaultSettings},
     wire,
 };
+
+pub use self::acme::{AcmeDraft, AcmeOutcome, AcmeServers, AcmeStanding};
 
 /// How the nodes stand.
 pub trait Delivery: Send + Sync {

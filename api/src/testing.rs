@@ -1,5 +1,6 @@
 //! Fakes of the ports: a store in memory that can be told to fail, and sources that answer what they are told.
 
+mod acme;
 mod edges;
 mod issuers;
 
@@ -28,6 +29,7 @@ use crate::ports::{
     Recovered, RecoveryStore, RecoveryWindow, RevisionState, StoreError, StoredDocument, StoredToken, Told,
 };
 
+pub use self::acme::{MemoryAcme, Mood, StillAcme};
 pub use self::edges::{MemoryEdges, StillEdges};
 pub use self::issuers::{MemoryIssuers, StillVault};
 

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use utoipa::ToSchema;
 
+mod acme;
 mod authorities;
 mod brought;
 mod certificates;
@@ -27,6 +28,7 @@ mod sealing;
 mod secrets;
 mod status;
 
+pub use self::acme::*;
 pub use self::authorities::*;
 pub use self::brought::*;
 pub use self::certificates::*;

@@ -5,8 +5,10 @@
 //! secrets, doors. Ending goes the other way: the doors close and drain, then the parts end, the writer of the store
 //! last.
 
+mod accounts;
 mod adapters;
 mod board;
+mod checks;
 mod drain;
 mod hooks;
 mod observer;
@@ -382,6 +384,8 @@ async fn serve(
     if let Some(herald) = herald {
         spawn(&mut parts, "hooks", herald.run(parts_shutdown.clone()));
     }
+    let (accounts, account_keeper) = accounts::open(Arc::new(store.clone()), clock.clone());
+    spawn(&mut parts, "accounts", account_keeper.run(parts_shutdown.clone()));
     let workload_trust = leaf_desk.trust();
     let upstreams = Arc::new(issuers.desk(leaf_desk));
     spawn(&mut parts, "issuers", asking.run(parts_shutdown.clone()));
@@ -404,6 +408,7 @@ async fn serve(
             clock: clock.clone(),
             time: time.clone(),
             issuers: upstreams.clone(),
+            accounts: accounts.clone(),
         };
         move || sources.sample()
     });
@@ -447,6 +452,8 @@ async fn serve(
         hooks: Arc::new(desk),
         issuers: Arc::new(store.clone()),
         upstreams,
+        acme_store: Arc::new(store.clone()),
+        acme: Arc::new(accounts),
     };
 
     let keeper = Gatekeeper { trust: ca.trust(), blocks: configs.watch_blocks(), clock: clock.clone(), own };

@@ -10,12 +10,13 @@ use spiffe::{IssuerName, Tenant};
 
 use crate::{
     Store, Topic,
+    acme::ACME,
     kept::{Found, Shelf},
     keyring::Class,
     writer::{Change, Fault, Tx},
 };
 
-const SHELF: Shelf = Shelf {
+pub(crate) const VAULTS: Shelf = Shelf {
     class: Class::Backend,
     kind: "issuer",
     what: "issuer",
@@ -58,7 +59,10 @@ impl Change for Put {
     async fn carry_out(self, tx: &mut Tx<'_>) -> Result<u64, Fault<StoreError>> {
         let Self { kept: KeptIssuer { issuer, credential }, expected, is_moved, event } = self;
         let (tenant, id) = (tenant(), issuer.name.to_string());
-        SHELF.expect(tx, &tenant, &id, Some(expected)).await?;
+        VAULTS.expect(tx, &tenant, &id, Some(expected)).await?;
+        if ACME.version(tx, &tenant, &id).await?.is_some() {
+            return Err(Fault::Refused(StoreError::Exists { what: VAULTS.what, name: id }));
+        }
         if is_moved && crate::leaves::is_in_use(tx, &id).await? {
             let why =
                 "its root stands in the bundle of workloads, and what another signs is not believed yet";
@@ -72,7 +76,7 @@ impl Change for Put {
             created: issuer.created.unix_millis(),
             updated: event.at.unix_millis(),
         };
-        Ok(SHELF.put(tx, &tenant, &id, &header, &credential, event).await?)
+        Ok(VAULTS.put(tx, &tenant, &id, &header, &credential, event).await?)
     }
 }
 
@@ -89,7 +93,7 @@ impl Change for Remove {
             let why = "its root stands in the bundle of workloads".to_owned();
             return Err(Fault::Refused(StoreError::InUse { what: "issuer", name: id, why }));
         }
-        SHELF.remove(tx, &tenant, &id, self.1).await
+        VAULTS.remove(tx, &tenant, &id, self.1).await
     }
 }
 
@@ -113,7 +117,7 @@ fn read(found: Found<'_>, header: &[u8], credential: SecretBytes) -> Option<Kept
 #[async_trait]
 impl IssuerStore for Store {
     async fn issuers(&self) -> Result<Vec<KeptIssuer>, StoreError> {
-        self.kept(&SHELF, SHELF.most, read).await
+        self.kept(&VAULTS, VAULTS.most, read).await
     }
 
     async fn put_issuer(

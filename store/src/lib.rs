@@ -13,6 +13,7 @@
 //!       \--- reads --> pool of readers                 \--> topics: bindings, blocks, documents
 //! ```
 
+mod acme;
 mod anchor;
 mod audit_log;
 mod authorities;

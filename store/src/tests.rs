@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 
 use crate::{schema::Schema, sqlite::*, *};
 
+mod acme;
 mod documents;
 mod edges;
 mod hooks;

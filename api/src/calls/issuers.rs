@@ -18,7 +18,7 @@ use certs::{Certificate, SecretBytes, certificates_from_pem, is_self_signed, par
 use spiffe::{AuthorityId, IssuerName};
 use zeroize::Zeroizing;
 
-use super::{CallError, Caller, Calls, error, rotation::shown_laggard, trust::unavailable};
+use super::{CallError, Caller, Calls, acme, error, rotation::shown_laggard, trust::unavailable};
 use crate::{
     ports::{Issuer, KeptIssuer, MAX_EARLIER, VaultLogin, VaultSettings},
     sources::{Draft, Examined},
@@ -47,6 +47,7 @@ impl Calls {
         }
         let mut all = vec![builtin(&records, &others)];
         all.extend(others);
+        all.extend(self.shown_acmes().await?);
         Ok(wire::Page::whole(all))
     }
 
@@ -71,7 +72,9 @@ impl Calls {
     ) -> Result<wire::IssuerChange, CallError> {
         let name = error::name("name", IssuerName::parse(&wanted.name))?;
         let kept = self.issuers.issuers().await?;
-        if name.as_str() == IssuerName::BUILTIN || kept.iter().any(|one| one.issuer.name == name) {
+        let is_taken =
+            kept.iter().any(|one| one.issuer.name == name) || self.find_acme(name.as_str()).await?.is_some();
+        if name.as_str() == IssuerName::BUILTIN || is_taken {
             return Err(CallError::Exists { what: "issuer", name: name.to_string() });
         }
         let vault = self.settings(wanted.vault)?;
@@ -92,6 +95,9 @@ impl Calls {
         name: &str,
         wanted: wire::UpdateIssuer,
     ) -> Result<wire::IssuerChange, CallError> {
+        if self.find_acme(name).await?.is_some() {
+            return Err(acme::changes_not(name));
+        }
         let KeptIssuer { issuer: before, credential: known } = self.find_issuer(name).await?;
         let mut vault = self.wire_settings(&before.vault);
         let is_moved = wanted.issuer.is_some() || wanted.anchor.is_some();
@@ -203,11 +209,15 @@ impl Calls {
         Ok(wire::IssuerChange { dry_run, summary, issuer: shown, checks })
     }
 
-    /// Tries everything that the next renewal of an issuer needs, with a throwaway key.
+    /// Tries everything that the next renewal of an issuer needs, with a throwaway key; of an ACME server, whether it
+    /// is as its settings say, and has our account.
     ///
     /// # Errors
     /// When there is none of that name.
     pub async fn test_issuer(&self, caller: &Caller, name: &str) -> Result<wire::IssuerTest, CallError> {
+        if let Some(kept) = self.find_acme(name).await? {
+            return self.test_acme(caller, kept).await;
+        }
         let KeptIssuer { issuer, credential } = self.find_issuer(name).await?;
         let draft = Draft {
             name: issuer.name,
@@ -235,6 +245,9 @@ impl Calls {
     ) -> Result<wire::IssuerMigration, CallError> {
         if wanted.to == IssuerName::BUILTIN {
             return self.migrate_to_builtin(caller, wanted).await;
+        }
+        if self.find_acme(&wanted.to).await?.is_some() {
+            return Err(acme::signs_nothing(&wanted.to));
         }
         let issuer = self.find_issuer(&wanted.to).await?.issuer;
         if issuer.vault.role.is_some() {
@@ -353,6 +366,9 @@ impl Calls {
         reason: &str,
         dry_run: bool,
     ) -> Result<wire::Done, CallError> {
+        if let Some(kept) = self.find_acme(name).await? {
+            return self.remove_acme(caller, kept, reason, dry_run).await;
+        }
         let issuer = self.find_issuer(name).await?.issuer;
         if issuer.vault.role.is_some() {
             self.refuse_while_leaves(&issuer).await?;
@@ -467,6 +483,7 @@ impl Calls {
             kind: "vault".into(),
             state: state.into(),
             vault: Some(self.wire_settings(&issuer.vault)),
+            acme: None,
             signer: Some(issuer.signer.subject().to_owned()),
             signer_expires: Some(issuer.signer.not_after().to_string()),
             anchor_sha256: Some(hex::encode(issuer.anchor.fingerprint())),
@@ -593,6 +610,7 @@ fn builtin(records: &[AuthorityRecord], others: &[wire::Issuer]) -> wire::Issuer
         kind: "builtin".into(),
         state: if signs { "signs" } else { "idle" }.into(),
         vault: None,
+        acme: None,
         signer: root.filter(|_| is_here).map(|root| root.certificate.subject().to_owned()),
         signer_expires: root.filter(|_| is_here).map(|root| root.certificate.not_after().to_string()),
         anchor_sha256: root.filter(|_| is_here).map(|root| hex::encode(root.certificate.fingerprint())),

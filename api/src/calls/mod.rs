@@ -13,11 +13,14 @@ use tokio::sync::watch;
 
 use crate::{
     expiry::{Expiries, LeafFacts},
-    ports::{DocumentStore, IssuerStore, NodeStore, SecretStore},
+    ports::{AcmeStore, DocumentStore, IssuerStore, NodeStore, SecretStore},
     sealing::Sealing,
-    sources::{Delivery, Hooks, MetricsText, Readiness, Renewals, Revoking, Rotation, Upstreams},
+    sources::{
+        AcmeServers, Delivery, Hooks, MetricsText, Readiness, Renewals, Revoking, Rotation, Upstreams,
+    },
 };
 
+mod acme;
 mod brought;
 pub mod configs;
 mod documents;
@@ -143,6 +146,10 @@ pub struct Calls {
     pub issuers: Arc<dyn IssuerStore>,
     /// The same at work.
     pub upstreams: Arc<dyn Upstreams>,
+    /// ACME servers, as they are kept.
+    pub acme_store: Arc<dyn AcmeStore>,
+    /// The same, as they are asked.
+    pub acme: Arc<dyn AcmeServers>,
     /// Who is told of what must surprise nobody.
     pub hooks: Arc<dyn Hooks>,
 }

@@ -28,6 +28,7 @@ use crate::{
     testing::{MemoryStore, Still, StillRevoking, StillRotation},
 };
 
+mod acme;
 mod brought;
 mod emergency;
 mod hooks;
@@ -75,6 +76,7 @@ struct World {
     secrets: Arc<crate::testing::MemorySecrets>,
     rotation: Arc<StillRotation>,
     vault: crate::testing::StillVault,
+    acme: crate::testing::StillAcme,
     peer: Option<Arc<Peer>>,
 }
 
@@ -136,7 +138,7 @@ async fn world_with(recoveries: impl FnOnce(MemoryStore) -> Arc<dyn RecoveryStor
     let rotation = Arc::new(StillRotation::default());
     let pauses = Pauses::load(shared.clone()).await.unwrap();
     let time = watch::Sender::<Reading>::default();
-    let vault = crate::testing::StillVault::default();
+    let (vault, acme) = (crate::testing::StillVault::default(), crate::testing::StillAcme::default());
     let calls = Calls {
         pauses,
         recoveries: Recoveries::load(recoveries(store.clone())).await.unwrap(),
@@ -168,6 +170,8 @@ async fn world_with(recoveries: impl FnOnce(MemoryStore) -> Arc<dyn RecoveryStor
         hooks: Arc::new(still.clone()),
         issuers: Arc::new(crate::testing::MemoryIssuers::default()),
         upstreams: Arc::new(vault.clone()),
+        acme_store: acme.store.clone(),
+        acme: Arc::new(acme.clone()),
     };
     let peer = Some(peer("/credence/operator/ann"));
     World {
@@ -180,6 +184,7 @@ async fn world_with(recoveries: impl FnOnce(MemoryStore) -> Arc<dyn RecoveryStor
         sealing,
         revoking,
         vault,
+        acme,
         secrets,
         rotation,
         peer,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Hidden, Installed, Laggard};
+use super::{AcmeServer, Hidden, Installed, Laggard};
 use crate::ports::VaultLogin;
 
 /// Where a Vault is, and which of its authorities is to sign.
@@ -110,15 +110,19 @@ pub struct IssuerCheck {
 pub struct Issuer {
     /// Its name.
     pub name: String,
-    /// `builtin` or `vault`.
+    /// `builtin`, `vault` or `acme`.
     pub kind: String,
     /// `signs`: the issuing authority of now, or with a role the leaves of workloads, are of this issuer. `idle`: they
     /// are not. With a role also `prepared`: it signs when every connected node has acknowledged its root; and
-    /// `retired`: another signs, and leaves of it may be in use.
+    /// `retired`: another signs, and leaves of it may be in use. Of an ACME server, which signs nothing here:
+    /// `ready`; `registering` and `changing-key` while it is not known whether our account is made, or has another key.
     pub state: String,
-    /// Where and what it is; absent for the built-in one.
+    /// Where and what it is; for a Vault.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vault: Option<VaultIssuer>,
+    /// Where and what it is, and our account; for an ACME server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acme: Option<AcmeServer>,
     /// The subject of the authority that signs ours.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signer: Option<String>,
@@ -131,7 +135,7 @@ pub struct Issuer {
     /// The issuing authority of now, if it is of this issuer; with a role, the authority whose leaves it gives.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub authority: Option<String>,
-    /// When its successor is asked for.
+    /// When its successor is asked for; of an ACME server, when what is not done yet is tried again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
     /// Failures in a row.

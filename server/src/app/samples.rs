@@ -13,7 +13,9 @@ use sds::SdsStatus;
 use tokio::sync::watch;
 use xds::{Board, Counters, Traffic};
 
-use super::{adapters::Ready, board::Summary, sealing::SealerStatus, upstreams::UpstreamDesk};
+use super::{
+    accounts::Accounts, adapters::Ready, board::Summary, sealing::SealerStatus, upstreams::UpstreamDesk,
+};
 use crate::{
     hooks::{HookStatus, Teller},
     lookout::Seen,
@@ -46,6 +48,7 @@ pub(super) struct Sources {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) time: watch::Receiver<Reading>,
     pub(super) issuers: Arc<UpstreamDesk>,
+    pub(super) accounts: Accounts,
 }
 
 impl Sources {
@@ -87,6 +90,11 @@ impl Sources {
                     flag(!standing.warnings.is_empty()),
                 ),
             ]);
+        }
+        for (name, standing) in self.accounts.standings().iter() {
+            let failures = f64::from(standing.failures);
+            let of = vec![("issuer", name.to_string())];
+            samples.push(gauge("issuer_failures", "Failures of an issuer in a row", of, failures));
         }
         samples
     }

@@ -14,7 +14,7 @@ pub enum IssuerCommand {
     Add(AddIssuerCommand),
     /// The built-in issuer and those beside it: who signs, when the next authority is due, what fails
     List(ListArgs),
-    /// Try everything that the next renewal needs, with a throwaway key
+    /// Try everything that the next renewal needs, with a throwaway key; of an ACME server, whether it has our account
     #[command(
         after_help = "Examples:\n  credence issuer test corp\n  credence issuer test corp -o json\n\nExit code \
                             1 says that something fails; each line says what, and on which side to change it."
@@ -27,10 +27,10 @@ pub enum IssuerCommand {
                       migrate --to NAME."
     )]
     Update(UpdateIssuerArgs),
-    /// Give an issuer another token or secret id, without a restart
+    /// Give an issuer another token or secret id, or the account at an ACME server another key, without a restart
     #[command(
         after_help = "Examples:\n  credence issuer credentials corp --credential-file /dev/fd/3 --wrapped \
-                            3<wrapped"
+                            3<wrapped\n  credence issuer credentials le --new-account-key"
     )]
     Credentials(CredentialsArgs),
     /// Have an issuer sign our next authority now, or with a role the leaves of workloads; afterwards it does so by
@@ -62,6 +62,53 @@ pub enum AddIssuerCommand {
                       files and descriptors, never from arguments, kept sealed, and never come out again."
     )]
     Vault(Box<AddVaultArgs>),
+    /// An ACME server, which gives certificates for public names to edges; an account is made there
+    #[command(
+        after_help = "Examples:\n  credence issuer add acme le --directory https://acme.example/directory \\\n    \
+                      --ca-file /etc/ssl/certs/ca-certificates.crt --contact mailto:ops@example.com --dry-run\n  \
+                      credence issuer add acme le --directory https://acme.example/directory \\\n    --ca-file \
+                      /etc/ssl/certs/ca-certificates.crt --contact mailto:ops@example.com \\\n    --agree-terms \
+                      https://acme.example/terms --external-key-id kid-1 --external-key-file /dev/fd/3 3<hmac-key\n\n\
+                      A dry run reads the server's directory and nothing else: it says which terms there are, and \
+                      whether an external account\nis needed. The account gets a key of its own, which is sealed \
+                      before the server hears of it. What was begun and not\nanswered goes on by itself, or by the \
+                      same command again: exit code 7."
+    )]
+    Acme(Box<AddAcmeArgs>),
+}
+
+/// `issuer add acme`.
+#[derive(Debug, Clone, Args)]
+pub struct AddAcmeArgs {
+    /// Its name here
+    pub name: String,
+    /// The URL of its directory
+    #[arg(long, value_name = "URL")]
+    pub directory: String,
+    /// A file of the server's host with the certificates that vouch for it, and nothing else does
+    #[arg(long, value_name = "PATH")]
+    pub ca_file: PathBuf,
+    /// Whom it may write to, such as mailto:ops@example.com; can be repeated
+    #[arg(long = "contact", value_name = "MAILTO")]
+    pub contacts: Vec<String>,
+    /// Agree to the terms at this URL, which must be the one that its directory names
+    #[arg(long, value_name = "URL")]
+    pub agree_terms: Option<String>,
+    /// The key id of an account with who runs the server, where it wants one
+    #[arg(long, value_name = "ID", requires = "external_key_file")]
+    pub external_key_id: Option<String>,
+    /// Its HMAC key in base64url: a file, /dev/fd/N, or - for standard input
+    #[arg(long, value_name = "FILE", requires = "external_key_id")]
+    pub external_key_file: Option<PathBuf>,
+    /// The profile by which certificates are ordered, if an edge names none
+    #[arg(long, value_name = "NAME")]
+    pub profile: Option<String>,
+    /// Why, for the audit log
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    pub reason: String,
+    /// How to change.
+    #[command(flatten)]
+    pub change: ChangeArgs,
 }
 
 /// How we prove to a Vault who we are.
@@ -199,11 +246,14 @@ pub struct CredentialsArgs {
     /// Its name
     pub name: String,
     /// The token or the secret id: a file, /dev/fd/N, or - for standard input
-    #[arg(long, value_name = "FILE")]
-    pub credential_file: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "new_account_key")]
+    pub credential_file: Option<PathBuf>,
     /// That file holds a wrapping token, which the server unwraps once
-    #[arg(long)]
+    #[arg(long, requires = "credential_file")]
     pub wrapped: bool,
+    /// Give the account at an ACME server another key, which is made and sealed here; the one before is destroyed
+    #[arg(long, conflicts_with = "credential_file")]
+    pub new_account_key: bool,
     /// Why, for the audit log
     #[arg(long, default_value = "", value_name = "TEXT")]
     pub reason: String,

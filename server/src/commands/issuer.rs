@@ -21,6 +21,7 @@ use crate::{
 pub(super) async fn run(command: IssuerCommand) -> Result<Exit, Failure> {
     match command {
         IssuerCommand::Add(AddIssuerCommand::Vault(args)) => add_vault(*args).await,
+        IssuerCommand::Add(AddIssuerCommand::Acme(args)) => super::acme::add(*args).await,
         IssuerCommand::List(args) => {
             let client = Client::open(&args.server)?;
             let page: wire::Page<wire::Issuer> = client.get("/issuers").await?;
@@ -29,6 +30,7 @@ pub(super) async fn run(command: IssuerCommand) -> Result<Exit, Failure> {
         }
         IssuerCommand::Test(args) => test(&args).await,
         IssuerCommand::Update(args) => update(&args).await,
+        IssuerCommand::Credentials(args) if args.new_account_key => super::acme::change_key(&args).await,
         IssuerCommand::Credentials(args) => credentials(&args).await,
         IssuerCommand::Migrate(args) => migrate(&args).await,
         IssuerCommand::Remove(args) => remove(&args).await,
@@ -110,7 +112,7 @@ fn login(args: &AddVaultArgs) -> Result<VaultLogin, Failure> {
     })
 }
 
-fn hidden(path: &Path) -> Result<Hidden, Failure> {
+pub(super) fn hidden(path: &Path) -> Result<Hidden, Failure> {
     let text = text("credential", path)?;
     Ok(Hidden::new(Zeroizing::new(text.trim().to_owned())))
 }
@@ -139,12 +141,15 @@ async fn update(args: &UpdateIssuerArgs) -> Result<Exit, Failure> {
 }
 
 async fn credentials(args: &CredentialsArgs) -> Result<Exit, Failure> {
+    let Some(file) = args.credential_file.as_deref() else {
+        return Err(Failure::usage("--credential-file is missing", "give it, or --new-account-key"));
+    };
     let wanted = wire::UpdateIssuer {
         addresses: None,
         issuer: None,
         lifetime: None,
         anchor: None,
-        credential: Some(hidden(&args.credential_file)?),
+        credential: Some(hidden(file)?),
         is_wrapped: args.wrapped,
         reason: args.reason.clone(),
         dry_run: args.change.dry_run,
@@ -207,18 +212,35 @@ fn table(issuers: &[wire::Issuer]) -> String {
             let role = vault.role.as_ref().map_or_else(String::new, |role| format!(" role {role}"));
             format!("{}{role}", vault.addresses.join(" "))
         };
+        let account = |acme: &wire::AcmeServer| {
+            let profile =
+                acme.profile.as_ref().map_or_else(String::new, |profile| format!(" profile {profile}"));
+            format!("{}{profile}", acme.directory)
+        };
+        let place = one.vault.as_ref().map(place).or_else(|| one.acme.as_ref().map(account));
+        // The account stands where others have the authority that signs.
+        let authority = one.authority.as_deref().or_else(|| one.acme.as_ref()?.account.as_deref());
         vec![
             one.name.clone(),
             one.kind.clone(),
             one.state.clone(),
-            dash(one.vault.as_ref().map(place).as_deref()),
-            dash(one.authority.as_deref()),
+            dash(place.as_deref()),
+            dash(authority),
             dash(one.next.as_deref()),
             one.failures.to_string(),
             dash(Some(&told.join("; "))),
         ]
     });
-    let heads = ["issuer", "kind", "state", "where", "authority", "next is due", "failures", "to be known"];
+    let heads = [
+        "issuer",
+        "kind",
+        "state",
+        "where",
+        "authority or account",
+        "next is due",
+        "failures",
+        "to be known",
+    ];
     output::table(&heads, rows)
 }
 
@@ -254,7 +276,7 @@ fn checks(checks: &[wire::IssuerCheck]) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-fn change_text(made: &wire::IssuerChange) -> String {
+pub(super) fn change_text(made: &wire::IssuerChange) -> String {
     format!("{}\n{}", checks(&made.checks), made.summary)
 }
 

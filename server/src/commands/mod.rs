@@ -7,6 +7,7 @@ use crate::{
     output::{self, Exit, Failure},
 };
 
+mod acme;
 mod brought;
 mod check;
 mod documents;

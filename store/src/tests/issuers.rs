@@ -9,7 +9,7 @@ use sqlx::Connection;
 
 use super::{promises::meddle, *};
 
-fn kept(name: &str, credential: &str) -> KeptIssuer {
+pub(super) fn kept(name: &str, credential: &str) -> KeptIssuer {
     let root = Certificate::from_der(TestAuthority::root("td", now()).der()).unwrap();
     let login = VaultLogin::AppRole { mount: "approle".into(), role_id: "credence".into() };
     let vault = VaultSettings {
@@ -35,7 +35,7 @@ fn kept(name: &str, credential: &str) -> KeptIssuer {
     KeptIssuer { issuer, credential: SecretBytes::new(Zeroizing::new(credential.as_bytes().to_vec())) }
 }
 
-async fn put(store: &Store, issuer: KeptIssuer, expected: u64) -> Result<u64, StoreError> {
+pub(super) async fn put(store: &Store, issuer: KeptIssuer, expected: u64) -> Result<u64, StoreError> {
     store.put_issuer(issuer, expected, false, event(Action::IssuerSet, "issuer")).await
 }
 

@@ -11,7 +11,7 @@ fn anchor() -> String {
     certificates_to_pem([TestAuthority::root("corp", Timestamp::from_unix_secs(1_800_000_000)).der()])
 }
 
-fn wanted(name: &str, change: impl FnOnce(&mut Value)) -> Value {
+pub(super) fn wanted(name: &str, change: impl FnOnce(&mut Value)) -> Value {
     let mut wanted = json!({
         "name": name,
         "vault": {

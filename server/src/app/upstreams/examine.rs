@@ -6,7 +6,6 @@ use std::time::Duration;
 use api::{
     ports::{Issuer, VaultSettings},
     sources::{Draft, Examined},
-    wire::IssuerCheck,
 };
 use ca::LeafAsked;
 use certs::{
@@ -21,6 +20,7 @@ use vault::{
 use zeroize::Zeroizing;
 
 use super::{UpstreamInputs, obtain, settings};
+use crate::app::checks::Checks;
 
 /// How long the throwaway authority lives: the least that is certainly not over when it is looked at.
 const THROWAWAY: Duration = Duration::from_secs(60);
@@ -32,38 +32,9 @@ const SPENT: &str =
 /// How long a login may take.
 const LOGIN: Duration = Duration::from_secs(4);
 
-/// Checks in the order in which they were made.
-struct Checks(Vec<IssuerCheck>);
-
 impl Checks {
-    fn add(&mut self, rule: &str, verdict: &str, found: String, advice: String) {
-        self.0.push(IssuerCheck { rule: rule.into(), verdict: verdict.into(), found, advice });
-    }
-
-    fn passed(&mut self, rule: &str, found: String) {
-        self.add(rule, "passed", found, String::new());
-    }
-
-    fn failed(&mut self, rule: &str, found: String, advice: impl Into<String>) {
-        self.add(rule, "failed", found, advice.into());
-    }
-
-    fn warning(&mut self, rule: &str, found: String, advice: impl Into<String>) {
-        self.add(rule, "warning", found, advice.into());
-    }
-
-    fn has_failed(&self) -> bool {
-        self.0.iter().any(|check| check.verdict == "failed")
-    }
-
     fn trouble(&mut self, rule: &str, trouble: &Trouble) {
         self.failed(rule, trouble.to_string(), trouble.hint());
-    }
-
-    fn skip(&mut self, rules: &[&str]) {
-        for rule in rules {
-            self.add(rule, "skipped", "not tried, because something before it failed".into(), String::new());
-        }
     }
 }
 
@@ -74,7 +45,7 @@ pub(super) async fn examine_in_time(inputs: &UpstreamInputs, draft: Draft) -> Ex
     tokio::select! {
         examined = examine(inputs, draft) => examined,
         () = inputs.clock.sleep_until(until) => {
-            let mut checks = Checks(Vec::new());
+            let mut checks = Checks::default();
             let found = format!("not all was tried within {}", format_duration(PATIENCE));
             let wrapped = if is_wrapped { format!("; {SPENT}") } else { String::new() };
             checks.failed("in-time", found, format!("is each of its addresses reachable and quick?{wrapped}"));
@@ -86,7 +57,7 @@ pub(super) async fn examine_in_time(inputs: &UpstreamInputs, draft: Draft) -> Ex
 
 /// Tries an issuer whole.
 async fn examine(inputs: &UpstreamInputs, draft: Draft) -> Examined {
-    let mut checks = Checks(Vec::new());
+    let mut checks = Checks::default();
     let nothing = |checks: Checks, credential| Examined { checks: checks.0, signer: None, credential };
     let mut credential = draft.credential;
     // What reads no token is asked first: a wrapped secret id is not spent on a Vault that does not answer.
@@ -539,7 +510,7 @@ mod tests {
         let now = Timestamp::from_unix_secs(1_800_000_000);
         let found = |uses, ttl| {
             let secret_id = Secret::of_text("s").unwrap();
-            let mut checks = Checks(Vec::new());
+            let mut checks = Checks::default();
             limits(&Unwrapped { secret_id, uses, ttl }, now, &mut checks);
             assert!(checks.0.iter().all(|check| check.rule == "unwrap" && check.verdict == "warning"));
             checks.0.into_iter().map(|check| check.found).collect::<Vec<_>>()

@@ -1,0 +1,318 @@
+//! An account is made, or gets another key: whatever was stored before each request says how to go on after a kill.
+
+use std::{sync::Arc, time::Duration};
+
+use acme::{Account, Client, ExternalAccount, Opens, Registration, Trouble};
+use api::{
+    calls::{CallError, Caller},
+    ports::{AcmeIssuer, KeptAcme},
+    sources::{AcmeDraft, AcmeOutcome},
+    wire::IssuerCheck,
+};
+use audit::{Action, Actor, Event};
+use certs::{KeyKind, SecretBytes, SecretKey, Signer, SoftwareSigner, Timestamp};
+use spiffe::IssuerName;
+
+use super::{Shared, settings};
+
+/// On whose account.
+pub(super) enum By {
+    /// Somebody asked for it.
+    Caller(Caller, String),
+    /// We go on with what was begun.
+    Ourselves,
+}
+
+impl By {
+    fn event(&self, at: Timestamp, action: Action, name: &IssuerName) -> Event {
+        match self {
+            Self::Caller(caller, reason) => {
+                let mut event = caller.event(at, action, name.as_str());
+                reason.clone_into(&mut event.reason);
+                event
+            }
+            Self::Ourselves => Event::done(at, Actor::System, action, name.as_str()),
+        }
+    }
+}
+
+/// How far it came.
+pub(super) enum Progress {
+    /// There is nothing to do, or nothing any more.
+    Nothing,
+    /// There is an account with one key.
+    Settled(AcmeOutcome),
+    /// It is not known yet, and is tried again.
+    Pending {
+        outcome: AcmeOutcome,
+        /// What the matter is.
+        problem: String,
+        /// When the server wants to be asked again, at the earliest.
+        pause: Option<Duration>,
+    },
+}
+
+/// Signs by a key that is kept.
+///
+/// # Errors
+/// In words, without the key.
+pub(super) fn signer(key: &SecretBytes) -> Result<Arc<dyn Signer>, String> {
+    let key = SecretKey::from_bytes(key).map_err(|error| format!("the key of the account: {error}"))?;
+    let signer = SoftwareSigner::try_new(&key).map_err(|error| format!("the key of the account: {error}"))?;
+    Ok(Arc::new(signer))
+}
+
+/// One issuer that is being settled.
+pub(super) struct Settling<'a> {
+    shared: &'a Shared,
+    by: By,
+    name: IssuerName,
+}
+
+impl<'a> Settling<'a> {
+    pub(super) fn new(shared: &'a Shared, by: By, name: IssuerName) -> Self {
+        Self { shared, by, name }
+    }
+
+    /// Makes an account with a new key, or goes on with what was begun by the same settings.
+    pub(super) async fn register(&self, draft: AcmeDraft) -> Result<Progress, CallError> {
+        let (what, name) = ("issuer", self.name.to_string());
+        match self.shared.find(&self.name).await? {
+            Some(known) if known.issuer.account.is_none() && known.issuer.acme == draft.acme => {
+                self.registration(known, false).await
+            }
+            Some(_) => Err(CallError::Exists { what, name }),
+            None => {
+                let now = self.shared.clock.now();
+                let issuer = AcmeIssuer {
+                    name: self.name.clone(),
+                    acme: draft.acme,
+                    account: None,
+                    is_changing_key: false,
+                    created: now,
+                    updated: now,
+                    version: 0,
+                };
+                let kept = KeptAcme {
+                    issuer,
+                    key: SecretKey::generate(KeyKind::P256).to_bytes(),
+                    next_key: None,
+                    external_key: draft.external_key,
+                };
+                // Before anybody is asked to make an account for it.
+                let kept = self.put(kept, |event| event.with("step", "register")).await?;
+                self.registration(kept, true).await
+            }
+        }
+    }
+
+    /// Gives the account another key, or goes on with what was begun.
+    pub(super) async fn change_key(&self) -> Result<Progress, CallError> {
+        let (what, name) = ("issuer", self.name.to_string());
+        let Some(kept) = self.shared.find(&self.name).await? else {
+            return Err(CallError::NotFound { what, name });
+        };
+        if kept.issuer.account.is_none() {
+            let why = "has no account yet, it is being registered".to_owned();
+            return Err(CallError::Conflict { what, name, why });
+        }
+        if kept.next_key.is_some() {
+            return self.rollover(kept, false).await;
+        }
+        let next_key = Some(SecretKey::generate(KeyKind::P256).to_bytes());
+        // Before the server hears of it.
+        let kept = self.put(KeptAcme { next_key, ..kept }, |event| event.with("step", "change-key")).await?;
+        self.rollover(kept, true).await
+    }
+
+    /// Goes on with whatever was begun.
+    pub(super) async fn go_on(&self) -> Result<Progress, CallError> {
+        match self.shared.find(&self.name).await? {
+            Some(kept) if kept.issuer.account.is_none() => self.registration(kept, false).await,
+            Some(kept) if kept.next_key.is_some() => self.rollover(kept, false).await,
+            _ => Ok(Progress::Nothing),
+        }
+    }
+
+    /// A fresh one was never asked for before.
+    async fn registration(&self, kept: KeptAcme, is_fresh: bool) -> Result<Progress, CallError> {
+        let (client, key) = match (self.client(&kept), signer(&kept.key)) {
+            (Ok(client), Ok(key)) => (client, key),
+            (Err(why), _) | (_, Err(why)) => return self.refused(kept, "account", why, "correct it").await,
+        };
+        if !is_fresh {
+            match client.find(&*key).await {
+                Ok(Some(found)) if found.is_valid => return self.made(kept, found.url.as_str()).await,
+                Ok(Some(found)) => {
+                    let found = format!("{} was deactivated", found.url);
+                    return self.refused(kept, "account", found, "ask who runs the server why").await;
+                }
+                Ok(None) => {}
+                Err(trouble) => return Ok(self.pending(kept.issuer, "account", &trouble)),
+            }
+        }
+        let external = match (&kept.issuer.acme.external, &kept.external_key) {
+            (Some(id), Some(key)) => match ExternalAccount::parse(id, key) {
+                Ok(external) => Some(external),
+                Err(error) => {
+                    let advice = "give the key as who runs the server hands it out";
+                    return self.refused(kept, "external-account", error.to_string(), advice).await;
+                }
+            },
+            _ => None,
+        };
+        let registered = client
+            .register(
+                &*key,
+                &Registration {
+                    contacts: &kept.issuer.acme.contacts,
+                    agreed: kept.issuer.acme.agreed.as_deref(),
+                    external: external.as_ref(),
+                },
+            )
+            .await;
+        match registered {
+            Ok(found) if found.is_valid => self.made(kept, found.url.as_str()).await,
+            Ok(found) => {
+                let found = format!("{} is not valid", found.url);
+                self.refused(kept, "account", found, "ask who runs the server why").await
+            }
+            Err(trouble) if trouble.is_outcome_unknown() => {
+                Ok(self.pending(kept.issuer, "account", &trouble))
+            }
+            Err(trouble) => match self.by {
+                By::Caller(..) => self.refused(kept, "account", trouble.to_string(), trouble.hint()).await,
+                // Nobody is there to hear why it is gone: it stays, and says so.
+                By::Ourselves => Ok(self.pending(kept.issuer, "account", &trouble)),
+            },
+        }
+    }
+
+    /// The account is there, and its external key is of no more use.
+    async fn made(&self, kept: KeptAcme, account: &str) -> Result<Progress, CallError> {
+        let issuer = AcmeIssuer { account: Some(account.to_owned()), ..kept.issuer };
+        let kept = KeptAcme { issuer, external_key: None, ..kept };
+        let kept = self.put(kept, |event| event.with("account", account)).await?;
+        let check = check("account", "passed", format!("{account} was made with a key of its own"), "");
+        Ok(Progress::Settled(AcmeOutcome { issuer: kept.issuer, check }))
+    }
+
+    /// There is no account: nothing half-made stays behind.
+    async fn refused(
+        &self,
+        kept: KeptAcme,
+        rule: &str,
+        found: String,
+        advice: impl Into<String>,
+    ) -> Result<Progress, CallError> {
+        let check = check(rule, "failed", found, advice);
+        if matches!(self.by, By::Ourselves) {
+            let problem = format!("{}; {}", check.found, check.advice);
+            let outcome = AcmeOutcome { issuer: kept.issuer, check };
+            return Ok(Progress::Pending { outcome, problem, pause: None });
+        }
+        let mut event = self.by.event(self.shared.clock.now(), Action::IssuerRemove, &self.name);
+        event.reason = format!("no account was made: {}", check.found);
+        self.shared.store.remove_acme_issuer(&self.name, kept.issuer.version, event).await?;
+        Err(CallError::Issuer { name: self.name.to_string(), checks: vec![check] })
+    }
+
+    /// With a fresh key the server was never asked to take it before.
+    async fn rollover(&self, kept: KeptAcme, is_fresh: bool) -> Result<Progress, CallError> {
+        let rule = "account-key";
+        let opened = (|| {
+            let (account, next) = (kept.issuer.account.as_deref(), kept.next_key.as_ref());
+            let (account, next) = (account.unwrap_or_default(), next.ok_or("there is no next key")?);
+            Ok::<_, String>((
+                self.client(&kept)?,
+                Account { url: settings::url(account)?, signer: signer(&kept.key)? },
+                signer(next)?,
+            ))
+        })();
+        let (client, account, next) = match opened {
+            Ok(opened) => opened,
+            Err(why) => {
+                let check = check(rule, "warning", why.clone(), "remove the issuer, and add it again");
+                let outcome = AcmeOutcome { issuer: kept.issuer, check };
+                return Ok(Progress::Pending { outcome, problem: why, pause: None });
+            }
+        };
+        if !is_fresh {
+            match client.opens(&account.url, &*account.signer, &*next).await {
+                Ok(Opens::New) => return self.changed(kept).await,
+                Ok(Opens::Old) => {}
+                Ok(Opens::Neither) => return Ok(shut_out(kept.issuer)),
+                Err(trouble) => return Ok(self.pending(kept.issuer, rule, &trouble)),
+            }
+        }
+        let Err(trouble) = client.change_key(&account, &*next).await else { return self.changed(kept).await };
+        match client.opens(&account.url, &*account.signer, &*next).await {
+            Ok(Opens::New) => self.changed(kept).await,
+            Ok(Opens::Neither) => Ok(shut_out(kept.issuer)),
+            Ok(Opens::Old) if !trouble.is_outcome_unknown() => self.not_changed(kept, &trouble).await,
+            Ok(Opens::Old) | Err(_) => Ok(self.pending(kept.issuer, rule, &trouble)),
+        }
+    }
+
+    /// The next key is the key, and the one before is destroyed with its record.
+    async fn changed(&self, kept: KeptAcme) -> Result<Progress, CallError> {
+        let KeptAcme { issuer, key, next_key, external_key } = kept;
+        let key = next_key.unwrap_or(key);
+        let kept = KeptAcme { issuer, key, next_key: None, external_key };
+        let kept = self.put(kept, |event| event.with("step", "key-changed")).await?;
+        let check = check("account-key", "passed", "the account has another key".into(), "");
+        Ok(Progress::Settled(AcmeOutcome { issuer: kept.issuer, check }))
+    }
+
+    /// The server will not have it: the key of before stays.
+    async fn not_changed(&self, kept: KeptAcme, trouble: &Trouble) -> Result<Progress, CallError> {
+        let kept = KeptAcme { next_key: None, ..kept };
+        let kept = self.put(kept, |event| event.with("step", "key-not-changed")).await?;
+        let check = check("account-key", "failed", trouble.to_string(), trouble.hint());
+        match self.by {
+            By::Caller(..) => Err(CallError::Issuer { name: self.name.to_string(), checks: vec![check] }),
+            By::Ourselves => {
+                tracing::warn!(issuer = %self.name, %trouble, "the server refused another account key");
+                Ok(Progress::Settled(AcmeOutcome { issuer: kept.issuer, check }))
+            }
+        }
+    }
+
+    /// It is not known what became of it, or it cannot be now.
+    fn pending(&self, issuer: AcmeIssuer, rule: &str, trouble: &Trouble) -> Progress {
+        let advice = "nothing: what became of it is found out by itself";
+        let problem = format!("{trouble}; {}", trouble.hint());
+        let pause = trouble.retry_after().map(|after| after.from_now(self.shared.clock.now()));
+        let outcome = AcmeOutcome { issuer, check: check(rule, "warning", trouble.to_string(), advice) };
+        Progress::Pending { outcome, problem, pause }
+    }
+
+    fn client(&self, kept: &KeptAcme) -> Result<Arc<Client>, String> {
+        self.shared.client(&kept.issuer)
+    }
+
+    /// Stores it, and answers it as it is kept.
+    async fn put(&self, kept: KeptAcme, told: impl FnOnce(Event) -> Event) -> Result<KeptAcme, CallError> {
+        let event = self.by.event(self.shared.clock.now(), Action::IssuerSet, &self.name);
+        let event = told(event.with("directory", &kept.issuer.acme.directory));
+        let expected = kept.issuer.version;
+        self.shared.store.put_acme_issuer(kept, expected, event).await?;
+        // What is kept is read back, not believed: keys are not copied.
+        let missing = || CallError::NotFound { what: "issuer", name: self.name.to_string() };
+        self.shared.find(&self.name).await?.ok_or_else(missing)
+    }
+}
+
+fn check(rule: &str, verdict: &str, found: String, advice: impl Into<String>) -> IssuerCheck {
+    IssuerCheck { rule: rule.into(), verdict: verdict.into(), found, advice: advice.into() }
+}
+
+/// The account is gone, or has a third key: both keys are kept, and it is looked at again.
+fn shut_out(issuer: AcmeIssuer) -> Progress {
+    let found = "neither its key nor the next one opens the account".to_owned();
+    let advice = "the server has lost it, or somebody else gave it a key: add the server under another name, and \
+                  remove this one";
+    let problem = format!("{found}; {advice}");
+    let outcome = AcmeOutcome { issuer, check: check("account-key", "warning", found, advice) };
+    Progress::Pending { outcome, problem, pause: None }
+}
