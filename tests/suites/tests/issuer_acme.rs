@@ -1,0 +1,281 @@
+//! An ACME server as an issuer, against a real Pebble: the account that is made there, another key for it, answers
+//! that are lost, kills in between, and the mistakes that people make.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use certs::{Clock, certificates_to_pem};
+use fixtures::TestAuthority;
+use http::Response;
+use http_body_util::Full;
+use kit::{
+    Asked, Challenges, Fault, Pebble, PebbleOptions, Relay, SystemClock, TestWorld, WorldOptions, within,
+};
+use serde_json::Value;
+
+/// Until what was begun goes on by itself: at a start at once.
+const LONG: Duration = Duration::from_secs(60);
+/// Where Pebble has its terms.
+const TERMS: &str = "data:text/plain,Do%20what%20thou%20wilt";
+/// The key of an external account, as Pebble is told it.
+const MAC: &str = "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W";
+
+fn options(with_external: bool) -> PebbleOptions {
+    let external = with_external.then(|| ("kid-1".to_owned(), MAC.to_owned()));
+    let life = |days: u64| Duration::from_secs(days * 24 * 3600);
+    PebbleOptions {
+        external_accounts: external.into_iter().collect(),
+        profiles: vec![("classic".to_owned(), life(90)), ("short".to_owned(), life(6))],
+        ..PebbleOptions::default()
+    }
+}
+
+/// The words of `issuer add acme le` that fit, with `changes` in the place of what they name.
+fn add(directory: &str, pebble: &Pebble, changes: &[(&str, &str)]) -> Vec<String> {
+    let ca_file = pebble.ca_file().display().to_string();
+    let mut arguments: Vec<String> = ["issuer", "add", "acme", "le"].map(String::from).to_vec();
+    for (flag, value) in [
+        ("--directory", directory),
+        ("--ca-file", &ca_file),
+        ("--contact", "mailto:ops@example.com"),
+        ("--agree-terms", TERMS),
+        ("--profile", "classic"),
+        ("--external-key-id", "kid-1"),
+        ("--external-key-file", "mac"),
+    ] {
+        match changes.iter().find(|(name, _)| *name == flag).map(|(_, changed)| *changed) {
+            Some("") => {}
+            changed => arguments.extend([flag.to_owned(), changed.unwrap_or(value).to_owned()]),
+        }
+    }
+    arguments
+}
+
+/// Without an external account.
+const UNBOUND: [(&str, &str); 2] = [("--external-key-id", ""), ("--external-key-file", "")];
+
+async fn run(world: &TestWorld, arguments: &[String]) -> (i32, String, String) {
+    world.run(&arguments.iter().map(String::as_str).collect::<Vec<_>>()).await
+}
+
+async fn issuers(world: &TestWorld) -> Vec<Value> {
+    world.command(&["issuer", "list"]).await.as_array().unwrap().clone()
+}
+
+async fn issuer(world: &TestWorld) -> Value {
+    let all = issuers(world).await;
+    all.iter().find(|one| one["name"] == "le").unwrap_or_else(|| panic!("{all:#?}")).clone()
+}
+
+/// Waits until it is known what became of it, and tries the account.
+async fn settles(world: &TestWorld) -> Value {
+    let settled = within(LONG, "what was begun goes on by itself", async || match issuer(world).await {
+        one if one["state"] == "ready" => Ok(one),
+        one => Err(one),
+    })
+    .await;
+    let (code, out, words) = world.run(&["issuer", "test", "le"]).await;
+    assert!(code == 0 && out.contains("is found by its key"), "{out} {words}");
+    settled
+}
+
+async fn restart(world: &mut TestWorld) {
+    world.kill().await;
+    world.start().await;
+    world.read_operator();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn account_is_made_tried_given_another_key_and_is_there_after_a_restart() {
+    let challenges = Challenges::start().await;
+    let Some(pebble) = Pebble::start(&options(true), &challenges).await else { return };
+    let relay = Relay::start(&pebble.identity(), pebble.address(), |_: &Asked| Fault::None).await;
+    let mut world = TestWorld::boot("issuer-acme", WorldOptions::default()).await;
+    std::fs::write(world.sandbox().path("mac"), MAC).unwrap();
+    let directory = pebble.directory_at(relay.address());
+
+    let mut dry = add(&directory, &pebble, &[]);
+    dry.push("--dry-run".into());
+    let (code, out, words) = run(&world, &dry).await;
+    assert!(code == 0 && out.contains("would add issuer le"), "{out} {words}");
+    let asked: Vec<_> = relay.asked().into_iter().map(|asked| asked.path).collect();
+    assert_eq!(asked, ["/dir"], "a dry run signs nothing");
+    assert_eq!(issuers(&world).await.len(), 1);
+
+    let (code, out, words) = run(&world, &add(&directory, &pebble, &[])).await;
+    assert!(code == 0 && out.contains("✓ account"), "{code} {out} {words}");
+    let made = issuer(&world).await;
+    assert_eq!(
+        (&made["kind"], &made["state"], &made["failures"]),
+        (&"acme".into(), &"ready".into(), &0.into())
+    );
+    assert_eq!(made["acme"]["profile"], "classic", "{made:#}");
+    let account = made["acme"]["account"].clone();
+    assert!(account.as_str().unwrap().starts_with("https://"), "{made:#}");
+    let (code, table, _) = world.run(&["issuer", "list", "-o", "table"]).await;
+    assert!(code == 0 && table.contains("profile classic"), "{table}");
+    assert_eq!(settles(&world).await["acme"]["account"], account);
+
+    let (code, _, words) = run(&world, &add(&directory, &pebble, &[])).await;
+    assert!(code == 5 && words.contains("exists already"), "{code} {words}");
+    let (code, _, words) = world.run(&["issuer", "migrate", "--to", "le", "--dry-run"]).await;
+    assert!(code == 3 && words.contains("gives certificates to edges"), "{code} {words}");
+
+    let change = ["issuer", "credentials", "le", "--new-account-key", "--reason", "of old age"];
+    let (code, out, words) = world.run(&change).await;
+    assert!(code == 0 && out.contains("another key"), "{code} {out} {words}");
+    world.audit_says(&["issuer-set", "key-changed", "of old age"]).await;
+    restart(&mut world).await;
+    assert_eq!(settles(&world).await["acme"]["account"], account);
+
+    let (code, out, words) = world.run(&["issuer", "remove", "le", "--yes"]).await;
+    assert!(code == 0 && out.contains("the key of its account"), "{code} {out} {words}");
+    assert_eq!(issuers(&world).await.len(), 1);
+    world.audit_says(&["issuer-remove", "le", "done"]).await;
+    world.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_work_is_refused_with_what_to_do_and_nothing_is_kept() {
+    let challenges = Challenges::start().await;
+    let Some(pebble) = Pebble::start(&options(true), &challenges).await else { return };
+    let page = |_: &Asked| Fault::Answer(Response::new(Full::from("<html>welcome</html>")));
+    let page = Relay::start(&pebble.identity(), pebble.address(), page).await;
+    let world = TestWorld::boot("issuer-acme-bad", WorldOptions::default()).await;
+    for (name, text) in
+        [("mac", MAC), ("other-mac", "c29tZWJvZHktZWxzZXMta2V5LW9mLTMyLW9jdGV0cw"), ("no-mac", "!")]
+    {
+        std::fs::write(world.sandbox().path(name), text).unwrap();
+    }
+    let other = TestAuthority::root("other", SystemClock.now());
+    let file = world.sandbox().path("other.pem");
+    std::fs::write(&file, certificates_to_pem([other.der()])).unwrap();
+    let other = file.display().to_string();
+    let closed = format!("https://{}/dir", TestWorld::free_port());
+    let (directory, page) = (pebble.directory(), pebble.directory_at(page.address()));
+    let wrong = format!("{directory}/elsewhere");
+    let cases: [(&str, &[(&str, &str)], &str); 10] = [
+        ("nobody there", &[("--directory", &closed)], "cannot reach"),
+        ("somebody else", &[("--ca-file", &other)], "is not believed"),
+        ("no such file", &[("--ca-file", "/nowhere/roots.pem")], "/nowhere/roots.pem"),
+        ("a page", &[("--directory", &page)], "ACME server"),
+        ("another path", &[("--directory", &wrong)], "not an answer of an ACME server"),
+        ("no terms", &[("--agree-terms", "")], "--agree-terms data:text/plain"),
+        ("other terms", &[("--agree-terms", "https://a.example/terms")], "--agree-terms data:text/plain"),
+        ("no such profile", &[("--profile", "long")], "it has classic, short"),
+        ("no external account", &UNBOUND, "--external-key-id"),
+        ("no key", &[("--external-key-file", "no-mac")], "base64url"),
+    ];
+    for (what, changes, told) in cases {
+        let (code, out, words) = run(&world, &add(&directory, &pebble, changes)).await;
+        assert_eq!(code, 1, "{what}: {out} {words}");
+        assert!(words.contains(told), "{what}: {words}");
+        assert_eq!(issuers(&world).await.len(), 1, "{what} was kept");
+    }
+    // What only the server knows it says when the account is asked for: then what was stored before is gone again.
+    for changes in [[("--external-key-file", "other-mac")], [("--external-key-id", "kid-2")]] {
+        let (code, out, words) = run(&world, &add(&directory, &pebble, &changes)).await;
+        assert!(code == 1 && words.contains("the server refuses"), "{code} {out} {words}");
+        assert!(!words.contains("c29tZWJvZHk"), "{words}");
+        assert_eq!(issuers(&world).await.len(), 1, "{changes:?} was kept");
+    }
+    world.audit_says(&["issuer-set", "refused", "le"]).await;
+    world.audit_says(&["issuer-remove", "no account was made"]).await;
+    let (code, _, words) = run(&world, &add("http://127.0.0.1:1/dir", &pebble, &[])).await;
+    assert!(code == 2 && words.contains("https://"), "{code} {words}");
+    let (code, _, words) = world.run(&["issuer", "credentials", "builtin", "--new-account-key"]).await;
+    assert!(code == 5 && words.contains("no ACME server"), "{code} {words}");
+    world.finish().await;
+}
+
+/// What a relay loses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Loses {
+    Nothing,
+    /// The first answer that makes an account, and everything after it.
+    Registration,
+    /// Everything from the request for another key on, that included.
+    Change,
+    /// The same, but that is carried out.
+    Changed,
+    /// Everything but the directory.
+    All,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_is_lost_or_killed_in_between_the_account_is_found_by_its_key() {
+    let challenges = Challenges::start().await;
+    let Some(pebble) = Pebble::start(&options(false), &challenges).await else { return };
+    let lost = Arc::new(Mutex::new(Loses::Nothing));
+    let loses = Arc::clone(&lost);
+    let relay = Relay::start(&pebble.identity(), pebble.address(), move |asked: &Asked| {
+        let mut loses = loses.lock().unwrap();
+        let (is_account, is_change) = (asked.path == "/sign-me-up", asked.path == "/rollover-account-key");
+        match *loses {
+            Loses::Registration if is_account => {
+                *loses = Loses::All;
+                Fault::LoseReply
+            }
+            Loses::Change | Loses::Changed if is_change => {
+                let fault = if *loses == Loses::Change { Fault::LoseRequest } else { Fault::LoseReply };
+                *loses = Loses::All;
+                fault
+            }
+            Loses::All if is_account || is_change => Fault::LoseRequest,
+            _ => Fault::None,
+        }
+    })
+    .await;
+    let set = |loses| *lost.lock().unwrap() = loses;
+    let mut world = TestWorld::boot("issuer-acme-lost", WorldOptions::default()).await;
+    let directory = pebble.directory_at(relay.address());
+    let wanted = add(&directory, &pebble, &UNBOUND);
+
+    // The account is made, and nobody hears of it: the same command finds it.
+    set(Loses::Registration);
+    let (code, out, words) = run(&world, &wanted).await;
+    assert_eq!(code, 7, "{out} {words}");
+    let pending = issuer(&world).await;
+    assert_eq!(pending["state"], "registering", "{pending:#}");
+    assert!(pending["problem"].as_str().unwrap().contains("no answer"), "{pending:#}");
+    let other = add(&directory, &pebble, &[UNBOUND[0], UNBOUND[1], ("--profile", "short")]);
+    let (code, _, words) = run(&world, &other).await;
+    assert!(code == 5 && words.contains("with other settings"), "{code} {words}");
+    set(Loses::Nothing);
+    let (code, out, words) = run(&world, &wanted).await;
+    assert_eq!(code, 0, "{out} {words}");
+    settles(&world).await;
+    let (code, _, words) = world.run(&["issuer", "remove", "le", "--yes"]).await;
+    assert_eq!(code, 0, "{words}");
+
+    // The same, and the process is killed: the next one finds it.
+    set(Loses::Registration);
+    assert_eq!(run(&world, &wanted).await.0, 7);
+    world.kill().await;
+    set(Loses::Nothing);
+    world.start().await;
+    world.read_operator();
+    let account = settles(&world).await["acme"]["account"].clone();
+
+    for loses in [Loses::Change, Loses::Changed] {
+        set(loses);
+        let change = ["issuer", "credentials", "le", "--new-account-key"];
+        let (code, out, words) = world.run(&change).await;
+        assert_eq!(code, 7, "{loses:?}: {out} {words}");
+        assert_eq!(issuer(&world).await["state"], "changing-key", "{loses:?}");
+        world.kill().await;
+        set(Loses::Nothing);
+        world.start().await;
+        world.read_operator();
+        assert_eq!(settles(&world).await["acme"]["account"], account, "{loses:?}");
+    }
+    // One that was changed is changed again.
+    let (code, out, words) = world.run(&["issuer", "credentials", "le", "--new-account-key"]).await;
+    assert_eq!(code, 0, "{out} {words}");
+    assert_eq!(settles(&world).await["acme"]["account"], account);
+    world.finish().await;
+}
