@@ -34,8 +34,10 @@ use self::settle::{By, Progress, Settling, signer};
 
 /// How many calls may wait for the task.
 const MAX_COMMANDS: usize = 16;
-/// How long a call waits for a server: it has ten seconds. What was begun goes on.
-const PATIENCE: Duration = Duration::from_secs(8);
+/// How long a call waits for a server to read its directory, and then for the account: it has ten seconds for both.
+/// What was begun goes on.
+const READING: Duration = Duration::from_secs(4);
+const PATIENCE: Duration = Duration::from_secs(5);
 /// When a store that could not be read is asked again.
 const RETRY: Duration = Duration::from_secs(5);
 /// When what is not known yet is looked at again; doubles with each failure, up to the second.
@@ -51,7 +53,9 @@ struct Shared {
 
 impl Shared {
     async fn find(&self, name: &IssuerName) -> Result<Option<KeptAcme>, StoreError> {
-        Ok(self.store.acme_issuers().await?.into_iter().find(|kept| kept.issuer.name == *name))
+        let all = self.store.acme_issuers().await?;
+        self.forget(&all);
+        Ok(all.into_iter().find(|kept| kept.issuer.name == *name))
     }
 
     /// The client of an issuer as it is kept.
@@ -67,10 +71,10 @@ impl Shared {
         Ok(client)
     }
 
-    /// Those of issuers that are kept no more.
-    fn forget(&self, names: &BTreeSet<IssuerName>) {
+    /// Drops the clients of issuers that are kept no more.
+    fn forget(&self, kept: &[KeptAcme]) {
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        clients.retain(|name, _| names.contains(name));
+        clients.retain(|name, _| kept.iter().any(|one| one.issuer.name == *name));
     }
 }
 
@@ -258,7 +262,6 @@ impl AccountKeeper {
         let now = self.shared.clock.now();
         match self.shared.store.acme_issuers().await {
             Ok(all) => {
-                self.shared.forget(&all.iter().map(|kept| kept.issuer.name.clone()).collect());
                 let due = |name| (name, AcmeStanding { next: Some(now), ..AcmeStanding::default() });
                 let undone =
                     all.into_iter().filter(|kept| !kept.is_settled()).map(|kept| due(kept.issuer.name));

@@ -34,8 +34,11 @@ fn options(with_external: bool) -> PebbleOptions {
     }
 }
 
+/// Flags with what stands there instead.
+type Changes<'a> = &'a [(&'a str, &'a str)];
+
 /// The words of `issuer add acme le` that fit, with `changes` in the place of what they name.
-fn add(directory: &str, pebble: &Pebble, changes: &[(&str, &str)]) -> Vec<String> {
+fn add(directory: &str, pebble: &Pebble, changes: Changes<'_>) -> Vec<String> {
     let ca_file = pebble.ca_file().display().to_string();
     let mut arguments: Vec<String> = ["issuer", "add", "acme", "le"].map(String::from).to_vec();
     for (flag, value) in [
@@ -158,7 +161,7 @@ async fn what_cannot_work_is_refused_with_what_to_do_and_nothing_is_kept() {
     let closed = format!("https://{}/dir", TestWorld::free_port());
     let (directory, page) = (pebble.directory(), pebble.directory_at(page.address()));
     let wrong = format!("{directory}/elsewhere");
-    let cases: [(&str, &[(&str, &str)], &str); 10] = [
+    let cases: [(&str, Changes<'_>, &str); 10] = [
         ("nobody there", &[("--directory", &closed)], "cannot reach"),
         ("somebody else", &[("--ca-file", &other)], "is not believed"),
         ("no such file", &[("--ca-file", "/nowhere/roots.pem")], "/nowhere/roots.pem"),

@@ -1,6 +1,6 @@
 //! Whether an ACME server is as the settings of an issuer say, and has our account.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use acme::{Client, Directory, ExternalAccount, Opens, Trouble};
 use api::{
@@ -9,7 +9,7 @@ use api::{
 };
 use certs::{Clock, SecretBytes, format_duration};
 
-use super::{PATIENCE, settings, settle::signer};
+use super::{PATIENCE, READING, settings, settle::signer};
 use crate::app::checks::Checks;
 
 /// All that is tried of a directory, in order.
@@ -29,7 +29,7 @@ pub(super) async fn directory(
     };
     tokio::select! {
         () = judged => checks.0,
-        () = clock.sleep_until(clock.now() + PATIENCE) => too_slow(),
+        () = clock.sleep_until(clock.now() + READING) => too_slow(READING),
     }
 }
 
@@ -49,13 +49,13 @@ pub(super) async fn kept(clock: &Arc<dyn Clock>, kept: &KeptAcme) -> Vec<IssuerC
     };
     tokio::select! {
         () = judged => checks.0,
-        () = clock.sleep_until(clock.now() + PATIENCE) => too_slow(),
+        () = clock.sleep_until(clock.now() + PATIENCE) => too_slow(PATIENCE),
     }
 }
 
-fn too_slow() -> Vec<IssuerCheck> {
+fn too_slow(limit: Duration) -> Vec<IssuerCheck> {
     let mut checks = Checks::default();
-    let found = format!("not all was tried within {}", format_duration(PATIENCE));
+    let found = format!("not all was tried within {}", format_duration(limit));
     checks.failed("in-time", found, "is the server reachable and quick?");
     checks.0
 }
