@@ -46,6 +46,9 @@ pub enum Absence {
     /// There is no such edge in the node's namespace, or no listener of the node shows it.
     #[error("edge {0} does not exist in the node's namespace or no listener of the node shows it")]
     EdgeNotShown(EdgeName),
+    /// What showed an ACME server a name of this edge is withdrawn; a proxy asks for it until it has drained.
+    #[error("nothing is shown to ACME servers for edge {0} now")]
+    ChallengeOver(EdgeName),
     /// Proxies check against revocation lists, and what this name stands for cannot.
     #[error("Envoy's SPIFFE validator, which {0} needs, ignores the revocation lists that are switched on")]
     Unlisted(&'static str),
@@ -96,11 +99,12 @@ pub fn decide(node: &NodeId, name: &str, facts: Facts<'_>) -> Result<Grant, Abse
         _ if base.starts_with(EdgeName::SCHEME) => {
             let path = base.strip_prefix(EdgeName::SCHEME).unwrap_or_default();
             let (edge, part) = edges::parse(path).ok_or(Absence::UnknownName)?;
-            if facts.edges.grants((binding, base), (&edge, &part), facts.views) {
-                Ok(Grant::Edge(edge, part))
-            } else {
-                Err(Absence::EdgeNotShown(edge))
+            let grants = |uri: &str, part| facts.edges.grants((binding, uri), (&edge, part), facts.views);
+            if grants(base, &part) {
+                return Ok(Grant::Edge(edge, part));
             }
+            let is_over = part != EdgePart::Certificate && grants(&edge.to_uri(), &EdgePart::Certificate);
+            Err(if is_over { Absence::ChallengeOver(edge) } else { Absence::EdgeNotShown(edge) })
         }
         _ => {
             let rest = base.strip_prefix("spiffe://").ok_or(Absence::UnknownName)?;

@@ -269,8 +269,12 @@ fn an_edge_is_for_the_nodes_of_its_namespace_whose_listeners_show_it() {
     check(&world, "web-1", "edge://far", "far");
     check(&world, "web-1", "edge://theirs", "theirs");
     check(&world, "web-1", "edge://nowhere", "nowhere");
-    check(&world, "web-1", "edge://shop/other.example", "shop");
     check(&world, "web-1", "edge://hidden/shop.example", "hidden");
+    let over = Err(Absence::ChallengeOver(shop()));
+    assert_eq!(asked(&world, "web-1", "edge://shop/other.example"), over);
+    world.views = views("web-1", &["edge://shop"]);
+    assert_eq!(asked(&world, "web-1", "edge://shop/shop.example"), over);
+    check(&world, "pay-1", "edge://shop/shop.example", "shop");
     world.views = views("web-1", &["edge://hidden"]);
     check(&world, "web-1", "edge://shop", "shop");
     assert!(asked(&world, "web-1", "edge://hidden").is_ok());

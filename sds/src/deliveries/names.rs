@@ -77,7 +77,8 @@ impl Deliveries {
                 self.context(name, now, None, || secret::all_bundles(name, &trust, now))
             }
             Err(absence) => {
-                if before != Some(None) {
+                // A challenge that is over is no attempt at anything.
+                if before != Some(None) && !matches!(absence, Absence::ChallengeOver(_)) {
                     self.refuse(stream, name, &absence, now);
                 }
                 match absence {
@@ -88,6 +89,7 @@ impl Deliveries {
                     | Absence::NotGranted(_)
                     | Absence::SecretNotGranted(_)
                     | Absence::EdgeNotShown(_)
+                    | Absence::ChallengeOver(_)
                     | Absence::Unlisted(_)
                     | Absence::UnknownDomain(_) => SecretOffer::Absent,
                 }

@@ -5,24 +5,38 @@
 //! Chains are added to a listener that else stays as it is, so that Envoy ends no connection of it. It takes a chain by
 //! the server name first and never comes back to one without, so a chain with server names needs one of ours beside it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use proto::envoy::{
     config::{
-        core::v3::{DataSource, data_source},
+        core::v3::{ConfigSource, DataSource, HttpProtocolOptions, data_source},
         listener::v3::{self as listener, filter},
         route::v3::{self as route, route::Action, route_match::PathSpecifier},
     },
-    extensions::filters::network::direct_response::v3 as network,
+    extensions::filters::network::http_connection_manager::v3::{
+        HttpConnectionManager,
+        http_connection_manager::{CodecType, RouteSpecifier},
+    },
 };
 use spiffe::{EdgeName, Namespace, Tenant};
 
-use super::{pack, tls};
-use crate::model::{Document, DocumentKey, Listener, ProxyConfig, RouteTable, Spec};
+use super::{ads, duration, http, listener::HANDSHAKE_TIMEOUT, pack, tls};
+use crate::model::{Document, DocumentKey, HTTP_FILTER, Listener, ProxyConfig, RouteTable, Spec};
 
 /// The application protocol by which the certificates are asked for.
 pub(crate) const ACME_TLS: &str = "acme-tls/1";
-const DIRECT_RESPONSE: &str = "envoy.filters.network.direct_response";
+
+/// How long a proxy holds a listener back for the certificate of an edge that does not come: until there is one, it must
+/// be there to answer ACME servers.
+pub const EDGE_FETCH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Where the certificates of edges come from; these bytes never change either.
+pub(super) fn edge_source() -> ConfigSource {
+    ConfigSource { initial_fetch_timeout: Some(duration(EDGE_FETCH_TIMEOUT)), ..ads() }
+}
 
 /// What is shown now, by the namespace of the proxies that show it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -157,10 +171,22 @@ fn shown_edge(listener: &Listener) -> Option<&EdgeName> {
 }
 
 fn chain(name: &str, server_names: Vec<String>, secrets: &[String]) -> listener::FilterChain {
-    // Who asks so wants the handshake and nothing else: the connection is closed behind it.
+    // Who asks so wants the handshake and nothing else. A filter that answers by itself would do so before the handshake
+    // and end it; this one waits for a request, for a moment, and knows no route.
+    let manager = HttpConnectionManager {
+        stat_prefix: "acme-challenge".to_owned(),
+        codec_type: CodecType::Http1.into(),
+        route_specifier: Some(RouteSpecifier::RouteConfig(route::RouteConfiguration::default())),
+        common_http_protocol_options: Some(HttpProtocolOptions {
+            idle_timeout: Some(duration(HANDSHAKE_TIMEOUT)),
+            ..Default::default()
+        }),
+        http_filters: vec![http::router()],
+        ..Default::default()
+    };
     let filter = listener::Filter {
-        name: DIRECT_RESPONSE.to_owned(),
-        config_type: Some(filter::ConfigType::TypedConfig(pack(&network::Config::default()))),
+        name: HTTP_FILTER.to_owned(),
+        config_type: Some(filter::ConfigType::TypedConfig(pack(&manager))),
     };
     listener::FilterChain {
         name: name.to_owned(),
@@ -170,7 +196,8 @@ fn chain(name: &str, server_names: Vec<String>, secrets: &[String]) -> listener:
             ..Default::default()
         }),
         filters: vec![filter],
-        transport_socket: Some(tls::one_sided(secrets, &[ACME_TLS])),
+        transport_socket: Some(tls::one_sided(secrets, &edge_source(), &[ACME_TLS])),
+        transport_socket_connect_timeout: Some(duration(HANDSHAKE_TIMEOUT)),
         ..Default::default()
     }
 }

@@ -44,11 +44,7 @@ pub(super) fn manager(
                 config_type: Some(http_filter::ConfigType::ConfigDiscovery(block::http_source())),
                 ..Default::default()
             },
-            EnvoyFilter {
-                name: ROUTER.to_owned(),
-                config_type: Some(http_filter::ConfigType::TypedConfig(pack(&Router::default()))),
-                ..Default::default()
-            },
+            router(),
         ],
         common_http_protocol_options: Some(HttpProtocolOptions {
             idle_timeout: http.idle_timeout.map(duration),
@@ -76,6 +72,15 @@ pub(super) fn manager(
         // Routes must see the path that the upstream will see.
         normalize_path: Some(true),
         merge_slashes: true,
+        ..Default::default()
+    }
+}
+
+/// The filter that ends every chain of HTTP filters.
+pub(super) fn router() -> EnvoyFilter {
+    EnvoyFilter {
+        name: ROUTER.to_owned(),
+        config_type: Some(http_filter::ConfigType::TypedConfig(pack(&Router::default()))),
         ..Default::default()
     }
 }

@@ -16,8 +16,8 @@ use proto::envoy::{
 use spiffe::SpiffeId;
 
 use super::{
-    Defaults, HTTP_BLOCK, Shown, TCP_BLOCK, block, cluster::names_server, drain, duration, http, pack,
-    socket_address, tls,
+    Defaults, HTTP_BLOCK, Shown, TCP_BLOCK, ads, block, challenge::edge_source, cluster::names_server, drain,
+    duration, http, pack, socket_address, tls,
 };
 use crate::{
     TypeUrl,
@@ -29,7 +29,7 @@ use crate::{
 
 const TLS_INSPECTOR: &str = "envoy.filters.listener.tls_inspector";
 /// How long a handshake may take.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The mode of a listener; one with a certificate for everybody asks nobody for one.
 pub(crate) fn mode(listener: &Listener, defaults: &Defaults) -> MtlsMode {
@@ -196,7 +196,9 @@ fn chain(
         Half::Mutual => Some(tls::downstream(identity(listener), allow, alpn, defaults)),
         Half::Tls => {
             let certificate = listener.tls.as_ref().and_then(ListenerTls::secret);
-            Some(tls::one_sided(certificate.as_slice(), alpn))
+            let is_edge = listener.tls.as_ref().is_some_and(|tls| tls.edge.is_some());
+            let source = if is_edge { edge_source() } else { ads() };
+            Some(tls::one_sided(certificate.as_slice(), &source, alpn))
         }
         Half::Plaintext => None,
     };

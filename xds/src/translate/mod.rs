@@ -42,7 +42,7 @@ mod tests;
 pub use self::block::{Denied, HTTP_BLOCK, TCP_BLOCK};
 pub(crate) use self::challenge::ACME_TLS;
 use self::challenge::Shown;
-pub use self::challenge::{ChallengeText, Challenges};
+pub use self::challenge::{ChallengeText, Challenges, EDGE_FETCH_TIMEOUT};
 pub(crate) use self::cluster::{eds_name, is_touched, names_server};
 pub use self::drain::Drains;
 pub(crate) use self::endpoints::empty as empty_endpoints;

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use proto::envoy::{
-    config::core::v3::{TransportSocket, transport_socket},
+    config::core::v3::{ConfigSource, TransportSocket, transport_socket},
     extensions::transport_sockets::tls::v3::{
         CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, SdsSecretConfig,
         SubjectAltNameMatcher, TlsParameters, UpstreamTlsContext,
@@ -45,13 +45,13 @@ pub(super) fn downstream(
 /// What a listener shows to clients without certificates: one of these, by the name that a client asks for. Clients from elsewhere may be older, so TLS
 /// 1.2 is spoken too; nobody is verified, so a session that is resumed skips nothing. What is shown here hangs from none
 /// of our authorities, and is no other secret after an emergency of theirs.
-pub(super) fn one_sided(certificates: &[String], alpn: &[&str]) -> TransportSocket {
+pub(super) fn one_sided(certificates: &[String], source: &ConfigSource, alpn: &[&str]) -> TransportSocket {
     let params = TlsParameters {
         tls_minimum_protocol_version: TlsProtocol::TlSv12.into(),
         tls_maximum_protocol_version: TlsProtocol::TlSv13.into(),
         ..Default::default()
     };
-    let secret = |name: &String| SdsSecretConfig { name: name.clone(), sds_config: Some(ads()) };
+    let secret = |name: &String| SdsSecretConfig { name: name.clone(), sds_config: Some(source.clone()) };
     socket(pack(&DownstreamTlsContext {
         common_tls_context: Some(CommonTlsContext {
             tls_params: Some(params),

@@ -146,6 +146,13 @@ fn texts_stand_before_every_other_route_and_take_no_host_from_another() {
 }
 
 #[test]
+fn the_source_of_edges_is_the_same_bytes_everywhere() {
+    // envoy#47309. Fields 3 `ads` and 6 api V3, and 4, the time out of one second.
+    use prost::Message;
+    assert_eq!(edge_source().encode_to_vec(), [0x1a, 0x00, 0x22, 0x02, 0x08, 0x01, 0x30, 0x02]);
+}
+
+#[test]
 fn only_documents_that_show_something_are_made_anew() {
     let document = &model::parse("edge", EDGE).unwrap()[0];
     let check = |before: &Challenges, after: &Challenges, expected: bool| {
