@@ -26,7 +26,7 @@ const IMPORT_ROOTS: [&str; 8] = [
 ];
 
 /// Files of Envoy that get Rust types, with all that they import. The rest is reached through the descriptor set.
-const TYPED: [&str; 26] = [
+const TYPED: [&str; 25] = [
     "envoy/admin/v3/config_dump.proto",
     "envoy/config/bootstrap/v3/bootstrap.proto",
     "envoy/config/cluster/v3/cluster.proto",
@@ -37,7 +37,6 @@ const TYPED: [&str; 26] = [
     "envoy/extensions/filters/http/rbac/v3/rbac.proto",
     "envoy/extensions/filters/http/router/v3/router.proto",
     "envoy/extensions/filters/listener/tls_inspector/v3/tls_inspector.proto",
-    "envoy/extensions/filters/network/direct_response/v3/config.proto",
     "envoy/extensions/filters/network/http_connection_manager/v3/http_connection_manager.proto",
     "envoy/extensions/filters/network/rbac/v3/rbac.proto",
     "envoy/extensions/filters/network/tcp_proxy/v3/tcp_proxy.proto",

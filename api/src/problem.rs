@@ -97,7 +97,9 @@ impl Problem {
         };
         let errors = match error {
             CallError::Syntax(faults) | CallError::Invalid(faults) => faults.clone(),
-            CallError::Issuer { checks, .. } => checks.iter().filter_map(Fault::of).collect(),
+            CallError::Issuer { checks, .. } | CallError::Edge { checks, .. } => {
+                checks.iter().filter_map(Fault::of).collect()
+            }
             _ => Vec::new(),
         };
         let ladder = match error {
@@ -218,6 +220,12 @@ impl Face {
                 "issuer cannot work",
                 "\"errors\" says what does not work, and on which side to change it; nothing was kept",
             ),
+            CallError::Edge { .. } => face(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "edge-refused",
+                "edge cannot work",
+                "\"errors\" says what does not work, and on which side to change it; nothing was kept",
+            ),
             CallError::Policy(_) => face(
                 StatusCode::FORBIDDEN,
                 "policy",
@@ -252,6 +260,7 @@ fn not_found_hint(what: &str) -> String {
         "finding" => "credence status",
         "secret" => "credence secret list",
         "issuer" => "credence issuer list",
+        "edge" => "credence edge list",
         _ => "credence get KIND",
     };
     format!("\"{command}\" shows what there is")
@@ -261,6 +270,9 @@ fn exists_hint(what: &str) -> String {
     match what {
         "node" | "binding" => "\"credence proxy enroll NODE --replace\" writes its binding anew",
         "issuer" => "\"credence issuer update NAME\" changes it",
+        "edge" => {
+            "\"credence edge remove NAME\" makes room for it; \"credence edge show NAME\" shows what it is"
+        }
         "key slot" => {
             "choose another name in secrets.slots of the server's credence.yaml; a slot is never overwritten"
         }

@@ -30,6 +30,7 @@ use crate::{
 mod acme;
 mod brought;
 mod configs;
+mod edges;
 mod extract;
 mod hooks;
 mod issuers;
@@ -130,6 +131,9 @@ fn routes() -> Router<Arc<Shared>> {
         .route("/issuers/{name}", get(issuers::show).patch(issuers::update).delete(issuers::remove))
         .route("/issuers/{name}/test", post(issuers::test))
         .route("/issuers/{name}/account-key", post(acme::change_key))
+        .route("/edges", get(edges::list).post(edges::add))
+        .route("/edges/{name}", get(edges::show).delete(edges::remove))
+        .route("/edges/{name}/renew", post(edges::renew))
         .route("/kek", get(sealing::show))
         .route("/kek/slots", post(sealing::add_slot))
         .route("/kek/slots/{name}", axum::routing::delete(sealing::remove_slot))

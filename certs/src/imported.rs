@@ -107,7 +107,7 @@ impl SecretBytes {
         rest.is_empty().then_some(parts)
     }
 
-    /// The bytes. Called in six files of the workspace only, like [`SecretKey::expose_secret`](crate::SecretKey); a
+    /// The bytes. Called in seven files of the workspace only, like [`SecretKey::expose_secret`](crate::SecretKey); a
     /// test keeps the list.
     #[must_use]
     pub fn expose_secret(&self) -> &[u8] {

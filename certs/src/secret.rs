@@ -217,7 +217,7 @@ impl SecretKey {
         Self { pkcs8_der: self.pkcs8_der.clone(), public: self.public.clone() }
     }
 
-    /// The PKCS#8 DER bytes. Called in six files of the workspace only; a test keeps the list.
+    /// The PKCS#8 DER bytes. Called in seven files of the workspace only; a test keeps the list.
     #[must_use]
     pub fn expose_secret(&self) -> &[u8] {
         &self.pkcs8_der

@@ -10,6 +10,7 @@ mod adapters;
 mod board;
 mod checks;
 mod drain;
+mod edges;
 mod hooks;
 mod observer;
 mod revoking;
@@ -24,7 +25,10 @@ use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time:
 use anyhow::{Context, anyhow};
 use api::{
     calls::{Calls, Facts, Pauses, Recoveries, configs},
-    expiry::{AuthorityEndings, Expiries, ExpirySource, LeafEndings, LeafFacts, ListEndings, TokenEndings},
+    expiry::{
+        AuthorityEndings, EdgeEndings, Expiries, ExpirySource, LeafEndings, LeafFacts, ListEndings,
+        TokenEndings,
+    },
     node::{NodeDoor, NodeInputs, NodeSettings},
     sources::Renewals,
 };
@@ -42,6 +46,7 @@ use self::{
     adapters::{CaRotation, FailingRenewals, MetricsPage, Ready, SdsLeaves},
     board::BoardDelivery,
     drain::Drainage,
+    edges::EdgeInputs,
     observer::Observer,
     revoking::CaRevoking,
     sealing::{Sealer, SealerStatus, SlotEndings, StoreKeys},
@@ -244,10 +249,27 @@ async fn serve(
         .collect();
     let (imported, expiries) = (watch::Sender::default(), watch::Sender::new(Vec::new()));
     let (imported_read, secrets_read) = (imported.subscribe(), expiries.subscribe());
-    let (_edges, edges_read) = watch::channel(Arc::default());
     let feed = SecretFeed { store: store.clone(), clock: clock.clone(), imported, expiries };
     feed.first().await?;
     spawn(&mut parts, "imported secrets", feed.run(parts_shutdown.clone()));
+    let (accounts, account_keeper) = accounts::open(Arc::new(store.clone()), clock.clone());
+    spawn(&mut parts, "accounts", account_keeper.run(parts_shutdown.clone()));
+    let (edge_secrets, edges_read) = watch::channel(Arc::default());
+    let (edge_endings, edges_ending) = watch::channel(Vec::new());
+    let (edges, edge_keeper) = edges::Edges::open(EdgeInputs {
+        store: Arc::new(store.clone()),
+        changes: store.changes(store::Topic::Edges),
+        issuer_changes: store.changes(store::Topic::Issuers),
+        accounts: accounts.clone(),
+        configs: configs.clone(),
+        board: status.clone(),
+        clock: clock.clone(),
+        dns_commands: config.dns_commands.clone(),
+        secrets: edge_secrets,
+        endings: edge_endings,
+    })
+    .await?;
+    spawn(&mut parts, "edges", edge_keeper.run(parts_shutdown.clone()));
     let (sds, sds_manager) = SdsManager::new(
         SdsSettings { leaf_lifetime: config.lifetimes.leaf, authority_spread, ..SdsSettings::default() },
         SdsInputs {
@@ -350,6 +372,7 @@ async fn serve(
         Arc::new(leaf_endings),
         Arc::new(TokenEndings(Arc::new(store.clone()))),
         Arc::new(SecretEndings(secrets_read)),
+        Arc::new(EdgeEndings { facts: edges_ending, at_work: Arc::new(edges.clone()) }),
         Arc::new(ListEndings(revoking.clone())),
         Arc::new(SlotEndings(sealed.clone())),
     ];
@@ -384,8 +407,6 @@ async fn serve(
     if let Some(herald) = herald {
         spawn(&mut parts, "hooks", herald.run(parts_shutdown.clone()));
     }
-    let (accounts, account_keeper) = accounts::open(Arc::new(store.clone()), clock.clone());
-    spawn(&mut parts, "accounts", account_keeper.run(parts_shutdown.clone()));
     let workload_trust = leaf_desk.trust();
     let upstreams = Arc::new(issuers.desk(leaf_desk));
     spawn(&mut parts, "issuers", asking.run(parts_shutdown.clone()));
@@ -454,6 +475,8 @@ async fn serve(
         upstreams,
         acme_store: Arc::new(store.clone()),
         acme: Arc::new(accounts),
+        edges: Arc::new(store.clone()),
+        edges_at_work: Arc::new(edges),
     };
 
     let keeper = Gatekeeper { trust: ca.trust(), blocks: configs.watch_blocks(), clock: clock.clone(), own };

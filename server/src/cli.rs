@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 mod authorities;
 mod certificates;
 mod documents;
+mod edges;
 mod hooks;
 mod identities;
 mod issuers;
@@ -20,6 +21,7 @@ pub use self::certificates::{
     AsPart, CertCommand, CertListArgs, CertRevokeArgs, CertShowArgs, ExplainArgs, LintArgs, UsedFor,
 };
 pub use self::documents::*;
+pub use self::edges::*;
 pub use self::hooks::*;
 pub use self::identities::*;
 pub use self::issuers::*;
@@ -124,6 +126,9 @@ pub enum Operate {
     /// Issuers: who signs our authorities, the built-in root or somebody outside
     #[command(subcommand)]
     Issuer(IssuerCommand),
+    /// Certificates for public names, which proxies show at the edge
+    #[command(subcommand)]
+    Edge(EdgeCommand),
     /// Certificates: those that were issued, and why any is believed or not
     #[command(subcommand)]
     Cert(CertCommand),

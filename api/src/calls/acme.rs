@@ -143,6 +143,7 @@ impl Calls {
         dry_run: bool,
     ) -> Result<wire::Done, CallError> {
         let name = kept.issuer.name;
+        self.refuse_while_edges_need(&name).await?;
         if !dry_run {
             let mut event = caller.event(self.clock.now(), Action::IssuerRemove, name.as_str());
             reason.clone_into(&mut event.reason);

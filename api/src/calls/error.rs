@@ -113,6 +113,14 @@ pub enum CallError {
         /// Everything that was tried with it.
         checks: Vec<wire::IssuerCheck>,
     },
+    /// A certificate for public names cannot be obtained or shown as it is wanted.
+    #[error("edge {name} cannot work: {}", failed(.checks))]
+    Edge {
+        /// Its name.
+        name: String,
+        /// Everything that was tried with it.
+        checks: Vec<wire::IssuerCheck>,
+    },
     /// A rule of ours forbids it; asking again does not help.
     #[error("{0}")]
     Policy(String),

@@ -13,10 +13,10 @@ use tokio::sync::watch;
 
 use crate::{
     expiry::{Expiries, LeafFacts},
-    ports::{AcmeStore, DocumentStore, IssuerStore, NodeStore, SecretStore},
+    ports::{AcmeStore, DocumentStore, EdgeStore, IssuerStore, NodeStore, SecretStore},
     sealing::Sealing,
     sources::{
-        AcmeServers, Delivery, Hooks, MetricsText, Readiness, Renewals, Revoking, Rotation, Upstreams,
+        AcmeServers, Delivery, Edges, Hooks, MetricsText, Readiness, Renewals, Revoking, Rotation, Upstreams,
     },
 };
 
@@ -25,6 +25,7 @@ mod brought;
 pub mod configs;
 mod documents;
 mod drains;
+mod edges;
 mod emergency;
 mod error;
 mod expiry;
@@ -46,6 +47,7 @@ mod trust;
 
 pub(crate) use self::brought::{BRING_INTERMEDIATE, BRING_ROOT};
 pub use self::documents::{ConfigFilter, TextChange};
+pub use self::edges::MAX_EDGE_NAMES;
 pub use self::error::CallError;
 pub use self::proxies::{DEFAULT_TTL, MAX_TTL, ProxyFilter};
 pub use self::recovery::{DEFAULT_REACH, MAX_REACH, MAX_WINDOW, Recoveries};
@@ -150,6 +152,10 @@ pub struct Calls {
     pub acme_store: Arc<dyn AcmeStore>,
     /// The same, as they are asked.
     pub acme: Arc<dyn AcmeServers>,
+    /// Certificates for public names.
+    pub edges: Arc<dyn EdgeStore>,
+    /// The same at work.
+    pub edges_at_work: Arc<dyn Edges>,
     /// Who is told of what must surprise nobody.
     pub hooks: Arc<dyn Hooks>,
 }

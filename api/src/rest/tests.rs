@@ -30,6 +30,7 @@ use crate::{
 
 mod acme;
 mod brought;
+mod edges;
 mod emergency;
 mod hooks;
 mod issuers;
@@ -77,6 +78,7 @@ struct World {
     rotation: Arc<StillRotation>,
     vault: crate::testing::StillVault,
     acme: crate::testing::StillAcme,
+    edges: crate::testing::StillEdges,
     peer: Option<Arc<Peer>>,
 }
 
@@ -139,6 +141,7 @@ async fn world_with(recoveries: impl FnOnce(MemoryStore) -> Arc<dyn RecoveryStor
     let pauses = Pauses::load(shared.clone()).await.unwrap();
     let time = watch::Sender::<Reading>::default();
     let (vault, acme) = (crate::testing::StillVault::default(), crate::testing::StillAcme::default());
+    let edges = crate::testing::StillEdges::default();
     let calls = Calls {
         pauses,
         recoveries: Recoveries::load(recoveries(store.clone())).await.unwrap(),
@@ -172,6 +175,8 @@ async fn world_with(recoveries: impl FnOnce(MemoryStore) -> Arc<dyn RecoveryStor
         upstreams: Arc::new(vault.clone()),
         acme_store: acme.store.clone(),
         acme: Arc::new(acme.clone()),
+        edges: Arc::new(crate::testing::MemoryEdges::default()),
+        edges_at_work: Arc::new(edges.clone()),
     };
     let peer = Some(peer("/credence/operator/ann"));
     World {
@@ -185,6 +190,7 @@ async fn world_with(recoveries: impl FnOnce(MemoryStore) -> Arc<dyn RecoveryStor
         revoking,
         vault,
         acme,
+        edges,
         secrets,
         rotation,
         peer,

@@ -80,7 +80,6 @@ impl Shared {
 
 /// An account that can be used.
 #[derive(Debug)]
-#[cfg_attr(not(test), expect(dead_code, reason = "whoever orders certificates opens accounts"))]
 pub(super) struct Opened {
     /// The client of its server.
     pub(super) client: Arc<Client>,
@@ -133,7 +132,6 @@ impl Accounts {
     ///
     /// # Errors
     /// In words.
-    #[cfg_attr(not(test), expect(dead_code, reason = "whoever orders certificates opens accounts"))]
     pub(super) async fn open(&self, name: &IssuerName) -> Result<Opened, String> {
         let found = self.shared.find(name).await.map_err(|error| error.to_string())?;
         let kept = found.ok_or_else(|| format!("there is no ACME server {name}"))?;

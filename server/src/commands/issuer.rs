@@ -261,7 +261,7 @@ fn of_leaves(leaves: &wire::IssuerLeaves) -> Vec<String> {
     told
 }
 
-fn checks(checks: &[wire::IssuerCheck]) -> String {
+pub(super) fn checks(checks: &[wire::IssuerCheck]) -> String {
     let lines = checks.iter().map(|check| {
         let mark = match check.verdict.as_str() {
             "passed" => "✓",

@@ -11,6 +11,7 @@ mod acme;
 mod brought;
 mod check;
 mod documents;
+mod edge;
 mod emergency;
 mod expiry;
 mod expose;
@@ -49,6 +50,7 @@ pub async fn run(command: Operate) -> Result<Exit, Failure> {
         Operate::Proxy(command) => proxies::run(command).await,
         Operate::Ca(command) => trust::ca(command).await,
         Operate::Issuer(command) => issuer::run(command).await,
+        Operate::Edge(command) => edge::run(command).await,
         Operate::Cert(command) => trust::cert(command).await,
         Operate::Identity(command) => trust::identity(command).await,
         Operate::Rollout(command) => rollouts::run(command).await,

@@ -57,6 +57,14 @@ pub struct HookConfig {
     pub after: Option<Duration>,
 }
 
+impl Config {
+    /// A descriptor that a secret is read from, if one is: whatever is run would inherit it.
+    pub(super) fn descriptor_of_a_secret(&self) -> Option<&PathBuf> {
+        let sources = self.kek.iter().chain(self.slots.iter().map(|slot| &slot.source));
+        sources.flat_map(KekSource::secret_files).find(|path| is_descriptor(path))
+    }
+}
+
 impl HookConfig {
     /// One entry of the list, as it stands in the file.
     pub(super) fn to_yaml(&self) -> String {
@@ -134,9 +142,7 @@ impl Reader<'_> {
     /// A command inherits the descriptors that the server was started with, and a file behind one can be read again.
     pub(super) fn hooks_get_no_descriptor(&mut self, config: &Config) {
         let is_command = |hook: &HookConfig| matches!(hook.target, HookTarget::Command(_));
-        let sources = config.kek.iter().chain(config.slots.iter().map(|slot| &slot.source));
-        let mut paths = sources.flat_map(KekSource::secret_files);
-        if let Some(path) = paths.find(|path| is_descriptor(path))
+        if let Some(path) = config.descriptor_of_a_secret()
             && config.hooks.iter().any(is_command)
         {
             let node = Node { position: None, content: Content::Null };

@@ -1,6 +1,7 @@
 //! `credence.yaml`: one file, read once. Unknown keys are refused, all problems are reported at once, each with
 //! its place and what to write instead. Secrets never stand in it; they come from files that it names.
 
+mod edges;
 mod hooks;
 mod read;
 mod slots;
@@ -252,6 +253,8 @@ pub struct Config {
     pub default_mtls: DefaultMtls,
     /// The greatest age of connections between proxies.
     pub max_connection: Duration,
+    /// Programs of this host that may publish TXT records for edges. Default: none.
+    pub dns_commands: Vec<PathBuf>,
     /// Who is told of what must surprise nobody. Default: nobody.
     pub hooks: Vec<HookConfig>,
     /// The least level that is logged, as `info` or `credence_xds=debug,info`. Default `info`.
@@ -301,9 +304,10 @@ impl Config {
              enrolment:\n  address: \"{enrolment_address}\"\n  port: {enrolment_port}\n\n\
              storage:\n  type: sqlite\n  path: {data}{anchor}\n\n\
              secrets:\n{kek}{slots}  admin_dir: {admin}\n\n\
-             {defaults}{lifetimes}{hooks}observability:\n  metrics:\n    {probes}\n  logging:\n    level: \"{level}\"\n",
+             {defaults}{lifetimes}{edges}{hooks}observability:\n  metrics:\n    {probes}\n  logging:\n    level: \"{level}\"\n",
             defaults = self.defaults_to_yaml(),
             lifetimes = self.lifetimes.to_yaml(self.revocation_lists),
+            edges = self.edges_to_yaml(),
             hooks = self.hooks_to_yaml(),
             domain = self.trust_domain,
             names = names.join(", "),

@@ -31,6 +31,7 @@ const SECTIONS: &[&str] = &[
     "ca",
     "issuers",
     "defaults",
+    "edges",
     "hooks",
     "observability",
     "cache",
@@ -244,6 +245,7 @@ impl Reader<'_> {
         let (lifetimes, revocation_lists) = self.ca(&mut top);
         self.issuers(&mut top);
         let (default_mtls, max_connection) = self.defaults(&mut top);
+        let dns_commands = self.edges(&mut top);
         let hooks = self.hooks(&mut top);
         let (probes, log_level, log_format) = self.observability(&mut top);
         self.close(top);
@@ -264,6 +266,7 @@ impl Reader<'_> {
             token_ttl,
             default_mtls,
             max_connection,
+            dns_commands,
             hooks,
             log_level,
             log_format,
@@ -271,6 +274,7 @@ impl Reader<'_> {
         };
         self.dev_is_local(&config);
         self.hooks_get_no_descriptor(&config);
+        self.edges_get_no_descriptor(&config);
         Some(config)
     }
 

@@ -24,7 +24,7 @@ const MAX_SHOWN: usize = 200;
 ///
 /// # Errors
 /// In words: it cannot be run, or exits otherwise, with the last line that it printed to standard error.
-pub(super) async fn run(words: &[String], json: &[u8]) -> Result<(), String> {
+pub(crate) async fn run(words: &[String], json: &[u8]) -> Result<(), String> {
     let [program, arguments @ ..] = words else { return Err("the command is empty".to_owned()) };
     let mut child = Command::new(program)
         .args(arguments)

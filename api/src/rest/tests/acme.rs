@@ -3,7 +3,7 @@
 use super::*;
 use crate::testing::Mood;
 
-fn wanted(name: &str, change: impl FnOnce(&mut Value)) -> Value {
+pub(super) fn wanted(name: &str, change: impl FnOnce(&mut Value)) -> Value {
     let mut wanted = json!({
         "name": name,
         "directory": "https://acme.example/directory",

@@ -1,0 +1,551 @@
+//! What is done for one edge, for as long as there is one: order, show, wait until it is renewed, order again.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use acme::{
+    CertificateId, ChallengeKind, Desk, Identifier, Jitter, Names, NotKept, Order, Presented, Renewal,
+    RenewalAction, RenewalEvent, Saved, Trouble, Wanted,
+};
+use api::{
+    calls::configs::Which,
+    ports::{DnsPublisher, EdgeChallenge, EdgeWork, KeptEdge, StoreError},
+    sources::EdgeStanding,
+};
+use async_trait::async_trait;
+use audit::{Action, Actor, Event};
+use certs::{Chain, KeyKind, SecretKey, SoftwareSigner, Timestamp, request_for_names};
+use tokio::sync::{Mutex, Notify};
+use tokio_util::sync::CancellationToken;
+use xds::{
+    TypeUrl,
+    translate::{ChallengeText, EDGE_FETCH_TIMEOUT},
+};
+
+use super::{
+    EdgeKey, Inputs,
+    bulletin::{Pair, Shown},
+    gate::{self, Proxy, Verdict},
+    publisher::{self, Deed},
+    record::{Next, Record, write},
+};
+
+/// When an edge is tried again that could not even begin: its issuer is not there, or the store does not commit.
+const RETRY: Duration = Duration::from_secs(60);
+/// How often proxies are looked at while they take a challenge.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// How long proxies have to take a challenge: a little less than an order waits, so that it is known who is late.
+const PATIENCE: Duration = Duration::from_secs(55);
+
+/// One edge at work.
+pub(super) struct Duty {
+    pub(super) key: EdgeKey,
+    pub(super) inputs: Arc<Inputs>,
+    /// Somebody wants it now.
+    pub(super) hurry: Arc<Notify>,
+}
+
+/// Why a turn ended early.
+enum Halt {
+    /// In words; it is tried again.
+    Problem(String),
+    /// The record in hand is not the one that is stored.
+    Stale,
+}
+
+impl From<StoreError> for Halt {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Conflict { .. } | StoreError::NotFound { .. } => Self::Stale,
+            other => Self::Problem(format!("it cannot be stored: {other}")),
+        }
+    }
+}
+
+impl Duty {
+    /// Until `stop`, when the edge is gone: what it published elsewhere is withdrawn then. Of what proxies show, nothing
+    /// is left by whoever stopped it.
+    pub(super) async fn run(self, mut record: Record, stop: CancellationToken) {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            () = self.work(&mut record) => {}
+        }
+        if !matches!(record.edge().settings.challenge, EdgeChallenge::Dns01 { .. }) {
+            return;
+        }
+        let mut left = record.leftover();
+        left.extend(record.saved().into_iter().flat_map(|saved| saved.presented));
+        if left.is_empty() {
+            return;
+        }
+        if let Err(why) = self.withdraw(&record, &left).await {
+            tracing::warn!(edge = %self.key.1, why, "what a removed edge published was not withdrawn");
+        }
+    }
+
+    /// Ends by itself when the edge is gone.
+    async fn work(&self, record: &mut Record) {
+        loop {
+            match self.turn(record).await {
+                Ok(()) => {}
+                Err(Halt::Problem(why)) => {
+                    let again = self.inputs.clock.now() + RETRY;
+                    tracing::warn!(edge = %self.key.1, why, %again, "an edge is not served");
+                    self.inputs.standing(&self.key, |standing| {
+                        standing.doing.clear();
+                        standing.failures = standing.failures.saturating_add(1);
+                        standing.problem = Some(why);
+                        standing.next = Some(again);
+                    });
+                    tokio::select! {
+                        () = self.inputs.clock.sleep_until(again) => {}
+                        () = self.hurry.notified() => {}
+                        () = self.inputs.issuers_changed() => {}
+                    }
+                }
+                Err(Halt::Stale) => match self.reread().await {
+                    Some(kept) => *record = Record::new(kept),
+                    None => return,
+                },
+            }
+        }
+    }
+
+    /// The record as it is stored; `None` when it is gone.
+    async fn reread(&self) -> Option<KeptEdge> {
+        loop {
+            match self.inputs.store.edges().await {
+                Ok(all) => {
+                    let is_it =
+                        |one: &KeptEdge| (&one.edge.tenant, &one.edge.name) == (&self.key.0, &self.key.1);
+                    return all.into_iter().find(is_it);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, edge = %self.key.1, "an edge was not read");
+                    self.inputs.clock.sleep_until(self.inputs.clock.now() + RETRY).await;
+                }
+            }
+        }
+    }
+
+    /// Proxies show the certificate that there is.
+    pub(super) async fn show(&self, record: &Record) {
+        let namespace = &record.edge().settings.namespace;
+        let pair = record.edge().certificate.as_ref().zip(record.key());
+        let pair = pair.map(|(held, key)| Pair { chain: held.chain.clone(), key: key.duplicate() });
+        let shown = self.inputs.bulletin.update(&self.key, namespace, |shown| shown.certificate = pair).await;
+        if let Err(why) = shown {
+            tracing::debug!(edge = %self.key.1, why, "an edge is not shown: the configuration has ended");
+        }
+    }
+
+    /// Waits until the certificate is to be renewed, if there is one, and obtains the next.
+    async fn turn(&self, record: &mut Record) -> Result<(), Halt> {
+        self.clear_away(record).await?;
+        let is_ordered = record.work().order.is_some();
+        if !is_ordered && record.edge().certificate.is_some() {
+            self.await_renewal(record).await?;
+        }
+        self.obtain(record).await
+    }
+
+    /// Withdraws what an order that is over may have left behind.
+    async fn clear_away(&self, record: &mut Record) -> Result<(), Halt> {
+        let leftover = record.leftover();
+        if leftover.is_empty() {
+            return Ok(());
+        }
+        self.withdraw(record, &leftover).await.map_err(Halt::Problem)?;
+        let work = EdgeWork { leftover: None, ..record.work().clone() };
+        self.put(record, Next { work, ..self.same_key(record) }, "withdrawn").await
+    }
+
+    async fn await_renewal(&self, record: &mut Record) -> Result<(), Halt> {
+        let clock = &self.inputs.clock;
+        let Some(leaf) = record.edge().certificate.as_ref().map(|held| held.chain.leaf().clone()) else {
+            return Ok(());
+        };
+        let fresh = || Renewal::new(&leaf, Jitter::new(rand::random()), clock.now());
+        let mut renewal = record.renewal().unwrap_or_else(fresh);
+        let mut event = RenewalEvent::Tick;
+        loop {
+            let mut answer = None;
+            for action in renewal.step(event, clock.now()) {
+                match action {
+                    RenewalAction::Keep => {
+                        let work = EdgeWork { renewal: write(&renewal), ..record.work().clone() };
+                        self.put(record, Next { work, ..self.same_key(record) }, "renewal").await?;
+                    }
+                    RenewalAction::Ask => answer = Some(self.ask_for_window(record, &leaf).await),
+                    RenewalAction::Renew => return Ok(()),
+                }
+            }
+            if renewal.is_due() {
+                return Ok(());
+            }
+            self.inputs.standing(&self.key, |standing| {
+                standing.doing.clear();
+                standing.failures = 0;
+                standing.problem = None;
+                standing.next = Some(renewal.at());
+            });
+            event = match answer {
+                Some(answer) => answer,
+                None => tokio::select! {
+                    () = self.until(renewal.deadline()) => RenewalEvent::Tick,
+                    () = self.hurry.notified() => return Ok(()),
+                },
+            };
+        }
+    }
+
+    /// When the server wants the certificate to be renewed.
+    async fn ask_for_window(&self, record: &Record, leaf: &certs::Certificate) -> RenewalEvent {
+        let Some(id) = CertificateId::of(leaf) else { return RenewalEvent::Absent };
+        let opened = match self.inputs.accounts.open(&record.edge().settings.issuer).await {
+            Ok(opened) => opened,
+            Err(why) => {
+                tracing::debug!(edge = %self.key.1, why, "nobody can be asked when to renew");
+                return RenewalEvent::Failed { retry_after: None };
+            }
+        };
+        match opened.client.renewal(&id).await {
+            Ok(event) => event,
+            Err(trouble) => {
+                tracing::info!(edge = %self.key.1, %trouble, "the server does not say when to renew");
+                RenewalEvent::of(&trouble)
+            }
+        }
+    }
+
+    async fn obtain(&self, record: &mut Record) -> Result<(), Halt> {
+        let clock = Arc::clone(&self.inputs.clock);
+        let settings = record.edge().settings.clone();
+        let opened = self.inputs.accounts.open(&settings.issuer).await.map_err(Halt::Problem)?;
+        let names = names(&settings.names).map_err(Halt::Problem)?;
+        let kind = kind(&settings.challenge);
+        let mut wanted = Wanted::try_new(opened.account.url.clone(), names, kind)
+            .map_err(|error| Halt::Problem(error.to_string()))?;
+        wanted.profile = settings.profile.clone().or_else(|| opened.settings.profile.clone());
+        let held = record.edge().certificate.as_ref().and_then(|held| CertificateId::of(held.chain.leaf()));
+        wanted.replaces = held.map(|id| id.as_str().to_owned());
+        // Stored with the first step, before anything is asked for.
+        let key = match record.next_key() {
+            Some(bytes) => SecretKey::from_bytes(bytes).map_err(|error| Halt::Problem(error.to_string()))?,
+            None => SecretKey::generate(KeyKind::P256),
+        };
+        let signer = SoftwareSigner::try_new(&key).map_err(|error| Halt::Problem(error.to_string()))?;
+        let server_names: Vec<_> = wanted.names.as_slice().iter().map(Identifier::to_server_name).collect();
+        let csr =
+            request_for_names(&server_names, &signer).map_err(|error| Halt::Problem(error.to_string()))?;
+        let saved = record.saved();
+        let thumbprint = acme::thumbprint(opened.account.signer.public());
+        let mut order =
+            Order::new(wanted.clone(), saved, key.public().clone(), thumbprint, Vec::new(), clock.now());
+        self.inputs.standing(&self.key, |standing| {
+            "ordering".clone_into(&mut standing.doing);
+            standing.next = order.failures().next();
+            standing.failures = order.failures().total();
+        });
+        let desk = EdgeDesk { duty: self, record: Mutex::new(record), key: &key, halt: Mutex::default() };
+        let obtained = tokio::select! {
+            obtained = opened.client.obtain(&opened.account, &mut order, &csr, &desk) => Some(obtained),
+            // Its account may have another key now: gone on with from what is stored.
+            () = self.inputs.issuer_changed(&settings.issuer, &opened) => None,
+        };
+        let halt = desk.halt.into_inner();
+        match obtained {
+            None => Ok(()),
+            Some(Ok(chain)) => self.take(record, &key, chain, &order.presented()).await,
+            Some(Err(NotKept(why))) => Err(halt.unwrap_or(Halt::Problem(why))),
+        }
+    }
+
+    /// Stores the certificate in place of the order, and has proxies show it.
+    async fn take(
+        &self,
+        record: &mut Record,
+        key: &SecretKey,
+        chain: Chain,
+        presented: &[Presented],
+    ) -> Result<(), Halt> {
+        let now = self.inputs.clock.now();
+        let leaf = chain.leaf().clone();
+        let renewal = Renewal::new(&leaf, Jitter::new(rand::random()), now);
+        let leftover = if presented.is_empty() { None } else { write(&presented) };
+        let work = EdgeWork { order: None, renewal: write(&renewal), leftover };
+        let (serial, until) = (leaf.serial().clone(), leaf.not_after());
+        debug_assert_eq!(leaf.spki_der(), key.public().spki_der());
+        let event = self.event("obtained").with("serial", &serial).with("not_after", until);
+        let next = Next { next_key: None, certificate: Some((chain, now)), work };
+        record.put(&*self.inputs.store, next, event).await?;
+        tracing::info!(edge = %self.key.1, %serial, %until, "an edge has its certificate");
+        self.inputs.standing(&self.key, |standing| *standing = EdgeStanding::default());
+        self.show(record).await;
+        self.inputs.publish_endings(&self.key, record.edge());
+        Ok(())
+    }
+
+    fn same_key(&self, record: &Record) -> Next {
+        Next { next_key: record.next_key().map(certs::SecretBytes::duplicate), ..Next::default() }
+    }
+
+    async fn put(&self, record: &mut Record, next: Next, step: &str) -> Result<(), Halt> {
+        Ok(record.put(&*self.inputs.store, next, self.event(step)).await?)
+    }
+
+    fn event(&self, step: &str) -> Event {
+        Event::done(self.inputs.clock.now(), Actor::System, Action::EdgeObtain, self.key.1.as_str())
+            .with("step", step)
+    }
+
+    async fn until(&self, at: Option<Timestamp>) {
+        match at {
+            Some(at) => self.inputs.clock.sleep_until(at).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Publishes, and waits for everybody who should have it.
+    async fn publish(&self, record: &Record, presented: &[Presented]) -> Result<(), String> {
+        let settings = &record.edge().settings;
+        match &settings.challenge {
+            EdgeChallenge::Dns01 { publisher } => {
+                self.records(publisher, record, Deed::Publish, presented).await
+            }
+            EdgeChallenge::Http01 { listener } => {
+                let tables = self.tables(record, listener).await?;
+                let texts = tables
+                    .iter()
+                    .flat_map(|table| presented.iter().map(move |one| (table.clone(), text(one))));
+                let texts: Vec<_> = texts.collect();
+                let update =
+                    self.inputs.bulletin.update(&self.key, &settings.namespace, |shown| shown.texts = texts);
+                update.await?;
+                let wanted = tables.iter().map(|table| (TypeUrl::Route, table.clone())).collect::<Vec<_>>();
+                self.await_proxies(record, listener, &wanted).await
+            }
+            EdgeChallenge::TlsAlpn01 => {
+                let mut pairs = Vec::new();
+                for one in presented {
+                    pairs.push((one.server_name(), pair(one, self.inputs.clock.now())?));
+                }
+                let update = self.inputs.bulletin.update(&self.key, &settings.namespace, |shown| {
+                    for (server_name, pair) in pairs {
+                        // What is shown already stays as it is, so that nobody waits for it twice.
+                        shown.challenges.entry(server_name).or_insert(pair);
+                    }
+                });
+                update.await?;
+                let secret =
+                    |one: &Presented| (TypeUrl::Secret, self.key.1.challenge_uri(&one.server_name()));
+                let mut wanted: Vec<_> = presented.iter().map(secret).collect();
+                wanted.push((TypeUrl::Listener, settings.listener.clone()));
+                let is_there = record.edge().certificate.is_some();
+                if is_there {
+                    wanted.push((TypeUrl::Secret, self.key.1.to_uri()));
+                }
+                self.await_proxies(record, &settings.listener, &wanted).await?;
+                if !is_there {
+                    // They have acknowledged a listener that waits for a certificate which cannot come yet.
+                    tokio::time::sleep(2 * EDGE_FETCH_TIMEOUT).await;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    async fn records(
+        &self,
+        publisher: &DnsPublisher,
+        record: &Record,
+        deed: Deed,
+        presented: &[Presented],
+    ) -> Result<(), String> {
+        let inputs = &self.inputs;
+        let (allowed, key) = (&inputs.dns_commands, record.dns_key());
+        publisher::carry_out(publisher, allowed, key, &*inputs.clock, deed, presented).await
+    }
+
+    async fn withdraw(&self, record: &Record, presented: &[Presented]) -> Result<(), String> {
+        let settings = &record.edge().settings;
+        match &settings.challenge {
+            EdgeChallenge::Dns01 { publisher } => {
+                self.records(publisher, record, Deed::Withdraw, presented).await
+            }
+            EdgeChallenge::Http01 { .. } => {
+                let gone: BTreeSet<ChallengeText> = presented.iter().map(text).collect();
+                let change = |shown: &mut Shown| shown.texts.retain(|(_, text)| !gone.contains(text));
+                self.inputs.bulletin.update(&self.key, &settings.namespace, change).await
+            }
+            EdgeChallenge::TlsAlpn01 => {
+                let gone: Vec<String> = presented.iter().map(Presented::server_name).collect();
+                let change = |shown: &mut Shown| {
+                    shown.challenges.retain(|server_name, _| !gone.contains(server_name));
+                };
+                self.inputs.bulletin.update(&self.key, &settings.namespace, change).await
+            }
+        }
+    }
+
+    /// The route tables of the listener that answers.
+    async fn tables(&self, record: &Record, listener: &str) -> Result<Vec<String>, String> {
+        let (tenant, namespace) = (self.key.0.clone(), record.edge().settings.namespace.clone());
+        let named = Which::Named(listener.to_owned());
+        let found = self.inputs.configs.edge_listeners(tenant, namespace.clone(), named).await;
+        let found = found.map_err(|error| error.to_string())?;
+        let plain = found.into_iter().filter(|one| one.is_plain);
+        let mut tables: Vec<String> = plain.flat_map(|one| one.tables).collect();
+        tables.sort();
+        tables.dedup();
+        if tables.is_empty() {
+            return Err(format!(
+                "no document of namespace {namespace} has a listener {listener:?} that takes plain HTTP: apply one"
+            ));
+        }
+        Ok(tables)
+    }
+
+    /// Comes back when every connected proxy that serves the listener has acknowledged these as they are now.
+    async fn await_proxies(
+        &self,
+        record: &Record,
+        listener: &str,
+        wanted: &[(TypeUrl, String)],
+    ) -> Result<(), String> {
+        let namespace = &record.edge().settings.namespace;
+        let until = self.inputs.clock.now() + PATIENCE;
+        loop {
+            let proxies = self.inputs.proxies(&self.key.0, namespace, listener, wanted);
+            match gate::judge(&proxies) {
+                Verdict::Ready => {
+                    tracing::info!(edge = %self.key.1, proxies = proxies.len(), "every proxy shows the challenge");
+                    return Ok(());
+                }
+                Verdict::Refused(node, words) => return Err(format!("proxy {node} refuses it: {words}")),
+                // Also after a start, when they have not come back yet.
+                Verdict::Nobody => {
+                    let doing =
+                        format!("no connected proxy of namespace {namespace} serves listener {listener:?}");
+                    self.wait(doing, until).await?;
+                }
+                Verdict::Waiting(late) => self.wait(waits_for(&proxies, &late), until).await?,
+            }
+        }
+    }
+
+    /// Says what is waited for, and comes back after a moment.
+    ///
+    /// # Errors
+    /// The same, when the time is over.
+    async fn wait(&self, doing: String, until: Timestamp) -> Result<(), String> {
+        if self.inputs.clock.now() >= until {
+            return Err(format!("not within {} s: {doing}", PATIENCE.as_secs()));
+        }
+        self.inputs.standing(&self.key, |standing| standing.doing = doing);
+        tokio::time::sleep(LOOK).await;
+        Ok(())
+    }
+}
+
+fn waits_for(proxies: &[Proxy], late: &[spiffe::NodeId]) -> String {
+    const MAX_NAMED: usize = 3;
+    let named: Vec<&str> = late.iter().take(MAX_NAMED).map(spiffe::NodeId::as_str).collect();
+    let more = if late.len() > MAX_NAMED { " and others" } else { "" };
+    format!(
+        "{} of {} proxies show it, it waits for {}{more}",
+        proxies.len() - late.len(),
+        proxies.len(),
+        named.join(", ")
+    )
+}
+
+/// The names of an edge, as a client orders them.
+pub(super) fn names(texts: &[String]) -> Result<Names, String> {
+    let names = texts.iter().map(|text| Identifier::parse(text)).collect::<Result<Vec<_>, _>>();
+    names.and_then(Names::try_new).map_err(|error| error.to_string())
+}
+
+/// The way, as a client knows it.
+pub(super) fn kind(challenge: &EdgeChallenge) -> ChallengeKind {
+    match challenge {
+        EdgeChallenge::Http01 { .. } => ChallengeKind::Http01,
+        EdgeChallenge::TlsAlpn01 => ChallengeKind::TlsAlpn01,
+        EdgeChallenge::Dns01 { .. } => ChallengeKind::Dns01,
+    }
+}
+
+fn text(presented: &Presented) -> ChallengeText {
+    let host = match &presented.name {
+        Identifier::Ip(std::net::IpAddr::V6(address)) => format!("[{address}]"),
+        other => other.to_string(),
+    };
+    ChallengeText { host, path: presented.path(), body: presented.key_authorization.clone() }
+}
+
+fn pair(presented: &Presented, now: Timestamp) -> Result<Pair, String> {
+    let key = SecretKey::generate(KeyKind::P256);
+    let signer = SoftwareSigner::try_new(&key).map_err(|error| error.to_string())?;
+    let leaf = presented.certificate(&signer, now).map_err(|error| error.to_string())?;
+    Ok(Pair { chain: Chain::new(leaf, Vec::new()), key: key.to_bytes() })
+}
+
+/// What an order needs of us.
+struct EdgeDesk<'a> {
+    duty: &'a Duty,
+    record: Mutex<&'a mut Record>,
+    key: &'a SecretKey,
+    /// Why something was not kept, where that is more than words.
+    halt: Mutex<Option<Halt>>,
+}
+
+#[async_trait]
+impl Desk for EdgeDesk<'_> {
+    async fn keep(&self, saved: &Saved) -> Result<(), String> {
+        let mut record = self.record.lock().await;
+        let work = EdgeWork { order: write(saved), ..record.work().clone() };
+        let next = Next { next_key: Some(self.key.to_bytes()), certificate: None, work };
+        let step = match (&saved.order, saved.presented.is_empty()) {
+            (None, true) => "ordering",
+            (Some(_), true) => "ordered",
+            (_, false) => "publishing",
+        };
+        match self.duty.put(&mut record, next, step).await {
+            Ok(()) => Ok(()),
+            Err(halt) => {
+                let why = match &halt {
+                    Halt::Problem(why) => why.clone(),
+                    Halt::Stale => "its record has changed".to_owned(),
+                };
+                *self.halt.lock().await = Some(halt);
+                Err(why)
+            }
+        }
+    }
+
+    async fn publish(&self, presented: &[Presented]) -> Result<(), String> {
+        let record = self.record.lock().await;
+        self.duty.inputs.standing(&self.duty.key, |standing| "publishing".clone_into(&mut standing.doing));
+        let published = self.duty.publish(&record, presented).await;
+        self.duty.inputs.standing(&self.duty.key, |standing| "ordering".clone_into(&mut standing.doing));
+        published
+    }
+
+    async fn withdraw(&self, presented: &[Presented]) -> Result<(), String> {
+        let record = self.record.lock().await;
+        self.duty.withdraw(&record, presented).await
+    }
+
+    fn report(&self, trouble: &Trouble, again: Timestamp) {
+        self.duty.inputs.standing(&self.duty.key, |standing| {
+            standing.failures = standing.failures.saturating_add(1);
+            standing.problem = Some(trouble.to_string());
+            standing.next = Some(again);
+        });
+    }
+
+    async fn hurried(&self) {
+        self.duty.hurry.notified().await;
+    }
+}
