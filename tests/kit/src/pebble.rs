@@ -84,6 +84,17 @@ impl Default for PebbleOptions {
     }
 }
 
+/// Where a Pebble looks whether a name is whose it says.
+#[derive(Debug, Clone, Copy)]
+pub struct Looks {
+    /// For HTTP-01: the port counts.
+    pub http: SocketAddr,
+    /// For TLS-ALPN-01: the port counts.
+    pub tls: SocketAddr,
+    /// Whom it asks for names; the DNS server beside it if there is none.
+    pub resolver: Option<SocketAddr>,
+}
+
 /// One Pebble. Dropping it kills it; then, if a test fails, its log is shown.
 #[derive(Debug)]
 pub struct Pebble {
@@ -102,6 +113,19 @@ impl Pebble {
     /// # Panics
     /// When it does not start.
     pub async fn start(options: &PebbleOptions, challenges: &Challenges) -> Option<Self> {
+        let looks = Looks { http: challenges.http(), tls: challenges.tls(), resolver: None };
+        Self::start_looking(options, looks, Arc::clone(&challenges.records)).await
+    }
+
+    /// One that validates at these ports, whoever listens there.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn start_at(options: &PebbleOptions, looks: Looks) -> Option<Self> {
+        Self::start_looking(options, looks, Records::default()).await
+    }
+
+    async fn start_looking(options: &PebbleOptions, looks: Looks, records: Records) -> Option<Self> {
         let [pebble, names] = pebble_programs()?;
         let folder = tempfile::tempdir().unwrap_or_else(|error| panic!("no folder: {error}"));
         let ports = free_ports(4).unwrap_or_else(|error| panic!("no ports: {error}"));
@@ -121,7 +145,7 @@ impl Pebble {
         let settings = json!({ "pebble": {
             "listenAddress": address.to_string(), "managementListenAddress": management.to_string(),
             "certificate": place("tls.pem"), "privateKey": place("tls.key"),
-            "httpPort": challenges.http().port(), "tlsPort": challenges.tls().port(),
+            "httpPort": looks.http.port(), "tlsPort": looks.tls.port(),
             "ocspResponderURL": "", "keyAlgorithm": "ecdsa",
             "externalAccountBindingRequired": !options.external_accounts.is_empty(),
             "externalAccountMACKeys": options.external_accounts.iter().cloned().collect::<BTreeMap<_, _>>(),
@@ -150,7 +174,7 @@ impl Pebble {
         let pebble_process = spawn(
             &pebble,
             &place("pebble.log"),
-            &[["-config", &file], ["-dnsserver", &dns_flag]],
+            &[["-config", &file], ["-dnsserver", &looks.resolver.unwrap_or(dns).to_string()]],
             &[
                 ("PEBBLE_VA_NOSLEEP", "1".to_owned()),
                 ("PEBBLE_AUTHZREUSE", "0".to_owned()),
@@ -162,7 +186,7 @@ impl Pebble {
             address,
             management,
             names: control,
-            records: Arc::clone(&challenges.records),
+            records,
             authority,
             folder,
             _processes: [names_process, pebble_process],
