@@ -416,7 +416,13 @@ impl OutsideIssuer {
                 is_changed
             });
             tokio::select! {
+                // Who is asked comes before what is next: nobody is sent to an issuer that is asked no more.
+                biased;
                 () = shutdown.cancelled() => break,
+                Ok(()) = asked.changed() => {
+                    asking = asked.borrow_and_update().clone();
+                    (circuit, failures, problem) = (Circuit::new(life), 0, None);
+                }
                 Some((of, verdict)) = in_flight.next(), if !in_flight.is_empty() => {
                     // What one that is not asked any more said is of no interest.
                     if asking.as_ref().is_some_and(|asking| Arc::ptr_eq(asking, &of)) {
@@ -436,10 +442,6 @@ impl OutsideIssuer {
                             }
                         }
                     }
-                }
-                Ok(()) = asked.changed() => {
-                    asking = asked.borrow_and_update().clone();
-                    (circuit, failures, problem) = (Circuit::new(life), 0, None);
                 }
                 Some(job) = jobs.recv() => {
                     let now = clock.now();
