@@ -17,7 +17,7 @@ mod record;
 use std::{
     collections::BTreeMap,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -30,10 +30,12 @@ use api::{
 };
 use async_trait::async_trait;
 use certs::Clock;
-use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use sds::EdgeSecrets;
 use spiffe::{EdgeName, IssuerName, Namespace, Tenant};
-use tokio::sync::{Notify, watch};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 use xds::{Sync as Delivered, TypeUrl};
 
@@ -96,18 +98,17 @@ impl Inputs {
         change(standings.entry(key.clone()).or_default());
     }
 
-    async fn issuers_changed(&self) {
+    /// Changes of issuers from now on.
+    fn issuer_changes(&self) -> watch::Receiver<u64> {
         let mut changes = self.issuer_changes.clone();
         changes.mark_unchanged();
-        if changes.changed().await.is_err() {
-            std::future::pending::<()>().await;
-        }
+        changes
     }
 
     /// Comes back when the account that was opened is another now, or none.
-    async fn issuer_changed(&self, name: &IssuerName, opened: &Opened) {
+    async fn issuer_changed(&self, name: &IssuerName, opened: &Opened, changes: &mut watch::Receiver<u64>) {
         loop {
-            self.issuers_changed().await;
+            changed(changes).await;
             let now = self.accounts.open(name).await;
             if !now.is_ok_and(|now| Arc::ptr_eq(&now.client, &opened.client)) {
                 return;
@@ -135,7 +136,11 @@ impl Inputs {
             let Some(status) = self.board.node(&binding.node).filter(|status| status.is_connected) else {
                 continue;
             };
-            let pieces = wanted.iter().map(|(type_url, name)| {
+            // Of several documents with a listener of that name, a proxy has the tables of its own.
+            let is_its = |(type_url, name): &&(TypeUrl, String)| {
+                *type_url == TypeUrl::Secret || snapshot.get(*type_url, name).is_some()
+            };
+            let pieces = wanted.iter().filter(is_its).map(|(type_url, name)| {
                 // Of a secret it is not known here which version it should be; it has been sent one, or not yet.
                 let version = snapshot.get(*type_url, name).map(|resource| resource.version().to_string());
                 piece(&status, *type_url, name, version.as_deref())
@@ -150,6 +155,13 @@ impl Inputs {
             all.retain(|one| (&one.tenant, &one.name) != (&key.0, &key.1));
             all.extend(facts(edge));
         });
+    }
+}
+
+/// Comes back with the next change.
+async fn changed(changes: &mut watch::Receiver<u64>) {
+    if changes.changed().await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 
@@ -200,7 +212,8 @@ pub(super) struct EdgeKeeper {
     edges: Edges,
     changes: watch::Receiver<u64>,
     working: BTreeMap<EdgeKey, Working>,
-    duties: FuturesUnordered<BoxFuture<'static, ()>>,
+    /// Tasks of their own: each of them may wait for what another holds, and for the keeper itself.
+    duties: JoinSet<()>,
 }
 
 impl Edges {
@@ -237,12 +250,8 @@ impl Edges {
             places: Mutex::default(),
         };
         let edges = Self { inputs: Arc::new(inputs), hurries: Arc::default() };
-        let mut keeper = EdgeKeeper {
-            edges: edges.clone(),
-            changes,
-            working: BTreeMap::new(),
-            duties: FuturesUnordered::new(),
-        };
+        let mut keeper =
+            EdgeKeeper { edges: edges.clone(), changes, working: BTreeMap::new(), duties: JoinSet::new() };
         keeper.changes.mark_unchanged();
         let all = edges.inputs.store.edges().await?;
         keeper.reconcile(all).await;
@@ -269,7 +278,12 @@ impl EdgeKeeper {
             };
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                Some(_) = self.duties.next() => continue,
+                Some(ended) = self.duties.join_next() => {
+                    if let Err(error) = ended {
+                        tracing::error!(%error, "an edge is looked after no more");
+                    }
+                    continue;
+                }
                 changed = self.changes.changed() => if changed.is_err() { return },
                 () = retry => {}
             }
@@ -332,10 +346,12 @@ impl EdgeKeeper {
             key: key.clone(),
             inputs: Arc::clone(&self.edges.inputs),
             hurry: self.edges.hurry_of(&key),
+            is_hurried: AtomicBool::new(false),
         };
         let record = Record::new(kept);
+        self.edges.inputs.bulletin.open(&duty.key, record.edge()).await;
         duty.show(&record).await;
-        self.duties.push(Box::pin(duty.run(record, stop)));
+        self.duties.spawn(duty.run(record, stop));
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use api::calls::configs;
-use certs::{Chain, SecretBytes, SecretKey};
+use api::{calls::configs, ports::Edge};
+use certs::{Chain, SecretBytes, SecretKey, Timestamp};
 use sds::{EdgePair, EdgeSecret, EdgeSecrets};
 use spiffe::Namespace;
 use tokio::sync::{Mutex, watch};
@@ -27,7 +27,9 @@ impl Pair {
 
 /// What one edge shows.
 pub(super) struct Shown {
-    pub(super) namespace: Namespace,
+    /// Removed and added again, it is another.
+    created: Timestamp,
+    namespace: Namespace,
     pub(super) certificate: Option<Pair>,
     /// By server name.
     pub(super) challenges: BTreeMap<String, Pair>,
@@ -47,24 +49,32 @@ impl Bulletin {
         Self { shown: Mutex::default(), secrets, configs }
     }
 
+    /// An edge is there from now on, and shows nothing yet.
+    pub(super) async fn open(&self, key: &EdgeKey, edge: &Edge) {
+        let shown = Shown {
+            created: edge.created,
+            namespace: edge.settings.namespace.clone(),
+            certificate: None,
+            challenges: BTreeMap::new(),
+            texts: Vec::new(),
+        };
+        self.shown.lock().await.insert(key.clone(), shown);
+    }
+
     /// Changes what an edge shows, and publishes it. Certificates come before the chains that show them, and go after
     /// them.
     ///
     /// # Errors
-    /// In words, when the configuration cannot be changed any more.
+    /// In words, when the edge is gone or the configuration cannot be changed any more.
     pub(super) async fn update(
         &self,
         key: &EdgeKey,
-        namespace: &Namespace,
+        created: Timestamp,
         change: impl FnOnce(&mut Shown),
     ) -> Result<(), String> {
         let mut all = self.shown.lock().await;
-        let one = all.entry(key.clone()).or_insert_with(|| Shown {
-            namespace: namespace.clone(),
-            certificate: None,
-            challenges: BTreeMap::new(),
-            texts: Vec::new(),
-        });
+        let one = all.get_mut(key).filter(|one| one.created == created);
+        let one = one.ok_or_else(|| "the edge is gone".to_owned())?;
         let before = one.challenges.len();
         change(one);
         let adds = one.challenges.len() >= before;

@@ -1,10 +1,17 @@
 //! What is done for one edge, for as long as there is one: order, show, wait until it is renewed, order again.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use acme::{
-    CertificateId, ChallengeKind, Desk, Identifier, Jitter, Names, NotKept, Order, Presented, Renewal,
-    RenewalAction, RenewalEvent, Saved, Trouble, Wanted,
+    CertificateId, ChallengeKind, Desk, Identifier, Jitter, MAX_PRESENTED, Names, NotKept, Order, Presented,
+    Renewal, RenewalAction, RenewalEvent, Saved, Trouble, Wanted,
 };
 use api::{
     calls::configs::Which,
@@ -14,6 +21,7 @@ use api::{
 use async_trait::async_trait;
 use audit::{Action, Actor, Event};
 use certs::{Chain, KeyKind, SecretKey, SoftwareSigner, Timestamp, request_for_names};
+use futures::FutureExt;
 use tokio::sync::{Mutex, Notify};
 use tokio_util::sync::CancellationToken;
 use xds::{
@@ -24,15 +32,16 @@ use xds::{
 use super::{
     EdgeKey, Inputs,
     bulletin::{Pair, Shown},
+    changed,
     gate::{self, Proxy, Verdict},
-    publisher::{self, Deed},
+    publisher::{Deed, Publisher},
     record::{Next, Record, write},
 };
 
 /// When an edge is tried again that could not even begin: its issuer is not there, or the store does not commit.
 const RETRY: Duration = Duration::from_secs(60);
 /// How often proxies are looked at while they take a challenge.
-const LOOK: Duration = Duration::from_millis(50);
+const LOOK: Duration = Duration::from_millis(200);
 
 /// How long proxies have to take a challenge: a little less than an order waits, so that it is known who is late.
 const PATIENCE: Duration = Duration::from_secs(55);
@@ -43,6 +52,8 @@ pub(super) struct Duty {
     pub(super) inputs: Arc<Inputs>,
     /// Somebody wants it now.
     pub(super) hurry: Arc<Notify>,
+    /// It is wanted now, and there is no order yet that would say so.
+    pub(super) is_hurried: AtomicBool,
 }
 
 /// Why a turn ended early.
@@ -87,9 +98,11 @@ impl Duty {
     /// Ends by itself when the edge is gone.
     async fn work(&self, record: &mut Record) {
         loop {
+            let mut changes = self.inputs.issuer_changes();
             match self.turn(record).await {
                 Ok(()) => {}
                 Err(Halt::Problem(why)) => {
+                    self.withdraw_overdue(record).await;
                     let again = self.inputs.clock.now() + RETRY;
                     tracing::warn!(edge = %self.key.1, why, %again, "an edge is not served");
                     self.inputs.standing(&self.key, |standing| {
@@ -101,10 +114,10 @@ impl Duty {
                     tokio::select! {
                         () = self.inputs.clock.sleep_until(again) => {}
                         () = self.hurry.notified() => {}
-                        () = self.inputs.issuers_changed() => {}
+                        () = changed(&mut changes) => {}
                     }
                 }
-                Err(Halt::Stale) => match self.reread().await {
+                Err(Halt::Stale) => match self.reread(record).await {
                     Some(kept) => *record = Record::new(kept),
                     None => return,
                 },
@@ -112,14 +125,15 @@ impl Duty {
         }
     }
 
-    /// The record as it is stored; `None` when it is gone.
-    async fn reread(&self) -> Option<KeptEdge> {
+    /// The record as it is stored; `None` when it is gone, or another edge has its name.
+    async fn reread(&self, before: &Record) -> Option<KeptEdge> {
         loop {
             match self.inputs.store.edges().await {
                 Ok(all) => {
                     let is_it =
                         |one: &KeptEdge| (&one.edge.tenant, &one.edge.name) == (&self.key.0, &self.key.1);
-                    return all.into_iter().find(is_it);
+                    let found = all.into_iter().find(is_it);
+                    return found.filter(|one| one.edge.created == before.edge().created);
                 }
                 Err(error) => {
                     tracing::warn!(%error, edge = %self.key.1, "an edge was not read");
@@ -131,10 +145,10 @@ impl Duty {
 
     /// Proxies show the certificate that there is.
     pub(super) async fn show(&self, record: &Record) {
-        let namespace = &record.edge().settings.namespace;
+        let created = record.edge().created;
         let pair = record.edge().certificate.as_ref().zip(record.key());
         let pair = pair.map(|(held, key)| Pair { chain: held.chain.clone(), key: key.duplicate() });
-        let shown = self.inputs.bulletin.update(&self.key, namespace, |shown| shown.certificate = pair).await;
+        let shown = self.inputs.bulletin.update(&self.key, created, |shown| shown.certificate = pair).await;
         if let Err(why) = shown {
             tracing::debug!(edge = %self.key.1, why, "an edge is not shown: the configuration has ended");
         }
@@ -144,21 +158,38 @@ impl Duty {
     async fn turn(&self, record: &mut Record) -> Result<(), Halt> {
         self.clear_away(record).await?;
         let is_ordered = record.work().order.is_some();
-        if !is_ordered && record.edge().certificate.is_some() {
+        let is_wanted = is_ordered || self.is_hurried.load(Ordering::Relaxed);
+        if !is_wanted && record.edge().certificate.is_some() {
             self.await_renewal(record).await?;
         }
         self.obtain(record).await
     }
 
-    /// Withdraws what an order that is over may have left behind.
+    /// Withdraws what an order that is over may have left behind; what cannot be withdrawn holds nothing up, and is
+    /// tried again with the next turn.
     async fn clear_away(&self, record: &mut Record) -> Result<(), Halt> {
         let leftover = record.leftover();
         if leftover.is_empty() {
             return Ok(());
         }
-        self.withdraw(record, &leftover).await.map_err(Halt::Problem)?;
+        if let Err(why) = self.withdraw(record, &leftover).await {
+            tracing::warn!(edge = %self.key.1, why, "what an order published is still there");
+            return Ok(());
+        }
         let work = EdgeWork { leftover: None, ..record.work().clone() };
         self.put(record, Next { work, ..self.same_key(record) }, "withdrawn").await
+    }
+
+    /// What must not stay published longer, though nobody goes on with its order now.
+    async fn withdraw_overdue(&self, record: &Record) {
+        let Some(saved) = record.saved() else { return };
+        let until = saved.presented_at.map_or(Timestamp::EPOCH, |at| at + MAX_PRESENTED);
+        if saved.presented.is_empty() || self.inputs.clock.now() < until {
+            return;
+        }
+        if let Err(why) = self.withdraw(record, &saved.presented).await {
+            tracing::warn!(edge = %self.key.1, why, "what an order published is still there");
+        }
     }
 
     async fn await_renewal(&self, record: &mut Record) -> Result<(), Halt> {
@@ -194,7 +225,10 @@ impl Duty {
                 Some(answer) => answer,
                 None => tokio::select! {
                     () = self.until(renewal.deadline()) => RenewalEvent::Tick,
-                    () = self.hurry.notified() => return Ok(()),
+                    () = self.hurry.notified() => {
+                        self.is_hurried.store(true, Ordering::Relaxed);
+                        return Ok(());
+                    }
                 },
             };
         }
@@ -222,6 +256,7 @@ impl Duty {
     async fn obtain(&self, record: &mut Record) -> Result<(), Halt> {
         let clock = Arc::clone(&self.inputs.clock);
         let settings = record.edge().settings.clone();
+        let mut changes = self.inputs.issuer_changes();
         let opened = self.inputs.accounts.open(&settings.issuer).await.map_err(Halt::Problem)?;
         let names = names(&settings.names).map_err(Halt::Problem)?;
         let kind = kind(&settings.challenge);
@@ -252,7 +287,7 @@ impl Duty {
         let obtained = tokio::select! {
             obtained = opened.client.obtain(&opened.account, &mut order, &csr, &desk) => Some(obtained),
             // Its account may have another key now: gone on with from what is stored.
-            () = self.inputs.issuer_changed(&settings.issuer, &opened) => None,
+            () = self.inputs.issuer_changed(&settings.issuer, &opened, &mut changes) => None,
         };
         let halt = desk.halt.into_inner();
         match obtained {
@@ -282,6 +317,9 @@ impl Duty {
         record.put(&*self.inputs.store, next, event).await?;
         tracing::info!(edge = %self.key.1, %serial, %until, "an edge has its certificate");
         self.inputs.standing(&self.key, |standing| *standing = EdgeStanding::default());
+        // Whoever hurried meanwhile has what he wanted.
+        self.is_hurried.store(false, Ordering::Relaxed);
+        let _ = self.hurry.notified().now_or_never();
         self.show(record).await;
         self.inputs.publish_endings(&self.key, record.edge());
         Ok(())
@@ -309,7 +347,7 @@ impl Duty {
 
     /// Publishes, and waits for everybody who should have it.
     async fn publish(&self, record: &Record, presented: &[Presented]) -> Result<(), String> {
-        let settings = &record.edge().settings;
+        let (settings, created) = (&record.edge().settings, record.edge().created);
         match &settings.challenge {
             EdgeChallenge::Dns01 { publisher } => {
                 self.records(publisher, record, Deed::Publish, presented).await
@@ -320,8 +358,7 @@ impl Duty {
                     .iter()
                     .flat_map(|table| presented.iter().map(move |one| (table.clone(), text(one))));
                 let texts: Vec<_> = texts.collect();
-                let update =
-                    self.inputs.bulletin.update(&self.key, &settings.namespace, |shown| shown.texts = texts);
+                let update = self.inputs.bulletin.update(&self.key, created, |shown| shown.texts = texts);
                 update.await?;
                 let wanted = tables.iter().map(|table| (TypeUrl::Route, table.clone())).collect::<Vec<_>>();
                 self.await_proxies(record, listener, &wanted).await
@@ -331,7 +368,7 @@ impl Duty {
                 for one in presented {
                     pairs.push((one.server_name(), pair(one, self.inputs.clock.now())?));
                 }
-                let update = self.inputs.bulletin.update(&self.key, &settings.namespace, |shown| {
+                let update = self.inputs.bulletin.update(&self.key, created, |shown| {
                     for (server_name, pair) in pairs {
                         // What is shown already stays as it is, so that nobody waits for it twice.
                         shown.challenges.entry(server_name).or_insert(pair);
@@ -342,12 +379,8 @@ impl Duty {
                     |one: &Presented| (TypeUrl::Secret, self.key.1.challenge_uri(&one.server_name()));
                 let mut wanted: Vec<_> = presented.iter().map(secret).collect();
                 wanted.push((TypeUrl::Listener, settings.listener.clone()));
-                let is_there = record.edge().certificate.is_some();
-                if is_there {
-                    wanted.push((TypeUrl::Secret, self.key.1.to_uri()));
-                }
                 self.await_proxies(record, &settings.listener, &wanted).await?;
-                if !is_there {
+                if record.edge().certificate.is_none() {
                     // They have acknowledged a listener that waits for a certificate which cannot come yet.
                     tokio::time::sleep(2 * EDGE_FETCH_TIMEOUT).await;
                 }
@@ -358,18 +391,18 @@ impl Duty {
 
     async fn records(
         &self,
-        publisher: &DnsPublisher,
+        how: &DnsPublisher,
         record: &Record,
         deed: Deed,
         presented: &[Presented],
     ) -> Result<(), String> {
         let inputs = &self.inputs;
-        let (allowed, key) = (&inputs.dns_commands, record.dns_key());
-        publisher::carry_out(publisher, allowed, key, &*inputs.clock, deed, presented).await
+        let (allowed, key) = (inputs.dns_commands.as_slice(), record.dns_key());
+        Publisher { how, allowed, key, clock: &*inputs.clock }.carry_out(deed, presented).await
     }
 
     async fn withdraw(&self, record: &Record, presented: &[Presented]) -> Result<(), String> {
-        let settings = &record.edge().settings;
+        let (settings, created) = (&record.edge().settings, record.edge().created);
         match &settings.challenge {
             EdgeChallenge::Dns01 { publisher } => {
                 self.records(publisher, record, Deed::Withdraw, presented).await
@@ -377,14 +410,14 @@ impl Duty {
             EdgeChallenge::Http01 { .. } => {
                 let gone: BTreeSet<ChallengeText> = presented.iter().map(text).collect();
                 let change = |shown: &mut Shown| shown.texts.retain(|(_, text)| !gone.contains(text));
-                self.inputs.bulletin.update(&self.key, &settings.namespace, change).await
+                self.inputs.bulletin.update(&self.key, created, change).await
             }
             EdgeChallenge::TlsAlpn01 => {
                 let gone: Vec<String> = presented.iter().map(Presented::server_name).collect();
                 let change = |shown: &mut Shown| {
                     shown.challenges.retain(|server_name, _| !gone.contains(server_name));
                 };
-                self.inputs.bulletin.update(&self.key, &settings.namespace, change).await
+                self.inputs.bulletin.update(&self.key, created, change).await
             }
         }
     }
@@ -512,7 +545,10 @@ impl Desk for EdgeDesk<'_> {
             (_, false) => "publishing",
         };
         match self.duty.put(&mut record, next, step).await {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.duty.is_hurried.store(false, Ordering::Relaxed);
+                Ok(())
+            }
             Err(halt) => {
                 let why = match &halt {
                     Halt::Problem(why) => why.clone(),

@@ -1,8 +1,8 @@
 //! Whether an edge could have its certificate, before it is kept: everything that does not fit, and what to do about it.
 
-use std::{os::unix::fs::PermissionsExt, path::Path};
+use std::{os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
-use acme::Wanted;
+use acme::{ChallengeKind, Identifier, Wanted};
 use api::{
     calls::configs::Which,
     ports::{DnsPublisher, EdgeChallenge, EdgeSettings},
@@ -13,6 +13,8 @@ use xds::catalog::EdgeListener;
 
 use super::{super::checks::Checks, Inputs, duty, publisher::Zone};
 
+/// How long a directory may take: the call that judges has ten seconds.
+const READING: Duration = Duration::from_secs(6);
 /// Where ACME servers ask (RFC 8555 8.3, RFC 8737 3).
 const HTTP_PORT: u16 = 80;
 const TLS_PORT: u16 = 443;
@@ -58,12 +60,23 @@ async fn check_issuer(inputs: &Inputs, settings: &mut EdgeSettings, checks: &mut
     checks.passed("issuer", format!("{}, account {}", settings.issuer, opened.account.url));
     if let Some(names) = names {
         match Wanted::try_new(opened.account.url.clone(), names, duty::kind(&settings.challenge)) {
+            Ok(wanted) if is_beside_an_address(&wanted) => checks.failed(
+                "challenge",
+                "an address is asked for by a server name that no certificate has: Envoy would show any"
+                    .to_owned(),
+                "give the address an edge of its own, or choose http-01",
+            ),
             Ok(_) => checks.passed("challenge", settings.challenge.word().to_owned()),
             Err(error) => checks.failed("challenge", error.to_string(), "choose another with --challenge"),
         }
     }
     let Some(profile) = settings.profile.as_ref().or(opened.settings.profile.as_ref()) else { return };
-    match opened.client.directory().await {
+    let read = tokio::time::timeout(READING, opened.client.directory()).await;
+    let Ok(read) = read else {
+        let why = format!("the server did not answer within {} s", READING.as_secs());
+        return checks.failed("directory", why, "credence issuer test says more");
+    };
+    match read {
         Ok(directory) if directory.profiles.contains_key(profile) => {
             checks.passed("profile", profile.clone())
         }
@@ -77,6 +90,13 @@ async fn check_issuer(inputs: &Inputs, settings: &mut EdgeSettings, checks: &mut
         }
         Err(trouble) => checks.failed("directory", trouble.to_string(), "credence issuer test says more"),
     }
+}
+
+/// Whether proxies would have to choose between certificates for an address (RFC 8738 6).
+fn is_beside_an_address(wanted: &Wanted) -> bool {
+    let names = wanted.names.as_slice();
+    let is_address = |name: &Identifier| matches!(name, Identifier::Ip(_));
+    wanted.challenge == ChallengeKind::TlsAlpn01 && names.len() > 1 && names.iter().any(is_address)
 }
 
 async fn listeners(

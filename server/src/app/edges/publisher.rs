@@ -7,6 +7,7 @@ use std::{future::Future, path::PathBuf, time::Duration};
 use acme::Presented;
 use api::ports::DnsPublisher;
 use certs::{Clock, SecretBytes};
+use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 
 pub(super) use self::update::Zone;
 use crate::hooks::run_command;
@@ -30,40 +31,60 @@ impl Deed {
     }
 }
 
-/// Does it with each of these.
-///
-/// # Errors
-/// In words, of the first that is not done.
-pub(super) async fn carry_out(
-    publisher: &DnsPublisher,
-    allowed: &[PathBuf],
-    key: Option<&SecretBytes>,
-    clock: &dyn Clock,
-    deed: Deed,
-    presented: &[Presented],
-) -> Result<(), String> {
-    for one in presented {
-        let (record, value) = (one.record_name(), one.record_value());
-        match publisher {
-            DnsPublisher::Command { program } if !allowed.contains(program) => {
-                return Err(format!(
-                    "{} is none of edges.dns_commands in credence.yaml any more: name it there",
-                    program.display()
-                ));
+/// How many records are worked on at a time.
+const AT_A_TIME: usize = 8;
+
+/// Who publishes, and with what.
+pub(super) struct Publisher<'a> {
+    pub(super) how: &'a DnsPublisher,
+    /// The programs that may be run.
+    pub(super) allowed: &'a [PathBuf],
+    /// What signs updates.
+    pub(super) key: Option<&'a SecretBytes>,
+    pub(super) clock: &'a dyn Clock,
+}
+
+impl Publisher<'_> {
+    /// Does it with each of these, also after one of them failed.
+    ///
+    /// # Errors
+    /// In words, of the first that is not done.
+    pub(super) async fn carry_out(&self, deed: Deed, presented: &[Presented]) -> Result<(), String> {
+        let mut waiting: Vec<BoxFuture<'_, Result<(), String>>> =
+            presented.iter().map(|one| Box::pin(self.one(deed, one)) as _).collect();
+        let (mut running, mut outcome) = (FuturesUnordered::new(), Ok(()));
+        loop {
+            while running.len() < AT_A_TIME
+                && let Some(next) = waiting.pop()
+            {
+                running.push(next);
             }
-            DnsPublisher::Command { program } => {
-                let program = program.to_string_lossy().into_owned();
-                let words = [program.clone(), deed.word().to_owned(), record, value];
-                in_time(&program, run_command(&words, b"")).await?;
-            }
-            DnsPublisher::Update { server, zone, key: name, algorithm } => {
-                let zone = Zone::parse(server, zone, name, algorithm)?;
-                let key = key.ok_or("the key that signs updates is missing")?;
-                in_time(server, zone.send(deed, &record, &value, key, clock.now())).await?;
+            match running.next().await {
+                Some(done) => outcome = outcome.and(done),
+                None => return outcome,
             }
         }
     }
-    Ok(())
+
+    async fn one(&self, deed: Deed, presented: &Presented) -> Result<(), String> {
+        let (record, value) = (presented.record_name(), presented.record_value());
+        match self.how {
+            DnsPublisher::Command { program } if !self.allowed.contains(program) => Err(format!(
+                "{} is none of edges.dns_commands in credence.yaml any more: name it there",
+                program.display()
+            )),
+            DnsPublisher::Command { program } => {
+                let program = program.to_string_lossy().into_owned();
+                let words = [program.clone(), deed.word().to_owned(), record, value];
+                in_time(&program, run_command(&words, b"")).await
+            }
+            DnsPublisher::Update { server, zone, key: name, algorithm } => {
+                let zone = Zone::parse(server, zone, name, algorithm)?;
+                let key = self.key.ok_or("the key that signs updates is missing")?;
+                in_time(server, zone.send(deed, &record, &value, key, self.clock.now())).await
+            }
+        }
+    }
 }
 
 async fn in_time(who: &str, done: impl Future<Output = Result<(), String>>) -> Result<(), String> {
