@@ -11,6 +11,8 @@ use crate::{ChallengeKind, Identifier, Pace, Problem, ProblemKind, check::Refusa
 
 /// The longest that a `Retry-After` is believed: limits are counted by the week.
 pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
+/// The one status of 500 and more that refuses: the server does not do such a thing, and has not done it.
+const NOT_IMPLEMENTED: u16 = 501;
 
 /// When to come again, as `Retry-After` says it (RFC 9110 10.2.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -209,8 +211,10 @@ impl Trouble {
     #[must_use]
     pub fn is_outcome_unknown(&self) -> bool {
         match self {
-            Self::Lost { .. } | Self::Unavailable { .. } => true,
-            Self::Problem { status, .. } | Self::NotAcme { status, .. } => *status >= 500 || *status < 300,
+            Self::Lost { .. } => true,
+            Self::Unavailable { status, .. }
+            | Self::Problem { status, .. }
+            | Self::NotAcme { status, .. } => *status != NOT_IMPLEMENTED && !(300..500).contains(status),
             _ => false,
         }
     }
@@ -263,6 +267,9 @@ impl Trouble {
                 return format!(
                     "give the URL of the directory at {to} itself, if that is the server you mean"
                 );
+            }
+            Self::Unavailable { status: NOT_IMPLEMENTED, .. } => {
+                "the server does not do this: ask who runs it. Another server may; nothing on this side can"
             }
             Self::Unavailable { .. } => {
                 "nothing: it is tried again by itself. If it lasts, look at the status page of who runs the server"

@@ -34,6 +34,7 @@ fn a_status_and_its_body_mean_one_thing() {
     check(500, &problem("serverInternal").to_string(), "serverInternal", Pace::Soon, true);
     check(429, "slow down", "rateLimited", Pace::Limit, false);
     check(429, "{\"type\":\"about:blank\"}", "rateLimited", Pace::Limit, false);
+    check(501, "<html>", "unavailable", Pace::Soon, false);
     check(502, "<html>", "unavailable", Pace::Soon, true);
     check(503, "{\"type\":\"about:blank\"}", "unavailable", Pace::Soon, true);
     check(404, "<html><body>nothing here</body></html>", "not-acme", Pace::Operator, false);

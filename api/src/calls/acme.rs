@@ -18,6 +18,8 @@ const MAX_URL: usize = 2048;
 const MAX_WORD: usize = 255;
 /// The most octets of the HMAC key of an external account.
 const MAX_KEY: usize = 1024;
+/// The verdict of what was done.
+const PASSED: &str = "passed";
 
 impl Calls {
     /// Names an ACME server and makes an account there. Its directory is held against what is wanted before anything
@@ -68,14 +70,17 @@ impl Calls {
             }
             Err(error) => return Err(error),
         };
-        checks.push(check);
+        // The record may say more than whoever waited for the server knows: only the check says how it ended.
         let summary = match &issuer.account {
-            Some(account) => format!("added issuer {name}: its account is {account}"),
-            None => format!(
-                "kept issuer {name}; whether the server made the account is not known yet, and is found out by itself: \
+            Some(account) if check.verdict == PASSED => {
+                format!("added issuer {name}: its account is {account}")
+            }
+            _ => format!(
+                "whether the server made the account of issuer {name} is not known yet, and is found out by itself: \
                  credence issuer list"
             ),
         };
+        checks.push(check);
         Ok(wire::IssuerChange { dry_run: false, summary, issuer: self.shown_acme(&issuer), checks })
     }
 
@@ -110,13 +115,14 @@ impl Calls {
             }
             changed => changed?,
         };
-        let summary = if issuer.is_changing_key {
-            format!(
-                "whether the account of issuer {name} has another key is not known yet, and is found out by itself; \
-                 either is kept: credence issuer list"
-            )
-        } else {
+        // A record of one key says that a change has ended, and not how: only the check does.
+        let summary = if check.verdict == PASSED {
             format!("the account of issuer {name} has another key, and the one before is destroyed")
+        } else {
+            format!(
+                "whether the account of issuer {name} has another key is not known yet, and is found out by itself: \
+                 credence issuer list"
+            )
         };
         let issuer = self.shown_acme(&issuer);
         Ok(wire::IssuerChange { dry_run: false, summary, issuer, checks: vec![check] })

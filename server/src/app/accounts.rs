@@ -94,11 +94,14 @@ enum Work {
     ChangeKey,
 }
 
+/// To whoever asked, who may be gone.
+type Reply = oneshot::Sender<Result<AcmeOutcome, CallError>>;
+
 struct Command {
     name: IssuerName,
     by: By,
     work: Work,
-    reply: oneshot::Sender<Result<AcmeOutcome, CallError>>,
+    reply: Reply,
 }
 
 type Standings = BTreeMap<IssuerName, AcmeStanding>;
@@ -151,7 +154,10 @@ impl Accounts {
     }
 
     async fn ask(&self, name: &IssuerName, by: By, work: Work) -> Result<AcmeOutcome, CallError> {
-        let rule = if matches!(work, Work::ChangeKey) { "account-key" } else { "account" };
+        let registering = match &work {
+            Work::Register(draft) => Some(draft.acme.clone()),
+            Work::ChangeKey => None,
+        };
         let (reply, answer) = oneshot::channel();
         let command = Command { name: name.clone(), by, work, reply };
         self.commands.try_send(command).map_err(|error| match error {
@@ -161,19 +167,39 @@ impl Accounts {
         let clock = &self.shared.clock;
         tokio::select! {
             answered = answer => answered.map_err(|_| CallError::stopped("accounts"))?,
-            () = clock.sleep_until(clock.now() + PATIENCE) => self.unanswered(name, rule).await,
+            () = clock.sleep_until(clock.now() + PATIENCE) => self.unanswered(name, registering).await,
         }
     }
 
-    /// The task goes on, and its caller is told how far it is.
-    async fn unanswered(&self, name: &IssuerName, rule: &str) -> Result<AcmeOutcome, CallError> {
-        let missing = || CallError::NotFound { what: "issuer", name: name.to_string() };
-        let issuer = self.shared.find(name).await?.ok_or_else(missing)?.issuer;
+    /// The task goes on, and its caller is told so: what stands in the record says nothing of how it ended.
+    async fn unanswered(
+        &self,
+        name: &IssuerName,
+        registering: Option<AcmeSettings>,
+    ) -> Result<AcmeOutcome, CallError> {
+        let rule = if registering.is_some() { "account" } else { "account-key" };
+        let issuer = match (self.shared.find(name).await?, registering) {
+            (Some(kept), _) => kept.issuer,
+            // The task has not stored it yet.
+            (None, Some(acme)) => {
+                let now = self.shared.clock.now();
+                AcmeIssuer {
+                    name: name.clone(),
+                    acme,
+                    account: None,
+                    is_changing_key: false,
+                    created: now,
+                    updated: now,
+                    version: 0,
+                }
+            }
+            (None, None) => return Err(CallError::NotFound { what: "issuer", name: name.to_string() }),
+        };
         let check = IssuerCheck {
             rule: rule.into(),
             verdict: "warning".into(),
-            found: format!("the server has not answered within {}", format_duration(PATIENCE)),
-            advice: "nothing: it goes on by itself".into(),
+            found: format!("what became of it is not known after {}", format_duration(PATIENCE)),
+            advice: "nothing: it goes on by itself, and credence issuer list says how it ended".into(),
         };
         Ok(AcmeOutcome { issuer, check })
     }
@@ -222,7 +248,7 @@ impl AcmeServers for Accounts {
 struct Finished {
     name: IssuerName,
     outcome: Result<Progress, CallError>,
-    reply: Option<oneshot::Sender<Result<AcmeOutcome, CallError>>>,
+    reply: Option<Reply>,
 }
 
 /// The task: one job of an issuer at a time, and what is not known yet is looked at again.
@@ -293,19 +319,13 @@ impl AccountKeeper {
         }
     }
 
-    fn start(
-        &mut self,
-        name: IssuerName,
-        by: By,
-        work: Option<Work>,
-        reply: Option<oneshot::Sender<Result<AcmeOutcome, CallError>>>,
-    ) {
+    fn start(&mut self, name: IssuerName, by: By, work: Option<Work>, reply: Option<Reply>) {
         self.busy.insert(name.clone());
         // It is looked at again when this says so.
         self.stand(&name, |standing| standing.next = None);
         let shared = Arc::clone(&self.shared);
         self.jobs.push(Box::pin(async move {
-            let settling = Settling::new(&shared, by, name.clone());
+            let settling = Settling::new(&shared, by, name.clone(), reply.as_ref());
             let outcome = match work {
                 Some(Work::Register(draft)) => settling.register(draft).await,
                 Some(Work::ChangeKey) => settling.change_key().await,
@@ -334,6 +354,13 @@ impl AccountKeeper {
                 self.failed(&name, problem, pause, now);
                 Ok(outcome)
             }
+            // Nothing is tried again, and whoever asked may have gone before: it is shown until something else is.
+            Ok(Progress::NotChanged(check)) => {
+                tracing::warn!(issuer = %name, found = %check.found, "account has the key that it had");
+                let problem = Some(format!("{}; {}", check.found, check.advice));
+                self.stand(&name, |standing| *standing = AcmeStanding { problem, ..AcmeStanding::default() });
+                Err(CallError::Issuer { name: name.to_string(), checks: vec![check] })
+            }
             // Nothing half-made is left, or nothing was done.
             Err(error @ (CallError::Issuer { .. } | CallError::NotFound { .. })) => {
                 self.settled(&name);
@@ -349,9 +376,11 @@ impl AccountKeeper {
                 Err(error)
             }
         };
-        if let Some(reply) = reply {
-            // Whoever asked may be gone.
-            drop(reply.send(answer));
+        // Whoever asked may be gone.
+        if let Some(reply) = reply
+            && let Err(Err(error)) = reply.send(answer)
+        {
+            tracing::warn!(issuer = %name, %error, "nobody waited for how it ended");
         }
     }
 

@@ -17,8 +17,9 @@ use kit::{
 };
 use serde_json::Value;
 
-/// Until what was begun goes on by itself: at a start at once.
-const LONG: Duration = Duration::from_secs(60);
+/// Until what was begun goes on by itself: at a start at once, and half a minute later where the server may be about
+/// to change a key.
+const LONG: Duration = Duration::from_secs(90);
 /// Where Pebble has its terms.
 const TERMS: &str = "data:text/plain,Do%20what%20thou%20wilt";
 /// The key of an external account, as Pebble is told it.
@@ -280,5 +281,88 @@ async fn whatever_is_lost_or_killed_in_between_the_account_is_found_by_its_key()
     let (code, out, words) = world.run(&["issuer", "credentials", "le", "--new-account-key"]).await;
     assert_eq!(code, 0, "{out} {words}");
     assert_eq!(settles(&world).await["acme"]["account"], account);
+    world.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn change_of_a_key_that_the_server_fails_at_ends_and_is_never_said_to_be_done() {
+    let challenges = Challenges::start().await;
+    let Some(pebble) = Pebble::start(&options(false), &challenges).await else { return };
+    let status = Arc::new(Mutex::new(None::<u16>));
+    let answered = Arc::clone(&status);
+    let relay = Relay::start(&pebble.identity(), pebble.address(), move |asked: &Asked| {
+        let status = *answered.lock().unwrap();
+        match status.filter(|_| asked.path == "/rollover-account-key") {
+            Some(status) => {
+                let body = Full::from("not here");
+                Fault::Answer(Response::builder().status(status).body(body).unwrap())
+            }
+            None => Fault::None,
+        }
+    })
+    .await;
+    let set = |code: Option<u16>| *status.lock().unwrap() = code;
+    let world = TestWorld::boot("issuer-acme-change", WorldOptions::default()).await;
+    let directory = pebble.directory_at(relay.address());
+    let (code, out, words) = run(&world, &add(&directory, &pebble, &UNBOUND)).await;
+    assert_eq!(code, 0, "{out} {words}");
+    let account = issuer(&world).await["acme"]["account"].clone();
+    let change = ["issuer", "credentials", "le", "--new-account-key"];
+
+    // It does not do that: it is known at once, and stays to be seen.
+    set(Some(501));
+    let (code, out, words) = world.run(&change).await;
+    assert!(code == 1 && words.contains("status 501"), "{code} {out} {words}");
+    let refused = issuer(&world).await;
+    assert_eq!(refused["state"], "ready", "{refused:#}");
+    assert!(refused["problem"].as_str().unwrap().contains("status 501"), "{refused:#}");
+
+    // It fails: what became of it is looked at, and the change ends without being asked for again.
+    set(Some(503));
+    let (code, out, words) = world.run(&change).await;
+    assert!(code == 7 && out.contains("is not known yet"), "{code} {out} {words}");
+    assert_eq!(issuer(&world).await["state"], "changing-key");
+    let ended = within(LONG, "the change ends", async || match issuer(&world).await {
+        one if one["problem"].as_str().is_some_and(|problem| problem.contains("has not changed it")) => {
+            Ok(one)
+        }
+        one => Err(one),
+    })
+    .await;
+    assert_eq!(ended["state"], "ready", "{ended:#}");
+    world.audit_says(&["issuer-set", "key-not-changed"]).await;
+
+    set(None);
+    let (code, out, words) = world.run(&change).await;
+    assert!(code == 0 && out.contains("has another key"), "{code} {out} {words}");
+    let changed = settles(&world).await;
+    assert_eq!((&changed["acme"]["account"], &changed["problem"]), (&account, &Value::Null), "{changed:#}");
+    world.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn account_is_asked_for_with_the_key_of_the_external_account_that_was_given_last() {
+    let challenges = Challenges::start().await;
+    let Some(pebble) = Pebble::start(&options(true), &challenges).await else { return };
+    let is_lost = Arc::new(Mutex::new(true));
+    let loses = Arc::clone(&is_lost);
+    let relay = Relay::start(&pebble.identity(), pebble.address(), move |asked: &Asked| {
+        let is_lost = *loses.lock().unwrap() && asked.path == "/sign-me-up";
+        if is_lost { Fault::LoseRequest } else { Fault::None }
+    })
+    .await;
+    let world = TestWorld::boot("issuer-acme-key", WorldOptions::default()).await;
+    for (name, text) in [("mac", MAC), ("other-mac", "c29tZWJvZHktZWxzZXMta2V5LW9mLTMyLW9jdGV0cw")] {
+        std::fs::write(world.sandbox().path(name), text).unwrap();
+    }
+    let directory = pebble.directory_at(relay.address());
+    let mistaken = add(&directory, &pebble, &[("--external-key-file", "other-mac")]);
+    let (code, out, words) = run(&world, &mistaken).await;
+    assert_eq!(code, 7, "{out} {words}");
+    assert_eq!(issuer(&world).await["state"], "registering");
+    *is_lost.lock().unwrap() = false;
+    let (code, out, words) = run(&world, &add(&directory, &pebble, &[])).await;
+    assert_eq!(code, 0, "{out} {words}");
+    settles(&world).await;
     world.finish().await;
 }

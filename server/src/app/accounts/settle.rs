@@ -13,7 +13,11 @@ use audit::{Action, Actor, Event};
 use certs::{KeyKind, SecretBytes, SecretKey, Signer, SoftwareSigner, Timestamp};
 use spiffe::IssuerName;
 
-use super::{Shared, settings};
+use super::{Reply, Shared, settings};
+
+/// How long a request for another key may be under way after its answer was lost: a next key that the server may be
+/// taking just then is not dropped.
+const UNDER_WAY: Duration = Duration::from_secs(30);
 
 /// On whose account.
 pub(super) enum By {
@@ -42,6 +46,8 @@ pub(super) enum Progress {
     Nothing,
     /// There is an account with one key.
     Settled(AcmeOutcome),
+    /// The account has the key that it had: another one was asked for, and is not there.
+    NotChanged(IssuerCheck),
     /// It is not known yet, and is tried again.
     Pending {
         outcome: AcmeOutcome,
@@ -67,11 +73,18 @@ pub(super) struct Settling<'a> {
     shared: &'a Shared,
     by: By,
     name: IssuerName,
+    /// Whoever waits for what becomes of it.
+    reply: Option<&'a Reply>,
 }
 
 impl<'a> Settling<'a> {
-    pub(super) fn new(shared: &'a Shared, by: By, name: IssuerName) -> Self {
-        Self { shared, by, name }
+    pub(super) fn new(shared: &'a Shared, by: By, name: IssuerName, reply: Option<&'a Reply>) -> Self {
+        Self { shared, by, name, reply }
+    }
+
+    /// Whether somebody is still there to hear what becomes of it.
+    fn is_heard(&self) -> bool {
+        self.reply.is_some_and(|reply| !reply.is_closed())
     }
 
     /// Makes an account with a new key, or goes on with what was begun by the same settings.
@@ -79,6 +92,14 @@ impl<'a> Settling<'a> {
         let (what, name) = ("issuer", self.name.to_string());
         match self.shared.find(&self.name).await? {
             Some(known) if known.issuer.account.is_none() && known.issuer.acme == draft.acme => {
+                let known = match draft.external_key {
+                    // The one before may have been the mistake.
+                    Some(key) => {
+                        let known = KeptAcme { external_key: Some(key), ..known };
+                        self.put(known, |event| event.with("step", "register")).await?
+                    }
+                    None => known,
+                };
                 self.registration(known, false).await
             }
             Some(_) => Err(CallError::Exists { what, name }),
@@ -180,11 +201,11 @@ impl<'a> Settling<'a> {
             Err(trouble) if trouble.is_outcome_unknown() => {
                 Ok(self.pending(kept.issuer, "account", &trouble))
             }
-            Err(trouble) => match self.by {
-                By::Caller(..) => self.refused(kept, "account", trouble.to_string(), trouble.hint()).await,
-                // Nobody is there to hear why it is gone: it stays, and says so.
-                By::Ourselves => Ok(self.pending(kept.issuer, "account", &trouble)),
-            },
+            Err(trouble) if self.is_heard() => {
+                self.refused(kept, "account", trouble.to_string(), trouble.hint()).await
+            }
+            // Nobody is there to hear why it is gone: it stays, and says so.
+            Err(trouble) => Ok(self.pending(kept.issuer, "account", &trouble)),
         }
     }
 
@@ -197,7 +218,8 @@ impl<'a> Settling<'a> {
         Ok(Progress::Settled(AcmeOutcome { issuer: kept.issuer, check }))
     }
 
-    /// There is no account: nothing half-made stays behind.
+    /// There is no account: nothing half-made stays behind, if somebody is there to hear why. Else it stays, and says
+    /// so: whoever was told that it goes on looks for it.
     async fn refused(
         &self,
         kept: KeptAcme,
@@ -206,7 +228,7 @@ impl<'a> Settling<'a> {
         advice: impl Into<String>,
     ) -> Result<Progress, CallError> {
         let check = check(rule, "failed", found, advice);
-        if matches!(self.by, By::Ourselves) {
+        if !self.is_heard() {
             let problem = format!("{}; {}", check.found, check.advice);
             let outcome = AcmeOutcome { issuer: kept.issuer, check };
             return Ok(Progress::Pending { outcome, problem, pause: None });
@@ -217,8 +239,10 @@ impl<'a> Settling<'a> {
         Err(CallError::Issuer { name: self.name.to_string(), checks: vec![check] })
     }
 
-    /// With a fresh key the server was never asked to take it before.
-    async fn rollover(&self, kept: KeptAcme, is_fresh: bool) -> Result<Progress, CallError> {
+    /// With a fresh key the server was never asked to take it before. With another one it is looked which key opens
+    /// the account; where that is the one before, the change has ended, unless somebody asks for it again: nothing is
+    /// ordered meanwhile.
+    async fn rollover(&self, mut kept: KeptAcme, is_fresh: bool) -> Result<Progress, CallError> {
         let rule = "account-key";
         let opened = (|| {
             let (account, next) = (kept.issuer.account.as_deref(), kept.next_key.as_ref());
@@ -240,7 +264,11 @@ impl<'a> Settling<'a> {
         if !is_fresh {
             match client.opens(&account.url, &*account.signer, &*next).await {
                 Ok(Opens::New) => return self.changed(kept).await,
-                Ok(Opens::Old) => {}
+                Ok(Opens::Old) if matches!(self.by, By::Caller(..)) => {
+                    // By the same key, which the server may be taking now. On record before it is asked.
+                    kept = self.put(kept, |event| event.with("step", "change-key")).await?;
+                }
+                Ok(Opens::Old) => return self.ended(kept).await,
                 Ok(Opens::Neither) => return Ok(shut_out(kept.issuer)),
                 Err(trouble) => return Ok(self.pending(kept.issuer, rule, &trouble)),
             }
@@ -249,9 +277,34 @@ impl<'a> Settling<'a> {
         match client.opens(&account.url, &*account.signer, &*next).await {
             Ok(Opens::New) => self.changed(kept).await,
             Ok(Opens::Neither) => Ok(shut_out(kept.issuer)),
-            Ok(Opens::Old) if !trouble.is_outcome_unknown() => self.not_changed(kept, &trouble).await,
-            Ok(Opens::Old) | Err(_) => Ok(self.pending(kept.issuer, rule, &trouble)),
+            Ok(Opens::Old) if !trouble.is_outcome_unknown() => {
+                let check = check(rule, "failed", trouble.to_string(), trouble.hint());
+                self.not_changed(kept, check).await
+            }
+            Ok(Opens::Old) | Err(_) => match self.pending(kept.issuer, rule, &trouble) {
+                // Which key it is may be asked whenever: only the change is not asked for again.
+                Progress::Pending { outcome, problem, .. } => {
+                    Ok(Progress::Pending { outcome, problem, pause: None })
+                }
+                other => Ok(other),
+            },
         }
+    }
+
+    /// The server was asked for another key, and the account opens by the one before.
+    async fn ended(&self, kept: KeptAcme) -> Result<Progress, CallError> {
+        let rule = "account-key";
+        if self.shared.clock.now() < kept.issuer.updated + UNDER_WAY {
+            let found = "the server has not changed the key yet, and may be about to".to_owned();
+            let advice = "nothing: what became of it is found out by itself";
+            let problem = format!("{found}; {advice}");
+            let outcome = AcmeOutcome { issuer: kept.issuer, check: check(rule, "warning", found, advice) };
+            return Ok(Progress::Pending { outcome, problem, pause: None });
+        }
+        let found =
+            "the server was asked for another key, and has not changed it: the account has the one before";
+        let advice = format!("ask again: credence issuer credentials {} --new-account-key", self.name);
+        self.not_changed(kept, check(rule, "failed", found.to_owned(), advice)).await
     }
 
     /// The next key is the key, and the one before is destroyed with its record.
@@ -265,17 +318,10 @@ impl<'a> Settling<'a> {
     }
 
     /// The server will not have it: the key of before stays.
-    async fn not_changed(&self, kept: KeptAcme, trouble: &Trouble) -> Result<Progress, CallError> {
+    async fn not_changed(&self, kept: KeptAcme, check: IssuerCheck) -> Result<Progress, CallError> {
         let kept = KeptAcme { next_key: None, ..kept };
-        let kept = self.put(kept, |event| event.with("step", "key-not-changed")).await?;
-        let check = check("account-key", "failed", trouble.to_string(), trouble.hint());
-        match self.by {
-            By::Caller(..) => Err(CallError::Issuer { name: self.name.to_string(), checks: vec![check] }),
-            By::Ourselves => {
-                tracing::warn!(issuer = %self.name, %trouble, "the server refused another account key");
-                Ok(Progress::Settled(AcmeOutcome { issuer: kept.issuer, check }))
-            }
-        }
+        self.put(kept, |event| event.with("step", "key-not-changed")).await?;
+        Ok(Progress::NotChanged(check))
     }
 
     /// It is not known what became of it, or it cannot be now.

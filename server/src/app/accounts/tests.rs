@@ -7,6 +7,7 @@ use acme::{Directory, Url};
 use api::testing::MemoryAcme;
 use audit::{Action, Actor, Event};
 use certs::{KeyKind, ManualClock, SecretBytes, SecretKey};
+use futures::FutureExt;
 use spiffe::{RequestId, Tenant};
 use zeroize::Zeroizing;
 
@@ -85,6 +86,39 @@ async fn server_that_is_away_gets_no_account_and_nothing_half_made_is_left() {
     let shown: Vec<_> = checks.iter().map(|check| (check.rule.as_str(), check.verdict.as_str())).collect();
     let skipped = ["terms", "external-account", "profile", "renewal-info"].map(|rule| (rule, "skipped"));
     assert_eq!(shown, [vec![("directory", "failed")], skipped.to_vec()].concat());
+}
+
+#[tokio::test]
+async fn refusal_that_nobody_hears_is_kept_with_its_problem() {
+    let (store, clock) = (Arc::new(MemoryAcme::default()), ManualClock::new(now()));
+    let (accounts, keeper) = open(store.clone(), Arc::new(clock));
+    // Whoever asks does so, and goes away.
+    assert!(accounts.register(&caller(), draft(), "").now_or_never().is_none());
+    let shutdown = CancellationToken::new();
+    let watched = async {
+        let seen = wait(&accounts, |standing| standing.failures == 1).await;
+        shutdown.cancel();
+        seen
+    };
+    let (seen, ()) = tokio::join!(watched, keeper.run(shutdown.clone()));
+    assert!(seen.problem.unwrap().contains("/nowhere/roots.pem"));
+    assert_eq!(seen.next, Some(now() + PAUSE.0));
+    assert_eq!(store.acme_issuers().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn who_is_not_answered_hears_that_it_is_not_known_whatever_the_record_says() {
+    let (store, clock) = (Arc::new(MemoryAcme::default()), ManualClock::new(now()));
+    let (accounts, _keeper) = open(store.clone(), Arc::new(clock));
+    let missing = accounts.unanswered(&name(), None).await.unwrap_err();
+    assert!(matches!(missing, CallError::NotFound { .. }), "{missing}");
+    let outcome = accounts.unanswered(&name(), Some(settings())).await.unwrap();
+    assert_eq!((outcome.issuer.version, outcome.issuer.account), (0, None));
+    assert_eq!((outcome.check.rule.as_str(), outcome.check.verdict.as_str()), ("account", "warning"));
+    keep(&store, Some("https://127.0.0.1:1/account/1"), false).await;
+    let outcome = accounts.unanswered(&name(), None).await.unwrap();
+    assert!(!outcome.issuer.is_changing_key);
+    assert_eq!((outcome.check.rule.as_str(), outcome.check.verdict.as_str()), ("account-key", "warning"));
 }
 
 #[tokio::test]
