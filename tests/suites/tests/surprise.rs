@@ -222,6 +222,8 @@ async fn hooks_hear_once_of_a_life_that_ends_and_of_a_step_that_waits() {
     };
     let hears = |expected: &[u64]| if parts() == expected { Ok(()) } else { Err(parts()) };
     within(LONG, "70 % is told", async || hears(&[70])).await;
+    // Told is told once it is on record: killed before that, it would be told again.
+    world.audit_says(&["hook-tell", "file", "done", &sleeper]).await;
     world.kill().await;
     world.start().await;
     within(LONG, "80 % is told", async || hears(&[70, 80])).await;
