@@ -152,7 +152,13 @@ impl Shown {
             while made.virtual_hosts.iter().any(|host| host.name == name) {
                 name.push('-');
             }
-            let known: BTreeSet<&String> = made.virtual_hosts.iter().flat_map(|host| &host.domains).collect();
+            // Envoy compares domains without regard to case, and takes none twice.
+            let known: BTreeSet<String> = made
+                .virtual_hosts
+                .iter()
+                .flat_map(|host| &host.domains)
+                .map(|one| one.to_ascii_lowercase())
+                .collect();
             let domains = strangers.into_iter().flat_map(|host| [host.clone(), format!("{host}:*")]);
             let domains = domains.filter(|domain| !known.contains(domain)).collect();
             made.virtual_hosts.push(route::VirtualHost {

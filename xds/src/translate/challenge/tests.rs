@@ -40,7 +40,7 @@ spec:
     - name: plain
       virtualHosts:
         - name: shop
-          domains: [shop.example, \"*.shop.example\", \"other.example:*\"]
+          domains: [shop.example, \"*.shop.example\", \"Other.Example:*\"]
           routes: [{match: {prefix: /}, redirect: {https: true}}]
         - {name: acme-challenge, domains: [known.example], routes: []}
 ";
