@@ -34,7 +34,7 @@ use sds::EdgeSecrets;
 use spiffe::{EdgeName, IssuerName, Namespace, Tenant};
 use tokio::{
     sync::{Notify, watch},
-    task::JoinSet,
+    task::{JoinError, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
 use xds::{Sync as Delivered, TypeUrl};
@@ -145,7 +145,12 @@ impl Inputs {
                 let version = snapshot.get(*type_url, name).map(|resource| resource.version().to_string());
                 piece(&status, *type_url, name, version.as_deref())
             });
-            proxies.push(Proxy { node: binding.node.clone(), pieces: pieces.collect() });
+            let pieces: Vec<Piece> = pieces.collect();
+            // One that has nothing to take would answer nothing.
+            if pieces.is_empty() && !wanted.is_empty() {
+                continue;
+            }
+            proxies.push(Proxy { node: binding.node.clone(), pieces });
         }
         proxies
     }
@@ -279,8 +284,9 @@ impl EdgeKeeper {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 Some(ended) = self.duties.join_next() => {
-                    if let Err(error) = ended {
-                        tracing::error!(%error, "an edge is looked after no more");
+                    // As with every part: what cannot happen ends the process, and is not passed over.
+                    if let Err(panic) = ended.map_err(JoinError::into_panic) {
+                        std::panic::resume_unwind(panic);
                     }
                     continue;
                 }

@@ -46,6 +46,9 @@ const LOOK: Duration = Duration::from_millis(200);
 /// How long proxies have to take a challenge: a little less than an order waits, so that it is known who is late.
 const PATIENCE: Duration = Duration::from_secs(55);
 
+/// When what an order that is over left published is withdrawn again, after that failed.
+const CLEAR_AGAIN: Duration = Duration::from_secs(3600);
+
 /// One edge at work.
 pub(super) struct Duty {
     pub(super) key: EdgeKey,
@@ -166,7 +169,7 @@ impl Duty {
     }
 
     /// Withdraws what an order that is over may have left behind; what cannot be withdrawn holds nothing up, and is
-    /// tried again with the next turn.
+    /// tried again after [`CLEAR_AGAIN`].
     async fn clear_away(&self, record: &mut Record) -> Result<(), Halt> {
         let leftover = record.leftover();
         if leftover.is_empty() {
@@ -180,15 +183,22 @@ impl Duty {
         self.put(record, Next { work, ..self.same_key(record) }, "withdrawn").await
     }
 
-    /// What must not stay published longer, though nobody goes on with its order now.
-    async fn withdraw_overdue(&self, record: &Record) {
-        let Some(saved) = record.saved() else { return };
+    /// What must not stay published longer, though nobody goes on with its order now: once, and whoever goes on publishes
+    /// it anew.
+    async fn withdraw_overdue(&self, record: &mut Record) {
+        let Some(mut saved) = record.saved() else { return };
         let until = saved.presented_at.map_or(Timestamp::EPOCH, |at| at + MAX_PRESENTED);
         if saved.presented.is_empty() || self.inputs.clock.now() < until {
             return;
         }
         if let Err(why) = self.withdraw(record, &saved.presented).await {
             tracing::warn!(edge = %self.key.1, why, "what an order published is still there");
+            return;
+        }
+        (saved.presented, saved.presented_at) = (Vec::new(), None);
+        let work = EdgeWork { order: write(&saved), ..record.work().clone() };
+        if self.put(record, Next { work, ..self.same_key(record) }, "withdrawn").await.is_err() {
+            tracing::warn!(edge = %self.key.1, "that an order publishes nothing any more is not kept");
         }
     }
 
@@ -221,10 +231,15 @@ impl Duty {
                 standing.problem = None;
                 standing.next = Some(renewal.at());
             });
+            let clear_at = (!record.leftover().is_empty()).then(|| clock.now() + CLEAR_AGAIN);
             event = match answer {
                 Some(answer) => answer,
                 None => tokio::select! {
                     () = self.until(renewal.deadline()) => RenewalEvent::Tick,
+                    () = self.until(clear_at) => {
+                        self.clear_away(record).await?;
+                        RenewalEvent::Tick
+                    }
                     () = self.hurry.notified() => {
                         self.is_hurried.store(true, Ordering::Relaxed);
                         return Ok(());
@@ -282,6 +297,7 @@ impl Duty {
             "ordering".clone_into(&mut standing.doing);
             standing.next = order.failures().next();
             standing.failures = order.failures().total();
+            standing.problem = order.failures().last().map(|last| told(&last.text, &last.hint));
         });
         let desk = EdgeDesk { duty: self, record: Mutex::new(record), key: &key, halt: Mutex::default() };
         let obtained = tokio::select! {
@@ -308,7 +324,8 @@ impl Duty {
         let now = self.inputs.clock.now();
         let leaf = chain.leaf().clone();
         let renewal = Renewal::new(&leaf, Jitter::new(rand::random()), now);
-        let leftover = if presented.is_empty() { None } else { write(&presented) };
+        let left: Vec<Presented> = record.leftover().into_iter().chain(presented.iter().cloned()).collect();
+        let leftover = if left.is_empty() { None } else { write(&left) };
         let work = EdgeWork { order: None, renewal: write(&renewal), leftover };
         let (serial, until) = (leaf.serial().clone(), leaf.not_after());
         debug_assert_eq!(leaf.spki_der(), key.public().spki_der());
@@ -336,6 +353,7 @@ impl Duty {
     fn event(&self, step: &str) -> Event {
         Event::done(self.inputs.clock.now(), Actor::System, Action::EdgeObtain, self.key.1.as_str())
             .with("step", step)
+            .for_tenant(self.key.0.clone())
     }
 
     async fn until(&self, at: Option<Timestamp>) {
@@ -509,6 +527,11 @@ pub(super) fn kind(challenge: &EdgeChallenge) -> ChallengeKind {
     }
 }
 
+/// What is the matter, and what to do about it.
+fn told(what: &str, hint: &str) -> String {
+    if hint.is_empty() { what.to_owned() } else { format!("{what}; {hint}") }
+}
+
 fn text(presented: &Presented) -> ChallengeText {
     let host = match &presented.name {
         Identifier::Ip(std::net::IpAddr::V6(address)) => format!("[{address}]"),
@@ -576,7 +599,7 @@ impl Desk for EdgeDesk<'_> {
     fn report(&self, trouble: &Trouble, again: Timestamp) {
         self.duty.inputs.standing(&self.duty.key, |standing| {
             standing.failures = standing.failures.saturating_add(1);
-            standing.problem = Some(trouble.to_string());
+            standing.problem = Some(told(&trouble.to_string(), &trouble.hint()));
             standing.next = Some(again);
         });
     }
