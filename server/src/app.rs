@@ -1,7 +1,8 @@
 //! The composition root: every part is made here, given what it needs, and started by name.
 //!
 //! Order: listeners are bound (so that a port that is taken is said before anything is opened), the store is opened (a
-//! wrong key changes nothing, one that is out of reach is waited for: `waiting`), then trust, configuration, delivery,
+//! wrong key changes nothing, one that is out of reach is waited for: `waiting`) and holds the issuers that the
+//! configuration says, if it says any (`declared`), then trust, configuration, delivery,
 //! secrets, doors. Ending goes the other way: the doors close and drain, then the parts end, the writer of the store
 //! last.
 
@@ -9,6 +10,7 @@ mod accounts;
 mod adapters;
 mod board;
 mod checks;
+mod declared;
 mod drain;
 mod edges;
 mod hooks;
@@ -115,6 +117,7 @@ pub(crate) async fn run(
     let opened =
         waiting::open(config, &config_path, clock.clone(), listeners.probes.as_ref(), &shutdown).await?;
     let Some(Opened { config, store, writer }) = opened else { return Ok(()) };
+    declared::hold(&config, &config_path, &store).await?;
     // Ports and store are ours: only now may commands on this host be sent here.
     if let Err(error) = refresh_endpoint(&config) {
         tracing::warn!(error = format!("{error:#}"), "commands on this host may ask at an old address");

@@ -90,11 +90,7 @@ pub(crate) fn failed(error: &anyhow::Error) -> Failure {
                 output::note(&format!("credence: hint: {hint}"));
             }
         }
-        return Failure::new(
-            Exit::Usage,
-            format!("{} is refused", bad.path.display()),
-            "mend what is said above",
-        );
+        return Failure::new(Exit::Usage, format!("{} is refused", bad.path.display()), bad.advice.clone());
     }
     let hint = error.chain().find_map(hint_of).unwrap_or_default();
     let exit = if error.chain().any(|cause| cause.is::<Exists>()) { Exit::Conflict } else { Exit::Failed };

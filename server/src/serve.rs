@@ -29,6 +29,8 @@ pub struct BadConfig {
     pub path: PathBuf,
     /// All problems.
     pub problems: Vec<ConfigProblem>,
+    /// What to do about all of them.
+    pub advice: String,
 }
 
 /// Reads the configuration file with the environment over it.
@@ -39,8 +41,10 @@ pub fn load_config(path: &Path, dev: bool) -> anyhow::Result<Config> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let overlay = config::environment(std::env::vars());
     let base = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    config::parse(&path.display().to_string(), &text, &overlay, base, dev)
-        .map_err(|problems| BadConfig { path: path.to_owned(), problems }.into())
+    config::parse(&path.display().to_string(), &text, &overlay, base, dev).map_err(|problems| {
+        let advice = "mend what is said above".to_owned();
+        BadConfig { path: path.to_owned(), problems, advice }.into()
+    })
 }
 
 /// Runs the control plane until SIGTERM or SIGINT. With `accept_clock` the system's clock is right although records

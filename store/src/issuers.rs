@@ -7,13 +7,14 @@ use audit::Event;
 use certs::{Certificate, SecretBytes, Timestamp};
 use serde::{Deserialize, Serialize};
 use spiffe::{IssuerName, Tenant};
+use sqlx::Row;
 
 use crate::{
     Store, Topic,
     acme::ACME,
     kept::{Found, Shelf},
     keyring::Class,
-    writer::{Change, Fault, Tx},
+    writer::{Change, Fault, Refusal, Tx},
 };
 
 pub(crate) const VAULTS: Shelf = Shelf {
@@ -132,5 +133,30 @@ impl IssuerStore for Store {
 
     async fn remove_issuer(&self, name: &IssuerName, event: Event) -> Result<(), StoreError> {
         self.write(Remove(name.clone(), event)).await
+    }
+}
+
+impl Store {
+    /// The names of all records of issuers beside the built-in one, of whatever kind, whether they open or not.
+    ///
+    /// # Errors
+    /// When the store cannot read.
+    pub async fn issuer_names(&self) -> Result<Vec<String>, StoreError> {
+        let unavailable = |error: sqlx::Error| StoreError::unavailable(error.to_string());
+        let mut names = Vec::new();
+        for shelf in [VAULTS, ACME] {
+            let rows =
+                sqlx::query("SELECT id FROM sealed WHERE tenant = ? AND class = ? AND kind = ? ORDER BY id")
+                    .bind(tenant())
+                    .bind(shelf.class.word())
+                    .bind(shelf.kind)
+                    .fetch_all(&mut *self.read().await.map_err(unavailable)?)
+                    .await
+                    .map_err(unavailable)?;
+            for row in &rows {
+                names.push(row.try_get("id").map_err(unavailable)?);
+            }
+        }
+        Ok(names)
     }
 }

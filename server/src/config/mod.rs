@@ -3,6 +3,7 @@
 
 mod edges;
 mod hooks;
+pub(crate) mod issuers;
 mod read;
 mod slots;
 
@@ -14,6 +15,7 @@ use thiserror::Error;
 use vault::{Addresses, Mount, Name};
 
 pub use self::hooks::{HookConfig, HookTarget};
+pub use self::issuers::{AnchorConfig, IssuerConfig, IssuerKind, Place};
 pub use self::read::{environment, parse};
 pub use crate::hooks::Topic;
 
@@ -249,6 +251,8 @@ pub struct Config {
     pub token_ttl: Duration,
     /// How long revocation lists live that proxies check against. Default: none, there are no lists.
     pub revocation_lists: Option<Duration>,
+    /// The issuers that the store must hold beside the built-in one. Default: none is said, and nothing is compared.
+    pub issuers: Option<Vec<IssuerConfig>>,
     /// For listeners that do not say. Default strict.
     pub default_mtls: DefaultMtls,
     /// The greatest age of connections between proxies.
@@ -304,9 +308,10 @@ impl Config {
              enrolment:\n  address: \"{enrolment_address}\"\n  port: {enrolment_port}\n\n\
              storage:\n  type: sqlite\n  path: {data}{anchor}\n\n\
              secrets:\n{kek}{slots}  admin_dir: {admin}\n\n\
-             {defaults}{lifetimes}{edges}{hooks}observability:\n  metrics:\n    {probes}\n  logging:\n    level: \"{level}\"\n",
+             {defaults}{lifetimes}{issuers}{edges}{hooks}observability:\n  metrics:\n    {probes}\n  logging:\n    level: \"{level}\"\n",
             defaults = self.defaults_to_yaml(),
             lifetimes = self.lifetimes.to_yaml(self.revocation_lists),
+            issuers = self.issuers_to_yaml(),
             edges = self.edges_to_yaml(),
             hooks = self.hooks_to_yaml(),
             domain = self.trust_domain,

@@ -243,7 +243,7 @@ impl Reader<'_> {
         let (data_dir, anchor_file) = self.storage(&mut top);
         let (kek, slots, admin_dir) = self.secrets(&mut top);
         let (lifetimes, revocation_lists) = self.ca(&mut top);
-        self.issuers(&mut top);
+        let issuers = self.issuers(&mut top, lifetimes.issuing);
         let (default_mtls, max_connection) = self.defaults(&mut top);
         let dns_commands = self.edges(&mut top);
         let hooks = self.hooks(&mut top);
@@ -263,6 +263,7 @@ impl Reader<'_> {
             admin_dir,
             lifetimes,
             revocation_lists,
+            issuers,
             token_ttl,
             default_mtls,
             max_connection,
@@ -500,40 +501,6 @@ impl Reader<'_> {
                 );
                 self.refuse(&node, key, message, Some(hint));
             }
-        }
-    }
-
-    fn issuers(&mut self, top: &mut Section<'_>) {
-        let Some(node) = top.take("issuers") else { return };
-        let Content::List(items) = &node.content else {
-            self.refuse(node, "issuers", format!("expected a list, found {}", kind(node)), None);
-            return;
-        };
-        for (index, item) in items.iter().enumerate() {
-            let mut issuer = self.section(Some(item), &format!("issuers[{index}]"));
-            let _ = issuer.take("name");
-            let path = issuer.path_of("type");
-            match issuer.take("type") {
-                Some(node) => match self.text(node, &path).as_deref() {
-                    Some("builtin") | None => {}
-                    Some(kind @ ("vault" | "acme")) => self.refuse(
-                        node,
-                        &path,
-                        format!("issuer type {kind} is known, not in this version"),
-                        Some("write builtin, or leave issuers out".to_owned()),
-                    ),
-                    Some(kind) => self.refuse(
-                        node,
-                        &path,
-                        format!("unknown issuer type {kind:?}"),
-                        Some("write builtin".to_owned()),
-                    ),
-                },
-                None => {
-                    self.refuse(item, &path, "an issuer has a type", Some("write type: builtin".to_owned()))
-                }
-            }
-            self.close(issuer);
         }
     }
 

@@ -152,7 +152,7 @@ impl Reader<'_> {
         })
     }
 
-    fn addresses(&mut self, section: &mut Section<'_>, node: &Node) -> Option<Addresses> {
+    pub(super) fn addresses(&mut self, section: &mut Section<'_>, node: &Node) -> Option<Addresses> {
         let path = section.path_of("addresses");
         let hint = || Some("write addresses: [\"https://vault.example:8200\"]".to_owned());
         let Some(list) = section.take("addresses") else {
@@ -239,7 +239,7 @@ impl Reader<'_> {
     }
 
     /// A text that must be there, with the place where it stands.
-    fn needed<'t>(
+    pub(super) fn needed<'t>(
         &mut self,
         section: &mut Section<'t>,
         node: &Node,
@@ -255,7 +255,7 @@ impl Reader<'_> {
     }
 
     /// A name of Vault's that may be left out.
-    fn named<T>(
+    pub(super) fn named<T>(
         &mut self,
         section: &mut Section<'_>,
         key: &'static str,
@@ -267,7 +267,12 @@ impl Reader<'_> {
         self.parsed(node, &path, parse(&text))
     }
 
-    fn parsed<T>(&mut self, node: &Node, path: &str, parsed: Result<T, impl std::fmt::Display>) -> Option<T> {
+    pub(super) fn parsed<T>(
+        &mut self,
+        node: &Node,
+        path: &str,
+        parsed: Result<T, impl std::fmt::Display>,
+    ) -> Option<T> {
         parsed.map_err(|error| self.refuse(node, path, error.to_string(), None)).ok()
     }
 }

@@ -87,6 +87,7 @@ async fn no_credential_is_sent_where_a_meddler_wants_it() {
     let all = world.store.issuers().await.unwrap();
     let names: Vec<_> = all.iter().map(|one| one.issuer.name.as_str()).collect();
     assert_eq!(names, ["a"]);
+    assert_eq!(world.store.issuer_names().await.unwrap(), ["a", "b"], "whoever compares knows of both");
     assert_eq!(world.store.findings().borrow().len(), 1, "and it is said");
 }
 

@@ -350,6 +350,20 @@ async fn a_server_waits_for_a_vault_that_is_away_at_its_start_and_opens_by_itsel
     stage.world.workload(&node, "default").await;
     stage.world.terminate().await;
 
+    // Issuers that the store does not hold are not overlooked because it was opened late.
+    let path = stage.world.sandbox().path("credence.yaml");
+    let plain = fs::read_to_string(&path).unwrap();
+    let acme = "{directory: \"https://acme.example/d\", ca_file: /ca.pem}";
+    fs::write(&path, format!("{plain}\nissuers: [{{name: le, acme: {acme}}}]\n")).unwrap();
+    stage.vault.seal().await;
+    stage.world.launch(&[]);
+    stage.waits("sealed").await;
+    stage.vault.unseal().await;
+    let ended = within(LONG, "it ends", async || stage.world.sandbox_mut().ended().ok_or(())).await;
+    assert!(ended.contains("exit status: 2") && ended.contains("issuer le is not in the store"), "{ended}");
+    assert!(ended.contains("credence issuer add acme le --directory https://acme.example/d"), "{ended}");
+    fs::write(&path, plain).unwrap();
+
     // Nobody there: it ends when it is told to, and opens by the recovery slot once that is named.
     stage.vault.kill(0).await;
     stage.world.launch(&[]);
