@@ -338,6 +338,7 @@ impl Keeper {
         let asked = trouble.retry_after().map(|after| after.from_now(self.clock.now()));
         let failure = match &trouble {
             Trouble::InvalidToken { .. } => Failure::InvalidToken,
+            Trouble::NotVouched { .. } => Failure::NotVouched,
             Trouble::Refused { .. } | Trouble::Forbidden { .. } | Trouble::NotFound { .. } => {
                 Failure::Refused
             }
@@ -390,7 +391,11 @@ impl Keeper {
         // Kept before it is known to be good: it is, if Vault may not say.
         self.pending.clone_from(&given);
         let answer =
-            self.client.0.transport.send(&self.credentials.enter(jwt.as_ref()), given.as_deref()).await?;
+            self.client.0.transport.send(&self.credentials.enter(jwt.as_ref()), given.as_deref()).await;
+        let answer = answer.map_err(|trouble| match (trouble, &self.credentials) {
+            (Trouble::Forbidden { said }, Credentials::Kubernetes { .. }) => Trouble::NotVouched { said },
+            (trouble, _) => trouble,
+        })?;
         if given.is_some() {
             return read_lookup(&answer);
         }

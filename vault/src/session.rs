@@ -27,6 +27,8 @@ pub const MAX_PAUSE: Duration = Duration::from_secs(30);
 pub const MIN_REFUSED_PAUSE: Duration = Duration::from_secs(30);
 /// The longest pause after Vault has refused the credentials.
 pub const MAX_REFUSED_PAUSE: Duration = Duration::from_secs(15 * 60);
+/// The same while nobody vouches for them: that may be an outage of whom Vault asks, and nobody is locked out for it.
+const MAX_VOUCHED_PAUSE: Duration = Duration::from_secs(60);
 
 /// A random part of one, drawn by the shell: spreads what would otherwise happen at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +82,8 @@ pub enum Failure {
     InvalidToken,
     /// Vault forbids it, or refuses the credentials.
     Refused,
+    /// Whom Vault asks about the credentials does not vouch for them, or cannot be asked.
+    NotVouched,
 }
 
 /// What happens.
@@ -187,6 +191,9 @@ pub enum NotLoggedIn {
     /// Vault refuses the credentials; it is tried again.
     #[error("Vault refuses the credentials")]
     CredentialsRefused,
+    /// Kubernetes does not vouch for the token, or Vault cannot ask it; it is tried again.
+    #[error("Kubernetes does not vouch for the token, or Vault cannot ask it")]
+    NotVouched,
     /// The wrapping token is spent: whoever opened it has the secret id.
     #[error("the wrapped secret id was opened before, or has ended")]
     WrappedSpent,
@@ -205,6 +212,10 @@ impl NotLoggedIn {
         match self {
             Self::NotYet => "wait, or look at what the last try says",
             Self::CredentialsRefused => "give other credentials, or correct the login's role in Vault",
+            Self::NotVouched => {
+                "nothing while its API server is away; else look whether Vault's reviewer may review tokens, whether the \
+                 role binds this service account and audience, and whether the token's file is kept fresh"
+            }
             Self::WrappedSpent => {
                 "if it was not you who opened it, destroy that secret id in Vault; then give a new one"
             }
@@ -474,9 +485,15 @@ impl Session {
                 }
                 self.halt(NotLoggedIn::TokenRevoked, actions);
             }
-            Event::EnterFailed { jitter, .. } => {
-                self.say(NotLoggedIn::CredentialsRefused, actions);
-                let pause = self.pause(MIN_REFUSED_PAUSE, MAX_REFUSED_PAUSE, jitter);
+            Event::EnterFailed { failure, jitter } => {
+                let (reason, longest) = match failure {
+                    Failure::NotVouched => (NotLoggedIn::NotVouched, MAX_VOUCHED_PAUSE),
+                    Failure::Refused | Failure::InvalidToken | Failure::Transient(_) => {
+                        (NotLoggedIn::CredentialsRefused, MAX_REFUSED_PAUSE)
+                    }
+                };
+                self.say(reason, actions);
+                let pause = self.pause(MIN_REFUSED_PAUSE, longest, jitter);
                 self.work = Work::Idle { next: Some(now + pause) };
             }
             _ => {}
@@ -539,7 +556,7 @@ impl Session {
                 self.later(now, pause, jitter);
             }
             Event::RenewFailed { failure: Failure::InvalidToken, jitter } => self.lose(now, jitter, actions),
-            Event::RenewFailed { failure: Failure::Refused, jitter } => {
+            Event::RenewFailed { failure: Failure::Refused | Failure::NotVouched, jitter } => {
                 if let Some(lease) = &mut self.lease {
                     lease.is_renewable = false;
                 }

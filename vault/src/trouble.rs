@@ -160,6 +160,12 @@ pub enum Trouble {
         /// What it said.
         said: Said,
     },
+    /// 403 to a login by Kubernetes: it does not vouch for the token, or Vault could not ask it. Vault says both alike.
+    #[error("Kubernetes does not vouch for the token, or Vault cannot ask it: {said}")]
+    NotVouched {
+        /// What it said.
+        said: Said,
+    },
     /// There is no token at the moment; nothing was sent.
     #[error("not logged in to Vault: {0}")]
     NotLoggedIn(NotLoggedIn),
@@ -244,7 +250,9 @@ impl Trouble {
             | Self::Election { .. }
             | Self::Unavailable { .. }
             | Self::NotYet { .. } => Remedy::AnotherNode,
-            Self::Busy { .. } | Self::NotLoggedIn(NotLoggedIn::NotYet) => Remedy::Later,
+            Self::Busy { .. }
+            | Self::NotVouched { .. }
+            | Self::NotLoggedIn(NotLoggedIn::NotYet | NotLoggedIn::NotVouched) => Remedy::Later,
             Self::File { .. }
             | Self::Forbidden { .. }
             | Self::NotLoggedIn(_)
@@ -300,6 +308,7 @@ impl Trouble {
             Self::Unavailable { .. } => "unavailable",
             Self::InvalidToken { .. } => "invalid-token",
             Self::Forbidden { .. } => "forbidden",
+            Self::NotVouched { .. } => "not-vouched",
             Self::NotLoggedIn(_) => "not-logged-in",
             Self::OverGranted(_) => "over-granted",
             Self::Refused { .. } => "refused",
@@ -344,6 +353,7 @@ impl Trouble {
                 "nothing where Credence logs in by itself; a token that was given must be replaced"
             }
             Self::Forbidden { .. } => "compare the policy of the token with the one that Credence prints",
+            Self::NotVouched { .. } => NotLoggedIn::NotVouched.hint(),
             Self::NotLoggedIn(reason) => return reason.hint().to_owned(),
             Self::OverGranted(_) => "give the token the printed policy and no other, beside `default`",
             Self::Refused { .. } => {

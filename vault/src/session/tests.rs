@@ -281,7 +281,9 @@ fn holds_its_invariants_on_random_walks() {
                     Action::Alarm(reason) => {
                         let is_by_hearsay = reason == NotLoggedIn::TokenRevoked && !is_failure;
                         assert!(!is_by_hearsay, "seed {seed}: {event:?} ends a token that was not looked up");
-                        halted = reason != NotLoggedIn::CredentialsRefused;
+                        let is_tried =
+                            matches!(reason, NotLoggedIn::CredentialsRefused | NotLoggedIn::NotVouched);
+                        halted = !is_tried;
                     }
                     Action::Forget => {
                         let is_kept = is_failure && untried && !is_over;
@@ -305,9 +307,10 @@ fn random_event(random: &mut StdRng, means: [Means; 3], now: Timestamp, generati
     let uses = random.random_bool(0.1).then(|| random.random_range(1..9));
     let grant = Grant { ttl, is_renewable: random.random_bool(0.7), uses };
     let asked = random.random_bool(0.2).then(|| Duration::from_secs(random.random_range(0..2000)));
-    let failure = match random.random_range(0..4) {
+    let failure = match random.random_range(0..5) {
         0 => Failure::InvalidToken,
         1 => Failure::Refused,
+        2 => Failure::NotVouched,
         _ => Failure::Transient(asked),
     };
     match random.random_range(0..12) {
@@ -326,6 +329,23 @@ fn random_event(random: &mut StdRng, means: [Means; 3], now: Timestamp, generati
         _ if random.random_bool(0.5) => Event::CredentialsChanged(means[random.random_range(0..3)]),
         _ => Event::Tick,
     }
+}
+
+#[test]
+fn who_cannot_be_vouched_for_alarms_once_and_is_back_within_a_minute_of_an_outage() {
+    let mut it = Table::new(Means::LogsIn);
+    it.check(0, Event::Tick, &[Action::Enter], None);
+    it.check(0, enter_failed(Failure::NotVouched), &[Action::Alarm(NotLoggedIn::NotVouched)], Some(30));
+    let mut now = 30;
+    for _ in 0..20 {
+        it.check(now, Event::Tick, &[Action::Enter], None);
+        it.check(now, enter_failed(Failure::NotVouched), &[], Some(now + 60));
+        now += 60;
+    }
+    // Whatever else is refused then is said as what it is.
+    it.check(now, Event::Tick, &[Action::Enter], None);
+    let alarm = [Action::Alarm(NotLoggedIn::CredentialsRefused)];
+    it.check(now, enter_failed(Failure::Refused), &alarm, Some(now + 900));
 }
 
 /// However often Vault takes the credentials and then does not know the token: two logins a minute, at most.
