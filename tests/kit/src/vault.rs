@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use certs::{Clock, Timestamp, certificates_to_pem};
+use certs::{Clock, SpkiHash, Timestamp, certificates_to_pem};
 use fixtures::{Blueprint, Credential, TestAuthority, TestKey, TestKeyKind, dns};
 use http::{Method, Request, header};
 use http_body_util::Full;
@@ -102,7 +102,9 @@ impl Vault {
     async fn add(&mut self, index: usize) {
         let ports = free_ports(2).unwrap_or_else(|error| panic!("no ports: {error}"));
         let folder = self.folder.path().join(format!("node{index}"));
-        fs::create_dir_all(folder.join("data")).unwrap_or_else(|error| panic!("no folder: {error}"));
+        for below in ["data", "plugins"] {
+            fs::create_dir_all(folder.join(below)).unwrap_or_else(|error| panic!("no folder: {error}"));
+        }
         let served = self.certificate();
         write(&folder.join("tls.pem"), &served.chain_pem());
         write(&folder.join("tls.key"), &served.key().pkcs8_pem());
@@ -116,6 +118,7 @@ impl Vault {
             } },
             "api_addr": format!("https://{}", ports[0]),
             "cluster_addr": format!("https://{}", ports[1]),
+            "plugin_directory": folder.join("plugins"),
             "disable_mlock": true,
             "log_level": "info",
         });
@@ -388,6 +391,24 @@ impl Vault {
         }
         let made = self.call(Method::POST, "auth/token/create", &wanted).await;
         made["auth"]["client_token"].as_str().unwrap_or_else(|| panic!("{made}")).to_owned()
+    }
+
+    /// A login that a program of its own looks after, mounted by the program's short name.
+    ///
+    /// # Panics
+    /// When the program cannot be read.
+    pub async fn auth_plugin(&self, name: &str, program: &Path) {
+        let file = program.file_name().unwrap_or_else(|| panic!("{}: no name", program.display()));
+        for node in &self.nodes {
+            // Vault runs nothing that lies, or leads, outside of its folder.
+            fs::copy(program, node.folder.join("plugins").join(file))
+                .unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+        }
+        let program = fs::read(program).unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+        let sha256 = SpkiHash::of(&program).to_string();
+        let entry = json!({ "sha256": sha256, "command": file.to_string_lossy() });
+        self.write(&format!("sys/plugins/catalog/auth/{name}"), entry).await;
+        self.write(&format!("sys/auth/{name}"), json!({ "type": name })).await;
     }
 
     /// An identity by the authority that vouches for this Vault: for a server that stands before it.

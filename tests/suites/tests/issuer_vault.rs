@@ -8,7 +8,8 @@ use std::time::Duration;
 use certs::{Clock, certificates_to_pem};
 use fixtures::TestAuthority;
 use kit::{
-    Config, Load, LoadPlan, Pair, SystemClock, TestWorld, Vault, VaultPki, WorldOptions, envoy, within,
+    Config, Kubernetes, Load, LoadPlan, Pair, SystemClock, TestWorld, Vault, VaultPki, WorldOptions, envoy,
+    within,
 };
 use serde_json::{Value, json};
 
@@ -253,5 +254,43 @@ async fn what_cannot_work_is_refused_with_what_to_change_on_which_side_and_nothi
     assert_eq!(code, 0, "what was unwrapped before is kept: {out} {words}");
     let (code, out, words) = world.run(&["issuer", "remove", "corp", "--yes"]).await;
     assert_eq!(code, 0, "{out} {words}");
+    world.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vault_that_asks_a_real_kubernetes_who_we_are_signs_and_a_token_that_ends_costs_nothing() {
+    let Some(mut cluster) = Kubernetes::start().await else { return };
+    let world = TestWorld::boot("issuer-vault-kubernetes", WorldOptions::default()).await;
+    let Some(corp) = Corp::new(&world).await else { return };
+    cluster.vouch_to(&corp.vault, "credence").await;
+    let file = world.sandbox().path("service-account");
+    let add = async || {
+        let mut words = corp.add(&[("--login", "kubernetes"), ("--role-id", ""), ("--credential-file", "")]);
+        let more =
+            ["--login-role", "credence", "--token-path", &file.display().to_string()].map(str::to_owned);
+        words.extend(more);
+        run(&world, &words).await
+    };
+    // A token that is for somebody else, and then the right one.
+    std::fs::write(&file, cluster.token("credence", Some("other")).await).unwrap();
+    let (code, out, words) = add().await;
+    assert!(code == 1 && words.contains("Kubernetes does not vouch for the token"), "{code} {out} {words}");
+    std::fs::write(&file, cluster.token("credence", Some("vault")).await).unwrap();
+    let (code, out, words) = add().await;
+    assert!(code == 0 && out.contains("✓ throwaway"), "{code} {out} {words}");
+
+    // Every token of it is revoked: the next authority is signed all the same.
+    corp.vault.write("sys/leases/revoke-prefix/auth/kubernetes", json!({ "sync": true })).await;
+    let migrated = world.command(&["issuer", "migrate", "--to", "corp", "--automatic", "--yes"]).await;
+    assert_eq!(migrated["installed"]["is_new_root"], true, "{migrated:#}");
+    assert_eq!(issuer(&world, "corp").await["problem"], Value::Null);
+
+    // The reviewer is away, and comes back.
+    cluster.kill().await;
+    let (code, out, words) = world.run(&["issuer", "test", "corp"]).await;
+    assert!(code == 1 && out.contains("or Vault cannot ask it"), "{code} {out} {words}");
+    cluster.restart().await;
+    let (code, out, words) = world.run(&["issuer", "test", "corp"]).await;
+    assert!(code == 0 && !out.contains('✗'), "{code} {out} {words}");
     world.finish().await;
 }

@@ -17,7 +17,7 @@ use certs::{Certificate, Chain, Clock, Csr, KeyKind, SecretBytes, SecretKey, cer
 use fixtures::{Blueprint, CsrBlueprint, TestAuthority, TestKey, TestKeyKind, dns, uri};
 use http::{Method, Response};
 use http_body_util::Full;
-use kit::{Identity, Recorder, SystemClock, Vault, VaultPki, eventually, https, within};
+use kit::{Identity, Kubernetes, Recorder, SystemClock, Vault, VaultPki, eventually, https, within};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -36,6 +36,8 @@ use zeroize::Zeroizing;
 const TD: &str = "td";
 const URI: &str = "spiffe://td/web";
 const HOUR: Duration = Duration::from_secs(3600);
+/// Between two logins there is half a minute, and up to one while nobody vouches for us.
+const MINUTES: Duration = Duration::from_secs(120);
 
 fn name(text: &str) -> Name {
     Name::parse(text).unwrap()
@@ -536,6 +538,49 @@ async fn a_jwt_logs_in_from_a_file_that_is_read_again() {
     let credentials = Credentials::Jwt { mount: mount("jwt"), role: Some(name("credence")), file };
     session.client.replace(credentials).await;
     eventually("it is back", async || pki.sign(&session).await).await;
+}
+
+#[tokio::test]
+async fn a_service_account_logs_in_by_a_real_kubernetes_and_its_token_is_read_again() {
+    let Some(mut cluster) = Kubernetes::start().await else { return };
+    let Some(vault) = Vault::start().await else { return };
+    let pki = Pki::make(&vault).await;
+    cluster.vouch_to(&vault, "credence").await;
+    let file = vault.folder().join("service-account");
+    fs::write(&file, cluster.token("credence", Some("vault")).await).unwrap();
+    let credentials =
+        Credentials::Kubernetes { mount: mount("kubernetes"), role: name("credence"), file: file.clone() };
+    let session = Session::open(settings(&vault), credentials, pki.narrow());
+    pki.sign(&session).await.unwrap();
+    assert_eq!(session.logged_in().await, 1);
+
+    // Every token of the method is revoked: the next call succeeds, after a login with what kubelet wrote last. The
+    // account of the token before is gone.
+    let revoke = async || {
+        vault.write("sys/leases/revoke-prefix/auth/kubernetes", json!({ "sync": true })).await;
+    };
+    cluster.remove_service_account("credence").await;
+    cluster.service_account("credence").await;
+    fs::write(&file, cluster.token("credence", Some("vault")).await).unwrap();
+    revoke().await;
+    pki.sign(&session).await.unwrap();
+    assert_eq!(session.logged_in().await, 2);
+
+    // Vault cannot ask: the token in use is as good as before, and what needs a login waits until it can.
+    cluster.kill().await;
+    pki.sign(&session).await.unwrap();
+    revoke().await;
+    within(MINUTES, "it is said that nobody vouches", async || match pki.sign(&session).await {
+        Err(Trouble::NotLoggedIn(NotLoggedIn::NotVouched)) => Ok(()),
+        other => Err(other),
+    })
+    .await;
+    let status = session.client.status().borrow().clone();
+    assert!(matches!(status.trouble, Some(Trouble::NotVouched { .. })), "{status:?}");
+    cluster.restart().await;
+    within(MINUTES, "it is back by itself", async || pki.sign(&session).await).await;
+    let status = session.client.status().borrow().clone();
+    assert_eq!((status.generation, status.reason), (3, None));
 }
 
 #[tokio::test]
