@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use audit::Actor;
 use ca::{Deps, Handle, Manager, testing::FakeDependents};
-use certs::ManualClock;
+use certs::{Clock, ManualClock};
 use store::{Cost, InitOptions, KekSource, NewSlot, OpenOptions, Store, initialise};
 use tempfile::TempDir;
 use tokio::{runtime, task::JoinSet};
@@ -16,6 +16,7 @@ use crate::authority::{Deaf, now, policy};
 pub(crate) struct Durable {
     pub(crate) store: Store,
     pub(crate) handle: Handle,
+    pub(crate) deps: Deps,
     issuing: JoinSet<()>,
     writing: JoinSet<Result<(), store::WriterError>>,
     ends: [CancellationToken; 2],
@@ -24,15 +25,19 @@ pub(crate) struct Durable {
 }
 
 impl Durable {
-    /// Makes a store in a folder of its own.
+    /// Makes a store in a folder of its own. Time stands still.
     pub(crate) async fn open() -> anyhow::Result<Self> {
+        Self::open_by(Arc::new(ManualClock::new(now()))).await
+    }
+
+    /// The same by another clock.
+    pub(crate) async fn open_by(clock: Arc<dyn Clock>) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir_in(".").context("cannot make a folder here")?;
         let (directory, key) = (folder.path().join("data"), folder.path().join("credence.kek"));
         let slot =
             NewSlot { name: "primary".into(), source: KekSource::File(key.clone()), cost: Cost::default() };
-        let (created, dev) = (now(), false);
+        let (created, dev) = (clock.now(), false);
         initialise(InitOptions { directory: directory.clone(), slots: vec![slot], created, dev }).await?;
-        let clock = Arc::new(ManualClock::new(now()));
         let keys = vec![KekSource::File(key).into()];
         let options = OpenOptions { directory, keys, anchor: None, clock: clock.clone(), dev };
         let (store, writer) = store::open(options).await?;
@@ -50,11 +55,11 @@ impl Durable {
             epoch: store.epoch(),
         };
         Manager::initialise(&deps, Actor::Host).await?;
-        let manager = Manager::open(deps).await?;
+        let manager = Manager::open(deps.clone()).await?;
         let handle = manager.handle();
         let mut issuing = JoinSet::new();
         issuing.spawn(manager.run(Arc::new(FakeDependents::default()), ends[0].clone()));
-        Ok(Self { store, handle, issuing, writing, ends, _folder: folder })
+        Ok(Self { store, handle, deps, issuing, writing, ends, _folder: folder })
     }
 
     /// Ends everything, the writer last.

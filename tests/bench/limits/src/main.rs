@@ -5,10 +5,14 @@
 //! the time of day. `docs/reference/performance.md` says what each number means, and what was found.
 
 mod authority;
+mod bare;
+mod beside;
 mod bound;
 mod clock;
 mod durable;
+mod outside;
 mod p1;
+mod p12;
 mod p13;
 mod p2;
 mod p3;
@@ -16,6 +20,7 @@ mod renewals;
 mod report;
 mod served;
 mod steps;
+mod stub;
 mod window;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -38,8 +43,13 @@ enum Benchmark {
     P2(Options),
     /// Every leaf of 1000 proxies is replaced at once by a running control plane.
     P3(Options),
+    /// Leaves that a Vault signs, beside bare calls of it; and what a slow one, or none, costs the streams beside it.
+    P12(Options),
     /// Encryption at rest: writing and loading imported secrets.
     P13(Options),
+    /// What stands for a Vault in p12.
+    #[command(hide = true)]
+    Stub(stub::Options),
 }
 
 #[derive(Debug, Args)]
@@ -63,7 +73,9 @@ fn main() -> anyhow::Result<()> {
         Benchmark::P1(options) => (options, p1::run),
         Benchmark::P2(options) => (options, p2::run),
         Benchmark::P3(options) => (options, p3::run),
+        Benchmark::P12(options) => (options, p12::run),
         Benchmark::P13(options) => (options, p13::run),
+        Benchmark::Stub(options) => return stub::serve(&options),
     };
     show(&run(options.rounds.max(1))?, options.output)
 }

@@ -86,7 +86,7 @@ pub(crate) fn leaf_from(authority: &str) -> Until {
     Until::LeafFrom { secret: SECRET.into(), authority: authority.into() }
 }
 
-async fn active(rest: &Rest) -> anyhow::Result<String> {
+pub(crate) async fn active(rest: &Rest) -> anyhow::Result<String> {
     let listed = rest.get("/api/v1/authorities").await;
     let items = listed["items"].as_array().context("a list of authorities")?;
     let signs = items.iter().find(|one| one["place"] == "intermediate" && one["state"] == "active");

@@ -26,14 +26,7 @@ impl Served {
 
     /// The processor time that the process has used so far, in all its threads, those that have ended included.
     pub(crate) fn used(&self) -> anyhow::Result<Duration> {
-        let process = self.world.sandbox().control_plane().context("the control plane does not run")?;
-        let text = fs::read_to_string(format!("/proc/{process}/stat")).context("no /proc")?;
-        // Behind the name, which may hold anything, stand the 3rd field and all that follow; user and system time are
-        // the 14th and the 15th.
-        let (_, fields) = text.rsplit_once(") ").context("a line of /proc without a name")?;
-        let ticks: Vec<u32> = fields.split(' ').skip(11).take(2).filter_map(|one| one.parse().ok()).collect();
-        ensure!(ticks.len() == 2, "a line of /proc without times");
-        Ok(TICK * ticks.iter().sum())
+        used_by(self.world.sandbox().control_plane().context("the control plane does not run")?)
     }
 
     /// The same in nanoseconds, for each thread that is alive: for moments that are shorter than many hundredths.
@@ -55,6 +48,17 @@ impl Served {
     pub(crate) async fn metric(&self, name: &str) -> f64 {
         self.world.metric(name).await
     }
+}
+
+/// The processor time that a process has used so far, in all its threads, those that have ended included.
+pub(crate) fn used_by(process: u32) -> anyhow::Result<Duration> {
+    let text = fs::read_to_string(format!("/proc/{process}/stat")).context("no /proc")?;
+    // Behind the name, which may hold anything, stand the 3rd field and all that follow; user and system time are the
+    // 14th and the 15th.
+    let (_, fields) = text.rsplit_once(") ").context("a line of /proc without a name")?;
+    let ticks: Vec<u32> = fields.split(' ').skip(11).take(2).filter_map(|one| one.parse().ok()).collect();
+    ensure!(ticks.len() == 2, "a line of /proc without times");
+    Ok(TICK * ticks.iter().sum())
 }
 
 /// The processor time of each thread.
