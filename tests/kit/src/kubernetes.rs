@@ -19,7 +19,11 @@ use server::{clock::SystemClock, sandbox::free_ports};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
-use crate::{Vault, https, not_run, thorough::variable, within, workspace};
+use crate::{
+    Vault, https,
+    thorough::{left_out, variable},
+    within, workspace,
+};
 
 /// How long it has to start, on a machine that is shared.
 const START: Duration = Duration::from_secs(90);
@@ -40,15 +44,15 @@ pub struct Kubernetes {
     _etcd: Child,
 }
 
-/// The program in `CREDENCE_PEERS` or `target/peers`. Says so loudly when there is none; with `CREDENCE_REQUIRE_ENVOY`
-/// set, as in CI, that is a failure.
+/// The program in `CREDENCE_PEERS` or `target/peers`. Says so loudly when there is none; where everything is to run in
+/// full, that is a failure.
 fn peer(name: &str) -> Option<PathBuf> {
     let folder = variable("CREDENCE_PEERS").map_or_else(|| workspace().join("target/peers"), PathBuf::from);
     let path = folder.join(name);
     if let Ok(path) = path.canonicalize() {
         return Some(path);
     }
-    not_run(&format!("{name} missing at {} (tests/run builds it)", path.display()));
+    left_out(&format!("{name} missing at {} (tests/run --full builds it)", path.display()));
     None
 }
 
