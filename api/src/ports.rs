@@ -12,7 +12,8 @@ use certs::{Timestamp, format_duration};
 use sds::ImportedSecret;
 use serde::{Deserialize, Serialize};
 use spiffe::{
-    Binding, BlockList, Namespace, NodeId, RecoveryRefusal, SecretName, SpiffeId, Tenant, TrustDomain,
+    Binding, BlockList, IssuerName, Namespace, NodeId, RecoveryRefusal, SecretName, SpiffeId, Tenant,
+    TrustDomain,
 };
 use thiserror::Error;
 use uuid::Uuid;
@@ -23,7 +24,7 @@ pub use self::edges::{
     MAX_EDGE_SECRET, MAX_EDGE_TEXT, MAX_EDGES,
 };
 pub use self::issuers::{
-    Issuer, IssuerStore, KeptIssuer, MAX_EARLIER, MAX_ISSUERS, VaultLogin, VaultSettings,
+    Earlier, Issuer, IssuerStore, KeptIssuer, MAX_EARLIER, MAX_ISSUERS, VaultLogin, VaultSettings,
 };
 pub use spiffe::attestation::StoredToken;
 
@@ -214,6 +215,14 @@ pub trait NodeStore: Send + Sync {
         binding: &Binding,
         token: &StoredToken,
         replace: bool,
+        event: Event,
+    ) -> Result<(), StoreError>;
+
+    /// Has an issuer sign the leaves of a node; `None` for whoever does by default. One that is not kept is refused.
+    async fn set_issuer(
+        &self,
+        node: &NodeId,
+        issuer: Option<&IssuerName>,
         event: Event,
     ) -> Result<(), StoreError>;
 

@@ -3,13 +3,15 @@
 
 mod acme;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use audit::Event;
 use ca::{
-    ByHand, Install, Installed, LeafIssuerStatus, ListsStatus, Revoke, RevokeRefusal, RotationStatus,
+    ByHand, Install, Installed, LeafIssuerStatus, LeavesStatus, ListsStatus, Revoke, RevokeRefusal,
+    RotationStatus,
     dependents::Laggard,
+    migration::MigrationWish,
     ports::{AuthorityRequest, LeafRequest},
     rotation::Wish,
 };
@@ -185,6 +187,9 @@ pub struct Draft {
     pub credential: SecretBytes,
     /// Whether that is a wrapping token, which is good for one time.
     pub is_wrapped: bool,
+    /// Authorities of that mount, by their ids, that it is asked for besides: its token may do with them what it may do
+    /// with the one that signs.
+    pub earlier: Vec<String>,
 }
 
 /// What trying an issuer led to.
@@ -224,8 +229,9 @@ pub trait Upstreams: Send + Sync {
     /// How one of them stands; the default before it was looked at.
     fn standing(&self, name: &IssuerName) -> IssuerStanding;
 
-    /// Every issuer whose root stands in the bundle of workloads, whether its record opens or not.
-    fn leaf_issuers(&self) -> Vec<LeafIssuerStatus>;
+    /// Who signs the leaves of workloads: every issuer a root of which stands in their bundle, whether its record opens
+    /// or not, and where leaves move.
+    fn leaves(&self) -> Arc<LeavesStatus>;
 
     /// Tries all that a renewal needs: reach, login, what we may do there, who signs, and a throwaway authority or
     /// leaf.
@@ -243,14 +249,11 @@ pub trait Upstreams: Send + Sync {
         reason: &str,
     ) -> Result<Installed, CallError>;
 
-    /// Has an issuer with a role sign the leaves of workloads as soon as every connected node has acknowledged its
-    /// root;
-    /// `None` has our own authorities sign them, at once.
+    /// Moves the leaves of workloads whose bindings name no issuer, or has them stay.
     ///
     /// # Errors
-    /// When there is none of that name, or proxies would refuse what it signs; nothing changed.
-    async fn delegate(&self, caller: &Caller, to: Option<&IssuerName>, reason: &str)
-    -> Result<(), CallError>;
+    /// When there is no issuer of that name, or proxies would refuse what it signs; nothing changed.
+    async fn turn(&self, caller: &Caller, wish: MigrationWish, reason: &str) -> Result<(), CallError>;
 
     /// What it was asked for without anybody knowing what became of it, as far as that could be valid; newest first.
     ///

@@ -13,7 +13,9 @@ use std::{
 use async_trait::async_trait;
 use audit::{AuditError, AuditFilter, AuditLog, AuditRow, Event, Head, Refusals};
 use certs::Timestamp;
-use spiffe::{Binding, Block, BlockList, Eviction, Namespace, NodeId, SpiffeId, Tenant, TrustDomain};
+use spiffe::{
+    Binding, Block, BlockList, Eviction, IssuerName, Namespace, NodeId, SpiffeId, Tenant, TrustDomain,
+};
 use uuid::Uuid;
 
 mod secrets;
@@ -288,6 +290,19 @@ impl NodeStore for MemoryStore {
             state.revoke_unspent(&binding.node, at);
             state.bindings.insert(binding.node.clone(), binding.clone());
             state.tokens.insert(token.id.clone(), token.clone());
+            Ok(())
+        })
+    }
+
+    async fn set_issuer(
+        &self,
+        node: &NodeId,
+        issuer: Option<&IssuerName>,
+        event: Event,
+    ) -> Result<(), StoreError> {
+        self.write(event, |state| {
+            let missing = || StoreError::NotFound { what: "node", name: node.to_string() };
+            state.bindings.get_mut(node).ok_or_else(missing)?.issuer = issuer.cloned();
             Ok(())
         })
     }

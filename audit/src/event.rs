@@ -63,6 +63,8 @@ pub enum Action {
     DocumentRollback,
     /// A node's binding was written, with a join token.
     ProxyEnroll,
+    /// What a node is entitled to was changed.
+    ProxyChange,
     /// A node's binding was removed.
     ProxyRemove,
     /// A node was told to fetch everything again.
@@ -169,6 +171,8 @@ pub enum Action {
     IssuerRemove,
     /// Somebody outside was asked to sign our next issuing authority.
     IssuerAsk,
+    /// An issuer signs leaves in the place of one that rests after failures, by an operator's leave; or no longer.
+    IssuerFallback,
     /// A certificate for public names was wanted: an edge was added.
     EdgeSet,
     /// An edge was removed, its key destroyed.

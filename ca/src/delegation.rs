@@ -1,28 +1,34 @@
-//! Who signs the leaves of workloads: the built-in authorities, or an issuer beside them.
+//! Which issuers beside the built-in one may sign leaves of workloads.
 //!
-//! A pure machine. The root of another issuer enters the bundle of workloads first, and nothing of it is delivered
-//! before every connected node has acknowledged that; it leaves when no unexpired leaf of it is left. The gate is the
-//! one of a root's rotation ([`behind_activation`](crate::dependents::behind_activation)), asked for by
-//! [`Action::Look`]. Going back to the built-in authorities waits for nobody: their root stands in every bundle all the
-//! time.
+//! A pure machine. A root of an issuer enters the bundle of workloads first, and nothing under it is delivered before
+//! every connected node has acknowledged that; it leaves when no unexpired leaf of it is left, or, where nothing is to
+//! depend on it any more, when nobody who is connected shows one. The gate is the one of a root's rotation
+//! ([`behind_activation`](crate::dependents::behind_activation)), asked for by [`Action::Look`]. The built-in
+//! authorities are no members: their root stands in every bundle all the time.
 //!
 //! ```text
-//!           wanted               nobody would refuse it         another is wanted          no leaf is left
-//! (absent) --------> Prepared ---------------------> Active ---------------------> Retired ---------------> (absent)
-//!                        |     another is wanted                                   |  ^
-//!                        '-------------------------------------------------------- | -'
-//!                        ^------------------------- wanted again ------------------'
+//!           wanted               nobody would refuse it         not wanted               no leaf is left
+//! (absent) --------> Prepared ---------------------> Active ---------------> Retired ---------------> (absent)
+//!                        |     not wanted                                    |  ^
+//!                        '-------------------------------------------------- | -'
+//!                        ^------------------------- wanted again ------------'
 //! ```
 //!
-//! Invariants, walked at random in the tests: at most one is prepared and at most one active; none becomes active but
-//! from prepared, after somebody looked; one with unexpired leaves stays.
+//! An issuer that is wanted with another root than before signs under that one when its gate has opened, and under the
+//! one before until then.
+//!
+//! Invariants, walked at random in the tests: of each issuer at most one root is active; none becomes active but from
+//! prepared, after somebody looked; one with unexpired leaves stays, unless it is left in a hurry.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use certs::Timestamp;
 use spiffe::IssuerName;
 
-use crate::ports::{AuthorityState, LeafIssuer, Leaves};
+use crate::ports::{AuthorityState, LeafIssuer, Leaves, Source};
 
 /// The longest wait between two tries.
 const MAX_RETRY: Duration = Duration::from_secs(15 * 60);
@@ -38,40 +44,55 @@ pub struct Settings {
     pub retry: Duration,
 }
 
+/// Who is to sign.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// All that anybody is to have leaves of; at most one generation of each issuer.
+    pub sources: BTreeSet<Source>,
+    /// Nothing is to depend on this one any more.
+    pub left: Option<IssuerName>,
+}
+
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// The process began, or time has passed.
     Tick,
-    /// An operator wants this issuer to sign the leaves of workloads; `None` for the built-in one.
-    Wanted(Option<IssuerName>),
+    /// These are to sign, and no others.
+    Wanted(Wanted),
     /// Operators want nothing replaced by itself until then, or no longer.
     Paused(Option<Timestamp>),
     /// [`Action::Look`]: nobody who is connected would refuse what it signs.
-    Clear(IssuerName),
+    Clear(Source),
     /// [`Action::Look`]: somebody would, or it is not known.
-    Behind(IssuerName),
+    Behind(Source),
+    /// [`Action::Seek`]: nobody who is connected shows a leaf of it.
+    Unseen(Source),
+    /// [`Action::Seek`]: somebody does, or it is not known.
+    Shown(Source),
     /// [`Action::Keep`] succeeded.
     Kept(Vec<LeafIssuer>),
     /// [`Action::Keep`] failed; nothing changed.
     KeepFailed,
     /// [`Action::Count`] was answered.
-    Counted(IssuerName, Leaves),
+    Counted(Source, Leaves),
     /// [`Action::Count`] failed.
-    CountFailed(IssuerName),
+    CountFailed(Source),
 }
 
 /// What to do. Each is answered by one event before the next is said.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     /// Look whether anybody who is connected would refuse what this one signs.
-    Look(IssuerName),
+    Look(Source),
+    /// Look whether anybody who is connected shows a leaf that this one signed.
+    Seek(Source),
     /// Keep these as all there are, and go by them.
     Keep(Vec<LeafIssuer>),
     /// Count the leaves of an issuer that had not expired at a point in time.
     Count {
-        /// Which issuer.
-        name: IssuerName,
+        /// Of which issuer.
+        source: Source,
         /// At which point.
         at: Timestamp,
     },
@@ -94,15 +115,16 @@ pub struct Delegation {
     settings: Settings,
     members: Vec<LeafIssuer>,
     doing: Doing,
-    /// What an operator wants, until it is kept.
-    wanted: Option<Option<IssuerName>>,
+    /// What is wanted, until it is kept.
+    wanted: Option<Wanted>,
     /// Nobody would refuse what this one signs.
-    cleared: Option<IssuerName>,
+    cleared: Option<Source>,
     /// Nothing depends on this one.
-    spent: Option<IssuerName>,
-    /// When a retired one is looked at next.
-    checks: BTreeMap<IssuerName, Timestamp>,
-    look: Timestamp,
+    spent: Option<Source>,
+    /// When a gate is looked at next, or who is to be left in a hurry.
+    looks: BTreeMap<Source, Timestamp>,
+    /// When leaves of a retired one are counted next.
+    checks: BTreeMap<Source, Timestamp>,
     failures: u32,
     paused_until: Option<Timestamp>,
 }
@@ -118,31 +140,26 @@ impl Delegation {
             wanted: None,
             cleared: None,
             spent: None,
+            looks: BTreeMap::new(),
             checks: BTreeMap::new(),
-            look: Timestamp::EPOCH,
             failures: 0,
             paused_until: None,
         };
-        machine.follow(members);
+        machine.follow(members, Timestamp::EPOCH);
         machine
     }
 
-    /// Every issuer whose root stands in the bundle of workloads.
+    /// Every root of an issuer that stands in the bundle of workloads.
     #[must_use]
     pub fn members(&self) -> &[LeafIssuer] {
         &self.members
     }
 
-    /// Who signs the leaves of workloads; `None` for the built-in authorities.
+    /// Under which of its roots an issuer signs, if it may.
     #[must_use]
-    pub fn active(&self) -> Option<&IssuerName> {
-        self.in_state(AuthorityState::Active)
-    }
-
-    /// Who is to sign them as soon as nobody would refuse it.
-    #[must_use]
-    pub fn prepared(&self) -> Option<&IssuerName> {
-        self.in_state(AuthorityState::Prepared)
+    pub fn active(&self, name: &IssuerName) -> Option<&Source> {
+        let mut active = self.members.iter().filter(|one| one.state == AuthorityState::Active);
+        active.find(|one| one.source.name == *name).map(|one| &one.source)
     }
 
     /// When the machine wants an [`Event::Tick`].
@@ -151,11 +168,7 @@ impl Delegation {
         match self.doing {
             Doing::Running => None,
             Doing::Waiting { until } => Some(until),
-            Doing::Nothing => {
-                let look =
-                    self.prepared().map(|_| self.paused_until.map_or(self.look, |at| at.max(self.look)));
-                self.checks.values().copied().chain(look).min()
-            }
+            Doing::Nothing => self.due().map(|(at, _)| at),
         }
     }
 
@@ -170,20 +183,21 @@ impl Delegation {
                     self.doing = Doing::Nothing;
                 }
             }
-            Event::Clear(name) => {
+            Event::Clear(source) => {
                 self.doing = Doing::Nothing;
-                self.cleared = Some(name);
+                self.cleared = Some(source);
             }
-            Event::Behind(_) => {
+            Event::Behind(source) | Event::Shown(source) => {
                 self.doing = Doing::Nothing;
-                self.look = now + self.settings.look;
+                if let Some(look) = self.looks.get_mut(&source) {
+                    *look = now + self.settings.look;
+                }
             }
             Event::Kept(members) => {
                 self.doing = Doing::Nothing;
                 self.failures = 0;
-                self.look = now;
                 (self.cleared, self.spent) = (None, None);
-                self.follow(members);
+                self.follow(members, now);
             }
             Event::KeepFailed => {
                 let wait = self.settings.retry.saturating_mul(1 << self.failures.min(10)).min(MAX_RETRY);
@@ -191,19 +205,19 @@ impl Delegation {
                 self.doing = Doing::Waiting { until: now + wait };
                 (self.cleared, self.spent) = (None, None);
             }
-            Event::Counted(name, Leaves { count: 0, .. }) => {
+            Event::Unseen(source) | Event::Counted(source, Leaves { count: 0, .. }) => {
                 self.doing = Doing::Nothing;
-                self.spent = Some(name);
+                self.spent = Some(source);
             }
-            Event::Counted(name, leaves) => {
+            Event::Counted(source, leaves) => {
                 self.doing = Doing::Nothing;
                 // A leaf is valid through its last second.
                 let last = leaves.last.unwrap_or(now) + Duration::from_secs(1) + self.settings.grace;
-                self.check(name, last.max(now + self.settings.retry));
+                self.check(&source, last.max(now + self.settings.retry));
             }
-            Event::CountFailed(name) => {
+            Event::CountFailed(source) => {
                 self.doing = Doing::Nothing;
-                self.check(name, now + self.settings.retry);
+                self.check(&source, now + self.settings.retry);
             }
         }
         let action = self.act(now);
@@ -220,82 +234,108 @@ impl Delegation {
             Doing::Waiting { .. } | Doing::Nothing => self.doing = Doing::Nothing,
         }
         if let Some(wanted) = &self.wanted {
-            let next = self.turned_to(wanted.as_ref(), now);
+            let next = self.turned_to(wanted, now);
             if next != self.members {
                 return Some(Action::Keep(next));
             }
             self.wanted = None;
         }
-        if let Some(name) = self.cleared.take()
-            && self.prepared() == Some(&name)
+        if let Some(source) = self.cleared.take()
+            && self.stands(&source) == Some(AuthorityState::Prepared)
         {
-            return Some(Action::Keep(self.activated(now)));
+            return Some(Action::Keep(self.activated(&source, now)));
         }
-        if let Some(name) = self.spent.take() {
-            let stays = |one: &&LeafIssuer| one.name != name || one.state != AuthorityState::Retired;
-            let rest: Vec<_> = self.members.iter().filter(stays).cloned().collect();
-            if rest != self.members {
-                return Some(Action::Keep(rest));
+        if let Some(source) = self.spent.take()
+            && self.stands(&source) == Some(AuthorityState::Retired)
+        {
+            return Some(Action::Keep(
+                self.members.iter().filter(|one| one.source != source).cloned().collect(),
+            ));
+        }
+        self.due().filter(|(at, _)| *at <= now).map(|(_, what)| match what {
+            Due::Look(source) => Action::Look(source.clone()),
+            Due::Seek(source) => Action::Seek(source.clone()),
+            Due::Count(source) => Action::Count { source: source.clone(), at: now - self.settings.grace },
+        })
+    }
+
+    /// What is due next, and when.
+    fn due(&self) -> Option<(Timestamp, Due<'_>)> {
+        let looks = self.looks.iter().map(|(source, at)| match self.stands(source) {
+            // A pause holds gates closed; who is to be left in a hurry is left all the same.
+            Some(AuthorityState::Prepared) => {
+                (self.paused_until.map_or(*at, |until| until.max(*at)), Due::Look(source))
             }
-        }
-        let is_paused = self.paused_until.is_some_and(|until| now < until);
-        if let Some(name) = self.prepared().filter(|_| now >= self.look && !is_paused) {
-            return Some(Action::Look(name.clone()));
-        }
-        let due = self.checks.iter().find(|(_, at)| **at <= now).map(|(name, _)| name.clone())?;
-        Some(Action::Count { name: due, at: now - self.settings.grace })
+            _ => (*at, Due::Seek(source)),
+        });
+        let checks = self.checks.iter().map(|(source, at)| (*at, Due::Count(source)));
+        looks.chain(checks).min_by_key(|(at, _)| *at)
     }
 
-    fn in_state(&self, state: AuthorityState) -> Option<&IssuerName> {
-        self.members.iter().find(|one| one.state == state).map(|one| &one.name)
+    fn stands(&self, source: &Source) -> Option<AuthorityState> {
+        self.members.iter().find(|one| one.source == *source).map(|one| one.state)
     }
 
-    fn check(&mut self, name: IssuerName, at: Timestamp) {
-        if let Some(check) = self.checks.get_mut(&name) {
+    fn check(&mut self, source: &Source, at: Timestamp) {
+        if let Some(check) = self.checks.get_mut(source) {
             *check = at;
         }
     }
 
-    fn follow(&mut self, members: Vec<LeafIssuer>) {
+    fn follow(&mut self, members: Vec<LeafIssuer>, now: Timestamp) {
         let before = std::mem::take(&mut self.checks);
-        for one in members.iter().filter(|one| one.state == AuthorityState::Retired) {
-            let first = one.since + self.settings.grace;
-            let known = before.get(&one.name).copied().unwrap_or(first);
-            self.checks.insert(one.name.clone(), known.max(first));
+        self.looks.clear();
+        for one in &members {
+            match one.state {
+                AuthorityState::Prepared => drop(self.looks.insert(one.source.clone(), now)),
+                AuthorityState::Retired => {
+                    let first = one.since + self.settings.grace;
+                    let known = before.get(&one.source).copied().unwrap_or(first);
+                    self.checks.insert(one.source.clone(), known.max(first));
+                    if one.is_hurried {
+                        self.looks.insert(one.source.clone(), now);
+                    }
+                }
+                AuthorityState::Active | AuthorityState::Removed => {}
+            }
         }
         self.members = members;
     }
 
-    /// As an operator wants it: whoever is wanted and does not sign yet is prepared, and whoever signs goes on until
-    /// that one does.
-    fn turned_to(&self, wanted: Option<&IssuerName>, now: Timestamp) -> Vec<LeafIssuer> {
-        let is_active = wanted.is_some() && self.active() == wanted;
+    /// As it is wanted: whoever is wanted and does not sign yet is prepared, and whoever signs goes on until another
+    /// root of the same issuer may.
+    fn turned_to(&self, wanted: &Wanted, now: Timestamp) -> Vec<LeafIssuer> {
         let mut next = self.members.clone();
         for one in &mut next {
-            let is_wanted = Some(&one.name) == wanted;
+            let is_wanted = wanted.sources.contains(&one.source);
+            let is_followed = wanted.sources.iter().any(|other| other.name == one.source.name);
             let state = match one.state {
                 AuthorityState::Prepared if !is_wanted => AuthorityState::Retired,
-                AuthorityState::Active if wanted.is_none() => AuthorityState::Retired,
+                AuthorityState::Active if !is_wanted && !is_followed => AuthorityState::Retired,
                 AuthorityState::Retired if is_wanted => AuthorityState::Prepared,
                 other => other,
             };
             if state != one.state {
                 (one.state, one.since) = (state, now);
             }
+            let is_left = wanted.left.as_ref() == Some(&one.source.name);
+            one.is_hurried = state == AuthorityState::Retired && (one.is_hurried || is_left);
         }
-        if let Some(name) = wanted.filter(|name| !is_active && !next.iter().any(|one| one.name == **name)) {
-            let state = AuthorityState::Prepared;
-            next.push(LeafIssuer { name: name.clone(), state, since: now });
-            next.sort_by(|one, other| one.name.cmp(&other.name));
+        for source in &wanted.sources {
+            if !next.iter().any(|one| one.source == *source) {
+                let state = AuthorityState::Prepared;
+                next.push(LeafIssuer { source: source.clone(), state, since: now, is_hurried: false });
+            }
         }
+        next.sort_by(|one, other| one.source.cmp(&other.source));
         next
     }
 
-    fn activated(&self, now: Timestamp) -> Vec<LeafIssuer> {
+    fn activated(&self, source: &Source, now: Timestamp) -> Vec<LeafIssuer> {
         let mut next = self.members.clone();
-        for one in &mut next {
+        for one in next.iter_mut().filter(|one| one.source.name == source.name) {
             let state = match one.state {
-                AuthorityState::Prepared => AuthorityState::Active,
+                AuthorityState::Prepared if one.source == *source => AuthorityState::Active,
                 AuthorityState::Active => AuthorityState::Retired,
                 other => other,
             };
@@ -305,6 +345,13 @@ impl Delegation {
         }
         next
     }
+}
+
+/// What is due of a member.
+enum Due<'a> {
+    Look(&'a Source),
+    Seek(&'a Source),
+    Count(&'a Source),
 }
 
 #[cfg(test)]

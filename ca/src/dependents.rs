@@ -219,6 +219,20 @@ pub(crate) fn holds_any(dependent: &Dependent, signed: &BTreeSet<AuthorityId>, n
     dependent.holds.iter().any(|held| signed.contains(&held.authority) && held.until >= now)
 }
 
+/// Who is connected and shows a certificate that one of `signed` signed.
+#[must_use]
+pub fn showing(dependents: &[Dependent], signed: &BTreeSet<AuthorityId>, now: Timestamp) -> Vec<Laggard> {
+    let connected = dependents.iter().filter(|dependent| dependent.connected.is_some());
+    let shown = connected.filter_map(|dependent| {
+        let held =
+            dependent.holds.iter().filter(|held| signed.contains(&held.authority) && held.until >= now);
+        let held = held.max_by_key(|held| held.until)?;
+        let reason = Reason::Shows { id: held.id.clone(), until: held.until };
+        Some(Laggard { name: dependent.name.clone(), is_connected: true, reason })
+    });
+    shown.collect()
+}
+
 fn depends(
     dependent: &Dependent,
     signed: &BTreeSet<AuthorityId>,

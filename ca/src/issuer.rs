@@ -7,6 +7,6 @@ mod outside;
 mod queue;
 
 pub(crate) use self::builtin::{BuiltinIssuer, Pipeline, Signing};
-pub(crate) use self::outside::{Asking, OutsideIssuer, OutsidePipeline};
+pub(crate) use self::outside::{Asking, OutsideIssuer, OutsidePipeline, Routes};
 pub use self::outside::{Health, LeafAsked, LeafSigner, Outsider, SignFailure};
 pub(crate) use self::queue::{Job, MAX_WAITING};

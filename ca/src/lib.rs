@@ -12,7 +12,7 @@
 //! request, install -> keeper -> both: what somebody else signed goes the same ways
 //! upstream: when somebody outside is asked to sign the next issuing authority, by request and install
 //! LeafDesk -> the built-in queue, or issuer::outside -> LeafStore (request) -> LeafSigner -> check -> LeafStore
-//! migrate -> leaves <-> delegation (who signs the leaves of workloads) <- Dependents
+//! migrate -> leaves <-> migration (whose leaves are where), delegation (who may sign) <- Following, Dependents
 //! revoke -> keeper <-> lists -> Revocations (what was revoked, and the lists that say so)
 //! ```
 
@@ -28,6 +28,7 @@ mod leaves;
 pub mod lifecycle;
 pub mod lists;
 mod manager;
+pub mod migration;
 mod pause;
 mod policy;
 pub mod ports;
@@ -42,7 +43,9 @@ pub use self::authority::PrepareError;
 pub use self::drain::Drain;
 pub use self::issuer::{Health, LeafAsked, LeafSigner, Outsider, SignFailure};
 pub use self::keeper::{Install, Installed};
-pub use self::leaves::{LeafDesk, LeafIssuerStatus, Leaves, LeavesDeps, LeavesStatus, MigrateError};
+pub use self::leaves::{
+    Following, LeafDesk, LeafIssuerStatus, Leaves, LeavesDeps, LeavesStatus, MigrateError,
+};
 pub use self::manager::{Anchor, Asked, Deps, Handle, Manager, OpenError, RotateError};
 pub use self::pause::Pause;
 pub use self::policy::{ISSUING_FACTOR, Lifetimes, Policy, PolicyError};

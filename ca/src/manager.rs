@@ -592,7 +592,7 @@ pub(crate) fn turned_away<T>(error: &mpsc::error::TrySendError<T>) -> IssueError
 impl SvidIssuer for Handle {
     async fn issue(&self, request: SvidRequest) -> Result<IssuedSvid, IssueError> {
         let (reply, answer) = oneshot::channel();
-        let job = Job { request, csr: Vec::new(), reply };
+        let job = Job { request, csr: Vec::new(), is_fallback: false, reply };
         self.jobs.try_send(job).map_err(|error| turned_away(&error))?;
         answer.await.map_err(|_| ended())?
     }

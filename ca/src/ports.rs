@@ -14,7 +14,8 @@ use spiffe::{
 use thiserror::Error;
 
 pub use self::leaves::{
-    LeafAnswer, LeafIssuer, LeafOutcome, LeafRequest, LeafStore, MAX_UNKNOWN, SignedLeaf,
+    DefaultIssuer, LeafAnswer, LeafIssuer, LeafOutcome, LeafRequest, LeafStore, MAX_UNKNOWN, Migration,
+    SignedLeaf, Source,
 };
 pub use self::revocations::{ListRecord, MAX_REVOKED, Revocations, RevokeError, Revoked};
 

@@ -46,6 +46,7 @@ pub fn request(path: &str, purpose: Purpose) -> SvidRequest {
         ip_addresses: Vec::new(),
         tenant: Tenant::default(),
         node,
+        issuer: None,
         purpose,
         deadline: None,
         spend: None,

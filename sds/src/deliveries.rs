@@ -11,8 +11,8 @@ use std::{
 use audit::Refusals;
 use certs::{SecretKey, Timestamp};
 use spiffe::{
-    ActiveAuthority, EdgeName, IssueError, IssuedSvid, NodeId, Peer, Purpose, RevocationLists, SecretName,
-    Tenant,
+    EdgeName, IssueError, IssuedSvid, IssuerName, NodeId, Peer, Purpose, RevocationLists, SecretName,
+    Signers, Tenant,
 };
 use tokio::sync::watch;
 use xds::{Resource, SecretView, Version, Views};
@@ -43,6 +43,8 @@ const MAX_TEXT: usize = 256;
 pub(crate) struct Order {
     pub(crate) key: LeafKey,
     pub(crate) tenant: Tenant,
+    /// Whom the binding names.
+    pub(crate) issuer: Option<IssuerName>,
     pub(crate) purpose: Purpose,
     pub(crate) replaces: Option<Timestamp>,
 }
@@ -83,8 +85,6 @@ pub(crate) struct Deliveries {
     deadlines: BTreeSet<(Timestamp, LeafKey)>,
     queue: BTreeSet<(Priority, u64, LeafKey)>,
     queued: u64,
-    /// What others than the active authority signed is replaced at once.
-    is_urgent: bool,
     contexts: HashMap<Arc<str>, Arc<Resource>>,
     /// Imported secrets that somebody asked for, encoded under the names that they were asked for by.
     imported: HashMap<(Tenant, Arc<str>), Arc<Resource>>,
@@ -111,7 +111,6 @@ impl Deliveries {
             deadlines: BTreeSet::new(),
             queue: BTreeSet::new(),
             queued: 0,
-            is_urgent: false,
             contexts: HashMap::new(),
             imported: HashMap::new(),
             edges: HashMap::new(),
@@ -186,6 +185,12 @@ impl Deliveries {
             leaf.acknowledged_leaf = Some((held.leaf.authority, held.leaf.life.expires));
         }
         leaf.refusal = refusal.as_deref().map(shorten);
+        let signer = leaf.signer.as_ref().filter(|_| !accepted);
+        if let Some(signer) = signer
+            && leaf.rotation.held().map(|held| held.leaf.authority) == signer.authority
+        {
+            self.status.issuers.entry(signer.name.clone()).or_default().refused += 1;
+        }
         self.step(&key, Event::Settled { accepted }, now);
     }
 
@@ -215,6 +220,11 @@ impl Deliveries {
         }
         if trust_changed {
             self.replace_revoked(now);
+        }
+        if !Arc::ptr_eq(&before.signers, &self.world.signers)
+            || !Arc::ptr_eq(&before.bindings, &self.world.bindings)
+        {
+            self.follow_signers(&before.signers, now);
         }
         let touched: Vec<u64> = self
             .streams
@@ -256,13 +266,27 @@ impl Deliveries {
         }
     }
 
-    /// Another authority signs: leaves of others are replaced before their time, at once if it is urgent.
-    pub(crate) fn set_authority(&mut self, active: ActiveAuthority, now: Timestamp) {
-        self.is_urgent = active.is_urgent;
-        let spread = if active.is_urgent { Duration::ZERO } else { self.settings.authority_spread };
-        let event = Event::AuthorityChanged { active: active.id, spread };
+    /// Leaves that another signs now are replaced before their time, at once if that is urgent.
+    fn follow_signers(&mut self, before: &Signers, now: Timestamp) {
+        let signers = &self.world.signers;
+        let is_hurry_as_before = (before.is_urgent, &before.hurried) == (signers.is_urgent, &signers.hurried);
         for key in self.leaves.keys().cloned().collect::<Vec<_>>() {
-            self.step(&key, event.clone(), now);
+            let signer = self.world.signer(&key);
+            let Some(leaf) = self.leaves.get_mut(&key) else { continue };
+            if signer.authority.is_none() || is_hurry_as_before && leaf.signer.as_ref() == Some(&signer) {
+                continue;
+            }
+            let before = leaf.signer.replace(signer.clone());
+            let mut accepted = signer.accepted;
+            // Whoever is to sign from now on has leaves of its own replace others.
+            if before.is_some_and(|before| (before.name, before.authority) == (signer.name, signer.authority))
+            {
+                accepted.extend(signer.fallback);
+            }
+            let held = leaf.rotation.held().map(|held| held.leaf.authority);
+            let is_urgent = held.is_some_and(|authority| self.world.signers.hurries(authority));
+            let spread = if is_urgent { Duration::ZERO } else { self.settings.authority_spread };
+            self.step(&key, Event::SignerChanged { accepted, spread }, now);
         }
     }
 
@@ -316,7 +340,8 @@ impl Deliveries {
             let still_wanted = leaf.rotation.requested().is_some();
             let binding = self.world.bindings.enabled(&key.node);
             if let (true, Some((purpose, replaces)), Some(binding)) = (still_wanted, leaf.asked, binding) {
-                return Some(Order { tenant: binding.tenant.clone(), key, purpose, replaces });
+                let (tenant, issuer) = (binding.tenant.clone(), binding.issuer.clone());
+                return Some(Order { tenant, issuer, key, purpose, replaces });
             }
             self.step(&key, Event::Failed, now);
         }
@@ -363,6 +388,9 @@ impl Deliveries {
         if actions.contains(&Action::Offer) {
             leaf.last_error = None;
             leaf.refusal = None;
+            if let Some(signer) = leaf.signer.as_ref().filter(|one| one.authority == Some(svid.authority)) {
+                self.status.issuers.entry(signer.name.clone()).or_default().issued += 1;
+            }
             self.count(asked.map(|(purpose, _)| purpose));
             tracing::debug!(
                 node_id = %key.node, spiffe_id = %key.identity, serial = %svid.chain.leaf().serial(),
@@ -379,6 +407,9 @@ impl Deliveries {
         self.is_dirty = true;
         if let Some(leaf) = self.leaves.get_mut(key) {
             leaf.last_error = Some(shorten(&error.to_string()));
+            if let Some(signer) = &leaf.signer {
+                self.status.issuers.entry(signer.name.clone()).or_default().failed += 1;
+            }
             tracing::warn!(
                 node_id = %key.node, spiffe_id = %key.identity, failures = leaf.rotation.failures() + 1,
                 error = %error, "leaf not issued, the one in hand stays"
@@ -410,7 +441,9 @@ impl Deliveries {
                 Action::Request { purpose, replaces } => {
                     leaf.asked = Some((purpose, replaces));
                     let remaining = replaces.or_else(|| self.known.remove(key)).unwrap_or(Timestamp::EPOCH);
-                    let priority = if self.is_urgent && purpose == Purpose::ForcedRenewal {
+                    let held = leaf.rotation.held().map(|held| held.leaf.authority);
+                    let is_urgent = held.is_some_and(|authority| self.world.signers.hurries(authority));
+                    let priority = if is_urgent && purpose == Purpose::ForcedRenewal {
                         let shows = |other: &&LeafKey| other.identity == key.identity;
                         Priority::Exposed(Reverse(self.leaves.keys().filter(shows).count()))
                     } else {

@@ -24,4 +24,4 @@ mod status;
 pub use self::edges::{EdgePair, EdgePart, EdgeSecret, EdgeSecrets};
 pub use self::imported::{ImportedSecret, ImportedSecrets, SecretFacts};
 pub use self::manager::{LeafKey, Sds, SdsInputs, SdsManager, SdsSettings};
-pub use self::status::{ContextStatus, LeafPhase, LeafStatus, SdsCounters, SdsStatus};
+pub use self::status::{ContextStatus, IssuerCounters, LeafPhase, LeafStatus, SdsCounters, SdsStatus};

@@ -14,8 +14,8 @@ use audit::Refusals;
 use certs::{Clock, Profile, SecretKey, Timestamp};
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use spiffe::{
-    ActiveAuthority, Bindings, BlockList, IssueError, IssuedSvid, NodeId, Peer, RequestId, SpiffeId,
-    SvidIssuer, SvidRequest, Trust,
+    Bindings, BlockList, IssueError, IssuedSvid, NodeId, Peer, RequestId, Signers, SpiffeId, SvidIssuer,
+    SvidRequest, Trust,
 };
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -94,8 +94,8 @@ pub struct SdsInputs {
     pub edges: watch::Receiver<Arc<EdgeSecrets>>,
     /// What each node gets: an edge is for those whose listeners show it.
     pub views: watch::Receiver<Arc<Views>>,
-    /// Which authority signs now, if one does.
-    pub authority: watch::Receiver<Option<ActiveAuthority>>,
+    /// Who signs whose leaves.
+    pub signers: watch::Receiver<Arc<Signers>>,
     /// When the leaves that the journal knows of end: after a restart the soonest is replaced first.
     pub known: HashMap<LeafKey, Timestamp>,
     /// Hears of names that were asked for and not granted.
@@ -180,7 +180,6 @@ enum Input {
     Outcome(Box<Outcome>),
     World,
     Views,
-    Authority,
     Time,
     Shutdown,
 }
@@ -249,10 +248,6 @@ impl SdsManager {
                     let views = Arc::clone(&self.inputs.views.borrow_and_update());
                     self.deliveries.set_views(views, now);
                 }
-                Input::Authority => {
-                    let active = *self.inputs.authority.borrow_and_update();
-                    active.into_iter().for_each(|active| self.deliveries.set_authority(active, now));
-                }
                 Input::Time => {}
                 Input::Shutdown => return,
             }
@@ -273,13 +268,13 @@ impl SdsManager {
             () = shutdown.cancelled() => Input::Shutdown,
             Some(outcome) = self.in_flight.next() => Input::Outcome(Box::new(outcome)),
             Ok(()) = inputs.trust.changed() => Input::World,
+            Ok(()) = inputs.signers.changed() => Input::World,
             Ok(()) = inputs.bindings.changed() => Input::World,
             Ok(()) = inputs.blocks.changed() => Input::World,
             Ok(()) = inputs.imported.changed() => Input::World,
             Ok(()) = inputs.edges.changed() => Input::World,
             // Before what nodes ask for: they do so by listeners that they have from there.
             Ok(()) = inputs.views.changed() => Input::Views,
-            Ok(()) = inputs.authority.changed() => Input::Authority,
             1.. = self.commands.recv_many(&mut commands, 256) => Input::Commands(commands),
             Some(interest) = self.interests.next() => Input::Interest(interest),
             () = sleep_until(inputs.clock.as_ref(), deadline) => Input::Time,
@@ -328,6 +323,7 @@ impl SdsInputs {
     fn world(&mut self) -> World {
         World {
             trust: Arc::clone(&self.trust.borrow_and_update()),
+            signers: Arc::clone(&self.signers.borrow_and_update()),
             bindings: Arc::clone(&self.bindings.borrow_and_update()),
             blocks: Arc::clone(&self.blocks.borrow_and_update()),
             imported: Arc::clone(&self.imported.borrow_and_update()),
@@ -364,6 +360,7 @@ async fn issue(
         ip_addresses: Vec::new(),
         tenant: order.tenant,
         node: Some(order.key.node.clone()),
+        issuer: order.issuer,
         purpose: order.purpose,
         deadline: order.replaces,
         spend: None,

@@ -8,7 +8,7 @@
 //! ```
 //! The shell asks access before it says `Wanted`, and says `Barred` when access changes its mind.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use certs::{Serial, Timestamp};
 use spiffe::{AuthorityId, Purpose};
@@ -37,10 +37,10 @@ pub enum Event {
     Issued(Leaf),
     /// The request in flight brought nothing.
     Failed,
-    /// Another authority signs now: what the old one signed is replaced, spread over this long.
-    AuthorityChanged {
-        /// Who signs now.
-        active: AuthorityId,
+    /// Another authority signs now: what others than these signed is replaced, spread over this long.
+    SignerChanged {
+        /// Whose leaves stay until their renewal.
+        accepted: BTreeSet<AuthorityId>,
         /// Over how long to spread the requests.
         spread: Duration,
     },
@@ -103,7 +103,7 @@ struct InFlight {
     /// Access was withdrawn meanwhile: the result is thrown away.
     discard: bool,
     /// The signer was replaced meanwhile.
-    changed: Option<(AuthorityId, Duration)>,
+    changed: Option<(BTreeSet<AuthorityId>, Duration)>,
 }
 
 /// The machine of one (node, identity).
@@ -144,9 +144,9 @@ impl Rotation {
             }
             Event::Issued(leaf) => self.issued(leaf, now, jitter, &mut actions),
             Event::Failed => self.failed(now, jitter),
-            Event::AuthorityChanged { active, spread } => match &mut self.in_flight {
-                Some(flight) => flight.changed = Some((active, spread)),
-                None => self.force_unless_signed_by(active, spread, now, jitter),
+            Event::SignerChanged { accepted, spread } => match &mut self.in_flight {
+                Some(flight) => flight.changed = Some((accepted, spread)),
+                None => self.force_unless_signed_by(&accepted, spread, now, jitter),
             },
             Event::Settled { accepted } => {
                 if let Some(held) = &mut self.held {
@@ -225,8 +225,8 @@ impl Rotation {
         self.forced = false;
         self.failures = 0;
         actions.push(Action::Offer);
-        if let Some((active, spread)) = flight.changed {
-            self.force_unless_signed_by(active, spread, now, jitter);
+        if let Some((accepted, spread)) = flight.changed {
+            self.force_unless_signed_by(&accepted, spread, now, jitter);
         }
     }
 
@@ -238,19 +238,19 @@ impl Rotation {
         self.failures = self.failures.saturating_add(1);
         let remaining = self.held.as_ref().map(|held| held.leaf.life.remaining(now));
         self.due = now + retry_in(self.failures, remaining, jitter);
-        if let (Some((active, _)), Some(held)) = (flight.changed, &self.held) {
-            self.forced |= held.leaf.authority != active;
+        if let (Some((accepted, _)), Some(held)) = (flight.changed, &self.held) {
+            self.forced |= !accepted.contains(&held.leaf.authority);
         }
     }
 
     fn force_unless_signed_by(
         &mut self,
-        active: AuthorityId,
+        accepted: &BTreeSet<AuthorityId>,
         spread: Duration,
         now: Timestamp,
         jitter: Jitter,
     ) {
-        if self.held.as_ref().is_some_and(|held| held.leaf.authority != active) {
+        if self.held.as_ref().is_some_and(|held| !accepted.contains(&held.leaf.authority)) {
             self.forced = true;
             self.due = self.due.min(now + jitter.of(spread));
         }

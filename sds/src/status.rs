@@ -8,7 +8,7 @@ use std::{
 use certs::{Serial, Timestamp};
 use imbl::OrdMap;
 use serde::{Serialize, Serializer};
-use spiffe::{AuthorityId, NodeId, SpiffeId};
+use spiffe::{AuthorityId, IssuerName, NodeId, SpiffeId};
 use xds::Version;
 
 use crate::LeafKey;
@@ -94,6 +94,17 @@ pub struct SdsCounters {
     pub refused_by_node: u64,
 }
 
+/// What came of one issuer's leaves since the process started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct IssuerCounters {
+    /// Leaves that it gave.
+    pub issued: u64,
+    /// Requests for one of its leaves that brought nothing.
+    pub failed: u64,
+    /// Leaves of it that a proxy did not accept.
+    pub refused: u64,
+}
+
 /// All leaves at one moment. Published as `watch<Arc<SdsStatus>>`; cloning shares its parts.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct SdsStatus {
@@ -103,6 +114,8 @@ pub struct SdsStatus {
     pub(crate) contexts: OrdMap<String, ContextStatus>,
     pub(crate) bundle: u64,
     pub(crate) counters: SdsCounters,
+    #[serde(skip)]
+    pub(crate) issuers: BTreeMap<IssuerName, IssuerCounters>,
 }
 
 impl SdsStatus {
@@ -133,6 +146,12 @@ impl SdsStatus {
     #[must_use]
     pub fn next_expiry(&self) -> Option<Timestamp> {
         self.leaves.values().filter_map(|leaf| leaf.not_after).min()
+    }
+
+    /// What came of the leaves of one issuer.
+    #[must_use]
+    pub fn issuer(&self, name: &IssuerName) -> IssuerCounters {
+        self.issuers.get(name).copied().unwrap_or_default()
     }
 
     /// What happened since the process started.

@@ -13,6 +13,7 @@ mod checks;
 mod declared;
 mod drain;
 mod edges;
+mod following;
 mod hooks;
 mod observer;
 mod revoking;
@@ -49,6 +50,7 @@ use self::{
     board::BoardDelivery,
     drain::Drainage,
     edges::EdgeInputs,
+    following::LeafFollowing,
     observer::Observer,
     revoking::CaRevoking,
     sealing::{Sealer, SealerStatus, SlotEndings, StoreKeys},
@@ -211,19 +213,24 @@ async fn serve(
     })
     .await
     .map_err(|error| anyhow!("{error}"))?;
+    let bindings = api::ports::NodeStore::bindings(&store).await.map_err(|error| anyhow!("{error}"))?;
+    let named = watch::Sender::new(following::named(&spiffe::Bindings::new(bindings)));
     let leaves = ca::LeavesDeps {
         store: Arc::new(store.clone()),
+        audit: Arc::new(store.clone()),
+        named: named.subscribe(),
         signer: Arc::new(issuers.signer()),
         outsiders: issuers.outsiders(),
         pause: pauses.watch(),
     };
     let leaves = ca::Leaves::open(leaves, &deps, ca.clone()).await?;
-    if let (Some(_), Some(one)) = (config.revocation_lists, leaves.members().first()) {
+    let outside = named.borrow().iter().find(|name| !name.is_builtin()).cloned();
+    let outside = leaves.members().first().map(|one| one.source.name.clone()).or(outside);
+    if let (Some(_), Some(name)) = (config.revocation_lists, outside) {
         return Err(anyhow!(
-            "proxies are to check against our revocation lists (ca.revocation_lists), and leaves of issuer {} may be \
-             in use, for which there is no list: start without lists, credence issuer migrate --to builtin, and turn \
-             them on when credence issuer list says that it is idle",
-            one.name
+            "proxies are to check against our revocation lists (ca.revocation_lists), and leaves of issuer {name} may \
+             be in use, or a binding names it, for which there is no list: start without lists, credence issuer migrate \
+             --to builtin, and turn them on when credence issuer list says that it is idle and named by nobody"
         ));
     }
     let leaf_desk = leaves.desk();
@@ -244,6 +251,8 @@ async fn serve(
             .await
             .map_err(|error| anyhow!("{error}"))?;
     spawn(&mut parts, "configuration", config_manager.run(parts_shutdown.clone()));
+    let naming = following::follow_named(configs.watch_bindings(), named, parts_shutdown.clone());
+    spawn(&mut parts, "named issuers", naming);
 
     let known = journal.remaining(clock.now()).await?;
     let known: HashMap<LeafKey, _> = known
@@ -283,7 +292,7 @@ async fn serve(
             imported: imported_read,
             edges: edges_read,
             views: configs.watch_views(),
-            authority: leaf_desk.authority(),
+            signers: leaf_desk.signers(),
             known,
             refusals: refusals.clone(),
             clock: clock.clone(),
@@ -358,7 +367,12 @@ async fn serve(
         trust: ca.trust(),
     });
     spawn(&mut parts, "authority", manager.run(observer.clone(), parts_shutdown.clone()));
-    spawn(&mut parts, "leaves", leaves.run(observer.clone(), parts_shutdown.clone()));
+    let follows = Arc::new(LeafFollowing {
+        sds: sds.status(),
+        signers: leaf_desk.signers(),
+        bindings: configs.watch_bindings(),
+    });
+    spawn(&mut parts, "leaves", leaves.run(observer.clone(), follows, parts_shutdown.clone()));
     let revoking = Arc::new(CaRevoking { ca: ca.clone(), observer, clock: clock.clone() });
 
     let following = follow_trust(config.admin_dir.clone(), ca.trust(), parts_shutdown.clone());

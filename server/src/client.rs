@@ -184,6 +184,18 @@ impl Client {
         parsed(&self.send(Method::PATCH, path, Some(("application/json", json(body)?))).await?)
     }
 
+    /// Has `path` be this.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn put<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl serde::Serialize,
+    ) -> Result<T, Failure> {
+        parsed(&self.send(Method::PUT, path, Some(("application/json", json(body)?))).await?)
+    }
+
     /// Sends documents to `path`.
     ///
     /// # Errors

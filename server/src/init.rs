@@ -241,6 +241,7 @@ async fn issue_operator(config: &Config, deps: ca::Deps, name: &str) -> anyhow::
             ip_addresses: vec![],
             tenant: Tenant::default(),
             node: None,
+            issuer: None,
             purpose: Purpose::Operator,
             deadline: None,
             spend: None,

@@ -122,6 +122,7 @@ impl OwnRenewal {
                 ip_addresses,
                 tenant: Tenant::default(),
                 node: None,
+                issuer: None,
                 purpose: Purpose::Server,
                 deadline: current.map(|life| life.expires),
                 spend: None,

@@ -6,7 +6,9 @@ use certs::{Timestamp, Validity};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{Class, Labels, Namespace, NodeId, Peer, SpiffeId, Tenant, TrustDomain, VerifiedSvid};
+use crate::{
+    Class, IssuerName, Labels, Namespace, NodeId, Peer, SpiffeId, Tenant, TrustDomain, VerifiedSvid,
+};
 
 /// The most workload identities one node may speak for.
 pub const MAX_IDENTITIES: usize = 64;
@@ -68,6 +70,9 @@ pub struct Binding {
     pub labels: Labels,
     /// The workload identities it speaks for; the first is its `default`. Never empty.
     pub identities: Vec<SpiffeId>,
+    /// Who signs the leaves of these identities for this node; `None` for the default of the deployment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<IssuerName>,
     /// Whether it may connect.
     pub state: BindingState,
     /// When it was written first. Certificates from before belong to an earlier node of this name, which was

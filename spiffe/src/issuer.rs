@@ -7,7 +7,7 @@ use certs::{Chain, Profile, PublicKey, SecretKey, Serial, SpkiHash, Timestamp};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{NodeId, RequestId, SpiffeId, Tenant};
+use crate::{IssuerName, NodeId, RequestId, SpiffeId, Tenant};
 
 /// Names an authority: the first 8 octets of the SHA-256 of its public key, as 16 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -161,6 +161,8 @@ pub struct SvidRequest {
     pub tenant: Tenant,
     /// For which node, if for one.
     pub node: Option<NodeId>,
+    /// The issuer that the node's binding names, if it names one.
+    pub issuer: Option<IssuerName>,
     /// Why.
     pub purpose: Purpose,
     /// When the certificate that this one replaces ends: the sooner, the sooner it is signed.

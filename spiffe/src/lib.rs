@@ -22,6 +22,7 @@ mod names;
 mod peer;
 mod proven;
 mod secret_name;
+mod signers;
 mod verify;
 
 pub use self::binding::{
@@ -40,6 +41,7 @@ pub use self::names::{EdgeName, IssuerName, Labels, NameError, Namespace, NodeId
 pub use self::peer::{Class, Peer, Proof, VerifiedSvid};
 pub use self::proven::ProvenAuthority;
 pub use self::secret_name::{SecretName, SecretNameError};
+pub use self::signers::{Division, OutsideSigner, Share, Signer, Signers, bucket};
 pub use self::verify::{SvidError, verify_svid};
 
 // For crates that know identities and must not know certificates: the time port, and nothing else of `certs`.

@@ -131,6 +131,18 @@ impl EdgeName {
 impl IssuerName {
     /// The built-in one: authorities whose keys Credence made and signed itself.
     pub const BUILTIN: &str = "builtin";
+
+    /// The built-in one.
+    #[must_use]
+    pub fn builtin() -> Self {
+        Self(Self::BUILTIN.into())
+    }
+
+    /// Whether it is the built-in one.
+    #[must_use]
+    pub fn is_builtin(&self) -> bool {
+        self.as_str() == Self::BUILTIN
+    }
 }
 
 impl Default for Tenant {

@@ -1,7 +1,7 @@
 //! Issuers beside the built-in one: everything about one stands sealed in its record, addresses included, so that
 //! whoever can write the database can neither read a credential nor have it sent elsewhere.
 
-use api::ports::{Issuer, IssuerStore, KeptIssuer, MAX_ISSUERS, StoreError, VaultSettings};
+use api::ports::{Earlier, Issuer, IssuerStore, KeptIssuer, MAX_ISSUERS, StoreError, VaultSettings};
 use async_trait::async_trait;
 use audit::Event;
 use certs::{Certificate, SecretBytes, Timestamp};
@@ -34,11 +34,24 @@ struct Header {
     anchor: String,
     /// The certificate of the authority that signs, the same.
     signer: String,
-    /// Of those before, the same.
+    #[serde(default)]
+    generation: u32,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    earlier: Vec<String>,
+    earlier: Vec<EarlierHeader>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    fallback: Option<IssuerName>,
     created: i64,
     updated: i64,
+}
+
+/// One of those before.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+enum EarlierHeader {
+    /// As it was written before issuers had more than one root: its certificate alone.
+    Signer(String),
+    /// Certificates as above.
+    Whole { signer: String, anchor: String, issuer: String, generation: u32 },
 }
 
 fn tenant() -> String {
@@ -48,7 +61,6 @@ fn tenant() -> String {
 struct Put {
     kept: KeptIssuer,
     expected: u64,
-    is_moved: bool,
     event: Event,
 }
 
@@ -58,27 +70,38 @@ impl Change for Put {
     type Refusal = StoreError;
 
     async fn carry_out(self, tx: &mut Tx<'_>) -> Result<u64, Fault<StoreError>> {
-        let Self { kept: KeptIssuer { issuer, credential }, expected, is_moved, event } = self;
+        let Self { kept: KeptIssuer { issuer, credential }, expected, event } = self;
         let (tenant, id) = (tenant(), issuer.name.to_string());
         VAULTS.expect(tx, &tenant, &id, Some(expected)).await?;
         if ACME.version(tx, &tenant, &id).await?.is_some() {
             return Err(Fault::Refused(StoreError::Exists { what: VAULTS.what, name: id }));
         }
-        if is_moved && crate::leaves::is_in_use(tx, &id).await? {
-            let why =
-                "its root stands in the bundle of workloads, and what another signs is not believed yet";
-            return Err(Fault::Refused(StoreError::InUse { what: "issuer", name: id, why: why.to_owned() }));
-        }
         let header = Header {
             vault: issuer.vault,
             anchor: hex::encode(issuer.anchor.der()),
             signer: hex::encode(issuer.signer.der()),
-            earlier: issuer.earlier.iter().map(|one| hex::encode(one.der())).collect(),
+            generation: issuer.generation,
+            earlier: issuer
+                .earlier
+                .iter()
+                .map(|one| EarlierHeader::Whole {
+                    signer: hex::encode(one.signer.der()),
+                    anchor: hex::encode(one.anchor.der()),
+                    issuer: one.issuer.clone(),
+                    generation: one.generation,
+                })
+                .collect(),
+            fallback: issuer.fallback,
             created: issuer.created.unix_millis(),
             updated: event.at.unix_millis(),
         };
         Ok(VAULTS.put(tx, &tenant, &id, &header, &credential, event).await?)
     }
+}
+
+/// Whether there is an issuer of that name that signs certificates.
+pub(crate) async fn exists(tx: &mut Tx<'_>, name: &IssuerName) -> Result<bool, sqlx::Error> {
+    Ok(VAULTS.version(tx, &tenant(), name.as_str()).await?.is_some())
 }
 
 struct Remove(IssuerName, Event);
@@ -90,8 +113,7 @@ impl Change for Remove {
 
     async fn carry_out(self, tx: &mut Tx<'_>) -> Result<(), Fault<StoreError>> {
         let (tenant, id) = (tenant(), self.0.to_string());
-        if crate::leaves::is_in_use(tx, &id).await? {
-            let why = "its root stands in the bundle of workloads".to_owned();
+        if let Some(why) = crate::leaves::use_of(tx, &id).await? {
             return Err(Fault::Refused(StoreError::InUse { what: "issuer", name: id, why }));
         }
         VAULTS.remove(tx, &tenant, &id, self.1).await
@@ -102,12 +124,32 @@ impl Change for Remove {
 fn read(found: Found<'_>, header: &[u8], credential: SecretBytes) -> Option<KeptIssuer> {
     let header: Header = serde_json::from_slice(header).ok()?;
     let certificate = |text: &str| Certificate::from_der(&hex::decode(text).ok()?).ok();
+    let anchor = certificate(&header.anchor)?;
+    let earlier = |one: &EarlierHeader| {
+        Some(match one {
+            EarlierHeader::Signer(signer) => Earlier {
+                signer: certificate(signer)?,
+                anchor: anchor.clone(),
+                issuer: header.vault.issuer.clone(),
+                generation: header.generation,
+            },
+            EarlierHeader::Whole { signer, anchor, issuer, generation } => Earlier {
+                signer: certificate(signer)?,
+                anchor: certificate(anchor)?,
+                issuer: issuer.clone(),
+                generation: *generation,
+            },
+        })
+    };
+    let earlier = header.earlier.iter().map(earlier).collect::<Option<Vec<_>>>()?;
     let issuer = Issuer {
         name: IssuerName::parse(found.id).ok()?,
         vault: header.vault,
-        anchor: certificate(&header.anchor)?,
+        anchor,
         signer: certificate(&header.signer)?,
-        earlier: header.earlier.iter().map(|one| certificate(one)).collect::<Option<_>>()?,
+        generation: header.generation,
+        earlier,
+        fallback: header.fallback,
         created: Timestamp::from_unix_millis(header.created),
         updated: Timestamp::from_unix_millis(header.updated),
         version: found.version,
@@ -121,14 +163,8 @@ impl IssuerStore for Store {
         self.kept(&VAULTS, VAULTS.most, read).await
     }
 
-    async fn put_issuer(
-        &self,
-        kept: KeptIssuer,
-        expected: u64,
-        is_moved: bool,
-        event: Event,
-    ) -> Result<u64, StoreError> {
-        self.write(Put { kept, expected, is_moved, event }).await
+    async fn put_issuer(&self, kept: KeptIssuer, expected: u64, event: Event) -> Result<u64, StoreError> {
+        self.write(Put { kept, expected, event }).await
     }
 
     async fn remove_issuer(&self, name: &IssuerName, event: Event) -> Result<(), StoreError> {

@@ -3,7 +3,8 @@
 use async_trait::async_trait;
 use audit::Event;
 use ca::ports::{
-    JournalError, LeafAnswer, LeafIssuer, LeafOutcome, LeafRequest, LeafStore, MAX_UNKNOWN, SignedLeaf,
+    DefaultIssuer, JournalError, LeafAnswer, LeafIssuer, LeafOutcome, LeafRequest, LeafStore, MAX_UNKNOWN,
+    SignedLeaf, Source,
 };
 use certs::{SpkiHash, Timestamp};
 use spiffe::IssuerName;
@@ -31,10 +32,12 @@ impl Change for SetIssuers {
         refuse_while_found(tx, JournalError::Unavailable)?;
         sqlx::query("DELETE FROM leaf_issuers").execute(tx.sql()).await?;
         for one in all {
-            sqlx::query("INSERT INTO leaf_issuers (name, state, since) VALUES (?, ?, ?)")
-                .bind(one.name.as_str())
+            sqlx::query("INSERT INTO leaf_issuers (name, generation, state, since, is_hurried) VALUES (?, ?, ?, ?, ?)")
+                .bind(one.source.name.as_str())
+                .bind(one.source.generation)
                 .bind(word(&one.state)?)
                 .bind(one.since.unix_millis())
+                .bind(one.is_hurried)
                 .execute(tx.sql())
                 .await?;
         }
@@ -43,11 +46,54 @@ impl Change for SetIssuers {
     }
 }
 
-/// Whether leaves of `name` may be in use.
-pub(crate) async fn is_in_use(tx: &mut Tx<'_>, name: &str) -> Result<bool, sqlx::Error> {
+struct SetDefault(DefaultIssuer, Vec<Event>);
+
+#[async_trait]
+impl Change for SetDefault {
+    type Answer = ();
+    type Refusal = JournalError;
+
+    async fn carry_out(self, tx: &mut Tx<'_>) -> Result<(), Fault<JournalError>> {
+        let Self(next, events) = self;
+        refuse_while_found(tx, JournalError::Unavailable)?;
+        sqlx::query(
+            "INSERT INTO default_issuer (only, value) VALUES (1, ?)
+                 ON CONFLICT (only) DO UPDATE SET value = excluded.value",
+        )
+        .bind(json(&next)?)
+        .execute(tx.sql())
+        .await?;
+        events.into_iter().for_each(|event| tx.record(event));
+        Ok(())
+    }
+}
+
+/// Why leaves of `name` may be in use, or are to be, if they may.
+pub(crate) async fn use_of(tx: &mut Tx<'_>, name: &str) -> Result<Option<String>, sqlx::Error> {
     let found =
         sqlx::query("SELECT 1 FROM leaf_issuers WHERE name = ?").bind(name).fetch_optional(tx.sql()).await?;
-    Ok(found.is_some())
+    if found.is_some() {
+        return Ok(Some("its root stands in the bundle of workloads".to_owned()));
+    }
+    let default = sqlx::query(DEFAULT).fetch_optional(tx.sql()).await?;
+    if let Some(default) = default.as_ref().map(read_default).transpose()? {
+        let to = default.migration.as_ref().map(|migration| migration.to.as_str());
+        if default.current.as_str() == name || to == Some(name) {
+            return Ok(Some("it signs the leaves of workloads, or is about to".to_owned()));
+        }
+    }
+    let named = sqlx::query("SELECT node FROM bindings WHERE issuer = ? ORDER BY node LIMIT 1")
+        .bind(name)
+        .fetch_optional(tx.sql())
+        .await?;
+    let Some(row) = named else { return Ok(None) };
+    Ok(Some(format!("the binding of node {} names it", row.try_get::<String, _>("node")?)))
+}
+
+const DEFAULT: &str = "SELECT value FROM default_issuer";
+
+fn read_default(row: &SqliteRow) -> Result<DefaultIssuer, sqlx::Error> {
+    from_json(row, "value")
 }
 
 struct RecordRequest(LeafRequest, Event);
@@ -179,15 +225,28 @@ fn unavailable(error: sqlx::Error) -> JournalError {
 
 #[async_trait]
 impl LeafStore for Store {
+    async fn default_issuer(&self) -> Result<DefaultIssuer, JournalError> {
+        let load = async {
+            let row = sqlx::query(DEFAULT).fetch_optional(&mut *self.read().await?).await?;
+            Ok(row.as_ref().map(read_default).transpose()?.unwrap_or_default())
+        };
+        load.await.map_err(unavailable)
+    }
+
+    async fn set_default_issuer(&self, next: DefaultIssuer, events: Vec<Event>) -> Result<(), JournalError> {
+        self.write(SetDefault(next, events)).await
+    }
+
     async fn leaf_issuers(&self) -> Result<Vec<LeafIssuer>, JournalError> {
         let load = async {
-            let query = sqlx::query("SELECT name, state, since FROM leaf_issuers ORDER BY name");
+            let query = sqlx::query("SELECT * FROM leaf_issuers ORDER BY name, generation");
             let rows = query.fetch_all(&mut *self.read().await?).await?;
             let one = |row: &SqliteRow| {
                 Ok(LeafIssuer {
-                    name: issuer(row, "name")?,
+                    source: Source { name: issuer(row, "name")?, generation: row.try_get("generation")? },
                     state: from_word(row, "state")?,
                     since: time(row, "since")?,
+                    is_hurried: row.try_get("is_hurried")?,
                 })
             };
             rows.iter().map(one).collect::<Result<Vec<_>, sqlx::Error>>()

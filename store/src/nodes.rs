@@ -6,13 +6,13 @@ use api::ports::{NodeStore, StoreError, StoredToken};
 use async_trait::async_trait;
 use audit::Event;
 use certs::{SpkiHash, Timestamp};
-use spiffe::{Binding, NodeId};
+use spiffe::{Binding, IssuerName, NodeId};
 use sqlx::{Row, sqlite::SqliteRow};
 
 use crate::{
     Store, Topic,
     keyring::{Class, RowName},
-    row::{bytes32, from_json, from_word, json, optional_time, parsed, time, unsigned, word},
+    row::{bytes32, decode, from_json, from_word, json, optional_time, parsed, time, unsigned, word},
     sealed::SealedError,
     writer::{Change, Fault, Refusal, Tx},
 };
@@ -39,18 +39,20 @@ impl Change for Enroll {
 
     async fn carry_out(self, tx: &mut Tx<'_>) -> Result<(), Fault<StoreError>> {
         let Self { binding, token, replace, event } = self;
+        named_issuer(tx, binding.issuer.as_ref()).await?;
         if replace {
             drop_binding(tx, &binding.node, event.at).await?;
         }
         let made = sqlx::query(
-            "INSERT INTO bindings (node, tenant, namespace, labels, identities, state, created)
-             VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            "INSERT INTO bindings (node, tenant, namespace, labels, identities, issuer, state, created)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
         )
         .bind(binding.node.as_str())
         .bind(binding.tenant.as_str())
         .bind(binding.namespace.as_str())
         .bind(json(&binding.labels)?)
         .bind(json(&binding.identities)?)
+        .bind(binding.issuer.as_ref().map(IssuerName::as_str))
         .bind(word(&binding.state)?)
         .bind(binding.created.unix_millis())
         .execute(tx.sql())
@@ -125,6 +127,43 @@ impl Change for Remove {
     }
 }
 
+struct SetIssuer {
+    node: NodeId,
+    issuer: Option<IssuerName>,
+    event: Event,
+}
+
+#[async_trait]
+impl Change for SetIssuer {
+    type Answer = ();
+    type Refusal = StoreError;
+
+    async fn carry_out(self, tx: &mut Tx<'_>) -> Result<(), Fault<StoreError>> {
+        let Self { node, issuer, event } = self;
+        named_issuer(tx, issuer.as_ref()).await?;
+        let changed = sqlx::query("UPDATE bindings SET issuer = ? WHERE node = ?")
+            .bind(issuer.as_ref().map(IssuerName::as_str))
+            .bind(node.as_str())
+            .execute(tx.sql())
+            .await?;
+        if changed.rows_affected() == 0 {
+            return Err(Fault::Refused(StoreError::NotFound { what: "node", name: node.to_string() }));
+        }
+        tx.record(event);
+        tx.touch(Topic::Bindings);
+        Ok(())
+    }
+}
+
+/// An issuer that was removed meanwhile is named by nobody.
+async fn named_issuer(tx: &mut Tx<'_>, issuer: Option<&IssuerName>) -> Result<(), Fault<StoreError>> {
+    let Some(name) = issuer.filter(|name| !name.is_builtin()) else { return Ok(()) };
+    if !crate::issuers::exists(tx, name).await? {
+        return Err(Fault::Refused(StoreError::NotFound { what: "issuer", name: name.to_string() }));
+    }
+    Ok(())
+}
+
 struct RevokeToken {
     id: String,
     event: Event,
@@ -188,9 +227,15 @@ fn read_binding(row: &SqliteRow) -> Result<Binding, sqlx::Error> {
         namespace: parsed(row, "namespace")?,
         labels: from_json(row, "labels")?,
         identities: from_json(row, "identities")?,
+        issuer: issuer(row)?,
         state: from_word(row, "state")?,
         created: time(row, "created")?,
     })
+}
+
+fn issuer(row: &SqliteRow) -> Result<Option<IssuerName>, sqlx::Error> {
+    let text: Option<String> = row.try_get("issuer")?;
+    text.map(|text| IssuerName::parse(&text).map_err(|error| decode("issuer", error))).transpose()
 }
 
 fn read_token(row: &SqliteRow) -> Result<StoredToken, sqlx::Error> {
@@ -254,6 +299,15 @@ impl NodeStore for Store {
         event: Event,
     ) -> Result<(), StoreError> {
         self.write(Enroll { binding: binding.clone(), token: token.clone(), replace, event }).await
+    }
+
+    async fn set_issuer(
+        &self,
+        node: &NodeId,
+        issuer: Option<&IssuerName>,
+        event: Event,
+    ) -> Result<(), StoreError> {
+        self.write(SetIssuer { node: node.clone(), issuer: issuer.cloned(), event }).await
     }
 
     async fn remove(&self, node: &NodeId, event: Event) -> Result<(), StoreError> {

@@ -31,18 +31,28 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// To sign leaves of a trust domain by a role, under the issuer of that id; and to read the role.
+    /// To sign leaves of a trust domain by a role, under the issuers of these ids; and to read the role.
     #[must_use]
-    pub fn leaves(mount: &Mount, issuer: &Name, role: &Name, trust_domain: &str) -> Self {
-        let mut sign = Rule::plain(format!("{mount}/issuer/{issuer}/sign/{role}"), "update");
-        sign.required = vec!["csr", "uri_sans"];
-        sign.allowed = vec![
-            ("csr", Vec::new()),
-            ("uri_sans", vec![format!("spiffe://{trust_domain}/*")]),
-            ("ttl", Vec::new()),
-            ("format", vec!["pem".to_owned()]),
-        ];
-        Self { rules: vec![sign, Rule::plain(format!("{mount}/roles/{role}"), "read")] }
+    pub fn leaves<'a>(
+        mount: &Mount,
+        issuers: impl IntoIterator<Item = &'a Name>,
+        role: &Name,
+        trust_domain: &str,
+    ) -> Self {
+        let sign = |issuer: &Name| {
+            let mut sign = Rule::plain(format!("{mount}/issuer/{issuer}/sign/{role}"), "update");
+            sign.required = vec!["csr", "uri_sans"];
+            sign.allowed = vec![
+                ("csr", Vec::new()),
+                ("uri_sans", vec![format!("spiffe://{trust_domain}/*")]),
+                ("ttl", Vec::new()),
+                ("format", vec!["pem".to_owned()]),
+            ];
+            sign
+        };
+        let mut rules: Vec<_> = issuers.into_iter().map(sign).collect();
+        rules.push(Rule::plain(format!("{mount}/roles/{role}"), "read"));
+        Self { rules }
     }
 
     /// To have authorities of a trust domain signed under the issuer of that id.
@@ -124,7 +134,7 @@ mod tests {
     #[test]
     fn the_policy_for_leaves_reads_as_it_was_measured() {
         let (mount, issuer) = (Mount::parse("pki").unwrap(), Name::parse("1c3f").unwrap());
-        let policy = Policy::leaves(&mount, &issuer, &Name::parse("svid").unwrap(), "td");
+        let policy = Policy::leaves(&mount, [&issuer], &Name::parse("svid").unwrap(), "td");
         let expected = "path \"pki/issuer/1c3f/sign/svid\" {\n\
             \x20 capabilities        = [\"update\"]\n\
             \x20 required_parameters = [\"csr\", \"uri_sans\"]\n\
@@ -139,7 +149,7 @@ mod tests {
     fn nothing_may_create_a_key_or_write_a_role() {
         let (mount, name) = (Mount::parse("m").unwrap(), Name::parse("n").unwrap());
         let all = [
-            Policy::leaves(&mount, &name, &name, "td").with_revocation(&mount),
+            Policy::leaves(&mount, [&name], &name, "td").with_revocation(&mount),
             Policy::authorities(&mount, &name, "td").with_secret_id_lookup(&mount, &name),
             Policy::slot(&mount, &name),
         ];

@@ -233,6 +233,12 @@ impl Calls {
             is_at_risk: false,
             warnings: Vec::new(),
             leaves: None,
+            is_default: false,
+            percent: 0,
+            migration: None,
+            named_by: 0,
+            fallback: None,
+            stands_in: None,
             version: Some(issuer.version),
         }
     }

@@ -17,7 +17,7 @@ use std::{
 };
 
 use audit::{Actor, Event};
-use spiffe::{Binding, Bindings, BlockList, Namespace, NodeId, SpiffeId, Tenant};
+use spiffe::{Binding, Bindings, BlockList, IssuerName, Namespace, NodeId, SpiffeId, Tenant};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -136,6 +136,7 @@ enum Command {
         reply: Reply<()>,
     },
     Remove(NodeId, Box<Event>, Reply<()>),
+    SetIssuer(NodeId, Option<IssuerName>, Box<Event>, Reply<()>),
     Concerned(SpiffeId, Reply<Concerned>),
     Block(SpiffeId, Verdict, Box<Event>, Reply<()>),
     Unblock(SpiffeId, Box<Event>, Reply<()>),
@@ -235,6 +236,19 @@ impl Handle {
     /// When there is none, or the store does not commit.
     pub async fn remove(&self, node: NodeId, event: Event) -> Result<(), CallError> {
         self.ask(|reply| Command::Remove(node, Box::new(event), reply)).await
+    }
+
+    /// Has an issuer sign the leaves of a node, or whoever does by default.
+    ///
+    /// # Errors
+    /// When there is no such node or issuer, or the store does not commit.
+    pub async fn set_issuer(
+        &self,
+        node: NodeId,
+        issuer: Option<IssuerName>,
+        event: Event,
+    ) -> Result<(), CallError> {
+        self.ask(|reply| Command::SetIssuer(node, issuer, Box::new(event), reply)).await
     }
 
     /// Blocks an identity.
@@ -395,6 +409,9 @@ impl Manager {
                 drop(reply.send(self.enroll(*binding, &token, replace, *event).await));
             }
             Command::Remove(node, event, reply) => drop(reply.send(self.remove(&node, *event).await)),
+            Command::SetIssuer(node, issuer, event, reply) => {
+                drop(reply.send(self.set_issuer(&node, issuer, *event).await));
+            }
             Command::Concerned(id, reply) => {
                 drop(reply.send(Ok(self.catalog.concerned(&id))));
             }
@@ -610,6 +627,23 @@ impl Manager {
         let next = Arc::new(Bindings::new(rest));
         let planned = self.with_bindings(&next, None)?;
         self.stores.nodes.remove(node, event).await?;
+        self.rebind(planned, next);
+        Ok(())
+    }
+
+    async fn set_issuer(
+        &mut self,
+        node: &NodeId,
+        issuer: Option<IssuerName>,
+        event: Event,
+    ) -> Result<(), CallError> {
+        let mut next = self.bindings.borrow().iter().cloned().collect::<Vec<_>>();
+        next.iter_mut()
+            .filter(|binding| binding.node == *node)
+            .for_each(|one| one.issuer.clone_from(&issuer));
+        let next = Arc::new(Bindings::new(next));
+        let planned = self.with_bindings(&next, None)?;
+        self.stores.nodes.set_issuer(node, issuer.as_ref(), event).await?;
         self.rebind(planned, next);
         Ok(())
     }

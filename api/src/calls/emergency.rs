@@ -48,8 +48,8 @@ impl Calls {
         if let Some((_, issuer)) = self.outside(&wanted.authority).await? {
             let name = wanted.authority.clone();
             let why = format!(
-                "is of issuer {issuer}, which alone can revoke what it signed: credence issuer migrate --to builtin \
-                 has every leaf of it replaced, and /authorities/{name}/signed lists what we obtained of it"
+                "is of issuer {issuer}, which alone can revoke what it signed: credence issuer migrate --to builtin --now \
+                 has every leaf of it replaced at once and its root leave the bundles, and /authorities/{name}/signed lists what we obtained of it"
             );
             return Err(CallError::Conflict { what: "authority", name, why });
         }

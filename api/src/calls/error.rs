@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use ca::migration::WishRefusal;
 use spiffe::{BindingError, IdError, IssueError, NameError};
 use thiserror::Error;
 
@@ -135,6 +136,42 @@ pub enum CallError {
     /// The answer took too long.
     #[error("the call took longer than {0:?}")]
     TimedOut(Duration),
+}
+
+impl CallError {
+    /// Why leaves do not go where an operator wants them.
+    #[must_use]
+    pub fn wish(refusal: &WishRefusal) -> Self {
+        wish(refusal)
+    }
+}
+
+fn wish(refusal: &WishRefusal) -> CallError {
+    let conflict =
+        |name: &str, why: String| CallError::Conflict { what: "issuer", name: name.to_owned(), why };
+    match refusal {
+        WishRefusal::NotFrom { current, said } => {
+            let why = format!("does not sign the leaves of workloads: {current} does");
+            conflict(said.as_str(), why)
+        }
+        WishRefusal::Already(name) => {
+            conflict(name.as_str(), "signs the leaves of workloads already".to_owned())
+        }
+        WishRefusal::UnderWay(name) | WishRefusal::NotStopped(name) => {
+            let why = match refusal {
+                WishRefusal::UnderWay(_) => {
+                    "is where leaves are on their way to: let them arrive, or call that off with credence issuer migrate \
+                     --abort"
+                }
+                _ => "is where leaves move, and nothing stopped them",
+            };
+            conflict(name.as_str(), why.to_owned())
+        }
+        WishRefusal::Nothing => CallError::NotFound { what: "migration", name: "of leaves".to_owned() },
+        WishRefusal::Stages(_) | WishRefusal::Shrinks(_) | WishRefusal::HurriedStages => {
+            CallError::Parameter { what: "stages", why: refusal.to_string() }
+        }
+    }
 }
 
 /// The rules that are broken, and by what.

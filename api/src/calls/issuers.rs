@@ -2,16 +2,14 @@
 //! that is away costs nobody a leaf before the authority of now is near its end. One with a role signs leaves of
 //! workloads itself, and each renewal asks it.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
-    time::Duration,
-};
+mod migrate;
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use audit::{Action, Event};
 use ca::{
+    LeavesStatus,
     ports::{AuthorityRecord, AuthorityState, Place},
-    rotation::{Step, Wish},
     upstream,
 };
 use certs::{Certificate, SecretBytes, certificates_from_pem, is_self_signed, parse_duration};
@@ -20,7 +18,7 @@ use zeroize::Zeroizing;
 
 use super::{CallError, Caller, Calls, acme, error, rotation::shown_laggard, trust::unavailable};
 use crate::{
-    ports::{Issuer, KeptIssuer, MAX_EARLIER, VaultLogin, VaultSettings},
+    ports::{Earlier, Issuer, KeptIssuer, MAX_EARLIER, VaultLogin, VaultSettings},
     sources::{Draft, Examined},
     wire,
 };
@@ -47,6 +45,10 @@ impl Calls {
         }
         let mut all = vec![builtin(&records, &others)];
         all.extend(others);
+        let leaves = self.upstreams.leaves();
+        for one in &mut all {
+            self.show_leaves(one, &leaves);
+        }
         all.extend(self.shown_acmes().await?);
         Ok(wire::Page::whole(all))
     }
@@ -81,8 +83,11 @@ impl Calls {
         let credential = credential(&vault.login, wanted.credential.as_ref())?;
         unwrappable(&vault.login, wanted.is_wrapped, wanted.dry_run)?;
         let anchor = anchor(&wanted.anchor)?;
-        let draft = Draft { name, vault, anchor, credential, is_wrapped: wanted.is_wrapped };
-        self.write_issuer(caller, draft, None, &wanted.reason, wanted.dry_run).await
+        let fallback = wanted.fallback.as_deref();
+        let fallback = self.fallback(&name, vault.role.is_some(), fallback, &kept)?;
+        let is_wrapped = wanted.is_wrapped;
+        let draft = Draft { name, vault, anchor, credential, is_wrapped, earlier: Vec::new() };
+        self.write_issuer(caller, draft, None, fallback, &wanted.reason, wanted.dry_run).await
     }
 
     /// Changes an issuer; what the author leaves out stays. It is tried whole before anything is kept.
@@ -100,13 +105,9 @@ impl Calls {
         }
         let KeptIssuer { issuer: before, credential: known } = self.find_issuer(name).await?;
         let mut vault = self.wire_settings(&before.vault);
-        let is_moved = wanted.issuer.is_some() || wanted.anchor.is_some();
         vault.addresses = wanted.addresses.unwrap_or(vault.addresses);
         vault.issuer = wanted.issuer.unwrap_or(vault.issuer);
         vault.lifetime = wanted.lifetime.or(vault.lifetime);
-        if is_moved && self.upstreams.standing(&before.name).leaves.is_some() {
-            return Err(moved_in_use(name));
-        }
         let vault = self.settings(vault)?;
         let anchor = wanted.anchor.as_deref().map_or_else(|| Ok(before.anchor.clone()), anchor)?;
         // Whoever is asked at a new address is told it: only who has the credential may send it there.
@@ -121,8 +122,17 @@ impl Calls {
         };
         let is_wrapped = wanted.is_wrapped && wanted.credential.is_some();
         unwrappable(&vault.login, is_wrapped, wanted.dry_run)?;
-        let draft = Draft { name: before.name.clone(), vault, anchor, credential, is_wrapped };
-        self.write_issuer(caller, draft, Some(before), &wanted.reason, wanted.dry_run).await
+        let fallback = match wanted.fallback.as_deref() {
+            None => before.fallback.clone(),
+            Some("") => None,
+            text => {
+                let kept = self.issuers.issuers().await?;
+                self.fallback(&before.name, vault.role.is_some(), text, &kept)?
+            }
+        };
+        let earlier = before.asked().into_iter().map(|one| one.issuer).collect();
+        let draft = Draft { name: before.name.clone(), vault, anchor, credential, is_wrapped, earlier };
+        self.write_issuer(caller, draft, Some(before), fallback, &wanted.reason, wanted.dry_run).await
     }
 
     async fn write_issuer(
@@ -130,6 +140,7 @@ impl Calls {
         caller: &Caller,
         draft: Draft,
         before: Option<Issuer>,
+        fallback: Option<IssuerName>,
         reason: &str,
         dry_run: bool,
     ) -> Result<wire::IssuerChange, CallError> {
@@ -162,12 +173,9 @@ impl Calls {
             let why = format!("signs by the same authority as issuer {}: update that one", other.name);
             return Err(CallError::Conflict { what: "issuer", name: name.to_string(), why });
         }
-        let is_moved = before
-            .as_ref()
-            .is_some_and(|before| before.anchor != anchor || before.signer.spki_hash() != signer.spki_hash());
-        if is_moved && self.upstreams.standing(&name).leaves.is_some() {
-            return Err(moved_in_use(name.as_str()));
-        }
+        let generation = before.as_ref().map_or(0, |before| generation(before, &vault, &anchor));
+        let earlier = earlier(before.as_ref(), &signer, generation);
+        self.refuse_forgotten(&name, generation, &earlier)?;
         let expected = before.as_ref().map_or(0, |before| before.version);
         let mut issuer = Issuer {
             name: name.clone(),
@@ -176,7 +184,9 @@ impl Calls {
             version: expected + 1,
             vault,
             anchor,
-            earlier: earlier(before.as_ref(), &signer),
+            earlier,
+            generation,
+            fallback,
             signer,
         };
         if !dry_run {
@@ -188,7 +198,7 @@ impl Calls {
                 .with("issuer_id", &issuer.vault.issuer)
                 .with("login", issuer.vault.login.word());
             let kept = KeptIssuer { issuer: issuer.clone(), credential };
-            issuer.version = self.issuers.put_issuer(kept, expected, is_moved, event).await?;
+            issuer.version = self.issuers.put_issuer(kept, expected, event).await?;
         }
         let records = self.records().await?;
         let shown = self.shown_issuer(&issuer, &records);
@@ -200,8 +210,16 @@ impl Calls {
         };
         let next = if shown.state == "signs" && issuer.vault.role.is_none() {
             "it signs our next authority when that is due".to_owned()
-        } else if shown.state == "signs" {
-            "it signs leaves of workloads, as before".to_owned()
+        } else if shown.leaves_wanted()
+            && issuer.generation != before.as_ref().map_or(0, |one| one.generation)
+        {
+            let root = AuthorityId::of(issuer.anchor.spki_hash());
+            format!(
+                "root {root} enters the bundles of workloads, and it signs under that one when every connected node has \
+                 acknowledged it; under the one before until then"
+            )
+        } else if shown.leaves_wanted() {
+            "it signs leaves of workloads, as before; those of another authority are replaced".to_owned()
         } else {
             format!("nothing is signed by it before: credence issuer migrate --to {name}")
         };
@@ -219,140 +237,20 @@ impl Calls {
             return self.test_acme(caller, kept).await;
         }
         let KeptIssuer { issuer, credential } = self.find_issuer(name).await?;
+        let earlier = issuer.asked().into_iter().map(|one| one.issuer).collect();
         let draft = Draft {
             name: issuer.name,
             vault: issuer.vault,
             anchor: issuer.anchor,
             credential,
             is_wrapped: false,
+            earlier,
         };
         let event = caller.event(self.clock.now(), Action::IssuerAsk, name).with("as", "test");
         self.audit.append(vec![event]).await?;
         let Examined { checks, .. } = self.upstreams.examine(draft).await;
         let passed = checks.iter().all(|check| check.verdict != FAILED);
         Ok(wire::IssuerTest { name: name.to_owned(), passed, checks })
-    }
-
-    /// Has an issuer sign our next authority. Under the root of now it signs at once, and leaves follow; another root
-    /// goes through the gates of its rotation, and nobody loses a request.
-    ///
-    /// # Errors
-    /// When there is none of that name, it does not sign, or what it signed is refused.
-    pub async fn migrate_issuer(
-        &self,
-        caller: &Caller,
-        wanted: &wire::MigrateIssuer,
-    ) -> Result<wire::IssuerMigration, CallError> {
-        if wanted.to == IssuerName::BUILTIN {
-            return self.migrate_to_builtin(caller, wanted).await;
-        }
-        if self.find_acme(&wanted.to).await?.is_some() {
-            return Err(acme::signs_nothing(&wanted.to));
-        }
-        let issuer = self.find_issuer(&wanted.to).await?.issuer;
-        if issuer.vault.role.is_some() {
-            return self.migrate_leaves(caller, Some(&issuer), wanted).await;
-        }
-        if wanted.dry_run {
-            let anchor = AuthorityId::of(issuer.anchor.spki_hash());
-            let is_same = self.anchor.borrow().root == Some(anchor);
-            let next = if is_same {
-                "under the root of now: it signs leaves at once".to_owned()
-            } else {
-                format!(
-                    "root {anchor} enters every bundle, prepared, and its gates follow: credence ca status"
-                )
-            };
-            let summary = format!("would have {} sign our next authority, {next}", issuer.name);
-            return Ok(wire::IssuerMigration { dry_run: true, summary, installed: None });
-        }
-        let obtained = self.upstreams.obtain(caller, &issuer.name, wanted.automatic, &wanted.reason).await?;
-        let installed = self.installed(&obtained, false).await?;
-        let next = if installed.is_new_root {
-            format!("its root {} is prepared: credence ca status shows who has it", installed.root)
-        } else {
-            "leaves follow".to_owned()
-        };
-        let summary = format!("{} signed authority {}; {next}", issuer.name, installed.authority);
-        Ok(wire::IssuerMigration { dry_run: false, summary, installed: Some(installed) })
-    }
-
-    /// A root of our own again, made here. Whoever signed before vouches for nobody of ours, so that activation also
-    /// waits until each node has the new root in its bundle file.
-    async fn migrate_to_builtin(
-        &self,
-        caller: &Caller,
-        wanted: &wire::MigrateIssuer,
-    ) -> Result<wire::IssuerMigration, CallError> {
-        // Not by the records of issuers: one that does not open may be what is to be left.
-        if self.upstreams.leaf_issuers().iter().any(|one| one.state != AuthorityState::Retired) {
-            return self.migrate_leaves(caller, None, wanted).await;
-        }
-        let builtin = self.show_issuer(IssuerName::BUILTIN).await?;
-        if builtin.state == "signs" {
-            let why = "signs already: credence ca rotate root prepare replaces its root".to_owned();
-            return Err(CallError::Conflict { what: "issuer", name: builtin.name, why });
-        }
-        let wish = Wish {
-            step: Step::Prepare,
-            leave_behind: BTreeSet::new(),
-            automatic: wanted.automatic,
-            alone: true,
-        };
-        let status = self.rotation.rotate_root(caller, wish, &wanted.reason, wanted.dry_run).await?;
-        let summary = match status.other.filter(|_| !wanted.dry_run) {
-            Some(root) => format!("root {root} of our own is prepared: credence ca status shows who has it"),
-            None => "would make a root of our own, which enters every bundle, prepared: credence ca rotate root activate \
-                     and finish go on with it"
-                .to_owned(),
-        };
-        Ok(wire::IssuerMigration { dry_run: wanted.dry_run, summary, installed: None })
-    }
-
-    /// Who signs the leaves of workloads: an issuer with a role, as soon as every connected node has acknowledged its
-    /// root; or our own authorities, at once.
-    async fn migrate_leaves(
-        &self,
-        caller: &Caller,
-        to: Option<&Issuer>,
-        wanted: &wire::MigrateIssuer,
-    ) -> Result<wire::IssuerMigration, CallError> {
-        let all = self.upstreams.leaf_issuers();
-        let is_prepared = all.iter().any(|one| one.state == AuthorityState::Prepared);
-        let signs = |name: &IssuerName| {
-            all.iter().any(|one| one.name == *name && one.state == AuthorityState::Active)
-        };
-        // Whoever signs is wanted again where another was to follow it.
-        if let Some(to) = to.filter(|to| signs(&to.name) && !is_prepared) {
-            let why = "signs the leaves of workloads already".to_owned();
-            return Err(CallError::Conflict { what: "issuer", name: to.name.to_string(), why });
-        }
-        if !wanted.dry_run {
-            self.upstreams.delegate(caller, to.map(|to| &to.name), &wanted.reason).await?;
-        }
-        let root = to.map(|to| AuthorityId::of(to.anchor.spki_hash()).to_string()).unwrap_or_default();
-        let summary = match (to.map(|to| &to.name), wanted.dry_run) {
-            (Some(name), true) => format!(
-                "would have {name} sign the leaves of workloads: its root {root} enters their bundles, and it signs \
-                 when every connected node has acknowledged that; nodes, operators and this server stay with our own \
-                 authority"
-            ),
-            (Some(name), false) => format!(
-                "root {root} enters the bundles of workloads, and {name} signs their leaves when every connected node \
-                 has acknowledged that: credence issuer list"
-            ),
-            (None, true) => {
-                "would have our own authority sign the leaves of workloads at once; the root of the issuer \
-                             before leaves their bundles when no unexpired leaf of it is left"
-                    .to_owned()
-            }
-            (None, false) => {
-                "our own authority signs the leaves of workloads; the root of the issuer before leaves their \
-                              bundles when no unexpired leaf of it is left"
-                    .to_owned()
-            }
-        };
-        Ok(wire::IssuerMigration { dry_run: wanted.dry_run, summary, installed: None })
     }
 
     /// Removes an issuer and destroys its credentials.
@@ -372,6 +270,7 @@ impl Calls {
         let issuer = self.find_issuer(name).await?.issuer;
         if issuer.vault.role.is_some() {
             self.refuse_while_leaves(&issuer).await?;
+            self.refuse_while_named(&issuer.name).await?;
         }
         let records = self.records().await?;
         let is_upstream = issuer.vault.role.is_none();
@@ -412,6 +311,124 @@ impl Calls {
             }
         };
         Err(CallError::Conflict { what: "issuer", name: issuer.name.to_string(), why })
+    }
+
+    /// Whoever names it would have leaves of nobody.
+    async fn refuse_while_named(&self, name: &IssuerName) -> Result<(), CallError> {
+        let conflict = |why| Err(CallError::Conflict { what: "issuer", name: name.to_string(), why });
+        let bindings = self.configs.bindings();
+        let mut nodes = bindings.iter().filter(|one| one.issuer.as_ref() == Some(name));
+        if let Some(first) = nodes.next() {
+            let more = nodes.count();
+            let more = if more == 0 { String::new() } else { format!(" and of {more} more") };
+            let node = &first.node;
+            return conflict(format!(
+                "is named by the binding of {node}{more}: credence proxy issuer {node} --default, or another one"
+            ));
+        }
+        let kept = self.issuers.issuers().await?;
+        match kept.iter().find(|one| one.issuer.fallback.as_ref() == Some(name)) {
+            Some(KeptIssuer { issuer, .. }) => conflict(format!(
+                "signs in the place of {} while that rests: credence issuer update {} --no-fallback",
+                issuer.name, issuer.name
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// Who is to sign in its place, if somebody may.
+    fn fallback(
+        &self,
+        name: &IssuerName,
+        has_role: bool,
+        wanted: Option<&str>,
+        kept: &[KeptIssuer],
+    ) -> Result<Option<IssuerName>, CallError> {
+        let wrong = |why: String| CallError::Parameter { what: "fallback", why };
+        let Some(text) = wanted else { return Ok(None) };
+        let fallback = error::name("fallback", IssuerName::parse(text))?;
+        if !has_role {
+            let why = "an issuer without a role signs our authorities, and no leaf waits for it";
+            return Err(wrong(why.to_owned()));
+        }
+        if fallback == *name {
+            return Err(wrong(format!("{name} cannot sign in its own place")));
+        }
+        let signs_leaves = |one: &KeptIssuer| one.issuer.name == fallback && one.issuer.vault.role.is_some();
+        if !fallback.is_builtin() && !kept.iter().any(signs_leaves) {
+            return Err(wrong(format!(
+                "{fallback} is no issuer with a role, and not {}",
+                IssuerName::BUILTIN
+            )));
+        }
+        Ok(Some(fallback))
+    }
+
+    /// What an issuer that signs leaves of workloads is asked for by name: that it exists.
+    pub(super) async fn leaf_issuer(&self, text: &str) -> Result<IssuerName, CallError> {
+        let name = error::name("issuer", IssuerName::parse(text))?;
+        if name.is_builtin() {
+            return Ok(name);
+        }
+        let issuer = self.find_issuer(text).await?.issuer;
+        if issuer.vault.role.is_none() {
+            let why = format!("{name} signs our authorities, and no leaves: it has no role");
+            return Err(CallError::Parameter { what: "issuer", why });
+        }
+        if self.revoking.lists().is_some() {
+            return Err(CallError::Policy(ca::MigrateError::Lists.to_string()));
+        }
+        Ok(name)
+    }
+
+    /// A root whose leaves may be in use is not forgotten, nor whom to ask under it.
+    fn refuse_forgotten(
+        &self,
+        name: &IssuerName,
+        generation: u32,
+        earlier: &[Earlier],
+    ) -> Result<(), CallError> {
+        let leaves = self.upstreams.leaves();
+        let is_known = |of: u32| of == generation || earlier.iter().any(|one| one.generation == of);
+        let of_it = leaves.issuers.iter().filter(|one| one.source.name == *name);
+        if of_it.clone().all(|one| is_known(one.source.generation)) {
+            return Ok(());
+        }
+        let why = "has leaves under too many roots that have not ended: wait for them".to_owned();
+        Err(CallError::Conflict { what: "issuer", name: name.to_string(), why })
+    }
+
+    /// What of one issuer is to be known of the leaves of workloads as a whole.
+    fn show_leaves(&self, one: &mut wire::Issuer, leaves: &LeavesStatus) {
+        let current = leaves.default.current.as_str();
+        let moving = leaves.default.migration.as_ref();
+        one.is_default = one.name == current;
+        one.percent = match moving {
+            Some(migration) if migration.to.as_str() == one.name => leaves.moved,
+            _ if one.is_default => 100 - leaves.moved,
+            _ => 0,
+        };
+        one.migration = moving.filter(|migration| migration.to.as_str() == one.name).map(|migration| {
+            let followers = leaves.followers.clone().unwrap_or_default();
+            wire::Migration {
+                from: current.to_owned(),
+                stages: migration.stages.clone(),
+                stage: migration.stage,
+                since: migration.since.to_string(),
+                hold: certs::format_duration(migration.hold),
+                stopped: migration.stopped.clone(),
+                total: followers.total,
+                behind: followers.behind,
+                waits_for: followers.waits_for,
+            }
+        });
+        let bindings = self.configs.bindings();
+        one.named_by = bindings
+            .iter()
+            .filter(|node| node.issuer.as_ref().is_some_and(|name| name.as_str() == one.name))
+            .count();
+        let health = leaves.health.iter().find(|(name, _)| name.as_str() == one.name);
+        one.stands_in = health.and_then(|(_, health)| health.stands_in.as_ref()).map(ToString::to_string);
     }
 
     /// What there is of the leaves that an issuer signs by its role.
@@ -494,6 +511,12 @@ impl Calls {
             is_at_risk: standing.is_at_risk,
             warnings: standing.warnings,
             leaves: None,
+            is_default: false,
+            percent: 0,
+            migration: None,
+            named_by: 0,
+            fallback: issuer.fallback.as_ref().map(ToString::to_string),
+            stands_in: None,
             version: Some(issuer.version),
         }
     }
@@ -578,17 +601,33 @@ fn is_of(record: &AuthorityRecord, all: &[AuthorityRecord], issuer: &Issuer) -> 
     signed.is_some_and(|signed| issuer.signers().any(|signer| signed.spki_hash() == signer.spki_hash()))
 }
 
-/// Nobody is asked whether what the next one signs is believed, and what this one signed is.
-fn moved_in_use(name: &str) -> CallError {
-    let why = "signs leaves, or has unexpired ones, and another authority than before would sign: name that as an issuer \
-               of its own, and migrate to it";
-    CallError::Conflict { what: "issuer", name: name.to_owned(), why: why.into() }
+/// Which of the issuer's roots `anchor` is. Only where it signs leaves those under one before may be in use.
+fn generation(before: &Issuer, vault: &VaultSettings, anchor: &Certificate) -> u32 {
+    if vault.role.is_none() {
+        return before.generation;
+    }
+    let all = before.asked();
+    let known = all.iter().find(|one| one.anchor == *anchor);
+    let next = all.iter().map(|one| one.generation).max().map_or(0, |newest| newest.saturating_add(1));
+    known.map_or(next, |one| one.generation)
 }
 
-/// Who signed before: an authority of theirs is still of this issuer.
-fn earlier(before: Option<&Issuer>, signer: &Certificate) -> Vec<Certificate> {
-    let known = before.into_iter().flat_map(Issuer::signers);
-    known.filter(|one| one.spki_hash() != signer.spki_hash()).take(MAX_EARLIER).cloned().collect()
+/// Who signed before: an authority of theirs is still of this issuer, and so are leaves under their roots.
+fn earlier(before: Option<&Issuer>, signer: &Certificate, generation: u32) -> Vec<Earlier> {
+    let Some(before) = before else { return Vec::new() };
+    let newest = before.asked().into_iter().take(1);
+    let mut all: Vec<Earlier> = Vec::new();
+    for one in newest.chain(before.earlier.iter().cloned()) {
+        let is_now = one.generation == generation && one.signer.spki_hash() == signer.spki_hash();
+        let is_known = |other: &Earlier| {
+            other.generation == one.generation && other.signer.spki_hash() == one.signer.spki_hash()
+        };
+        if !is_now && !all.iter().any(is_known) {
+            all.push(one);
+        }
+    }
+    all.truncate(MAX_EARLIER);
+    all
 }
 
 /// Whether it signs leaves of workloads, and no authority of ours.
@@ -621,6 +660,12 @@ fn builtin(records: &[AuthorityRecord], others: &[wire::Issuer]) -> wire::Issuer
         is_at_risk: false,
         warnings: Vec::new(),
         leaves: None,
+        is_default: false,
+        percent: 0,
+        migration: None,
+        named_by: 0,
+        fallback: None,
+        stands_in: None,
         version: None,
     }
 }

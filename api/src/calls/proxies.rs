@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use audit::{Action, Event};
 use certs::format_duration;
-use spiffe::{AuthorityId, Binding, BindingState, Namespace, NodeId, SpiffeId};
+use spiffe::{AuthorityId, Binding, BindingState, IssuerName, Namespace, NodeId, SpiffeId};
 use xds::{Resource, TypeUrl};
 
 use super::{CallError, Caller, Calls, error};
@@ -33,7 +33,7 @@ impl Calls {
     /// When a name is not valid, an identity is foreign or reserved, or the node is enrolled already.
     pub async fn enroll(&self, caller: &Caller, wanted: wire::Enroll) -> Result<wire::Enrolled, CallError> {
         let now = self.clock.now();
-        let binding = self.binding(caller, &wanted)?;
+        let binding = self.binding(caller, &wanted).await?;
         let ttl = wanted.ttl_secs.map_or(DEFAULT_TTL, Duration::from_secs);
         if ttl.is_zero() || ttl > MAX_TTL {
             let why = format!("{} is not between 1s and {}", format_duration(ttl), format_duration(MAX_TTL));
@@ -67,7 +67,7 @@ impl Calls {
         })
     }
 
-    fn binding(&self, caller: &Caller, wanted: &wire::Enroll) -> Result<Binding, CallError> {
+    async fn binding(&self, caller: &Caller, wanted: &wire::Enroll) -> Result<Binding, CallError> {
         let node = error::name("node", NodeId::parse(&wanted.node))?;
         let namespace = match &wanted.namespace {
             Some(text) => error::name("namespace", Namespace::parse(text))?,
@@ -88,6 +88,10 @@ impl Calls {
             namespace,
             labels: wanted.labels.clone(),
             identities,
+            issuer: match &wanted.issuer {
+                Some(text) => Some(self.leaf_issuer(text).await?),
+                None => None,
+            },
             state: BindingState::Enabled,
             created: self.clock.now(),
         };
@@ -137,6 +141,7 @@ impl Calls {
             namespace: binding.namespace.to_string(),
             labels: binding.labels.clone(),
             identities: binding.identities.iter().map(ToString::to_string).collect(),
+            issuer: binding.issuer.as_ref().map(ToString::to_string),
             state: match binding.state {
                 BindingState::Enabled => "enabled".into(),
                 BindingState::Disabled => "disabled".into(),
@@ -221,6 +226,48 @@ impl Calls {
             dry_run,
             summary: format!("sent everything again on {streams} open streams of {node}"),
         })
+    }
+
+    /// Has an issuer sign the leaves of a node, or whoever does by default.
+    ///
+    /// # Errors
+    /// When the node is not enrolled, or there is no such issuer of leaves.
+    pub async fn set_proxy_issuer(
+        &self,
+        caller: &Caller,
+        node: &str,
+        wanted: &wire::ProxyIssuer,
+    ) -> Result<wire::Done, CallError> {
+        let binding = self.known(caller, node)?;
+        let issuer = match &wanted.issuer {
+            Some(text) => Some(self.leaf_issuer(text).await?),
+            None => None,
+        };
+        if binding.issuer == issuer {
+            let why = match &issuer {
+                Some(name) => format!("names issuer {name} already"),
+                None => "names no issuer: whoever signs by default signs its leaves".to_owned(),
+            };
+            return Err(CallError::Conflict { what: "node", name: node.to_owned(), why });
+        }
+        if !wanted.dry_run {
+            let mut event = caller.event(self.clock.now(), Action::ProxyChange, binding.node.as_str());
+            event.reason.clone_from(&wanted.reason);
+            let word = issuer.as_ref().map_or("default", IssuerName::as_str);
+            self.configs.set_issuer(binding.node.clone(), issuer.clone(), event.with("issuer", word)).await?;
+        }
+        let signs = if wanted.dry_run { "would sign" } else { "signs" };
+        let summary = match &issuer {
+            Some(name) if name.is_builtin() => {
+                format!("our own authority {signs} the leaves of {node}, which are replaced over ten minutes")
+            }
+            Some(name) => format!(
+                "{name} {signs} the leaves of {node} when every connected node has acknowledged its root, and whoever does \
+                 by default until then: credence issuer list"
+            ),
+            None => format!("whoever does by default {signs} the leaves of {node}: credence issuer list"),
+        };
+        Ok(wire::Done { dry_run: wanted.dry_run, summary })
     }
 
     /// Removes a node's binding and revokes its tokens: its streams end, and it cannot come back.

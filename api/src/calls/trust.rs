@@ -239,6 +239,7 @@ impl Calls {
             ip_addresses: Vec::new(),
             tenant: caller.tenant.clone(),
             node: None,
+            issuer: None,
             purpose: Purpose::Operator,
             // Somebody waits for the answer; what it replaces may be good for weeks, but not in an emergency.
             deadline: Some(self.clock.now()),

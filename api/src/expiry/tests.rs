@@ -69,6 +69,7 @@ fn binding(name: &str, identities: &[&str], created: u64) -> Binding {
         namespace: Namespace::default(),
         labels: Labels::default(),
         identities: identities.iter().map(|path| id(path)).collect(),
+        issuer: None,
         state: BindingState::Enabled,
         created: at(created),
     }

@@ -140,6 +140,7 @@ impl Enrolment {
                 ip_addresses: Vec::new(),
                 tenant: binding.tenant.clone(),
                 node: Some(node.clone()),
+                issuer: None,
                 purpose: Purpose::Enrolment,
                 deadline: None,
                 spend: Some(spend(&token)),

@@ -102,6 +102,7 @@ impl Enrolment {
                 ip_addresses: Vec::new(),
                 tenant: binding.tenant.clone(),
                 node: Some(node.clone()),
+                issuer: None,
                 purpose: Purpose::Recovery,
                 deadline: None,
                 spend: Some(Spend::Recovery(spend)),

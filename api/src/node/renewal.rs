@@ -73,6 +73,7 @@ impl Renewal {
                 ip_addresses: Vec::new(),
                 tenant: binding.tenant,
                 node: Some(node.clone()),
+                issuer: None,
                 purpose: Purpose::NodeRenewal,
                 deadline: Some(peer.svid().not_after()),
                 spend: None,

@@ -9,7 +9,7 @@ use proto::credence::v1::{
     enrolment_service_server::EnrolmentService, renewal_service_server::RenewalService,
 };
 use spiffe::{
-    AuthorityId, BindingState, Peer, Purpose, VerifiedSvid,
+    AuthorityId, BindingState, IssuerName, Peer, Purpose, VerifiedSvid,
     attestation::{Claim, MAX_WRONG_SECRETS, METHOD_JOIN_TOKEN},
     fake::FakeIssuer,
 };
@@ -48,6 +48,10 @@ impl NodeStore for Tokens {
     async fn enroll(&self, _: &Binding, token: &StoredToken, _: bool, _: Event) -> Result<(), StoreError> {
         self.kept.lock().unwrap().insert(token.id.clone(), token.clone());
         Ok(())
+    }
+
+    async fn set_issuer(&self, _: &NodeId, _: Option<&IssuerName>, _: Event) -> Result<(), StoreError> {
+        Err(StoreError::Unavailable("not asked for".to_owned()))
     }
 
     async fn remove(&self, _: &NodeId, _: Event) -> Result<(), StoreError> {
@@ -122,6 +126,7 @@ fn binding(name: &str, state: BindingState) -> Binding {
         namespace: Default::default(),
         labels: Default::default(),
         identities: vec![SpiffeId::parse("spiffe://td/web").unwrap()],
+        issuer: None,
         state,
         created: Timestamp::EPOCH,
     }

@@ -127,8 +127,12 @@ pub struct Issuer {
     pub anchor: Certificate,
     /// The certificate of the authority that signs.
     pub signer: Certificate,
+    /// Which of its roots that is, counted from 0: leaves under one before may be in use.
+    pub generation: u32,
     /// Those that signed for it before its settings were changed, the newest first; at most [`MAX_EARLIER`].
-    pub earlier: Vec<Certificate>,
+    pub earlier: Vec<Earlier>,
+    /// Who signs leaves in its place while it rests after failures, if an operator named somebody.
+    pub fallback: Option<IssuerName>,
     /// When it was added.
     pub created: Timestamp,
     /// When it was changed last.
@@ -137,10 +141,41 @@ pub struct Issuer {
     pub version: u64,
 }
 
+/// An authority that signed for an issuer before its settings were changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Earlier {
+    /// Its certificate.
+    pub signer: Certificate,
+    /// The root above it.
+    pub anchor: Certificate,
+    /// Its id in its Vault.
+    pub issuer: String,
+    /// Which of the issuer's roots that is.
+    pub generation: u32,
+}
+
 impl Issuer {
     /// Those whose signature makes an authority one of this issuer's.
     pub fn signers(&self) -> impl Iterator<Item = &Certificate> {
-        std::iter::once(&self.signer).chain(&self.earlier)
+        std::iter::once(&self.signer).chain(self.earlier.iter().map(|one| &one.signer))
+    }
+
+    /// Every authority of its Vault that may be asked: the one that signs, and one for each root before.
+    #[must_use]
+    pub fn asked(&self) -> Vec<Earlier> {
+        let newest = Earlier {
+            signer: self.signer.clone(),
+            anchor: self.anchor.clone(),
+            issuer: self.vault.issuer.clone(),
+            generation: self.generation,
+        };
+        let mut all = vec![newest];
+        for one in &self.earlier {
+            if !all.iter().any(|known| known.generation == one.generation) {
+                all.push(one.clone());
+            }
+        }
+        all
     }
 }
 
@@ -166,15 +201,9 @@ pub trait IssuerStore: Send + Sync {
     async fn issuers(&self) -> Result<Vec<KeptIssuer>, StoreError>;
 
     /// Writes one and answers its version. `expected` is the version that the author had seen: 0 for "must not exist".
-    /// One that is moved, to another root or authority, is refused while its leaves may be in use.
-    async fn put_issuer(
-        &self,
-        issuer: KeptIssuer,
-        expected: u64,
-        is_moved: bool,
-        event: Event,
-    ) -> Result<u64, StoreError>;
+    async fn put_issuer(&self, issuer: KeptIssuer, expected: u64, event: Event) -> Result<u64, StoreError>;
 
-    /// Removes one; its record is destroyed.
+    /// Removes one; its record is destroyed. Refused while its leaves may be in use, or are to be: by default, or
+    /// because a binding names it.
     async fn remove_issuer(&self, name: &IssuerName, event: Event) -> Result<(), StoreError>;
 }

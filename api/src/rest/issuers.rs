@@ -42,6 +42,24 @@ pub(super) async fn migrate(
     shared.calls.migrate_issuer(&caller, &wanted).await.map(Json)
 }
 
+pub(super) async fn abort(
+    State(shared): App,
+    caller: Caller,
+    Params(Nothing {}): Params<Nothing>,
+    Body(wanted): Body<wire::TurnMigration>,
+) -> Answer<wire::IssuerMigration> {
+    shared.calls.turn_migration(&caller, &wanted, true).await.map(Json)
+}
+
+pub(super) async fn resume(
+    State(shared): App,
+    caller: Caller,
+    Params(Nothing {}): Params<Nothing>,
+    Body(wanted): Body<wire::TurnMigration>,
+) -> Answer<wire::IssuerMigration> {
+    shared.calls.turn_migration(&caller, &wanted, false).await.map(Json)
+}
+
 pub(super) async fn show(
     State(shared): App,
     _: Caller,

@@ -98,6 +98,16 @@ pub(super) async fn reload(
     shared.calls.reload_proxy(&caller, &node, params.dry_run).await.map(Json)
 }
 
+pub(super) async fn issuer(
+    State(shared): App,
+    caller: Caller,
+    Path(node): Path<String>,
+    Params(Nothing {}): Params<Nothing>,
+    Body(wanted): Body<wire::ProxyIssuer>,
+) -> Answer<wire::Done> {
+    shared.calls.set_proxy_issuer(&caller, &node, &wanted).await.map(Json)
+}
+
 pub(super) async fn remove(
     State(shared): App,
     caller: Caller,

@@ -7,7 +7,11 @@ use std::{
 
 use async_trait::async_trait;
 use audit::Event;
-use ca::ports::LeafRequest;
+use ca::{
+    LeavesStatus,
+    migration::MigrationWish,
+    ports::{AuthorityState, DefaultIssuer, LeafRequest},
+};
 use certs::SecretBytes;
 use spiffe::IssuerName;
 use zeroize::Zeroizing;
@@ -39,13 +43,7 @@ impl IssuerStore for MemoryIssuers {
         Ok(self.lock().values().map(kept).collect())
     }
 
-    async fn put_issuer(
-        &self,
-        kept: KeptIssuer,
-        expected: u64,
-        _: bool,
-        _: Event,
-    ) -> Result<u64, StoreError> {
+    async fn put_issuer(&self, kept: KeptIssuer, expected: u64, _: Event) -> Result<u64, StoreError> {
         let version = expected + 1;
         let issuer = Issuer { version, ..kept.issuer };
         self.lock().insert(issuer.name.clone(), (issuer, kept.credential.len()));
@@ -65,6 +63,8 @@ pub struct StillVault {
     pub fault: Arc<Mutex<Option<String>>>,
     /// Where it stands with the leaves of workloads.
     pub leaves: Arc<Mutex<Option<ca::LeafIssuerStatus>>>,
+    /// Who signs by default, and where leaves move, while nobody stands in [`Self::leaves`] as active.
+    pub default: Arc<Mutex<DefaultIssuer>>,
     /// What it was asked for in vain.
     pub unknown: Arc<Mutex<Vec<LeafRequest>>>,
 }
@@ -80,8 +80,15 @@ impl Upstreams for StillVault {
         IssuerStanding { leaves, ..IssuerStanding::default() }
     }
 
-    fn leaf_issuers(&self) -> Vec<ca::LeafIssuerStatus> {
-        self.leaves.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    fn leaves(&self) -> Arc<LeavesStatus> {
+        let issuers: Vec<_> =
+            self.leaves.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect();
+        let mut default = self.default.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(one) = issuers.iter().find(|one| one.state == AuthorityState::Active) {
+            default.current = one.source.name.clone();
+        }
+        let (followers, health) = (None, BTreeMap::new());
+        Arc::new(LeavesStatus { issuers, default, moved: 0, followers, health })
     }
 
     /// Its authority is the anchor itself.
@@ -101,7 +108,7 @@ impl Upstreams for StillVault {
         Err(CallError::Unavailable { part: "issuer", why: "it is still".into() })
     }
 
-    async fn delegate(&self, _: &Caller, _: Option<&IssuerName>, _: &str) -> Result<(), CallError> {
+    async fn turn(&self, _: &Caller, _: MigrationWish, _: &str) -> Result<(), CallError> {
         Err(CallError::Unavailable { part: "issuer", why: "it is still".into() })
     }
 

@@ -52,6 +52,9 @@ pub struct AddIssuer {
     pub is_wrapped: bool,
     /// The root that whatever it signs must lead to, as PEM.
     pub anchor: String,
+    /// Who signs leaves in its place while it rests after failures: `builtin`, or an issuer with a role; nobody if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<String>,
     /// Why, for the audit log.
     #[serde(default)]
     pub reason: String,
@@ -76,6 +79,9 @@ pub struct UpdateIssuer {
     /// Another root that whatever it signs must lead to, as PEM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub anchor: Option<String>,
+    /// Another one that signs leaves in its place while it rests after failures; empty for nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<String>,
     /// Another token or secret id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
@@ -151,9 +157,57 @@ pub struct Issuer {
     /// What there is of the leaves that it signs by its role.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leaves: Option<IssuerLeaves>,
+    /// Whether it signs the leaves whose bindings name no issuer, or those of them that have not moved to another.
+    pub is_default: bool,
+    /// How many of a hundred of these are of it.
+    pub percent: u8,
+    /// How leaves move to it, if they do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migration: Option<Migration>,
+    /// How many bindings name it.
+    pub named_by: usize,
+    /// Who signs leaves in its place while it rests after failures, if an operator named somebody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<String>,
+    /// Who does so now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stands_in: Option<String>,
     /// Grows with each change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<u64>,
+}
+
+impl Issuer {
+    /// Whether anybody is to have leaves of it.
+    #[must_use]
+    pub fn leaves_wanted(&self) -> bool {
+        matches!(self.state.as_str(), "signs" | "prepared")
+    }
+}
+
+/// Leaves on their way from one issuer to another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Migration {
+    /// From whom.
+    pub from: String,
+    /// How many of a hundred identities move with each stage; none for all at once.
+    pub stages: Vec<u8>,
+    /// The stage that is under way, counted from 0.
+    pub stage: usize,
+    /// Since when.
+    pub since: String,
+    /// How long each stands, complete and without trouble, before the next.
+    pub hold: String,
+    /// Why it goes no further: then the stage is taken back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<String>,
+    /// Leaves that connected nodes want of the issuer.
+    pub total: usize,
+    /// Those of them that their nodes have not acknowledged yet.
+    pub behind: usize,
+    /// Some of their names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waits_for: Vec<String>,
 }
 
 /// Leaves of workloads that an issuer beside the built-in one signs.
@@ -220,9 +274,34 @@ pub struct IssuerChange {
 pub struct MigrateIssuer {
     /// Whose name.
     pub to: String,
+    /// Who signs now; refused if somebody else does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// With a role: how many of a hundred identities move with each stage, ascending; none for all at once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<u8>,
+    /// How long each stage stands, complete and without trouble, before the next; 60s if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<String>,
+    /// Leave an issuer with a role whose authority is stolen: leaves are replaced at once, and its root leaves the bundles
+    /// as soon as no connected node shows one.
+    #[serde(default)]
+    pub now: bool,
     /// Under another root: whether the further steps of its rotation follow by themselves as their gates open.
     #[serde(default)]
     pub automatic: bool,
+    /// Why, for the audit log.
+    #[serde(default)]
+    pub reason: String,
+    /// Only say what would happen.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// Calls a migration of leaves off, or has one go on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TurnMigration {
     /// Why, for the audit log.
     #[serde(default)]
     pub reason: String,

@@ -20,6 +20,9 @@ pub struct Enroll {
     /// The workload identities it speaks for, the first being its default; absent: `spiffe://TD/NAMESPACE/NODE`.
     #[serde(default)]
     pub identities: Vec<String>,
+    /// The issuer that signs the leaves of these identities for this node; absent: whoever does by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<String>,
     /// How long the join token is good, in seconds; 600 if absent, at most 86400.
     #[serde(default)]
     pub ttl_secs: Option<u64>,
@@ -27,6 +30,21 @@ pub struct Enroll {
     #[serde(default)]
     pub replace: bool,
     /// Only check, and make nothing.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// Has an issuer sign the leaves of a node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ProxyIssuer {
+    /// Its name; absent for whoever does by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<String>,
+    /// Why, for the audit log.
+    #[serde(default)]
+    pub reason: String,
+    /// Only say what would happen.
     #[serde(default)]
     pub dry_run: bool,
 }
@@ -69,6 +87,9 @@ pub struct Proxy {
     pub labels: BTreeMap<String, String>,
     /// The workload identities it speaks for; the first is its default.
     pub identities: Vec<String>,
+    /// The issuer that signs their leaves for this node; absent: whoever does by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<String>,
     /// `enabled` or `disabled`.
     pub state: String,
     /// When its binding was written first.

@@ -13,6 +13,14 @@ fn named(name: &str) -> IssuerName {
     IssuerName::parse(name).unwrap()
 }
 
+fn source(name: &str) -> Source {
+    Source { name: named(name), generation: 0 }
+}
+
+fn wanted(names: &[&str]) -> Event {
+    Event::Wanted(Wanted { sources: names.iter().copied().map(source).collect(), left: None })
+}
+
 const SETTINGS: Settings = Settings {
     grace: Duration::from_secs(120),
     look: Duration::from_secs(1),
@@ -20,7 +28,7 @@ const SETTINGS: Settings = Settings {
 };
 
 fn member(name: &str, state: AuthorityState, since: u64) -> LeafIssuer {
-    LeafIssuer { name: named(name), state, since: at(since) }
+    LeafIssuer { source: source(name), state, since: at(since), is_hurried: false }
 }
 
 fn machine() -> Delegation {
@@ -40,21 +48,21 @@ fn keeps(machine: &mut Delegation, event: Event, now: u64, expected: &[LeafIssue
 /// With `corp` active since second 5.
 fn signing() -> Delegation {
     let mut machine = machine();
-    let look = Some(Action::Look(named("corp")));
+    let look = Some(Action::Look(source("corp")));
     let prepared = [member("corp", Prepared, 0)];
-    assert_eq!(keeps(&mut machine, Event::Wanted(Some(named("corp"))), 0, &prepared), look);
+    assert_eq!(keeps(&mut machine, wanted(&["corp"]), 0, &prepared), look);
     let active = [member("corp", Active, 5)];
-    assert_eq!(machine.step(Event::Behind(named("corp")), at(0)), None);
+    assert_eq!(machine.step(Event::Behind(source("corp")), at(0)), None);
     assert_eq!(machine.deadline(), Some(at(1)));
     assert_eq!(machine.step(Event::Tick, at(5)), look);
-    assert_eq!(keeps(&mut machine, Event::Clear(named("corp")), 5, &active), None);
+    assert_eq!(keeps(&mut machine, Event::Clear(source("corp")), 5, &active), None);
     machine
 }
 
 #[test]
 fn signs_nothing_before_somebody_looked_and_found_nobody_behind() {
     let machine = signing();
-    assert_eq!((machine.active(), machine.prepared()), (Some(&named("corp")), None));
+    assert_eq!(machine.active(&named("corp")), Some(&source("corp")));
     assert_eq!(machine.deadline(), None);
 }
 
@@ -62,16 +70,16 @@ fn signs_nothing_before_somebody_looked_and_found_nobody_behind() {
 fn back_to_the_built_in_one_waits_for_nobody_and_the_root_stays_until_the_last_leaf() {
     let mut machine = signing();
     let retired = [member("corp", Retired, 100)];
-    assert_eq!(keeps(&mut machine, Event::Wanted(None), 100, &retired), None);
-    assert_eq!((machine.active(), machine.deadline()), (None, Some(at(220))));
-    let count = |at| Some(Action::Count { name: named("corp"), at });
+    assert_eq!(keeps(&mut machine, wanted(&[]), 100, &retired), None);
+    assert_eq!((machine.active(&named("corp")), machine.deadline()), (None, Some(at(220))));
+    let count = |at| Some(Action::Count { source: source("corp"), at });
     assert_eq!(machine.step(Event::Tick, at(220)), count(at(100)));
-    assert_eq!(machine.step(Event::Counted(named("corp"), leaves(2, 500)), at(220)), None);
+    assert_eq!(machine.step(Event::Counted(source("corp"), leaves(2, 500)), at(220)), None);
     assert_eq!(machine.deadline(), Some(at(621)));
     assert_eq!(machine.step(Event::Tick, at(621)), count(at(501)));
-    assert_eq!(machine.step(Event::CountFailed(named("corp")), at(621)), None);
+    assert_eq!(machine.step(Event::CountFailed(source("corp")), at(621)), None);
     assert_eq!(machine.step(Event::Tick, at(631)), count(at(511)));
-    let none = Event::Counted(named("corp"), Leaves::default());
+    let none = Event::Counted(source("corp"), Leaves::default());
     assert_eq!(keeps(&mut machine, none, 631, &[]), None);
     assert_eq!((machine.members(), machine.deadline()), (&[][..], None));
 }
@@ -80,38 +88,93 @@ fn back_to_the_built_in_one_waits_for_nobody_and_the_root_stays_until_the_last_l
 fn the_one_that_signs_goes_on_until_the_next_one_may() {
     let mut machine = signing();
     let both = [member("corp", Active, 5), member("other", Prepared, 50)];
-    let look = Some(Action::Look(named("other")));
-    assert_eq!(keeps(&mut machine, Event::Wanted(Some(named("other"))), 50, &both), look);
-    assert_eq!(machine.active(), Some(&named("corp")));
-    let turned = [member("corp", Retired, 60), member("other", Active, 60)];
-    assert_eq!(machine.step(Event::Behind(named("other")), at(51)), None);
+    let look = Some(Action::Look(source("other")));
+    assert_eq!(keeps(&mut machine, wanted(&["corp", "other"]), 50, &both), look);
+    assert_eq!(machine.active(&named("corp")), Some(&source("corp")));
+    let turned = [member("corp", Active, 5), member("other", Active, 60)];
+    assert_eq!(machine.step(Event::Behind(source("other")), at(51)), None);
     assert_eq!(machine.step(Event::Tick, at(59)), look);
-    assert_eq!(keeps(&mut machine, Event::Clear(named("other")), 60, &turned), None);
+    assert_eq!(keeps(&mut machine, Event::Clear(source("other")), 60, &turned), None);
+    let left = [member("corp", Retired, 65), member("other", Active, 60)];
+    assert_eq!(keeps(&mut machine, wanted(&["other"]), 65, &left), None);
     // The one before is wanted again: it goes through the gate again, nobody knows who came meanwhile.
-    let back = [member("corp", Prepared, 70), member("other", Active, 60)];
-    let look = Some(Action::Look(named("corp")));
-    assert_eq!(keeps(&mut machine, Event::Wanted(Some(named("corp"))), 70, &back), look);
+    let back = [member("corp", Prepared, 70), member("other", Retired, 70)];
+    let look = Some(Action::Look(source("corp")));
+    assert_eq!(keeps(&mut machine, wanted(&["corp"]), 70, &back), look);
+}
+
+fn next(name: &str) -> Source {
+    Source { name: named(name), generation: 1 }
+}
+
+#[test]
+fn another_root_of_the_same_issuer_takes_over_when_its_gate_opens() {
+    let mut machine = signing();
+    let of = |state, since| LeafIssuer { source: next("corp"), ..member("corp", state, since) };
+    let wants = || Event::Wanted(Wanted { sources: [next("corp")].into(), left: None });
+    let both = [member("corp", Active, 5), of(Prepared, 10)];
+    assert_eq!(keeps(&mut machine, wants(), 10, &both), Some(Action::Look(next("corp"))));
+    assert_eq!(machine.step(Event::Behind(next("corp")), at(10)), None);
+    assert_eq!(machine.active(&named("corp")), Some(&source("corp")));
+    assert_eq!(
+        machine.step(wants(), at(11)),
+        Some(Action::Look(next("corp"))),
+        "nothing changes by saying it again"
+    );
+    let turned = [member("corp", Retired, 12), of(Active, 12)];
+    assert_eq!(keeps(&mut machine, Event::Clear(next("corp")), 12, &turned), None);
+    assert_eq!(machine.active(&named("corp")), Some(&next("corp")));
+    // Back to the one before: it is prepared, and the newer one signs until then.
+    let back = [member("corp", Prepared, 20), of(Active, 12)];
+    assert_eq!(keeps(&mut machine, wanted(&["corp"]), 20, &back), Some(Action::Look(source("corp"))));
+    let turned = [member("corp", Active, 21), of(Retired, 21)];
+    assert_eq!(keeps(&mut machine, Event::Clear(source("corp")), 21, &turned), None);
+}
+
+#[test]
+fn one_that_is_left_in_a_hurry_goes_when_nobody_shows_it_whatever_has_not_ended() {
+    let mut machine = signing();
+    assert_eq!(machine.step(Event::Paused(Some(at(9999))), at(90)), None);
+    let left = Event::Wanted(Wanted { sources: BTreeSet::new(), left: Some(named("corp")) });
+    let hurried = [LeafIssuer { is_hurried: true, ..member("corp", Retired, 100) }];
+    let seek = Some(Action::Seek(source("corp")));
+    assert_eq!(keeps(&mut machine, left, 100, &hurried), seek);
+    assert_eq!(machine.step(Event::Shown(source("corp")), at(100)), None);
+    assert_eq!(machine.deadline(), Some(at(101)));
+    assert_eq!(machine.step(Event::Tick, at(101)), seek);
+    assert_eq!(keeps(&mut machine, Event::Unseen(source("corp")), 102, &[]), None);
+    assert_eq!(machine.deadline(), None);
+
+    // Wanted again, it is as any other.
+    let mut machine = Delegation::resume(SETTINGS, hurried.to_vec());
+    let back = [member("corp", Prepared, 110)];
+    assert_eq!(machine.step(Event::Tick, at(105)), seek);
+    assert_eq!(machine.step(wanted(&["corp"]), at(110)), None);
+    assert_eq!(
+        keeps(&mut machine, Event::Unseen(source("corp")), 110, &back),
+        Some(Action::Look(source("corp")))
+    );
 }
 
 #[test]
 fn whoever_was_prepared_and_is_not_wanted_any_more_signs_nothing() {
     let mut machine = machine();
     let prepared = [member("corp", Prepared, 0)];
-    let look = keeps(&mut machine, Event::Wanted(Some(named("corp"))), 0, &prepared);
-    assert_eq!(look, Some(Action::Look(named("corp"))));
+    let look = keeps(&mut machine, wanted(&["corp"]), 0, &prepared);
+    assert_eq!(look, Some(Action::Look(source("corp"))));
     // It is said while somebody looks, and wins over what is found.
-    assert_eq!(machine.step(Event::Wanted(None), at(1)), None);
-    assert_eq!(keeps(&mut machine, Event::Clear(named("corp")), 2, &[member("corp", Retired, 2)]), None);
+    assert_eq!(machine.step(wanted(&[]), at(1)), None);
+    assert_eq!(keeps(&mut machine, Event::Clear(source("corp")), 2, &[member("corp", Retired, 2)]), None);
     assert_eq!(machine.step(Event::Tick, at(3)), None);
-    assert_eq!(machine.active(), None);
+    assert_eq!(machine.active(&named("corp")), None);
 }
 
 #[test]
 fn what_stands_already_changes_nothing() {
     let mut machine = signing();
-    assert_eq!(machine.step(Event::Wanted(Some(named("corp"))), at(9)), None);
+    assert_eq!(machine.step(wanted(&["corp"]), at(9)), None);
     let mut machine = self::machine();
-    assert_eq!(machine.step(Event::Wanted(None), at(9)), None);
+    assert_eq!(machine.step(wanted(&[]), at(9)), None);
 }
 
 #[test]
@@ -119,17 +182,21 @@ fn a_pause_holds_the_gate_and_a_failed_write_is_tried_again_ever_later() {
     let mut machine = machine();
     assert_eq!(machine.step(Event::Paused(Some(at(40))), at(0)), None);
     let prepared = [member("corp", Prepared, 0)];
-    assert_eq!(keeps(&mut machine, Event::Wanted(Some(named("corp"))), 0, &prepared), None);
+    assert_eq!(keeps(&mut machine, wanted(&["corp"]), 0, &prepared), None);
     assert_eq!(machine.deadline(), Some(at(40)));
-    assert_eq!(machine.step(Event::Tick, at(40)), Some(Action::Look(named("corp"))));
+    assert_eq!(machine.step(Event::Tick, at(40)), Some(Action::Look(source("corp"))));
     let keep = Some(Action::Keep(vec![member("corp", Active, 41)]));
-    assert_eq!(machine.step(Event::Clear(named("corp")), at(41)), keep);
+    assert_eq!(machine.step(Event::Clear(source("corp")), at(41)), keep);
     for (now, until) in [(41, 51), (51, 71), (71, 111)] {
         assert_eq!(machine.step(Event::KeepFailed, at(now)), None);
         assert_eq!(machine.deadline(), Some(at(until)));
-        assert_eq!(machine.step(Event::Tick, at(until)), Some(Action::Look(named("corp"))), "looked at anew");
+        assert_eq!(
+            machine.step(Event::Tick, at(until)),
+            Some(Action::Look(source("corp"))),
+            "looked at anew"
+        );
         let again = Some(Action::Keep(vec![member("corp", Active, until)]));
-        assert_eq!(machine.step(Event::Clear(named("corp")), at(until)), again);
+        assert_eq!(machine.step(Event::Clear(source("corp")), at(until)), again);
     }
 }
 
@@ -137,30 +204,37 @@ fn a_pause_holds_the_gate_and_a_failed_write_is_tried_again_ever_later() {
 #[derive(Default)]
 struct Around {
     kept: Vec<LeafIssuer>,
-    leaves: BTreeMap<IssuerName, u64>,
+    leaves: BTreeMap<Source, u64>,
     /// Looked at and found clear, since it was prepared.
-    cleared: BTreeSet<IssuerName>,
+    cleared: BTreeSet<Source>,
+    /// Nobody showed a leaf of it, since it is left in a hurry.
+    unseen: BTreeSet<Source>,
 }
 
 impl Around {
     fn keep(&mut self, next: &[LeafIssuer], now: u64) {
-        let in_state = |state| next.iter().filter(|one| one.state == state).count();
-        assert!(in_state(Prepared) <= 1 && in_state(Active) <= 1, "{next:?}");
         for one in next {
-            let before = self.kept.iter().find(|known| known.name == one.name).map(|known| known.state);
+            let is_other =
+                |other: &&LeafIssuer| other.source.name == one.source.name && other.source != one.source;
+            let others: Vec<_> = next.iter().filter(is_other).map(|other| other.state).collect();
+            assert!(one.state != Active || !others.contains(&Active), "two roots of one sign: {next:?}");
+            let before = self.kept.iter().find(|known| known.source == one.source).map(|known| known.state);
             match one.state {
                 Active if before != Some(Active) => {
                     assert_eq!(before, Some(Prepared), "{next:?}");
-                    assert!(self.cleared.remove(&one.name), "{next:?}");
+                    assert!(self.cleared.remove(&one.source), "{next:?}");
                 }
-                Prepared if before != Some(Prepared) => drop(self.cleared.remove(&one.name)),
+                Prepared if before != Some(Prepared) => drop(self.cleared.remove(&one.source)),
+                Retired if before != Some(Retired) => drop(self.unseen.remove(&one.source)),
                 _ => {}
             }
+            assert!(!one.is_hurried || one.state == Retired, "{next:?}");
         }
-        for gone in self.kept.iter().filter(|known| !next.iter().any(|one| one.name == known.name)) {
+        for gone in self.kept.iter().filter(|known| !next.iter().any(|one| one.source == known.source)) {
             assert_eq!(gone.state, Retired);
-            let last = self.leaves.get(&gone.name).copied().unwrap_or(0);
-            assert!(last < now, "{gone:?} leaves at {now}, its last leaf lives until {last}");
+            let last = self.leaves.get(&gone.source).copied().unwrap_or(0);
+            let is_left = gone.is_hurried && self.unseen.contains(&gone.source);
+            assert!(last < now || is_left, "{gone:?} leaves at {now}, its last leaf lives until {last}");
         }
         self.kept = next.to_vec();
     }
@@ -168,39 +242,56 @@ impl Around {
 
 #[test]
 fn whatever_happens_in_whatever_order_nobody_is_left_with_a_leaf_that_is_not_believed() {
-    let names = ["a", "b", "c"].map(named);
-    for seed in 0..400 {
+    let all: Vec<Source> = ["a", "b", "c"]
+        .into_iter()
+        .flat_map(|name| [0, 1].map(|generation| Source { name: named(name), generation }))
+        .collect();
+    for seed in 0..600 {
         let (mut random, mut around, mut now) = (Random::new(seed), Around::default(), 0);
         let mut machine = machine();
         let mut pending: Option<Action> = None;
         for _ in 0..300 {
             now += random.below(40);
-            if let Some(active) = machine.active().cloned().filter(|_| random.once_in(2)) {
-                // A request that was written down lives as long as what it may bring.
-                around.leaves.insert(active, now + 60);
+            for one in machine.members().iter().filter(|one| one.state == Active) {
+                if random.once_in(2) {
+                    // A request that was written down lives as long as what it may bring.
+                    around.leaves.insert(one.source.clone(), now + 60);
+                }
             }
             // An answer may take its time.
             let answered = if random.once_in(4) { None } else { pending.take() };
             let event = match answered {
-                Some(Action::Look(name)) if random.once_in(3) => {
-                    around.cleared.insert(name.clone());
-                    Event::Clear(name)
+                Some(Action::Look(source)) if random.once_in(3) => {
+                    around.cleared.insert(source.clone());
+                    Event::Clear(source)
                 }
-                Some(Action::Look(name)) => Event::Behind(name),
+                Some(Action::Look(source)) => Event::Behind(source),
+                Some(Action::Seek(source)) if random.once_in(3) => {
+                    around.unseen.insert(source.clone());
+                    Event::Unseen(source)
+                }
+                Some(Action::Seek(source)) => Event::Shown(source),
                 Some(Action::Keep(_)) if random.once_in(5) => Event::KeepFailed,
                 Some(Action::Keep(next)) => {
                     around.keep(&next, now);
                     Event::Kept(next)
                 }
-                Some(Action::Count { name, .. }) if random.once_in(5) => Event::CountFailed(name),
-                Some(Action::Count { name, at: when }) => {
-                    let last = around.leaves.get(&name).copied().filter(|last| at(*last) >= when);
+                Some(Action::Count { source, .. }) if random.once_in(5) => Event::CountFailed(source),
+                Some(Action::Count { source, at: when }) => {
+                    let last = around.leaves.get(&source).copied().filter(|last| at(*last) >= when);
                     let found = Leaves { count: u64::from(last.is_some()), last: last.map(at) };
-                    Event::Counted(name, found)
+                    Event::Counted(source, found)
                 }
                 None if random.once_in(3) => {
-                    let wanted = random.once_in(2).then(|| random.of(&names).clone());
-                    Event::Wanted(wanted)
+                    let mut sources = BTreeMap::new();
+                    for _ in 0..random.below(4) {
+                        let source = random.of(&all).clone();
+                        sources.insert(source.name.clone(), source);
+                    }
+                    let sources: BTreeSet<_> = sources.into_values().collect();
+                    let is_free = |source: &&Source| !sources.iter().any(|one| one.name == source.name);
+                    let free = all.iter().find(is_free).filter(|_| random.once_in(3));
+                    Event::Wanted(Wanted { left: free.map(|source| source.name.clone()), sources })
                 }
                 None if random.once_in(6) => {
                     Event::Paused(random.once_in(2).then(|| at(now + random.below(100))))

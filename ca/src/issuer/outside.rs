@@ -5,13 +5,15 @@
 //! SvidRequest + CSR -> queue -> authorize -> LeafStore (request) -> LeafSigner -> strict check -> LeafStore (answer)
 //! ```
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use audit::{Action, Actor, Event, Outcome, Refusals};
 use certs::{Certificate, Chain, Clock, Profile, PublicKey, SpkiHash, Timestamp};
 use futures::stream::{FuturesUnordered, StreamExt};
-use spiffe::{AuthorityId, IssueError, IssuedSvid, IssuerName, SvidRequest, Trust, TrustBundle, TrustDomain};
+use spiffe::{
+    AuthorityId, IssueError, IssuedSvid, IssuerName, Signers, SvidRequest, Trust, TrustBundle, TrustDomain,
+};
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -27,11 +29,11 @@ use crate::{
     issuance::{Authorized, Judge, refusal_of, word},
     manager::turned_away,
     policy::Policy,
-    ports::{JournalError, LeafAnswer, LeafOutcome, LeafRequest, LeafStore, SignedLeaf},
+    ports::{JournalError, LeafAnswer, LeafOutcome, LeafRequest, LeafStore, SignedLeaf, Source},
 };
 
 /// How many requests an issuer has before it at a time.
-const MAX_IN_FLIGHT: usize = 16;
+const MAX_IN_FLIGHT: usize = 32;
 /// How long one may take. Whoever waits for a leaf gives up after half a minute, with the time in the queue.
 const ANSWER: Duration = Duration::from_secs(10);
 /// The most characters of an issuer's words that are kept: with its name before them, an audit row takes no more.
@@ -39,19 +41,21 @@ const MAX_WORDS: usize = 400;
 /// How far the clock of an issuer may be ahead of ours.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
 
-/// An issuer beside the built-in one that signs leaves, and by what it is known.
+/// An issuer beside the built-in one that signs leaves, under one of its roots, and by what it is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outsider {
-    /// Its name.
-    pub name: IssuerName,
+    /// Its name, and which of its roots this is.
+    pub source: Source,
     /// The role by which it signs.
     pub role: String,
     /// The root that what it signs must lead to.
     pub anchor: Certificate,
     /// The authority that signs.
     pub signer: Certificate,
-    /// Those that signed for it before its settings were changed.
+    /// Those that signed for it under this root before its settings were changed.
     pub earlier: Vec<Certificate>,
+    /// Who signs in its place while it rests after failures, if an operator named somebody.
+    pub fallback: Option<IssuerName>,
 }
 
 impl Outsider {
@@ -105,8 +109,8 @@ pub enum SignFailure {
 /// Asks issuers elsewhere.
 #[async_trait]
 pub trait LeafSigner: Send + Sync {
-    /// Has `issuer` sign a leaf, and answers the chain: the leaf first, the root left out.
-    async fn sign(&self, issuer: &IssuerName, asked: LeafAsked) -> Result<Chain, SignFailure>;
+    /// Has an issuer sign a leaf under one of its roots, and answers the chain: the leaf first, the root left out.
+    async fn sign(&self, source: &Source, asked: LeafAsked) -> Result<Chain, SignFailure>;
 }
 
 /// How an issuer elsewhere does.
@@ -118,6 +122,51 @@ pub struct Health {
     pub problem: Option<String>,
     /// How many requests wait or are under way.
     pub waiting: usize,
+    /// Who signs in its place, since it rests.
+    pub stands_in: Option<IssuerName>,
+}
+
+/// Where requests go at one moment.
+#[derive(Debug)]
+pub(crate) struct Routes {
+    pub(crate) signers: Arc<Signers>,
+    pub(crate) builtin: mpsc::Sender<Job>,
+    /// The queues of the issuers that may sign, besides the built-in one.
+    pub(crate) ways: BTreeMap<IssuerName, mpsc::Sender<Job>>,
+}
+
+impl Routes {
+    /// The queue for a request, if an issuer elsewhere is to be asked.
+    pub(crate) fn elsewhere(&self, request: &SvidRequest) -> Option<&mpsc::Sender<Job>> {
+        if request.profile != Profile::Workload {
+            return None;
+        }
+        self.ways.get(&self.signers.of(&request.id, request.issuer.as_ref()).name)
+    }
+
+    /// Puts a request into the queue that is its own now.
+    pub(crate) fn send(&self, job: Job) {
+        let way = self.elsewhere(&job.request).unwrap_or(&self.builtin);
+        if let Err(error) = way.try_send(job) {
+            let why = turned_away(&error);
+            let (mpsc::error::TrySendError::Full(job) | mpsc::error::TrySendError::Closed(job)) = error;
+            let _ = job.reply.send(Err(why));
+        }
+    }
+
+    /// Hands a request to whoever signs in the place of `resting`, and answers who that is.
+    fn hand_on(&self, resting: &IssuerName, job: Job) -> Result<IssuerName, Box<Job>> {
+        let fallback = self.signers.outside.get(resting).and_then(|one| one.fallback.as_ref());
+        let Some(fallback) = fallback.filter(|_| !job.is_fallback) else {
+            return Err(Box::new(job));
+        };
+        let way = if fallback.is_builtin() { Some(&self.builtin) } else { self.ways.get(fallback) };
+        let Some(way) = way else { return Err(Box::new(job)) };
+        way.try_send(Job { is_fallback: true, ..job }).map(|()| fallback.clone()).map_err(|error| {
+            let (mpsc::error::TrySendError::Full(job) | mpsc::error::TrySendError::Closed(job)) = error;
+            Box::new(job)
+        })
+    }
 }
 
 /// An issuer that signs leaves, with what its leaves are held against: its root alone, and the one authority that is to
@@ -201,7 +250,7 @@ impl OutsidePipeline {
             at: now,
         };
         let signed = tokio::select! {
-            signed = self.signer.sign(&asking.outsider.name, asked) => signed,
+            signed = self.signer.sign(&asking.outsider.source, asked) => signed,
             () = self.clock.sleep_until(now + ANSWER) => {
                 let limit = certs::format_duration(ANSWER);
                 Err(SignFailure::Unknown(format!("no answer within {limit}")))
@@ -230,7 +279,7 @@ impl OutsidePipeline {
                     SignFailure::Unavailable(words) => SignFailure::Unavailable(bounded(words)),
                     SignFailure::Unknown(words) => SignFailure::Unknown(bounded(words)),
                 };
-                let words = format!("issuer {}: {failure}", asking.outsider.name);
+                let words = format!("issuer {}: {failure}", asking.outsider.source.name);
                 let (outcome, verdict) = match &failure {
                     SignFailure::Refused(_) => {
                         (LeafOutcome::Failed(words.clone()), Verdict::Refuses(failure.to_string()))
@@ -250,7 +299,7 @@ impl OutsidePipeline {
 
     fn intent(&self, asking: &Asking, request: &SvidRequest, now: Timestamp) -> LeafRequest {
         LeafRequest {
-            issuer: asking.outsider.name.clone(),
+            issuer: asking.outsider.source.name.clone(),
             role: asking.outsider.role.clone(),
             authority: asking.outsider.authority(),
             epoch: self.epoch,
@@ -363,25 +412,27 @@ fn event(request: &LeafRequest) -> Event {
     }
 }
 
-/// The shell around queue, circuit and pipeline: asks whoever signs the leaves of workloads now.
+/// The shell around queue, circuit and pipeline of one issuer.
 pub(crate) struct OutsideIssuer {
-    pub(crate) pipeline: OutsidePipeline,
+    pub(crate) name: IssuerName,
+    pub(crate) pipeline: Arc<OutsidePipeline>,
     pub(crate) jobs: mpsc::Receiver<Job>,
-    pub(crate) asked: watch::Receiver<Option<Arc<Asking>>>,
-    /// Where requests go when nobody elsewhere is asked any more.
-    pub(crate) builtin: mpsc::Sender<Job>,
-    pub(crate) health: watch::Sender<Health>,
+    /// Under which of its roots it is asked; closed when it is asked no more.
+    pub(crate) asked: watch::Receiver<Arc<Asking>>,
+    pub(crate) routes: watch::Receiver<Arc<Routes>>,
+    pub(crate) health: watch::Sender<BTreeMap<IssuerName, Health>>,
 }
 
 impl OutsideIssuer {
-    /// Asks until `shutdown`; then finishes what is under way and turns the rest away.
+    /// Asks until it is asked no more, or until `shutdown`. Then it finishes what is under way; the rest goes to whoever
+    /// signs now, or is turned away.
     pub(crate) async fn run(self, shutdown: CancellationToken) {
-        let Self { pipeline, mut jobs, mut asked, builtin, health } = self;
-        let (pipeline, clock) = (&pipeline, Arc::clone(&pipeline.clock));
+        let Self { name, pipeline, mut jobs, mut asked, routes, health } = self;
+        let (pipeline, clock) = (pipeline.as_ref(), Arc::clone(&pipeline.clock));
         let life = pipeline.policy.lifetimes.workload;
+        let mut asking = Arc::clone(&asked.borrow_and_update());
         let (mut queue, mut circuit) = (Queue::new(Vec::new()), Circuit::new(life));
-        let (mut failures, mut problem): (u32, Option<String>) = (0, None);
-        let mut asking = asked.borrow_and_update().clone();
+        let mut now_is = Health::default();
         let carry_out = async |asking: Arc<Asking>, job: Job| {
             let (answer, verdict) = pipeline.issue(&asking, job.request, job.csr).await;
             // Whoever asked may be gone; what was signed is in the journal all the same.
@@ -389,43 +440,49 @@ impl OutsideIssuer {
             (asking, verdict)
         };
         let mut in_flight = FuturesUnordered::new();
-        loop {
+        let is_ending = loop {
             while in_flight.len() < MAX_IN_FLIGHT {
                 let Some(job) = queue.pop() else { break };
-                let Some(asking) = &asking else {
-                    hand_over(&builtin, job);
-                    continue;
-                };
                 match circuit.step(circuit::Event::Wanted, clock.now()) {
                     Some(circuit::Action::Rest(until)) => {
-                        let name = &asking.outsider.name;
-                        let words = problem.as_deref().unwrap_or("it does not answer");
-                        let why = format!("issuer {name} rests until {until}, {failures} failures: {words}");
-                        let _ = job.reply.send(Err(IssueError::Unavailable(why)));
+                        let routes = Arc::clone(&routes.borrow());
+                        match routes.hand_on(&name, job) {
+                            Ok(stands_in) => now_is.stands_in = Some(stands_in),
+                            Err(job) => {
+                                let words = now_is.problem.as_deref().unwrap_or("it does not answer");
+                                let failures = now_is.failures;
+                                let why = format!(
+                                    "issuer {name} rests until {until}, {failures} failures: {words}"
+                                );
+                                let _ = job.reply.send(Err(IssueError::Unavailable(why)));
+                            }
+                        }
                     }
                     Some(circuit::Action::Ask) | None => {
-                        in_flight.push(carry_out(Arc::clone(asking), job));
+                        in_flight.push(carry_out(Arc::clone(&asking), job));
                     }
                 }
             }
-            let waiting = queue.len() + in_flight.len();
-            let now = Health { failures, problem: problem.clone(), waiting };
-            health.send_if_modified(|shown| {
-                let is_changed = *shown != now;
-                *shown = now;
+            now_is.waiting = queue.len() + in_flight.len();
+            health.send_if_modified(|all| {
+                let is_changed = all.get(&name) != Some(&now_is);
+                all.insert(name.clone(), now_is.clone());
                 is_changed
             });
             tokio::select! {
                 // Who is asked comes before what is next: nobody is sent to an issuer that is asked no more.
                 biased;
-                () = shutdown.cancelled() => break,
-                Ok(()) = asked.changed() => {
-                    asking = asked.borrow_and_update().clone();
-                    (circuit, failures, problem) = (Circuit::new(life), 0, None);
+                () = shutdown.cancelled() => break true,
+                changed = asked.changed() => {
+                    if changed.is_err() {
+                        break false;
+                    }
+                    asking = Arc::clone(&asked.borrow_and_update());
+                    (circuit, now_is) = (Circuit::new(life), Health::default());
                 }
                 Some((of, verdict)) = in_flight.next(), if !in_flight.is_empty() => {
                     // What one that is not asked any more said is of no interest.
-                    if asking.as_ref().is_some_and(|asking| Arc::ptr_eq(asking, &of)) {
+                    if Arc::ptr_eq(&asking, &of) {
                         let event = match &verdict {
                             Verdict::Nothing => circuit::Event::NotAsked,
                             Verdict::Signs | Verdict::Refuses(_) => circuit::Event::Answered,
@@ -434,11 +491,11 @@ impl OutsideIssuer {
                         circuit.step(event, clock.now());
                         match verdict {
                             Verdict::Nothing => {}
-                            Verdict::Signs => (failures, problem) = (0, None),
+                            Verdict::Signs => now_is = Health::default(),
                             Verdict::Refuses(words) | Verdict::Fails(words) => {
-                                tracing::warn!(issuer = %of.outsider.name, words, "issuer gave no leaf");
-                                failures += 1;
-                                problem = Some(words);
+                                tracing::warn!(issuer = %name, words, "issuer gave no leaf");
+                                now_is.failures += 1;
+                                now_is.problem = Some(words);
                             }
                         }
                     }
@@ -452,18 +509,17 @@ impl OutsideIssuer {
                     }
                 }
             }
+        };
+        health.send_if_modified(|all| all.remove(&name).is_some());
+        if !is_ending {
+            jobs.close();
+            let routes = Arc::clone(&routes.borrow());
+            let waiting =
+                std::iter::from_fn(|| queue.pop()).chain(std::iter::from_fn(|| jobs.try_recv().ok()));
+            waiting.for_each(|job| routes.send(job));
         }
         // Dropping queue and channel answers their jobs: the askers see the reply channel close.
         drop((queue, jobs));
         while in_flight.next().await.is_some() {}
-    }
-}
-
-/// The built-in issuer signs again: whoever waits gets a leaf of it.
-fn hand_over(builtin: &mpsc::Sender<Job>, job: Job) {
-    if let Err(error) = builtin.try_send(job) {
-        let why = turned_away(&error);
-        let (mpsc::error::TrySendError::Full(job) | mpsc::error::TrySendError::Closed(job)) = error;
-        let _ = job.reply.send(Err(why));
     }
 }

@@ -17,6 +17,8 @@ pub(crate) struct Job {
     pub(crate) request: SvidRequest,
     /// The request signed with its key (PKCS#10, DER), where an issuer elsewhere is to be asked.
     pub(crate) csr: Vec<u8>,
+    /// Another issuer was to sign it, and rests.
+    pub(crate) is_fallback: bool,
     pub(crate) reply: oneshot::Sender<Result<IssuedSvid, IssueError>>,
 }
 
@@ -100,7 +102,7 @@ mod tests {
         let mut request = request(path, Purpose::Delivery);
         change(&mut request);
         let (reply, answer) = oneshot::channel();
-        (Job { request, csr: Vec::new(), reply }, answer)
+        (Job { request, csr: Vec::new(), is_fallback: false, reply }, answer)
     }
 
     fn names(queue: &mut Queue) -> Vec<String> {

@@ -3,16 +3,17 @@
 
 use std::collections::BTreeSet;
 
-use audit::{Outcome, Refusals};
-use certs::{ManualClock, Timestamp};
+use audit::{Action as Done, Actor, Event as Row, Outcome, Refusals};
+use certs::{Clock, ManualClock, Profile, Timestamp};
 use spiffe::{AuthorityId, NodeId, Purpose, TrustDomain, verify_svid};
 
 use super::*;
 use crate::{
     Manager,
-    dependents::{Acknowledged, BundleFile, Dependent},
+    dependents::{Acknowledged, BundleFile, Dependent, Holding},
+    migration::Begin,
     policy::{Lifetimes, Policy},
-    ports::{CertificateFilter, LeafRequest},
+    ports::{CertificateFilter, Journal, LeafRequest},
     testing::{Call, FakeDependents, FakeVault, Manner, MemoryStore, request},
 };
 
@@ -32,6 +33,7 @@ struct World {
     heard: Arc<Heard>,
     vault: FakeVault,
     dependents: FakeDependents,
+    following: FakeFollowing,
     lists: Option<Duration>,
 }
 
@@ -40,6 +42,17 @@ struct Process {
     ca: Handle,
     desk: LeafDesk,
     outsiders: watch::Sender<Arc<Vec<Outsider>>>,
+    named: watch::Sender<Arc<BTreeSet<IssuerName>>>,
+}
+
+/// What was seen of leaves.
+#[derive(Debug, Clone, Default)]
+struct FakeFollowing(Arc<std::sync::Mutex<Followers>>);
+
+impl Following for FakeFollowing {
+    fn followers(&self, _: &IssuerName) -> Followers {
+        self.0.lock().unwrap().clone()
+    }
 }
 
 impl World {
@@ -51,6 +64,7 @@ impl World {
             clock,
             heard: Arc::default(),
             dependents: FakeDependents::default(),
+            following: FakeFollowing::default(),
             lists: None,
         };
         Manager::initialise(&world.deps(), Actor::Host).await.unwrap();
@@ -82,18 +96,22 @@ impl World {
         let ca = manager.handle();
         let (opened, outsiders) = watch::channel(Arc::new(vec![self.vault.outsider().clone()]));
         let (_pause, pause) = watch::channel(None);
+        let (named, named_read) = watch::channel(Arc::default());
         let leaves = LeavesDeps {
             store: Arc::new(self.store.clone()),
+            audit: Arc::new(self.store.clone()),
             signer: Arc::new(self.vault.clone()),
             outsiders,
+            named: named_read,
             pause,
         };
         let leaves = Leaves::open(leaves, &deps, ca.clone()).await.unwrap();
-        let process = Process { ca, desk: leaves.desk(), outsiders: opened };
+        let process = Process { ca, desk: leaves.desk(), outsiders: opened, named };
         let seen: Arc<dyn Dependents> = Arc::new(self.dependents.clone());
+        let following: Arc<dyn Following> = Arc::new(self.following.clone());
         tokio::select! {
             () = Box::pin(manager.run(Arc::clone(&seen), CancellationToken::new())) => unreachable!(),
-            () = Box::pin(leaves.run(seen, CancellationToken::new())) => unreachable!(),
+            () = Box::pin(leaves.run(seen, following, CancellationToken::new())) => unreachable!(),
             result = body(process) => result,
         }
     }
@@ -104,6 +122,10 @@ impl World {
 
     /// A connected node that has acknowledged these roots.
     fn node(&self, roots: impl IntoIterator<Item = AuthorityId>) {
+        self.node_showing(roots, Vec::new());
+    }
+
+    fn node_showing(&self, roots: impl IntoIterator<Item = AuthorityId>, holds: Vec<Holding>) {
         let connected = Acknowledged {
             roots: Some(roots.into_iter().collect::<BTreeSet<_>>()),
             lists: None,
@@ -112,11 +134,11 @@ impl World {
             file: BundleFile::Current,
         };
         let name = "web-1".to_owned();
-        self.dependents.set(vec![Dependent { name, connected: Some(connected), holds: Vec::new() }]);
+        self.dependents.set(vec![Dependent { name, connected: Some(connected), holds }]);
     }
 
     async fn unknown(&self) -> Vec<LeafRequest> {
-        let (name, now) = (&self.vault.outsider().name, self.clock.now());
+        let (name, now) = (&self.vault.outsider().source.name, self.clock.now());
         self.store.unknown_leaves(name, now + Duration::from_secs(1), now).await.unwrap()
     }
 
@@ -128,8 +150,11 @@ impl World {
 
 impl Process {
     async fn migrate(&self, to: Option<&str>) -> Result<(), MigrateError> {
-        let asked = Asked { actor: Actor::Host, reason: "test".to_owned() };
-        self.desk.migrate(to.map(|name| IssuerName::parse(name).unwrap()), asked).await
+        self.wish(MigrationWish::Begin(begin(to.unwrap_or("builtin"), &[]))).await
+    }
+
+    async fn wish(&self, wish: MigrationWish) -> Result<(), MigrateError> {
+        self.desk.migrate(wish, Asked { actor: Actor::Host, reason: "test".to_owned() }).await
     }
 
     async fn until(&self, wanted: impl Fn(&LeavesStatus) -> bool) -> Arc<LeavesStatus> {
@@ -139,8 +164,14 @@ impl Process {
 
     /// Waits until the issuer elsewhere is asked, or is not asked any more.
     async fn asks(&self, is_asked: bool) {
-        let mut asking = self.desk.asking.clone();
-        asking.wait_for(|asking| asking.is_some() == is_asked).await.unwrap();
+        let mut routes = self.desk.routes.clone();
+        routes.wait_for(|routes| routes.ways.is_empty() != is_asked).await.unwrap();
+    }
+
+    /// Who signs leaves of `spiffe://td/web`.
+    fn signs(&self) -> AuthorityId {
+        let web = spiffe::SpiffeId::parse("spiffe://td/web").unwrap();
+        self.desk.signers().borrow().of(&web, None).authority.unwrap()
     }
 
     async fn leaf(&self) -> Result<IssuedSvid, IssueError> {
@@ -154,6 +185,16 @@ impl Process {
         let trust = trust.borrow();
         trust.own().authorities().iter().map(|root| AuthorityId::of(root.spki_hash())).collect()
     }
+}
+
+fn begin(to: &str, stages: &[u8]) -> Begin {
+    let (to, hold) = (IssuerName::parse(to).unwrap(), Duration::from_secs(30));
+    Begin { from: None, to, stages: stages.to_vec(), hold, is_hurried: false }
+}
+
+/// How the one issuer does.
+fn health(status: &LeavesStatus) -> Health {
+    status.health.values().next().cloned().unwrap_or_default()
 }
 
 fn stands(status: &LeavesStatus) -> Vec<AuthorityState> {
@@ -228,12 +269,12 @@ async fn nothing_of_it_is_delivered_before_every_connected_node_has_acknowledged
             assert_eq!(status.issuers[0].waits_for[0].name, "web-1");
             let leaf = process.leaf().await.unwrap();
             assert_eq!((leaf.authority, world.vault.asked()), (own, 0), "the built-in one signs meanwhile");
-            assert_eq!(process.desk.authority().borrow().unwrap().id, own);
+            assert_eq!(process.signs(), own);
 
             world.node(before.iter().copied().chain([root]));
             world.after(2);
             process.asks(true).await;
-            let authority = process.desk.authority().borrow().unwrap().id;
+            let authority = process.signs();
             assert_eq!(
                 authority,
                 world.vault.outsider().authority(),
@@ -310,8 +351,8 @@ async fn what_is_not_exactly_what_was_asked_for_is_thrown_away() {
                 let error = process.leaf().await.unwrap_err();
                 let IssueError::BadOutput(words) = &error else { panic!("{manner:?}: {error:?}") };
                 assert!(words.contains(told), "{manner:?}: {words}");
-                let status = process.until(|status| status.health.problem.is_some()).await;
-                assert!(status.health.problem.as_ref().unwrap().contains(told));
+                let status = process.until(|status| health(status).problem.is_some()).await;
+                assert!(health(&status).problem.unwrap().contains(told));
             })
             .await;
         let rows = world.store.certificates(&CertificateFilter::default()).await.unwrap();
@@ -348,14 +389,14 @@ async fn an_issuer_that_is_away_rests_after_five_failures_and_costs_the_built_in
             let error = process.leaf().await.unwrap_err().to_string();
             assert!(error.contains("rests until") && error.contains("Vault is sealed"), "{error}");
             assert_eq!(world.vault.asked(), 5, "it is left alone");
-            let status = process.until(|status| status.health.failures == 5).await;
-            assert_eq!(status.health.problem.as_deref(), Some("Vault is sealed"));
+            let status = process.until(|status| health(status).failures == 5).await;
+            assert_eq!(health(&status).problem.as_deref(), Some("Vault is sealed"));
             process.ca.issue(request("/credence/node/web-1", Purpose::NodeRenewal)).await.unwrap();
 
             world.vault.behave(Manner::Good);
             world.after(2);
             process.leaf().await.unwrap();
-            process.until(|status| status.health == Health::default()).await;
+            process.until(|status| health(status) == Health::default()).await;
         })
         .await;
     assert_eq!(
@@ -414,7 +455,7 @@ async fn a_refusal_of_one_request_stops_nothing_else() {
                 assert!(error.contains("unknown role: svid"), "{error}");
             }
             assert_eq!(world.vault.asked(), 8);
-            process.until(|status| status.health.failures == 8).await;
+            process.until(|status| health(status).failures == 8).await;
         })
         .await;
 }
@@ -430,7 +471,7 @@ async fn the_root_stays_until_the_last_leaf_has_ended_also_over_a_restart() {
             process.migrate(None).await.unwrap();
             process.asks(false).await;
             assert_eq!(process.leaf().await.unwrap().authority, own, "at once");
-            assert_eq!(process.desk.authority().borrow().unwrap().id, own);
+            assert_eq!(process.signs(), own);
             assert!(process.roots().contains(&root));
             world.after(200);
             let status = process.until(|status| status.issuers[0].leaves.is_some()).await;
@@ -458,9 +499,9 @@ async fn whoever_waits_when_the_built_in_one_signs_again_gets_a_leaf_of_it() {
         .life(async |process| {
             let own = process.ca.active().borrow().unwrap().id;
             // As many as it is asked for at a time, and more that wait.
-            let asked = futures::future::join_all((0..20).map(|_| process.leaf()));
+            let asked = futures::future::join_all((0..36).map(|_| process.leaf()));
             let back = async {
-                while world.vault.asked() < 16 {
+                while world.vault.asked() < 32 {
                     tokio::task::yield_now().await;
                 }
                 process.migrate(None).await.unwrap();
@@ -469,7 +510,7 @@ async fn whoever_waits_when_the_built_in_one_signs_again_gets_a_leaf_of_it() {
             };
             let (answers, ()) = tokio::join!(asked, back);
             let (of_own, lost): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
-            assert_eq!((of_own.len(), lost.len()), (4, 16));
+            assert_eq!((of_own.len(), lost.len()), (4, 32));
             assert!(of_own.iter().all(|leaf| leaf.as_ref().unwrap().authority == own));
         })
         .await;
@@ -478,11 +519,14 @@ async fn whoever_waits_when_the_built_in_one_signs_again_gets_a_leaf_of_it() {
 #[tokio::test]
 async fn a_change_that_is_not_kept_changes_nothing_and_is_tried_again() {
     let world = World::new().await;
-    world.store.fail(Call::LeafIssuers);
+    world.store.fail(Call::DefaultIssuer);
     world
         .life(async |process| {
             let refused = process.migrate(Some("corp")).await;
             assert!(matches!(refused, Err(MigrateError::Failed(_))), "{refused:?}");
+            world.store.heal(Call::DefaultIssuer);
+            world.store.fail(Call::LeafIssuers);
+            process.migrate(Some("corp")).await.unwrap();
             assert!(!process.roots().contains(&world.vault.outsider().root()));
             world.store.heal(Call::LeafIssuers);
             world.after(120);
@@ -500,7 +544,8 @@ async fn nobody_else_signs_leaves_while_proxies_check_against_lists_of_ours() {
             status.wait_for(|status| status.lists.is_some()).await.unwrap();
             assert_eq!(process.migrate(Some("corp")).await, Err(MigrateError::Lists));
             assert!(process.desk.status().borrow().issuers.is_empty());
-            assert_eq!(process.migrate(None).await, Ok(()));
+            let already = WishRefusal::Already(IssuerName::builtin());
+            assert_eq!(process.migrate(None).await, Err(MigrateError::Refused(already)));
         })
         .await;
 }
@@ -532,4 +577,196 @@ async fn the_names_of_a_node_and_a_lifetime_beyond_policy_never_reach_it() {
         })
         .await;
     assert_eq!((world.vault.asked(), world.heard.0.lock().unwrap().len()), (0, 4));
+}
+
+#[tokio::test]
+async fn leaves_move_stage_by_stage_and_back_and_a_restart_goes_on_where_it_was() {
+    let world = World::new().await;
+    let of_corp = world.vault.outsider().authority();
+    let moved = |process: &Process| process.desk.status().borrow().moved;
+    world
+        .life(async |process| {
+            let own = process.signs();
+            // /web is in the 74th hundredth.
+            process.wish(MigrationWish::Begin(begin("corp", &[50, 75, 100]))).await.unwrap();
+            process.until(|status| status.moved == 50).await;
+            assert_eq!((process.signs(), process.leaf().await.unwrap().authority), (own, own));
+            let corp = process.migrate(Some("corp")).await;
+            assert_eq!(corp, Ok(()), "all at once after all: nobody is behind");
+            process.until(|status| status.default.migration.is_none()).await;
+            assert_eq!(process.signs(), of_corp);
+            process.migrate(None).await.unwrap();
+            assert_eq!(process.signs(), own);
+
+            process.wish(MigrationWish::Begin(begin("corp", &[50, 75, 100]))).await.unwrap();
+            process.until(|status| status.moved == 50).await;
+            world.after(31);
+            process.until(|status| status.moved == 75).await;
+            assert_eq!((process.signs(), process.leaf().await.unwrap().authority), (of_corp, of_corp));
+            let others = request("/payments", Purpose::Delivery);
+            assert_eq!(process.desk.signers().borrow().of(&others.id, None).authority, Some(own));
+        })
+        .await;
+    world.following.0.lock().unwrap().behind = 1;
+    world
+        .life(async |process| {
+            assert_eq!(process.signs(), of_corp, "before anything runs");
+            world.after(300);
+            process.until(|status| status.followers.as_ref().is_some_and(|all| all.behind == 1)).await;
+            assert_eq!(moved(&process), 75, "one has not acknowledged");
+            process.wish(MigrationWish::Abort).await.unwrap();
+            process.until(|status| stands(status) == [AuthorityState::Retired]).await;
+            assert_ne!(process.signs(), of_corp);
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn trouble_stops_a_migration_and_an_operator_goes_on() {
+    let world = World::new().await;
+    world
+        .life(async |process| {
+            process.wish(MigrationWish::Begin(begin("corp", &[100]))).await.unwrap();
+            process.until(|status| status.moved == 100).await;
+            *world.following.0.lock().unwrap() = Followers { failed: 7, ..Followers::default() };
+            world.after(2);
+            let stopped = |status: &LeavesStatus| {
+                status.default.migration.as_ref().is_some_and(|migration| migration.stopped.is_some())
+            };
+            let status = process.until(stopped).await;
+            assert_eq!((status.moved, stands(&status)), (0, vec![AuthorityState::Active]));
+            let (web, signers) = (request("/web", Purpose::Renewal).id, process.desk.signers());
+            let of_corp = world.vault.outsider().authority();
+            assert!(signers.borrow().of(&web, None).accepted.contains(&of_corp), "nobody is hurried back");
+            process.wish(MigrationWish::Resume).await.unwrap();
+            process.until(|status| status.moved == 100).await;
+        })
+        .await;
+    let rows = world.store.events();
+    let stopped = rows.iter().find(|row| row.details.get("migration").is_some_and(|word| word == "stopped"));
+    assert_eq!(stopped.unwrap().reason, "7 of 7 leaves within 60 s failed or were refused");
+}
+
+#[tokio::test]
+async fn a_binding_that_names_an_issuer_has_its_leaves_of_it_and_the_rest_stays() {
+    let world = World::new().await;
+    let (root, of_corp) = (world.vault.outsider().root(), world.vault.outsider().authority());
+    let corp = IssuerName::parse("corp").unwrap();
+    world
+        .life(async |process| {
+            let own = process.signs();
+            let of_binding = async || {
+                let key = SecretKey::generate(Profile::Workload.key_kind());
+                let asked = SvidRequest {
+                    public_key: key.public().clone(),
+                    issuer: Some(corp.clone()),
+                    ..request("/web", Purpose::Renewal)
+                };
+                process.desk.issue_for_key(asked, &key).await.unwrap().authority
+            };
+            world.node(process.roots());
+            process.named.send_replace(Arc::new([corp.clone(), IssuerName::builtin()].into()));
+            process.until(|status| stands(status) == [AuthorityState::Prepared]).await;
+            assert_eq!(of_binding().await, own, "the default signs until its root is with everybody");
+            world.node(process.roots().into_iter().chain([root]));
+            world.after(2);
+            process.asks(true).await;
+            assert_eq!((of_binding().await, process.leaf().await.unwrap().authority), (of_corp, own));
+            assert_eq!(process.desk.status().borrow().default, DefaultIssuer::default());
+            // Whoever is asked for by name is not left in a hurry.
+            process.migrate(Some("corp")).await.unwrap();
+            let hurried = Begin { is_hurried: true, ..begin("builtin", &[]) };
+            let refused = process.wish(MigrationWish::Begin(hurried)).await;
+            assert!(matches!(refused, Err(MigrateError::Named(_))), "{refused:?}");
+            process.migrate(None).await.unwrap();
+            process.named.send_replace(Arc::default());
+            process.until(|status| stands(status) == [AuthorityState::Retired]).await;
+            assert_eq!(of_binding().await, own);
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn another_signs_in_the_place_of_one_that_rests_only_where_an_operator_said_so() {
+    let world = signing().await;
+    let outsider = Outsider { fallback: Some(IssuerName::builtin()), ..world.vault.outsider().clone() };
+    world.vault.behave(Manner::Sealed);
+    world
+        .life(async |process| {
+            let own = process.ca.active().borrow().unwrap().id;
+            process.outsiders.send_replace(Arc::new(vec![outsider.clone()]));
+            let mut signers = process.desk.signers();
+            let has_fallback =
+                |signers: &Arc<Signers>| signers.outside.values().any(|one| one.fallback.is_some());
+            signers.wait_for(has_fallback).await.unwrap();
+            for _ in 0..5 {
+                process.leaf().await.unwrap_err();
+            }
+            assert_eq!(process.leaf().await.unwrap().authority, own);
+            assert_eq!(process.signs(), outsider.authority(), "it is asked again when it has rested");
+            let web = request("/web", Purpose::Renewal).id;
+            assert!(process.desk.signers().borrow().of(&web, None).fallback == Some(own));
+            process.until(|status| health(status).stands_in == Some(IssuerName::builtin())).await;
+            world.vault.behave(Manner::Good);
+            world.after(2);
+            assert_eq!(process.leaf().await.unwrap().authority, outsider.authority());
+            process.until(|status| health(status) == Health::default()).await;
+            tokio::task::yield_now().await;
+        })
+        .await;
+    let rows = world.store.events();
+    let told = rows.iter().filter(|row| row.action == Done::IssuerFallback);
+    let told: Vec<_> = told.map(|row| (row.reason.as_str(), row.details["signs_instead"].as_str())).collect();
+    assert_eq!(told, [("Vault is sealed", "builtin"), ("", "nobody")]);
+}
+
+#[tokio::test]
+async fn another_root_of_an_issuer_signs_when_everybody_believes_it_and_the_one_before_until_then() {
+    let world = signing().await;
+    let first = world.vault.outsider().clone();
+    let second = FakeVault::new("corp", world.clock.now());
+    let next =
+        Outsider { source: Source { generation: 1, ..first.source.clone() }, ..second.outsider().clone() };
+    world.vault.follow(&second);
+    world
+        .life(async |process| {
+            process.leaf().await.unwrap();
+            world.node(process.roots());
+            process.outsiders.send_replace(Arc::new(vec![next.clone(), first.clone()]));
+            process.until(|status| status.issuers.len() == 2).await;
+            assert!(process.roots().contains(&next.root()));
+            assert_eq!(process.leaf().await.unwrap().authority, first.authority());
+            world.node(process.roots());
+            world.after(2);
+            let turned = [AuthorityState::Retired, AuthorityState::Active];
+            process.until(|status| stands(status) == turned).await;
+            assert_eq!(process.signs(), next.authority());
+            assert_eq!(process.leaf().await.unwrap().authority, next.authority());
+            assert!(process.roots().contains(&first.root()), "leaves under it are in use");
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn one_that_is_left_in_a_hurry_is_believed_until_nobody_shows_it() {
+    let world = signing().await;
+    let (root, of_corp) = (world.vault.outsider().root(), world.vault.outsider().authority());
+    world
+        .life(async |process| {
+            let leaf = process.leaf().await.unwrap();
+            let id = request("/web", Purpose::Renewal).id;
+            let until = leaf.chain.leaf().not_after();
+            let holding = Holding { id, authority: of_corp, serial: None, until };
+            world.node_showing(process.roots(), vec![holding]);
+            let hurried = Begin { is_hurried: true, ..begin("builtin", &[]) };
+            process.wish(MigrationWish::Begin(hurried)).await.unwrap();
+            process.until(|status| status.issuers[0].waits_for.len() == 1).await;
+            assert!(process.desk.signers().borrow().hurries(of_corp));
+            assert!(process.roots().contains(&root));
+            world.node(process.roots());
+            world.after(2);
+            process.until(|status| status.issuers.is_empty()).await;
+            assert!(!process.roots().contains(&root), "its leaf has not ended, and nobody shows it");
+        })
+        .await;
 }

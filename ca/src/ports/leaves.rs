@@ -1,25 +1,93 @@
 //! Leaves that issuers beside the built-in one sign: which of them may be asked, and what they were asked for.
 
+use std::{fmt, time::Duration};
+
 use async_trait::async_trait;
 use audit::Event;
 use certs::{Serial, SpkiHash, Timestamp};
+use serde::{Deserialize, Serialize};
 use spiffe::{AuthorityId, IssuerName, NodeId, Purpose, RequestId, SpiffeId, Tenant};
 
 use super::{AuthorityState, JournalError};
 
-/// An issuer beside the built-in one whose root stands in the bundle of workloads.
+/// One root of an issuer beside the built-in one. An issuer that is changed to another root has a further generation:
+/// leaves under the one before are believed until they have ended.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Source {
+    /// The issuer.
+    pub name: IssuerName,
+    /// Which of its roots, counted from 0.
+    pub generation: u32,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.generation {
+            0 => write!(f, "{}", self.name),
+            generation => write!(f, "{}, root {}", self.name, generation + 1),
+        }
+    }
+}
+
+/// An issuer beside the built-in one, one of whose roots stands in the bundle of workloads.
 ///
 /// [`AuthorityState::Prepared`]: it signs when every connected node has acknowledged that. [`AuthorityState::Active`]:
-/// it signs the leaves of workloads. [`AuthorityState::Retired`]: another signs, and leaves of it may be in use. One
+/// it may sign leaves of workloads. [`AuthorityState::Retired`]: it signs no more, and leaves of it may be in use. One
 /// that is removed has no record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeafIssuer {
-    /// Its name.
-    pub name: IssuerName,
+    /// Which.
+    pub source: Source,
     /// Where it stands.
     pub state: AuthorityState,
     /// Since when.
     pub since: Timestamp,
+    /// Retired: nothing is to depend on it any more. Its root leaves as soon as nobody who is connected shows a leaf of
+    /// it, whatever has not ended.
+    pub is_hurried: bool,
+}
+
+/// Who signs the leaves whose bindings name no issuer, and the way to the next one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DefaultIssuer {
+    /// Who does.
+    pub current: IssuerName,
+    /// Where leaves are moved, if they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migration: Option<Migration>,
+    /// The one before, if nothing is to depend on it any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left: Option<IssuerName>,
+}
+
+impl Default for DefaultIssuer {
+    /// The built-in one.
+    fn default() -> Self {
+        Self { current: IssuerName::builtin(), migration: None, left: None }
+    }
+}
+
+/// Leaves on their way from one issuer to another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Migration {
+    /// To whom.
+    pub to: IssuerName,
+    /// How many of a hundred move with each stage, ascending; none for all at once.
+    pub stages: Vec<u8>,
+    /// The stage that is under way, counted from 0.
+    pub stage: usize,
+    /// Since when; the first counts from when the issuer may sign.
+    pub since: Timestamp,
+    /// How long each stage stands, complete and without trouble, before the next.
+    pub hold: Duration,
+    /// Why it goes no further: then the stage is taken back, and leaves in hand stay until their renewal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<String>,
+    /// Nothing is to depend on the issuer that is left, at once.
+    #[serde(default)]
+    pub is_hurried: bool,
 }
 
 /// A leaf of a workload that an issuer is about to be asked for, written down before it is. Its serial number and its
@@ -95,7 +163,13 @@ pub const MAX_UNKNOWN: usize = 100;
 /// Keeps which issuers sign leaves, and what they were asked for.
 #[async_trait]
 pub trait LeafStore: Send + Sync {
-    /// Every issuer whose root stands in the bundle of workloads, by name.
+    /// Who signs the leaves whose bindings name no issuer; the built-in one before anything was set.
+    async fn default_issuer(&self) -> Result<DefaultIssuer, JournalError>;
+
+    /// From now on it is this; with `events`, in one transaction.
+    async fn set_default_issuer(&self, next: DefaultIssuer, events: Vec<Event>) -> Result<(), JournalError>;
+
+    /// Every issuer a root of which stands in the bundle of workloads, by name and generation.
     async fn leaf_issuers(&self) -> Result<Vec<LeafIssuer>, JournalError>;
 
     /// From now on these are all; with `events`, in one transaction.

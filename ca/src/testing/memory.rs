@@ -6,7 +6,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use audit::Event;
+use audit::{AuditError, AuditFilter, AuditLog, AuditRow, Event, Head};
 use certs::{Profile, SecretKey, Serial, SpkiHash, Timestamp};
 use spiffe::{
     AuthorityId, IssuerName, NodeId, RecoveryRefusal, RecoverySpend, Spend, TokenRefusal, TokenSpend,
@@ -14,9 +14,10 @@ use spiffe::{
 
 use crate::ports::{
     Authorities, AuthorityError, AuthorityRecord, AuthorityRequest, AuthorityState, CertificateFilter,
-    CertificateRow, CertificateState, Intent, IssueOutcome, Issued, Journal, JournalError, LeafAnswer,
-    LeafIssuer, LeafOutcome, LeafRequest, LeafStore, Leaves, ListRecord, MAX_REVOKED, MAX_UNKNOWN, Place,
-    Remaining, ResultRecord, Revocations, RevokeError, Revoked, Taint, Transition, Unexpired,
+    CertificateRow, CertificateState, DefaultIssuer, Intent, IssueOutcome, Issued, Journal, JournalError,
+    LeafAnswer, LeafIssuer, LeafOutcome, LeafRequest, LeafStore, Leaves, ListRecord, MAX_REVOKED,
+    MAX_UNKNOWN, Place, Remaining, ResultRecord, Revocations, RevokeError, Revoked, Taint, Transition,
+    Unexpired,
 };
 
 /// The calls that can be made to fail.
@@ -38,6 +39,8 @@ pub enum Call {
     KeepList,
     /// [`LeafStore::set_leaf_issuers`], before anything is written.
     LeafIssuers,
+    /// [`LeafStore::set_default_issuer`], before anything is written.
+    DefaultIssuer,
 }
 
 struct Token {
@@ -71,6 +74,7 @@ struct State {
     revoked: Vec<Revoked>,
     numbers: BTreeMap<AuthorityId, u64>,
     lists: Vec<ListRecord>,
+    default_issuer: Option<DefaultIssuer>,
     leaf_issuers: Vec<LeafIssuer>,
     /// With whether an answer came, and whether one that says what became of it.
     requests: Vec<(LeafRequest, Answered)>,
@@ -397,7 +401,38 @@ impl Journal for MemoryStore {
 }
 
 #[async_trait]
+impl AuditLog for MemoryStore {
+    async fn append(&self, events: Vec<Event>) -> Result<(), AuditError> {
+        self.state().events.extend(events);
+        Ok(())
+    }
+
+    async fn list(&self, filter: &AuditFilter) -> Result<Vec<AuditRow>, AuditError> {
+        let (mut head, mut rows) = (Head::GENESIS, Vec::new());
+        for event in self.state().events.clone() {
+            let row = head.next(event);
+            head = Head { sequence: row.sequence, hash: row.hash };
+            rows.push(row);
+        }
+        rows.reverse();
+        rows.retain(|row| filter.matches(row));
+        Ok(rows)
+    }
+}
+
+#[async_trait]
 impl LeafStore for MemoryStore {
+    async fn default_issuer(&self) -> Result<DefaultIssuer, JournalError> {
+        Ok(self.state().default_issuer.clone().unwrap_or_default())
+    }
+
+    async fn set_default_issuer(&self, next: DefaultIssuer, events: Vec<Event>) -> Result<(), JournalError> {
+        let mut state = self.reachable(Call::DefaultIssuer).map_err(JournalError::Unavailable)?;
+        state.default_issuer = Some(next);
+        state.events.extend(events);
+        Ok(())
+    }
+
     async fn leaf_issuers(&self) -> Result<Vec<LeafIssuer>, JournalError> {
         Ok(self.state().leaf_issuers.clone())
     }
@@ -405,7 +440,7 @@ impl LeafStore for MemoryStore {
     async fn set_leaf_issuers(&self, all: Vec<LeafIssuer>, events: Vec<Event>) -> Result<(), JournalError> {
         let mut state = self.reachable(Call::LeafIssuers).map_err(JournalError::Unavailable)?;
         state.leaf_issuers = all;
-        state.leaf_issuers.sort_by(|one, other| one.name.cmp(&other.name));
+        state.leaf_issuers.sort_by(|one, other| one.source.cmp(&other.source));
         state.events.extend(events);
         Ok(())
     }

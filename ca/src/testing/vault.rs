@@ -13,6 +13,7 @@ use crate::{
     LeafAsked, LeafSigner, Outsider, SignFailure,
     authority::{SigningAuthority, make_issuing, make_root},
     policy::{Lifetimes, Policy},
+    ports::Source,
 };
 
 /// What it does with what it is asked for.
@@ -44,6 +45,8 @@ pub(crate) struct FakeVault {
     other: Arc<SigningAuthority>,
     manner: Arc<Mutex<Manner>>,
     asked: Arc<AtomicUsize>,
+    /// Who signs under its second root.
+    second: Arc<Mutex<Option<Arc<SigningAuthority>>>>,
 }
 
 impl FakeVault {
@@ -63,14 +66,15 @@ impl FakeVault {
         };
         let (signer, other) = (issuing(), issuing());
         let outsider = Outsider {
-            name: IssuerName::parse(name).unwrap(),
+            source: Source { name: IssuerName::parse(name).unwrap(), generation: 0 },
             role: "svid".to_owned(),
             anchor: root.certificate,
             signer: signer.certificate().clone(),
             earlier: Vec::new(),
+            fallback: None,
         };
         let manner = Arc::new(Mutex::new(Manner::Good));
-        Self { outsider, signer, other, manner, asked: Arc::default() }
+        Self { outsider, signer, other, manner, asked: Arc::default(), second: Arc::default() }
     }
 
     pub(crate) fn outsider(&self) -> &Outsider {
@@ -81,6 +85,11 @@ impl FakeVault {
         *self.manner.lock().unwrap_or_else(PoisonError::into_inner) = manner;
     }
 
+    /// Signs under the root of `next`, too, as its second.
+    pub(crate) fn follow(&self, next: &Self) {
+        *self.second.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&next.signer));
+    }
+
     /// How often it was asked.
     pub(crate) fn asked(&self) -> usize {
         self.asked.load(Ordering::SeqCst)
@@ -89,8 +98,8 @@ impl FakeVault {
 
 #[async_trait]
 impl LeafSigner for FakeVault {
-    async fn sign(&self, issuer: &IssuerName, asked: LeafAsked) -> Result<Chain, SignFailure> {
-        assert_eq!(*issuer, self.outsider.name);
+    async fn sign(&self, source: &Source, asked: LeafAsked) -> Result<Chain, SignFailure> {
+        assert_eq!(source.name, self.outsider.source.name);
         self.asked.fetch_add(1, Ordering::SeqCst);
         let manner = *self.manner.lock().unwrap_or_else(PoisonError::into_inner);
         match manner {
@@ -112,7 +121,8 @@ impl LeafSigner for FakeVault {
             dns_names: Vec::new(),
             ip_addresses: Vec::new(),
         };
-        let mut by = &self.signer;
+        let second = self.second.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut by = if source.generation == 0 { &self.signer } else { second.as_ref().unwrap() };
         match manner {
             Manner::WrongKey => {
                 template.public_key = SecretKey::generate(Profile::Workload.key_kind()).public().clone();

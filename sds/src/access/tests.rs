@@ -24,6 +24,7 @@ fn binding(name: &str, identities: &[&str], state: BindingState) -> Binding {
         namespace: Default::default(),
         labels: Labels::new(),
         identities: identities.iter().map(|text| id(text)).collect(),
+        issuer: None,
         state,
         created: Timestamp::EPOCH,
     }

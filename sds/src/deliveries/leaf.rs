@@ -7,7 +7,7 @@ use std::{
 };
 
 use certs::{Serial, Timestamp};
-use spiffe::{AuthorityId, Purpose};
+use spiffe::{AuthorityId, Purpose, Signer};
 use xds::{Resource, SecretOffer};
 
 use crate::{
@@ -34,6 +34,8 @@ pub(super) struct LeafState {
     /// Who signed that one, and when it ends.
     pub(super) acknowledged_leaf: Option<(AuthorityId, Timestamp)>,
     pub(super) refusal: Option<String>,
+    /// Who signs it, as it was last told.
+    pub(super) signer: Option<Signer>,
 }
 
 impl LeafState {
@@ -49,6 +51,7 @@ impl LeafState {
             acknowledged: None,
             acknowledged_leaf: None,
             refusal: None,
+            signer: None,
         }
     }
 

@@ -99,7 +99,11 @@ impl Deliveries {
 
     fn hold(&mut self, stream: u64, name: &Arc<str>, key: LeafKey, now: Timestamp) -> SecretOffer {
         let grace = self.settings.grace;
+        let signer = self.world.signer(&key);
         let leaf = self.leaves.entry(key.clone()).or_insert_with(|| LeafState::new(grace));
+        if leaf.signer.is_none() {
+            leaf.signer = Some(signer).filter(|signer| signer.authority.is_some());
+        }
         leaf.holders.insert((stream, Arc::clone(name)));
         if !leaf.rotation.is_wanted() {
             self.step(&key, Event::Wanted, now);

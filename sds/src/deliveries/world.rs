@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
-use spiffe::{Bindings, BlockList, NodeId, SpiffeId, Trust};
+use spiffe::{Bindings, BlockList, NodeId, Signer, Signers, SpiffeId, Trust};
 
-use crate::{access::Facts, edges::EdgeWorld, imported::ImportedSecrets};
+use crate::{LeafKey, access::Facts, edges::EdgeWorld, imported::ImportedSecrets};
 
 /// The facts that decide, as the manager last saw them.
 #[derive(Debug, Clone)]
 pub(crate) struct World {
     pub(crate) trust: Arc<Trust>,
+    /// Who signs whose leaves.
+    pub(crate) signers: Arc<Signers>,
     pub(crate) bindings: Arc<Bindings>,
     pub(crate) blocks: Arc<BlockList>,
     pub(crate) imported: Arc<ImportedSecrets>,
@@ -26,6 +28,12 @@ impl World {
             edges: &self.edge.edges,
             views: &self.edge.views,
         }
+    }
+
+    /// Who signs a leaf.
+    pub(super) fn signer(&self, key: &LeafKey) -> Signer {
+        let binding = self.bindings.get(&key.node);
+        self.signers.of(&key.identity, binding.and_then(|binding| binding.issuer.as_ref()))
     }
 
     /// Whether `node` stands in `other` as it stands here.

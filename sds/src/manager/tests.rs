@@ -17,6 +17,7 @@ use crate::{LeafPhase, SdsCounters};
 
 mod edges;
 mod imported;
+mod signers;
 
 const LIFE: Duration = Duration::from_secs(600);
 
@@ -29,6 +30,10 @@ impl Refusals for Heard {
     }
 }
 
+fn settings() -> SdsSettings {
+    SdsSettings { leaf_lifetime: LIFE, jitter: || Jitter::NONE, ..SdsSettings::default() }
+}
+
 /// A running manager and everything around it.
 struct World {
     clock: ManualClock,
@@ -39,7 +44,7 @@ struct World {
     imported: watch::Sender<Arc<ImportedSecrets>>,
     edges: watch::Sender<Arc<EdgeSecrets>>,
     views: watch::Sender<Arc<Views>>,
-    authority: watch::Sender<Option<ActiveAuthority>>,
+    signers: watch::Sender<Arc<Signers>>,
     heard: Arc<Heard>,
     sds: Sds,
     shutdown: CancellationToken,
@@ -60,6 +65,7 @@ fn binding(name: &str, identities: &[&str]) -> Binding {
         namespace: Default::default(),
         labels: Default::default(),
         identities: identities.iter().map(|text| id(text)).collect(),
+        issuer: None,
         state: BindingState::Enabled,
         created: Timestamp::EPOCH,
     }
@@ -77,11 +83,11 @@ fn two_nodes() -> Vec<Binding> {
 
 impl World {
     fn new() -> Self {
-        Self::with(two_nodes(), SdsSettings::default(), HashMap::new())
+        Self::with(two_nodes(), settings(), HashMap::new())
     }
 
     fn issued_by(issuer: impl FnOnce(Arc<FakeIssuer>) -> Arc<dyn SvidIssuer>) -> Self {
-        Self::build(two_nodes(), SdsSettings::default(), HashMap::new(), issuer)
+        Self::build(two_nodes(), settings(), HashMap::new(), issuer)
     }
 
     fn with(bindings: Vec<Binding>, settings: SdsSettings, known: HashMap<LeafKey, Timestamp>) -> Self {
@@ -102,7 +108,7 @@ impl World {
         let (imported, imported_read) = watch::channel(Arc::default());
         let (edges, edges_read) = watch::channel(Arc::default());
         let (views, views_read) = watch::channel(Arc::default());
-        let (authority, authority_read) = watch::channel(Some(signs(issuer.authority())));
+        let (signers, signers_read) = watch::channel(signs(issuer.authority()));
         let heard = Arc::new(Heard::default());
         let inputs = SdsInputs {
             issuer: wrapped(Arc::clone(&issuer)),
@@ -112,29 +118,15 @@ impl World {
             imported: imported_read,
             edges: edges_read,
             views: views_read,
-            authority: authority_read,
+            signers: signers_read,
             known,
             refusals: Arc::clone(&heard) as Arc<dyn Refusals>,
             clock: Arc::new(clock.clone()),
         };
-        let settings = SdsSettings { leaf_lifetime: LIFE, jitter: || Jitter::NONE, ..settings };
         let (sds, manager) = SdsManager::new(settings, inputs);
         let shutdown = CancellationToken::new();
         spawn(manager.run(shutdown.clone()));
-        Self {
-            clock,
-            issuer,
-            trust,
-            bindings,
-            blocks,
-            imported,
-            edges,
-            views,
-            authority,
-            heard,
-            sds,
-            shutdown,
-        }
+        Self { clock, issuer, trust, bindings, blocks, imported, edges, views, signers, heard, sds, shutdown }
     }
 
     fn open(&self, name: &str) -> Stream {
@@ -246,7 +238,7 @@ async fn gives_each_node_its_own_leaf_and_the_bundle() {
 #[tokio::test]
 async fn two_streams_of_a_node_share_a_leaf_and_two_nodes_do_not() {
     let both = vec![binding("a", &["spiffe://td/web"]), binding("b", &["spiffe://td/web"])];
-    let world = World::with(both, SdsSettings::default(), HashMap::new());
+    let world = World::with(both, settings(), HashMap::new());
     let (mut one, mut two, mut other) = (world.open("a"), world.open("a"), world.open("b"));
     for stream in [&one, &two, &other] {
         stream.want("default").await;
@@ -364,7 +356,7 @@ async fn after_a_restart_names_stay_pending_and_the_least_remaining_life_goes_fi
     let end = |secs: i64| Timestamp::from_unix_secs(1_800_000_000 + secs);
     let key = |name: &str| LeafKey { node: node(name), identity: id("spiffe://td/web") };
     let known = HashMap::from([(key("a"), end(300)), (key("b"), end(200)), (key("c"), end(100))]);
-    let settings = SdsSettings { max_in_flight: 1, ..SdsSettings::default() };
+    let settings = SdsSettings { max_in_flight: 1, ..settings() };
     let world = World::with(bindings, settings, known);
     world.issuer.delay_by(Duration::from_secs(5));
     let mut streams = [world.open("a"), world.open("b"), world.open("c")];
@@ -428,8 +420,8 @@ async fn an_identity_taken_from_the_binding_is_gone_and_a_new_one_appears() {
     web.absent("default").await;
 }
 
-fn signs(id: spiffe::AuthorityId) -> ActiveAuthority {
-    ActiveAuthority { id, is_urgent: false }
+fn signs(id: spiffe::AuthorityId) -> Arc<Signers> {
+    Arc::new(Signers::builtin(Some(id)))
 }
 
 #[tokio::test]
@@ -439,7 +431,7 @@ async fn what_a_tainted_authority_signed_is_replaced_the_most_exposed_first() {
         binding("web-1", &["spiffe://td/web"]),
         binding("web-2", &["spiffe://td/web"]),
     ];
-    let settings = SdsSettings { max_in_flight: 1, ..SdsSettings::default() };
+    let settings = SdsSettings { max_in_flight: 1, ..settings() };
     let world = World::with(bindings, settings, HashMap::new());
     let mut streams = Vec::new();
     for name in ["pay-1", "web-1", "web-2"] {
@@ -451,7 +443,7 @@ async fn what_a_tainted_authority_signed_is_replaced_the_most_exposed_first() {
         streams.push(stream);
     }
     let id = world.issuer.replace_authority();
-    world.authority.send_replace(Some(ActiveAuthority { id, is_urgent: true }));
+    world.signers.send_replace(Arc::new(Signers { is_urgent: true, ..Signers::builtin(Some(id)) }));
     world.status(|status| status.counters().rotations_forced == 3).await;
     let asked: Vec<_> = world.issuer.seen().into_iter().skip(3).map(|one| one.id.path().to_owned()).collect();
     assert_eq!(asked, ["/web", "/web", "/payments"]);
@@ -461,15 +453,15 @@ async fn what_a_tainted_authority_signed_is_replaced_the_most_exposed_first() {
 async fn another_authority_forces_new_leaves_spread_over_the_window() {
     let world = World::with(
         two_nodes(),
-        SdsSettings { authority_spread: Duration::ZERO, ..SdsSettings::default() },
+        SdsSettings { authority_spread: Duration::ZERO, ..settings() },
         HashMap::new(),
     );
     let mut web = world.open("web-1");
     web.want("default").await;
     let before = web.held("default").await;
     let active = world.issuer.replace_authority();
-    world.authority.send_replace(None);
-    world.authority.send_replace(Some(signs(active)));
+    world.signers.send_replace(Arc::new(Signers::builtin(None)));
+    world.signers.send_replace(signs(active));
     web.held_other_than("default", &before).await;
     let status = world.status(|status| status.counters().rotations_forced == 1).await;
     assert_eq!(status.leaves().next().unwrap().authority, Some(active));
@@ -525,7 +517,7 @@ async fn lists_come_with_the_context_and_a_revoked_leaf_is_replaced() {
 async fn a_leaf_outlives_its_last_stream_by_the_grace_and_is_then_dropped() {
     let world = World::with(
         two_nodes(),
-        SdsSettings { grace: Duration::from_secs(60), ..SdsSettings::default() },
+        SdsSettings { grace: Duration::from_secs(60), ..settings() },
         HashMap::new(),
     );
     let mut web = world.open("web-1");
@@ -564,7 +556,7 @@ async fn what_the_node_answers_is_in_the_status() {
 async fn a_thousand_nodes_get_their_leaves_with_a_bounded_number_of_requests() {
     let names: Vec<String> = (0..1000).map(|n| format!("n{n}")).collect();
     let bindings = names.iter().map(|name| binding(name, &["spiffe://td/web"])).collect();
-    let world = World::with(bindings, SdsSettings::default(), HashMap::new());
+    let world = World::with(bindings, settings(), HashMap::new());
     world.issuer.delay_by(Duration::from_secs(1));
     let mut streams: Vec<Stream> = names.iter().map(|name| world.open(name)).collect();
     for stream in &streams {

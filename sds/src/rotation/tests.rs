@@ -32,7 +32,7 @@ fn check(name: &str, script: Vec<(u64, Event, Vec<Action>)>) -> Rotation {
 }
 
 fn changed() -> Event {
-    Event::AuthorityChanged { active: authority(NEW), spread: Duration::from_secs(60) }
+    Event::SignerChanged { accepted: [authority(NEW)].into(), spread: Duration::from_secs(60) }
 }
 
 #[test]
@@ -250,7 +250,7 @@ impl Observer {
             }
             Event::Failed => self.in_flight -= 1,
             Event::Unwanted
-            | Event::AuthorityChanged { .. }
+            | Event::SignerChanged { .. }
             | Event::Revoked(_)
             | Event::Settled { .. }
             | Event::Tick => {}
@@ -319,8 +319,8 @@ fn walk(seed: u64) {
                 })
             }
             7 | 8 if seen.in_flight == 1 => Event::Failed,
-            9 => Event::AuthorityChanged {
-                active: authority(signer),
+            9 => Event::SignerChanged {
+                accepted: [authority(signer)].into(),
                 spread: Duration::from_secs(numbers.below(60)),
             },
             10 if numbers.below(4) == 0 => Event::Barred,

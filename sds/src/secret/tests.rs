@@ -36,6 +36,7 @@ async fn leaf(issuer: &FakeIssuer) -> (Chain, SecretKey) {
         ip_addresses: vec![],
         tenant: Default::default(),
         node: None,
+        issuer: None,
         purpose: Purpose::Delivery,
         deadline: None,
         spend: None,

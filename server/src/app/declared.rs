@@ -21,7 +21,8 @@ use crate::{
 };
 
 /// What `issuer update` changes; of a Vault, and of nothing else.
-const UPDATABLE: [&str; 4] = ["vault.addresses", "vault.issuer", "vault.lifetime", "vault.trust_anchor"];
+const UPDATABLE: [&str; 5] =
+    ["vault.addresses", "vault.issuer", "vault.lifetime", "vault.trust_anchor", "vault.fallback"];
 /// What stands where a credential is to be named, which is in no file that we know.
 const CREDENTIAL: &str = "CREDENTIAL_FILE";
 /// The same for a root of which the SHA-256 alone is said.
@@ -150,7 +151,10 @@ fn difference(one: &Declared<'_>, held: &Held) -> Option<Difference> {
     let kept_vault = held.vaults.iter().find(|kept| kept.name == *name);
     let kept_acme = held.acmes.iter().find(|kept| kept.name == *name);
     let (kept, there) = match (kept_vault, kept_acme) {
-        (Some(kept), _) => (as_declared(kept), vault_facts(&kept.vault, &kept.anchor.fingerprint())),
+        (Some(kept), _) => {
+            let (print, fallback) = (kept.anchor.fingerprint(), kept.fallback.as_ref());
+            (as_declared(kept), vault_facts(&kept.vault, &print, fallback))
+        }
         (None, Some(kept)) => (acme_as_declared(kept), acme_facts(&kept.acme)),
         (None, None) => {
             let message = format!("issuer {name} is not in the store");
@@ -158,7 +162,7 @@ fn difference(one: &Declared<'_>, held: &Held) -> Option<Difference> {
         }
     };
     let here = match &one.issuer.kind {
-        IssuerKind::Vault { vault, .. } => vault_facts(vault, &one.anchor),
+        IssuerKind::Vault { vault, fallback, .. } => vault_facts(vault, &one.anchor, fallback.as_ref()),
         IssuerKind::Acme(acme) => acme_facts(acme),
     };
     let keys = differing(&here, &there);
@@ -173,10 +177,10 @@ fn difference(one: &Declared<'_>, held: &Held) -> Option<Difference> {
         .map(|key| format!("{key} is {} here and {} there", shown(&here, key), shown(&there, key)))
         .collect();
     let command = match (&one.issuer.kind, kept_vault) {
-        (IssuerKind::Vault { vault, anchor }, Some(kept))
+        (IssuerKind::Vault { vault, anchor, fallback }, Some(kept))
             if keys.iter().all(|key| UPDATABLE.contains(key)) =>
         {
-            update_line(name, &keys, vault, anchor, &kept.vault)
+            update_line(name, &keys, (vault, anchor, fallback.as_ref()), &kept.vault)
         }
         _ => format!("credence issuer remove {name} && {}", add_line(one.issuer)),
     };
@@ -209,7 +213,7 @@ fn closed(name: &str) -> Difference {
 /// What the section would say of one that is kept.
 fn as_declared(kept: &Issuer) -> IssuerConfig {
     let anchor = AnchorConfig::Sha256(kept.anchor.fingerprint());
-    let kind = IssuerKind::Vault { vault: kept.vault.clone(), anchor };
+    let kind = IssuerKind::Vault { vault: kept.vault.clone(), anchor, fallback: kept.fallback.clone() };
     IssuerConfig { name: kept.name.clone(), kind, place: Place::default() }
 }
 
@@ -257,8 +261,8 @@ fn shell(word: &str) -> String {
 }
 
 fn add_line(issuer: &IssuerConfig) -> String {
-    let (vault, anchor) = match &issuer.kind {
-        IssuerKind::Vault { vault, anchor } => (vault, anchor),
+    let (vault, anchor, fallback) = match &issuer.kind {
+        IssuerKind::Vault { vault, anchor, fallback } => (vault, anchor, fallback),
         IssuerKind::Acme(acme) => {
             let mut line = Line::new(&["add", "acme"], &issuer.name);
             line.flag("--directory", &acme.directory);
@@ -284,6 +288,9 @@ fn add_line(issuer: &IssuerConfig) -> String {
         None => line.flag("--lifetime", &exact(vault.lifetime)),
     }
     line.anchor(anchor);
+    if let Some(fallback) = fallback {
+        line.flag("--fallback", fallback.as_str());
+    }
     line.flag("--login", vault.login.word());
     match &vault.login {
         VaultLogin::Token => {}
@@ -313,8 +320,7 @@ fn add_line(issuer: &IssuerConfig) -> String {
 fn update_line(
     name: &IssuerName,
     keys: &[&str],
-    wanted: &VaultSettings,
-    anchor: &AnchorConfig,
+    (wanted, anchor, fallback): (&VaultSettings, &AnchorConfig, Option<&IssuerName>),
     kept: &VaultSettings,
 ) -> String {
     let mut line = Line::new(&["update"], name);
@@ -330,6 +336,10 @@ fn update_line(
             }
             "vault.issuer" => line.flag("--issuer", &wanted.issuer),
             "vault.lifetime" => line.flag("--lifetime", &exact(wanted.lifetime)),
+            "vault.fallback" => match fallback {
+                Some(fallback) => line.flag("--fallback", fallback.as_str()),
+                None => line.0.push("--no-fallback".to_owned()),
+            },
             _ => line.anchor(anchor),
         }
     }

@@ -10,6 +10,7 @@ use ca::CaStatus;
 use ca::clock::Reading;
 use certs::{Clock, Timestamp};
 use sds::SdsStatus;
+use spiffe::IssuerName;
 use tokio::sync::watch;
 use xds::{Board, Counters, Traffic};
 
@@ -91,10 +92,50 @@ impl Sources {
                 ),
             ]);
         }
+        samples.extend(self.leaves());
         for (name, standing) in self.accounts.standings().iter() {
             let failures = f64::from(standing.failures);
             let of = vec![("issuer", name.to_string())];
             samples.push(gauge("issuer_failures", "Failures of an issuer in a row", of, failures));
+        }
+        samples
+    }
+
+    /// Who signs leaves of workloads by default, and where they move; nothing while the built-in issuer signs them all.
+    fn leaves(&self) -> Vec<Sample> {
+        let leaves = api::sources::Upstreams::leaves(self.issuers.as_ref());
+        let mut samples = Vec::new();
+        for (name, health) in &leaves.health {
+            let stands_in = if health.stands_in.is_some() { 1.0 } else { 0.0 };
+            let of = vec![("issuer", name.to_string())];
+            samples.push(gauge(
+                "issuer_replaced",
+                "1 while another issuer signs leaves in the place of one that rests after failures",
+                of,
+                stands_in,
+            ));
+        }
+        let of = |name: &IssuerName| vec![("issuer", name.to_string())];
+        let percent = |name: &IssuerName, percent: u8| {
+            gauge(
+                "issuer_leaves_percent",
+                "How many of a hundred leaves whose bindings name no issuer are of this one",
+                of(name),
+                f64::from(percent),
+            )
+        };
+        if leaves.default.current.is_builtin() && leaves.default.migration.is_none() {
+            return samples;
+        }
+        samples.push(percent(&leaves.default.current, 100 - leaves.moved));
+        if let Some(migration) = &leaves.default.migration {
+            samples.push(percent(&migration.to, leaves.moved));
+            samples.push(gauge(
+                "issuer_migration_stopped",
+                "1 while trouble has stopped the way of leaves to an issuer: credence issuer list",
+                of(&migration.to),
+                if migration.stopped.is_some() { 1.0 } else { 0.0 },
+            ));
         }
         samples
     }

@@ -12,15 +12,16 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use api::{
     calls::{CallError, Caller},
-    ports::{Issuer, IssuerStore, KeptIssuer},
+    ports::{Earlier, Issuer, IssuerStore, KeptIssuer},
     sources::{Draft, Examined, IssuerStanding},
 };
 use async_trait::async_trait;
 use audit::{Action, Actor, AuditLog, Event, Outcome};
 use ca::{
-    Asked, Installed, LeafAsked, LeafDesk, LeafIssuerStatus, LeafSigner, MigrateError, Outsider, Pause,
+    Asked, Installed, LeafAsked, LeafDesk, LeafSigner, LeavesStatus, MigrateError, Outsider, Pause,
     SignFailure,
-    ports::{Authorities, AuthorityState, LeafRequest, LeafStore},
+    migration::MigrationWish,
+    ports::{Authorities, AuthorityState, LeafRequest, LeafStore, Source},
     upstream::{self, Upstream},
 };
 use certs::{Chain, Clock, Timestamp};
@@ -106,10 +107,12 @@ pub(super) struct VaultSigner(watch::Receiver<Shown>);
 
 #[async_trait]
 impl LeafSigner for VaultSigner {
-    async fn sign(&self, issuer: &IssuerName, asked: LeafAsked) -> Result<Chain, SignFailure> {
-        let seen = self.0.borrow().get(issuer).cloned();
+    async fn sign(&self, source: &Source, asked: LeafAsked) -> Result<Chain, SignFailure> {
+        let seen = self.0.borrow().get(&source.name).cloned();
         let seen = seen.ok_or_else(|| SignFailure::Unavailable("it is not open".to_owned()))?;
-        obtain::leaf(&seen.client, &seen.issuer, &asked).await.map_err(|failed| match &failed {
+        let asked_for = seen.issuer.asked().into_iter().find(|one| one.generation == source.generation);
+        let under = asked_for.ok_or_else(|| SignFailure::Unavailable(format!("{source} is not known")))?;
+        obtain::leaf(&seen.client, &seen.issuer, &under, &asked).await.map_err(|failed| match &failed {
             Failed::Vault { trouble } if trouble.is_outcome_unknown() => {
                 SignFailure::Unknown(failed.to_string())
             }
@@ -159,13 +162,14 @@ impl api::sources::Upstreams for UpstreamDesk {
         let shown = Arc::clone(&self.shown.borrow());
         let status = Arc::clone(&self.leaves.status().borrow());
         let leaves = status.of(name).cloned();
+        let health = status.health.get(name).cloned().unwrap_or_default();
         let Some(seen) = shown.get(name) else {
             return IssuerStanding { leaves, ..IssuerStanding::default() };
         };
         let mut standing = seen.standing.clone();
         if leaves.as_ref().is_some_and(|leaves| leaves.state == AuthorityState::Active) {
-            standing.failures = status.health.failures;
-            standing.problem.clone_from(&status.health.problem);
+            standing.failures = health.failures;
+            standing.problem = health.problem;
         }
         standing.leaves = leaves;
         let session = seen.client.status().borrow().clone();
@@ -183,8 +187,8 @@ impl api::sources::Upstreams for UpstreamDesk {
         standing
     }
 
-    fn leaf_issuers(&self) -> Vec<LeafIssuerStatus> {
-        self.leaves.status().borrow().issuers.clone()
+    fn leaves(&self) -> Arc<LeavesStatus> {
+        Arc::clone(&self.leaves.status().borrow())
     }
 
     async fn examine(&self, draft: Draft) -> Examined {
@@ -216,16 +220,12 @@ impl api::sources::Upstreams for UpstreamDesk {
         answer.await.map_err(|_| CallError::stopped("issuers"))?
     }
 
-    async fn delegate(
-        &self,
-        caller: &Caller,
-        to: Option<&IssuerName>,
-        reason: &str,
-    ) -> Result<(), CallError> {
+    async fn turn(&self, caller: &Caller, wish: MigrationWish, reason: &str) -> Result<(), CallError> {
         let asked = Asked { actor: caller.actor.clone(), reason: reason.to_owned() };
-        self.leaves.migrate(to.cloned(), asked).await.map_err(|error| match error {
+        self.leaves.migrate(wish, asked).await.map_err(|error| match error {
             MigrateError::NotFound(name) => CallError::NotFound { what: "issuer", name: name.to_string() },
-            error @ MigrateError::Lists => CallError::Policy(error.to_string()),
+            error @ (MigrateError::Lists | MigrateError::Named(_)) => CallError::Policy(error.to_string()),
+            MigrateError::Refused(refusal) => CallError::wish(&refusal),
             MigrateError::Failed(why) => CallError::Unavailable { part: "store", why },
             MigrateError::Unavailable => CallError::stopped("issuers"),
         })
@@ -389,7 +389,8 @@ impl Upstreams {
     }
 
     fn open(&mut self, kept: KeptIssuer) -> Result<Working, String> {
-        let (client, keeper) = settings::open(&self.inputs, &kept.issuer.vault, &kept.credential)?;
+        let (client, keeper) =
+            settings::open(&self.inputs, &kept.issuer.vault, &settings::ids(&kept.issuer), &kept.credential)?;
         let end = CancellationToken::new();
         self.sessions.push(Box::pin(keeper.run(end.clone())));
         Ok(Working {
@@ -588,18 +589,29 @@ impl Upstreams {
     }
 }
 
-/// Those that sign leaves by a role.
+/// Those that sign leaves by a role, each with its roots, the newest first.
 fn outsiders(kept: &[KeptIssuer]) -> Vec<Outsider> {
-    let outsider = |issuer: &Issuer| {
-        Some(Outsider {
-            name: issuer.name.clone(),
-            role: issuer.vault.role.clone()?,
-            anchor: issuer.anchor.clone(),
-            signer: issuer.signer.clone(),
-            earlier: issuer.earlier.clone(),
-        })
+    let of = |issuer: &Issuer| {
+        let role = issuer.vault.role.clone();
+        let roots = role.map(|role| {
+            let outsider = |under: Earlier| {
+                let of_root = |one: &&Earlier| {
+                    one.generation == under.generation && one.signer.spki_hash() != under.signer.spki_hash()
+                };
+                Outsider {
+                    earlier: issuer.earlier.iter().filter(of_root).map(|one| one.signer.clone()).collect(),
+                    source: Source { name: issuer.name.clone(), generation: under.generation },
+                    role: role.clone(),
+                    anchor: under.anchor,
+                    signer: under.signer,
+                    fallback: issuer.fallback.clone(),
+                }
+            };
+            issuer.asked().into_iter().map(outsider).collect::<Vec<_>>()
+        });
+        roots.unwrap_or_default()
     };
-    kept.iter().filter_map(|one| outsider(&one.issuer)).collect()
+    kept.iter().flat_map(|one| of(&one.issuer)).collect()
 }
 
 impl Working {

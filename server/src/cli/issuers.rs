@@ -23,8 +23,10 @@ pub enum IssuerCommand {
     /// Change where an issuer is or which authority of it signs; it is tried whole before anything is kept
     #[command(
         after_help = "Examples:\n  credence issuer update corp --issuer 5f3c0a52-... --dry-run\n  credence issuer update \
-                      corp --addr https://vault-2.example:8200 --credential-file secret-id\n\nAnother authority signs nothing before: credence issuer \
-                      migrate --to NAME."
+                      corp --addr https://vault-2.example:8200 --credential-file secret-id\n\nAnother authority that signs our \
+                      authorities signs nothing before: credence issuer migrate --to NAME.\nWhere it signs leaves by a \
+                      role, they are replaced; under another root (--trust-anchor) when every connected node\nhas \
+                      acknowledged that, and the token must be allowed both until then: --print-policy."
     )]
     Update(UpdateIssuerArgs),
     /// Give an issuer another token or secret id, or the account at an ACME server another key, without a restart
@@ -37,9 +39,16 @@ pub enum IssuerCommand {
     /// itself
     #[command(
         after_help = "Examples:\n  credence issuer migrate --to corp --dry-run\n  credence issuer migrate --to corp \
-                      --automatic\n  credence issuer migrate --to builtin\n\nThe root of an issuer with a role enters \
+                      --automatic\n  credence issuer migrate --from builtin --to corp --stage 5%,25%,100% --hold 10m\n  \
+                      credence issuer migrate --abort\n  credence issuer migrate --to builtin --now --reason 'Vault is \
+                      breached'\n\nThe root of an issuer with a role enters \
                       the bundles of workloads, and it signs their leaves when every connected node\nhas acknowledged \
-                      that; --to builtin has our own authority sign them again, at once.\n\nUnder the root of now the \
+                      that; --to builtin has our own authority sign them again, at once.\nWith --stage so many of a \
+                      hundred identities move at a time, always the same ones; a stage is over when every leaf in\nit \
+                      is acknowledged and has stood for --hold. Five failures within a minute that are a fiftieth of all \
+                      tries stop it and\ntake the stage back. --now is for an issuer with a role whose authority is stolen: \
+                      leaves are replaced at once, and its\nroot leaves the bundles as soon as no connected node shows \
+                      one.\n\nUnder the root of now the \
                       new authority signs at once, and leaves follow. Another root enters every bundle \
                       first,\nprepared: credence ca status shows who has it, credence ca rotate root activate and \
                       finish go on with it, and\n--automatic lets them follow by themselves."
@@ -163,6 +172,9 @@ pub struct AddVaultArgs {
     /// The root that whatever it signs must lead to, as PEM
     #[arg(long, value_name = "FILE", required_unless_present = "print_policy")]
     pub trust_anchor: Option<PathBuf>,
+    /// Who signs leaves in its place while it rests after failures: builtin, or an issuer with a role [default: nobody]
+    #[arg(long, value_name = "NAME", requires = "role")]
+    pub fallback: Option<String>,
     /// How long an authority that it signs shall live [default: as issuing authorities live here]
     #[arg(long, value_name = "D")]
     pub lifetime: Option<String>,
@@ -213,7 +225,7 @@ pub struct NamedIssuerArgs {
 
 /// `issuer update`.
 #[derive(Debug, Clone, Args)]
-#[group(id = "what", required = true, multiple = true, args = ["addresses", "issuer", "lifetime", "trust_anchor"])]
+#[group(id = "what", required = true, multiple = true, args = ["addresses", "issuer", "lifetime", "trust_anchor", "fallback", "no_fallback"])]
 pub struct UpdateIssuerArgs {
     /// Its name
     pub name: String,
@@ -229,6 +241,15 @@ pub struct UpdateIssuerArgs {
     /// How long an authority that it signs shall live
     #[arg(long, value_name = "D")]
     pub lifetime: Option<String>,
+    /// Who signs leaves in its place while it rests after failures: builtin, or an issuer with a role
+    #[arg(long, value_name = "NAME", conflicts_with = "no_fallback")]
+    pub fallback: Option<String>,
+    /// Nobody signs in its place
+    #[arg(long)]
+    pub no_fallback: bool,
+    /// Print what Credence must be allowed there until leaves have moved to the other authority, and do nothing
+    #[arg(long, requires = "issuer")]
+    pub print_policy: bool,
     /// What is secret of it: needed for another address, to which it is sent.
     #[command(flatten)]
     pub credential: CredentialArgs,
@@ -266,8 +287,26 @@ pub struct CredentialsArgs {
 #[derive(Debug, Clone, Args)]
 pub struct MigrateArgs {
     /// The issuer that is to sign
-    #[arg(long, value_name = "NAME")]
-    pub to: String,
+    #[arg(long, value_name = "NAME", required_unless_present_any = ["abort", "resume"])]
+    pub to: Option<String>,
+    /// The issuer that signs now; refused if another does
+    #[arg(long, value_name = "NAME", requires = "to")]
+    pub from: Option<String>,
+    /// With a role: move so many of a hundred identities at a time [default: all at once]
+    #[arg(long = "stage", value_name = "P%,...", value_delimiter = ',', value_parser = percent, requires = "to")]
+    pub stages: Vec<u8>,
+    /// How long each stage stands, complete and without trouble, before the next [default: 60s]
+    #[arg(long, value_name = "D", requires = "stages")]
+    pub hold: Option<String>,
+    /// Leave an issuer with a role whose authority is stolen: replace its leaves at once, and believe none of it after
+    #[arg(long, requires = "to", conflicts_with = "stages")]
+    pub now: bool,
+    /// Have the leaves that were on their way go back
+    #[arg(long, conflicts_with_all = ["to", "resume", "automatic"])]
+    pub abort: bool,
+    /// Have a migration go on that trouble has stopped
+    #[arg(long, conflicts_with_all = ["to", "automatic"])]
+    pub resume: bool,
     /// Under another root: let the further steps of its rotation follow by themselves as their gates open
     #[arg(long)]
     pub automatic: bool,
@@ -277,6 +316,16 @@ pub struct MigrateArgs {
     /// How to change.
     #[command(flatten)]
     pub change: ChangeArgs,
+}
+
+/// `5%` or `5`.
+fn percent(text: &str) -> Result<u8, String> {
+    let number = text.trim().trim_end_matches('%').trim();
+    number
+        .parse()
+        .ok()
+        .filter(|percent| (1..=100).contains(percent))
+        .ok_or_else(|| format!("{text:?} is no part of a hundred: write 1% to 100%"))
 }
 
 /// `issuer remove`.

@@ -23,6 +23,13 @@ pub enum ProxyCommand {
     Show(ProxyShowArgs),
     /// Watch one node, or all, until Ctrl-C
     Watch(WatchArgs),
+    /// Have an issuer sign the leaves of a node's workloads, or whoever does by default
+    #[command(
+        after_help = "Examples:\n  credence proxy issuer pay-1 corp\n  credence proxy issuer pay-1 --default\n\nIts leaves \
+                            are replaced: of an issuer beside the built-in one when every connected node has\n\
+                            acknowledged its root. credence issuer list says who signs."
+    )]
+    Issuer(ProxyIssuerArgs),
     /// Send a node everything again on its open streams; restarts nothing
     Reload(NodeChangeArgs),
     /// Remove a node's binding: its streams end and it cannot renew
@@ -43,12 +50,34 @@ pub struct EnrollArgs {
     /// A workload identity it speaks for, the first being its default; default: spiffe://TD/NAMESPACE/NODE
     #[arg(long = "identity", value_name = "ID")]
     pub identities: Vec<String>,
+    /// The issuer that signs their leaves [default: whoever does by default]
+    #[arg(long, value_name = "NAME")]
+    pub issuer: Option<String>,
     /// How long the join token is good, such as 10m, at most 24h
     #[arg(long, value_name = "D")]
     pub ttl: Option<String>,
     /// Overwrite the binding of a node that is enrolled already
     #[arg(long)]
     pub replace: bool,
+    /// How to change.
+    #[command(flatten)]
+    pub change: ChangeArgs,
+}
+
+/// `proxy issuer`.
+#[derive(Debug, Clone, Args)]
+#[group(id = "who", required = true, multiple = false, args = ["issuer", "default"])]
+pub struct ProxyIssuerArgs {
+    /// The node
+    pub node: String,
+    /// The issuer: builtin, or one with a role
+    pub issuer: Option<String>,
+    /// Whoever signs by default
+    #[arg(long)]
+    pub default: bool,
+    /// Why, for the audit log
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    pub reason: String,
     /// How to change.
     #[command(flatten)]
     pub change: ChangeArgs,

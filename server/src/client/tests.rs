@@ -46,6 +46,7 @@ async fn svid(issuer: &FakeIssuer, id: &str, profile: certs::Profile, lifetime: 
         ip_addresses: Vec::new(),
         tenant: spiffe::Tenant::default(),
         node: None,
+        issuer: None,
         purpose: spiffe::Purpose::Operator,
         deadline: None,
         spend: None,

@@ -59,6 +59,7 @@ async fn add_vault(args: AddVaultArgs) -> Result<Exit, Failure> {
         },
         credential: args.credential.credential_file.as_deref().map(hidden).transpose()?,
         is_wrapped: args.credential.wrapped,
+        fallback: args.fallback,
         anchor: text("trust anchor", &anchor)?.to_string(),
         reason: args.reason,
         dry_run: args.change.dry_run,
@@ -75,7 +76,7 @@ async fn print_policy(args: &AddVaultArgs) -> Result<Exit, Failure> {
     let issuer = vault::Name::parse(&args.issuer).map_err(wrong)?;
     let status: wire::Status = Client::open(&args.change.server)?.get("/status").await?;
     let policy = match args.role.as_deref().map(vault::Name::parse).transpose().map_err(wrong)? {
-        Some(role) => vault::Policy::leaves(&mount, &issuer, &role, &status.trust_domain),
+        Some(role) => vault::Policy::leaves(&mount, [&issuer], &role, &status.trust_domain),
         None => vault::Policy::authorities(&mount, &issuer, &status.trust_domain),
     };
     output::say(policy.to_hcl().trim_end());
@@ -125,13 +126,41 @@ async fn test(args: &NamedIssuerArgs) -> Result<Exit, Failure> {
     Ok(if tested.passed { Exit::Ok } else { Exit::Failed })
 }
 
+/// Until the last leaf under the authority before has ended, both may be asked.
+async fn print_both(args: &UpdateIssuerArgs) -> Result<Exit, Failure> {
+    let wrong = |error: vault::NameError| Failure::usage(error.to_string(), "write it as Vault shows it");
+    let client = Client::open(&args.change.server)?;
+    let status: wire::Status = client.get("/status").await?;
+    let issuer: wire::Issuer = client.get(&format!("/issuers/{}", encode(&args.name))).await?;
+    let vault = issuer.vault.filter(|vault| vault.role.is_some()).ok_or_else(|| {
+        Failure::usage(
+            format!("issuer {} signs no leaves by a role", args.name),
+            "credence issuer add vault NAME --print-policy prints what one may do that signs authorities",
+        )
+    })?;
+    let mount = vault::Mount::parse(&vault.mount).map_err(wrong)?;
+    let role = vault::Name::parse(vault.role.as_deref().unwrap_or_default()).map_err(wrong)?;
+    let mut ids = vec![vault::Name::parse(&vault.issuer).map_err(wrong)?];
+    let next = vault::Name::parse(args.issuer.as_deref().unwrap_or_default()).map_err(wrong)?;
+    if !ids.contains(&next) {
+        ids.push(next);
+    }
+    let policy = vault::Policy::leaves(&mount, &ids, &role, &status.trust_domain);
+    output::say(policy.to_hcl().trim_end());
+    Ok(Exit::Ok)
+}
+
 async fn update(args: &UpdateIssuerArgs) -> Result<Exit, Failure> {
+    if args.print_policy {
+        return print_both(args).await;
+    }
     let anchor = args.trust_anchor.as_deref().map(|path| text("trust anchor", path)).transpose()?;
     let wanted = wire::UpdateIssuer {
         addresses: Some(args.addresses.clone()).filter(|addresses| !addresses.is_empty()),
         issuer: args.issuer.clone(),
         lifetime: args.lifetime.clone(),
         anchor: anchor.map(|text| text.to_string()),
+        fallback: if args.no_fallback { Some(String::new()) } else { args.fallback.clone() },
         credential: args.credential.credential_file.as_deref().map(hidden).transpose()?,
         is_wrapped: args.credential.wrapped,
         reason: args.reason.clone(),
@@ -149,6 +178,7 @@ async fn credentials(args: &CredentialsArgs) -> Result<Exit, Failure> {
         issuer: None,
         lifetime: None,
         anchor: None,
+        fallback: None,
         credential: Some(hidden(file)?),
         is_wrapped: args.wrapped,
         reason: args.reason.clone(),
@@ -170,8 +200,13 @@ async fn change(
 
 async fn migrate(args: &MigrateArgs) -> Result<Exit, Failure> {
     let client = Client::open(&args.change.server)?;
+    let Some(to) = args.to.clone() else { return turn(args, &client).await };
     let mut wanted = wire::MigrateIssuer {
-        to: args.to.clone(),
+        to,
+        from: args.from.clone(),
+        stages: args.stages.clone(),
+        hold: args.hold.clone(),
+        now: args.now,
         automatic: args.automatic,
         reason: args.reason.clone(),
         dry_run: true,
@@ -184,6 +219,22 @@ async fn migrate(args: &MigrateArgs) -> Result<Exit, Failure> {
     may_go_on(&args.change, &format!("{}\ndo it?", planned.summary))?;
     wanted.dry_run = false;
     let made: wire::IssuerMigration = client.post("/issuers/migrate", &wanted).await?;
+    output::show(args.change.output, &made, migration)?;
+    Ok(Exit::Ok)
+}
+
+/// `--abort` and `--resume`.
+async fn turn(args: &MigrateArgs, client: &Client) -> Result<Exit, Failure> {
+    let path = if args.abort { "/issuers/migrate/abort" } else { "/issuers/migrate/resume" };
+    let mut wanted = wire::TurnMigration { reason: args.reason.clone(), dry_run: true };
+    let planned: wire::IssuerMigration = client.post(path, &wanted).await?;
+    if args.change.dry_run {
+        output::show(args.change.output, &planned, migration)?;
+        return Ok(Exit::Ok);
+    }
+    may_go_on(&args.change, &format!("{}\ndo it?", planned.summary))?;
+    wanted.dry_run = false;
+    let made: wire::IssuerMigration = client.post(path, &wanted).await?;
     output::show(args.change.output, &made, migration)?;
     Ok(Exit::Ok)
 }
@@ -204,7 +255,8 @@ async fn remove(args: &RemoveIssuerArgs) -> Result<Exit, Failure> {
 fn table(issuers: &[wire::Issuer]) -> String {
     let rows = issuers.iter().map(|one| {
         let warnings = one.warnings.iter().map(String::as_str);
-        let leaves = one.leaves.as_ref().map(of_leaves).unwrap_or_default();
+        let mut leaves = of_migration(one);
+        leaves.extend(one.leaves.as_ref().map(of_leaves).unwrap_or_default());
         let told =
             one.problem.as_deref().into_iter().chain(leaves.iter().map(String::as_str)).chain(warnings);
         let told: Vec<&str> = told.collect();
@@ -242,6 +294,46 @@ fn table(issuers: &[wire::Issuer]) -> String {
         "to be known",
     ];
     output::table(&heads, rows)
+}
+
+/// Who has leaves of it, where leaves are on their way to it, and who signs in its place.
+fn of_migration(one: &wire::Issuer) -> Vec<String> {
+    let mut told = Vec::new();
+    if let Some(by) = &one.stands_in {
+        told.push(format!("{by} SIGNS IN ITS PLACE"));
+    }
+    if let Some(migration) = &one.migration {
+        let stages: Vec<_> = migration.stages.iter().map(|stage| format!("{stage} %")).collect();
+        let from = &migration.from;
+        told.push(match (&migration.stopped, stages.as_slice()) {
+            (Some(why), _) => format!(
+                "STOPPED on the way from {from}: {why}; credence issuer migrate --resume goes on, --abort goes back"
+            ),
+            (None, []) => format!("all leaves come from {from}"),
+            (None, stages) => {
+                let (stage, behind) = (migration.stage + 1, migration.behind);
+                let waits = match migration.waits_for.as_slice() {
+                    [] => String::new(),
+                    names => format!(": {}", names.join(", ")),
+                };
+                format!(
+                    "{} % of leaves come from {from}, stage {stage} of {}, {behind} of {} not acknowledged{waits}",
+                    one.percent,
+                    stages.len(),
+                    migration.total,
+                )
+            }
+        });
+    } else if one.percent > 0 && one.percent < 100 {
+        told.push(format!("{} % of leaves by default", one.percent));
+    }
+    if one.named_by > 0 {
+        told.push(format!("named by {} bindings", one.named_by));
+    }
+    if let Some(fallback) = &one.fallback {
+        told.push(format!("{fallback} signs while it rests"));
+    }
+    told
 }
 
 /// What is to be known of the leaves of an issuer.

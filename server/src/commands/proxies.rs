@@ -12,8 +12,8 @@ use spiffe::{Namespace, NodeId};
 use super::{dash, done, dry, may_go_on, parse_duration, watch::Watch};
 use crate::{
     cli::{
-        BootstrapArgs, EnrollArgs, Format, NodeChangeArgs, ProxyCommand, ProxyListArgs, ProxyShowArgs,
-        WatchArgs,
+        BootstrapArgs, EnrollArgs, Format, NodeChangeArgs, ProxyCommand, ProxyIssuerArgs, ProxyListArgs,
+        ProxyShowArgs, WatchArgs,
     },
     client::{Client, encode},
     output::{self, Exit, Failure, note, say},
@@ -31,6 +31,7 @@ pub(super) async fn run(command: ProxyCommand) -> Result<Exit, Failure> {
             let path = format!("/proxies/{}/reload{}", encode(&args.node), dry(&args.change));
             done(&args.change, &client.post_text(&path, String::new()).await?)
         }
+        ProxyCommand::Issuer(args) => issuer(&args).await,
         ProxyCommand::Remove(args) => remove(&args).await,
     }
 }
@@ -50,6 +51,7 @@ async fn enroll(args: &EnrollArgs) -> Result<Exit, Failure> {
         namespace: Some(args.namespace.clone()),
         labels,
         identities: args.identities.clone(),
+        issuer: args.issuer.clone(),
         ttl_secs: ttl.map(|ttl| ttl.as_secs()),
         replace: args.replace,
         dry_run: args.change.dry_run,
@@ -69,6 +71,17 @@ async fn enroll(args: &EnrollArgs) -> Result<Exit, Failure> {
     note(&format!("the token is shown once, works once, and ends at {}; on the node run:", enrolled.expires));
     say(&format!("credence agent join {token} --server {} --pin {} --envoy", enrolled.server, enrolled.pin));
     Ok(Exit::Ok)
+}
+
+async fn issuer(args: &ProxyIssuerArgs) -> Result<Exit, Failure> {
+    let client = Client::open(&args.change.server)?;
+    let path = format!("/proxies/{}/issuer", encode(&args.node));
+    let wanted = wire::ProxyIssuer {
+        issuer: args.issuer.clone(),
+        reason: args.reason.clone(),
+        dry_run: args.change.dry_run,
+    };
+    done(&args.change, &client.put(&path, &wanted).await?)
 }
 
 async fn bootstrap(args: &BootstrapArgs) -> Result<Exit, Failure> {
@@ -276,6 +289,7 @@ mod tests {
             namespace: "default".into(),
             labels: BTreeMap::new(),
             identities: vec!["spiffe://td/web".into()],
+            issuer: None,
             state: "enabled".into(),
             created: "T".into(),
             status,

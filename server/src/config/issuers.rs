@@ -58,6 +58,8 @@ pub enum IssuerKind {
         vault: VaultSettings,
         /// The root that what it signs must lead to.
         anchor: AnchorConfig,
+        /// Who signs leaves in its place while it rests.
+        fallback: Option<IssuerName>,
     },
     /// An ACME server.
     Acme(AcmeSettings),
@@ -79,7 +81,9 @@ impl IssuerConfig {
     /// Its item of the list, on one line.
     pub(crate) fn to_yaml(&self) -> String {
         let body = match &self.kind {
-            IssuerKind::Vault { vault, anchor } => format!("vault: {{{}}}", vault_yaml(vault, anchor)),
+            IssuerKind::Vault { vault, anchor, fallback } => {
+                format!("vault: {{{}}}", vault_yaml(vault, anchor, fallback.as_ref()))
+            }
             IssuerKind::Acme(acme) => format!("acme: {{{}}}", acme_yaml(acme)),
         };
         format!("- {{name: {}, {body}}}", quoted(self.name.as_str()))
@@ -102,7 +106,11 @@ impl Config {
 
 /// What of a Vault is compared, by the keys of the section. What an issuer with a role has as the life of authorities
 /// is used for nothing.
-pub(crate) fn vault_facts(vault: &VaultSettings, anchor: &[u8; 32]) -> IssuerFacts {
+pub(crate) fn vault_facts(
+    vault: &VaultSettings,
+    anchor: &[u8; 32],
+    fallback: Option<&IssuerName>,
+) -> IssuerFacts {
     let addresses: Vec<String> = vault.addresses.iter().map(|text| canonical(text)).collect();
     let mut facts = IssuerFacts::from([
         ("vault.addresses", addresses.join(" ")),
@@ -112,6 +120,7 @@ pub(crate) fn vault_facts(vault: &VaultSettings, anchor: &[u8; 32]) -> IssuerFac
         ("vault.trust_anchor", format!("{SHA256}{}", hex::encode(anchor))),
         ("vault.login.method", vault.login.word().to_owned()),
     ]);
+    facts.extend(fallback.map(|name| ("vault.fallback", name.to_string())));
     facts.extend(vault.namespace.clone().map(|namespace| ("vault.namespace", namespace)));
     match &vault.role {
         Some(role) => facts.insert("vault.role", role.clone()),
@@ -169,7 +178,7 @@ pub(crate) fn exact(life: Duration) -> String {
     if parse_duration(&short) == Some(life) { short } else { format!("{}ms", life.as_millis()) }
 }
 
-fn vault_yaml(vault: &VaultSettings, anchor: &AnchorConfig) -> String {
+fn vault_yaml(vault: &VaultSettings, anchor: &AnchorConfig, fallback: Option<&IssuerName>) -> String {
     let anchor = match anchor {
         AnchorConfig::File(path) => quoted(&path.to_string_lossy()),
         AnchorConfig::Sha256(hash) => quoted(&format!("{SHA256}{}", hex::encode(hash))),
@@ -185,6 +194,7 @@ fn vault_yaml(vault: &VaultSettings, anchor: &AnchorConfig) -> String {
         None => format!("lifetime: {}", exact(vault.lifetime)),
     });
     parts.push(format!("trust_anchor: {anchor}"));
+    parts.extend(fallback.map(|name| format!("fallback: {}", quoted(name.as_str()))));
     let mut login = vec![format!("method: {}", vault.login.word())];
     let facts = login_facts(&vault.login).into_iter();
     login.extend(facts.map(|(key, value)| {
@@ -312,6 +322,7 @@ impl Reader<'_> {
         let role = self.named(&mut section, "role", Name::parse);
         let lifetime = self.authority_life(&mut section, role.is_some()).unwrap_or(issuing);
         let anchor = self.anchor(&mut section, node);
+        let fallback = self.issuer_fallback(&mut section, role.is_some());
         let login = self.issuer_login(&mut section, node);
         self.close(section);
         let vault = VaultSettings {
@@ -324,7 +335,20 @@ impl Reader<'_> {
             lifetime,
             login: login?,
         };
-        Some(IssuerKind::Vault { vault, anchor: anchor? })
+        Some(IssuerKind::Vault { vault, anchor: anchor?, fallback })
+    }
+
+    /// Who signs leaves in its place.
+    fn issuer_fallback(&mut self, section: &mut Section<'_>, has_role: bool) -> Option<IssuerName> {
+        let path = section.path_of("fallback");
+        let node = section.take("fallback")?;
+        if !has_role {
+            let hint = "leave it out: no leaf waits for an issuer that signs our authorities".to_owned();
+            self.refuse(node, &path, "an issuer without a role signs no leaves", Some(hint));
+            return None;
+        }
+        let text = self.text(node, &path)?;
+        self.parsed(node, &path, IssuerName::parse(&text))
     }
 
     /// How long an authority that it signs shall live.

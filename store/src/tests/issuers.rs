@@ -1,13 +1,16 @@
 //! Issuers in the store.
 
-use api::ports::{Issuer, IssuerStore, KeptIssuer, MAX_ISSUERS, StoreError, VaultLogin, VaultSettings};
-use ca::ports::{AuthorityState, LeafIssuer, LeafStore};
+use api::ports::{
+    Earlier, Issuer, IssuerStore, KeptIssuer, MAX_ISSUERS, NodeStore, StoreError, VaultLogin, VaultSettings,
+};
+use ca::ports::{AuthorityState, DefaultIssuer, LeafIssuer, LeafStore, Source};
 use certs::{Certificate, SecretBytes};
 use fixtures::TestAuthority;
 use spiffe::IssuerName;
 use sqlx::Connection;
 
-use super::{promises::meddle, *};
+use super::{nodes::enrolment, promises::meddle, *};
+use crate::schema::{SCHEMA, Schema};
 
 pub(super) fn kept(name: &str, credential: &str) -> KeptIssuer {
     let root = Certificate::from_der(TestAuthority::root("td", now()).der()).unwrap();
@@ -27,7 +30,9 @@ pub(super) fn kept(name: &str, credential: &str) -> KeptIssuer {
         vault,
         anchor: root.clone(),
         signer: root.clone(),
-        earlier: vec![root],
+        generation: 2,
+        earlier: vec![Earlier { signer: root.clone(), anchor: root, issuer: "1c3f".into(), generation: 1 }],
+        fallback: Some(IssuerName::builtin()),
         created: now(),
         updated: now(),
         version: 0,
@@ -36,7 +41,7 @@ pub(super) fn kept(name: &str, credential: &str) -> KeptIssuer {
 }
 
 pub(super) async fn put(store: &Store, issuer: KeptIssuer, expected: u64) -> Result<u64, StoreError> {
-    store.put_issuer(issuer, expected, false, event(Action::IssuerSet, "issuer")).await
+    store.put_issuer(issuer, expected, event(Action::IssuerSet, "issuer")).await
 }
 
 #[tokio::test]
@@ -103,23 +108,97 @@ async fn there_is_a_bounded_number_of_issuers() {
 }
 
 #[tokio::test]
-async fn issuer_whose_root_stands_in_the_bundle_of_workloads_is_neither_removed_nor_moved() {
+async fn what_an_issuer_was_before_is_kept_whole() {
+    let world = World::new().await;
+    put(&world.store, kept("corp", "first"), 0).await.unwrap();
+    let world = World::open(world.close().await).await;
+    let read = world.store.issuers().await.unwrap().remove(0).issuer;
+    let written = kept("corp", "first").issuer;
+    assert_eq!((read.generation, &read.fallback), (2, &written.fallback));
+    let before = &read.earlier[0];
+    assert_eq!((before.issuer.as_str(), before.generation), ("1c3f", 1));
+    let asked: Vec<_> = read.asked().into_iter().map(|one| (one.generation, one.issuer)).collect();
+    assert_eq!(asked, [(2, "0bd4d8ba".to_owned()), (1, "1c3f".to_owned())]);
+}
+
+#[tokio::test]
+async fn issuer_of_whom_leaves_are_or_are_to_be_is_not_removed() {
     let world = World::new().await;
     put(&world.store, kept("corp", "first"), 0).await.unwrap();
     let name = IssuerName::parse("corp").unwrap();
-    let one = LeafIssuer { name: name.clone(), state: AuthorityState::Retired, since: now() };
-    let change = event(Action::IssuerSet, "corp");
-    world.store.set_leaf_issuers(vec![one], vec![change.clone()]).await.unwrap();
-    let remove = || world.store.remove_issuer(&name, event(Action::IssuerRemove, "corp"));
-    let refused = remove().await.unwrap_err();
-    assert_eq!(refused.to_string(), "issuer corp is in use: its root stands in the bundle of workloads");
-    assert_eq!(world.store.issuers().await.unwrap().len(), 1);
-    // Its credential may be another at any time, its root may not.
-    put(&world.store, kept("corp", "second"), 1).await.unwrap();
-    let moved = |event| world.store.put_issuer(kept("corp", "third"), 2, true, event);
-    let refused = moved(event(Action::IssuerSet, "corp")).await.unwrap_err();
-    assert!(refused.to_string().starts_with("issuer corp is in use: its root stands"), "{refused}");
-    world.store.set_leaf_issuers(Vec::new(), vec![change]).await.unwrap();
-    moved(event(Action::IssuerSet, "corp")).await.unwrap();
-    remove().await.unwrap();
+    let set = || vec![event(Action::IssuerSet, "corp")];
+    let refused = async || {
+        let removed = world.store.remove_issuer(&name, event(Action::IssuerRemove, "corp")).await;
+        removed.unwrap_err().to_string()
+    };
+    let source = Source { name: name.clone(), generation: 1 };
+    let one = LeafIssuer { source, state: AuthorityState::Retired, since: now(), is_hurried: false };
+    world.store.set_leaf_issuers(vec![one], set()).await.unwrap();
+    assert_eq!(refused().await, "issuer corp is in use: its root stands in the bundle of workloads");
+    world.store.set_leaf_issuers(Vec::new(), set()).await.unwrap();
+
+    let default = DefaultIssuer { current: name.clone(), ..DefaultIssuer::default() };
+    world.store.set_default_issuer(default, set()).await.unwrap();
+    assert_eq!(refused().await, "issuer corp is in use: it signs the leaves of workloads, or is about to");
+    world.store.set_default_issuer(DefaultIssuer::default(), set()).await.unwrap();
+
+    let (mut binding, token) = enrolment("web-1");
+    binding.issuer = Some(IssuerName::parse("nobody").unwrap());
+    let enroll = |binding| {
+        let event = event(Action::ProxyEnroll, "web-1");
+        let (store, token) = (world.store.clone(), token.clone());
+        async move { store.enroll(&binding, &token, false, event).await }
+    };
+    let unknown = enroll(binding.clone()).await.unwrap_err();
+    assert_eq!(unknown.to_string(), "issuer nobody does not exist");
+    binding.issuer = Some(name.clone());
+    enroll(binding.clone()).await.unwrap();
+    assert_eq!(world.store.bindings().await.unwrap(), [binding.clone()]);
+    assert_eq!(refused().await, "issuer corp is in use: the binding of node web-1 names it");
+    let change = |issuer: Option<&IssuerName>| {
+        let (store, issuer) = (world.store.clone(), issuer.cloned());
+        let (node, event) = (binding.node.clone(), event(Action::ProxyChange, "web-1"));
+        async move { store.set_issuer(&node, issuer.as_ref(), event).await }
+    };
+    change(Some(&IssuerName::builtin())).await.unwrap();
+    assert_eq!(world.store.bindings().await.unwrap()[0].issuer, Some(IssuerName::builtin()));
+    change(None).await.unwrap();
+    world.store.remove_issuer(&name, event(Action::IssuerRemove, "corp")).await.unwrap();
+    let gone = change(Some(&name)).await.unwrap_err();
+    assert_eq!(gone.to_string(), "issuer corp does not exist");
+    assert_eq!(world.store.bindings().await.unwrap()[0].issuer, None);
+}
+
+#[tokio::test]
+async fn whoever_signed_leaves_before_there_was_a_default_is_the_default() {
+    for (rows, expected) in [
+        (&[][..], (IssuerName::BUILTIN, None)),
+        (&[("corp", "active")], ("corp", None)),
+        (&[("corp", "active"), ("lab", "retired")], ("corp", None)),
+        (&[("corp", "active"), ("lab", "prepared")], ("corp", Some("lab"))),
+        (&[("lab", "prepared")], (IssuerName::BUILTIN, Some("lab"))),
+    ] {
+        let mut connection = sqlx::SqliteConnection::connect("sqlite::memory:").await.unwrap();
+        Schema(&SCHEMA.0[..12]).migrate(&mut connection, 0, now()).await.unwrap();
+        for (name, state) in rows {
+            sqlx::query("INSERT INTO leaf_issuers (name, state, since) VALUES (?, ?, 7)")
+                .bind(name)
+                .bind(state)
+                .execute(&mut connection)
+                .await
+                .unwrap();
+        }
+        SCHEMA.migrate(&mut connection, 12, now()).await.unwrap();
+        let (value,): (String,) =
+            sqlx::query_as("SELECT value FROM default_issuer").fetch_one(&mut connection).await.unwrap();
+        let default: DefaultIssuer = serde_json::from_str(&value).unwrap();
+        let to = default.migration.as_ref().map(|migration| migration.to.as_str());
+        assert_eq!((default.current.as_str(), to), expected, "{value}");
+        assert!(default.migration.is_none_or(|migration| migration.stages.is_empty()), "{value}");
+        let (count,): (i64,) = sqlx::query_as("SELECT count(*) FROM leaf_issuers WHERE generation = 0")
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
+        assert_eq!(usize::try_from(count).unwrap(), rows.len());
+    }
 }

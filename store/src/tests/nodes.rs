@@ -16,6 +16,7 @@ fn binding(name: &str) -> Binding {
         namespace: Default::default(),
         labels: [("app".to_owned(), "web".to_owned())].into(),
         identities: vec![SpiffeId::parse("spiffe://td/web").unwrap()],
+        issuer: None,
         state: BindingState::Enabled,
         created: now(),
     }
@@ -34,6 +35,12 @@ pub(crate) fn token(id: &str, name: &str, expires: Timestamp) -> StoredToken {
         revoked: None,
         failures: 0,
     }
+}
+
+/// A binding with its join token.
+pub(crate) fn enrolment(name: &str) -> (Binding, StoredToken) {
+    let soon = Timestamp::from_unix_secs(now().unix_secs() + 600);
+    (binding(name), token("T1", name, soon))
 }
 
 async fn enroll(store: &Store, name: &str, id: &str, replace: bool) -> Result<(), StoreError> {

@@ -126,7 +126,7 @@ impl Pki {
     }
 
     fn policy(&self) -> Policy {
-        Policy::leaves(&self.issuer.mount, &self.issuer.id, &self.role, TD)
+        Policy::leaves(&self.issuer.mount, [&self.issuer.id], &self.role, TD)
     }
 
     fn narrow(&self) -> Option<(Policy, Vec<Mount>)> {
@@ -665,7 +665,7 @@ async fn a_token_of_which_nothing_is_known_is_not_used_until_that_is_over() {
     let state = Arc::new(AtomicUsize::new(0));
     let told = Arc::clone(&state);
     let issuer = pki::Issuer { mount: mount("pki"), id: name("i") };
-    let policy = Policy::leaves(&issuer.mount, &issuer.id, &name("r"), TD);
+    let policy = Policy::leaves(&issuer.mount, [&issuer.id], &name("r"), TD);
     let narrow = || Some((policy.clone(), vec![issuer.mount.clone()]));
     let exact = json!({
         "pki/roles/r": { "capabilities": ["read"] },

@@ -8,7 +8,7 @@ const SIGN: &str = "pki/issuer/1c3f/sign/svid";
 
 fn policy() -> Policy {
     let name = |text| Name::parse(text).unwrap();
-    Policy::leaves(&Mount::parse("pki").unwrap(), &name("1c3f"), &name("svid"), "td")
+    Policy::leaves(&Mount::parse("pki").unwrap(), [&name("1c3f")], &name("svid"), "td")
 }
 
 /// As Vault 1.21 answers for a token with `default` and the printed policy.

@@ -15,6 +15,7 @@ fn binding(node: &str, labels: &[(&str, &str)], identities: &[&str]) -> Binding 
         namespace: Namespace::default(),
         labels: labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
         identities: identities.iter().map(|id| SpiffeId::parse(id).unwrap()).collect(),
+        issuer: None,
         state: BindingState::Enabled,
         created: Timestamp::from_unix_secs(0),
     }

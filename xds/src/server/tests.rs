@@ -87,6 +87,7 @@ fn binding_of(node: &str) -> Binding {
         namespace: Namespace::default(),
         labels: Labels::new(),
         identities: vec![SpiffeId::parse("spiffe://example.test/web").unwrap()],
+        issuer: None,
         state: BindingState::Enabled,
         created: T0,
     }

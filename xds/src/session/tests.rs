@@ -42,6 +42,7 @@ fn binding_of(node: &str) -> Binding {
         namespace: Namespace::parse("shop").unwrap(),
         labels: Labels::new(),
         identities: vec![SpiffeId::parse("spiffe://example.test/shop/web").unwrap()],
+        issuer: None,
         state: BindingState::Enabled,
         created: T0,
     }

@@ -109,6 +109,7 @@ mod tests {
             namespace: Namespace::default(),
             labels: BTreeMap::new(),
             identities: vec![id("/web")],
+            issuer: None,
             state,
             created: Timestamp::EPOCH,
         }

@@ -141,7 +141,8 @@ fn standing(state: AuthorityState) -> Option<ca::LeafIssuerStatus> {
         reason: ca::dependents::Reason::BundleNotAcknowledged,
     };
     Some(ca::LeafIssuerStatus {
-        name: IssuerName::parse("corp").unwrap(),
+        source: ca::ports::Source { name: IssuerName::parse("corp").unwrap(), generation: 0 },
+        is_hurried: false,
         state,
         since: Timestamp::from_unix_secs(1_800_000_000),
         waits_for: if state == AuthorityState::Prepared { vec![laggard] } else { Vec::new() },
@@ -198,23 +199,126 @@ async fn issuer_of_leaves_says_where_it_stands_and_stays_while_leaves_of_it_may_
         assert_eq!(removed.status, StatusCode::CONFLICT, "{}", removed.body);
         assert!(removed.body["detail"].as_str().unwrap().contains(told), "{}", removed.body);
         let changed = world.json("PATCH", "/api/v1/issuers/corp", json!({"issuer": "other"})).await;
-        assert_eq!(changed.status, StatusCode::CONFLICT, "{}", changed.body);
+        assert_eq!(changed.status, StatusCode::OK, "{}", changed.body);
     }
     *world.vault.leaves.lock().unwrap() = standing(AuthorityState::Active);
     let again = world.json("POST", "/api/v1/issuers/migrate", migrate("corp")).await;
     assert_eq!(again.status, StatusCode::CONFLICT, "{}", again.body);
     let back = world.json("POST", "/api/v1/issuers/migrate", migrate("builtin")).await;
-    assert!(back.body["summary"].as_str().unwrap().contains("our own authority"), "{}", back.body);
+    assert!(
+        back.body["summary"].as_str().unwrap().contains("our root stands in every bundle"),
+        "{}",
+        back.body
+    );
 
     let emergency = json!({"authority": id, "dry_run": true});
     let refused = world.json("POST", "/api/v1/authorities/emergency", emergency).await;
     assert_eq!(refused.status, StatusCode::CONFLICT, "{}", refused.body);
     assert!(
-        refused.body["detail"].as_str().unwrap().contains("issuer migrate --to builtin"),
+        refused.body["detail"].as_str().unwrap().contains("issuer migrate --to builtin --now"),
         "{}",
         refused.body
     );
     let signed = world.get(&format!("/api/v1/authorities/{id}/signed")).await;
     assert_eq!((signed.status, &signed.body["items"]), (StatusCode::OK, &json!([])), "{}", signed.body);
     assert_eq!(world.get("/api/v1/authorities/00000000000000aa/signed").await.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn what_cannot_be_of_a_migration_is_said_and_what_would_be_is_planned() {
+    let world = world().await;
+    let role = |name| wanted(name, |wanted| wanted["vault"]["role"] = json!("svid"));
+    for wanted in [role("corp"), wanted("upper", |_| {})] {
+        let added = world.json("POST", "/api/v1/issuers", wanted).await;
+        assert_eq!(added.status, StatusCode::OK, "{}", added.body);
+    }
+    let migrate = async |body: Value| {
+        let mut body = body;
+        body["dry_run"] = json!(true);
+        world.json("POST", "/api/v1/issuers/migrate", body).await
+    };
+    let planned =
+        migrate(json!({"from": "builtin", "to": "corp", "stages": [5, 25, 100], "hold": "10m"})).await;
+    let summary = planned.body["summary"].as_str().unwrap();
+    assert!(summary.contains("5 %, 25 %, 100 % of identities") && summary.contains("10m"), "{summary}");
+    for (body, status, told) in [
+        (json!({"from": "corp", "to": "corp"}), StatusCode::CONFLICT, "builtin does"),
+        (json!({"from": "upper", "to": "builtin"}), StatusCode::CONFLICT, "does not sign"),
+        (json!({"to": "corp", "stages": [25, 5]}), StatusCode::BAD_REQUEST, "do not ascend"),
+        (json!({"to": "corp", "stages": [5], "now": true}), StatusCode::BAD_REQUEST, "at once"),
+        (json!({"to": "corp", "hold": "soon"}), StatusCode::BAD_REQUEST, "no duration"),
+        (json!({"to": "upper", "stages": [5, 100]}), StatusCode::BAD_REQUEST, "issuers with a role"),
+        (json!({"to": "upper", "now": true}), StatusCode::BAD_REQUEST, "ca emergency"),
+        (json!({"to": "upper", "from": "corp"}), StatusCode::CONFLICT, "does not sign our authorities"),
+        (json!({"to": "nobody"}), StatusCode::NOT_FOUND, "nobody"),
+        (json!({"to": "corp", "form": "builtin"}), StatusCode::BAD_REQUEST, "form"),
+    ] {
+        let refused = migrate(body.clone()).await;
+        assert_eq!(refused.status, status, "{body}: {}", refused.body);
+        assert!(refused.body.to_string().contains(told), "{body}: {}", refused.body);
+    }
+    let abort = async || world.json("POST", "/api/v1/issuers/migrate/abort", json!({"dry_run": true})).await;
+    assert_eq!(abort().await.status, StatusCode::NOT_FOUND);
+    *world.vault.default.lock().unwrap() = ca::ports::DefaultIssuer {
+        migration: Some(ca::ports::Migration {
+            to: IssuerName::parse("corp").unwrap(),
+            stages: vec![5, 100],
+            stage: 1,
+            since: Timestamp::from_unix_secs(1_800_000_000),
+            hold: Duration::from_secs(60),
+            stopped: Some("6 of 7 leaves failed".into()),
+            is_hurried: false,
+        }),
+        ..ca::ports::DefaultIssuer::default()
+    };
+    let corp = world.get("/api/v1/issuers/corp").await.body;
+    let shown = (&corp["migration"]["stopped"], &corp["migration"]["stages"], &corp["is_default"]);
+    assert_eq!(shown, (&json!("6 of 7 leaves failed"), &json!([5, 100]), &json!(false)), "{corp}");
+    let aborted = abort().await;
+    assert!(aborted.body["summary"].as_str().unwrap().starts_with("would have builtin"), "{}", aborted.body);
+    let resumed = world.json("POST", "/api/v1/issuers/migrate/resume", json!({"dry_run": true})).await;
+    assert_eq!(resumed.status, StatusCode::OK, "{}", resumed.body);
+}
+
+#[tokio::test]
+async fn binding_names_an_issuer_of_leaves_and_that_stays_while_it_does() {
+    let world = world().await;
+    let role = |name: &str, fallback: Value| {
+        wanted(name, |wanted| {
+            wanted["vault"]["role"] = json!("svid");
+            wanted["fallback"] = fallback;
+        })
+    };
+    for (fallback, told) in [("corp", "in its own place"), ("nobody", "no issuer with a role")] {
+        let refused = world.json("POST", "/api/v1/issuers", role("corp", json!(fallback))).await;
+        assert_eq!(refused.status, StatusCode::BAD_REQUEST, "{}", refused.body);
+        assert!(refused.body["detail"].as_str().unwrap().contains(told), "{}", refused.body);
+    }
+    let added = world.json("POST", "/api/v1/issuers", role("corp", json!("builtin"))).await;
+    assert_eq!(added.body["issuer"]["fallback"], "builtin", "{}", added.body);
+    let upper = wanted("upper", |wanted| wanted["fallback"] = json!("builtin"));
+    let refused = world.json("POST", "/api/v1/issuers", upper).await;
+    assert!(refused.body["detail"].as_str().unwrap().contains("without a role"), "{}", refused.body);
+    world.json("POST", "/api/v1/issuers", wanted("upper", |_| {})).await;
+
+    for (issuer, status) in [("nobody", StatusCode::NOT_FOUND), ("upper", StatusCode::BAD_REQUEST)] {
+        let refused = world.json("POST", "/api/v1/proxies", json!({"node": "web-1", "issuer": issuer})).await;
+        assert_eq!(refused.status, status, "{}", refused.body);
+    }
+    let enrolled = world.json("POST", "/api/v1/proxies", json!({"node": "web-1", "issuer": "corp"})).await;
+    assert_eq!(enrolled.body["proxy"]["issuer"], "corp", "{}", enrolled.body);
+    assert_eq!(world.get("/api/v1/issuers/corp").await.body["named_by"], 1);
+    let remove = async || world.call("DELETE", "/api/v1/issuers/corp", "", "").await;
+    let refused = remove().await;
+    assert!(refused.body["detail"].as_str().unwrap().contains("binding of web-1"), "{}", refused.body);
+
+    let put = async |body: Value| world.json("PUT", "/api/v1/proxies/web-1/issuer", body).await;
+    assert_eq!(put(json!({"issuer": "corp"})).await.status, StatusCode::CONFLICT);
+    let planned = put(json!({"dry_run": true})).await;
+    assert!(planned.body["summary"].as_str().unwrap().contains("would sign"), "{}", planned.body);
+    assert_eq!(put(json!({"issuer": "builtin", "reason": "no Vault"})).await.status, StatusCode::OK);
+    assert_eq!(world.get("/api/v1/proxies/web-1").await.body["issuer"], "builtin");
+    assert_eq!(put(json!({})).await.status, StatusCode::OK);
+    assert_eq!(world.get("/api/v1/proxies/web-1").await.body.get("issuer"), None);
+    assert_eq!(remove().await.status, StatusCode::OK);
 }

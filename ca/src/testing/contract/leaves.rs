@@ -7,8 +7,8 @@ use spiffe::{IssuerName, NodeId, Purpose, RequestId, SpiffeId, Tenant};
 
 use super::{StoreFixture, after, authority, chain, event, now};
 use crate::ports::{
-    AuthorityState, CertificateFilter, CertificateState, JournalError, LeafAnswer, LeafIssuer, LeafOutcome,
-    LeafRequest, Leaves, SignedLeaf,
+    AuthorityState, CertificateFilter, CertificateState, DefaultIssuer, JournalError, LeafAnswer, LeafIssuer,
+    LeafOutcome, LeafRequest, Leaves, Migration, SignedLeaf, Source,
 };
 
 /// Holds what keeps leaves of other issuers against its contract; `factory` makes an empty one.
@@ -22,6 +22,7 @@ where
     S: StoreFixture,
 {
     issuers(&factory().await).await;
+    defaults(&factory().await).await;
     requests(&factory().await).await;
 }
 
@@ -33,16 +34,52 @@ async fn issuers(store: &dyn StoreFixture) {
     let leaves = store.leaves();
     assert_eq!(leaves.leaf_issuers().await.expect("issuers"), []);
     let before = store.events().await.len();
-    let one = |name, state, secs| LeafIssuer { name: named(name), state, since: after(secs) };
-    let first = [one("b", AuthorityState::Active, 1), one("a", AuthorityState::Prepared, 2)];
+    let one = |name, generation, state, secs| LeafIssuer {
+        source: Source { name: named(name), generation },
+        state,
+        since: after(secs),
+        is_hurried: secs == 3,
+    };
+    let first = [
+        one("b", 0, AuthorityState::Active, 1),
+        one("a", 1, AuthorityState::Prepared, 2),
+        one("a", 0, AuthorityState::Active, 2),
+    ];
     leaves.set_leaf_issuers(first.to_vec(), vec![event("one"), event("two")]).await.expect("set");
-    let [b, a] = first;
-    assert_eq!(leaves.leaf_issuers().await.expect("issuers"), [a, b], "all of them, by name");
-    let second = vec![one("b", AuthorityState::Retired, 3)];
+    let [b, next, a] = first;
+    assert_eq!(
+        leaves.leaf_issuers().await.expect("issuers"),
+        [a, next, b],
+        "all of them, by name and generation"
+    );
+    let second = vec![one("b", 0, AuthorityState::Retired, 3)];
     leaves.set_leaf_issuers(second.clone(), vec![event("three")]).await.expect("set");
     assert_eq!(leaves.leaf_issuers().await.expect("issuers"), second, "and no others");
     let objects: Vec<String> = store.events().await.split_off(before).into_iter().map(|e| e.object).collect();
     assert_eq!(objects, ["one", "two", "three"]);
+}
+
+async fn defaults(store: &dyn StoreFixture) {
+    let leaves = store.leaves();
+    assert_eq!(leaves.default_issuer().await.expect("default"), DefaultIssuer::default());
+    let before = store.events().await.len();
+    let migration = Migration {
+        to: named("corp"),
+        stages: vec![5, 100],
+        stage: 1,
+        since: after(1),
+        hold: std::time::Duration::from_millis(1500),
+        stopped: Some("too many".to_owned()),
+        is_hurried: true,
+    };
+    for next in [
+        DefaultIssuer { migration: Some(migration), ..DefaultIssuer::default() },
+        DefaultIssuer { current: named("corp"), migration: None, left: Some(named("lab")) },
+    ] {
+        leaves.set_default_issuer(next.clone(), vec![event("set")]).await.expect("set");
+        assert_eq!(leaves.default_issuer().await.expect("default"), next);
+    }
+    assert_eq!(store.events().await.len(), before + 2);
 }
 
 fn request(key: u8, secs: u64) -> LeafRequest {

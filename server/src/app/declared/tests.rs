@@ -36,7 +36,9 @@ fn kept(called: &str, vault: VaultSettings, root: &Certificate) -> Issuer {
         vault,
         anchor: root.clone(),
         signer: root.clone(),
+        generation: 0,
         earlier: vec![],
+        fallback: None,
         created: at,
         updated: at,
         version: 1,
@@ -180,6 +182,18 @@ fn each_difference_is_named_with_the_command_that_ends_it() {
     };
     let held = Held { vaults: vec![kept("corp", leaves(1), &root)], ..Held::default() };
     check("a life of authorities beside a role", &[vault(leaves(2))], &held, &[]);
+    let falls = |fallback: Option<&str>| {
+        let mut one = kept("corp", leaves(1), &root);
+        one.fallback = fallback.map(name);
+        one
+    };
+    let held = Held { vaults: vec![falls(Some("lab"))], ..Held::default() };
+    let differs =
+        ["vault.fallback is nothing here and \"lab\" there", "credence issuer update corp --no-fallback\n"];
+    check("nobody signs in its place", &[as_declared(&falls(None))], &held, &[&differs]);
+    let command = "credence issuer update corp --fallback builtin\n";
+    check("another does", &[as_declared(&falls(Some("builtin")))], &held, &[&[command, "fallback: \"lab\""]]);
+    check("the same does", &[as_declared(&falls(Some("lab")))], &held, &[]);
 }
 
 #[test]
@@ -230,7 +244,7 @@ fn a_root_that_cannot_be_read_is_said_at_its_key() {
         if !content.is_empty() {
             std::fs::write(&path, content).unwrap();
         }
-        let kind = IssuerKind::Vault { vault: settings(), anchor: AnchorConfig::File(path) };
+        let kind = IssuerKind::Vault { vault: settings(), anchor: AnchorConfig::File(path), fallback: None };
         let place = Place { key: "issuers[0]".into(), position: Some((3, 5)) };
         let issuer = IssuerConfig { name: name("corp"), kind, place };
         let error = fingerprint(&issuer).unwrap_err();
@@ -247,7 +261,7 @@ fn a_root_that_cannot_be_read_is_said_at_its_key() {
     check("two", &pem.repeat(2), "2 certificates");
     let path = folder.path().join("one");
     std::fs::write(&path, pem).unwrap();
-    let kind = IssuerKind::Vault { vault: settings(), anchor: AnchorConfig::File(path) };
+    let kind = IssuerKind::Vault { vault: settings(), anchor: AnchorConfig::File(path), fallback: None };
     let issuer = IssuerConfig { name: name("corp"), kind, place: Place::default() };
     assert_eq!(fingerprint(&issuer), Ok(root.fingerprint()));
 }

@@ -3,7 +3,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use api::{calls::CallError, ports::Issuer};
+use api::{
+    calls::CallError,
+    ports::{Earlier, Issuer},
+};
 use audit::Actor;
 use ca::{Asked, Install, Installed, LeafAsked, RotateError};
 use certs::{Certificate, Chain, Clock, Csr, format_duration};
@@ -173,8 +176,13 @@ pub(super) async fn sign(
 
 /// Has the Vault sign a leaf by its role; answers the chain, the root left out. What comes back is exactly what was
 /// asked for, signed by the authority that was agreed on.
-pub(super) async fn leaf(client: &Client, issuer: &Issuer, asked: &LeafAsked) -> Result<Chain, Failed> {
-    let at = settings::issuer(&issuer.vault).map_err(Failed::Unusable)?;
+pub(super) async fn leaf(
+    client: &Client,
+    issuer: &Issuer,
+    under: &Earlier,
+    asked: &LeafAsked,
+) -> Result<Chain, Failed> {
+    let at = settings::authority(&issuer.vault, &under.issuer).map_err(Failed::Unusable)?;
     let role = settings::role(&issuer.vault).map_err(Failed::Unusable)?;
     let role = role.ok_or_else(|| Failed::Unusable("it signs no leaves".to_owned()))?;
     let failed = |trouble: Trouble| Failed::Vault { trouble: Box::new(trouble) };
@@ -186,13 +194,13 @@ pub(super) async fn leaf(client: &Client, issuer: &Issuer, asked: &LeafAsked) ->
     }
     let wanted =
         pki::check::Asked { uri: &asked.uri, key: &asked.key, at: asked.at, lifetime: asked.lifetime };
-    let anchors = std::slice::from_ref(&issuer.anchor);
+    let anchors = std::slice::from_ref(&under.anchor);
     pki::check::leaf(&signed, &wanted, anchors, asked.at).map_err(|refusal| Failed::Refused { refusal })?;
-    if !signed.certificate.is_signed_by(&issuer.signer) {
-        let (by, agreed) = (signed.certificate.issuer(), issuer.signer.subject());
+    if !signed.certificate.is_signed_by(&under.signer) {
+        let (by, agreed) = (signed.certificate.issuer(), under.signer.subject());
         return Err(Failed::Unusable(format!("it is signed by {by:?}, and not by the pinned {agreed:?}")));
     }
-    let mut chain = chain(signed, &issuer.anchor).map_err(Failed::Unusable)?;
+    let mut chain = chain(signed, &under.anchor).map_err(Failed::Unusable)?;
     chain.pop();
     let leaf = chain.remove(0);
     Ok(Chain::new(leaf, chain))

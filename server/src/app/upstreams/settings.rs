@@ -19,9 +19,22 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 /// # Errors
 /// In words.
 pub(super) fn issuer(vault: &VaultSettings) -> Result<Issuer, String> {
+    authority(vault, &vault.issuer)
+}
+
+/// An authority of the same mount, by its id.
+///
+/// # Errors
+/// In words.
+pub(super) fn authority(vault: &VaultSettings, id: &str) -> Result<Issuer, String> {
     let mount = Mount::parse(&vault.mount).map_err(|error| error.to_string())?;
-    let id = Name::parse(&vault.issuer).map_err(|error| error.to_string())?;
+    let id = Name::parse(id).map_err(|error| error.to_string())?;
     Ok(Issuer { mount, id })
+}
+
+/// Every authority of its mount that an issuer may be asked for, by its id.
+pub(super) fn ids(issuer: &api::ports::Issuer) -> Vec<String> {
+    issuer.asked().into_iter().map(|one| one.issuer).collect()
 }
 
 /// The role by which it signs leaves, if it does.
@@ -32,13 +45,15 @@ pub(super) fn role(vault: &VaultSettings) -> Result<Option<Name>, String> {
     vault.role.as_deref().map(Name::parse).transpose().map_err(|error| error.to_string())
 }
 
-/// A client of a Vault and the keeper of its session, which does nothing before it runs.
+/// A client of a Vault and the keeper of its session, which does nothing before it runs. Its token may sign leaves under
+/// the authorities of the ids `asked`, too.
 ///
 /// # Errors
 /// In words.
 pub(super) fn open(
     inputs: &UpstreamInputs,
     vault: &VaultSettings,
+    asked: &[String],
     credential: &SecretBytes,
 ) -> Result<(Client, Keeper), String> {
     let addresses = vault.addresses.iter().map(|text| Address::parse(text)).collect::<Result<Vec<_>, _>>();
@@ -50,7 +65,16 @@ pub(super) fn open(
     let issuer = issuer(vault)?;
     let domain = inputs.domain.as_str();
     let policy = match role(vault)? {
-        Some(role) => Policy::leaves(&issuer.mount, &issuer.id, &role, domain),
+        Some(role) => {
+            let mut ids = vec![issuer.id.clone()];
+            for id in asked {
+                let id = Name::parse(id).map_err(|error| error.to_string())?;
+                if !ids.contains(&id) {
+                    ids.push(id);
+                }
+            }
+            Policy::leaves(&issuer.mount, &ids, &role, domain)
+        }
         None => Policy::authorities(&issuer.mount, &issuer.id, domain),
     };
     let narrow = Some((policy, vec![issuer.mount]));

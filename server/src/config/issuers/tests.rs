@@ -27,7 +27,7 @@ fn the_vault(issuers: &str) -> (VaultSettings, AnchorConfig) {
     let config = read(issuers).unwrap_or_else(|problems| panic!("{issuers}: {problems:?}"));
     assert_eq!(parse("g", &config.to_yaml(), &[], Path::new("/y"), false).as_ref(), Ok(&config), "{issuers}");
     match &config.issuers.unwrap()[0].kind {
-        IssuerKind::Vault { vault, anchor } => (vault.clone(), anchor.clone()),
+        IssuerKind::Vault { vault, anchor, .. } => (vault.clone(), anchor.clone()),
         IssuerKind::Acme(acme) => panic!("{acme:?}"),
     }
 }

@@ -35,6 +35,7 @@ async fn serve(issuer: &FakeIssuer, answer: &'static str) -> (u16, oneshot::Rece
         ip_addresses: vec![IpAddr::from([127, 0, 0, 1])],
         tenant: spiffe::Tenant::default(),
         node: None,
+        issuer: None,
         purpose: spiffe::Purpose::Server,
         deadline: None,
         spend: None,

@@ -136,6 +136,7 @@ impl Requests {
             ip_addresses: Vec::new(),
             tenant: Tenant::default(),
             node: Some(NodeId::parse("web-1")?),
+            issuer: None,
             purpose: Purpose::Delivery,
             deadline: None,
             spend: None,

@@ -7,7 +7,9 @@ use anyhow::{Context, ensure};
 use async_trait::async_trait;
 use audit::Actor;
 use ca::{
-    Asked, LeafAsked, LeafDesk, LeafSigner, Leaves, LeavesDeps, Outsider, SignFailure,
+    Asked, Following, LeafAsked, LeafDesk, LeafSigner, Leaves, LeavesDeps, Outsider, SignFailure,
+    migration::{Begin, Followers, MigrationWish},
+    ports::Source,
     testing::FakeDependents,
 };
 use certs::{Certificate, Chain, Clock, SecretKey};
@@ -57,27 +59,40 @@ impl Outside {
         running.spawn(keeper.run(end.clone()));
         let name = IssuerName::parse("stub")?;
         let outsider = Outsider {
-            name: name.clone(),
+            source: Source { name: name.clone(), generation: 0 },
             role: ROLE.to_owned(),
             anchor: stub.root.clone(),
             signer: stub.signer.clone(),
             earlier: Vec::new(),
+            fallback: None,
         };
         let signs = outsider.authority();
         // Nobody adds another one, or wants nothing to be replaced.
         let (outsiders, pause) = (watch::Sender::new(Arc::new(vec![outsider])), watch::Sender::new(None));
+        let named = watch::Sender::new(Arc::default());
         let deps = LeavesDeps {
             store: Arc::new(durable.store.clone()),
+            audit: Arc::new(durable.store.clone()),
+            named: named.subscribe(),
             signer: vault.clone(),
             outsiders: outsiders.subscribe(),
             pause: pause.subscribe(),
         };
         let leaves = Leaves::open(deps, &durable.deps, durable.handle.clone()).await?;
         let desk = leaves.desk();
-        running.spawn(leaves.run(Arc::new(FakeDependents::default()), end.clone()));
-        desk.migrate(Some(name), Asked { actor: Actor::Host, reason: "benchmark".to_owned() }).await?;
-        let mut authority = desk.authority();
-        let changed = authority.wait_for(|one| one.is_some_and(|one| one.id == signs));
+        running.spawn(leaves.run(Arc::new(FakeDependents::default()), Arc::new(Nobody), end.clone()));
+        let begin = Begin {
+            from: None,
+            to: name.clone(),
+            stages: Vec::new(),
+            hold: Duration::ZERO,
+            is_hurried: false,
+        };
+        let asked = Asked { actor: Actor::Host, reason: "benchmark".to_owned() };
+        desk.migrate(MigrationWish::Begin(begin), asked).await?;
+        let mut signers = desk.signers();
+        let changed =
+            signers.wait_for(|one| one.division.from == name && one.authority(&name) == Some(signs));
         timeout(PATIENCE, changed).await.context("the stub does not sign in time")??;
         let mut status = vault.client.status();
         let ready = status.wait_for(|status| status.is_logged_in());
@@ -108,6 +123,15 @@ impl Outside {
     }
 }
 
+/// All leaves move at once: nobody looks how they do.
+struct Nobody;
+
+impl Following for Nobody {
+    fn followers(&self, _: &IssuerName) -> Followers {
+        Followers::default()
+    }
+}
+
 fn ca_id(certificate: &Certificate) -> spiffe::AuthorityId {
     spiffe::AuthorityId::of(certificate.spki_hash())
 }
@@ -118,7 +142,7 @@ impl Vault {
         let settings = Settings::new(addresses, stub.file("ca.pem"));
         let issuer = Issuer { mount: Mount::parse(MOUNT)?, id: Name::parse(ISSUER)? };
         let role = Name::parse(ROLE)?;
-        let policy = Policy::leaves(&issuer.mount, &issuer.id, &role, DOMAIN);
+        let policy = Policy::leaves(&issuer.mount, [&issuer.id], &role, DOMAIN);
         let narrow = Some((policy, vec![issuer.mount.clone()]));
         let credentials = Credentials::Token(Arc::new(Secret::of_text("stub")?));
         let (client, keeper) = Client::new(settings, credentials, narrow, Arc::new(SystemClock));
@@ -171,7 +195,7 @@ impl Vault {
 
 #[async_trait]
 impl LeafSigner for Vault {
-    async fn sign(&self, _: &IssuerName, asked: LeafAsked) -> Result<Chain, SignFailure> {
+    async fn sign(&self, _: &Source, asked: LeafAsked) -> Result<Chain, SignFailure> {
         let signed = self.ask(&asked.csr, &asked.uri, asked.lifetime).await;
         let signed = signed.map_err(|trouble| SignFailure::Unavailable(trouble.to_string()))?;
         self.check(signed, &asked).map_err(SignFailure::Refused)

@@ -133,6 +133,7 @@ fn request(number: usize, key: &SecretKey) -> anyhow::Result<SvidRequest> {
         ip_addresses: Vec::new(),
         tenant: Tenant::default(),
         node: Some(NodeId::parse("web-1")?),
+        issuer: None,
         purpose: Purpose::Delivery,
         deadline: None,
         spend: None,

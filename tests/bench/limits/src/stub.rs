@@ -324,7 +324,7 @@ mod tests {
         let read = |path: &str| answer(&signer, Method::GET, path, &[]);
         let (mount, issuer, role) =
             (Mount::parse(MOUNT).unwrap(), Name::parse(ISSUER).unwrap(), Name::parse(ROLE).unwrap());
-        let policy = Policy::leaves(&mount, &issuer, &role, "td");
+        let policy = Policy::leaves(&mount, [&issuer], &role, "td");
         let acl: Value = read("/v1/sys/internal/ui/resultant-acl").data().unwrap();
         assert_eq!(judge_acl(&acl, &policy, None), Ok(Breadth::Narrow { missing: Vec::new() }));
         let role = pki::Role::read(&read("/v1/pki/roles/svid")).unwrap();
