@@ -1,12 +1,13 @@
 //! A real Vault signs leaves of workloads by a role: its root comes to every proxy before the first of them, no request
 //! fails on the way there and back, and while it is sealed it costs nobody but itself a renewal.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
 use std::time::Duration;
 
-use certs::{Certificate, certificates_from_pem};
-use kit::{Config, Load, LoadPlan, Pair, TestWorld, Vault, VaultPki, WorldOptions, envoy, within};
+use kit::{
+    Config, LeafVault, Load, LoadPlan, Pair, TestWorld, WorldOptions, envoy, listed_issuer as issuer, within,
+};
 use serde_json::{Value, json};
 
 /// Envoy waits up to half a minute between two tries of its streams, and a root stays two minutes after its last leaf.
@@ -17,55 +18,6 @@ fn short_lives(config: &mut Config) {
     config.lifetimes.node = Duration::from_secs(20);
     config.lifetimes.server = Duration::from_secs(20);
     config.max_connection = Duration::from_secs(30);
-}
-
-/// A Vault with a role for the leaves of the world, and a login that may do what Credence asks for and nothing else.
-struct Corp {
-    vault: Vault,
-    pki: VaultPki,
-    role_id: String,
-}
-
-impl Corp {
-    async fn new(world: &TestWorld) -> Option<Self> {
-        let vault = Vault::start().await?;
-        let pki = vault.pki("pki").await;
-        vault.role("pki", "svid", world.domain(), json!({})).await;
-        std::fs::write(world.sandbox().path("anchor.pem"), &pki.root).unwrap();
-        let (role_id, secret_id) = vault.approle("credence", &["credence"], json!({})).await;
-        std::fs::write(world.sandbox().path("secret-id"), secret_id).unwrap();
-        let corp = Self { vault, pki, role_id };
-        corp.grant(world, "svid").await;
-        Some(corp)
-    }
-
-    /// Whom its leaves lead to.
-    fn roots(&self) -> Vec<Certificate> {
-        let ders = certificates_from_pem(self.pki.root.as_bytes()).unwrap();
-        ders.iter().map(|der| Certificate::from_der(der).unwrap()).collect()
-    }
-
-    /// Writes the policy that is printed for a role.
-    async fn grant(&self, world: &TestWorld, role: &str) {
-        let print = ["issuer", "add", "vault", "corp", "--issuer", &self.pki.issuer, "--role", role];
-        let (code, policy, words) = world.run(&[&print[..], &["--print-policy"]].concat()).await;
-        assert_eq!(code, 0, "{words}");
-        self.vault.policy("credence", &policy).await;
-    }
-
-    async fn add(&self, world: &TestWorld, name: &str, role: &str) -> (i32, String, String) {
-        let (ca_file, addresses) = (self.vault.ca_file().display().to_string(), self.vault.addresses());
-        let words = ["issuer", "add", "vault", name, "--addr", &addresses[0], "--ca-file", &ca_file];
-        let of = ["--issuer", &self.pki.issuer, "--role", role, "--trust-anchor", "anchor.pem"];
-        let login = ["--login", "approle", "--role-id", &self.role_id, "--credential-file", "secret-id"];
-        world.run(&[&words[..], &of, &login].concat()).await
-    }
-}
-
-async fn issuer(world: &TestWorld, name: &str) -> Value {
-    let listed = world.command(&["issuer", "list"]).await;
-    let all = listed.as_array().unwrap();
-    all.iter().find(|one| one["name"] == name).unwrap_or_else(|| panic!("{listed:#}")).clone()
 }
 
 /// The newest leaves of the two proxies.
@@ -106,11 +58,11 @@ async fn vault_signs_leaves_of_workloads_and_no_request_fails_on_the_way_there_a
     let mut world =
         TestWorld::boot("issuer-vault-leaves", WorldOptions { envoy: Some(envoy), adjust: short_lives })
             .await;
-    let Some(corp) = Corp::new(&world).await else { return };
+    let Some(corp) = LeafVault::start(&world).await else { return };
     let pair = Pair::start(&mut world).await;
     let load = Load::start(pair.web, "/", LoadPlan::default());
 
-    let (code, out, words) = corp.add(&world, "corp", "svid").await;
+    let (code, out, words) = corp.add(&world, "corp", "svid", &[]).await;
     assert_eq!(code, 0, "{out} {words}");
     assert!(out.contains("✓ role") && out.contains("✓ throwaway"), "{out}");
     assert_eq!(issuer(&world, "corp").await["state"], "idle");
@@ -209,7 +161,7 @@ async fn vault_signs_leaves_of_workloads_and_no_request_fails_on_the_way_there_a
 #[tokio::test(flavor = "multi_thread")]
 async fn a_role_or_a_policy_that_cannot_work_is_refused_with_what_to_write_and_nothing_is_kept() {
     let world = TestWorld::boot("issuer-vault-role", WorldOptions::default()).await;
-    let Some(corp) = Corp::new(&world).await else { return };
+    let Some(corp) = LeafVault::start(&world).await else { return };
     let cases = [
         ("a request that names itself", json!({ "use_csr_sans": true }), "use_csr_sans=false"),
         ("no names", json!({ "allowed_uri_sans": "" }), "allowed_uri_sans=spiffe://"),
@@ -222,7 +174,7 @@ async fn a_role_or_a_policy_that_cannot_work_is_refused_with_what_to_write_and_n
     ];
     for (what, changes, told) in cases {
         corp.vault.role("pki", "svid", world.domain(), changes).await;
-        let (code, out, words) = corp.add(&world, "corp", "svid").await;
+        let (code, out, words) = corp.add(&world, "corp", "svid", &[]).await;
         assert_eq!(code, 1, "{what}: {out} {words}");
         assert!(words.contains(told) && words.contains("vault write pki/roles/svid"), "{what}: {words}");
         assert_eq!(world.command(&["issuer", "list"]).await.as_array().unwrap().len(), 1, "{what} was kept");
@@ -230,17 +182,17 @@ async fn a_role_or_a_policy_that_cannot_work_is_refused_with_what_to_write_and_n
     corp.vault.role("pki", "svid", world.domain(), json!({})).await;
 
     corp.grant(&world, "none").await;
-    let (code, _, words) = corp.add(&world, "corp", "none").await;
+    let (code, _, words) = corp.add(&world, "corp", "none", &[]).await;
     assert!(code == 1 && words.contains("pki/roles/none does not exist"), "{code} {words}");
-    let (code, _, words) = corp.add(&world, "corp", "svid").await;
+    let (code, _, words) = corp.add(&world, "corp", "svid", &[]).await;
     assert!(code == 1 && words.contains("sign/none"), "another role is too much: {code} {words}");
     corp.vault.policy("credence", "path \"pki/none\" { capabilities = [\"deny\"] }").await;
-    let (code, _, words) = corp.add(&world, "corp", "svid").await;
+    let (code, _, words) = corp.add(&world, "corp", "svid", &[]).await;
     assert!(code == 1 && words.contains("sign/svid"), "what the token lacks is named: {code} {words}");
     // A token that may do more is not used, by the path.
     let wide = "path \"pki/issuer/*\" { capabilities = [\"update\"] }";
     corp.vault.policy("credence", wide).await;
-    let (code, _, words) = corp.add(&world, "corp", "svid").await;
+    let (code, _, words) = corp.add(&world, "corp", "svid", &[]).await;
     assert!(code == 1 && words.contains("--role svid --print-policy"), "{code} {words}");
     assert_eq!(world.command(&["issuer", "list"]).await.as_array().unwrap().len(), 1);
     world.audit_says(&["issuer-set", "refused", "corp"]).await;
@@ -248,9 +200,9 @@ async fn a_role_or_a_policy_that_cannot_work_is_refused_with_what_to_write_and_n
     // What is better otherwise is said, and taken.
     corp.grant(&world, "svid").await;
     corp.vault.role("pki", "svid", world.domain(), json!({ "no_store": false })).await;
-    let (code, out, words) = corp.add(&world, "corp", "svid").await;
+    let (code, out, words) = corp.add(&world, "corp", "svid", &[]).await;
     assert!(code == 0 && out.contains("no_store=true"), "{code} {out} {words}");
-    let (code, _, words) = corp.add(&world, "twin", "svid").await;
+    let (code, _, words) = corp.add(&world, "twin", "svid", &[]).await;
     assert!(code == 5 && words.contains("update that one"), "{code} {words}");
     let (code, _, words) = world.run(&["issuer", "update", "corp", "--lifetime", "10d"]).await;
     assert!(code == 2 && words.contains("ca.leaf_lifetime"), "{code} {words}");
