@@ -187,9 +187,6 @@ pub struct Draft {
     pub credential: SecretBytes,
     /// Whether that is a wrapping token, which is good for one time.
     pub is_wrapped: bool,
-    /// Authorities of that mount, by their ids, that it is asked for besides: its token may do with them what it may do
-    /// with the one that signs.
-    pub earlier: Vec<String>,
 }
 
 /// What trying an issuer led to.

@@ -40,6 +40,9 @@ pub struct Settings {
     pub grace: Duration,
     /// How often the gate is looked at.
     pub look: Duration,
+    /// How long nobody asks who shows leaves of one that is left in a hurry: after it is left, for what is under way, and
+    /// after a start, until proxies are back.
+    pub settle: Duration,
     /// The wait after the first failure; it doubles with each further one, up to 15 minutes.
     pub retry: Duration,
 }
@@ -49,8 +52,10 @@ pub struct Settings {
 pub struct Wanted {
     /// All that anybody is to have leaves of; at most one generation of each issuer.
     pub sources: BTreeSet<Source>,
-    /// Nothing is to depend on this one any more.
-    pub left: Option<IssuerName>,
+    /// Nothing is to depend on these any more.
+    pub left: BTreeSet<IssuerName>,
+    /// Whoever is wanted is so at once: no pause holds its gate.
+    pub is_hurried: bool,
 }
 
 /// What happened.
@@ -127,12 +132,14 @@ pub struct Delegation {
     checks: BTreeMap<Source, Timestamp>,
     failures: u32,
     paused_until: Option<Timestamp>,
+    /// No pause holds a gate.
+    is_hurried: bool,
 }
 
 impl Delegation {
     /// Takes up where the last process ended; step [`Event::Tick`] next.
     #[must_use]
-    pub fn resume(settings: Settings, members: Vec<LeafIssuer>) -> Self {
+    pub fn resume(settings: Settings, members: Vec<LeafIssuer>, now: Timestamp) -> Self {
         let mut machine = Self {
             settings,
             members: Vec::new(),
@@ -144,8 +151,9 @@ impl Delegation {
             checks: BTreeMap::new(),
             failures: 0,
             paused_until: None,
+            is_hurried: false,
         };
-        machine.follow(members, Timestamp::EPOCH);
+        machine.follow(members, now);
         machine
     }
 
@@ -178,6 +186,7 @@ impl Delegation {
             Event::Tick => {}
             Event::Paused(until) => self.paused_until = until,
             Event::Wanted(wanted) => {
+                self.is_hurried = wanted.is_hurried;
                 self.wanted = Some(wanted);
                 if matches!(self.doing, Doing::Waiting { .. }) {
                     self.doing = Doing::Nothing;
@@ -264,7 +273,8 @@ impl Delegation {
         let looks = self.looks.iter().map(|(source, at)| match self.stands(source) {
             // A pause holds gates closed; who is to be left in a hurry is left all the same.
             Some(AuthorityState::Prepared) => {
-                (self.paused_until.map_or(*at, |until| until.max(*at)), Due::Look(source))
+                let pause = self.paused_until.filter(|_| !self.is_hurried);
+                (pause.map_or(*at, |until| until.max(*at)), Due::Look(source))
             }
             _ => (*at, Due::Seek(source)),
         });
@@ -284,7 +294,7 @@ impl Delegation {
 
     fn follow(&mut self, members: Vec<LeafIssuer>, now: Timestamp) {
         let before = std::mem::take(&mut self.checks);
-        self.looks.clear();
+        let looked = std::mem::take(&mut self.looks);
         for one in &members {
             match one.state {
                 AuthorityState::Prepared => drop(self.looks.insert(one.source.clone(), now)),
@@ -293,7 +303,10 @@ impl Delegation {
                     let known = before.get(&one.source).copied().unwrap_or(first);
                     self.checks.insert(one.source.clone(), known.max(first));
                     if one.is_hurried {
-                        self.looks.insert(one.source.clone(), now);
+                        let first = now + self.settings.settle;
+                        let known = self.stands(&one.source) == Some(AuthorityState::Retired);
+                        let known = looked.get(&one.source).copied().filter(|_| known);
+                        self.looks.insert(one.source.clone(), known.unwrap_or(first));
                     }
                 }
                 AuthorityState::Active | AuthorityState::Removed => {}
@@ -318,7 +331,7 @@ impl Delegation {
             if state != one.state {
                 (one.state, one.since) = (state, now);
             }
-            let is_left = wanted.left.as_ref() == Some(&one.source.name);
+            let is_left = wanted.left.contains(&one.source.name);
             one.is_hurried = state == AuthorityState::Retired && (one.is_hurried || is_left);
         }
         for source in &wanted.sources {

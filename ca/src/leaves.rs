@@ -44,6 +44,8 @@ use crate::{
 const MAX_COMMANDS: usize = 16;
 /// How often the gate is looked at.
 const LOOK: Duration = Duration::from_secs(1);
+/// Envoy waits up to half a minute between two tries of its streams, and whoever was asked answers within that.
+const SETTLE: Duration = Duration::from_secs(60);
 
 /// Why the leaves of workloads stay whose they are.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -60,9 +62,6 @@ pub enum MigrateError {
     /// It cannot be, as leaves are now.
     #[error(transparent)]
     Refused(#[from] WishRefusal),
-    /// Somebody depends on the issuer that is to be left at once.
-    #[error("{0}")]
-    Named(String),
     /// The change was not kept.
     #[error("it was not kept: {0}")]
     Failed(String),
@@ -232,7 +231,8 @@ impl Leaves {
         let active = members.iter().filter(|one| one.state == AuthorityState::Active && opens(&one.source));
         let may_sign = active.map(|one| one.source.name.clone()).collect();
         let migrations = Migrations::resume(deps.store.default_issuer().await?, may_sign);
-        let delegation = Delegation::resume(Settings { grace, look: LOOK, retry }, members);
+        let settings = Settings { grace, look: LOOK, settle: SETTLE, retry };
+        let delegation = Delegation::resume(settings, members, of.clock.now());
         let (commands_in, commands) = mpsc::channel(MAX_COMMANDS);
         let signers = Arc::new(Signers::builtin(None));
         let routes =

@@ -55,7 +55,8 @@ pub enum MigrationWish {
 /// Where leaves are to move.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Begin {
-    /// From whom; `None` for whoever it is.
+    /// From whom; `None` for whoever it is. In a hurry also one of whom leaves are by other ways than by default: that
+    /// bindings name, that signs in the place of another, or whose leaves have not ended.
     pub from: Option<IssuerName>,
     /// To whom.
     pub to: IssuerName,
@@ -96,6 +97,12 @@ pub enum WishRefusal {
     /// Who has moved stays moved.
     #[error("{0} % have moved already: a first stage of less would move some back")]
     Shrinks(u8),
+    /// Nodes and this server have certificates of it, too.
+    #[error(
+        "the built-in authority is left at once by credence ca emergency --authority ID: nobody else vouches for nodes and \
+         this server"
+    )]
+    LeavesBuiltin,
     /// A hurry has no stages.
     #[error("what is hurried goes at once, and not by stages")]
     HurriedStages,
@@ -228,6 +235,9 @@ impl Migrations {
                 return Ok(set(Some(Migration { stopped: None, since: now, ..migration.clone() })));
             }
         };
+        if let Some(next) = self.abandon(begin)? {
+            return Ok(next);
+        }
         if let Some(said) = begin.from.as_ref().filter(|from| **from != current) {
             return Err(WishRefusal::NotFrom { current, said: said.clone() });
         }
@@ -261,7 +271,37 @@ impl Migrations {
             stopped: None,
             is_hurried: begin.is_hurried,
         };
-        Ok(DefaultIssuer { current, migration: Some(migration), left: None })
+        // Whoever is to sign again is trusted again.
+        let left = left.into_iter().filter(|name| *name != begin.to).collect();
+        Ok(DefaultIssuer { current, migration: Some(migration), left })
+    }
+
+    /// Leaves one in a hurry whose leaves nobody has by default, or not yet; `None` where the default moves.
+    fn abandon(&self, begin: &Begin) -> Result<Option<DefaultIssuer>, WishRefusal> {
+        if !begin.is_hurried {
+            return Ok(None);
+        }
+        let mut next = self.next.as_ref().unwrap_or(&self.state).clone();
+        let back_from = next.migration.as_ref().map(|migration| migration.to.clone());
+        let back_from = back_from.filter(|_| begin.to == next.current);
+        let left = begin.from.clone().or(back_from).unwrap_or_else(|| next.current.clone());
+        if left == begin.to {
+            return Err(WishRefusal::Already(left));
+        }
+        if left.is_builtin() {
+            return Err(WishRefusal::LeavesBuiltin);
+        }
+        if left == next.current {
+            return Ok(None);
+        }
+        if begin.to != next.current {
+            return Err(WishRefusal::NotFrom { current: next.current, said: left });
+        }
+        if next.migration.as_ref().is_some_and(|migration| migration.to == left) {
+            next.migration = None;
+        }
+        next.left.insert(left);
+        Ok(Some(next))
     }
 
     /// Takes one event and answers what to do now.
@@ -372,7 +412,8 @@ impl Migrations {
     }
 
     fn arrived(&self, migration: &Migration) -> DefaultIssuer {
-        let left = migration.is_hurried.then(|| self.state.current.clone());
+        let mut left = self.state.left.clone();
+        left.extend(migration.is_hurried.then(|| self.state.current.clone()));
         DefaultIssuer { current: migration.to.clone(), migration: None, left }
     }
 

@@ -283,8 +283,16 @@ impl Deliveries {
             {
                 accepted.extend(signer.fallback);
             }
+            // Nobody stays with a leaf that its proxy refused.
+            let refused = leaf.rotation.held().filter(|held| held.accepted == Some(false));
+            if let Some(refused) = refused.filter(|held| Some(held.leaf.authority) != signer.authority) {
+                accepted.remove(&refused.leaf.authority);
+            }
+            let signers = &self.world.signers;
             let held = leaf.rotation.held().map(|held| held.leaf.authority);
-            let is_urgent = held.is_some_and(|authority| self.world.signers.hurries(authority));
+            // What is under way may bring what is to be left at once.
+            let is_urgent = held.is_some_and(|authority| signers.hurries(authority))
+                || leaf.rotation.requested().is_some() && !signers.hurried.is_empty();
             let spread = if is_urgent { Duration::ZERO } else { self.settings.authority_spread };
             self.step(&key, Event::SignerChanged { accepted, spread }, now);
         }

@@ -225,6 +225,10 @@ async fn serve(
     };
     let leaves = ca::Leaves::open(leaves, &deps, ca.clone()).await?;
     let outside = named.borrow().iter().find(|name| !name.is_builtin()).cloned();
+    let default = leaves.desk().status().borrow().default.clone();
+    let moving = default.migration.map(|migration| migration.to);
+    let outside =
+        [Some(default.current), moving].into_iter().flatten().find(|name| !name.is_builtin()).or(outside);
     let outside = leaves.members().first().map(|one| one.source.name.clone()).or(outside);
     if let (Some(_), Some(name)) = (config.revocation_lists, outside) {
         return Err(anyhow!(

@@ -188,7 +188,7 @@ fn exact_surplus(path: &str, grants: &Grants, policy: &Policy) -> Option<String>
             grants.capabilities.iter().map(String::as_str).filter(|one| !may.contains(one)).collect();
         (!more.is_empty()).then(|| more.join(", "))
     };
-    if let Some(rule) = policy.rules().iter().find(|rule| rule.path == path) {
+    if let Some(rule) = policy.rules().iter().find(|rule| rule.covers(path)) {
         return beyond(&rule.capabilities).or_else(|| parameter_surplus(rule, grants));
     }
     if DEFAULT_EXACT.contains(&path) {

@@ -16,11 +16,23 @@ pub struct Rule {
     pub required: Vec<&'static str>,
     /// The parameters that may be sent, with the values that they may have (none: any). Empty: any parameter.
     pub allowed: Vec<(&'static str, Vec<String>)>,
+    /// What stands before and after one name in paths where the same may be done, and need not be.
+    pub alike: Option<(String, String)>,
 }
 
 impl Rule {
+    /// Whether it is about this path, or about one that it allows as well. The default issuer has no id: it may become
+    /// another.
+    pub(crate) fn covers(&self, path: &str) -> bool {
+        let is_alike = |(before, after): &(String, String)| {
+            let name = path.strip_prefix(before.as_str()).and_then(|rest| rest.strip_suffix(after.as_str()));
+            name.is_some_and(|name| !name.is_empty() && !name.contains('/') && name != "default")
+        };
+        self.path == path || self.alike.as_ref().is_some_and(is_alike)
+    }
+
     fn plain(path: String, capability: &'static str) -> Self {
-        Self { path, capabilities: vec![capability], required: Vec::new(), allowed: Vec::new() }
+        Self { path, capabilities: vec![capability], required: Vec::new(), allowed: Vec::new(), alike: None }
     }
 }
 
@@ -31,7 +43,8 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// To sign leaves of a trust domain by a role, under the issuers of these ids; and to read the role.
+    /// To sign leaves of a trust domain by a role, under the issuers of these ids; and to read the role. A token that may
+    /// do so under another issuer of the mount, by its id, is no wider: while leaves move from one to the next it must.
     #[must_use]
     pub fn leaves<'a>(
         mount: &Mount,
@@ -40,7 +53,9 @@ impl Policy {
         trust_domain: &str,
     ) -> Self {
         let sign = |issuer: &Name| {
-            let mut sign = Rule::plain(format!("{mount}/issuer/{issuer}/sign/{role}"), "update");
+            let (before, after) = (format!("{mount}/issuer/"), format!("/sign/{role}"));
+            let mut sign = Rule::plain(format!("{before}{issuer}{after}"), "update");
+            sign.alike = Some((before, after));
             sign.required = vec!["csr", "uri_sans"];
             sign.allowed = vec![
                 ("csr", Vec::new()),
@@ -110,7 +125,7 @@ impl Policy {
     pub fn to_hcl(&self) -> String {
         let mut text = String::new();
         for rule in &self.rules {
-            let Rule { path, capabilities, required, allowed } = rule;
+            let Rule { path, capabilities, required, allowed, .. } = rule;
             let _ = writeln!(text, "path {path:?} {{");
             let _ = writeln!(text, "  capabilities        = {capabilities:?}");
             if !required.is_empty() {

@@ -168,6 +168,7 @@ fn wish(refusal: &WishRefusal) -> CallError {
             conflict(name.as_str(), why.to_owned())
         }
         WishRefusal::Nothing => CallError::NotFound { what: "migration", name: "of leaves".to_owned() },
+        WishRefusal::LeavesBuiltin => CallError::Policy(refusal.to_string()),
         WishRefusal::Stages(_) | WishRefusal::Shrinks(_) | WishRefusal::HurriedStages => {
             CallError::Parameter { what: "stages", why: refusal.to_string() }
         }

@@ -86,7 +86,7 @@ impl Calls {
         let fallback = wanted.fallback.as_deref();
         let fallback = self.fallback(&name, vault.role.is_some(), fallback, &kept)?;
         let is_wrapped = wanted.is_wrapped;
-        let draft = Draft { name, vault, anchor, credential, is_wrapped, earlier: Vec::new() };
+        let draft = Draft { name, vault, anchor, credential, is_wrapped };
         self.write_issuer(caller, draft, None, fallback, &wanted.reason, wanted.dry_run).await
     }
 
@@ -130,8 +130,7 @@ impl Calls {
                 self.fallback(&before.name, vault.role.is_some(), text, &kept)?
             }
         };
-        let earlier = before.asked().into_iter().map(|one| one.issuer).collect();
-        let draft = Draft { name: before.name.clone(), vault, anchor, credential, is_wrapped, earlier };
+        let draft = Draft { name: before.name.clone(), vault, anchor, credential, is_wrapped };
         self.write_issuer(caller, draft, Some(before), fallback, &wanted.reason, wanted.dry_run).await
     }
 
@@ -174,8 +173,9 @@ impl Calls {
             return Err(CallError::Conflict { what: "issuer", name: name.to_string(), why });
         }
         let generation = before.as_ref().map_or(0, |before| generation(before, &vault, &anchor));
-        let earlier = earlier(before.as_ref(), &signer, generation);
-        self.refuse_forgotten(&name, generation, &earlier)?;
+        let (earlier, forgotten) = earlier(before.as_ref(), &signer, generation);
+        self.refuse_mixed(&name, &signer, generation, &earlier)?;
+        self.refuse_forgotten(&name, &forgotten)?;
         let expected = before.as_ref().map_or(0, |before| before.version);
         let mut issuer = Issuer {
             name: name.clone(),
@@ -237,14 +237,12 @@ impl Calls {
             return self.test_acme(caller, kept).await;
         }
         let KeptIssuer { issuer, credential } = self.find_issuer(name).await?;
-        let earlier = issuer.asked().into_iter().map(|one| one.issuer).collect();
         let draft = Draft {
             name: issuer.name,
             vault: issuer.vault,
             anchor: issuer.anchor,
             credential,
             is_wrapped: false,
-            earlier,
         };
         let event = caller.event(self.clock.now(), Action::IssuerAsk, name).with("as", "test");
         self.audit.append(vec![event]).await?;
@@ -378,23 +376,42 @@ impl Calls {
         if self.revoking.lists().is_some() {
             return Err(CallError::Policy(ca::MigrateError::Lists.to_string()));
         }
+        if self.upstreams.leaves().default.left.contains(&name) {
+            let why = format!("{} before", left_advice(&name));
+            return Err(CallError::Conflict { what: "issuer", name: name.to_string(), why });
+        }
         Ok(name)
     }
 
-    /// A root whose leaves may be in use is not forgotten, nor whom to ask under it.
-    fn refuse_forgotten(
+    /// Leaves are known by the authority that signed them: of one that stands under two roots nobody could say when those
+    /// under the first have ended.
+    fn refuse_mixed(
         &self,
         name: &IssuerName,
+        signer: &Certificate,
         generation: u32,
         earlier: &[Earlier],
     ) -> Result<(), CallError> {
-        let leaves = self.upstreams.leaves();
-        let is_known = |of: u32| of == generation || earlier.iter().any(|one| one.generation == of);
-        let of_it = leaves.issuers.iter().filter(|one| one.source.name == *name);
-        if of_it.clone().all(|one| is_known(one.source.generation)) {
+        let is_under_another =
+            |one: &&Earlier| one.generation != generation && one.signer.spki_hash() == signer.spki_hash();
+        if !earlier.iter().any(|one| is_under_another(&one)) {
             return Ok(());
         }
-        let why = "has leaves under too many roots that have not ended: wait for them".to_owned();
+        let why = "has leaves of the same authority (the same key) under another root: have Vault make one with a key of its \
+                   own, or add it as an issuer by another name"
+            .to_owned();
+        Err(CallError::Conflict { what: "issuer", name: name.to_string(), why })
+    }
+
+    /// An authority whose leaves may be in use is not forgotten, nor whom to ask under its root.
+    fn refuse_forgotten(&self, name: &IssuerName, forgotten: &[Earlier]) -> Result<(), CallError> {
+        let leaves = self.upstreams.leaves();
+        let of_it = leaves.issuers.iter().filter(|one| one.source.name == *name);
+        let is_forgotten = |of: u32| forgotten.iter().any(|one| one.generation == of);
+        if of_it.clone().all(|one| !is_forgotten(one.source.generation)) {
+            return Ok(());
+        }
+        let why = "has leaves of too many authorities that have not ended: wait for them".to_owned();
         Err(CallError::Conflict { what: "issuer", name: name.to_string(), why })
     }
 
@@ -422,6 +439,9 @@ impl Calls {
                 waits_for: followers.waits_for,
             }
         });
+        if let Some(name) = leaves.default.left.iter().find(|name| name.as_str() == one.name) {
+            one.warnings.push(left_advice(name));
+        }
         let bindings = self.configs.bindings();
         one.named_by = bindings
             .iter()
@@ -444,8 +464,9 @@ impl Calls {
             leaves.count += found.count;
             leaves.last = leaves.last.max(found.last);
         }
-        let standing = self.upstreams.standing(&issuer.name).leaves;
-        let laggards = standing.iter().flat_map(|standing| &standing.waits_for);
+        let status = self.upstreams.leaves();
+        let of_it = status.issuers.iter().filter(|one| one.source.name == issuer.name);
+        let laggards = of_it.flat_map(|one| &one.waits_for);
         let unknown = self.upstreams.unknown(&issuer.name).await?.into_iter().map(|one| wire::UnknownLeaf {
             request_id: one.request_id.to_string(),
             id: one.id.to_string(),
@@ -601,6 +622,14 @@ fn is_of(record: &AuthorityRecord, all: &[AuthorityRecord], issuer: &Issuer) -> 
     signed.is_some_and(|signed| issuer.signers().any(|signer| signed.spki_hash() == signer.spki_hash()))
 }
 
+/// What is to be known of one that is not trusted any more.
+fn left_advice(name: &IssuerName) -> String {
+    format!(
+        "was left as not to be trusted, so nobody has leaves of it, whoever names it: credence issuer migrate --to {name} \
+         trusts it again"
+    )
+}
+
 /// Which of the issuer's roots `anchor` is. Only where it signs leaves those under one before may be in use.
 fn generation(before: &Issuer, vault: &VaultSettings, anchor: &Certificate) -> u32 {
     if vault.role.is_none() {
@@ -613,8 +642,9 @@ fn generation(before: &Issuer, vault: &VaultSettings, anchor: &Certificate) -> u
 }
 
 /// Who signed before: an authority of theirs is still of this issuer, and so are leaves under their roots.
-fn earlier(before: Option<&Issuer>, signer: &Certificate, generation: u32) -> Vec<Earlier> {
-    let Some(before) = before else { return Vec::new() };
+/// Beside them those that are too many.
+fn earlier(before: Option<&Issuer>, signer: &Certificate, generation: u32) -> (Vec<Earlier>, Vec<Earlier>) {
+    let Some(before) = before else { return (Vec::new(), Vec::new()) };
     let newest = before.asked().into_iter().take(1);
     let mut all: Vec<Earlier> = Vec::new();
     for one in newest.chain(before.earlier.iter().cloned()) {
@@ -626,8 +656,8 @@ fn earlier(before: Option<&Issuer>, signer: &Certificate, generation: u32) -> Ve
             all.push(one);
         }
     }
-    all.truncate(MAX_EARLIER);
-    all
+    let forgotten = all.split_off(all.len().min(MAX_EARLIER));
+    (all, forgotten)
 }
 
 /// Whether it signs leaves of workloads, and no authority of ours.

@@ -274,7 +274,7 @@ pub struct IssuerChange {
 pub struct MigrateIssuer {
     /// Whose name.
     pub to: String,
-    /// Who signs now; refused if somebody else does.
+    /// Who signs now; refused if somebody else does. With `now` the issuer that is left, by default or not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<String>,
     /// With a role: how many of a hundred identities move with each stage, ascending; none for all at once.

@@ -18,12 +18,13 @@ fn source(name: &str) -> Source {
 }
 
 fn wanted(names: &[&str]) -> Event {
-    Event::Wanted(Wanted { sources: names.iter().copied().map(source).collect(), left: None })
+    Event::Wanted(Wanted { sources: names.iter().copied().map(source).collect(), ..Wanted::default() })
 }
 
 const SETTINGS: Settings = Settings {
     grace: Duration::from_secs(120),
     look: Duration::from_secs(1),
+    settle: Duration::from_secs(60),
     retry: Duration::from_secs(10),
 };
 
@@ -32,7 +33,7 @@ fn member(name: &str, state: AuthorityState, since: u64) -> LeafIssuer {
 }
 
 fn machine() -> Delegation {
-    Delegation::resume(SETTINGS, Vec::new())
+    Delegation::resume(SETTINGS, Vec::new(), at(0))
 }
 
 fn leaves(count: u64, last: u64) -> Leaves {
@@ -111,7 +112,7 @@ fn next(name: &str) -> Source {
 fn another_root_of_the_same_issuer_takes_over_when_its_gate_opens() {
     let mut machine = signing();
     let of = |state, since| LeafIssuer { source: next("corp"), ..member("corp", state, since) };
-    let wants = || Event::Wanted(Wanted { sources: [next("corp")].into(), left: None });
+    let wants = || Event::Wanted(Wanted { sources: [next("corp")].into(), ..Wanted::default() });
     let both = [member("corp", Active, 5), of(Prepared, 10)];
     assert_eq!(keeps(&mut machine, wants(), 10, &both), Some(Action::Look(next("corp"))));
     assert_eq!(machine.step(Event::Behind(next("corp")), at(10)), None);
@@ -135,25 +136,39 @@ fn another_root_of_the_same_issuer_takes_over_when_its_gate_opens() {
 fn one_that_is_left_in_a_hurry_goes_when_nobody_shows_it_whatever_has_not_ended() {
     let mut machine = signing();
     assert_eq!(machine.step(Event::Paused(Some(at(9999))), at(90)), None);
-    let left = Event::Wanted(Wanted { sources: BTreeSet::new(), left: Some(named("corp")) });
+    let left = Event::Wanted(Wanted { left: [named("corp")].into(), ..Wanted::default() });
     let hurried = [LeafIssuer { is_hurried: true, ..member("corp", Retired, 100) }];
     let seek = Some(Action::Seek(source("corp")));
-    assert_eq!(keeps(&mut machine, left, 100, &hurried), seek);
-    assert_eq!(machine.step(Event::Shown(source("corp")), at(100)), None);
-    assert_eq!(machine.deadline(), Some(at(101)));
-    assert_eq!(machine.step(Event::Tick, at(101)), seek);
-    assert_eq!(keeps(&mut machine, Event::Unseen(source("corp")), 102, &[]), None);
+    assert_eq!(keeps(&mut machine, left, 100, &hurried), None, "what is under way arrives first");
+    assert_eq!(machine.deadline(), Some(at(160)));
+    assert_eq!(machine.step(Event::Tick, at(160)), seek);
+    assert_eq!(machine.step(Event::Shown(source("corp")), at(160)), None);
+    assert_eq!(machine.deadline(), Some(at(161)));
+    assert_eq!(machine.step(Event::Tick, at(161)), seek);
+    assert_eq!(keeps(&mut machine, Event::Unseen(source("corp")), 162, &[]), None);
     assert_eq!(machine.deadline(), None);
 
-    // Wanted again, it is as any other.
-    let mut machine = Delegation::resume(SETTINGS, hurried.to_vec());
-    let back = [member("corp", Prepared, 110)];
-    assert_eq!(machine.step(Event::Tick, at(105)), seek);
-    assert_eq!(machine.step(wanted(&["corp"]), at(110)), None);
-    assert_eq!(
-        keeps(&mut machine, Event::Unseen(source("corp")), 110, &back),
-        Some(Action::Look(source("corp")))
-    );
+    // After a start nobody is asked before proxies are back. Wanted again, it is as any other.
+    let mut machine = Delegation::resume(SETTINGS, hurried.to_vec(), at(500));
+    let count = Some(Action::Count { source: source("corp"), at: at(380) });
+    assert_eq!(machine.step(Event::Tick, at(500)), count);
+    assert_eq!(machine.step(Event::Counted(source("corp"), leaves(1, 9000)), at(500)), None);
+    assert_eq!(machine.deadline(), Some(at(560)));
+    assert_eq!(machine.step(Event::Tick, at(560)), seek);
+    let back = [member("corp", Prepared, 570)];
+    assert_eq!(machine.step(wanted(&["corp"]), at(570)), None);
+    let look = keeps(&mut machine, Event::Unseen(source("corp")), 570, &back);
+    assert_eq!(look, Some(Action::Look(source("corp"))));
+}
+
+#[test]
+fn no_pause_holds_the_gate_of_whoever_is_to_sign_in_a_hurry() {
+    let mut machine = machine();
+    assert_eq!(machine.step(Event::Paused(Some(at(900))), at(0)), None);
+    let sources: BTreeSet<_> = [source("corp")].into();
+    let hurried = Event::Wanted(Wanted { sources, is_hurried: true, ..Wanted::default() });
+    let prepared = [member("corp", Prepared, 0)];
+    assert_eq!(keeps(&mut machine, hurried, 0, &prepared), Some(Action::Look(source("corp"))));
 }
 
 #[test]
@@ -291,7 +306,8 @@ fn whatever_happens_in_whatever_order_nobody_is_left_with_a_leaf_that_is_not_bel
                     let sources: BTreeSet<_> = sources.into_values().collect();
                     let is_free = |source: &&Source| !sources.iter().any(|one| one.name == source.name);
                     let free = all.iter().find(is_free).filter(|_| random.once_in(3));
-                    Event::Wanted(Wanted { left: free.map(|source| source.name.clone()), sources })
+                    let left = free.map(|source| source.name.clone()).into_iter().collect();
+                    Event::Wanted(Wanted { left, sources, is_hurried: random.once_in(4) })
                 }
                 None if random.once_in(6) => {
                     Event::Paused(random.once_in(2).then(|| at(now + random.below(100))))

@@ -494,6 +494,10 @@ impl OutsideIssuer {
                             Verdict::Signs => now_is = Health::default(),
                             Verdict::Refuses(words) | Verdict::Fails(words) => {
                                 tracing::warn!(issuer = %name, words, "issuer gave no leaf");
+                                if event == circuit::Event::Answered {
+                                    // It is asked again, whatever it says.
+                                    now_is.stands_in = None;
+                                }
                                 now_is.failures += 1;
                                 now_is.problem = Some(words);
                             }

@@ -8,7 +8,7 @@ use std::{
 use audit::{Action as Done, Actor, Event as Row};
 use certs::{Clock, Timestamp};
 use spiffe::{ActiveAuthority, AuthorityId, IssuerName, OutsideSigner, Signers, Trust};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{Command, Following, LeafIssuerStatus, LeavesDeps, LeavesStatus, MigrateError};
@@ -17,7 +17,7 @@ use crate::{
     dependents::{Dependents, Laggard, behind_activation, behind_lists, showing},
     issuance::word,
     issuer::{Asking, Health, Job, MAX_WAITING, OutsideIssuer, OutsidePipeline, Outsider, Routes},
-    manager::{Deps, Handle},
+    manager::{Asked, Deps, Handle},
     migration::{self, Followers, MigrationWish, Migrations},
     ports::{
         AuthorityState, DefaultIssuer, Journal, JournalError, LeafIssuer, Leaves as Count, Migration, Source,
@@ -44,6 +44,15 @@ struct Beginning {
     pipeline: Arc<OutsidePipeline>,
 }
 
+/// A wish that is being carried out.
+struct Begun {
+    asked: Asked,
+    /// Gone once it was answered.
+    reply: Option<oneshot::Sender<Result<(), MigrateError>>>,
+    /// Whether it is kept: what follows from it may fail, and is tried again.
+    is_kept: bool,
+}
+
 /// What happened to either machine.
 enum Event {
     Delegation(delegation::Event),
@@ -64,7 +73,7 @@ pub(super) struct Keeper {
     migrations: Migrations,
     commands: mpsc::Receiver<Command>,
     /// Whose wish is being carried out.
-    begun: Option<Command>,
+    begun: Option<Begun>,
     waits_for: BTreeMap<Source, Vec<Laggard>>,
     followers: Option<Followers>,
     counted: BTreeMap<Source, Count>,
@@ -187,6 +196,7 @@ impl Keeper {
 
     /// Who may sign, and who is to, as it is known now.
     fn facts(&mut self) -> Vec<Event> {
+        self.publish();
         let members = self.delegation.members();
         let active = members.iter().filter(|one| one.state == AuthorityState::Active);
         // What cannot be asked signs nothing.
@@ -208,15 +218,19 @@ impl Keeper {
         let named = names.iter().flat_map(|name| roots_of(&outsiders, name));
         let fallbacks = named.filter_map(|one| one.fallback.clone());
         names.extend(fallbacks.collect::<Vec<_>>());
+        // Whoever names one that is not to be trusted has leaves of the default.
+        names.retain(|name| !name.is_builtin() && !state.left.contains(name));
         let mut sources = BTreeSet::new();
-        for name in names.iter().filter(|name| !name.is_builtin()) {
-            match roots_of(&outsiders, name).map(|one| &one.source).max() {
-                Some(newest) => drop(sources.insert(newest.clone())),
+        for name in &names {
+            // The root of now comes first, whether it is a new one or one of before.
+            match roots_of(&outsiders, name).next() {
+                Some(one) => drop(sources.insert(one.source.clone())),
                 // One whose record does not open stays as it is.
                 None => sources.extend(self.delegation.active(name).cloned()),
             }
         }
-        Wanted { sources, left: state.left.clone() }
+        let is_hurried = state.migration.as_ref().is_some_and(|migration| migration.is_hurried);
+        Wanted { sources, left: state.left.clone(), is_hurried }
     }
 
     async fn command(&mut self, command: Command, dependents: &dyn Dependents, following: &dyn Following) {
@@ -227,29 +241,18 @@ impl Keeper {
         match next {
             Err(refusal) => drop(command.reply.send(Err(refusal))),
             Ok(next) => {
-                self.begun = Some(command);
+                let Command { asked, reply, .. } = command;
+                self.begun = Some(Begun { asked, reply: Some(reply), is_kept: false });
                 let wanted = Event::Migration(migration::Event::Wanted(next));
                 self.drive([wanted].into(), dependents, following).await;
                 self.answer(Ok(()));
+                self.begun = None;
             }
         }
     }
 
     fn refusal(&self, wish: &MigrationWish) -> Option<MigrateError> {
         let MigrationWish::Begin(begin) = wish else { return None };
-        let current = &self.migrations.state().current;
-        if begin.is_hurried && current.is_builtin() {
-            let why = "the built-in authority is left at once by credence ca emergency --authority ID: nobody else vouches \
-                       for our nodes and this server";
-            return Some(MigrateError::Named(why.to_owned()));
-        }
-        if begin.is_hurried && self.deps.named.borrow().contains(current) {
-            let why = format!(
-                "bindings name {current}, and their leaves would stay: name another issuer for these first, credence \
-                 proxy issuer NODE"
-            );
-            return Some(MigrateError::Named(why));
-        }
         if begin.to.is_builtin() {
             None
         } else if self.outsider(&begin.to).is_none() {
@@ -315,11 +318,16 @@ impl Keeper {
                             "default issuer of leaves of workloads"
                         );
                         self.followers = None;
+                        if let Some(begun) = &mut self.begun {
+                            begun.is_kept = true;
+                        }
                         migration::Event::Kept(next)
                     }
                     Err(error) => {
                         tracing::warn!(%error, "who signs the leaves of workloads was not changed, it is tried again");
-                        self.answer(Err(MigrateError::Failed(error.to_string())));
+                        if self.begun.as_ref().is_some_and(|begun| !begun.is_kept) {
+                            self.answer(Err(MigrateError::Failed(error.to_string())));
+                        }
                         migration::Event::KeepFailed
                     }
                 }
@@ -360,10 +368,8 @@ impl Keeper {
                     }
                 }
             }
-            Action::Seek(source) => match dependents.observe(&[], now).await {
-                Ok(seen) => {
-                    let signed = self.authorities(&source);
-                    let showing = showing(&seen, &signed, now);
+            Action::Seek(source) => match self.showing(&source, dependents, now).await {
+                Ok(showing) => {
                     if showing.is_empty() {
                         self.waits_for.remove(&source);
                         return Event::Unseen(source);
@@ -410,6 +416,20 @@ impl Keeper {
         Ok(laggards)
     }
 
+    /// Who is connected and shows a leaf of it; or may, where it has acknowledged none since the start.
+    async fn showing(
+        &self,
+        source: &Source,
+        dependents: &dyn Dependents,
+        now: Timestamp,
+    ) -> Result<Vec<Laggard>, JournalError> {
+        let signed = self.authorities(source);
+        let all: Vec<_> = signed.iter().copied().collect();
+        let unexpired = self.journal.unexpired(&all, now).await?;
+        let seen = dependents.observe(&unexpired, now).await?;
+        Ok(showing(&seen, &signed, now))
+    }
+
     /// One that has not opened since the start has nobody to ask about, and nothing of it is in a bundle.
     fn authorities(&self, source: &Source) -> BTreeSet<AuthorityId> {
         self.known.get(source).into_iter().flat_map(Outsider::authorities).collect()
@@ -446,7 +466,7 @@ impl Keeper {
         // What opens a gate is what nodes acknowledged, whoever asked for it.
         let begun = self.begun.as_ref().filter(|_| state != Some(AuthorityState::Active));
         let (actor, reason) = match begun {
-            Some(Command { asked, .. }) => (asked.actor.clone(), asked.reason.clone()),
+            Some(Begun { asked, .. }) => (asked.actor.clone(), asked.reason.clone()),
             None => (Actor::System, why(state).to_owned()),
         };
         let mut row = Row::done(now, actor, Done::IssuerSet, source.name.as_str());
@@ -462,13 +482,17 @@ impl Keeper {
 
     fn default_row(&self, next: &DefaultIssuer, now: Timestamp) -> Row {
         let (actor, reason) = match &self.begun {
-            Some(Command { asked, .. }) => (asked.actor.clone(), asked.reason.clone()),
+            Some(Begun { asked, .. }) => (asked.actor.clone(), asked.reason.clone()),
             None => (Actor::System, next_reason(self.migrations.state(), next)),
         };
         let subject = next.migration.as_ref().map_or(&next.current, |migration| &migration.to);
         let mut row = Row::done(now, actor, Done::IssuerSet, subject.as_str());
         row.reason = reason;
         let row = row.with("default", &next.current);
+        let row = match next.left.difference(&self.migrations.state().left).next() {
+            Some(left) => row.with("left", left),
+            None => row,
+        };
         match &next.migration {
             Some(migration) => {
                 let percent = migration.stages.get(migration.stage).copied().unwrap_or(100);
@@ -511,9 +535,9 @@ impl Keeper {
     }
 
     fn answer(&mut self, answer: Result<(), MigrateError>) {
-        if let Some(command) = self.begun.take() {
+        if let Some(reply) = self.begun.as_mut().and_then(|begun| begun.reply.take()) {
             // Whoever asked may be gone; what is kept stands.
-            let _ = command.reply.send(answer);
+            let _ = reply.send(answer);
         }
     }
 

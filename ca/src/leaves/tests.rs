@@ -673,11 +673,17 @@ async fn a_binding_that_names_an_issuer_has_its_leaves_of_it_and_the_rest_stays(
             process.asks(true).await;
             assert_eq!((of_binding().await, process.leaf().await.unwrap().authority), (of_corp, own));
             assert_eq!(process.desk.status().borrow().default, DefaultIssuer::default());
-            // Whoever is asked for by name is not left in a hurry.
+            // The built-in one is left by other means, and whoever names one that is left has the default.
+            let hurried = |from: Option<IssuerName>, to: &str| {
+                MigrationWish::Begin(Begin { from, is_hurried: true, ..begin(to, &[]) })
+            };
+            let refused = process.wish(hurried(None, "corp")).await;
+            assert_eq!(refused, Err(MigrateError::Refused(WishRefusal::LeavesBuiltin)));
+            process.wish(hurried(Some(corp.clone()), "builtin")).await.unwrap();
+            assert_eq!(of_binding().await, own);
             process.migrate(Some("corp")).await.unwrap();
-            let hurried = Begin { is_hurried: true, ..begin("builtin", &[]) };
-            let refused = process.wish(MigrationWish::Begin(hurried)).await;
-            assert!(matches!(refused, Err(MigrateError::Named(_))), "{refused:?}");
+            process.until(|status| status.default.migration.is_none()).await;
+            assert_eq!(of_binding().await, of_corp, "it is trusted again");
             process.migrate(None).await.unwrap();
             process.named.send_replace(Arc::default());
             process.until(|status| stands(status) == [AuthorityState::Retired]).await;
@@ -743,6 +749,11 @@ async fn another_root_of_an_issuer_signs_when_everybody_believes_it_and_the_one_
             assert_eq!(process.signs(), next.authority());
             assert_eq!(process.leaf().await.unwrap().authority, next.authority());
             assert!(process.roots().contains(&first.root()), "leaves under it are in use");
+            // Back to the first: that is the root of now again.
+            process.outsiders.send_replace(Arc::new(vec![first.clone(), next.clone()]));
+            let back = [AuthorityState::Active, AuthorityState::Retired];
+            process.until(|status| stands(status) == back).await;
+            assert_eq!(process.leaf().await.unwrap().authority, first.authority());
         })
         .await;
 }
@@ -760,6 +771,7 @@ async fn one_that_is_left_in_a_hurry_is_believed_until_nobody_shows_it() {
             world.node_showing(process.roots(), vec![holding]);
             let hurried = Begin { is_hurried: true, ..begin("builtin", &[]) };
             process.wish(MigrationWish::Begin(hurried)).await.unwrap();
+            world.after(61);
             process.until(|status| status.issuers[0].waits_for.len() == 1).await;
             assert!(process.desk.signers().borrow().hurries(of_corp));
             assert!(process.roots().contains(&root));

@@ -50,14 +50,44 @@ fn all_move_at_once_when_the_other_may_sign_and_at_once_to_the_built_in_one() {
     assert_eq!((moved(&machine), machine.deadline()), (None, None), "it may not sign yet");
     let arrived = machine.step(Event::MaySign(signing(&["corp"])), at(5));
     assert_eq!(keep(&mut machine, arrived, 5), None);
-    let whole = DefaultIssuer { current: named("corp"), migration: None, left: None };
+    let whole = DefaultIssuer { current: named("corp"), migration: None, left: BTreeSet::new() };
     assert_eq!((machine.state(), machine.deadline()), (&whole, None));
 
     let begin = Begin { is_hurried: true, ..begin("builtin", &[]) };
     let back = wish(&mut machine, MigrationWish::Begin(begin), 9);
     assert_eq!(keep(&mut machine, back, 9), None);
-    let left = DefaultIssuer { left: Some(named("corp")), ..DefaultIssuer::default() };
+    let left = DefaultIssuer { left: [named("corp")].into(), ..DefaultIssuer::default() };
     assert_eq!(machine.state(), &left);
+    // Moving to it again is to trust it again.
+    let again = machine.judge(&MigrationWish::Begin(self::begin("corp", &[])), at(10)).unwrap();
+    assert!(again.left.is_empty());
+    let other = machine.judge(&MigrationWish::Begin(self::begin("lab", &[])), at(10)).unwrap();
+    assert_eq!(other.left, left.left);
+}
+
+#[test]
+fn whoever_is_not_to_be_trusted_is_left_from_wherever_leaves_are_of_it() {
+    let hurried = |from: Option<&str>, to: &str| {
+        MigrationWish::Begin(Begin { from: from.map(named), is_hurried: true, ..begin(to, &[]) })
+    };
+    let left = |name: &str| DefaultIssuer { left: [named(name)].into(), ..DefaultIssuer::default() };
+    let mut moving = machine(&["corp", "lab"]);
+    assert_eq!(moving.judge(&hurried(None, "corp"), at(0)), Err(WishRefusal::LeavesBuiltin));
+    // By bindings alone, or from before.
+    assert_eq!(moving.judge(&hurried(Some("corp"), "builtin"), at(0)), Ok(left("corp")));
+    assert_eq!(
+        moving.judge(&hurried(None, "builtin"), at(0)),
+        Err(WishRefusal::Already(IssuerName::builtin()))
+    );
+    wish(&mut moving, MigrationWish::Begin(begin("corp", &[25, 100])), 0);
+    // On the way to it: back, and whoever signs is not asked to leave.
+    for from in [None, Some("corp")] {
+        assert_eq!(moving.judge(&hurried(from, "builtin"), at(1)), Ok(left("corp")));
+    }
+    let aside = moving.judge(&hurried(Some("lab"), "builtin"), at(1)).unwrap();
+    assert_eq!((aside.migration, aside.left), (moving.state().migration.clone(), [named("lab")].into()));
+    let elsewhere = WishRefusal::NotFrom { current: IssuerName::builtin(), said: named("corp") };
+    assert_eq!(moving.judge(&hurried(Some("corp"), "lab"), at(1)), Err(elsewhere));
 }
 
 #[test]
@@ -165,8 +195,10 @@ fn what_cannot_be_is_said() {
     for stages in [&[0][..], &[5, 5], &[25, 5], &[5, 101], &many] {
         assert_eq!(refused(&idle, &begins("corp", stages)), R::Stages(stages.to_vec()));
     }
-    let hurried = MigrationWish::Begin(Begin { is_hurried: true, ..begin("corp", &[100]) });
-    assert_eq!(refused(&idle, &hurried), R::HurriedStages);
+    let of_corp = DefaultIssuer { current: named("corp"), ..DefaultIssuer::default() };
+    let of_corp = Migrations::resume(of_corp, signing(&["corp", "lab"]));
+    let hurried = MigrationWish::Begin(Begin { is_hurried: true, ..begin("lab", &[100]) });
+    assert_eq!(refused(&of_corp, &hurried), R::HurriedStages);
 
     let mut moving = machine(&["corp", "lab"]);
     wish(&mut moving, begins("corp", &[5, 100]), 0);

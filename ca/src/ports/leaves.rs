@@ -1,6 +1,6 @@
 //! Leaves that issuers beside the built-in one sign: which of them may be asked, and what they were asked for.
 
-use std::{fmt, time::Duration};
+use std::{collections::BTreeSet, fmt, time::Duration};
 
 use async_trait::async_trait;
 use audit::Event;
@@ -56,15 +56,16 @@ pub struct DefaultIssuer {
     /// Where leaves are moved, if they are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub migration: Option<Migration>,
-    /// The one before, if nothing is to depend on it any more.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub left: Option<IssuerName>,
+    /// Those that are not to be trusted any more: nobody gets leaves of them, whoever names them, until leaves are moved
+    /// to one of them again.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub left: BTreeSet<IssuerName>,
 }
 
 impl Default for DefaultIssuer {
     /// The built-in one.
     fn default() -> Self {
-        Self { current: IssuerName::builtin(), migration: None, left: None }
+        Self { current: IssuerName::builtin(), migration: None, left: BTreeSet::new() }
     }
 }
 

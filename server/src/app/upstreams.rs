@@ -224,7 +224,7 @@ impl api::sources::Upstreams for UpstreamDesk {
         let asked = Asked { actor: caller.actor.clone(), reason: reason.to_owned() };
         self.leaves.migrate(wish, asked).await.map_err(|error| match error {
             MigrateError::NotFound(name) => CallError::NotFound { what: "issuer", name: name.to_string() },
-            error @ (MigrateError::Lists | MigrateError::Named(_)) => CallError::Policy(error.to_string()),
+            error @ MigrateError::Lists => CallError::Policy(error.to_string()),
             MigrateError::Refused(refusal) => CallError::wish(&refusal),
             MigrateError::Failed(why) => CallError::Unavailable { part: "store", why },
             MigrateError::Unavailable => CallError::stopped("issuers"),
@@ -359,13 +359,6 @@ impl Upstreams {
         };
         self.read_at = None;
         let outsiders = outsiders(&kept);
-        self.outsiders.send_if_modified(|known| {
-            let is_changed = **known != outsiders;
-            if is_changed {
-                *known = Arc::new(outsiders);
-            }
-            is_changed
-        });
         let mut before = std::mem::take(&mut self.working);
         for kept in kept {
             let name = kept.issuer.name.clone();
@@ -385,12 +378,20 @@ impl Upstreams {
             };
             self.working.insert(name, working);
         }
+        // Whoever is asked under another authority is so by a client that knows it.
+        self.show();
+        self.outsiders.send_if_modified(|known| {
+            let is_changed = **known != outsiders;
+            if is_changed {
+                *known = Arc::new(outsiders);
+            }
+            is_changed
+        });
         self.follow().await;
     }
 
     fn open(&mut self, kept: KeptIssuer) -> Result<Working, String> {
-        let (client, keeper) =
-            settings::open(&self.inputs, &kept.issuer.vault, &settings::ids(&kept.issuer), &kept.credential)?;
+        let (client, keeper) = settings::open(&self.inputs, &kept.issuer.vault, &kept.credential)?;
         let end = CancellationToken::new();
         self.sessions.push(Box::pin(keeper.run(end.clone())));
         Ok(Working {

@@ -25,7 +25,7 @@ pub enum IssuerCommand {
         after_help = "Examples:\n  credence issuer update corp --issuer 5f3c0a52-... --dry-run\n  credence issuer update \
                       corp --addr https://vault-2.example:8200 --credential-file secret-id\n\nAnother authority that signs our \
                       authorities signs nothing before: credence issuer migrate --to NAME.\nWhere it signs leaves by a \
-                      role, they are replaced; under another root (--trust-anchor) when every connected node\nhas \
+                      role, they are replaced; under another root (--trust-anchor) when every connected node has \
                       acknowledged that, and the token must be allowed both until then: --print-policy."
     )]
     Update(UpdateIssuerArgs),
@@ -42,16 +42,16 @@ pub enum IssuerCommand {
                       --automatic\n  credence issuer migrate --from builtin --to corp --stage 5%,25%,100% --hold 10m\n  \
                       credence issuer migrate --abort\n  credence issuer migrate --to builtin --now --reason 'Vault is \
                       breached'\n\nThe root of an issuer with a role enters \
-                      the bundles of workloads, and it signs their leaves when every connected node\nhas acknowledged \
+                      the bundles of workloads, and it signs their leaves when every connected node has acknowledged \
                       that; --to builtin has our own authority sign them again, at once.\nWith --stage so many of a \
-                      hundred identities move at a time, always the same ones; a stage is over when every leaf in\nit \
+                      hundred identities move at a time, always the same ones; a stage is over when every leaf in it \
                       is acknowledged and has stood for --hold. Five failures within a minute that are a fiftieth of all \
-                      tries stop it and\ntake the stage back. --now is for an issuer with a role whose authority is stolen: \
-                      leaves are replaced at once, and its\nroot leaves the bundles as soon as no connected node shows \
+                      tries stop it and take the stage back. --now is for an issuer with a role whose authority is stolen: \
+                      leaves are replaced at once, and its root leaves the bundles as soon as no connected node shows \
                       one.\n\nUnder the root of now the \
                       new authority signs at once, and leaves follow. Another root enters every bundle \
-                      first,\nprepared: credence ca status shows who has it, credence ca rotate root activate and \
-                      finish go on with it, and\n--automatic lets them follow by themselves."
+                      first, prepared: credence ca status shows who has it, credence ca rotate root activate and \
+                      finish go on with it, and --automatic lets them follow by themselves."
     )]
     Migrate(MigrateArgs),
     /// Remove an issuer and its credentials; refused while unexpired authorities or leaves are of it
@@ -79,8 +79,8 @@ pub enum AddIssuerCommand {
                       /etc/ssl/certs/ca-certificates.crt --contact mailto:ops@example.com \\\n    --agree-terms \
                       https://acme.example/terms --external-key-id kid-1 --external-key-file /dev/fd/3 3<hmac-key\n\n\
                       A dry run reads the server's directory and nothing else: it says which terms there are, and \
-                      whether an external account\nis needed. The account gets a key of its own, which is sealed \
-                      before the server hears of it. What was begun and not\nanswered goes on by itself, or by the \
+                      whether an external account is needed. The account gets a key of its own, which is sealed \
+                      before the server hears of it. What was begun and not answered goes on by itself, or by the \
                       same command again: exit code 7."
     )]
     Acme(Box<AddAcmeArgs>),
@@ -289,7 +289,7 @@ pub struct MigrateArgs {
     /// The issuer that is to sign
     #[arg(long, value_name = "NAME", required_unless_present_any = ["abort", "resume"])]
     pub to: Option<String>,
-    /// The issuer that signs now; refused if another does
+    /// The issuer that signs now, refused if another does; with --now, the one that is not to be trusted any more
     #[arg(long, value_name = "NAME", requires = "to")]
     pub from: Option<String>,
     /// With a role: move so many of a hundred identities at a time [default: all at once]

@@ -35,6 +35,12 @@ fn short_lives(config: &mut Config) {
     config.max_connection = Duration::from_secs(30);
 }
 
+/// Long enough that leaves have not ended when the root above them has gone.
+fn longer_lives(config: &mut Config) {
+    config.lifetimes.leaf = Duration::from_secs(150);
+    config.max_connection = Duration::from_secs(30);
+}
+
 /// Who signed the newest leaf of each identity that a proxy shows, by name and authority; nobody by name for the
 /// built-in one.
 async fn signed(world: &TestWorld) -> BTreeMap<String, (Option<String>, String)> {
@@ -229,7 +235,7 @@ async fn a_binding_has_its_leaves_of_vault_and_of_another_in_its_place_only_wher
 #[tokio::test(flavor = "multi_thread")]
 async fn trouble_stops_a_migration_and_an_issuer_that_is_not_trusted_any_more_is_left_at_once() {
     let Some(envoy) = envoy("1.36.4") else { return };
-    let options = WorldOptions { envoy: Some(envoy), adjust: short_lives };
+    let options = WorldOptions { envoy: Some(envoy), adjust: longer_lives };
     let mut world = TestWorld::boot("issuer-trouble", options).await;
     let Some(corp) = LeafVault::start(&world).await else { return };
     let pair = Pair::start(&mut world).await;
@@ -276,6 +282,10 @@ async fn trouble_stops_a_migration_and_an_issuer_that_is_not_trusted_any_more_is
         if one["state"] == "idle" { Ok(one) } else { Err(one) }
     })
     .await;
+    let told = left["warnings"].to_string();
+    assert!(told.contains("left as not to be trusted"), "{left:#}");
+    let (code, _, words) = world.run(&["proxy", "issuer", "web", "corp"]).await;
+    assert!(code == 5 && words.contains("not to be trusted"), "{code} {words}");
     let took = begun.elapsed();
     assert!(left["leaves"]["unexpired"].as_u64() > Some(0), "{left:#}");
     all_signed(&world, 2, "no leaf is of it", |_, name, _| name.is_none()).await;

@@ -44,6 +44,41 @@ fn the_printed_policy_is_narrow() {
 }
 
 #[test]
+fn the_same_role_under_another_issuer_of_the_mount_is_no_surplus_and_nothing_beside_that() {
+    let like = |path: &str, change: &dyn Fn(&mut Value)| {
+        let mut acl = narrow();
+        let mut grants = acl["exact_paths"][SIGN].clone();
+        change(&mut grants);
+        acl["exact_paths"][path] = grants;
+        judge_acl(&acl, &policy(), None).unwrap()
+    };
+    let other = "pki/issuer/5e1d/sign/svid";
+    assert_eq!(like(other, &|_| {}), Breadth::Narrow { missing: Vec::new() });
+    let is_wide = |breadth: Breadth, path: &str| matches!(breadth, Breadth::Wide(surplus) if surplus.iter().all(|one| one.path == path));
+    for path in [
+        "pki/issuer/default/sign/svid",
+        "pki/issuer/5e1d/sign/other",
+        "pki/issuer/5e1d/x/sign/svid",
+        "pki/issuer//sign/svid",
+        "pki2/issuer/5e1d/sign/svid",
+        "pki/issuer/5e1d/sign-verbatim/svid",
+    ] {
+        assert!(is_wide(like(path, &|_| {}), path), "{path}");
+    }
+    let free = |grants: &mut Value| grants["allowed_parameters"] = json!({ "*": [] });
+    assert!(is_wide(like(other, &free), other));
+    let more = |grants: &mut Value| grants["capabilities"] = json!(["update", "sudo"]);
+    assert!(is_wide(like(other, &more), other));
+    // It is no replacement for the one that signs.
+    let mut moved = narrow();
+    let paths = moved["exact_paths"].as_object_mut().unwrap();
+    let grants = paths.remove(SIGN).unwrap();
+    paths.insert(other.to_owned(), grants);
+    let missing = vec![SIGN.to_owned()];
+    assert_eq!(judge_acl(&moved, &policy(), None), Ok(Breadth::Narrow { missing }));
+}
+
+#[test]
 fn each_surplus_is_found_and_named() {
     let check = |change: &dyn Fn(&mut Value), path: &str, what: &str| {
         let mut acl = narrow();

@@ -74,7 +74,7 @@ impl Calls {
     ) -> Result<wire::IssuerMigration, CallError> {
         // Not by the records of issuers: one that does not open may be what is to be left.
         let leaves = self.upstreams.leaves();
-        if !leaves.default.current.is_builtin() || leaves.default.migration.is_some() {
+        if wanted.now || !leaves.default.current.is_builtin() || leaves.default.migration.is_some() {
             return self.migrate_leaves(caller, from, None, wanted).await;
         }
         self.refuse_stages(from, wanted).await?;
@@ -135,6 +135,14 @@ impl Calls {
         to: Option<&Issuer>,
         wanted: &wire::MigrateIssuer,
     ) -> Result<wire::IssuerMigration, CallError> {
+        if wanted.automatic {
+            let why = "leaves move by what proxies acknowledge; it is of the root of our own authorities"
+                .to_owned();
+            return Err(CallError::Parameter { what: "automatic", why });
+        }
+        if to.is_some() && self.revoking.lists().is_some() {
+            return Err(CallError::Policy(ca::MigrateError::Lists.to_string()));
+        }
         let hold = match &wanted.hold {
             None => HOLD,
             Some(text) => {
@@ -161,8 +169,8 @@ impl Calls {
             None => "our root stands in every bundle, so that nobody is waited for".to_owned(),
         };
         let stages = match wanted.stages.as_slice() {
-            [] if wanted.now => "all are replaced at once, and the root of the issuer before leaves the bundles when no \
-                                 connected node shows a leaf of it"
+            [] if wanted.now => "all of the issuer that is left are replaced at once, and its root leaves the bundles \
+                                 when no connected node shows a leaf of it, a minute from now at least"
                 .to_owned(),
             [] => "all move at once, and the root of the issuer before leaves the bundles when its last leaf has ended"
                 .to_owned(),

@@ -245,7 +245,9 @@ async fn what_cannot_be_of_a_migration_is_said_and_what_would_be_is_planned() {
         (json!({"from": "corp", "to": "corp"}), StatusCode::CONFLICT, "builtin does"),
         (json!({"from": "upper", "to": "builtin"}), StatusCode::CONFLICT, "does not sign"),
         (json!({"to": "corp", "stages": [25, 5]}), StatusCode::BAD_REQUEST, "do not ascend"),
-        (json!({"to": "corp", "stages": [5], "now": true}), StatusCode::BAD_REQUEST, "at once"),
+        (json!({"to": "corp", "stages": [5], "now": true}), StatusCode::FORBIDDEN, "ca emergency"),
+        (json!({"to": "builtin", "now": true}), StatusCode::CONFLICT, "signs the leaves"),
+        (json!({"to": "corp", "automatic": true}), StatusCode::BAD_REQUEST, "our own authorities"),
         (json!({"to": "corp", "hold": "soon"}), StatusCode::BAD_REQUEST, "no duration"),
         (json!({"to": "upper", "stages": [5, 100]}), StatusCode::BAD_REQUEST, "issuers with a role"),
         (json!({"to": "upper", "now": true}), StatusCode::BAD_REQUEST, "ca emergency"),
@@ -257,6 +259,10 @@ async fn what_cannot_be_of_a_migration_is_said_and_what_would_be_is_planned() {
         assert_eq!(refused.status, status, "{body}: {}", refused.body);
         assert!(refused.body.to_string().contains(told), "{body}: {}", refused.body);
     }
+    // By bindings alone: it is left all the same.
+    let left = migrate(json!({"from": "corp", "to": "builtin", "now": true})).await;
+    assert_eq!(left.status, StatusCode::OK, "{}", left.body);
+    assert!(left.body["summary"].as_str().unwrap().contains("replaced at once"), "{}", left.body);
     let abort = async || world.json("POST", "/api/v1/issuers/migrate/abort", json!({"dry_run": true})).await;
     assert_eq!(abort().await.status, StatusCode::NOT_FOUND);
     *world.vault.default.lock().unwrap() = ca::ports::DefaultIssuer {

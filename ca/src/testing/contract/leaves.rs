@@ -74,7 +74,7 @@ async fn defaults(store: &dyn StoreFixture) {
     };
     for next in [
         DefaultIssuer { migration: Some(migration), ..DefaultIssuer::default() },
-        DefaultIssuer { current: named("corp"), migration: None, left: Some(named("lab")) },
+        DefaultIssuer { current: named("corp"), migration: None, left: [named("lab")].into() },
     ] {
         leaves.set_default_issuer(next.clone(), vec![event("set")]).await.expect("set");
         assert_eq!(leaves.default_issuer().await.expect("default"), next);

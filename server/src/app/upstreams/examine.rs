@@ -61,7 +61,7 @@ async fn examine(inputs: &UpstreamInputs, draft: Draft) -> Examined {
     let nothing = |checks: Checks, credential| Examined { checks: checks.0, signer: None, credential };
     let mut credential = draft.credential;
     // What reads no token is asked first: a wrapped secret id is not spent on a Vault that does not answer.
-    let opened = settings::open(inputs, &draft.vault, &draft.earlier, &credential);
+    let opened = settings::open(inputs, &draft.vault, &credential);
     let at = settings::issuer(&draft.vault);
     let (client, at) = match (opened, at) {
         (Ok((client, _)), Ok(at)) => (client, at),
@@ -110,7 +110,7 @@ async fn examine(inputs: &UpstreamInputs, draft: Draft) -> Examined {
         updated: inputs.clock.now(),
         version: 0,
     };
-    session(inputs, &issuer, &draft.earlier, &credential, &mut checks).await;
+    session(inputs, &issuer, &credential, &mut checks).await;
     if draft.is_wrapped && checks.has_failed() {
         checks.warning("unwrap", "the secret id is not kept".into(), SPENT);
     }
@@ -248,14 +248,8 @@ fn limits(opened: &Unwrapped, now: Timestamp, checks: &mut Checks) {
 }
 
 /// Logs in, looks what we may do, and has a throwaway authority signed.
-async fn session(
-    inputs: &UpstreamInputs,
-    issuer: &Issuer,
-    earlier: &[String],
-    credential: &SecretBytes,
-    checks: &mut Checks,
-) {
-    let (client, keeper) = match settings::open(inputs, &issuer.vault, earlier, credential) {
+async fn session(inputs: &UpstreamInputs, issuer: &Issuer, credential: &SecretBytes, checks: &mut Checks) {
+    let (client, keeper) = match settings::open(inputs, &issuer.vault, credential) {
         Ok(opened) => opened,
         Err(why) => {
             checks.failed("login", why, "correct it, and give the command again");

@@ -32,11 +32,6 @@ pub(super) fn authority(vault: &VaultSettings, id: &str) -> Result<Issuer, Strin
     Ok(Issuer { mount, id })
 }
 
-/// Every authority of its mount that an issuer may be asked for, by its id.
-pub(super) fn ids(issuer: &api::ports::Issuer) -> Vec<String> {
-    issuer.asked().into_iter().map(|one| one.issuer).collect()
-}
-
 /// The role by which it signs leaves, if it does.
 ///
 /// # Errors
@@ -45,15 +40,13 @@ pub(super) fn role(vault: &VaultSettings) -> Result<Option<Name>, String> {
     vault.role.as_deref().map(Name::parse).transpose().map_err(|error| error.to_string())
 }
 
-/// A client of a Vault and the keeper of its session, which does nothing before it runs. Its token may sign leaves under
-/// the authorities of the ids `asked`, too.
+/// A client of a Vault and the keeper of its session, which does nothing before it runs.
 ///
 /// # Errors
 /// In words.
 pub(super) fn open(
     inputs: &UpstreamInputs,
     vault: &VaultSettings,
-    asked: &[String],
     credential: &SecretBytes,
 ) -> Result<(Client, Keeper), String> {
     let addresses = vault.addresses.iter().map(|text| Address::parse(text)).collect::<Result<Vec<_>, _>>();
@@ -65,16 +58,7 @@ pub(super) fn open(
     let issuer = issuer(vault)?;
     let domain = inputs.domain.as_str();
     let policy = match role(vault)? {
-        Some(role) => {
-            let mut ids = vec![issuer.id.clone()];
-            for id in asked {
-                let id = Name::parse(id).map_err(|error| error.to_string())?;
-                if !ids.contains(&id) {
-                    ids.push(id);
-                }
-            }
-            Policy::leaves(&issuer.mount, &ids, &role, domain)
-        }
+        Some(role) => Policy::leaves(&issuer.mount, [&issuer.id], &role, domain),
         None => Policy::authorities(&issuer.mount, &issuer.id, domain),
     };
     let narrow = Some((policy, vec![issuer.mount]));
