@@ -11,8 +11,7 @@ use std::{
 use audit::Refusals;
 use certs::{SecretKey, Timestamp};
 use spiffe::{
-    EdgeName, IssueError, IssuedSvid, IssuerName, NodeId, Peer, Purpose, RevocationLists, SecretName,
-    Signers, Tenant,
+    EdgeName, IssueError, IssuedSvid, IssuerName, NodeId, Peer, Purpose, RevocationLists, SecretName, Tenant,
 };
 use tokio::sync::watch;
 use xds::{Resource, SecretView, Version, Views};
@@ -224,7 +223,7 @@ impl Deliveries {
         if !Arc::ptr_eq(&before.signers, &self.world.signers)
             || !Arc::ptr_eq(&before.bindings, &self.world.bindings)
         {
-            self.follow_signers(&before.signers, now);
+            self.follow_signers(&before, now);
         }
         let touched: Vec<u64> = self
             .streams
@@ -267,10 +266,15 @@ impl Deliveries {
     }
 
     /// Leaves that another signs now are replaced before their time, at once if that is urgent.
-    fn follow_signers(&mut self, before: &Signers, now: Timestamp) {
+    fn follow_signers(&mut self, before: &World, now: Timestamp) {
         let signers = &self.world.signers;
-        let is_hurry_as_before = (before.is_urgent, &before.hurried) == (signers.is_urgent, &signers.hurried);
-        for key in self.leaves.keys().cloned().collect::<Vec<_>>() {
+        let then = &before.signers;
+        let is_hurry_as_before = (then.is_urgent, &then.hurried) == (signers.is_urgent, &signers.hurried);
+        let is_same = Arc::ptr_eq(then, signers);
+        // Where bindings alone have changed, most name whom they named before.
+        let is_touched =
+            |key: &&LeafKey| !is_same || before.issuer(&key.node) != self.world.issuer(&key.node);
+        for key in self.leaves.keys().filter(is_touched).cloned().collect::<Vec<_>>() {
             let signer = self.world.signer(&key);
             let Some(leaf) = self.leaves.get_mut(&key) else { continue };
             if signer.authority.is_none() || is_hurry_as_before && leaf.signer.as_ref() == Some(&signer) {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use spiffe::{Bindings, BlockList, NodeId, Signer, Signers, SpiffeId, Trust};
+use spiffe::{Bindings, BlockList, IssuerName, NodeId, Signer, Signers, SpiffeId, Trust};
 
 use crate::{LeafKey, access::Facts, edges::EdgeWorld, imported::ImportedSecrets};
 
@@ -32,8 +32,12 @@ impl World {
 
     /// Who signs a leaf.
     pub(super) fn signer(&self, key: &LeafKey) -> Signer {
-        let binding = self.bindings.get(&key.node);
-        self.signers.of(&key.identity, binding.and_then(|binding| binding.issuer.as_ref()))
+        self.signers.of(&key.identity, self.issuer(&key.node))
+    }
+
+    /// Whom the binding of a node names.
+    pub(super) fn issuer(&self, node: &NodeId) -> Option<&IssuerName> {
+        self.bindings.get(node)?.issuer.as_ref()
     }
 
     /// Whether `node` stands in `other` as it stands here.
