@@ -167,7 +167,10 @@ fn wish(refusal: &WishRefusal) -> CallError {
             };
             conflict(name.as_str(), why.to_owned())
         }
-        WishRefusal::Nothing => CallError::NotFound { what: "migration", name: "of leaves".to_owned() },
+        WishRefusal::Nothing => {
+            let why = "is not under way: credence issuer migrate --to NAME begins one".to_owned();
+            CallError::Conflict { what: "migration", name: "of leaves".to_owned(), why }
+        }
         WishRefusal::LeavesBuiltin => CallError::Policy(refusal.to_string()),
         WishRefusal::Stages(_) | WishRefusal::Shrinks(_) | WishRefusal::HurriedStages => {
             CallError::Parameter { what: "stages", why: refusal.to_string() }

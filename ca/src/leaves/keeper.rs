@@ -215,10 +215,11 @@ impl Keeper {
         let mut names: BTreeSet<IssuerName> = self.deps.named.borrow_and_update().as_ref().clone();
         names.insert(state.current.clone());
         names.extend(state.migration.iter().map(|migration| migration.to.clone()));
+        // Whoever names one that is not to be trusted has leaves of the default.
+        names.retain(|name| !state.left.contains(name));
         let named = names.iter().flat_map(|name| roots_of(&outsiders, name));
         let fallbacks = named.filter_map(|one| one.fallback.clone());
         names.extend(fallbacks.collect::<Vec<_>>());
-        // Whoever names one that is not to be trusted has leaves of the default.
         names.retain(|name| !name.is_builtin() && !state.left.contains(name));
         let mut sources = BTreeSet::new();
         for name in &names {

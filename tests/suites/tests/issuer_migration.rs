@@ -269,7 +269,7 @@ async fn trouble_stops_a_migration_and_an_issuer_that_is_not_trusted_any_more_is
     world.command(&["issuer", "migrate", "--abort", "--yes"]).await;
     all_signed(&world, 2, "leaves go back", |_, name, _| name.is_none()).await;
     let (code, _, words) = world.run(&["issuer", "migrate", "--abort", "--yes"]).await;
-    assert!(code == 4 && words.contains("migration"), "{code} {words}");
+    assert!(code == 5 && words.contains("is not under way"), "{code} {words}");
 
     let (code, _, words) = world.run(&["issuer", "migrate", "--to", "corp", "--now", "--yes"]).await;
     assert!(code == 3 && words.contains("credence ca emergency"), "{code} {words}");

@@ -264,7 +264,9 @@ async fn what_cannot_be_of_a_migration_is_said_and_what_would_be_is_planned() {
     assert_eq!(left.status, StatusCode::OK, "{}", left.body);
     assert!(left.body["summary"].as_str().unwrap().contains("replaced at once"), "{}", left.body);
     let abort = async || world.json("POST", "/api/v1/issuers/migrate/abort", json!({"dry_run": true})).await;
-    assert_eq!(abort().await.status, StatusCode::NOT_FOUND);
+    let nothing = abort().await;
+    assert_eq!(nothing.status, StatusCode::CONFLICT, "{}", nothing.body);
+    assert!(nothing.body["detail"].as_str().unwrap().contains("is not under way"), "{}", nothing.body);
     *world.vault.default.lock().unwrap() = ca::ports::DefaultIssuer {
         migration: Some(ca::ports::Migration {
             to: IssuerName::parse("corp").unwrap(),
