@@ -221,25 +221,12 @@ impl Calls {
             name: issuer.name.to_string(),
             kind: "acme".into(),
             state: state.into(),
-            vault: None,
             acme: Some(server),
-            signer: None,
-            signer_expires: None,
-            anchor_sha256: None,
-            authority: None,
             next: standing.next.map(|at| at.to_string()),
             failures: standing.failures,
             problem: standing.problem,
-            is_at_risk: false,
-            warnings: Vec::new(),
-            leaves: None,
-            is_default: false,
-            percent: 0,
-            migration: None,
-            named_by: 0,
-            fallback: None,
-            stands_in: None,
             version: Some(issuer.version),
+            ..wire::Issuer::default()
         }
     }
 }

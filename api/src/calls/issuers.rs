@@ -517,7 +517,6 @@ impl Calls {
             kind: "vault".into(),
             state: state.into(),
             vault: Some(self.wire_settings(&issuer.vault)),
-            acme: None,
             signer: Some(issuer.signer.subject().to_owned()),
             signer_expires: Some(issuer.signer.not_after().to_string()),
             anchor_sha256: Some(hex::encode(issuer.anchor.fingerprint())),
@@ -527,14 +526,9 @@ impl Calls {
             problem: standing.problem,
             is_at_risk: standing.is_at_risk,
             warnings: standing.warnings,
-            leaves: None,
-            is_default: false,
-            percent: 0,
-            migration: None,
-            named_by: 0,
             fallback: issuer.fallback.as_ref().map(ToString::to_string),
-            stands_in: None,
             version: Some(issuer.version),
+            ..wire::Issuer::default()
         }
     }
 
@@ -614,24 +608,10 @@ fn builtin(records: &[AuthorityRecord], others: &[wire::Issuer]) -> wire::Issuer
         name: IssuerName::BUILTIN.into(),
         kind: "builtin".into(),
         state: if signs { "signs" } else { "idle" }.into(),
-        vault: None,
-        acme: None,
         signer: root.filter(|_| is_here).map(|root| root.certificate.subject().to_owned()),
         signer_expires: root.filter(|_| is_here).map(|root| root.certificate.not_after().to_string()),
         anchor_sha256: root.filter(|_| is_here).map(|root| hex::encode(root.certificate.fingerprint())),
         authority: active.filter(|_| signs).map(|record| record.id.to_string()),
-        next: None,
-        failures: 0,
-        problem: None,
-        is_at_risk: false,
-        warnings: Vec::new(),
-        leaves: None,
-        is_default: false,
-        percent: 0,
-        migration: None,
-        named_by: 0,
-        fallback: None,
-        stands_in: None,
-        version: None,
+        ..wire::Issuer::default()
     }
 }

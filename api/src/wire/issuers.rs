@@ -112,7 +112,7 @@ pub struct IssuerCheck {
 }
 
 /// An issuer, without its credentials.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Issuer {
     /// Its name.
     pub name: String,
