@@ -10,7 +10,7 @@ use fixtures::{Blueprint, TestAuthority, TestKey, TestKeyKind, uri};
 use futures::future::join_all;
 use kit::{
     CDS, DeltaStream, EDS, Identity, Line, Load, LoadPlan, Pair, Renewals, SDS, SystemClock, TestWorld,
-    Vault, VaultPki, WorldOptions, XdsClient, back, endpoints, envoy, secret_of, within,
+    Vault, VaultPki, WorldOptions, XdsClient, back, endpoints, envoy, jwt_by, secret_of, within,
 };
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -210,32 +210,9 @@ async fn jwt_login(vault: &Vault, policy: &str) -> Vec<String> {
     });
     vault.write("auth/jwt/role/credence", role).await;
     let file = vault.folder().join("token.jwt");
-    std::fs::write(&file, jwt(&key)).unwrap();
+    std::fs::write(&file, jwt_by(&key, "vault")).unwrap();
     let words = ["--login", "jwt", "--login-role", "credence", "--token-path"];
     words.map(String::from).into_iter().chain([file.display().to_string()]).collect()
-}
-
-/// A JWT by ES256.
-fn jwt(key: &TestKey) -> String {
-    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-    let now = SystemClock.now().unix_secs();
-    let claims = json!({ "iss": "https://issuer.example", "sub": "credence", "aud": "vault", "iat": now,
-        "nbf": now, "exp": now + 300 });
-    let part = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());
-    let text = format!("{}.{}", part(json!({ "alg": "ES256", "typ": "JWT" })), part(claims));
-    // SEQUENCE { INTEGER r, INTEGER s } as two numbers of 32 octets.
-    let der = key.sign(text.as_bytes());
-    let mut rest = &der[2..];
-    let mut raw = Vec::new();
-    for _ in 0..2 {
-        let length = usize::from(rest[1]);
-        let number = &rest[2..2 + length];
-        let number = &number[number.len().saturating_sub(32)..];
-        raw.extend(std::iter::repeat_n(0, 32 - number.len()));
-        raw.extend_from_slice(number);
-        rest = &rest[2 + length..];
-    }
-    format!("{text}.{}", URL_SAFE_NO_PAD.encode(raw))
 }
 
 #[tokio::test(flavor = "multi_thread")]

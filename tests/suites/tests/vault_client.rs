@@ -17,7 +17,7 @@ use certs::{Certificate, Chain, Clock, Csr, KeyKind, SecretBytes, SecretKey, cer
 use fixtures::{Blueprint, CsrBlueprint, TestAuthority, TestKey, TestKeyKind, dns, uri};
 use http::{Method, Response};
 use http_body_util::Full;
-use kit::{Identity, Kubernetes, Recorder, SystemClock, Vault, VaultPki, eventually, https, within};
+use kit::{Identity, Kubernetes, Recorder, SystemClock, Vault, VaultPki, eventually, https, jwt_by, within};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -476,29 +476,6 @@ async fn a_certificate_logs_in_is_read_again_and_renews() {
     session.reason(NotLoggedIn::CredentialsRefused).await;
 }
 
-/// A JWT by ES256.
-fn jwt(key: &TestKey, audience: &str) -> String {
-    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-    let now = SystemClock.now().unix_secs();
-    let claims = json!({ "iss": "https://issuer.example", "sub": "credence", "aud": audience, "iat": now,
-        "nbf": now, "exp": now + 300 });
-    let part = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());
-    let text = format!("{}.{}", part(json!({ "alg": "ES256", "typ": "JWT" })), part(claims));
-    // SEQUENCE { INTEGER r, INTEGER s } as two numbers of 32 octets.
-    let der = key.sign(text.as_bytes());
-    let mut rest = &der[2..];
-    let mut raw = Vec::new();
-    for _ in 0..2 {
-        let length = usize::from(rest[1]);
-        let number = &rest[2..2 + length];
-        let number = &number[number.len().saturating_sub(32)..];
-        raw.extend(std::iter::repeat_n(0, 32 - number.len()));
-        raw.extend_from_slice(number);
-        rest = &rest[2 + length..];
-    }
-    format!("{text}.{}", URL_SAFE_NO_PAD.encode(raw))
-}
-
 #[tokio::test]
 async fn a_jwt_logs_in_from_a_file_that_is_read_again() {
     use base64::{Engine, engine::general_purpose::STANDARD};
@@ -524,17 +501,17 @@ async fn a_jwt_logs_in_from_a_file_that_is_read_again() {
         if matches!(trouble, Some(Trouble::File { .. })) { Ok(()) } else { Err(trouble) }
     })
     .await;
-    fs::write(&file, jwt(&key, "vault")).unwrap();
+    fs::write(&file, jwt_by(&key, "vault")).unwrap();
     session.logged_in().await;
     pki.sign(&session).await.unwrap();
     // Revoked while the file holds one for somebody else: refused with Vault's reason. Then a good one comes.
-    fs::write(&file, jwt(&key, "other")).unwrap();
+    fs::write(&file, jwt_by(&key, "other")).unwrap();
     vault.write("sys/leases/revoke-prefix/auth/jwt", json!({ "sync": true })).await;
     let trouble = pki.sign(&session).await.unwrap_err();
     assert_eq!(trouble, Trouble::NotLoggedIn(NotLoggedIn::CredentialsRefused), "{trouble}");
     let trouble = session.client.status().borrow().trouble.clone().unwrap();
     assert!(trouble.to_string().contains("audience"), "{trouble}");
-    fs::write(&file, jwt(&key, "vault")).unwrap();
+    fs::write(&file, jwt_by(&key, "vault")).unwrap();
     let credentials = Credentials::Jwt { mount: mount("jwt"), role: Some(name("credence")), file };
     session.client.replace(credentials).await;
     eventually("it is back", async || pki.sign(&session).await).await;
