@@ -121,20 +121,23 @@ enum Tree {
 
 impl Tree {
     fn of(octets: &[u8]) -> Vec<Self> {
+        Self::try_of(octets).unwrap()
+    }
+
+    /// Nothing where the octets are no DER through and through: a key's identifier is as good as random, and
+    /// may begin like an element.
+    fn try_of(octets: &[u8]) -> Option<Vec<Self>> {
         let (mut reader, mut trees) = (Reader::new(octets), Vec::new());
         while !reader.is_empty() {
-            let element = reader.next().unwrap();
-            let inner = Reader::new(element.value).next().is_ok();
-            let is_wrapped = element.tag == der::OCTET_STRING && inner && {
-                let mut inside = Reader::new(element.value);
-                inside.next().is_ok() && inside.is_empty()
-            };
-            trees.push(match element.tag & 0x20 != 0 || is_wrapped {
-                true => Self::Node(element.tag, Self::of(element.value)),
-                false => Self::Leaf(element.tag, element.value.to_vec()),
+            let element = reader.next().ok()?;
+            let may_hold = element.tag & 0x20 != 0 || element.tag == der::OCTET_STRING;
+            let inside = may_hold.then(|| Self::try_of(element.value)).flatten();
+            trees.push(match inside {
+                Some(inside) if !inside.is_empty() => Self::Node(element.tag, inside),
+                _ => Self::Leaf(element.tag, element.value.to_vec()),
             });
         }
-        trees
+        Some(trees)
     }
 
     fn encode(&self) -> Vec<u8> {
