@@ -96,6 +96,9 @@ impl Vault {
         for index in 0..count {
             vault.add(index).await;
         }
+        if count > 1 {
+            vault.let_all_vote().await;
+        }
         Some(vault)
     }
 
@@ -111,6 +114,7 @@ impl Vault {
         let settings = json!({
             "storage": { "raft": {
                 "path": folder.join("data"), "node_id": format!("node{index}"), "performance_multiplier": 1,
+                "autopilot_update_interval": "200ms", "autopilot_reconcile_interval": "200ms",
             } },
             "listener": { "tcp": {
                 "address": ports[0].to_string(), "cluster_address": ports[1].to_string(),
@@ -150,6 +154,19 @@ impl Vault {
         within(START, "vault is unsealed", async || {
             self.unseal_node(index).await;
             health(if index == 0 { 200 } else { 429 })(self).await
+        })
+        .await;
+    }
+
+    /// A node that has joined has no vote, and could not stand in for another, before it has been seen for a while.
+    async fn let_all_vote(&self) {
+        let soon = json!({ "server_stabilization_time": "500ms" });
+        self.write("sys/storage/raft/autopilot/configuration", soon).await;
+        within(START, "every node has a vote", async || {
+            let members = self.read("sys/storage/raft/configuration").await;
+            let servers = members["config"]["servers"].as_array().cloned().unwrap_or_default();
+            let all = servers.len() == self.nodes.len() && servers.iter().all(|one| one["voter"] == true);
+            if all { Ok(()) } else { Err(members) }
         })
         .await;
     }
@@ -304,6 +321,32 @@ impl Vault {
     /// When it was dead.
     pub async fn kill(&mut self, index: usize) {
         self.nodes[index].process.kill().await.unwrap_or_else(|error| panic!("kill: {error}"));
+    }
+
+    /// The node that is active, once there is one.
+    pub async fn active(&self) -> usize {
+        within(START, "vault has an active node", async || {
+            let mut answers = Vec::new();
+            for index in 0..self.nodes.len() {
+                match self.health(index).await {
+                    Some(200) => return Ok(index),
+                    other => answers.push(other),
+                }
+            }
+            Err(answers)
+        })
+        .await
+    }
+
+    /// Takes a node out of the cluster for good, through another one.
+    ///
+    /// # Panics
+    /// When that is refused.
+    pub async fn expel(&self, index: usize, through: usize) {
+        let peer = json!({ "server_id": format!("node{index}") });
+        let path = "sys/storage/raft/remove-peer";
+        let (status, answer) = self.call_node(through, Method::POST, path, &self.root_token, &peer).await;
+        assert_eq!(status, 204, "{path}: {answer}");
     }
 
     /// Starts a node that was killed, and unseals it.
