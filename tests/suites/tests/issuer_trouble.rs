@@ -9,9 +9,10 @@ use certs::{Certificate, Clock, Csr, KeyKind, SecretKey, certificates_from_pem, 
 use fixtures::{Blueprint, TestAuthority, TestKey, TestKeyKind, uri};
 use futures::future::join_all;
 use kit::{
-    CDS, DeltaStream, EDS, Identity, Line, Load, LoadPlan, Pair, Renewals, SDS, SystemClock, TestWorld,
-    Vault, VaultPki, WorldOptions, XdsClient, back, endpoints, envoy, jwt_by, secret_of, within,
+    CDS, Config, DeltaStream, EDS, Identity, Line, Load, LoadPlan, Pair, Renewals, SDS, SystemClock,
+    TestWorld, Vault, VaultPki, WorldOptions, XdsClient, back, endpoints, envoy, jwt_by, secret_of, within,
 };
+use proto::envoy::service::discovery::v3::DeltaDiscoveryResponse;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -169,7 +170,11 @@ impl Issuer {
     async fn arrives(&self, mut stream: DeltaStream) {
         let response =
             stream.next_within(LONG).await.unwrap_or_else(|status| panic!("{}: {status}", self.name));
-        let (chain, key) = secret_of(&response);
+        self.is_of_it(&response);
+    }
+
+    fn is_of_it(&self, response: &DeltaDiscoveryResponse) {
+        let (chain, key) = secret_of(response);
         let leaf = Identity::from_pem(&chain, &key).leaf();
         assert!(leaf.is_signed_by(&self.root), "{}: {:?} signed it", self.name, leaf.issuer());
     }
@@ -352,6 +357,71 @@ async fn answers_that_are_late_a_line_that_is_cut_and_a_quota_cost_the_vault_alo
         let stats = world.admin(node).await.stats("update_rejected").await.unwrap();
         assert!(!stats.is_empty() && stats.values().all(|count| *count == 0), "{node}: {stats:?}");
     }
+    drop(neighbours);
+    world.finish_beside(&[corp.root]).await;
+}
+
+/// So that a renewal that failed is tried again soon: after a tenth of what is left.
+fn short_lives(config: &mut Config) {
+    config.lifetimes.leaf = Duration::from_secs(90);
+}
+
+/// Has the leaf of an identity replaced.
+async fn revoke(world: &TestWorld, identity: &str) {
+    let (listed, id) = (world.command(&["cert", "list"]).await, world.id(identity));
+    let leaf = listed.as_array().unwrap().iter().find(|one| one["id"] == id);
+    let serial = leaf.unwrap_or_else(|| panic!("{listed:#}"))["serial"].as_str().unwrap();
+    world.command(&["cert", "revoke", serial, "--yes"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_whose_active_node_is_killed_costs_itself_alone_and_goes_on_at_another() {
+    let Some(mut vault) = Vault::start_cluster(3).await else { return };
+    let options = WorldOptions { adjust: short_lives, ..WorldOptions::default() };
+    let world = TestWorld::boot("issuer-trouble-leader", options).await;
+    let mut neighbours = Neighbours::settle(&world).await;
+    let corp = Issuer::new(&world, &vault, "corp").await;
+    let (role_id, secret_id) = vault.approle("credence", &["corp"], json!({})).await;
+    std::fs::write(world.sandbox().path("secret-id"), secret_id).unwrap();
+    let login = ["--login", "approle", "--role-id", &role_id, "--credential-file", "secret-id"];
+    let nodes = vault.addresses();
+    let others = ["--addr", &nodes[1], "--addr", &nodes[2]];
+    corp.add(&world, &vault, &nodes[0], &[&login[..], &others].concat()).await;
+    corp.arrives(corp.wanted(&world, "before").await).await;
+
+    // One of three: those that are left elect another, which is found.
+    let began = Instant::now();
+    vault.kill(0).await;
+    let waiting = join_all(["elected-1", "elected-2"].map(|name| corp.wanted(&world, name))).await;
+    for _ in 0..LIVES {
+        neighbours.live(&world, "a Vault has no active node").await;
+    }
+    join_all(waiting.into_iter().map(|stream| corp.arrives(stream))).await;
+    let elected = began.elapsed();
+    corp.is_well(&world).await;
+
+    // One of two: the one that is left is no majority, so that renewals and whoever is new wait until the other is back.
+    let active = vault.active().await;
+    vault.expel(0, active).await;
+    let mut kept = corp.wanted(&world, "kept").await;
+    corp.is_of_it(&kept.next_within(LONG).await.unwrap());
+    vault.kill(active).await;
+    revoke(&world, "kept").await;
+    let new = corp.wanted(&world, "new").await;
+    for _ in 0..LIVES {
+        neighbours.live(&world, "a Vault is no majority").await;
+    }
+    corp.says(&world, "Vault").await;
+    neighbours.live(&world, "a Vault has been no majority for a while").await;
+    vault.restart(active).await;
+    let back = Instant::now();
+    tokio::join!(corp.arrives(kept), corp.arrives(new));
+    let renewed = back.elapsed();
+    corp.is_well(&world).await;
+    println!(
+        "issuer trouble: leaves {elected:?} after the active node of three was killed, and {renewed:?} after that of two \
+         was back"
+    );
     drop(neighbours);
     world.finish_beside(&[corp.root]).await;
 }
