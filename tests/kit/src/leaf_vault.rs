@@ -94,6 +94,25 @@ impl LeafVault {
         write(world, file, &text("certificate"));
         (text("issuer_id"), roots(&text("certificate")))
     }
+
+    /// Has the engine make another authority below its root; its id.
+    ///
+    /// # Panics
+    /// When it makes none.
+    pub async fn below(&self, common_name: &str) -> String {
+        let key = json!({ "common_name": common_name, "key_type": "ec", "key_bits": 256 });
+        let made = self.vault.write("pki/intermediate/generate/internal", key).await;
+        let request = json!({
+            "csr": made["csr"], "common_name": common_name, "exclude_cn_from_sans": true, "ttl": "4380h",
+            "max_path_length": 0,
+        });
+        let root = &self.pki.issuer;
+        let signed = self.vault.write(&format!("pki/issuer/{root}/sign-intermediate"), request).await;
+        let chain = json!({ "certificate": signed["certificate"] });
+        let taken = self.vault.write("pki/intermediate/set-signed", chain).await;
+        let id = taken["imported_issuers"][0].as_str().unwrap_or_else(|| panic!("{taken}"));
+        id.to_owned()
+    }
 }
 
 /// One issuer as it is listed.
