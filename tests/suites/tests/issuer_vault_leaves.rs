@@ -3,10 +3,11 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use kit::{
-    Config, LeafVault, Load, LoadPlan, Pair, TestWorld, WorldOptions, envoy, listed_issuer as issuer, within,
+    Config, LeafVault, Load, LoadPlan, Outcome, Pair, ROLE, TestWorld, WorldOptions, envoy,
+    listed_issuer as issuer, try_http, within,
 };
 use serde_json::{Value, json};
 
@@ -20,10 +21,17 @@ fn short_lives(config: &mut Config) {
     config.max_connection = Duration::from_secs(30);
 }
 
+/// Long enough for a leaf to outlive two changes of who signs the others.
+fn longer_lives(config: &mut Config) {
+    config.lifetimes.leaf = Duration::from_secs(120);
+    config.max_connection = Duration::from_secs(30);
+}
+
 /// The newest leaves of the two proxies.
 async fn leaves(world: &TestWorld) -> Vec<Value> {
     let listed = world.command(&["cert", "list"]).await;
-    let of_proxies = |one: &&Value| one["class"] == "workload" && one["node"].is_string();
+    let of_proxies =
+        |one: &&Value| one["class"] == "workload" && (one["node"] == "web" || one["node"] == "pay");
     listed.as_array().unwrap().iter().filter(of_proxies).cloned().collect()
 }
 
@@ -210,5 +218,73 @@ async fn a_role_or_a_policy_that_cannot_work_is_refused_with_what_to_write_and_n
     assert!(planned["summary"].as_str().unwrap().starts_with("would have corp sign"), "{planned:#}");
     let (code, out, words) = world.run(&["issuer", "remove", "corp", "--yes"]).await;
     assert_eq!(code, 0, "{out} {words}");
+    world.finish_beside(&corp.roots()).await;
+}
+
+/// Points the issuer at another authority of its mount, and waits until both proxies have leaves of that one.
+async fn point(world: &TestWorld, corp: &LeafVault, id: &str) -> String {
+    let begun = now(world).await;
+    let update = ["issuer", "update", "corp", "--issuer", id];
+    corp.grant_printed(world, &[&update[..], &["--print-policy"]].concat()).await;
+    let (code, out, words) = world.run(&update).await;
+    assert!(code == 0 && out.contains("as before; those of another authority are replaced"), "{out} {words}");
+    let next = issuer(world, "corp").await;
+    assert_eq!(next["state"], "signs", "{next:#}");
+    let leaves = renewed(world, json!("corp"), &begun).await;
+    assert!(leaves.iter().all(|one| one["authority"] == next["authority"]), "{next:#} {leaves:#?}");
+    next["authority"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_authority_below_the_same_root_signs_at_once_and_leaves_of_the_one_before_are_believed_on() {
+    let Some(envoy) = envoy("1.40.0") else { return };
+    let options = WorldOptions { envoy: Some(envoy), adjust: longer_lives };
+    let mut world = TestWorld::boot("issuer-vault-below", options).await;
+    let Some(mut corp) = LeafVault::start(&world).await else { return };
+    let (first, second) = (corp.below("Corp issuing 1").await, corp.below("Corp issuing 2").await);
+    corp.pki.issuer.clone_from(&first);
+    corp.grant(&world, ROLE).await;
+    let pair = Pair::start(&mut world).await;
+    let load = Load::start(pair.web, "/", LoadPlan::default());
+    let (code, out, words) = corp.add(&world, "corp", ROLE, &[]).await;
+    assert_eq!(code, 0, "{out} {words}");
+    let begun = now(&world).await;
+    world.command(&["issuer", "migrate", "--to", "corp", "--yes"]).await;
+    let of_first = renewed(&world, json!("corp"), &begun).await[0]["authority"].clone();
+    let anchors = async || {
+        let shown = world.admin("pay").await.certificates().await.unwrap();
+        let anchors: BTreeSet<_> =
+            shown.into_iter().filter(|one| one.is_anchor).map(|one| one.serial).collect();
+        anchors
+    };
+    let believed = anchors().await;
+    assert_eq!(believed.len(), 2, "our own root, and that of Vault: {believed:?}");
+    // Somebody else with the name of web, who keeps his leaf.
+    let other = world.node("web-2", &["web"]).await;
+    let kept = world.workload(&other, "default").await;
+    let let_in = async |when: &str| {
+        let answer = try_http(pair.pay, Some(&kept), "/").await;
+        assert!(matches!(&answer, Outcome::Http { status: 200, .. }), "{when}: {answer:?}");
+        assert_eq!(anchors().await, believed, "{when}: its root was taken out");
+    };
+    let_in("before").await;
+
+    let before = world.audit().await.len();
+    let of_second = point(&world, &corp, &second).await;
+    assert_ne!(json!(of_second), of_first);
+    let_in("leaves of web and pay are of another authority").await;
+    assert_eq!(json!(point(&world, &corp, &first).await), of_first);
+    let_in("they are back").await;
+    // The same root all the time: it never had to enter a bundle again.
+    let rows = world.audit().await;
+    let moved =
+        rows.iter().filter(|row| row["action"] == "issuer-set" && row["details"]["leaves"].is_string());
+    assert_eq!(moved.filter(|row| row["sequence"].as_u64() > Some(before as u64)).count(), 0, "{rows:#?}");
+    let report = load.finish_unharmed(500).await;
+    println!("issuer vault below: {} requests, {} failed", report.total, report.failed);
+    for node in ["web", "pay"] {
+        let stats = world.admin(node).await.stats("update_rejected").await.unwrap();
+        assert!(!stats.is_empty() && stats.values().all(|count| *count == 0), "{node}: {stats:?}");
+    }
     world.finish_beside(&corp.roots()).await;
 }
