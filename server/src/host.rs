@@ -23,6 +23,7 @@ use crate::{
     doctor::{self, Finding},
     envoys,
     init::{self, Exists, FIRST_OPERATOR, Made},
+    keys::SecretError,
     lifecycle::{Parts, watch_signals},
     logging,
     output::{self, Exit, Failure},
@@ -103,6 +104,9 @@ fn hint_of(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     }
     if let Some(error) = cause.downcast_ref::<store::InitError>() {
         return error.hint();
+    }
+    if let Some(error) = cause.downcast_ref::<SecretError>() {
+        return Some(error.hint());
     }
     if cause.is::<Exists>() {
         return Some(

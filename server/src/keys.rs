@@ -1,11 +1,16 @@
 //! From what the configuration names to what opens key slots. Secrets are read from files and descriptors here, and
 //! nowhere else on the way: no argument, environment variable or call of the API carries one.
 
-use std::{fs, path::Path, sync::Arc, time::Duration};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
-use anyhow::{Context, anyhow};
 use certs::Clock;
 use store::{SlotSource, TokenKey};
+use thiserror::Error;
 use zeroize::Zeroizing;
 
 use crate::{
@@ -39,6 +44,45 @@ const MIN_PASSPHRASE: usize = 12;
 const MIN_EXPORT_PASSPHRASE: usize = 16;
 /// The most bytes of a passphrase or PIN.
 const MAX_SECRET: usize = 4096;
+
+/// A passphrase or PIN that is not where somebody said, or is none. Nothing of it is ever repeated.
+#[derive(Debug, Error)]
+pub(crate) enum SecretError {
+    /// The file cannot be read.
+    #[error("cannot read the {what} from {}", path.display())]
+    Unreadable { what: &'static str, path: PathBuf, source: io::Error },
+    /// It stood in a pipe, which is read at a start only.
+    #[error("the {what} in {} is not read again: it is no regular file", path.display())]
+    Pipe { what: &'static str, path: PathBuf },
+    /// There is none, or too much to be one.
+    #[error("the {what} in {} has {length} bytes", path.display())]
+    Length { what: &'static str, path: PathBuf, length: usize },
+    /// A passphrase that is soon found out.
+    #[error("the passphrase in {} is shorter than {least} characters", path.display())]
+    Short { path: PathBuf, least: usize },
+    /// Others would read the first line only.
+    #[error("the passphrase in {} is more than one line", path.display())]
+    Lines { path: PathBuf },
+}
+
+impl SecretError {
+    /// What to do about it.
+    pub(crate) fn hint(&self) -> String {
+        match self {
+            Self::Unreadable { what, .. } => {
+                format!(
+                    "put the {what} there, for the user to read who runs this; or name the file that has it"
+                )
+            }
+            Self::Pipe { what, .. } => format!("put the {what} into a file, or restart the server"),
+            Self::Length { what, .. } => {
+                format!("write the {what} there as one line of 1 to {MAX_SECRET} bytes")
+            }
+            Self::Short { .. } => "take a longer one: whoever has what it opens may try for years".to_owned(),
+            Self::Lines { .. } => "write it as one line".to_owned(),
+        }
+    }
+}
 
 /// Everything that `config` names. What cannot be read is left out with a warning, if something else can: one slot
 /// is enough.
@@ -74,8 +118,7 @@ pub(crate) fn source(kek: &KekSource, asking: &Asking) -> anyhow::Result<store::
         KekSource::PassphraseFile(path) => {
             let text = secret("passphrase", path, asking.pipes)?;
             if text.len() < MIN_PASSPHRASE {
-                let path = path.display();
-                return Err(anyhow!("the passphrase in {path} is shorter than {MIN_PASSPHRASE} characters"));
+                return Err(SecretError::Short { path: path.clone(), least: MIN_PASSPHRASE }.into());
             }
             store::KekSource::Passphrase(text)
         }
@@ -102,26 +145,26 @@ pub(crate) fn export_passphrase(path: &Path) -> anyhow::Result<Zeroizing<Vec<u8>
     let text = secret("passphrase", path, Pipes::Read)?;
     // Others read the first line only, and would not open what all of them seal.
     if text.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
-        return Err(anyhow!("the passphrase in {} is more than one line", path.display()));
+        return Err(SecretError::Lines { path: path.to_owned() }.into());
     }
     if text.len() < MIN_EXPORT_PASSPHRASE {
-        let path = path.display();
-        return Err(anyhow!("the passphrase in {path} is shorter than {MIN_EXPORT_PASSPHRASE} characters"));
+        return Err(SecretError::Short { path: path.to_owned(), least: MIN_EXPORT_PASSPHRASE }.into());
     }
     Ok(text)
 }
 
 /// A secret without the line ends behind it.
-fn secret(what: &str, path: &Path, pipes: Pipes) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+fn secret(what: &'static str, path: &Path, pipes: Pipes) -> Result<Zeroizing<Vec<u8>>, SecretError> {
+    let named = || path.to_owned();
     // It is not even opened, which a writer at the other end would notice.
     if pipes == Pipes::Left && fs::metadata(path).is_ok_and(|found| !found.is_file()) {
-        return Err(anyhow!("the {what} in {} is not read again: it is no regular file", path.display()));
+        return Err(SecretError::Pipe { what, path: named() });
     }
-    let text = fs::read(path).with_context(|| format!("cannot read the {what} from {}", path.display()))?;
+    let text = fs::read(path).map_err(|source| SecretError::Unreadable { what, path: named(), source })?;
     let text = Zeroizing::new(text);
     let end = text.iter().rposition(|byte| !matches!(byte, b'\n' | b'\r')).map_or(0, |last| last + 1);
     if end == 0 || end > MAX_SECRET {
-        return Err(anyhow!("the {what} in {} has {end} bytes", path.display()));
+        return Err(SecretError::Length { what, path: named(), length: end });
     }
     Ok(Zeroizing::new(text[..end].to_vec()))
 }
@@ -197,5 +240,7 @@ mod tests {
         fs::remove_file(&path).unwrap();
         let error = source(&KekSource::PassphraseFile(path), &asking).unwrap_err();
         assert!(error.to_string().contains("cannot read the passphrase from"), "{error}");
+        let hint = crate::host::failed(&error).hint;
+        assert!(hint.contains("put the passphrase there"), "of no file that `credence init` makes: {hint}");
     }
 }
