@@ -230,7 +230,7 @@ impl Face {
                 StatusCode::FORBIDDEN,
                 "policy",
                 "refused by policy",
-                "a rule of this trust domain forbids it; asking again does not help",
+                "asking again does not help before what stands in the way is changed",
             ),
             CallError::Unavailable { .. } => face(
                 StatusCode::SERVICE_UNAVAILABLE,
