@@ -38,6 +38,7 @@ mod rest;
 mod resume;
 mod revocation;
 mod search;
+mod soft_hsm;
 mod thorough;
 mod tls;
 mod traffic;
@@ -76,6 +77,7 @@ pub use self::relay::{Fault, Relay};
 pub use self::rest::{Answer, Rest};
 pub use self::resume::{Resumer, Shook};
 pub use self::search::{Needle, Sighting, search};
+pub use self::soft_hsm::SoftHsm;
 pub use self::thorough::{is_full, not_run};
 pub use self::tls::{
     Identity, Outcome, Shown, connect, https, plaintext, probe, shakes_hands, strikes_tls12, try_http,

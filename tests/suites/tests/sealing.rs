@@ -17,8 +17,8 @@ use certs::{KeyKind, SecretKey, Timestamp};
 use fixtures::{TestAuthority, TestKey, TestKeyKind};
 use http::Method;
 use kit::{
-    Enrolment, Needle, Node, SDS, TestWorld, WorldOptions, eventually, generic_of, get, not_run, search,
-    secret_of, workspace,
+    Enrolment, Needle, Node, SDS, SoftHsm, TestWorld, WorldOptions, eventually, generic_of, get, not_run,
+    search, secret_of, workspace,
 };
 use proto::envoy::service::discovery::v3::DeltaDiscoveryResponse;
 use serde_json::{Value, json};
@@ -483,6 +483,123 @@ async fn forty_canaries_are_found_nowhere() {
         needles.len(),
         texts.len()
     );
+    world.start().await;
+    world.finish().await;
+}
+
+/// The section `secrets` that names one key on a token, and nothing else.
+fn on_token(module: &Path, token: &str, key: &str, pin: &Path) -> String {
+    format!(
+        "  slots:\n    - {{name: hsm, pkcs11: {{module: {module:?}, token: {token}, key: {key}, pin_file: {pin:?}}}}}\n"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_on_a_token_alone_opens_the_store_and_its_likely_mistakes_leave_nothing_behind() {
+    let Some(hsm) = SoftHsm::start() else { return };
+    let pin = || format!("{:020}", rand::random::<u64>());
+    let (right, wrong) = (pin(), pin());
+    for (name, text) in [("pin", right.as_str()), ("wrong-pin", &wrong), ("empty-pin", "")] {
+        fs::write(hsm.path(name), format!("{text}\n")).unwrap();
+    }
+    ["credence", "other"].iter().for_each(|label| hsm.make_token(label, &right));
+    let mut world = TestWorld::boot_in("token", WorldOptions::default(), hsm.environment()).await;
+    let alice = world.node("alice", &["alice"]).await;
+    set(&world, "db", &["alice"], b"a value that is long enough").await;
+    let on = |token: &str, key: &str| on_token(hsm.module(), token, key, &hsm.path("pin"));
+    let good = on("credence", "kek-1");
+    let module = |path: &str| on_token(Path::new(path), "credence", "kek-1", &hsm.path("pin"));
+    let with_pin = |file: &str| on_token(hsm.module(), "credence", "kek-1", &hsm.path(file));
+    let mistakes = [
+        ("wrong PIN", with_pin("wrong-pin"), "token credence: login failed", "pin_file"),
+        ("no PIN", with_pin("no-pin"), "cannot read the PIN", "put the PIN there"),
+        ("empty PIN", with_pin("empty-pin"), "has 0 bytes", "as one line"),
+        ("no such token", on("elsewhere", "kek-1"), "has no token elsewhere, it has ", "label"),
+        ("no module", module("/nonexistent.so"), "loading the module failed", "module"),
+        ("no such module", module("/etc/hostname"), "loading the module failed", "module"),
+    ];
+
+    // It is given a slot there; what does not work makes none.
+    let beside = |slot: &str| format!("  kek_file: credence.kek\n{slot}");
+    for (what, slot, words, _) in &mistakes {
+        configure(&world, &beside(slot));
+        let (code, out, errors) = world.run(&["kek", "add-slot", "hsm"]).await;
+        assert!(code != 0 && errors.contains(words), "{what}: {code} {out} {errors}");
+        let status = world.rest().get("/api/v1/kek").await;
+        assert_eq!(status["slots"].as_array().unwrap().len(), 1, "{what}: {status}");
+    }
+    // A key of the same label on another token, which is made there and left.
+    configure(&world, &beside(&on("other", "kek-1")));
+    world.command(&["kek", "add-slot", "hsm"]).await;
+    world.command(&["kek", "remove-slot", "hsm", "--yes"]).await;
+    configure(&world, &beside(&good));
+    world.command(&["kek", "add-slot", "hsm"]).await;
+    world.command(&["kek", "rotate", "root", "--yes"]).await;
+    configure(&world, &good);
+    world.command(&["kek", "remove-slot", "primary", "--yes"]).await;
+    fs::remove_file(world.sandbox().path("credence.kek")).unwrap();
+    let slots = world.rest().get("/api/v1/kek").await["slots"].clone();
+    let of = |name: &str| slots[0][name].as_str().unwrap().to_owned();
+    assert_eq!((of("name"), of("kind"), of("state")), ("hsm".into(), "pkcs11".into(), "opens".into()));
+    assert!(of("key_id").starts_with("kek-1#") && slots[1].is_null(), "{slots}");
+    let mut said = Vec::new();
+    // While it runs it needs no token, and says that there is none.
+    hsm.plug(false);
+    assert_eq!(served(&world, &alice, "secret://default/db").await, b"a value that is long enough");
+    let status = world.rest().get("/api/v1/kek").await;
+    assert_eq!(status["slots"][0]["state"], "fails", "{status}");
+    hsm.plug(true);
+    let process = world.sandbox().control_plane().unwrap();
+    said.push(fs::read(format!("/proc/{process}/cmdline")).unwrap());
+    world.terminate().await;
+
+    // The start, by that slot alone.
+    let data = world.sandbox().path("credence-data");
+    let before = bytes_of(&data);
+    let mut refused = async |what: &str, words: &str, hint: &str| {
+        let serve = tokio::process::Command::new(world.sandbox().program())
+            .args(["serve", "--dev", "--config", "credence.yaml"])
+            .envs(hsm.environment())
+            .current_dir(world.sandbox().path(""))
+            .kill_on_drop(true)
+            .output();
+        let ended = tokio::time::timeout(Duration::from_secs(60), serve).await.expect(what).unwrap();
+        let errors = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert_eq!(ended.status.code(), Some(1), "{what}: {errors}");
+        let advice = errors.split("credence: hint:").nth(1).unwrap_or_else(|| panic!("{what}: {errors}"));
+        assert!(errors.contains(words) && advice.contains(hint), "{what}: {errors}");
+        assert!(bytes_of(&data) == before, "{what}: something was written");
+        said.push([ended.stdout, ended.stderr].concat());
+    };
+    for (what, slot, words, hint) in &mistakes {
+        configure(&world, slot);
+        refused(what, words, hint).await;
+    }
+    configure(&world, &on("credence", "kek-2"));
+    refused("no such key", "token credence has no AES key kek-2", "bring back the token").await;
+    refused("none was made", "token credence has no AES key kek-2", "bring back the token").await;
+    configure(&world, &on("other", "kek-1"));
+    refused(
+        "the key of another token",
+        "kek-1 on token other is not the key of slot hsm",
+        "nothing was changed",
+    )
+    .await;
+    configure(&world, &good);
+    hsm.plug(false);
+    refused("the token is away", "has no token credence, it has none", "label of the token").await;
+    hsm.plug(true);
+    println!("token: {} starts refused", said.len() - 1);
+
+    world.start().await;
+    assert_eq!(served(&world, &alice, "secret://default/db").await, b"a value that is long enough");
+    set(&world, "db", &["alice"], b"another value, as long as that").await;
+    world.terminate().await;
+    let needles = [Needle::new("PIN", right.as_bytes()), Needle::new("wrong PIN", wrong.as_bytes())];
+    let texts: Vec<_> =
+        said.iter().map(|text| ("arguments, or what a start said", text.as_slice())).collect();
+    let found = search(&needles, &texts, &[&world.sandbox().path("")]);
+    assert!(found.is_empty(), "{found:#?}");
     world.start().await;
     world.finish().await;
 }
