@@ -98,6 +98,9 @@ pub trait Desk: Send + Sync {
     /// Is told that it failed, and when it is tried again.
     fn report(&self, trouble: &Trouble, again: Timestamp);
 
+    /// Is told what the server is waited for, whenever something happened: see [`Order::waits_for`].
+    fn waits(&self, _what: Option<&'static str>) {}
+
     /// Comes back when somebody has changed something, and it should be tried now.
     async fn hurried(&self) {
         std::future::pending().await
@@ -305,6 +308,10 @@ impl Client {
                     }
                     Action::Obtained(chain) => return Ok(chain),
                 }
+            }
+            // An answer that is looked at next says more.
+            if events.is_empty() {
+                desk.waits(order.waits_for());
             }
         }
     }

@@ -183,6 +183,24 @@ impl Order {
         self.work == Work::Done
     }
 
+    /// What the server is waited for, in a few words; `None` while something else is done, or is tried again later.
+    #[must_use]
+    pub fn waits_for(&self) -> Option<&'static str> {
+        match self.work {
+            Work::Waiting { next: Next::Authorizations, .. } => {
+                Some("the server looks whether the names are ours")
+            }
+            Work::Waiting { next: Next::Order, .. } => match self.furthest {
+                Some(OrderStatus::Processing) => Some("the server makes the certificate"),
+                _ => Some("the server has all that it asked for, and has not gone on yet"),
+            },
+            Work::Waiting { next: Next::Begin, .. }
+            | Work::Publishing { .. }
+            | Work::Asking(_)
+            | Work::Done => None,
+        }
+    }
+
     /// When [`Event::Tick`] is due.
     #[must_use]
     pub fn deadline(&self) -> Option<Timestamp> {

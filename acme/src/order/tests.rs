@@ -691,6 +691,32 @@ fn a_certificate_of_another_key_is_not_taken() {
 }
 
 #[test]
+fn it_says_what_the_server_is_waited_for_and_nothing_while_it_is_asked() {
+    let mut it = Table::new(None);
+    it.go_to_publishing();
+    assert_eq!(it.order.waits_for(), None);
+    it.check(2, Event::Published, &["challenge chall/a/http-01"], None);
+    it.check(2, is_told(), &["challenge chall/b/http-01"], None);
+    it.check(2, is_told(), &[], Some(3));
+    assert_eq!(it.order.waits_for(), Some("the server looks whether the names are ours"));
+    it.check(3, Event::Tick, &["authorization authz/a"], None);
+    assert_eq!(it.order.waits_for(), None);
+    it.check(3, is_authorization("a", AuthorizationStatus::Valid), &["authorization authz/b"], None);
+    it.check(3, is_authorization("b", AuthorizationStatus::Valid), &["order order/1"], None);
+    it.check(3, is_order(OrderStatus::Pending), &[], Some(5));
+    assert_eq!(it.order.waits_for(), Some("the server has all that it asked for, and has not gone on yet"));
+    it.check(5, Event::Tick, &["order order/1"], None);
+    it.check(5, is_order(OrderStatus::Ready), &["withdraw 2", "finalize finalize/1"], Some(65));
+    it.check(5, Event::Withdrawn, &["keep order/1"], None);
+    it.check(5, is_order(OrderStatus::Processing), &[], Some(6));
+    assert_eq!(it.order.waits_for(), Some("the server makes the certificate"));
+    // What failed is said elsewhere.
+    it.check(6, Event::Tick, &["order order/1"], None);
+    it.check(6, Event::Failed(lost()), &["keep order/1", "report lost 7"], Some(7));
+    assert_eq!(it.order.waits_for(), None);
+}
+
+#[test]
 fn an_order_that_does_not_move_is_told_and_looked_at_more_slowly() {
     let mut it = Table::new(None);
     it.go_to_ready();

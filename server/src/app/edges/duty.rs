@@ -46,6 +46,9 @@ const LOOK: Duration = Duration::from_millis(200);
 /// How long proxies have to take a challenge: a little less than an order waits, so that it is known who is late.
 const PATIENCE: Duration = Duration::from_secs(55);
 
+/// What is being done while an order waits for nobody but us.
+const ORDERING: &str = "ordering";
+
 /// When what an order that is over left published is withdrawn again, after that failed.
 const CLEAR_AGAIN: Duration = Duration::from_secs(3600);
 
@@ -294,7 +297,7 @@ impl Duty {
         let mut order =
             Order::new(wanted.clone(), saved, key.public().clone(), thumbprint, Vec::new(), clock.now());
         self.inputs.standing(&self.key, |standing| {
-            "ordering".clone_into(&mut standing.doing);
+            ORDERING.clone_into(&mut standing.doing);
             standing.next = order.failures().next();
             standing.failures = order.failures().total();
             standing.problem = order.failures().last().map(|last| told(&last.text, &last.hint));
@@ -587,7 +590,7 @@ impl Desk for EdgeDesk<'_> {
         let record = self.record.lock().await;
         self.duty.inputs.standing(&self.duty.key, |standing| "publishing".clone_into(&mut standing.doing));
         let published = self.duty.publish(&record, presented).await;
-        self.duty.inputs.standing(&self.duty.key, |standing| "ordering".clone_into(&mut standing.doing));
+        self.duty.inputs.standing(&self.duty.key, |standing| ORDERING.clone_into(&mut standing.doing));
         published
     }
 
@@ -602,6 +605,11 @@ impl Desk for EdgeDesk<'_> {
             standing.problem = Some(told(&trouble.to_string(), &trouble.hint()));
             standing.next = Some(again);
         });
+    }
+
+    fn waits(&self, what: Option<&'static str>) {
+        let doing = what.unwrap_or(ORDERING);
+        self.duty.inputs.standing(&self.duty.key, |standing| doing.clone_into(&mut standing.doing));
     }
 
     async fn hurried(&self) {
