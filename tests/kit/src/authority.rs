@@ -28,18 +28,7 @@ impl std::fmt::Debug for Keys {
 impl Keys {
     /// Reads them; nothing may have the store open.
     pub(crate) async fn read(domain: &str, data_dir: &Path, kek: &Path) -> Self {
-        // Between fork and exec a child of another test holds copies of our file locks.
-        let (store, _writer) = eventually("the store opens", async || {
-            let options = store::OpenOptions {
-                directory: data_dir.to_owned(),
-                keys: vec![store::KekSource::File(kek.to_owned()).into()],
-                anchor: None,
-                clock: Arc::new(SystemClock),
-                dev: true,
-            };
-            store::open(options).await
-        })
-        .await;
+        let (store, _writer) = open(data_dir, kek).await;
         let records = store.load().await.unwrap_or_else(|error| panic!("authorities: {error}"));
         let active = async |place: Place| {
             let found =
@@ -78,6 +67,22 @@ impl Keys {
     pub fn private(&self) -> Vec<(&'static str, Vec<u8>)> {
         vec![("root key", self.root.1.clone()), ("issuing key", self.issuing.1.clone())]
     }
+}
+
+/// The store of a data directory, which nothing may have open.
+pub(crate) async fn open(data_dir: &Path, kek: &Path) -> (store::Store, store::Writer) {
+    // Between fork and exec a child of another test holds copies of our file locks.
+    eventually("the store opens", async || {
+        let options = store::OpenOptions {
+            directory: data_dir.to_owned(),
+            keys: vec![store::KekSource::File(kek.to_owned()).into()],
+            anchor: None,
+            clock: Arc::new(SystemClock),
+            dev: true,
+        };
+        store::open(options).await
+    })
+    .await
 }
 
 /// The subject of a to-be-signed certificate, as it stands there: the sixth field, the version included.

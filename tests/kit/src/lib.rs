@@ -11,6 +11,7 @@
 
 #![expect(clippy::panic, reason = "a kit for tests tells what it saw by panicking")]
 
+mod account;
 mod authority;
 mod corp;
 mod documents;
@@ -51,6 +52,7 @@ pub use agent::envoy::Admin;
 pub use fleet;
 pub use server::{clock::SystemClock, config::Config};
 
+pub use self::account::KeptAccount;
 pub use self::authority::Keys;
 pub use self::corp::Corp;
 pub use self::documents::{back, endpoints, front};

@@ -178,6 +178,18 @@ impl TestWorld {
         killed.unwrap_or_else(|error| panic!("{error:#}"));
     }
 
+    /// SIGKILL, while commands that somebody has given are under way; [`TestWorld::kill`] clears away what is left.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn strike(&self) {
+        let process = self.sandbox().control_plane().and_then(|id| i32::try_from(id).ok());
+        let process = process.and_then(rustix::process::Pid::from_raw);
+        let process = process.unwrap_or_else(|| panic!("the control plane does not run"));
+        let killed = rustix::process::kill_process(process, rustix::process::Signal::KILL);
+        killed.unwrap_or_else(|error| panic!("the control plane cannot be killed: {error}"));
+    }
+
     /// SIGTERM, and waits for the end.
     ///
     /// # Panics
