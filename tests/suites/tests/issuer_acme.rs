@@ -4,18 +4,24 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
 use std::{
-    sync::{Arc, Mutex},
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
-use certs::{Clock, certificates_to_pem};
+use acme::{Client, Settings, Url};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use certs::{Clock, SoftwareSigner, certificates_to_pem};
 use fixtures::TestAuthority;
+use futures::future::join_all;
 use http::Response;
 use http_body_util::Full;
 use kit::{
     Asked, Challenges, Fault, Pebble, PebbleOptions, Relay, SystemClock, TestWorld, WorldOptions, within,
 };
+use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::Value;
+use tokio::{sync::watch, time::timeout};
 
 /// Until what was begun goes on by itself: at a start at once, and half a minute later where the server may be about
 /// to change a key.
@@ -337,6 +343,240 @@ async fn change_of_a_key_that_the_server_fails_at_ends_and_is_never_said_to_be_d
     assert!(code == 0 && out.contains("has another key"), "{code} {out} {words}");
     let changed = settles(&world).await;
     assert_eq!((&changed["acme"]["account"], &changed["problem"]), (&account, &Value::Null), "{changed:#}");
+    world.finish().await;
+}
+
+/// What becomes of one request on the way of a change, and of the flow with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Goes,
+    Loses,
+    LosesReply,
+    /// It is answered by this status instead.
+    Refuses(u16),
+    /// The server is killed before the request arrives.
+    Before,
+    /// The server is killed after it was carried out, and before the answer arrives.
+    After,
+}
+
+const DIRECTORY: &str = "/dir";
+const NONCE: &str = "/nonce-plz";
+const ACCOUNT: &str = "/sign-me-up";
+const CHANGE: &str = "/rollover-account-key";
+
+/// A moment at which the server is killed: what becomes of each request of the flow until then.
+type Moment = &'static [(&'static str, Way)];
+
+/// Those that differ most come first.
+const MOMENTS: [Moment; 20] = [
+    &[(CHANGE, Way::Before)],
+    &[(CHANGE, Way::After)],
+    &[(CHANGE, Way::Goes), (ACCOUNT, Way::Before)],
+    &[(CHANGE, Way::Goes), (ACCOUNT, Way::After)],
+    &[(CHANGE, Way::Loses), (ACCOUNT, Way::Goes), (ACCOUNT, Way::After)],
+    &[(CHANGE, Way::LosesReply), (ACCOUNT, Way::After)],
+    &[(CHANGE, Way::Refuses(400)), (ACCOUNT, Way::Before)],
+    &[(DIRECTORY, Way::Before)],
+    &[(DIRECTORY, Way::After)],
+    &[(NONCE, Way::Before)],
+    &[(NONCE, Way::After)],
+    &[(CHANGE, Way::Loses), (ACCOUNT, Way::Before)],
+    &[(CHANGE, Way::Loses), (ACCOUNT, Way::After)],
+    &[(CHANGE, Way::Loses), (ACCOUNT, Way::Goes), (ACCOUNT, Way::Before)],
+    &[(CHANGE, Way::LosesReply), (ACCOUNT, Way::Before)],
+    &[(CHANGE, Way::Refuses(503)), (ACCOUNT, Way::Before)],
+    &[(CHANGE, Way::Refuses(503)), (ACCOUNT, Way::Goes), (ACCOUNT, Way::After)],
+    &[(CHANGE, Way::Refuses(400)), (ACCOUNT, Way::Goes), (ACCOUNT, Way::After)],
+    &[(CHANGE, Way::Goes), (ACCOUNT, Way::Loses), (ACCOUNT, Way::Before)],
+    &[(CHANGE, Way::Goes), (ACCOUNT, Way::LosesReply), (ACCOUNT, Way::After)],
+];
+
+/// What one account was asked with.
+#[derive(Debug, Default)]
+struct Flow {
+    left: VecDeque<(&'static str, Way)>,
+    /// The public key by which the account was asked for last.
+    asked_by: Value,
+    /// Keys that it was to get, the last one last, and whether the server was asked to change it.
+    offered: Vec<Value>,
+    is_carried_out: bool,
+}
+
+/// A part of a signed request.
+fn part(jws: &Value, name: &str) -> Value {
+    let octets = URL_SAFE_NO_PAD.decode(jws[name].as_str().unwrap_or_default()).unwrap();
+    serde_json::from_slice(&octets).unwrap_or_default()
+}
+
+impl Flow {
+    fn judge(&mut self, asked: &Asked) -> Fault {
+        let path = asked.path.as_str();
+        let jws: Value = serde_json::from_slice(&asked.body).unwrap_or_default();
+        match path {
+            ACCOUNT => self.asked_by = part(&jws, "protected")["jwk"].clone(),
+            CHANGE => self.offered.push(part(&part(&jws, "payload"), "protected")["jwk"].clone()),
+            _ => {}
+        }
+        let is_next = self.left.front().is_some_and(|(next, _)| *next == path);
+        let way = if is_next { self.left.pop_front().unwrap().1 } else { Way::Goes };
+        if path == CHANGE && matches!(way, Way::Goes | Way::LosesReply | Way::After) {
+            self.is_carried_out = true;
+        }
+        match way {
+            Way::Goes => Fault::None,
+            Way::Loses => Fault::LoseRequest,
+            Way::LosesReply => Fault::LoseReply,
+            Way::Refuses(status) => {
+                let body = r#"{"type":"urn:ietf:params:acme:error:malformed","detail":"no"}"#;
+                let body = if status < 500 { Full::from(body) } else { Full::default() };
+                Fault::Answer(Response::builder().status(status).body(body).unwrap())
+            }
+            Way::Before => Fault::HoldRequest,
+            Way::After => Fault::HoldReply,
+        }
+    }
+}
+
+/// An account before a proxy of its own.
+struct Killed {
+    name: String,
+    relay: Relay,
+    flow: Arc<Mutex<Flow>>,
+}
+
+impl Killed {
+    async fn start(number: usize, pebble: &Pebble, seen: &watch::Sender<usize>) -> Self {
+        let flow = Arc::new(Mutex::new(Flow::default()));
+        let (judged, seen) = (Arc::clone(&flow), seen.clone());
+        let relay = Relay::start(&pebble.identity(), pebble.address(), move |asked: &Asked| {
+            seen.send_modify(|seen| *seen += 1);
+            judged.lock().unwrap().judge(asked)
+        })
+        .await;
+        Self { name: format!("le-{number}"), relay, flow }
+    }
+
+    fn flow(&self) -> MutexGuard<'_, Flow> {
+        self.flow.lock().unwrap()
+    }
+
+    /// Waits until it is known which key the account has, and tries it: the key that the store has now.
+    async fn key(&self, world: &TestWorld) -> (Value, Value) {
+        let settled = within(LONG, &format!("{} is settled", self.name), async || {
+            let all = world.rest().get("/api/v1/issuers").await;
+            let of_it = |one: &&Value| one["name"] == self.name.as_str();
+            match all["items"].as_array().into_iter().flatten().find(of_it) {
+                Some(one) if one["state"] == "ready" => Ok(one.clone()),
+                other => Err(other.cloned()),
+            }
+        })
+        .await;
+        let (code, out, words) = world.run(&["issuer", "test", &self.name]).await;
+        assert!(code == 0 && out.contains("is found by its key"), "{}: {out} {words}", self.name);
+        (self.flow().asked_by.clone(), settled)
+    }
+
+    async fn change(&self, world: &TestWorld) -> i32 {
+        world.run(&["issuer", "credentials", &self.name, "--new-account-key"]).await.0
+    }
+
+    /// How often it was said that its key was changed, and that it was not.
+    fn said(&self, rows: &[Value]) -> [usize; 2] {
+        ["key-changed", "key-not-changed"].map(|step| {
+            let is_it = |row: &&Value| row["object"] == self.name.as_str() && row["details"]["step"] == step;
+            rows.iter().filter(is_it).count()
+        })
+    }
+}
+
+/// An account at each moment, all of them killed at once: first where the proxies hold each of them, and in a full run
+/// then at moments that are drawn.
+#[tokio::test(flavor = "multi_thread")]
+async fn change_of_a_key_is_killed_at_each_step_and_one_key_opens_the_account_and_is_kept() {
+    // A store takes sixteen issuers.
+    let (accounts, rounds, draws) = if kit::is_full() { (10, 2, 5) } else { (8, 1, 0) };
+    let seed = rand::random::<u64>();
+    let mut random = StdRng::seed_from_u64(seed);
+    let challenges = Challenges::start().await;
+    let Some(pebble) = Pebble::start(&options(false), &challenges).await else { return };
+    let seen = watch::Sender::new(0_usize);
+    let mut all = Vec::new();
+    for number in 0..accounts {
+        all.push(Killed::start(number, &pebble, &seen).await);
+    }
+    let mut world = TestWorld::boot("issuer-acme-kills", WorldOptions::default()).await;
+    let made = join_all(all.iter().map(async |one| {
+        let mut wanted = add(&pebble.directory_at(one.relay.address()), &pebble, &UNBOUND);
+        wanted[3].clone_from(&one.name);
+        let (code, out, words) = run(&world, &wanted).await;
+        assert_eq!(code, 0, "{}: {out} {words}", one.name);
+        one.flow().asked_by.clone()
+    }))
+    .await;
+    let mut keys = made;
+    let mut said = vec![[0, 0]; accounts];
+    for round in 0..rounds + draws {
+        let moments = MOMENTS.chunks(accounts).nth(round).filter(|_| round < rounds).unwrap_or_default();
+        // One that has asked for nothing yet reads the directory first.
+        restart(&mut world).await;
+        for (index, one) in all.iter().enumerate() {
+            let left = moments.get(index).into_iter().copied().flatten().copied().collect();
+            *one.flow() = Flow { left, ..Flow::default() };
+        }
+        let count = *seen.borrow() + random.random_range(1..accounts * 4);
+        let changes = join_all(all.iter().map(|one| one.change(&world)));
+        let reached = async {
+            if moments.is_empty() {
+                let _ = timeout(LONG, seen.subscribe().wait_for(|seen| *seen >= count)).await;
+            } else {
+                within(LONG, "each of them is held", async || {
+                    let held: Vec<usize> = all.iter().map(|one| one.relay.held()).collect();
+                    if held.iter().all(|held| *held == round + 1) { Ok(()) } else { Err(held) }
+                })
+                .await;
+            }
+            world.strike();
+        };
+        let (codes, ()) = tokio::join!(changes, reached);
+        for one in &all {
+            one.flow().left.clear();
+        }
+        restart(&mut world).await;
+        let settled = join_all(all.iter().map(|one| one.key(&world))).await;
+        let rows = world.audit().await;
+        for (index, ((key, shown), code)) in settled.into_iter().zip(codes).enumerate() {
+            let (one, before) = (&all[index], &keys[index]);
+            let what = format!("seed {seed}, round {round}, {:?}, {shown:#}", moments.get(index));
+            let is_carried_out = one.flow().is_carried_out;
+            let is_changed = key != *before;
+            assert!(!is_changed || one.flow().offered.contains(&key), "a key that nobody offered: {what}");
+            if !moments.is_empty() {
+                assert_eq!(is_changed, is_carried_out, "{what}");
+                assert_ne!(code, 0, "it is said to be done: {what}");
+            }
+            assert!(code != 0 || is_changed, "it is said to be done, and is not: {what}");
+            let [changed, unchanged] = one.said(&rows);
+            let more = [changed - said[index][0], unchanged - said[index][1]];
+            assert_eq!(more[0], usize::from(is_changed), "{what}");
+            assert!(more[1] <= usize::from(!is_changed), "{what}");
+            assert!(shown["acme"]["account"].is_string(), "{what}");
+            (keys[index], said[index]) = (key, [changed, unchanged]);
+        }
+    }
+    world.kill().await;
+    for kept in world.accounts().await {
+        assert!(!kept.is_changing_key, "{}", kept.name);
+        let one = all.iter().find(|one| one.name == kept.name).unwrap();
+        let url = Url::parse(&pebble.directory_at(one.relay.address())).unwrap();
+        let client = Client::new(&Settings::new(url, pebble.ca_file()), Arc::new(SystemClock));
+        let found = client.find(&SoftwareSigner::try_new(&kept.key).unwrap()).await.unwrap();
+        assert_eq!(found.map(|found| found.url.to_string()), kept.url, "{}", kept.name);
+    }
+    let (held, drawn) = (rounds * accounts, draws * accounts);
+    println!(
+        "changes of a key killed at {held} moments that differ and {drawn} that were drawn, seed {seed}"
+    );
     world.finish().await;
 }
 
