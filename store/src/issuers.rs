@@ -76,6 +76,7 @@ impl Change for Put {
         if ACME.version(tx, &tenant, &id).await?.is_some() {
             return Err(Fault::Refused(StoreError::Exists { what: VAULTS.what, name: id }));
         }
+        must_exist(tx, issuer.fallback.as_ref()).await?;
         let header = Header {
             vault: issuer.vault,
             anchor: hex::encode(issuer.anchor.der()),
@@ -99,9 +100,23 @@ impl Change for Put {
     }
 }
 
-/// Whether there is an issuer of that name that signs certificates.
-pub(crate) async fn exists(tx: &mut Tx<'_>, name: &IssuerName) -> Result<bool, sqlx::Error> {
-    Ok(VAULTS.version(tx, &tenant(), name.as_str()).await?.is_some())
+/// An issuer that was removed meanwhile is named by nobody.
+pub(crate) async fn must_exist(tx: &mut Tx<'_>, named: Option<&IssuerName>) -> Result<(), Fault<StoreError>> {
+    let Some(name) = named.filter(|name| !name.is_builtin()) else { return Ok(()) };
+    if VAULTS.version(tx, &tenant(), name.as_str()).await?.is_none() {
+        return Err(Fault::Refused(StoreError::NotFound { what: VAULTS.what, name: name.to_string() }));
+    }
+    Ok(())
+}
+
+/// In whose place it signs while that one rests, if in somebody's.
+async fn place_of(tx: &mut Tx<'_>, name: &IssuerName) -> Result<Option<String>, sqlx::Error> {
+    let headers = VAULTS.headers(tx, &tenant()).await?;
+    let names_it = |header: &[u8]| {
+        let header: Option<Header> = serde_json::from_slice(header).ok();
+        header.is_some_and(|header| header.fallback.as_ref() == Some(name))
+    };
+    Ok(headers.into_iter().find(|(_, header)| names_it(header)).map(|(id, _)| id))
 }
 
 struct Remove(IssuerName, Event);
@@ -113,7 +128,8 @@ impl Change for Remove {
 
     async fn carry_out(self, tx: &mut Tx<'_>) -> Result<(), Fault<StoreError>> {
         let (tenant, id) = (tenant(), self.0.to_string());
-        if let Some(why) = crate::leaves::use_of(tx, &id).await? {
+        let in_place = place_of(tx, &self.0).await?.map(|other| format!("it signs in the place of {other}"));
+        if let Some(why) = crate::leaves::use_of(tx, &id).await?.or(in_place) {
             return Err(Fault::Refused(StoreError::InUse { what: "issuer", name: id, why }));
         }
         VAULTS.remove(tx, &tenant, &id, self.1).await

@@ -59,6 +59,32 @@ impl Shelf {
         found.map(|row| unsigned(&row, "version")).transpose()
     }
 
+    /// What stands in each of a tenant's before its secret, by name. One that does not open is left out.
+    pub(crate) async fn headers(
+        &self,
+        tx: &mut Tx<'_>,
+        tenant: &str,
+    ) -> Result<Vec<(String, Vec<u8>)>, sqlx::Error> {
+        let rows = sqlx::query(
+            "SELECT id, version, record FROM sealed WHERE tenant = ? AND class = ? AND kind = ? ORDER BY id",
+        )
+        .bind(tenant)
+        .bind(self.class.word())
+        .bind(self.kind)
+        .fetch_all(tx.sql())
+        .await?;
+        let keyring = tx.keyring();
+        let mut headers = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let (id, record): (String, Vec<u8>) = (row.try_get("id")?, row.try_get("record")?);
+            let name = RowName { version: unsigned(row, "version")?, ..self.row(tenant, &id) };
+            if let Ok((header, _)) = keyring.open_secret_bytes(self.class, &name, &record) {
+                headers.push((id, header.to_vec()));
+            }
+        }
+        Ok(headers)
+    }
+
     /// Insists on the version that the author had seen, 0 for "must not exist", none for "whatever there is"; and that
     /// there is room for one more.
     pub(crate) async fn expect(

@@ -11,6 +11,7 @@ use sqlx::{Row, sqlite::SqliteRow};
 
 use crate::{
     Store, Topic,
+    issuers::must_exist,
     keyring::{Class, RowName},
     row::{bytes32, decode, from_json, from_word, json, optional_time, parsed, time, unsigned, word},
     sealed::SealedError,
@@ -39,7 +40,7 @@ impl Change for Enroll {
 
     async fn carry_out(self, tx: &mut Tx<'_>) -> Result<(), Fault<StoreError>> {
         let Self { binding, token, replace, event } = self;
-        named_issuer(tx, binding.issuer.as_ref()).await?;
+        must_exist(tx, binding.issuer.as_ref()).await?;
         if replace {
             drop_binding(tx, &binding.node, event.at).await?;
         }
@@ -140,7 +141,7 @@ impl Change for SetIssuer {
 
     async fn carry_out(self, tx: &mut Tx<'_>) -> Result<(), Fault<StoreError>> {
         let Self { node, issuer, event } = self;
-        named_issuer(tx, issuer.as_ref()).await?;
+        must_exist(tx, issuer.as_ref()).await?;
         let changed = sqlx::query("UPDATE bindings SET issuer = ? WHERE node = ?")
             .bind(issuer.as_ref().map(IssuerName::as_str))
             .bind(node.as_str())
@@ -153,15 +154,6 @@ impl Change for SetIssuer {
         tx.touch(Topic::Bindings);
         Ok(())
     }
-}
-
-/// An issuer that was removed meanwhile is named by nobody.
-async fn named_issuer(tx: &mut Tx<'_>, issuer: Option<&IssuerName>) -> Result<(), Fault<StoreError>> {
-    let Some(name) = issuer.filter(|name| !name.is_builtin()) else { return Ok(()) };
-    if !crate::issuers::exists(tx, name).await? {
-        return Err(Fault::Refused(StoreError::NotFound { what: "issuer", name: name.to_string() }));
-    }
-    Ok(())
 }
 
 struct RevokeToken {

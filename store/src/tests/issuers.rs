@@ -170,6 +170,33 @@ async fn issuer_of_whom_leaves_are_or_are_to_be_is_not_removed() {
 }
 
 #[tokio::test]
+async fn issuer_that_signs_in_the_place_of_another_is_not_removed_and_one_that_is_gone_takes_nobodys_place() {
+    let world = World::new().await;
+    let of = |name: &str, fallback: Option<&str>| {
+        let mut kept = kept(name, "x");
+        kept.issuer.fallback = fallback.map(|text| IssuerName::parse(text).unwrap());
+        kept
+    };
+    let remove = async |name: &str| {
+        let (name, event) = (IssuerName::parse(name).unwrap(), event(Action::IssuerRemove, name));
+        world.store.remove_issuer(&name, event).await
+    };
+    let gone = put(&world.store, of("corp", Some("lab")), 0).await.unwrap_err();
+    assert_eq!(gone.to_string(), "issuer lab does not exist");
+    put(&world.store, of("lab", None), 0).await.unwrap();
+    put(&world.store, of("corp", Some("lab")), 0).await.unwrap();
+    let refused = remove("lab").await.unwrap_err();
+    assert_eq!(refused.to_string(), "issuer lab is in use: it signs in the place of corp");
+    // One whose record does not open signs nothing, so that nobody stands in for it.
+    let mut connection = meddle(&world.place).await;
+    sqlx::query("UPDATE sealed SET record = x'00' WHERE id = 'corp'").execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+    remove("lab").await.unwrap();
+    remove("corp").await.unwrap();
+    put(&world.store, of("corp", None), 0).await.unwrap();
+}
+
+#[tokio::test]
 async fn whoever_signed_leaves_before_there_was_a_default_is_the_default() {
     for (rows, expected) in [
         (&[][..], (IssuerName::BUILTIN, None)),
