@@ -33,16 +33,19 @@ impl Calls {
     /// When a name is not valid, an identity is foreign or reserved, or the node is enrolled already.
     pub async fn enroll(&self, caller: &Caller, wanted: wire::Enroll) -> Result<wire::Enrolled, CallError> {
         let now = self.clock.now();
-        let binding = self.binding(caller, &wanted).await?;
+        let mut binding = self.binding(caller, &wanted).await?;
         let ttl = wanted.ttl_secs.map_or(DEFAULT_TTL, Duration::from_secs);
         if ttl.is_zero() || ttl > MAX_TTL {
             let why = format!("{} is not between 1s and {}", format_duration(ttl), format_duration(MAX_TTL));
             return Err(CallError::Parameter { what: "ttl_secs", why });
         }
-        let known = self.configs.bindings().get(&binding.node).is_some();
-        if known && !wanted.replace {
+        let known = self.configs.bindings().get(&binding.node).cloned();
+        if known.is_some() && !wanted.replace {
             return Err(CallError::Exists { what: "node", name: binding.node.to_string() });
         }
+        // Who signs for a node is not changed in passing: `proxy issuer` does that.
+        let known = known.filter(|known| known.tenant == binding.tenant);
+        binding.issuer = binding.issuer.or(known.and_then(|known| known.issuer));
         let expires = now + ttl;
         let mut token = None;
         if !wanted.dry_run {

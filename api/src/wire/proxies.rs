@@ -20,7 +20,8 @@ pub struct Enroll {
     /// The workload identities it speaks for, the first being its default; absent: `spiffe://TD/NAMESPACE/NODE`.
     #[serde(default)]
     pub identities: Vec<String>,
-    /// The issuer that signs the leaves of these identities for this node; absent: whoever does by default.
+    /// The issuer that signs the leaves of these identities for this node; absent: whoever does by default, or with
+    /// `replace` the one that the binding of now names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub issuer: Option<String>,
     /// How long the join token is good, in seconds; 600 if absent, at most 86400.

@@ -50,7 +50,7 @@ pub struct EnrollArgs {
     /// A workload identity it speaks for, the first being its default; default: spiffe://TD/NAMESPACE/NODE
     #[arg(long = "identity", value_name = "ID")]
     pub identities: Vec<String>,
-    /// The issuer that signs their leaves [default: whoever does by default]
+    /// The issuer that signs their leaves [default: whoever does by default; with --replace the one that is named now]
     #[arg(long, value_name = "NAME")]
     pub issuer: Option<String>,
     /// How long the join token is good, such as 10m, at most 24h

@@ -61,7 +61,8 @@ async fn enroll(args: &EnrollArgs) -> Result<Exit, Failure> {
         output::show(args.change.output, &enrolled, |_| String::new())?;
         return Ok(Exit::Ok);
     }
-    let identities = enrolled.proxy.identities.join(", ");
+    let signs = enrolled.proxy.issuer.as_ref().map(|issuer| format!("; {issuer} signs their leaves"));
+    let identities = enrolled.proxy.identities.join(", ") + &signs.unwrap_or_default();
     let (node, namespace) = (&enrolled.proxy.node_id, &enrolled.proxy.namespace);
     let Some(token) = &enrolled.token else {
         say(&format!("would enrol {node} in namespace {namespace}, speaking for {identities}"));

@@ -316,6 +316,10 @@ async fn binding_names_an_issuer_of_leaves_and_that_stays_while_it_does() {
     let enrolled = world.json("POST", "/api/v1/proxies", json!({"node": "web-1", "issuer": "corp"})).await;
     assert_eq!(enrolled.body["proxy"]["issuer"], "corp", "{}", enrolled.body);
     assert_eq!(world.get("/api/v1/issuers/corp").await.body["named_by"], 1);
+    // Another binding in its place names the same one, unless it says otherwise.
+    let replace = json!({"node": "web-1", "identities": ["spiffe://td.example/web"], "replace": true});
+    let replaced = world.json("POST", "/api/v1/proxies", replace).await;
+    assert_eq!(replaced.body["proxy"]["issuer"], "corp", "{}", replaced.body);
     let remove = async || world.call("DELETE", "/api/v1/issuers/corp", "", "").await;
     let refused = remove().await;
     assert!(refused.body["detail"].as_str().unwrap().contains("binding of web-1"), "{}", refused.body);
