@@ -68,7 +68,7 @@ impl Change for Put {
     }
 }
 
-struct Remove(IssuerName, u64, Event);
+struct Remove(IssuerName, Option<u64>, Event);
 
 #[async_trait]
 impl Change for Remove {
@@ -77,7 +77,7 @@ impl Change for Remove {
 
     async fn carry_out(self, tx: &mut Tx<'_>) -> Result<(), Fault<StoreError>> {
         let (tenant, id) = (tenant(), self.0.to_string());
-        ACME.expect(tx, &tenant, &id, Some(self.1)).await?;
+        ACME.expect(tx, &tenant, &id, self.1).await?;
         ACME.remove(tx, &tenant, &id, self.2).await
     }
 }
@@ -104,6 +104,10 @@ impl AcmeStore for Store {
         self.kept(&ACME, ACME.most, read).await
     }
 
+    async fn has_acme_issuer(&self, name: &IssuerName) -> Result<bool, StoreError> {
+        self.has(&ACME, &tenant(), name.as_str()).await
+    }
+
     async fn put_acme_issuer(&self, kept: KeptAcme, expected: u64, event: Event) -> Result<u64, StoreError> {
         self.write(Put { kept, expected, event }).await
     }
@@ -111,7 +115,7 @@ impl AcmeStore for Store {
     async fn remove_acme_issuer(
         &self,
         name: &IssuerName,
-        expected: u64,
+        expected: Option<u64>,
         event: Event,
     ) -> Result<(), StoreError> {
         self.write(Remove(name.clone(), expected, event)).await

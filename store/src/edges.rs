@@ -157,6 +157,10 @@ impl EdgeStore for Store {
         self.kept(&SHELF, 100 * MAX_EDGES as u64, read).await
     }
 
+    async fn has_edge(&self, tenant: &Tenant, name: &EdgeName) -> Result<bool, StoreError> {
+        self.has(&SHELF, tenant.as_str(), name.as_str()).await
+    }
+
     async fn put_edge(&self, kept: KeptEdge, expected: u64, event: Event) -> Result<u64, StoreError> {
         self.write(Put { kept, expected, event }).await
     }

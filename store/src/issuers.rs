@@ -179,6 +179,10 @@ impl IssuerStore for Store {
         self.kept(&VAULTS, VAULTS.most, read).await
     }
 
+    async fn has_issuer(&self, name: &IssuerName) -> Result<bool, StoreError> {
+        self.has(&VAULTS, &tenant(), name.as_str()).await
+    }
+
     async fn put_issuer(&self, kept: KeptIssuer, expected: u64, event: Event) -> Result<u64, StoreError> {
         self.write(Put { kept, expected, event }).await
     }

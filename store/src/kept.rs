@@ -161,6 +161,21 @@ impl Shelf {
 }
 
 impl Store {
+    /// Whether there is one of that name, be it that it does not open.
+    pub(crate) async fn has(&self, shelf: &Shelf, tenant: &str, id: &str) -> Result<bool, StoreError> {
+        let unavailable = |error: sqlx::Error| StoreError::unavailable(error.to_string());
+        let found =
+            sqlx::query("SELECT 1 FROM sealed WHERE tenant = ? AND class = ? AND kind = ? AND id = ?")
+                .bind(tenant)
+                .bind(shelf.class.word())
+                .bind(shelf.kind)
+                .bind(id)
+                .fetch_optional(&mut *self.read().await.map_err(unavailable)?)
+                .await
+                .map_err(unavailable)?;
+        Ok(found.is_some())
+    }
+
     /// All of them that open, by tenant and name, at most `most` of all tenants. One that is damaged is left out and
     /// logged; the others are read.
     pub(crate) async fn kept<T>(

@@ -153,7 +153,7 @@ impl Calls {
         if !dry_run {
             let mut event = caller.event(self.clock.now(), Action::IssuerRemove, name.as_str());
             reason.clone_into(&mut event.reason);
-            self.acme_store.remove_acme_issuer(&name, kept.issuer.version, event).await?;
+            self.acme_store.remove_acme_issuer(&name, Some(kept.issuer.version), event).await?;
         }
         let word = if dry_run { "would remove" } else { "removed" };
         let summary =

@@ -112,7 +112,8 @@ impl Calls {
     /// Wants no certificate any more; its record and keys are destroyed.
     ///
     /// # Errors
-    /// When there is none of that name, or a listener shows it: a proxy that has it would be left without.
+    /// When there is none of that name, or a listener shows it: a proxy that has it would be left without. Nobody has one
+    /// whose record does not open, and one of that name can be added anew.
     pub async fn remove_edge(
         &self,
         caller: &Caller,
@@ -120,15 +121,26 @@ impl Calls {
         reason: &str,
         dry_run: bool,
     ) -> Result<wire::Done, CallError> {
-        let edge = self.find_edge(caller, name).await?.edge;
-        self.refuse_while_shown(&edge).await?;
+        let (edge, what) = match self.find_edge(caller, name).await {
+            Ok(found) => {
+                self.refuse_while_shown(&found.edge).await?;
+                (found.edge.name, "its certificate and its keys")
+            }
+            Err(missing @ CallError::NotFound { .. }) => match EdgeName::parse(name) {
+                Ok(name) if self.edges.has_edge(&caller.tenant, &name).await? => {
+                    (name, "whose record does not open")
+                }
+                _ => return Err(missing),
+            },
+            Err(other) => return Err(other),
+        };
         if !dry_run {
             let mut event = caller.event(self.clock.now(), Action::EdgeRemove, name);
             reason.clone_into(&mut event.reason);
-            self.edges.remove_edge(&edge.tenant, &edge.name, event).await?;
+            self.edges.remove_edge(&caller.tenant, &edge, event).await?;
         }
         let word = if dry_run { "would remove" } else { "removed" };
-        Ok(wire::Done { dry_run, summary: format!("{word} edge {name}, its certificate and its keys") })
+        Ok(wire::Done { dry_run, summary: format!("{word} edge {edge}, {what}") })
     }
 
     /// Has one obtained or renewed now, as far as the server lets us.

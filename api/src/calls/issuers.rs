@@ -250,7 +250,8 @@ impl Calls {
     /// Removes an issuer and destroys its credentials.
     ///
     /// # Errors
-    /// When there is none of that name, or an authority of it is in use.
+    /// When there is none of that name, or an authority of it is in use. Of one whose record does not open nobody can say
+    /// whose authority it signed: that stays as it is.
     pub async fn remove_issuer(
         &self,
         caller: &Caller,
@@ -261,7 +262,13 @@ impl Calls {
         if let Some(kept) = self.find_acme(name).await? {
             return self.remove_acme(caller, kept, reason, dry_run).await;
         }
-        let issuer = self.find_issuer(name).await?.issuer;
+        let issuer = match self.find_issuer(name).await {
+            Ok(found) => found.issuer,
+            Err(missing @ CallError::NotFound { .. }) => {
+                return self.remove_damaged_issuer(caller, name, missing, reason, dry_run).await;
+            }
+            Err(other) => return Err(other),
+        };
         if issuer.vault.role.is_some() {
             self.refuse_while_leaves(&issuer).await?;
             self.refuse_while_named(&issuer.name).await?;
@@ -285,6 +292,40 @@ impl Calls {
         }
         let word = if dry_run { "would remove" } else { "removed" };
         Ok(wire::Done { dry_run, summary: format!("{word} issuer {name} and its credentials") })
+    }
+
+    /// One whose record does not open, so that it is in no list and can be asked for nothing.
+    async fn remove_damaged_issuer(
+        &self,
+        caller: &Caller,
+        name: &str,
+        missing: CallError,
+        reason: &str,
+        dry_run: bool,
+    ) -> Result<wire::Done, CallError> {
+        let Ok(name) = IssuerName::parse(name) else { return Err(missing) };
+        let is_acme = self.acme_store.has_acme_issuer(&name).await?;
+        if is_acme {
+            self.refuse_while_edges_need(&name).await?;
+        } else if self.issuers.has_issuer(&name).await? {
+            if self.upstreams.standing(&name).leaves.is_some() {
+                let why = "has a root in the bundle of workloads: migrate to another issuer, and wait for its leaves";
+                return Err(CallError::Conflict { what: "issuer", name: name.to_string(), why: why.into() });
+            }
+            self.refuse_while_named(&name).await?;
+        } else {
+            return Err(missing);
+        }
+        if !dry_run {
+            let mut event = caller.event(self.clock.now(), Action::IssuerRemove, name.as_str());
+            reason.clone_into(&mut event.reason);
+            match is_acme {
+                true => self.acme_store.remove_acme_issuer(&name, None, event).await?,
+                false => self.issuers.remove_issuer(&name, event).await?,
+            }
+        }
+        let word = if dry_run { "would remove" } else { "removed" };
+        Ok(wire::Done { dry_run, summary: format!("{word} issuer {name}, whose record does not open") })
     }
 
     /// Whoever has a leaf of it must be believed until that has ended.

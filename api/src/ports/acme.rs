@@ -87,15 +87,19 @@ pub trait AcmeStore: Send + Sync {
     /// All of them, by name. One that does not open is left out and logged.
     async fn acme_issuers(&self) -> Result<Vec<KeptAcme>, StoreError>;
 
+    /// Whether there is one of that name, be it that it does not open.
+    async fn has_acme_issuer(&self, name: &IssuerName) -> Result<bool, StoreError>;
+
     /// Writes one and answers its version. `expected` is the version that the author had seen: 0 for "must not exist",
     /// as an issuer of any kind.
     async fn put_acme_issuer(&self, kept: KeptAcme, expected: u64, event: Event) -> Result<u64, StoreError>;
 
-    /// Removes one of the version that the author had seen; its record, and the keys in it, are destroyed.
+    /// Removes one of the version that the author had seen, or whatever there is; its record, and the keys in it, are
+    /// destroyed.
     async fn remove_acme_issuer(
         &self,
         name: &IssuerName,
-        expected: u64,
+        expected: Option<u64>,
         event: Event,
     ) -> Result<(), StoreError>;
 }

@@ -159,9 +159,12 @@ pub trait EdgeStore: Send + Sync {
     /// All of them, by tenant and name. One that does not open is left out and logged.
     async fn edges(&self) -> Result<Vec<KeptEdge>, StoreError>;
 
+    /// Whether there is one of that name, be it that it does not open.
+    async fn has_edge(&self, tenant: &Tenant, name: &EdgeName) -> Result<bool, StoreError>;
+
     /// Writes one and answers its version. `expected` is the version that the author had seen: 0 for "must not exist".
     async fn put_edge(&self, edge: KeptEdge, expected: u64, event: Event) -> Result<u64, StoreError>;
 
-    /// Removes one; its record is destroyed.
+    /// Removes one, be it that it does not open; its record is destroyed.
     async fn remove_edge(&self, tenant: &Tenant, name: &EdgeName, event: Event) -> Result<(), StoreError>;
 }

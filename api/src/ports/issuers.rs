@@ -200,10 +200,13 @@ pub trait IssuerStore: Send + Sync {
     /// All of them, by name. One that does not open is left out and logged.
     async fn issuers(&self) -> Result<Vec<KeptIssuer>, StoreError>;
 
+    /// Whether there is one of that name, be it that it does not open.
+    async fn has_issuer(&self, name: &IssuerName) -> Result<bool, StoreError>;
+
     /// Writes one and answers its version. `expected` is the version that the author had seen: 0 for "must not exist".
     async fn put_issuer(&self, issuer: KeptIssuer, expected: u64, event: Event) -> Result<u64, StoreError>;
 
-    /// Removes one; its record is destroyed. Refused while its leaves may be in use, or are to be: by default, or
-    /// because a binding names it.
+    /// Removes one, be it that it does not open; its record is destroyed. Refused while its leaves may be in use, or are
+    /// to be: by default, because a binding names it, or in the place of another.
     async fn remove_issuer(&self, name: &IssuerName, event: Event) -> Result<(), StoreError>;
 }

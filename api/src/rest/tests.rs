@@ -79,6 +79,8 @@ struct World {
     vault: crate::testing::StillVault,
     acme: crate::testing::StillAcme,
     edges: crate::testing::StillEdges,
+    kept_issuers: Arc<crate::testing::MemoryIssuers>,
+    kept_edges: Arc<crate::testing::MemoryEdges>,
     peer: Option<Arc<Peer>>,
 }
 
@@ -142,6 +144,8 @@ async fn world_with(recoveries: impl FnOnce(MemoryStore) -> Arc<dyn RecoveryStor
     let time = watch::Sender::<Reading>::default();
     let (vault, acme) = (crate::testing::StillVault::default(), crate::testing::StillAcme::default());
     let edges = crate::testing::StillEdges::default();
+    let kept_issuers = Arc::new(crate::testing::MemoryIssuers::default());
+    let kept_edges = Arc::new(crate::testing::MemoryEdges::default());
     let calls = Calls {
         pauses,
         recoveries: Recoveries::load(recoveries(store.clone())).await.unwrap(),
@@ -171,11 +175,11 @@ async fn world_with(recoveries: impl FnOnce(MemoryStore) -> Arc<dyn RecoveryStor
         sealing: sealing.clone(),
         secrets: secrets.clone(),
         hooks: Arc::new(still.clone()),
-        issuers: Arc::new(crate::testing::MemoryIssuers::default()),
+        issuers: kept_issuers.clone(),
         upstreams: Arc::new(vault.clone()),
         acme_store: acme.store.clone(),
         acme: Arc::new(acme.clone()),
-        edges: Arc::new(crate::testing::MemoryEdges::default()),
+        edges: kept_edges.clone(),
         edges_at_work: Arc::new(edges.clone()),
     };
     let peer = Some(peer("/credence/operator/ann"));
@@ -191,6 +195,8 @@ async fn world_with(recoveries: impl FnOnce(MemoryStore) -> Arc<dyn RecoveryStor
         vault,
         acme,
         edges,
+        kept_issuers,
+        kept_edges,
         secrets,
         rotation,
         peer,

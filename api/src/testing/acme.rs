@@ -60,6 +60,10 @@ impl AcmeStore for MemoryAcme {
         Ok(self.lock().values().map(kept).collect())
     }
 
+    async fn has_acme_issuer(&self, name: &IssuerName) -> Result<bool, StoreError> {
+        Ok(self.lock().contains_key(name))
+    }
+
     async fn put_acme_issuer(&self, kept: KeptAcme, expected: u64, event: Event) -> Result<u64, StoreError> {
         let KeptAcme { issuer, key, next_key, external_key } = kept;
         let mut all = self.lock();
@@ -70,9 +74,15 @@ impl AcmeStore for MemoryAcme {
         Ok(version)
     }
 
-    async fn remove_acme_issuer(&self, name: &IssuerName, expected: u64, _: Event) -> Result<(), StoreError> {
+    async fn remove_acme_issuer(
+        &self,
+        name: &IssuerName,
+        expected: Option<u64>,
+        _: Event,
+    ) -> Result<(), StoreError> {
         let mut all = self.lock();
-        expect(all.get(name).map(|record| &record.issuer), name, expected)?;
+        let known = all.get(name).map(|record| &record.issuer);
+        expect(known, name, expected.or(known.map(|one| one.version)).unwrap_or(1))?;
         all.remove(name);
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Edges in memory, and whoever obtains their certificates as a test tells it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -25,11 +25,22 @@ struct Kept {
     keys: [Option<usize>; 3],
 }
 
-/// Edges in memory, with versions as the store keeps them.
+/// Edges in memory, with versions as the store keeps them; those whose record is damaged apart.
 #[derive(Debug, Default)]
-pub struct MemoryEdges(Mutex<BTreeMap<(Tenant, EdgeName), Kept>>);
+pub struct MemoryEdges(Mutex<BTreeMap<(Tenant, EdgeName), Kept>>, Mutex<BTreeSet<(Tenant, EdgeName)>>);
 
 impl MemoryEdges {
+    /// One whose record does not open.
+    pub fn damage(&self, tenant: &Tenant, name: &EdgeName) {
+        let key = (tenant.clone(), name.clone());
+        self.lock().remove(&key);
+        self.damaged().insert(key);
+    }
+
+    fn damaged(&self) -> MutexGuard<'_, BTreeSet<(Tenant, EdgeName)>> {
+        self.1.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<(Tenant, EdgeName), Kept>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -47,6 +58,11 @@ impl EdgeStore for MemoryEdges {
             KeptEdge { edge, key: own, next_key: next, dns_key: dns, work }
         };
         Ok(self.lock().values().map(handed).collect())
+    }
+
+    async fn has_edge(&self, tenant: &Tenant, name: &EdgeName) -> Result<bool, StoreError> {
+        let key = (tenant.clone(), name.clone());
+        Ok(self.lock().contains_key(&key) || self.damaged().contains(&key))
     }
 
     async fn put_edge(&self, edge: KeptEdge, expected: u64, _: Event) -> Result<u64, StoreError> {
@@ -72,7 +88,9 @@ impl EdgeStore for MemoryEdges {
 
     async fn remove_edge(&self, tenant: &Tenant, name: &EdgeName, _: Event) -> Result<(), StoreError> {
         let missing = || StoreError::NotFound { what: "edge", name: name.to_string() };
-        self.lock().remove(&(tenant.clone(), name.clone())).map(drop).ok_or_else(missing)
+        let key = (tenant.clone(), name.clone());
+        let is_gone = self.lock().remove(&key).is_some() || self.damaged().remove(&key);
+        is_gone.then_some(()).ok_or_else(missing)
     }
 }
 

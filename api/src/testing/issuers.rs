@@ -1,7 +1,7 @@
 //! Issuers in memory, and a Vault that does what it is told.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -23,11 +23,21 @@ use crate::{
     wire,
 };
 
-/// Issuers with the length of their credentials.
+/// Issuers with the length of their credentials; those whose record is damaged apart.
 #[derive(Debug, Default)]
-pub struct MemoryIssuers(Mutex<BTreeMap<IssuerName, (Issuer, usize)>>);
+pub struct MemoryIssuers(Mutex<BTreeMap<IssuerName, (Issuer, usize)>>, Mutex<BTreeSet<IssuerName>>);
 
 impl MemoryIssuers {
+    /// One whose record does not open.
+    pub fn damage(&self, name: &IssuerName) {
+        self.lock().remove(name);
+        self.damaged().insert(name.clone());
+    }
+
+    fn damaged(&self) -> MutexGuard<'_, BTreeSet<IssuerName>> {
+        self.1.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<IssuerName, (Issuer, usize)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -43,6 +53,10 @@ impl IssuerStore for MemoryIssuers {
         Ok(self.lock().values().map(kept).collect())
     }
 
+    async fn has_issuer(&self, name: &IssuerName) -> Result<bool, StoreError> {
+        Ok(self.lock().contains_key(name) || self.damaged().contains(name))
+    }
+
     async fn put_issuer(&self, kept: KeptIssuer, expected: u64, _: Event) -> Result<u64, StoreError> {
         let version = expected + 1;
         let issuer = Issuer { version, ..kept.issuer };
@@ -51,8 +65,9 @@ impl IssuerStore for MemoryIssuers {
     }
 
     async fn remove_issuer(&self, name: &IssuerName, _: Event) -> Result<(), StoreError> {
-        self.lock().remove(name);
-        Ok(())
+        let is_gone = self.lock().remove(name).is_some() || self.damaged().remove(name);
+        let missing = || StoreError::NotFound { what: "issuer", name: name.to_string() };
+        is_gone.then_some(()).ok_or_else(missing)
     }
 }
 

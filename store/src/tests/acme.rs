@@ -72,11 +72,17 @@ async fn contract(store: &dyn AcmeStore) {
 
     let name = IssuerName::parse("le").unwrap();
     let remove = |expected| store.remove_acme_issuer(&name, expected, event(Action::IssuerRemove, "le"));
-    let stale = remove(2).await.unwrap_err();
+    let stale = remove(Some(2)).await.unwrap_err();
     assert!(matches!(stale, StoreError::Conflict { expected: 2, actual: 3, .. }), "{stale}");
-    remove(3).await.unwrap();
-    assert!(matches!(remove(3).await.unwrap_err(), StoreError::NotFound { .. }));
+    remove(Some(3)).await.unwrap();
+    assert!(matches!(remove(Some(3)).await.unwrap_err(), StoreError::NotFound { .. }));
     assert_eq!(all(store).await, ["a 1 true false key//"]);
+    // Whatever version there is.
+    put(kept("le", "first", None, None), 0).await.unwrap();
+    assert!(store.has_acme_issuer(&name).await.unwrap());
+    remove(None).await.unwrap();
+    assert!(!store.has_acme_issuer(&name).await.unwrap());
+    assert!(matches!(remove(None).await.unwrap_err(), StoreError::NotFound { .. }));
 }
 
 #[tokio::test]

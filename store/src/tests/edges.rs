@@ -121,6 +121,17 @@ async fn one_damaged_edge_is_left_out_and_no_key_is_shown_under_another_name() {
     let names: Vec<_> = all.iter().map(|one| one.edge.name.as_str()).collect();
     assert_eq!(names, ["a", "c"]);
     assert_eq!(world.store.findings().borrow().len(), 1, "and it is said");
+    // What does not open can be removed all the same.
+    let (tenant, name) = (Tenant::default(), EdgeName::parse("b").unwrap());
+    assert!(world.store.has_edge(&tenant, &name).await.unwrap());
+    world.store.remove_edge(&tenant, &name, event(Action::EdgeRemove, "b")).await.unwrap();
+    assert!(!world.store.has_edge(&tenant, &name).await.unwrap());
+    assert_eq!(
+        world.store.check_rollback().await.unwrap().len(),
+        1,
+        "that it was found stays until it is accepted"
+    );
+    put(&world.store, kept("default", "b"), 0).await.unwrap();
 }
 
 #[tokio::test]

@@ -192,7 +192,11 @@ async fn issuer_that_signs_in_the_place_of_another_is_not_removed_and_one_that_i
     sqlx::query("UPDATE sealed SET record = x'00' WHERE id = 'corp'").execute(&mut connection).await.unwrap();
     connection.close().await.unwrap();
     remove("lab").await.unwrap();
+    assert!(world.store.issuers().await.unwrap().is_empty());
+    let corp = IssuerName::parse("corp").unwrap();
+    assert!(world.store.has_issuer(&corp).await.unwrap(), "it is there, and can be removed all the same");
     remove("corp").await.unwrap();
+    assert!(!world.store.has_issuer(&corp).await.unwrap());
     put(&world.store, of("corp", None), 0).await.unwrap();
 }
 

@@ -222,3 +222,17 @@ spec:
     let removed = world.call("DELETE", "/api/v1/edges/shop.example", "", "").await;
     assert_eq!(removed.status, StatusCode::OK, "{}", removed.body);
 }
+
+#[tokio::test]
+async fn edge_whose_record_does_not_open_is_removed_by_its_name_and_added_anew() {
+    let world = world().await;
+    world.json("POST", "/api/v1/edges", wanted("shop", |_| {})).await;
+    world.kept_edges.damage(&Tenant::default(), &EdgeName::parse("shop").unwrap());
+    assert_eq!(world.get("/api/v1/edges/shop").await.status, StatusCode::NOT_FOUND);
+    let remove = async || world.call("DELETE", "/api/v1/edges/shop", "", "").await;
+    let removed = remove().await;
+    assert_eq!(removed.body["summary"], "removed edge shop, whose record does not open", "{}", removed.body);
+    assert_eq!(remove().await.status, StatusCode::NOT_FOUND);
+    let again = world.json("POST", "/api/v1/edges", wanted("shop", |_| {})).await;
+    assert_eq!(again.status, StatusCode::OK, "{}", again.body);
+}

@@ -334,3 +334,25 @@ async fn binding_names_an_issuer_of_leaves_and_that_stays_while_it_does() {
     assert_eq!(world.get("/api/v1/proxies/web-1").await.body.get("issuer"), None);
     assert_eq!(remove().await.status, StatusCode::OK);
 }
+
+#[tokio::test]
+async fn issuer_whose_record_does_not_open_is_removed_by_its_name_unless_somebody_needs_it() {
+    let world = world().await;
+    let remove =
+        async |query: &str| world.call("DELETE", &format!("/api/v1/issuers/corp{query}"), "", "").await;
+    world
+        .json("POST", "/api/v1/issuers", wanted("corp", |wanted| wanted["vault"]["role"] = json!("svid")))
+        .await;
+    world.json("POST", "/api/v1/proxies", json!({"node": "web-1", "issuer": "corp"})).await;
+    world.kept_issuers.damage(&IssuerName::parse("corp").unwrap());
+    assert_eq!(world.get("/api/v1/issuers/corp").await.status, StatusCode::NOT_FOUND);
+    let refused = remove("").await;
+    assert!(refused.body["detail"].as_str().unwrap().contains("binding of web-1"), "{}", refused.body);
+    world.json("PUT", "/api/v1/proxies/web-1/issuer", json!({})).await;
+    let planned = remove("?dry_run=true").await;
+    let summary = "would remove issuer corp, whose record does not open";
+    assert_eq!(planned.body["summary"], summary, "{}", planned.body);
+    let removed = remove("").await;
+    assert_eq!(removed.status, StatusCode::OK, "{}", removed.body);
+    assert_eq!(remove("").await.status, StatusCode::NOT_FOUND);
+}

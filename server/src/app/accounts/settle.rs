@@ -235,7 +235,7 @@ impl<'a> Settling<'a> {
         }
         let mut event = self.by.event(self.shared.clock.now(), Action::IssuerRemove, &self.name);
         event.reason = format!("no account was made: {}", check.found);
-        self.shared.store.remove_acme_issuer(&self.name, kept.issuer.version, event).await?;
+        self.shared.store.remove_acme_issuer(&self.name, Some(kept.issuer.version), event).await?;
         Err(CallError::Issuer { name: self.name.to_string(), checks: vec![check] })
     }
 
