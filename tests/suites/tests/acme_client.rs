@@ -74,13 +74,21 @@ async fn account(client: &Client) -> Account {
     Account { url: found.url, signer }
 }
 
+/// What is published in the place of a challenge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wrong {
+    Nothing,
+    /// What another account would publish.
+    Other,
+}
+
 /// Stores in memory, and publishes where Pebble looks.
 struct Counter<'a> {
     pebble: &'a Pebble,
     challenges: &'a Challenges,
     saved: Mutex<Option<Saved>>,
     reports: Mutex<Vec<(&'static str, Timestamp, Timestamp)>>,
-    is_wrong: AtomicBool,
+    wrong: Mutex<Option<Wrong>>,
     published: AtomicUsize,
     hurry: Notify,
 }
@@ -92,7 +100,7 @@ impl<'a> Counter<'a> {
             challenges,
             saved: Mutex::default(),
             reports: Mutex::default(),
-            is_wrong: AtomicBool::new(false),
+            wrong: Mutex::default(),
             published: AtomicUsize::new(0),
             hurry: Notify::new(),
         }
@@ -118,11 +126,14 @@ impl Desk for Counter<'_> {
 
     async fn publish(&self, presented: &[Presented]) -> Result<(), String> {
         self.published.fetch_add(1, Ordering::Relaxed);
-        for one in presented {
+        let wrong = *self.wrong.lock().unwrap();
+        let published = presented.iter().filter_map(|one| match wrong {
+            None => Some(one.clone()),
+            Some(Wrong::Nothing) => None,
+            Some(Wrong::Other) => Some(of_another(one)),
+        });
+        for one in &published.collect::<Vec<_>>() {
             match one.kind {
-                ChallengeKind::Http01 if self.is_wrong.load(Ordering::Relaxed) => {
-                    self.challenges.set_text(&one.path(), "of somebody else");
-                }
                 ChallengeKind::Http01 => self.challenges.set_text(&one.path(), &one.key_authorization),
                 ChallengeKind::TlsAlpn01 => {
                     let key = SecretKey::generate(KeyKind::P256);
@@ -143,7 +154,9 @@ impl Desk for Counter<'_> {
                 ChallengeKind::Http01 => self.challenges.clear_text(&one.path()),
                 ChallengeKind::TlsAlpn01 => self.challenges.clear_certificate(&one.server_name()),
                 ChallengeKind::Dns01 => {
-                    self.pebble.clear_txt(&one.record_name(), &one.record_value()).await;
+                    for one in [one, &of_another(one)] {
+                        self.pebble.clear_txt(&one.record_name(), &one.record_value()).await;
+                    }
                 }
             }
         }
@@ -157,6 +170,11 @@ impl Desk for Counter<'_> {
     async fn hurried(&self) {
         self.hurry.notified().await;
     }
+}
+
+/// The same challenge, answered as another account would.
+fn of_another(presented: &Presented) -> Presented {
+    Presented { key_authorization: format!("{}x", presented.key_authorization), ..presented.clone() }
 }
 
 /// One certificate that is wanted, with its key.
@@ -403,35 +421,207 @@ async fn a_wrong_challenge_is_told_with_what_to_do_and_works_when_it_is_put_righ
     let Some(pebble) = Pebble::start(&PebbleOptions::default(), &challenges).await else { return };
     let client = client(&pebble);
     let account = account(&client).await;
-    let desk = Counter::new(&pebble, &challenges);
-    desk.is_wrong.store(true, Ordering::Relaxed);
-    let wish = Wish::new(&account, &["shop.example"], ChallengeKind::Http01);
-    let mut order = wish.order(&account, None);
-    let csr = wish.csr();
-    let mut obtaining = Box::pin(client.obtain(&account, &mut order, &csr, &desk));
-    // Until it has failed once; then nothing is published any more, and nothing asked for minutes.
-    tokio::select! {
-        done = &mut obtaining => panic!("{done:?}"),
-        () = kit::eventually("the failure is told", async || {
-            if desk.codes().is_empty() || !challenges.is_empty() { Err(desk.codes()) } else { Ok(()) }
-        }) => {}
-    }
-    let (code, told, again) = desk.reports.lock().unwrap()[0];
-    assert_eq!(code, "unauthorized");
-    assert!(again.since(told) > Duration::from_secs(200), "{again}");
-    let failures = desk.saved().unwrap().failures;
-    assert_eq!(failures.count("unauthorized"), 1);
-    let last = failures.last().unwrap();
-    assert!(last.text.contains("shop.example") && last.hint.contains("something else"), "{last:?}");
-    // Somebody repairs it, and says so.
-    desk.is_wrong.store(false, Ordering::Relaxed);
-    desk.hurry.notify_one();
-    tokio::time::timeout(Duration::from_secs(60), obtaining).await.unwrap().unwrap();
-    assert!(
-        desk.saved().unwrap().failures.count("unauthorized") == 1,
-        "forgotten by whoever drops what was stored"
+    let check = async |kind: ChallengeKind, wrong: Wrong, code: &str, hint: &str| {
+        let desk = Counter::new(&pebble, &challenges);
+        *desk.wrong.lock().unwrap() = Some(wrong);
+        let name = format!("{kind}-{wrong:?}.example").to_lowercase();
+        let wish = Wish::new(&account, &[&name], kind);
+        let mut order = wish.order(&account, None);
+        let csr = wish.csr();
+        let mut obtaining = Box::pin(client.obtain(&account, &mut order, &csr, &desk));
+        // Until it has failed once; then it is not asked for again for minutes.
+        tokio::select! {
+            done = &mut obtaining => panic!("{name}: {done:?}"),
+            () = kit::eventually("the failure is told", async || {
+                let codes = desk.codes();
+                if codes.is_empty() { Err(codes) } else { Ok(()) }
+            }) => {}
+        }
+        let (told_code, told, again) = desk.reports.lock().unwrap()[0];
+        assert_eq!(told_code, code, "{name}");
+        assert!(again.since(told) > Duration::from_secs(200), "{name}: {again}");
+        let failures = desk.saved().unwrap().failures;
+        assert_eq!(failures.count(code), 1, "{name}");
+        let last = failures.last().unwrap();
+        assert!(last.text.contains(&name) && last.hint.contains(hint), "{name}: {last:?}");
+        // Somebody repairs it, and says so.
+        *desk.wrong.lock().unwrap() = None;
+        desk.hurry.notify_one();
+        tokio::time::timeout(Duration::from_secs(60), obtaining).await.unwrap().unwrap();
+        let count = desk.saved().unwrap().failures.count(code);
+        assert_eq!(count, 1, "{name}: forgotten by whoever drops what was stored");
+        assert_eq!(valid_orders(&client, &account, &wish.wanted.names).await, 1, "{name}");
+    };
+    tokio::join!(
+        check(ChallengeKind::Http01, Wrong::Other, "unauthorized", "something else"),
+        check(ChallengeKind::Http01, Wrong::Nothing, "unauthorized", "something else"),
+        check(ChallengeKind::TlsAlpn01, Wrong::Other, "unauthorized", "something else"),
+        check(ChallengeKind::TlsAlpn01, Wrong::Nothing, "unauthorized", "something else"),
+        check(ChallengeKind::Dns01, Wrong::Other, "unauthorized", "something else"),
+        check(ChallengeKind::Dns01, Wrong::Nothing, "unauthorized", "something else"),
     );
-    assert_eq!(valid_orders(&client, &account, &wish.wanted.names).await, 1);
+    assert!(challenges.is_empty(), "something is still published");
+}
+
+/// What a proxy answers in the place of the server, so many times.
+#[derive(Clone, Copy)]
+enum Said {
+    Seconds,
+    Date,
+    /// A limit that does not say for how long.
+    Limit,
+    /// A nonce that is not known, with another, which is not known either, or with none.
+    Nonce(Option<&'static str>),
+}
+
+impl Said {
+    fn answer(self, at: Timestamp) -> Response<Full<Bytes>> {
+        match self {
+            Self::Seconds => {
+                let secs = at.since(SystemClock.now()).as_secs() + 1;
+                answer(429, Some(secs.to_string()), "rateLimited")
+            }
+            Self::Date => answer(429, Some(date(at)), "rateLimited"),
+            Self::Limit => answer(429, None, "rateLimited"),
+            Self::Nonce(next) => {
+                let mut refused = answer(400, None, "badNonce");
+                if let Some(next) = next {
+                    refused.headers_mut().insert("replay-nonce", next.parse().unwrap());
+                }
+                refused
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn limits_and_refused_nonces_on_any_request_of_an_order_cost_time_and_nothing_else() {
+    let challenges = Challenges::start().await;
+    let Some(pebble) = Pebble::start(&PebbleOptions::default(), &challenges).await else { return };
+    // What is refused, how and how often, and what is told of it.
+    let check = async |path: &'static str, said: Said, count: usize, codes: &[&str]| {
+        let refused = Arc::new(Mutex::new((0, Vec::new())));
+        let seen = Arc::clone(&refused);
+        let relay = Relay::start(&pebble.identity(), pebble.address(), move |asked: &Asked| {
+            let mut seen = seen.lock().unwrap();
+            if seen.0 == count || !asked.path.starts_with(path) {
+                return Fault::None;
+            }
+            seen.0 += 1;
+            let at = (SystemClock.now() + Duration::from_secs(3)).floor_secs();
+            seen.1.push(at);
+            Fault::Answer(said.answer(at))
+        })
+        .await;
+        let client = client_at(&pebble.directory_at(relay.address()), &pebble);
+        let account = account(&client).await;
+        let desk = Counter::new(&pebble, &challenges);
+        let wish =
+            Wish::new(&account, &[&format!("p{}.example", relay.address().port())], ChallengeKind::Http01);
+        if let Said::Limit = said {
+            desk.hurry.notify_one();
+        }
+        wish.obtain(&client, &account, &desk).await;
+        let (count_seen, at) = refused.lock().unwrap().clone();
+        assert_eq!((count_seen, desk.codes().as_slice()), (count, codes), "{path}");
+        for ((_, told, again), at) in desk.reports.lock().unwrap().iter().zip(&at) {
+            let is_kept_to = match said {
+                // A guess, of which a quarter may be taken off; nobody waits for it who is in a hurry.
+                Said::Limit => again.since(*told) >= Duration::from_secs(15 * 60 * 3 / 4),
+                Said::Seconds | Said::Date => again >= at,
+                Said::Nonce(_) => true,
+            };
+            assert!(is_kept_to, "{path}: {again}, and not before {at}");
+        }
+        assert_eq!(valid_orders(&client, &account, &wish.wanted.names).await, 1, "{path}");
+        assert_eq!(client.orders(&account).await.unwrap().len(), 1, "{path}");
+    };
+    let limited = &["rateLimited"];
+    tokio::join!(
+        check("/order-plz", Said::Limit, 1, limited),
+        check("/authZ/", Said::Seconds, 1, limited),
+        check("/chalZ/", Said::Date, 1, limited),
+        check("/finalize-order/", Said::Seconds, 1, limited),
+        check("/my-order/", Said::Date, 1, limited),
+        check("/certZ/", Said::Seconds, 1, limited),
+        // Of these nothing is told: the request was not carried out, and is signed again.
+        check("/order-plz", Said::Nonce(Some("b2xk")), 3, &[]),
+        check("/finalize-order/", Said::Nonce(None), 3, &[]),
+        // For ever is told, and ends.
+        check("/chalZ/", Said::Nonce(Some("b2xk")), acme::MAX_NONCE_TRIES, &["badNonce"]),
+    );
+    assert!(challenges.is_empty());
+}
+
+#[tokio::test]
+async fn whatever_a_server_says_of_renewal_the_certificate_is_renewed_in_time() {
+    let challenges = Challenges::start().await;
+    let Some(pebble) = Pebble::start(&PebbleOptions::default(), &challenges).await else { return };
+    let direct = client(&pebble);
+    let account = account(&direct).await;
+    let wish = Wish::new(&account, &["shop.example"], ChallengeKind::Http01);
+    let chain = wish.obtain(&direct, &account, &Counter::new(&pebble, &challenges)).await;
+    let (leaf, id) = (chain.leaf(), CertificateId::of(chain.leaf()).unwrap());
+    // After how long it is asked again.
+    let check = async |what: &str, judge: fn(&Asked) -> Fault, again: Duration| {
+        let relay = Relay::start(&pebble.identity(), pebble.address(), judge).await;
+        let client = client_at(&pebble.directory_at(relay.address()), &pebble);
+        let now = SystemClock.now();
+        let mut renewal = Renewal::new(leaf, Jitter::new(u32::MAX / 2), now);
+        assert_eq!(renewal.step(RenewalEvent::Tick, now), [RenewalAction::Ask], "{what}");
+        let event = client.renewal(&id).await.unwrap_or_else(|trouble| RenewalEvent::of(&trouble));
+        assert_eq!(renewal.step(event, now), [RenewalAction::Keep], "{what}");
+        assert_eq!(renewal.deadline(), Some(now + again), "{what}");
+        let part = renewal.at().since(leaf.not_before()).as_secs_f64()
+            / leaf.not_after().since(leaf.not_before()).as_secs_f64();
+        assert!((0.6..0.7).contains(&part), "{what}: {part}");
+    };
+    fn is_about_renewal(asked: &Asked) -> bool {
+        asked.path.contains("/renewalInfo/")
+    }
+    fn said(asked: &Asked, status: u16, retry_after: Option<&str>, body: &'static str) -> Fault {
+        if !is_about_renewal(asked) {
+            return Fault::None;
+        }
+        let mut response = Response::builder().status(status);
+        if let Some(after) = retry_after {
+            response = response.header(header::RETRY_AFTER, after);
+        }
+        Fault::Answer(response.body(Full::from(body)).unwrap())
+    }
+    let secs = Duration::from_secs;
+    tokio::join!(
+        check(
+            "no service",
+            |asked| match asked.path.as_str() {
+                "/dir" => Fault::Change(|directory| {
+                    directory.as_object_mut().unwrap().remove("renewalInfo");
+                }),
+                _ => Fault::None,
+            },
+            secs(24 * 3600)
+        ),
+        check("a limit", |asked| said(asked, 429, Some("7200"), ""), secs(7200)),
+        check("an outage", |asked| said(asked, 503, None, ""), secs(60)),
+        check("a page", |asked| said(asked, 200, Some("60"), "<html>"), secs(60)),
+        check(
+            "a window that ends before it begins",
+            |asked| {
+                let window =
+                    r#"{"suggestedWindow":{"start":"2027-02-01T00:00:00Z","end":"2027-01-01T00:00:00Z"}}"#;
+                said(asked, 200, None, window)
+            },
+            secs(60)
+        ),
+        check(
+            "no answer",
+            |asked| match is_about_renewal(asked) {
+                true => Fault::LoseReply,
+                false => Fault::None,
+            },
+            secs(60)
+        ),
+    );
 }
 
 #[tokio::test]
