@@ -93,8 +93,6 @@ pub struct Order {
     /// How many withdrawals nobody has answered: one may begin before it is known how the one before ended.
     withdrawing: u32,
     alternates: Option<(Refusal, Vec<Url>)>,
-    /// The kind of request that failed last.
-    stumbled: Option<&'static str>,
 }
 
 impl Order {
@@ -118,6 +116,7 @@ impl Order {
             presented: Vec::new(),
             presented_at: None,
             failures: Failures::default(),
+            stumbled: None,
         };
         let saved = match saved {
             None => fresh,
@@ -151,7 +150,6 @@ impl Order {
             withdraw_at: None,
             withdrawing: 0,
             alternates: None,
-            stumbled: None,
         }
     }
 
@@ -258,8 +256,8 @@ impl Order {
             }
             Event::Answered(answer) => {
                 if let Work::Asking(ask) = self.work.clone() {
-                    if self.stumbled == Some(ask.word()) {
-                        self.stumbled = None;
+                    if self.saved.stumbled.as_deref() == Some(ask.word()) {
+                        self.saved.stumbled = None;
                         self.saved.failures.went_on();
                     }
                     self.answered(&ask, *answer, &mut turn);
@@ -267,7 +265,7 @@ impl Order {
             }
             Event::Failed(trouble) => {
                 if let Work::Asking(ask) = self.work.clone() {
-                    self.stumbled = Some(ask.word());
+                    self.saved.stumbled = Some(ask.word().to_owned());
                     self.failed(&ask, trouble, &mut turn);
                 }
             }

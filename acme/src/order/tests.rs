@@ -534,6 +534,26 @@ fn it_goes_on_from_what_was_stored() {
 }
 
 #[test]
+fn faults_on_the_way_count_no_more_when_the_request_works_again_after_a_kill_too() {
+    let mut it = Table::new(None);
+    it.go_to_ready();
+    it.check(4, Event::Failed(lost()), &["keep order/1", "report lost 5"], Some(5));
+    it.check(5, Event::Tick, &["order order/1"], None);
+    it.check(5, Event::Failed(lost()), &["keep order/1", "report lost 7"], Some(7));
+    let stored = serde_json::to_string(&it.order.saved()).unwrap();
+    let mut next = Table::new(Some(serde_json::from_str(&stored).unwrap()));
+    next.check(7, Event::Tick, &["order order/1"], None);
+    next.check(7, is_order(OrderStatus::Processing), &[], Some(8));
+    assert_eq!(next.order.failures().total(), 0);
+    next.check(8, Event::Tick, &["order order/1"], None);
+    next.check(8, Event::Failed(lost()), &["keep order/1", "report lost 9"], Some(9));
+    // What was stored before requests were remembered is read as well.
+    let mut old: serde_json::Value = serde_json::from_str(&stored).unwrap();
+    assert!(old.as_object_mut().unwrap().remove("stumbled").is_some());
+    assert_eq!(serde_json::from_value::<Saved>(old).unwrap().failures.count("lost"), 2);
+}
+
+#[test]
 fn faults_on_the_way_leave_the_challenge_where_it_is_for_ten_minutes() {
     let mut it = Table::new(None);
     it.go_to_validation();

@@ -70,6 +70,9 @@ pub struct Saved {
     pub presented_at: Option<Timestamp>,
     /// What failed so far.
     pub failures: Failures,
+    /// The kind of request that failed last: when it works, faults on the way count no more.
+    #[serde(default)]
+    pub stumbled: Option<String>,
 }
 
 /// One request.
