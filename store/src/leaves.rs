@@ -1,5 +1,7 @@
 //! Issuers beside the built-in one that sign leaves of workloads, and what they were asked for.
 
+use std::collections::HashSet;
+
 use async_trait::async_trait;
 use audit::Event;
 use ca::ports::{
@@ -12,12 +14,13 @@ use sqlx::{Row, sqlite::SqliteRow};
 
 use crate::{
     Store,
+    many::Many,
     rollback::refuse_while_found,
     row::{
         bytes32, chain_bytes, decode, from_json, from_word, json, number, optional_parsed, parsed, time,
         unsigned, word,
     },
-    writer::{Change, Fault, Tx},
+    writer::{Change, Fault, Outcomes, Tx, of_group},
 };
 
 struct SetIssuers(Vec<LeafIssuer>, Vec<Event>);
@@ -103,99 +106,206 @@ impl Change for RecordRequest {
     type Answer = ();
     type Refusal = JournalError;
 
+    fn is_one_statement(&self) -> bool {
+        true
+    }
+
+    fn comes_in_numbers(&self) -> bool {
+        true
+    }
+
     async fn carry_out(self, tx: &mut Tx<'_>) -> Result<(), Fault<JournalError>> {
-        let Self(request, event) = self;
+        let Self(request, event) = &self;
         refuse_while_found(tx, JournalError::Unavailable)?;
-        let written = sqlx::query(
-            "INSERT INTO leaf_requests (tenant, issuer, role, authority, epoch, id, node, purpose, spki, not_after, at,
-                                        request_id, state, reason)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'unknown', '') ON CONFLICT DO NOTHING",
-        )
-        .bind(request.tenant.as_str())
-        .bind(request.issuer.as_str())
-        .bind(&request.role)
-        .bind(request.authority.to_string())
-        .bind(number(request.epoch))
-        .bind(request.id.as_str())
-        .bind(request.node.as_ref().map(|node| node.as_str()))
-        .bind(word(&request.purpose)?)
-        .bind(request.spki.0.as_slice())
-        .bind(request.not_after.unix_millis())
-        .bind(request.at.unix_millis())
-        .bind(json(&request.request_id)?)
-        .execute(tx.sql())
-        .await?;
-        if written.rows_affected() == 0 {
-            let why = format!("key {} was asked for before", request.spki);
-            return Err(Fault::Refused(JournalError::Unavailable(why)));
+        if insert_requests(tx, &[request]).await?.is_empty() {
+            return Err(Fault::Refused(asked_before(request)));
         }
-        tx.record(event);
+        tx.record(event.clone());
         Ok(())
+    }
+
+    async fn carry_out_together(changes: &[Self], tx: &mut Tx<'_>) -> Result<Outcomes<Self>, sqlx::Error> {
+        let requests: Vec<&LeafRequest> = changes.iter().map(|Self(request, _)| request).collect();
+        // What is found is said to each of them apart.
+        if !tx.live().findings().borrow().is_empty() || !are_distinct(requests.iter().map(|one| one.spki)) {
+            return Ok(None);
+        }
+        let made = insert_requests(tx, &requests).await?;
+        let outcome = |Self(request, event): &Self| match made.contains(&request.spki.0[..]) {
+            true => {
+                tx.record(event.clone());
+                Ok(())
+            }
+            false => Err(asked_before(request)),
+        };
+        Ok(Some(changes.iter().map(outcome).collect()))
     }
 }
 
+fn asked_before(request: &LeafRequest) -> JournalError {
+    JournalError::Unavailable(format!("key {} was asked for before", request.spki))
+}
+
+fn are_distinct(keys: impl ExactSizeIterator<Item = SpkiHash>) -> bool {
+    let count = keys.len();
+    keys.collect::<HashSet<_>>().len() == count
+}
+
+static INSERT_REQUESTS: Many = Many::new(
+    "INSERT INTO leaf_requests (tenant, issuer, role, authority, epoch, id, node, purpose, spki, not_after, at, request_id,
+                                state, reason)
+     SELECT *, 'unknown', '' FROM ",
+    12,
+    " WHERE column1 IS NOT NULL ON CONFLICT DO NOTHING RETURNING spki",
+);
+
+/// Answers for which keys it was written: those that were not asked for before.
+async fn insert_requests(
+    tx: &mut Tx<'_>,
+    requests: &[&LeafRequest],
+) -> Result<HashSet<Vec<u8>>, sqlx::Error> {
+    let mut query = sqlx::query(INSERT_REQUESTS.sql(requests.len()));
+    for request in requests {
+        query = query
+            .bind(request.tenant.as_str())
+            .bind(request.issuer.as_str())
+            .bind(&request.role)
+            .bind(request.authority.to_string())
+            .bind(number(request.epoch))
+            .bind(request.id.as_str())
+            .bind(request.node.as_ref().map(|node| node.as_str()))
+            .bind(word(&request.purpose)?)
+            .bind(request.spki.0.as_slice())
+            .bind(request.not_after.unix_millis())
+            .bind(request.at.unix_millis())
+            .bind(json(&request.request_id)?);
+    }
+    written(query.fetch_all(tx.sql()).await?)
+}
+
+/// The keys that a statement has written. They are not decoded, as in the journal.
+fn written(rows: Vec<SqliteRow>) -> Result<HashSet<Vec<u8>>, sqlx::Error> {
+    rows.iter().map(|row| row.try_get("spki")).collect()
+}
+
 struct RecordAnswer(LeafAnswer, Event);
+
+impl RecordAnswer {
+    /// What was signed, if something was.
+    fn signed(&self) -> Option<&SignedLeaf> {
+        match &self.0.outcome {
+            LeafOutcome::Issued(signed) => Some(signed),
+            LeafOutcome::Failed(_) | LeafOutcome::Unknown(_) => None,
+        }
+    }
+}
 
 #[async_trait]
 impl Change for RecordAnswer {
     type Answer = ();
     type Refusal = JournalError;
 
+    /// Two, where something was signed, of which only the first can be refused.
+    fn is_one_statement(&self) -> bool {
+        true
+    }
+
+    fn comes_in_numbers(&self) -> bool {
+        true
+    }
+
     async fn carry_out(self, tx: &mut Tx<'_>) -> Result<(), Fault<JournalError>> {
-        let Self(LeafAnswer { spki, outcome, at }, event) = self;
-        let (state, reason) = match &outcome {
-            LeafOutcome::Issued(_) => ("issued", ""),
-            LeafOutcome::Failed(reason) => ("failed", reason.as_str()),
-            LeafOutcome::Unknown(reason) => ("unknown", reason.as_str()),
-        };
-        let written = sqlx::query(
-            "UPDATE leaf_requests SET state = ?, reason = ?, finished = ?
-              WHERE spki = ? AND state = 'unknown' AND finished IS NULL",
-        )
-        .bind(state)
-        .bind(reason)
-        .bind(at.unix_millis())
-        .bind(spki.0.as_slice())
-        .execute(tx.sql())
-        .await?;
-        if written.rows_affected() == 0 {
-            return Err(Fault::Refused(JournalError::NoRequest(spki)));
+        answer(tx, &[&self]).await?.remove(0).map_err(Fault::Refused)
+    }
+
+    async fn carry_out_together(changes: &[Self], tx: &mut Tx<'_>) -> Result<Outcomes<Self>, sqlx::Error> {
+        if !are_distinct(changes.iter().map(|change| change.0.spki)) {
+            return Ok(None);
         }
-        if let LeafOutcome::Issued(signed) = outcome {
-            insert(tx, spki, signed, at).await?;
-        }
-        tx.record(event);
-        Ok(())
+        answer(tx, &changes.iter().collect::<Vec<_>>()).await.map(Some)
     }
 }
 
-/// What was asked for becomes a certificate of the journal.
-async fn insert(
+// Materialised, as in the journal.
+pub(crate) static ANSWER: Many = Many::new(
+    "WITH answer (spki, state, reason, finished) AS MATERIALIZED ",
+    4,
+    " UPDATE leaf_requests SET state = answer.state, reason = answer.reason, finished = answer.finished
+        FROM answer
+       WHERE leaf_requests.spki = answer.spki AND leaf_requests.state = 'unknown' AND leaf_requests.finished IS NULL
+      RETURNING spki",
+);
+
+pub(crate) static INSERT_SIGNED: Many = Many::new(
+    "INSERT INTO certificates (serial, tbs_sha256, not_before, not_after, finished, chain, tenant, authority, epoch, id,
+                               profile, node, purpose, spki, at, request_id, state, reason)
+     SELECT column2, column3, column4, column5, column6, column7, tenant, authority, epoch, id,
+            'workload', node, purpose, spki, at, request_id, 'issued', '' FROM ",
+    7,
+    " CROSS JOIN leaf_requests ON spki = column1 AND state = 'unknown' AND finished IS NULL
+      WHERE column1 IS NOT NULL ON CONFLICT DO NOTHING RETURNING spki",
+);
+
+/// What was signed becomes a certificate of the journal first, which its serial number may stand in the way of; then
+/// the requests have their answers.
+async fn answer(
     tx: &mut Tx<'_>,
-    spki: SpkiHash,
-    signed: SignedLeaf,
-    at: Timestamp,
-) -> Result<(), Fault<JournalError>> {
-    let written = sqlx::query(
-        "INSERT INTO certificates (tenant, authority, serial, epoch, tbs_sha256, id, profile, node, purpose, spki,
-                                   not_before, not_after, at, request_id, state, reason, finished, chain)
-         SELECT tenant, authority, ?, epoch, ?, id, 'workload', node, purpose, spki, ?, ?, at, request_id, 'issued', '',
-                ?, ? FROM leaf_requests WHERE spki = ?
-             ON CONFLICT DO NOTHING",
-    )
-    .bind(signed.serial.as_bytes())
-    .bind(signed.tbs_sha256.as_slice())
-    .bind(signed.not_before.unix_millis())
-    .bind(signed.not_after.unix_millis())
-    .bind(at.unix_millis())
-    .bind(chain_bytes(signed.chain.iter().map(Vec::as_slice)))
-    .bind(spki.0.as_slice())
-    .execute(tx.sql())
-    .await?;
-    if written.rows_affected() == 0 {
-        return Err(Fault::Refused(JournalError::SerialTaken(signed.serial)));
+    changes: &[&RecordAnswer],
+) -> Result<Vec<Result<(), JournalError>>, sqlx::Error> {
+    let signed: Vec<_> = changes.iter().filter_map(|change| Some((&change.0, change.signed()?))).collect();
+    let mut made = HashSet::new();
+    if !signed.is_empty() {
+        let mut query = sqlx::query(INSERT_SIGNED.sql(signed.len()));
+        for (LeafAnswer { spki, at, .. }, signed) in signed {
+            query = query
+                .bind(spki.0.as_slice())
+                .bind(signed.serial.as_bytes())
+                .bind(signed.tbs_sha256.as_slice())
+                .bind(signed.not_before.unix_millis())
+                .bind(signed.not_after.unix_millis())
+                .bind(at.unix_millis())
+                .bind(chain_bytes(signed.chain.iter().map(Vec::as_slice)));
+        }
+        made = written(query.fetch_all(tx.sql()).await?)?;
     }
-    Ok(())
+    let stands = |change: &&&RecordAnswer| change.signed().is_none() || made.contains(&change.0.spki.0[..]);
+    let answered: Vec<_> = changes.iter().filter(stands).collect();
+    let mut finished = HashSet::new();
+    if !answered.is_empty() {
+        let mut query = sqlx::query(ANSWER.sql(answered.len()));
+        for RecordAnswer(LeafAnswer { spki, outcome, at }, _) in answered {
+            let (state, reason) = match outcome {
+                LeafOutcome::Issued(_) => ("issued", ""),
+                LeafOutcome::Failed(reason) => ("failed", reason.as_str()),
+                LeafOutcome::Unknown(reason) => ("unknown", reason.as_str()),
+            };
+            query = query.bind(spki.0.as_slice()).bind(state).bind(reason).bind(at.unix_millis());
+        }
+        let rows = query.fetch_all(tx.sql()).await;
+        finished = written(rows.map_err(|error| if made.is_empty() { error } else { of_group(error) })?)?;
+    }
+    let mut outcomes = Vec::with_capacity(changes.len());
+    for change in changes {
+        let RecordAnswer(LeafAnswer { spki, .. }, event) = change;
+        outcomes.push(if finished.contains(&spki.0[..]) {
+            tx.record(event.clone());
+            Ok(())
+        } else {
+            Err(refused(tx, change).await?)
+        });
+    }
+    Ok(outcomes)
+}
+
+/// Why an answer was not written.
+async fn refused(tx: &mut Tx<'_>, change: &RecordAnswer) -> Result<JournalError, sqlx::Error> {
+    let spki = change.0.spki;
+    let waits = "SELECT 1 FROM leaf_requests WHERE spki = ? AND state = 'unknown' AND finished IS NULL";
+    let waits = sqlx::query(waits).bind(spki.0.as_slice()).fetch_optional(tx.sql()).await?.is_some();
+    Ok(match change.signed() {
+        Some(signed) if waits => JournalError::SerialTaken(signed.serial.clone()),
+        _ => JournalError::NoRequest(spki),
+    })
 }
 
 fn read(row: &SqliteRow) -> Result<LeafRequest, sqlx::Error> {

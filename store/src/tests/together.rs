@@ -2,16 +2,20 @@
 
 use audit::{AuditFilter, AuditLog};
 use ca::ports::{
-    CertificateFilter, CertificateState, Intent, IssueOutcome, Journal, JournalError, LeafStore,
-    ResultRecord, Revocations, Revoked,
+    CertificateFilter, CertificateState, Intent, IssueOutcome, Journal, JournalError, LeafAnswer,
+    LeafOutcome, LeafRequest, LeafStore, ResultRecord, Revocations, Revoked, SignedLeaf,
 };
 use certs::{Profile, RevocationReason, Serial, SpkiHash};
-use spiffe::{AuthorityId, Purpose, RequestId, SpiffeId, Tenant};
+use spiffe::{AuthorityId, IssuerName, Purpose, RequestId, SpiffeId, Tenant};
 use sqlx::{AssertSqlSafe, Connection, Executor, Row};
 use tokio::task::JoinSet;
 
 use super::*;
-use crate::{journal::FINISH, many::AT_ONCE};
+use crate::{
+    journal::FINISH,
+    leaves::{ANSWER, INSERT_SIGNED},
+    many::AT_ONCE,
+};
 
 const OURS: &str = "00000000000000aa";
 const OTHER: &str = "00000000000000bb";
@@ -30,6 +34,10 @@ fn serial(number: u8) -> Serial {
 enum Record {
     Intent(u8, &'static str, Profile),
     Result(u8, &'static str),
+    /// A leaf that another issuer is asked for, by the number of its key.
+    Request(u8),
+    /// What it answered: a certificate with this serial number, or none.
+    Answer(u8, Option<u8>),
 }
 
 impl Record {
@@ -67,12 +75,51 @@ impl Record {
                     .record_result(result, event(Action::CertificateIssue, &format!("result {number}")))
                     .await
             }
+            Self::Request(number) => {
+                let request = LeafRequest {
+                    issuer: IssuerName::parse("corp").unwrap(),
+                    role: "svid".to_owned(),
+                    authority: authority(OTHER),
+                    epoch: 1,
+                    id: SpiffeId::parse(&format!("spiffe://td/w{number}")).unwrap(),
+                    tenant: Tenant::default(),
+                    node: None,
+                    purpose: Purpose::Delivery,
+                    spki: SpkiHash([number; 32]),
+                    not_after: now(),
+                    at: now(),
+                    request_id: RequestId::random(),
+                };
+                let event = event(Action::CertificateIntent, &format!("intent {number}"));
+                store.record_request(request, event).await
+            }
+            Self::Answer(number, signed) => {
+                let signed = signed.map(|of| SignedLeaf {
+                    serial: serial(of),
+                    tbs_sha256: [of; 32],
+                    not_before: now(),
+                    not_after: now(),
+                    chain: vec![vec![of; 3], vec![1, 2]],
+                });
+                let outcome =
+                    signed.map_or_else(|| LeafOutcome::Failed("no".to_owned()), LeafOutcome::Issued);
+                let answer = LeafAnswer { spki: SpkiHash([number; 32]), outcome, at: now() };
+                let event = event(Action::CertificateIssue, &format!("result {number}"));
+                store.record_answer(answer, event).await
+            }
         }
     }
 }
 
-/// Queues everything while nobody writes, so that it is one group; answers what was refused, by its place.
+/// Queues everything while nobody writes, so that it is one group, which stands; answers what was refused, by its place.
 async fn group(place: Place, records: &[Record]) -> (World, Vec<(usize, String)>) {
+    let (world, refused) = try_group(place, records).await;
+    assert_eq!(world.store.written().commits, 1);
+    (world, refused)
+}
+
+/// The same of a group that may be undone as a whole.
+async fn try_group(place: Place, records: &[Record]) -> (World, Vec<(usize, String)>) {
     let (store, writer) = open(place.open_options()).await.unwrap();
     let mut waiting = JoinSet::new();
     for (number, record) in records.iter().cloned().enumerate() {
@@ -83,7 +130,6 @@ async fn group(place: Place, records: &[Record]) -> (World, Vec<(usize, String)>
     }
     let world = World::run(place, (store, writer));
     let answers = waiting.join_all().await;
-    assert_eq!(world.store.written().commits, 1);
     let refused = answers.into_iter().filter_map(|(number, answer)| Some((number, answer.err()?)));
     let mut refused: Vec<_> = refused.map(|(number, error)| (number, error.to_string())).collect();
     refused.sort();
@@ -171,6 +217,48 @@ async fn of_many_that_are_written_together_each_is_refused_alone() {
     }
     // What was refused has left no row, and what stands has one each, in order.
     assert_eq!(audited(&world).await, (rows.len(), 21));
+}
+
+#[tokio::test]
+async fn of_leaves_that_another_issuer_is_asked_for_together_each_is_refused_alone() {
+    let asked_before =
+        |number: u8| format!("journal is unavailable: key {} was asked for before", SpkiHash([number; 32]));
+    let no_request = |number: u8| JournalError::NoRequest(SpkiHash([number; 32])).to_string();
+    let requests: Vec<Record> = (1..151).map(Record::Request).collect();
+    let (world, refused) = group(Place::made().await, &requests).await;
+    assert_eq!(refused, []);
+    // Two that were asked for before, and the same key twice at once.
+    let again = [Record::Request(1), Record::Request(2), Record::Request(201), Record::Request(202)];
+    let (world, refused) = group(world.close().await, &again).await;
+    assert_eq!(refused, [(0, asked_before(1)), (1, asked_before(2))]);
+    let (world, refused) = group(world.close().await, &[Record::Request(203), Record::Request(203)]).await;
+    assert_eq!(refused, [(1, asked_before(203))]);
+
+    // One number for two keys, one key that nobody asked for, and one without a certificate.
+    let mut answers: Vec<Record> = (1..101).map(|number| Record::Answer(number, Some(number))).collect();
+    answers[49] = Record::Answer(50, Some(10));
+    answers[59] = Record::Answer(60, None);
+    answers.push(Record::Answer(220, Some(220)));
+    answers.push(Record::Answer(221, None));
+    let (world, refused) = group(world.close().await, &answers).await;
+    assert_eq!(refused, [(49, taken(10)), (100, no_request(220)), (101, no_request(221))]);
+    // Whose number was taken still waits for its answer; the others have theirs.
+    let again = [Record::Answer(1, Some(111)), Record::Answer(50, Some(50)), Record::Answer(60, Some(60))];
+    let (world, refused) = group(world.close().await, &again).await;
+    assert_eq!(refused, [(0, no_request(1)), (2, no_request(60))]);
+    let (world, refused) =
+        group(world.close().await, &[Record::Answer(101, Some(1)), Record::Answer(101, None)]).await;
+    assert_eq!(refused, [(0, taken(1))]);
+
+    let rows = world.store.certificates(&CertificateFilter::default()).await.unwrap();
+    assert_eq!(rows.len(), 99);
+    for row in &rows {
+        let number = row.intent.spki.0[0];
+        assert_eq!((&row.intent.serial, &row.state), (&serial(number), &CertificateState::Issued));
+        assert_eq!(row.intent.id.as_str(), format!("spiffe://td/w{number}"));
+        assert_eq!(row.chain, [vec![number; 3], vec![1, 2]]);
+    }
+    assert_eq!(audited(&world).await, (153, 101));
 }
 
 /// The whole way of one number by itself, and of two together.
@@ -280,6 +368,31 @@ async fn of_many_one_that_the_database_cannot_write_fails_alone() {
     assert_eq!(audited(&world).await, (5, 4));
 }
 
+/// A certificate without its request's answer would be half of a change, and nobody undoes it alone.
+#[tokio::test]
+async fn an_answer_of_which_one_half_cannot_be_written_takes_its_group_with_it() {
+    let requests: Vec<Record> = (1..4).map(Record::Request).collect();
+    let (world, refused) = group(Place::made().await, &requests).await;
+    assert_eq!(refused, []);
+    let place = world.close().await;
+    let guilty = format!(
+        "CREATE TRIGGER guilty BEFORE UPDATE ON leaf_requests
+         WHEN new.spki = x'{}' BEGIN SELECT raise(ABORT, 'not this one'); END",
+        "02".repeat(32)
+    );
+    meddle(&place, &guilty).await;
+    let answers: Vec<Record> = (1..4).map(|number| Record::Answer(number, Some(number))).collect();
+    let (world, refused) = try_group(place, &answers).await;
+    assert_eq!(refused.len(), 3);
+    for (_, why) in refused {
+        assert!(why.contains("half of a change was written"), "{why}");
+    }
+    assert!(world.store.broken().borrow().is_some());
+    assert_eq!(world.store.certificates(&CertificateFilter::default()).await.unwrap(), []);
+    let rows = world.store.list(&AuditFilter::default()).await.unwrap();
+    assert_eq!(rows.iter().filter(|row| row.event.object.starts_with("result")).count(), 0);
+}
+
 #[tokio::test]
 async fn results_are_looked_up_however_many_there_are() {
     let place = Place::made().await;
@@ -293,5 +406,15 @@ async fn results_are_looked_up_however_many_there_are() {
             matches!(&of_certificates[..], [one] if one.starts_with("SEARCH certificates USING INDEX")),
             "{rows}: {steps:?}"
         );
+        for many in [&ANSWER, &INSERT_SIGNED] {
+            let explain = format!("EXPLAIN QUERY PLAN {}", many.sql(rows));
+            let plan = database.fetch_all(AssertSqlSafe(explain)).await.unwrap();
+            let steps: Vec<String> = plan.iter().map(|step| step.get("detail")).collect();
+            let of_requests: Vec<_> = steps.iter().filter(|step| step.contains("leaf_requests")).collect();
+            assert!(
+                matches!(&of_requests[..], [one] if one.starts_with("SEARCH leaf_requests USING INDEX")),
+                "{rows}: {steps:?}"
+            );
+        }
     }
 }
