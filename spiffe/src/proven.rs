@@ -39,10 +39,10 @@ impl ProvenAuthority {
         Ok((id, proven))
     }
 
-    /// Whether it is about this certificate.
+    /// Whether it is about this path: the authority that signs, and all above it but the root.
     #[must_use]
-    pub fn is_of(&self, authority: &Certificate) -> bool {
-        self.issuer.authorities().first() == Some(authority)
+    pub fn is_of(&self, path: &[Certificate]) -> bool {
+        self.issuer.authorities().split_last().is_some_and(|(_, below)| below == path)
     }
 
     /// Holds a leaf that the authority signed against its path, for servers and for clients, and answers whose it

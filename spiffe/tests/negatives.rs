@@ -44,7 +44,8 @@ fn below_a_proven_authority_every_leaf_gets_the_verdict_of_the_whole_verificatio
     let (_, proven) = ProvenAuthority::prove(&sound, &trust, world.now()).unwrap();
     let proven = proven.expect("one path for both uses");
     let issuing = world.issuing().certificate();
-    assert!(proven.is_of(issuing));
+    assert!(proven.is_of(std::slice::from_ref(issuing)) && !proven.is_of(&[]));
+    assert!(!proven.is_of(&[issuing.clone(), world.root().certificate().clone()]), "that is another path");
     let (mut refused, mut believed) = (0, 0);
     let flawed = Negative::ALL.iter().map(|flaw| (flaw.name().to_owned(), flaw.make(&world, IDENTITY)));
     let unusual = Oddity::ALL.iter().map(|oddity| (format!("{oddity:?}"), oddity.make(&world, IDENTITY)));

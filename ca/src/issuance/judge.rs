@@ -22,9 +22,7 @@ impl Judge {
 
     /// Whose `chain` is, if servers and clients believe it at `now`.
     pub(crate) fn verify(&self, chain: &Chain, now: Timestamp) -> Result<SpiffeId, SvidError> {
-        if let ([authority], Some(proven)) = (chain.intermediates(), self.proven.get())
-            && proven.is_of(authority)
-        {
+        if let Some(proven) = self.proven.get().filter(|proven| proven.is_of(chain.intermediates())) {
             return proven.verify(chain.leaf(), now);
         }
         let (id, proven) = ProvenAuthority::prove(chain, &self.trust, now)?;

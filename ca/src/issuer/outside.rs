@@ -109,7 +109,9 @@ pub enum SignFailure {
 /// Asks issuers elsewhere.
 #[async_trait]
 pub trait LeafSigner: Send + Sync {
-    /// Has an issuer sign a leaf under one of its roots, and answers the chain: the leaf first, the root left out.
+    /// Has an issuer sign a leaf under one of its roots, and answers the chain: the leaf first, the root left out. It is
+    /// what was asked for; whether it holds against that root, and is signed by who was to, is asked of nobody else:
+    /// whoever asks verifies it.
     async fn sign(&self, source: &Source, asked: LeafAsked) -> Result<Chain, SignFailure>;
 }
 

@@ -1,11 +1,13 @@
 //! Whether what came back is exactly what was asked for (PURE). Vault's role decides what it signs; a role, a policy or
 //! a Vault that is not what we think must end here, and not in a proxy.
+//!
+//! Of a leaf, no signature is checked here, and none of the rules that hold for every leaf: whoever takes it holds it
+//! against the root, once.
 
 use std::time::Duration;
 
 use certs::{
-    Certificate, Chain, ChainError, PublicKey, SubjectAltName, Timestamp, Usage, VerifyError, VerifyOptions,
-    format_duration, verify_chain,
+    Certificate, Chain, ChainError, PublicKey, SubjectAltName, Timestamp, VerifyError, format_duration,
 };
 use thiserror::Error;
 
@@ -84,6 +86,22 @@ pub enum Refusal {
         /// What it is.
         got: String,
     },
+    /// Another authority signed the leaf than the one that is pinned.
+    #[error("it is signed by {by:?}, and not by the pinned {pinned:?}")]
+    Signer {
+        /// Who did.
+        by: String,
+        /// Who was to.
+        pinned: String,
+    },
+    /// What Vault gave with it does not lead to the root.
+    #[error("what Vault signed leads to {leads:?}, and not to the agreed root {agreed:?}")]
+    Path {
+        /// Who stands above the last that is known.
+        leads: String,
+        /// Who was to.
+        agreed: String,
+    },
     /// Too many or too large certificates.
     #[error(transparent)]
     Chain(#[from] ChainError),
@@ -115,8 +133,11 @@ impl Refusal {
             }
             Self::Authority => "sign by the role, never by sign-verbatim or sign-intermediate",
             Self::NotAuthority { .. } => "the issuer must allow an authority of path length 0 below it",
+            Self::Signer { .. } => {
+                "the role must sign with the pinned issuer: did the issuer's certificate change in Vault?"
+            }
             Self::Chain(_) => "give the issuer a shorter chain (manual_chain)",
-            Self::Untrusted(_) => {
+            Self::Path { .. } | Self::Untrusted(_) => {
                 "is the trust anchor the root above the pinned issuer, and does the issuer's chain have all that \
                  stands between (manual_chain)?"
             }
@@ -124,26 +145,60 @@ impl Refusal {
     }
 }
 
-/// Takes a leaf that is exactly what was asked for, with the chain that a proxy presents.
+/// Takes a leaf that is exactly what was asked for, and by its name below the authority that was pinned, with what
+/// leads from there to the root; the root is left out.
 ///
 /// # Errors
 /// See [`Refusal`].
 pub fn leaf(
     signed: &Signed,
     asked: &Asked<'_>,
-    anchors: &[Certificate],
-    now: Timestamp,
+    pinned: &Certificate,
+    root: &Certificate,
 ) -> Result<Chain, Refusal> {
     let leaf = &signed.certificate;
     check_common(signed, asked, "")?;
     if leaf.is_ca() || leaf.key_usage().is_some_and(|usage| usage.has_key_cert_sign()) {
         return Err(Refusal::Authority);
     }
-    let chain = Chain::new(leaf.clone(), below_root(signed));
-    for usage in [Usage::Server, Usage::Client] {
-        verify_chain(&chain, anchors, &VerifyOptions::new(now, usage))?;
+    if leaf.issuer() != pinned.subject() {
+        let (by, pinned) = (leaf.issuer().to_owned(), pinned.subject().to_owned());
+        return Err(Refusal::Signer { by, pinned });
     }
-    Ok(chain)
+    let mut path = path(pinned, &signed.above, root)?;
+    path.pop();
+    Ok(Chain::new(leaf.clone(), path))
+}
+
+/// What leads from `first` to `root`, both included, and nothing else of what Vault gave.
+///
+/// # Errors
+/// When it leads elsewhere.
+pub fn path(
+    first: &Certificate,
+    above: &[Certificate],
+    root: &Certificate,
+) -> Result<Vec<Certificate>, Refusal> {
+    let mut path = vec![first.clone()];
+    loop {
+        let last = path.last().expect("it begins with one");
+        if last == root {
+            return Ok(path);
+        }
+        let is_next = |one: &&Certificate| one.subject() == last.issuer() && !path.contains(one);
+        let named: Vec<_> = std::iter::once(root).chain(above).filter(is_next).collect();
+        // A signature is asked about only where the name leaves it open: one that names itself may be a root.
+        let names_itself = last.subject() == last.issuer();
+        let next = match &named[..] {
+            [one, others @ ..] if !names_itself && others.iter().all(|other| other == one) => Some(*one),
+            several => several.iter().find(|one| last.is_signed_by(one)).copied(),
+        };
+        let Some(next) = next.cloned() else {
+            let (leads, agreed) = (last.issuer().to_owned(), root.subject().to_owned());
+            return Err(Refusal::Path { leads, agreed });
+        };
+        path.push(next);
+    }
 }
 
 /// Takes an authority that is exactly what was asked for, with what stands between it and the anchor.

@@ -168,14 +168,14 @@ pub(super) async fn sign(
     for warning in &signed.warnings {
         tracing::debug!(issuer = %issuer.name, warning, lifetime = format_duration(lifetime), "Vault signed, and warns");
     }
+    let refused = |refusal| Failed::Refused { refusal };
     let anchors = std::slice::from_ref(&issuer.anchor);
-    pki::check::authority(&signed, &asked, &name, anchors, clock.now())
-        .map_err(|refusal| Failed::Refused { refusal })?;
-    chain(signed, &issuer.anchor).map_err(Failed::Unusable)
+    pki::check::authority(&signed, &asked, &name, anchors, clock.now()).map_err(refused)?;
+    pki::check::path(&signed.certificate, &signed.above, &issuer.anchor).map_err(refused)
 }
 
 /// Has the Vault sign a leaf by its role; answers the chain, the root left out. What comes back is exactly what was
-/// asked for, signed by the authority that was agreed on.
+/// asked for; whoever takes it holds it against the root and the authority that were agreed on.
 pub(super) async fn leaf(
     client: &Client,
     issuer: &Issuer,
@@ -194,79 +194,6 @@ pub(super) async fn leaf(
     }
     let wanted =
         pki::check::Asked { uri: &asked.uri, key: &asked.key, at: asked.at, lifetime: asked.lifetime };
-    let anchors = std::slice::from_ref(&under.anchor);
-    pki::check::leaf(&signed, &wanted, anchors, asked.at).map_err(|refusal| Failed::Refused { refusal })?;
-    if !signed.certificate.is_signed_by(&under.signer) {
-        let (by, agreed) = (signed.certificate.issuer(), under.signer.subject());
-        return Err(Failed::Unusable(format!("it is signed by {by:?}, and not by the pinned {agreed:?}")));
-    }
-    let mut chain = chain(signed, &under.anchor).map_err(Failed::Unusable)?;
-    chain.pop();
-    let leaf = chain.remove(0);
-    Ok(Chain::new(leaf, chain))
-}
-
-/// What Vault signed with what leads to the root that was agreed on, and nothing else.
-fn chain(signed: pki::Signed, anchor: &Certificate) -> Result<Vec<Certificate>, String> {
-    let mut chain = vec![signed.certificate];
-    loop {
-        let last = chain.last().expect("it begins with one");
-        if last == anchor {
-            return Ok(chain);
-        }
-        let signs = |above: &&Certificate| last.is_signed_by(above) && !chain.contains(above);
-        let next = std::iter::once(anchor).chain(&signed.above).find(signs).cloned();
-        chain.push(next.ok_or_else(|| {
-            let (leads, agreed) = (last.issuer(), anchor.subject());
-            format!("what Vault signed leads to {leads:?}, and not to the agreed root {agreed:?}")
-        })?);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use fixtures::TestAuthority;
-
-    use super::*;
-
-    /// What Vault gives with what it signed, in any order, with what nobody needs.
-    fn signed(by: &TestAuthority, above: &[&TestAuthority]) -> pki::Signed {
-        let certificate = |one: &TestAuthority| Certificate::from_der(one.der()).unwrap();
-        pki::Signed {
-            certificate: certificate(by),
-            above: above.iter().map(|one| certificate(one)).collect(),
-            lease_id: String::new(),
-            warnings: Vec::new(),
-        }
-    }
-
-    #[test]
-    fn a_chain_is_what_leads_to_the_agreed_root_and_nothing_else() {
-        let now = certs::Timestamp::from_unix_secs(1_800_000_000);
-        let (root, stranger) = (TestAuthority::root("corp", now), TestAuthority::root("corp", now));
-        let key = fixtures::TestKey::generate(fixtures::TestKeyKind::P256);
-        let middle = root.authority_blueprint("policy", &key, Some(1), now);
-        let middle = TestAuthority::from_blueprint(middle, key, Some(&root));
-        let issuing = middle.issuing("td", now);
-        let anchor = Certificate::from_der(root.der()).unwrap();
-        let ders = |chain: Vec<Certificate>| chain.iter().map(|one| one.der().to_vec()).collect::<Vec<_>>();
-        let whole = [issuing.der(), middle.der(), root.der()].map(<[u8]>::to_vec);
-        for above in [
-            vec![&middle],
-            vec![&middle, &root],
-            vec![&root, &middle],
-            vec![&stranger, &issuing, &middle, &middle, &root],
-        ] {
-            assert_eq!(ders(chain(signed(&issuing, &above), &anchor).unwrap()), whole);
-        }
-        for above in [vec![], vec![&root], vec![&stranger]] {
-            let refused = chain(signed(&issuing, &above), &anchor).unwrap_err();
-            assert!(refused.contains("and not to the agreed root"), "{refused}");
-        }
-        let other = Certificate::from_der(stranger.der()).unwrap();
-        assert!(
-            chain(signed(&issuing, &[&middle, &root]), &other).is_err(),
-            "a root of the same name is another"
-        );
-    }
+    pki::check::leaf(&signed, &wanted, &under.signer, &under.anchor)
+        .map_err(|refusal| Failed::Refused { refusal })
 }

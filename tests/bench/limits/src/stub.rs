@@ -279,6 +279,7 @@ impl Signer {
 
 #[cfg(test)]
 mod tests {
+    use certs::{Usage, VerifyOptions, verify_chain};
     use vault::{Breadth, Mount, Name, Policy, Reply, judge, judge_acl, pki};
 
     use super::*;
@@ -305,15 +306,20 @@ mod tests {
         let body = bare::body(&Csr::build(&key), uri, 600);
         let path = format!("/v1/{MOUNT}/issuer/{ISSUER}/sign/{ROLE}");
         let signed = pki::read_signed(&answer(&signer, Method::POST, &path, &body)).unwrap();
-        let ders = certificates_from_pem(&std::fs::read(folder.path().join("anchor.pem")).unwrap()).unwrap();
-        let anchors = [Certificate::from_der(&ders[0]).unwrap()];
+        let [root, issuing] = ["anchor.pem", "signer.pem"].map(|file| {
+            let ders = certificates_from_pem(&std::fs::read(folder.path().join(file)).unwrap()).unwrap();
+            Certificate::from_der(&ders[0]).unwrap()
+        });
         let now = SystemClock.now();
         let (own, other) = (key.public(), SecretKey::generate(certs::KeyKind::P256));
         let check = |uri, key| {
             let asked = pki::check::Asked { uri, key, at: now, lifetime };
-            pki::check::leaf(&signed, &asked, &anchors, now)
+            pki::check::leaf(&signed, &asked, &issuing, &root)
         };
-        assert!(check(uri, own).is_ok(), "{:?}", check(uri, own));
+        let chain = check(uri, own).unwrap();
+        for usage in [Usage::Server, Usage::Client] {
+            verify_chain(&chain, std::slice::from_ref(&root), &VerifyOptions::new(now, usage)).unwrap();
+        }
         assert!(check("spiffe://td/pay", own).is_err());
         assert!(check(uri, other.public()).is_err());
     }

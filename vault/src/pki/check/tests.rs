@@ -1,6 +1,6 @@
 use certs::{Certificate, PublicKey};
 use fixtures::{
-    Blueprint, DIGITAL_SIGNATURE, KEY_CERT_SIGN, TestAuthority, TestKey, TestKeyKind, World, dns, oid, uri,
+    Blueprint, DIGITAL_SIGNATURE, KEY_CERT_SIGN, TestAuthority, TestKey, TestKeyKind, World, dns, uri,
 };
 
 use super::*;
@@ -38,7 +38,7 @@ fn check_asked(
     adjust(&mut signed);
     let key = PublicKey::from_spki_der(&key.spki_der()).unwrap();
     let asked = Asked { uri: URI, key: &key, at: now(), lifetime: HOURS_12 };
-    let got = leaf(&signed, &asked, &world.anchors(), now());
+    let got = leaf(&signed, &asked, world.issuing().certificate(), world.root().certificate());
     match (got, expected) {
         (Ok(chain), Ok(())) => assert_eq!(chain.intermediates(), [world.issuing().certificate().clone()]),
         (Err(refusal), Err(words)) => {
@@ -74,9 +74,6 @@ fn each_way_to_be_something_else_is_refused() {
     check(|leaf| Blueprint { not_after: late, ..leaf }, Err("12h1m after it was asked for instead of 12h"));
     check(|leaf| leaf.with_basic_constraints(true, None), Err("may sign certificates"));
     check(|leaf| leaf.with_key_usage(true, DIGITAL_SIGNATURE | KEY_CERT_SIGN), Err("may sign certificates"));
-    let later = now() + Duration::from_secs(600);
-    check(|leaf| Blueprint { not_before: later, ..leaf }, Err("does not hold"));
-    check(|leaf| leaf.with_purposes(&[oid::SERVER_AUTH]), Err("does not hold"));
     let another = TestKey::generate(TestKeyKind::P256);
     check(|leaf| Blueprint { spki: another.spki_der(), ..leaf }, Err("another key"));
     check_asked(
@@ -84,16 +81,39 @@ fn each_way_to_be_something_else_is_refused() {
         |signed| signed.lease_id = "pki/issue/1".to_owned(),
         Err("the lease \"pki/issue/1\""),
     );
-    check_asked(|leaf| leaf, |signed| signed.above.clear(), Err("does not hold"));
-    let stranger = World::new("td", now());
-    let theirs = stranger.leaf(URI).chain().unwrap().leaf().clone();
-    // Good in its own world, and for its own key; not below our anchor.
-    let key = PublicKey::from_spki_der(theirs.spki_der()).unwrap();
-    let asked = Asked { uri: URI, key: &key, at: now(), lifetime: HOURS_12 };
-    let theirs = signed(theirs, &[stranger.issuing(), stranger.root()]);
-    assert!(leaf(&theirs, &asked, &stranger.anchors(), now()).is_ok());
-    let refused = leaf(&theirs, &asked, &World::new("td", now()).anchors(), now());
-    assert!(matches!(refused, Err(Refusal::Untrusted(_))), "{refused:?}");
+    let by = fixtures::der::name("Corp", "Other issuing");
+    check(|leaf| Blueprint { issuer: by, ..leaf }, Err("and not by the pinned"));
+}
+
+#[test]
+fn a_path_is_what_leads_to_the_agreed_root_and_nothing_else() {
+    let (root, stranger) = (TestAuthority::root("corp", now()), TestAuthority::root("corp", now()));
+    let key = TestKey::generate(TestKeyKind::P256);
+    let middle = root.authority_blueprint("policy", &key, Some(1), now());
+    let middle = TestAuthority::from_blueprint(middle, key, Some(&root));
+    let issuing = middle.issuing("td", now());
+    let certificate = |one: &TestAuthority| one.certificate().clone();
+    let led = |above: &[&TestAuthority], to: &TestAuthority| {
+        let above: Vec<_> = above.iter().map(|one| certificate(one)).collect();
+        path(issuing.certificate(), &above, to.certificate())
+    };
+    let whole = [&issuing, &middle, &root].map(certificate);
+    for above in [
+        vec![&middle],
+        vec![&middle, &root],
+        vec![&root, &middle],
+        vec![&stranger, &issuing, &middle, &middle, &root],
+    ] {
+        assert_eq!(led(&above, &root).unwrap(), whole);
+    }
+    for above in [vec![], vec![&root], vec![&stranger]] {
+        let refused = led(&above, &root).unwrap_err();
+        assert!(refused.to_string().contains("and not to the agreed root"), "{refused}");
+        assert!(!refused.hint().is_empty());
+    }
+    assert!(led(&[&middle, &root], &stranger).is_err(), "a root of the same name is another");
+    // A root that signs leaves itself leads to itself.
+    assert_eq!(path(root.certificate(), &[], root.certificate()).unwrap(), [certificate(&root)]);
 }
 
 /// An authority below a root of Vault, with one thing changed.
