@@ -192,7 +192,13 @@ impl api::sources::Upstreams for UpstreamDesk {
     }
 
     async fn examine(&self, draft: Draft) -> Examined {
-        examine::examine_in_time(&self.inputs, draft).await
+        let at_work = self.shown.borrow().get(&draft.name).map(|seen| seen.client.clone());
+        let examined = examine::examine_in_time(&self.inputs, draft).await;
+        // Whoever tries it may have changed in Vault what its token may do.
+        if let Some(client) = at_work {
+            client.look_again().await;
+        }
+        examined
     }
 
     async fn obtain(
