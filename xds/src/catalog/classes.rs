@@ -26,8 +26,13 @@ impl Staging<'_> {
             let document = self.state.documents.get(key).map(|held| &held.document);
             configs.entry((&key.tenant, &key.namespace)).or_default().push((key, document));
         }
-        // Nodes that look alike to selectors, and have the same class, go to the same class.
-        let mut alike: BTreeMap<(ViewId, &Labels), Option<ClassKey>> = BTreeMap::new();
+        let is_named = |changed: &[Changed<'_>], node: &NodeId| {
+            let mut selectors = changed.iter().filter_map(|(_, document)| document.and_then(Document::node));
+            selectors.any(|named| named == node.as_str())
+        };
+        // Nodes that look alike to selectors, and have the same class, go to the same class. Whoever a selector names looks
+        // like nobody else.
+        let mut alike: BTreeMap<(ViewId, &Labels, Option<&NodeId>), Option<ClassKey>> = BTreeMap::new();
         let mut moves: BTreeMap<ClassKey, Vec<NodeId>> = BTreeMap::new();
         for (node, binding) in &self.state.bindings {
             let Some(changed) = configs.get(&(&binding.tenant, &binding.namespace)) else { continue };
@@ -35,7 +40,7 @@ impl Staging<'_> {
             let class = id.and_then(|id| self.state.classes.get(&id));
             let target = match (id, class) {
                 (Some(id), Some(class)) if !self.state.refused.contains(node) => alike
-                    .entry((id, &binding.labels))
+                    .entry((id, &binding.labels, is_named(changed, node).then_some(node)))
                     .or_insert_with(|| self.next_class(class, changed, binding))
                     .clone(),
                 _ => Some(self.class_of(binding)),

@@ -99,6 +99,37 @@ fn documents_reach_the_nodes_that_their_selector_matches() {
     assert_eq!(names(&applied.views, "pay"), Vec::<String>::new());
 }
 
+/// As `expose --on` writes it.
+#[test]
+fn a_document_that_names_a_node_reaches_that_one_among_nodes_with_the_same_labels() {
+    let listeners = |views: &Views, of: &str| {
+        let snapshot = views.get(&node(of)).unwrap();
+        snapshot.of(TypeUrl::Listener).keys().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    for labels in [&[][..], &[("app", "web")]] {
+        let all = ["a-1", "b-1", "c-1"];
+        let identity = &["spiffe://prod.example/web"];
+        let mut catalog = Catalog::new(context());
+        catalog.bind(&Bindings::new(all.map(|node| binding(node, labels, identity))));
+        for (name, on, port) in [("first", "a-1", 1), ("second", "b-1", 2), ("third", "b-1", 3)] {
+            let named = config(name, &format!("{{credence/node: {on}}}"), port, name);
+            let applied = catalog.apply(puts(&named)).unwrap();
+            assert_eq!(applied.reaches[0].1, [node(on)]);
+        }
+        let views = catalog.views();
+        assert_eq!(listeners(&views, "a-1"), ["first"]);
+        assert_eq!(listeners(&views, "b-1"), ["second", "third"]);
+        assert_eq!(listeners(&views, "c-1"), [""; 0]);
+        // From one to the other, and to all.
+        catalog.apply(puts(&config("second", "{credence/node: c-1}", 2, "second"))).unwrap();
+        assert_eq!(listeners(&catalog.views(), "b-1"), ["third"]);
+        assert_eq!(listeners(&catalog.views(), "c-1"), ["second"]);
+        catalog.apply(puts(&config("second", "{}", 2, "second"))).unwrap();
+        assert_eq!(listeners(&catalog.views(), "a-1"), ["first", "second"]);
+        assert_eq!(listeners(&catalog.views(), "c-1"), ["second"]);
+    }
+}
+
 #[test]
 fn one_changed_endpoint_is_encoded_and_hashed_once() {
     let mut catalog = Catalog::new(context());
@@ -412,7 +443,16 @@ fn incremental_views_equal_those_built_at_once() {
     let (mut denied, mut drains) = (Denied::default(), Drains::default());
     for step in 0..300 {
         let name = ["a", "b", "d"][usize::try_from(draw(3)).unwrap()];
-        let selector = ["{app: web}", "{app: pay}", "{}", "{app: none}"][usize::try_from(draw(4)).unwrap()];
+        let selectors = [
+            "{app: web}",
+            "{app: pay}",
+            "{}",
+            "{app: none}",
+            "{credence/node: web-1}",
+            "{credence/node: web-2}",
+            "{credence/node: pay, app: web}",
+        ];
+        let selector = selectors[usize::try_from(draw(7)).unwrap()];
         let port = u16::try_from(draw(4)).unwrap() + 1;
         let changes = match draw(8) {
             0 | 1 => puts(&config(name, selector, port, ["c", "e"][usize::try_from(draw(2)).unwrap()])),
@@ -473,6 +513,13 @@ fn incremental_views_equal_those_built_at_once() {
                     .collect::<Vec<_>>()
             };
             assert_eq!(content(&views), content(&built), "step {step}, {node}");
+            // Each document has a listener of its name, for whoever its selector matches.
+            let binding = bound.get(node).unwrap();
+            let reached = walked.documents().filter(|document| document.reaches(binding));
+            let reached: Vec<_> = reached.map(|document| document.key.name.to_string()).collect();
+            let snapshot = views.get(node).unwrap();
+            let listeners: Vec<_> = snapshot.of(TypeUrl::Listener).keys().map(ToString::to_string).collect();
+            assert_eq!(listeners, reached, "step {step}, {node}");
         }
     }
 }

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use spiffe::{Binding, Labels, Namespace, Tenant};
+use spiffe::{Binding, Labels, NODE_LABEL, Namespace, Tenant};
 
 mod cluster;
 pub(crate) mod decode;
@@ -109,6 +109,17 @@ impl Document {
             Spec::Endpoints(_) => false,
             Spec::ProxyConfig(config) => {
                 config.selector.as_ref().is_none_or(|selector| binding.matches(&selector.match_labels))
+            }
+        }
+    }
+
+    /// The one node that its selector names, if it names one.
+    #[must_use]
+    pub fn node(&self) -> Option<&str> {
+        match &self.spec {
+            Spec::Endpoints(_) => None,
+            Spec::ProxyConfig(config) => {
+                config.selector.as_ref()?.match_labels.get(NODE_LABEL).map(String::as_str)
             }
         }
     }
