@@ -99,6 +99,8 @@ pub enum Action {
         /// Its words, if it refused.
         refusal: Option<Arc<str>>,
     },
+    /// Names of this type are wanted no longer; nothing need be sent for that.
+    Dropped(TypeUrl),
     /// Count this.
     Note(Note),
     /// End the stream, and put the reason on record.
@@ -373,6 +375,9 @@ impl Session {
         let count: usize = self.subscriptions.iter().map(Subscription::name_count).sum();
         if count > self.limits.names_per_stream {
             return Err(Refusal::TooManyNames { count, limit: self.limits.names_per_stream });
+        }
+        if change.drops() {
+            actions.push(Action::Dropped(type_url));
         }
         if type_url == TypeUrl::Secret {
             let interest = |wanted| move |name| Action::Interest { name, wanted };

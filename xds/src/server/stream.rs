@@ -294,6 +294,7 @@ impl Stream {
                 Action::Settled { type_url, items, refusal } => {
                     self.settled(type_url, &items, refusal.as_deref());
                 }
+                Action::Dropped(type_url) => self.place.record(&self.session, type_url, false),
                 Action::Note(note) => self.note(note),
                 Action::Refuse(refusal) => self.end = Some(End::Refused(refusal)),
                 Action::Close(code) => self.end = Some(End::Status(code)),

@@ -369,6 +369,52 @@ async fn a_change_reaches_the_node_and_its_answer_the_board() {
     assert_eq!(world.hub.traffic().read().streams_open, 0);
 }
 
+/// A route that is gone is no longer wanted by whoever had it, and nobody waits for anything then.
+#[tokio::test]
+async fn what_a_node_wants_no_longer_is_not_missing_on_the_board() {
+    let node = NodeId::parse("n0").unwrap();
+    for path in [ADS_DELTA, ADS_SOTW] {
+        let is_delta = path == ADS_DELTA;
+        let mut world = World::new(1);
+        world.publish_one(TypeUrl::Route, "a", "1");
+        let mut client = Client::open(&world, "n0", path);
+        let want = |client: &mut Client, names: &[&str], dropped: &[&str]| {
+            let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+            let (node, type_url) = (client.node(), TypeUrl::Route.as_str().to_owned());
+            match is_delta {
+                true => client.say(&DeltaDiscoveryRequest {
+                    node,
+                    type_url,
+                    resource_names_subscribe: owned(names),
+                    resource_names_unsubscribe: owned(dropped),
+                    ..Default::default()
+                }),
+                false => client.say(&DiscoveryRequest {
+                    node,
+                    type_url,
+                    resource_names: owned(names),
+                    ..Default::default()
+                }),
+            }
+        };
+        let read = |client: &mut Client| while client.next().is_some() {};
+        want(&mut client, &["b"], &[]);
+        read(&mut client);
+        let status = world.board.node(&node).unwrap();
+        assert_ne!(status.sync, Sync::Synced, "{path}: there is no b");
+        want(&mut client, &["a"], &["b"]);
+        read(&mut client);
+        let status = world.board.node(&node).unwrap();
+        let listed: Vec<_> =
+            status.streams[0].types[0].resources.iter().map(|one| one.name.as_str()).collect();
+        assert_eq!(listed, ["a"], "{path}");
+        want(&mut client, &[], &["a"]);
+        read(&mut client);
+        let status = world.board.node(&node).unwrap();
+        assert_eq!(status.sync, Sync::Synced, "{path}: {status:?}");
+    }
+}
+
 #[tokio::test]
 async fn whole_sets_flow_too() {
     let mut world = World::new(1);

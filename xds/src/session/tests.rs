@@ -116,6 +116,7 @@ impl World {
                     Action::Interest { name, wanted } => {
                         self.other.push(format!("{}{name}", if wanted { '+' } else { '-' }));
                     }
+                    Action::Dropped(_) => {}
                     Action::Note(note) => self.other.push(format!("{note:?}")),
                 }
             }

@@ -34,6 +34,13 @@ pub(crate) struct NamesChange {
     pub(super) wildcard_dropped: bool,
 }
 
+impl NamesChange {
+    /// Whether anything is wanted no longer.
+    pub(crate) fn drops(&self) -> bool {
+        self.wildcard_dropped || !self.dropped.is_empty()
+    }
+}
+
 impl Names {
     pub(super) fn new(type_url: TypeUrl) -> Self {
         Self { type_url, started: false, named_once: false, wildcard: false, explicit: BTreeSet::new() }

@@ -76,7 +76,10 @@ impl Walk {
                     }
                     Action::Refuse(refusal) => panic!("refused: {refusal}"),
                     Action::Close(code) => panic!("closed: {code:?}"),
-                    Action::Settled { .. } | Action::Interest { .. } | Action::Note(_) => {}
+                    Action::Settled { .. }
+                    | Action::Interest { .. }
+                    | Action::Dropped(_)
+                    | Action::Note(_) => {}
                 }
             }
             if !sent || !self.is_reading {
