@@ -14,6 +14,8 @@ use serde::Serialize;
 use tokio::{net::TcpStream, time::timeout};
 
 use crate::{
+    cli::ServerArgs,
+    client::Client,
     clock::SystemClock,
     config::{Config, KekSource, Listen},
     envoys,
@@ -104,16 +106,12 @@ fn keys(config: &Config) -> Vec<Check> {
     let mut checks: Vec<Check> = sources
         .map(|source| match source {
             KekSource::File(path) => key_file(config, path),
-            KekSource::PassphraseFile(path) => {
-                ok("key-encryption key", format!("a passphrase from {}", path.display()))
-            }
-            KekSource::Token { token, key, .. } => {
-                ok("key-encryption key", format!("key {key} on token {token}"))
-            }
+            KekSource::PassphraseFile(path) => passphrase(path),
+            KekSource::Token { module, token, key, .. } => token_key(module, token, key),
             KekSource::Transit(transit) => ok(
                 "key-encryption key",
                 format!(
-                    "key {}/{} of Vault at {}",
+                    "key {}/{} of Vault at {}; it is not asked here, a running server says of it in credence kek status",
                     transit.mount,
                     transit.key,
                     transit.addresses.as_slice()[0]
@@ -136,6 +134,37 @@ fn keys(config: &Config) -> Vec<Check> {
         Some(path) => ok("anchor", path.display().to_string()),
     });
     checks
+}
+
+/// Whether the file of a passphrase is there and is nobody else's. A pipe has nothing to look at.
+fn passphrase(path: &Path) -> Check {
+    let subject = "key-encryption key";
+    match fs::metadata(path) {
+        Err(error) => problem(
+            subject,
+            format!("a passphrase from {}: {error}", path.display()),
+            "its slot does not open the store: restore the file, or take the slot out of the configuration",
+        ),
+        Ok(found) if found.is_file() && found.permissions().mode() & 0o077 != 0 => problem(
+            subject,
+            format!("the passphrase in {} is open to others", path.display()),
+            format!("chmod 600 {}", path.display()),
+        ),
+        Ok(_) => ok(subject, format!("a passphrase from {}; it is not tried here", path.display())),
+    }
+}
+
+/// Whether the module of a token is there. Who tries a PIN too often locks the token, so it is not tried.
+fn token_key(module: &Path, token: &str, key: &str) -> Check {
+    let subject = "key-encryption key";
+    match fs::metadata(module) {
+        Err(error) => problem(
+            subject,
+            format!("key {key} on token {token}: module {}: {error}", module.display()),
+            "install the module, or correct secrets.slots",
+        ),
+        Ok(_) => ok(subject, format!("key {key} on token {token}; its PIN is not tried here")),
+    }
 }
 
 fn key_file(config: &Config, path: &Path) -> Check {
@@ -225,7 +254,7 @@ async fn reaches(listen: Listen) -> bool {
 async fn readiness(config: &Config) -> Check {
     let Some(probes) = config.probes else { return ok("server", "runs; its probes are switched off") };
     match get(SocketAddr::new(probes.address, probes.port), "/readyz").await {
-        Ok((status, _)) if status.is_success() => ok("server", "runs and is ready"),
+        Ok((status, _)) if status.is_success() => answers(config).await,
         // While its store waits for a key, it says so here and has no other door.
         Ok((_, body)) if body.contains("store waits for its key") => {
             problem("server", format!("runs and is {}", body.trim()), "its log says what to do")
@@ -235,6 +264,26 @@ async fn readiness(config: &Config) -> Check {
             "server",
             format!("something answers on the port of the probes, and not as they do: {error}"),
             "another program may hold the port",
+        ),
+    }
+}
+
+/// Whether what is ready there is the server of this configuration: a probe says nothing of that.
+async fn answers(config: &Config) -> Check {
+    let args = ServerArgs { server: None, admin_dir: config.admin_dir.clone() };
+    let client = match Client::open(&args) {
+        Ok(client) => client,
+        Err(error) => {
+            let found = format!("runs and is ready; it was not asked whether it is ours: {}", error.message);
+            return warning("server", found, error.hint);
+        }
+    };
+    match client.get::<serde_json::Value>("/status").await {
+        Ok(_) => ok("server", "runs and is ready"),
+        Err(error) => problem(
+            "server",
+            format!("something is ready there, and is not ours: {}", error.message),
+            "another Credence may hold the ports: stop it, or configure others",
         ),
     }
 }
