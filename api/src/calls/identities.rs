@@ -98,9 +98,15 @@ impl Calls {
         };
         let changes = self.changes(&id, wanted.now, drain.as_ref()).await?;
         let word = if wanted.dry_run { "would block" } else { "blocked" };
+        let nobodys = match self.is_anybodys(&id) {
+            true => "",
+            false => "; no node is it or speaks for it: was another meant? (credence identity list)",
+        };
         let mut outcome = wire::BlockOutcome {
             dry_run: wanted.dry_run,
-            summary: format!("{word} {id}: its streams end, renewal and enrolment are refused; {changes}"),
+            summary: format!(
+                "{word} {id}: its streams end, renewal and enrolment are refused; {changes}{nobodys}"
+            ),
             enforcement: None,
             took_ms: None,
             drain,
@@ -272,6 +278,16 @@ impl Calls {
         let took = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         outcome.took_ms = Some(outcome.took_ms.unwrap_or_default().saturating_add(took));
         outcome.enforcement = Some(enforcement);
+    }
+
+    /// Whether an operator, or a node that is enrolled, is this or speaks for it.
+    fn is_anybodys(&self, id: &SpiffeId) -> bool {
+        let bindings = self.configs.bindings();
+        match id.class() {
+            Ok(Class::Node(node)) => bindings.get(&node).is_some(),
+            Ok(Class::Workload) => bindings.iter().any(|binding| binding.identities.contains(id)),
+            _ => true,
+        }
     }
 
     fn blockable(&self, caller: &Caller, text: &str) -> Result<SpiffeId, CallError> {
