@@ -279,11 +279,14 @@ pub struct ServeArgs {
     pub accept_clock: bool,
 }
 
+/// The configuration where none is named.
+pub const DEFAULT_CONFIG: &str = "credence.yaml";
+
 /// Names a configuration.
 #[derive(Debug, Clone, Args)]
 pub struct ConfigArgs {
     /// The configuration
-    #[arg(long, env = "CREDENCE_CONFIG", default_value = "credence.yaml", value_name = "FILE")]
+    #[arg(long, env = "CREDENCE_CONFIG", default_value = DEFAULT_CONFIG, value_name = "FILE")]
     pub config: PathBuf,
 }
 

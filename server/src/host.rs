@@ -15,7 +15,9 @@ use spiffe::attestation::JoinToken;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    cli::{AgentCommand, Command, DemoArgs, DoctorArgs, InitArgs, JoinArgs, RunArgs, ServeArgs},
+    cli::{
+        AgentCommand, Command, DEFAULT_CONFIG, DemoArgs, DoctorArgs, InitArgs, JoinArgs, RunArgs, ServeArgs,
+    },
     clock::SystemClock,
     commands,
     config::{self, Config, KekSource},
@@ -203,7 +205,8 @@ fn summary(args: &InitArgs, config: &Config, made: &Made) -> String {
 
 async fn serve(args: ServeArgs) -> Result<Exit, Failure> {
     let path = &args.config.config;
-    let throwaway = args.dev && !path.exists();
+    // One that is named must be there.
+    let throwaway = args.dev && !path.exists() && path == Path::new(DEFAULT_CONFIG);
     if !throwaway {
         return serve::run(path, args.dev, args.accept_clock)
             .await
@@ -296,9 +299,18 @@ async fn join(args: JoinArgs) -> Result<Exit, Failure> {
     logging::start("info", None).map_err(|error| failed(&error))?;
     let state = open_state(&args.run.state_dir)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    agent::join(&request, &state, &clock, &Told)
-        .await
-        .map_err(|error| Failure::new(Exit::Failed, chain(&error), error.hint().unwrap_or_default()))?;
+    agent::join(&request, &state, &clock, &Told).await.map_err(|error| {
+        let hint = error.hint().unwrap_or_default();
+        let directory = args.run.state_dir.display();
+        let hint = match state.load() {
+            Ok((held, _)) => format!(
+                "{hint}; {directory} holds node {} already, which goes on by credence agent run --state-dir {directory}",
+                held.node_id
+            ),
+            Err(_) => hint,
+        };
+        Failure::new(Exit::Failed, chain(&error), hint)
+    })?;
     let bootstrap = state.envoy_config();
     if args.once {
         output::note(&format!(
