@@ -230,7 +230,7 @@ impl Face {
                 StatusCode::FORBIDDEN,
                 "policy",
                 "refused by policy",
-                "asking again does not help before what stands in the way is changed",
+                "nothing was changed: what stands in the way is to be changed, or waited for, first",
             ),
             CallError::Unavailable { .. } => face(
                 StatusCode::SERVICE_UNAVAILABLE,

@@ -374,15 +374,15 @@ impl Rotation {
 
     /// Those of `laggards` whom the wish leaves behind, if that are all.
     fn leave(&self, wish: &Wish, laggards: Vec<Laggard>) -> Result<Vec<Laggard>, Refusal> {
+        let is_unknown = |name: &&String| !laggards.iter().any(|laggard| laggard.name == **name);
+        if let Some(name) = wish.leave_behind.iter().find(is_unknown) {
+            return Err(Refusal::Unknown(name.clone()));
+        }
         let (left, rest): (Vec<_>, Vec<_>) =
             laggards.into_iter().partition(|laggard| wish.leave_behind.contains(&laggard.name));
-        if !rest.is_empty() {
-            return Err(Refusal::Laggards { step: wish.step, laggards: rest });
-        }
-        let is_unknown = |name: &&String| !left.iter().any(|laggard| laggard.name == **name);
-        match wish.leave_behind.iter().find(is_unknown) {
-            Some(name) => Err(Refusal::Unknown(name.clone())),
-            None => Ok(left),
+        match rest.is_empty() {
+            true => Ok(left),
+            false => Err(Refusal::Laggards { step: wish.step, laggards: rest }),
         }
     }
 

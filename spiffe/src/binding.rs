@@ -34,7 +34,9 @@ pub enum BindingError {
     #[error("node {0} has no workload identity")]
     NoIdentity(NodeId),
     /// An identity of another trust domain.
-    #[error("identity {id} is not in trust domain {domain}")]
+    #[error(
+        "identity {id} is not in trust domain {domain}: an identity of it begins with spiffe://{domain}/"
+    )]
     ForeignIdentity {
         /// The identity asked for.
         id: SpiffeId,

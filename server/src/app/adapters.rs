@@ -194,9 +194,11 @@ fn named(laggards: &[Laggard]) -> String {
 pub(super) fn refused(error: RotateError) -> CallError {
     let (what, name) = ("rotation of", "the root".to_owned());
     match error {
-        RotateError::Refused(Refusal::Laggards { step, laggards }) => {
-            CallError::Policy(format!("{} would break: {}", step.word(), named(&laggards)))
-        }
+        RotateError::Refused(Refusal::Laggards { step, laggards }) => CallError::Policy(format!(
+            "{} would break: {}; it goes on when these are up to date, or without them by --leave-behind NAME",
+            step.word(),
+            named(&laggards)
+        )),
         RotateError::Refused(
             refusal @ (Refusal::Settling { .. }
             | Refusal::NoRootKey
@@ -208,7 +210,7 @@ pub(super) fn refused(error: RotateError) -> CallError {
             CallError::Parameter { what: "leave_behind", why: format!("{name:?} is in nobody's way") }
         }
         RotateError::Refused(refusal @ (Refusal::OutOfOrder { .. } | Refusal::Drained | Refusal::Busy)) => {
-            CallError::Conflict { what, name, why: format!("is elsewhere: {refusal}") }
+            CallError::Conflict { what, name, why: format!("is not at that step: {refusal}") }
         }
         RotateError::NoRequest => {
             CallError::NotFound { what: "request for", name: "an authority".to_owned() }
