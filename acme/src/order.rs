@@ -39,6 +39,8 @@ pub const MAX_POLL: Duration = Duration::from_secs(30);
 pub const MAX_LOOK: Duration = Duration::from_secs(3600);
 /// How often it is looked at before that counts as a failure.
 const MAX_POLLS: u32 = 60;
+/// How often in a row a server may break down over an order before it is made without what it replaces.
+const MAX_BREAKDOWNS: u32 = 5;
 /// How soon it is withdrawn again, when that did not work.
 const WITHDRAW_AGAIN: Duration = Duration::from_secs(60);
 
@@ -663,7 +665,14 @@ impl Order {
                 }
                 self.make(turn);
             }
-            Ask::NewOrder { .. } => {
+            Ask::NewOrder { replaces, .. } => {
+                // Some servers break down over what is to be replaced: a renewal must not stop for that either.
+                if replaces.is_some()
+                    && trouble.kind() == Some(ProblemKind::ServerInternal)
+                    && self.saved.failures.count(trouble.code()) >= MAX_BREAKDOWNS
+                {
+                    self.saved.is_replaces_refused = true;
+                }
                 let drops = !trouble.is_outcome_unknown();
                 self.fail(trouble, drops, turn);
             }

@@ -473,6 +473,29 @@ fn an_order_that_is_refused_is_made_once_without_what_it_replaces() {
 }
 
 #[test]
+fn a_server_that_breaks_down_over_what_is_replaced_is_asked_without_it() {
+    let mut it = Table::new(None);
+    it.check(0, Event::Tick, &["keep asking", "new-order replacing"], None);
+    let broken = || {
+        Event::Failed(Trouble::Problem {
+            status: 500,
+            problem: Problem::new(ProblemKind::ServerInternal, "no such serial number"),
+            retry_after: None,
+        })
+    };
+    let mut now = 0;
+    for pause in [1, 2, 4, 8, 16, 32] {
+        let report = format!("report serverInternal {}", now + pause);
+        it.check(now, broken(), &["keep asking", &report], Some(now + pause));
+        now += pause;
+        it.check(now, Event::Tick, &["find-order"], None);
+        let asked = if pause < 32 { "new-order replacing" } else { "new-order" };
+        it.check(now, answered(Answered::Found(None)), &["keep asking", asked], None);
+    }
+    it.check(now, made(), &["keep order/1", "authorization authz/a"], None);
+}
+
+#[test]
 fn a_certificate_that_was_replaced_before_is_not_named_again() {
     let mut it = Table::new(None);
     it.check(0, Event::Tick, &["keep asking", "new-order replacing"], None);
