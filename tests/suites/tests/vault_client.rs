@@ -262,7 +262,7 @@ async fn a_role_that_lets_the_request_name_itself_is_caught_and_so_is_every_othe
     let names = "names [\"spiffe://td/admin\"] instead of \"spiffe://td/web\"";
     check(json!({ "use_csr_sans": true }), names, "use_csr_sans=false").await;
     check(json!({ "generate_lease": true, "no_store": false }), "lease", "generate_lease=false").await;
-    check(json!({ "server_flag": false }), "purpose", "server_flag=true").await;
+    check(json!({ "server_flag": false }), "not for server authentication", "server_flag=true").await;
 
     // A role with an end of its own signs nothing for whoever asks for a lifetime.
     vault.role("pki", "svid", TD, json!({ "not_after": not_after_in(HOUR * 24 * 30) })).await;
