@@ -10,7 +10,7 @@ use ca::ports::{
 };
 use certs::{SpkiHash, Timestamp};
 use spiffe::IssuerName;
-use sqlx::{Row, sqlite::SqliteRow};
+use sqlx::{Executor, Row, sqlite::SqliteRow};
 
 use crate::{
     Store,
@@ -20,7 +20,7 @@ use crate::{
         bytes32, chain_bytes, decode, from_json, from_word, json, number, optional_parsed, parsed, time,
         unsigned, word,
     },
-    writer::{Change, Fault, Outcomes, Tx, of_group},
+    writer::{Change, Fault, Outcomes, Tx, refusal},
 };
 
 struct SetIssuers(Vec<LeafIssuer>, Vec<Event>);
@@ -205,7 +205,7 @@ impl Change for RecordAnswer {
     type Answer = ();
     type Refusal = JournalError;
 
-    /// Two, where something was signed, of which only the first can be refused.
+    /// Two, where something was signed, with a savepoint of their own.
     fn is_one_statement(&self) -> bool {
         true
     }
@@ -246,12 +246,39 @@ pub(crate) static INSERT_SIGNED: Many = Many::new(
       WHERE column1 IS NOT NULL ON CONFLICT DO NOTHING RETURNING spki",
 );
 
-/// What was signed becomes a certificate of the journal first, which its serial number may stand in the way of; then
-/// the requests have their answers.
+/// What of these was written: all or nothing, if the database fails in between.
 async fn answer(
     tx: &mut Tx<'_>,
     changes: &[&RecordAnswer],
 ) -> Result<Vec<Result<(), JournalError>>, sqlx::Error> {
+    let signs = changes.iter().any(|change| change.signed().is_some());
+    if signs {
+        tx.sql().execute("SAVEPOINT answer").await?;
+    }
+    let finished = finish(tx, changes).await;
+    if signs {
+        if finished.is_err() {
+            tx.sql().execute("ROLLBACK TO answer").await?;
+        }
+        tx.sql().execute("RELEASE answer").await?;
+    }
+    let finished = finished?;
+    let mut outcomes = Vec::with_capacity(changes.len());
+    for change in changes {
+        let RecordAnswer(LeafAnswer { spki, .. }, event) = change;
+        outcomes.push(if finished.contains(&spki.0[..]) {
+            tx.record(event.clone());
+            Ok(())
+        } else {
+            Err(refusal(refused(tx, change).await)?)
+        });
+    }
+    Ok(outcomes)
+}
+
+/// What was signed becomes a certificate of the journal first, which its serial number may stand in the way of; then
+/// the requests have their answers. Answers whose have.
+async fn finish(tx: &mut Tx<'_>, changes: &[&RecordAnswer]) -> Result<HashSet<Vec<u8>>, sqlx::Error> {
     let signed: Vec<_> = changes.iter().filter_map(|change| Some((&change.0, change.signed()?))).collect();
     let mut made = HashSet::new();
     if !signed.is_empty() {
@@ -270,42 +297,31 @@ async fn answer(
     }
     let stands = |change: &&&RecordAnswer| change.signed().is_none() || made.contains(&change.0.spki.0[..]);
     let answered: Vec<_> = changes.iter().filter(stands).collect();
-    let mut finished = HashSet::new();
-    if !answered.is_empty() {
-        let mut query = sqlx::query(ANSWER.sql(answered.len()));
-        for RecordAnswer(LeafAnswer { spki, outcome, at }, _) in answered {
-            let (state, reason) = match outcome {
-                LeafOutcome::Issued(_) => ("issued", ""),
-                LeafOutcome::Failed(reason) => ("failed", reason.as_str()),
-                LeafOutcome::Unknown(reason) => ("unknown", reason.as_str()),
-            };
-            query = query.bind(spki.0.as_slice()).bind(state).bind(reason).bind(at.unix_millis());
-        }
-        let rows = query.fetch_all(tx.sql()).await;
-        finished = written(rows.map_err(|error| if made.is_empty() { error } else { of_group(error) })?)?;
+    if answered.is_empty() {
+        return Ok(HashSet::new());
     }
-    let mut outcomes = Vec::with_capacity(changes.len());
-    for change in changes {
-        let RecordAnswer(LeafAnswer { spki, .. }, event) = change;
-        outcomes.push(if finished.contains(&spki.0[..]) {
-            tx.record(event.clone());
-            Ok(())
-        } else {
-            Err(refused(tx, change).await?)
-        });
+    let mut query = sqlx::query(ANSWER.sql(answered.len()));
+    for RecordAnswer(LeafAnswer { spki, outcome, at }, _) in answered {
+        let (state, reason) = match outcome {
+            LeafOutcome::Issued(_) => ("issued", ""),
+            LeafOutcome::Failed(reason) => ("failed", reason.as_str()),
+            LeafOutcome::Unknown(reason) => ("unknown", reason.as_str()),
+        };
+        query = query.bind(spki.0.as_slice()).bind(state).bind(reason).bind(at.unix_millis());
     }
-    Ok(outcomes)
+    written(query.fetch_all(tx.sql()).await?)
 }
 
 /// Why an answer was not written.
-async fn refused(tx: &mut Tx<'_>, change: &RecordAnswer) -> Result<JournalError, sqlx::Error> {
+async fn refused(tx: &mut Tx<'_>, change: &RecordAnswer) -> Fault<JournalError> {
     let spki = change.0.spki;
     let waits = "SELECT 1 FROM leaf_requests WHERE spki = ? AND state = 'unknown' AND finished IS NULL";
-    let waits = sqlx::query(waits).bind(spki.0.as_slice()).fetch_optional(tx.sql()).await?.is_some();
-    Ok(match change.signed() {
-        Some(signed) if waits => JournalError::SerialTaken(signed.serial.clone()),
-        _ => JournalError::NoRequest(spki),
-    })
+    let waits = sqlx::query(waits).bind(spki.0.as_slice()).fetch_optional(tx.sql()).await;
+    match (waits, change.signed()) {
+        (Err(error), _) => Fault::Database(error),
+        (Ok(Some(_)), Some(signed)) => Fault::Refused(JournalError::SerialTaken(signed.serial.clone())),
+        (Ok(_), _) => Fault::Refused(JournalError::NoRequest(spki)),
+    }
 }
 
 fn read(row: &SqliteRow) -> Result<LeafRequest, sqlx::Error> {

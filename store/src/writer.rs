@@ -645,15 +645,6 @@ fn primary_code(error: &sqlx::Error) -> Option<i32> {
     Some(code & 0xff)
 }
 
-/// An error after which the other changes of the group cannot stand either: something was written that would have to be
-/// undone alone.
-pub(crate) fn of_group(error: sqlx::Error) -> sqlx::Error {
-    match breaks_group(&error) {
-        true => error,
-        false => sqlx::Error::Protocol(format!("half of a change was written: {error}")),
-    }
-}
-
 /// Whether the database itself failed, so that the other changes of the group cannot stand either.
 fn breaks_group(error: &sqlx::Error) -> bool {
     match primary_code(error) {
