@@ -39,7 +39,16 @@ impl Change for Enroll {
     type Refusal = StoreError;
 
     async fn carry_out(self, tx: &mut Tx<'_>) -> Result<(), Fault<StoreError>> {
-        let Self { binding, token, replace, event } = self;
+        let Self { mut binding, token, replace, event } = self;
+        if replace && binding.issuer.is_none() {
+            // Whoever was named since the call was read stays.
+            let before = sqlx::query("SELECT issuer FROM bindings WHERE node = ? AND tenant = ?")
+                .bind(binding.node.as_str())
+                .bind(binding.tenant.as_str())
+                .fetch_optional(tx.sql())
+                .await?;
+            binding.issuer = before.as_ref().map(issuer).transpose()?.flatten();
+        }
         must_exist(tx, binding.issuer.as_ref()).await?;
         if replace {
             drop_binding(tx, &binding.node, event.at).await?;

@@ -162,6 +162,13 @@ async fn issuer_of_whom_leaves_are_or_are_to_be_is_not_removed() {
     };
     change(Some(&IssuerName::builtin())).await.unwrap();
     assert_eq!(world.store.bindings().await.unwrap()[0].issuer, Some(IssuerName::builtin()));
+    // Enrolled in its own place by whoever has not seen that, the node keeps it.
+    let (mut next, mut other_token) = enrolment("web-1");
+    other_token.id = "T2".into();
+    next.issuer = None;
+    let replaced = world.store.enroll(&next, &other_token, true, event(Action::ProxyEnroll, "web-1")).await;
+    replaced.unwrap();
+    assert_eq!(world.store.bindings().await.unwrap()[0].issuer, Some(IssuerName::builtin()));
     change(None).await.unwrap();
     world.store.remove_issuer(&name, event(Action::IssuerRemove, "corp")).await.unwrap();
     let gone = change(Some(&name)).await.unwrap_err();
