@@ -115,6 +115,7 @@ impl Order {
             is_asking: false,
             order: None,
             is_replaces_refused: false,
+            breakdowns: 0,
             presented: Vec::new(),
             presented_at: None,
             failures: Failures::default(),
@@ -421,6 +422,7 @@ impl Order {
             (Ask::FindOrder { .. }, Answered::Found(Some((url, body)))) => self.adopt(url, body, None, turn),
             (Ask::FindOrder { .. }, Answered::Found(None)) => self.make(turn),
             (Ask::NewOrder { .. }, Answered::Made { url, body, retry_after }) => {
+                self.saved.breakdowns = 0;
                 self.adopt(url, body, retry_after, turn);
             }
             // It has the request, and has not begun: no reason to send it again at once.
@@ -667,11 +669,9 @@ impl Order {
             }
             Ask::NewOrder { replaces, .. } => {
                 // Some servers break down over what is to be replaced: a renewal must not stop for that either.
-                if replaces.is_some()
-                    && trouble.kind() == Some(ProblemKind::ServerInternal)
-                    && self.saved.failures.count(trouble.code()) >= MAX_BREAKDOWNS
-                {
-                    self.saved.is_replaces_refused = true;
+                if replaces.is_some() && trouble.kind() == Some(ProblemKind::ServerInternal) {
+                    self.saved.breakdowns = self.saved.breakdowns.saturating_add(1);
+                    self.saved.is_replaces_refused |= self.saved.breakdowns > MAX_BREAKDOWNS;
                 }
                 let drops = !trouble.is_outcome_unknown();
                 self.fail(trouble, drops, turn);

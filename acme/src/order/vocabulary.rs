@@ -64,6 +64,9 @@ pub struct Saved {
     pub order: Option<Url>,
     /// Whether [`Wanted::replaces`] is not named any more, because the server refused an order that named it.
     pub is_replaces_refused: bool,
+    /// How often in a row the server broke down over an order that names it.
+    #[serde(default)]
+    pub breakdowns: u32,
     /// What may be published.
     pub presented: Vec<Presented>,
     /// Since when; `None` while it is being withdrawn.
