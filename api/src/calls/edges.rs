@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use audit::{Action, Event};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use certs::{SecretBytes, Timestamp};
-use spiffe::{EdgeName, IssuerName, Namespace};
+use spiffe::{EdgeName, IssuerName, Namespace, Tenant};
 use zeroize::Zeroizing;
 
 use super::{CallError, Caller, Calls, configs::Which, error};
@@ -112,8 +112,8 @@ impl Calls {
     /// Wants no certificate any more; its record and keys are destroyed.
     ///
     /// # Errors
-    /// When there is none of that name, or a listener shows it: a proxy that has it would be left without. Nobody has one
-    /// whose record does not open, and one of that name can be added anew.
+    /// When there is none of that name, or a listener shows it: a proxy that has it would be left without. One whose record
+    /// does not open is removed unless proxies have it still, from before the record was damaged, and can be added anew.
     pub async fn remove_edge(
         &self,
         caller: &Caller,
@@ -128,6 +128,7 @@ impl Calls {
             }
             Err(missing @ CallError::NotFound { .. }) => match EdgeName::parse(name) {
                 Ok(name) if self.edges.has_edge(&caller.tenant, &name).await? => {
+                    self.refuse_while_held(&caller.tenant, &name)?;
                     (name, "whose record does not open")
                 }
                 _ => return Err(missing),
@@ -193,6 +194,20 @@ impl Calls {
             if places.len() == 1 { "it" } else { "them" },
         );
         Err(CallError::Conflict { what: "edge", name: edge.name.to_string(), why })
+    }
+
+    /// What was opened while its record was whole may still be shown, by listeners that cannot be named without it.
+    fn refuse_while_held(&self, tenant: &Tenant, name: &EdgeName) -> Result<(), CallError> {
+        let held = self.edges_at_work.standing(tenant, name).proxies;
+        if held.is_empty() {
+            return Ok(());
+        }
+        let why = format!(
+            "is held by {} proxies, and its record does not open any more: take tls: {{edge: {name}}} out of their \
+             listeners, apply, and remove it then",
+            held.len()
+        );
+        Err(CallError::Conflict { what: "edge", name: name.to_string(), why })
     }
 
     async fn find_edge(&self, caller: &Caller, name: &str) -> Result<KeptEdge, CallError> {
