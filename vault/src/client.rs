@@ -23,6 +23,8 @@ use crate::{
 
 /// How many commands wait for the keeper, at most.
 const COMMANDS: usize = 16;
+/// How long a login that took all of its time has to say so.
+const TO_SAY: Duration = Duration::from_millis(300);
 
 /// How it stands with the session.
 #[derive(Debug, Clone, Default)]
@@ -163,8 +165,9 @@ impl Client {
     }
 
     /// Looks soon at what the token may do, and not within the hour: it was changed in Vault.
-    pub async fn look_again(&self) {
-        let _ = self.0.commands.send(Command::Look).await;
+    pub fn look_again(&self) {
+        // When the queue is full, the keeper has enough to do that ends with a look.
+        let _ = self.0.commands.try_send(Command::Look);
     }
 
     /// Asks Vault, with the token where one is needed. Waits for the token as long as for an answer. When Vault does
@@ -211,8 +214,9 @@ impl Client {
             let is_newer = status.token.is_some() && status.generation > refused;
             is_newer || status.why_not().is_some()
         });
-        // When it takes too long, or nobody keeps the token any more, what is known by now must do.
-        let _ = timeout(self.0.transport.timeout(), ready).await;
+        // When it takes too long, or nobody keeps the token any more, what is known by now must do. A login that took all
+        // the time of an answer has said so by then.
+        let _ = timeout(self.0.transport.timeout() + TO_SAY, ready).await;
         let status = self.0.status.borrow().clone();
         match (&status.token, &status.breadth) {
             (Some(_), Some(Breadth::Wide(surplus))) if !is_own => Err(Trouble::OverGranted(surplus.clone())),

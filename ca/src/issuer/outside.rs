@@ -264,6 +264,10 @@ impl OutsidePipeline {
                 let answer = match self.fault(asking, &request, &chain, now) {
                     None => self.release(asking, chain, spki, now, event).await,
                     Some(fault) => {
+                        let name = &asking.outsider.source.name;
+                        let fault = format!(
+                            "issuer {name}: what it signed is refused: {fault}; credence issuer test {name} says more"
+                        );
                         let error = IssueError::BadOutput(bounded(fault));
                         self.failed(spki, LeafOutcome::Failed(error.to_string()), event).await;
                         Err(error)

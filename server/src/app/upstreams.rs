@@ -196,7 +196,7 @@ impl api::sources::Upstreams for UpstreamDesk {
         let examined = examine::examine_in_time(&self.inputs, draft).await;
         // Whoever tries it may have changed in Vault what its token may do.
         if let Some(client) = at_work {
-            client.look_again().await;
+            client.look_again();
         }
         examined
     }

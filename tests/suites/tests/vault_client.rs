@@ -597,7 +597,7 @@ async fn a_token_that_may_do_more_than_it_should_is_not_used_and_the_paths_are_n
 
     // The same token, when the policy changes behind it.
     vault.policy("credence", "path \"sys/seal\" { capabilities = [\"update\", \"sudo\"] }").await;
-    session.client.look_again().await;
+    session.client.look_again();
     eventually("the wider policy is noticed", async || match pki.sign(&session).await {
         Err(Trouble::OverGranted(surplus)) => {
             assert_eq!(surplus[0].to_string(), "sys/seal (sudo, update)");
@@ -607,7 +607,7 @@ async fn a_token_that_may_do_more_than_it_should_is_not_used_and_the_paths_are_n
     })
     .await;
     vault.policy("credence", &pki.policy().to_hcl()).await;
-    session.client.look_again().await;
+    session.client.look_again();
     eventually("and so is the narrow one", async || pki.sign(&session).await).await;
 
     // What an entity gives does not stand in the token's own policies, and is found.
@@ -700,7 +700,7 @@ async fn a_token_of_which_nothing_is_known_is_not_used_until_that_is_over() {
     assert_eq!((status.trouble, status.breadth), (None, Some(Breadth::Narrow { missing: Vec::new() })));
     // What is known stands when it is not to be had for a moment; of other credentials nothing is known.
     state.store(0, Ordering::SeqCst);
-    session.client.look_again().await;
+    session.client.look_again();
     eventually("the failed look is noted", async || {
         let trouble = session.client.status().borrow().trouble.clone();
         trouble.map(drop).ok_or("no trouble")

@@ -1,7 +1,7 @@
 //! Whether an issuer could sign our next authority, or a leaf, now: everything that takes is tried, in order, with a
 //! throwaway key.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use api::{
     ports::{Issuer, VaultSettings},
@@ -322,8 +322,15 @@ fn breadth(client: &Client, issuer: &Issuer, checks: &mut Checks) -> bool {
     let lacks = |missing: &[String]| format!("the token may not: {}", missing.join(", "));
     match found {
         Some(Breadth::Wide(surplus)) => {
+            let role = issuer.vault.role.as_ref();
+            let mut signs =
+                surplus.iter().filter_map(|one| Some(one.path.rsplit_once("/sign/")?.1.to_owned()));
+            let another = signs.find(|signs| signs != "*" && role.is_some_and(|role| role != signs));
+            let another =
+                another.map(|signs| format!("; or is the role meant that it is for, --role {signs}?"));
             let found = Trouble::OverGranted(surplus).to_string();
-            checks.failed("breadth", found, format!("give it this policy and no other: {print}"));
+            let advice = format!("give it this policy and no other: {print}{}", another.unwrap_or_default());
+            checks.failed("breadth", found, advice);
             false
         }
         Some(Breadth::Narrow { missing } | Breadth::NotProvable { missing, .. }) if !missing.is_empty() => {
@@ -449,7 +456,9 @@ async fn throwaway_leaf(inputs: &UpstreamInputs, client: &Client, issuer: &Issue
         Err(other) => return checks.failed("throwaway", other.to_string(), "look at the issuer in Vault"),
     };
     // As each peer does, with the root that is to enter its bundle.
-    let trust = Trust::new(TrustBundle::new(inputs.domain.clone(), vec![issuer.anchor.clone()], 0));
+    let bundle = TrustBundle::new(inputs.domain.clone(), vec![issuer.anchor.clone()], 0);
+    let signer = std::iter::once(issuer.signer.spki_hash()).collect();
+    let trust = Trust::new(bundle).with_issuers(Arc::new(signer));
     let broken = [Usage::Server, Usage::Client]
         .into_iter()
         .find_map(|usage| spiffe::verify_svid(&chain, &trust, inputs.clock.now(), usage).err());
