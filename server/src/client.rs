@@ -93,8 +93,16 @@ impl Client {
     /// # Errors
     /// When a file is missing or damaged, or the certificate has expired: said before anything is sent.
     pub fn open(args: &ServerArgs) -> Result<Self, Failure> {
+        pair::take_up_interrupted(&args.admin_dir);
+        Self::read(args)
+    }
+
+    /// The same, and leaves the directory as it is.
+    ///
+    /// # Errors
+    /// As [`Client::open`].
+    pub fn read(args: &ServerArgs) -> Result<Self, Failure> {
         let directory = &args.admin_dir;
-        pair::take_up_interrupted(directory);
         let chain = chain(&directory.join(CERTIFICATE))?;
         let id = operator_id(&chain, directory)?;
         let now = SystemClock.now();
@@ -131,6 +139,14 @@ impl Client {
     #[must_use]
     pub fn host(&self) -> &str {
         self.endpoint.rsplit_once(':').map_or(self.endpoint.as_str(), |(host, _)| host)
+    }
+
+    /// Whether who listens there is our server: a handshake, after which nothing is asked and no file is changed.
+    ///
+    /// # Errors
+    /// [`Exit::Refused`] when it is somebody else; any other when that was not found out.
+    pub async fn recognise(&self) -> Result<(), Failure> {
+        self.connect().await.map(drop)
     }
 
     /// Reads `path`, below `/api/v1`.

@@ -21,6 +21,7 @@ use crate::{
     envoys,
     http_get::get,
     init::{OPERATOR_CERTIFICATE, OPERATOR_KEY, with_store},
+    output::Exit,
     serve::load_config,
 };
 
@@ -136,14 +137,18 @@ fn keys(config: &Config) -> Vec<Check> {
     checks
 }
 
-/// Whether the file of a passphrase is there and is nobody else's. A pipe has nothing to look at.
+/// Whether the file of a passphrase is there and is nobody else's. What a process is handed at its start only it can see.
 fn passphrase(path: &Path) -> Check {
     let subject = "key-encryption key";
+    if ["/dev/fd", "/proc/self/fd", "/run/credentials"].iter().any(|handed| path.starts_with(handed)) {
+        let found = format!("a passphrase from {}, which only the server is handed", path.display());
+        return ok(subject, found);
+    }
     match fs::metadata(path) {
-        Err(error) => problem(
+        Err(error) => warning(
             subject,
             format!("a passphrase from {}: {error}", path.display()),
-            "its slot does not open the store: restore the file, or take the slot out of the configuration",
+            "without it its slot does not open the store: restore the file",
         ),
         Ok(found) if found.is_file() && found.permissions().mode() & 0o077 != 0 => problem(
             subject,
@@ -271,20 +276,22 @@ async fn readiness(config: &Config) -> Check {
 /// Whether what is ready there is the server of this configuration: a probe says nothing of that.
 async fn answers(config: &Config) -> Check {
     let args = ServerArgs { server: None, admin_dir: config.admin_dir.clone() };
-    let client = match Client::open(&args) {
-        Ok(client) => client,
-        Err(error) => {
-            let found = format!("runs and is ready; it was not asked whether it is ours: {}", error.message);
-            return warning("server", found, error.hint);
-        }
+    let recognised = match Client::read(&args) {
+        Ok(client) => client.recognise().await.map_err(|failure| (failure.exit == Exit::Refused, failure)),
+        Err(unread) => Err((false, unread)),
     };
-    match client.get::<serde_json::Value>("/status").await {
-        Ok(_) => ok("server", "runs and is ready"),
-        Err(error) => problem(
+    match recognised {
+        Ok(()) => ok("server", "runs and is ready"),
+        Err((true, failure)) => problem(
             "server",
-            format!("something is ready there, and is not ours: {}", error.message),
+            format!("something is ready there, and is not ours: {}", failure.message),
             "another Credence may hold the ports: stop it, or configure others",
         ),
+        Err((false, failure)) => {
+            let found =
+                format!("runs and is ready; whether it is ours was not found out: {}", failure.message);
+            warning("server", found, failure.hint)
+        }
     }
 }
 

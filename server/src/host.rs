@@ -205,7 +205,7 @@ fn summary(args: &InitArgs, config: &Config, made: &Made) -> String {
 
 async fn serve(args: ServeArgs) -> Result<Exit, Failure> {
     let path = &args.config.config;
-    // One that is named must be there.
+    // Any other than the one that is looked for where none is named must be there.
     let throwaway = args.dev && !path.exists() && path == Path::new(DEFAULT_CONFIG);
     if !throwaway {
         return serve::run(path, args.dev, args.accept_clock)
@@ -300,15 +300,14 @@ async fn join(args: JoinArgs) -> Result<Exit, Failure> {
     let state = open_state(&args.run.state_dir)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     agent::join(&request, &state, &clock, &Told).await.map_err(|error| {
-        let hint = error.hint().unwrap_or_default();
         let directory = args.run.state_dir.display();
-        let hint = match state.load() {
-            Ok((held, _)) => format!(
-                "{hint}; {directory} holds node {} already, which goes on by credence agent run --state-dir {directory}",
-                held.node_id
-            ),
-            Err(_) => hint,
-        };
+        let held = state.load().ok().filter(|(_, held)| held.chain.leaf().not_after() > clock.now());
+        let held = held.map(|(node, _)| {
+            let node = node.node_id;
+            format!("{directory} holds node {node} already, which goes on by credence agent run --state-dir {directory}")
+        });
+        let hint: Vec<String> = error.hint().into_iter().chain(held).collect();
+        let hint = hint.join("; ");
         Failure::new(Exit::Failed, chain(&error), hint)
     })?;
     let bootstrap = state.envoy_config();
