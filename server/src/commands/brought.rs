@@ -4,6 +4,8 @@ use std::{fs, io::Write, os::unix::fs::OpenOptionsExt, path::Path};
 
 use api::wire;
 use base64::{Engine, engine::general_purpose::STANDARD};
+use certs::SecretKey;
+use zeroize::Zeroizing;
 
 use super::{done, ladders, may_go_on, rotation};
 use crate::{
@@ -84,7 +86,7 @@ fn write(path: &Path, pem: &str) -> Result<(), Failure> {
 }
 
 pub(super) async fn install(args: &InstallArgs) -> Result<Exit, Failure> {
-    let chain = text(ladders::bytes(&args.file)?);
+    let chain = text(ladders::bytes(&args.file)?)?;
     let client = Client::open(&args.change.server)?;
     let mut wanted = wire::InstallAuthority {
         chain,
@@ -127,12 +129,24 @@ async fn post(
     outcome
 }
 
-/// A file as PEM: what is not text is taken for one certificate in DER, and judged by the server like the rest.
-fn text(bytes: Vec<u8>) -> String {
-    String::from_utf8(bytes).unwrap_or_else(|error| {
-        let body = STANDARD.encode(error.as_bytes());
-        format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n")
-    })
+/// A file as PEM: what is not text is taken for one certificate in DER, and judged by the server like the rest. A private
+/// key goes nowhere.
+fn text(bytes: Vec<u8>) -> Result<String, Failure> {
+    let is_key = |text: &str| text.contains("PRIVATE KEY-----");
+    let is_bare_key = |der: &[u8]| SecretKey::from_pkcs8_der(Zeroizing::new(der.to_vec())).is_ok();
+    let refused = || {
+        let hint = "name the file with the certificates: the key of the request never left the server";
+        Failure::usage("the file holds a private key, and was not sent", hint)
+    };
+    match String::from_utf8(bytes) {
+        Ok(text) if is_key(&text) => Err(refused()),
+        Ok(text) => Ok(text),
+        Err(error) if is_bare_key(error.as_bytes()) => Err(refused()),
+        Err(error) => {
+            let body = STANDARD.encode(error.as_bytes());
+            Ok(format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n"))
+        }
+    }
 }
 
 fn installed_text(installed: &wire::Installed) -> String {
@@ -171,6 +185,19 @@ mod tests {
     }
 
     #[test]
+    fn a_private_key_is_not_sent() {
+        let der = fixtures::TestKey::generate(fixtures::TestKeyKind::P256).pkcs8_der();
+        for bytes in [
+            der,
+            b"-----BEGIN CERTIFICATE-----\n-----BEGIN PRIVATE KEY-----\n".to_vec(),
+            b"-----BEGIN EC PRIVATE KEY-----\n".to_vec(),
+        ] {
+            let refused = text(bytes).unwrap_err();
+            assert!(refused.message.contains("private key") && refused.hint.contains("certificates"));
+        }
+    }
+
+    #[test]
     fn says_what_was_installed_and_what_comes_next() {
         let installed = wire::Installed {
             dry_run: false,
@@ -200,7 +227,7 @@ mod tests {
 
     #[test]
     fn what_is_no_text_is_sent_as_one_certificate() {
-        assert_eq!(text(b"PEM".to_vec()), "PEM");
-        assert!(text(vec![0x30, 0x82, 0xff]).contains("MIL/"));
+        assert_eq!(text(b"PEM".to_vec()).unwrap(), "PEM");
+        assert!(text(vec![0x30, 0x82, 0xff]).unwrap().contains("MIL/"));
     }
 }
