@@ -34,7 +34,7 @@ const ORDER: Duration = Duration::from_secs(90);
 /// How soon an edge has its certificate when the trouble has ended.
 const RECOVERY: Duration = Duration::from_secs(45);
 /// For how long a server that limits wants to be left alone: longer than a restart of ours takes.
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(40);
 /// Where Pebble has its terms.
 const TERMS: &str = "data:text/plain,Do%20what%20thou%20wilt";
 

@@ -390,7 +390,8 @@ async fn a_cluster_whose_active_node_is_killed_costs_itself_alone_and_goes_on_at
 
     // One of three: those that are left elect another, which is found.
     let began = Instant::now();
-    vault.kill(0).await;
+    let first = vault.active().await;
+    vault.kill(first).await;
     let waiting = join_all(["elected-1", "elected-2"].map(|name| corp.wanted(&world, name))).await;
     for _ in 0..LIVES {
         neighbours.live(&world, "a Vault has no active node").await;
@@ -401,7 +402,7 @@ async fn a_cluster_whose_active_node_is_killed_costs_itself_alone_and_goes_on_at
 
     // One of two: the one that is left is no majority, so that renewals and whoever is new wait until the other is back.
     let active = vault.active().await;
-    vault.expel(0, active).await;
+    vault.expel(first, active).await;
     let mut kept = corp.wanted(&world, "kept").await;
     corp.is_of_it(&kept.next_within(LONG).await.unwrap());
     vault.kill(active).await;
