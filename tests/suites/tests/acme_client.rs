@@ -26,7 +26,8 @@ use certs::{
 use http::{Response, StatusCode, header};
 use http_body_util::Full;
 use kit::{
-    Asked, Challenges, Fault, Identity, Needle, Pebble, PebbleOptions, Recorder, Relay, SystemClock, search,
+    Asked, Challenges, Fault, Identity, Needle, Pebble, PebbleOptions, Recorder, Relay, SystemClock,
+    http_date, search,
 };
 use rustls_pki_types::PrivatePkcs8KeyDer;
 use serde_json::json;
@@ -341,16 +342,6 @@ async fn half_of_all_nonces_may_be_refused() {
     assert_eq!(desk.codes(), [""; 0]);
 }
 
-/// `Retry-After` as a date.
-fn date(at: Timestamp) -> String {
-    let days = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
-    let months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    let text = at.floor_secs().to_string();
-    let day = days[usize::try_from(at.unix_secs() / 86_400 % 7).unwrap()];
-    let month = months[text[5..7].parse::<usize>().unwrap() - 1];
-    format!("{day}, {} {month} {} {} GMT", &text[8..10], &text[..4], &text[11..19])
-}
-
 #[tokio::test]
 async fn limits_outages_and_lost_answers_cost_time_and_no_second_certificate() {
     let challenges = Challenges::start().await;
@@ -385,7 +376,7 @@ async fn limits_outages_and_lost_answers_cost_time_and_no_second_certificate() {
             Some("429 date") => {
                 let at = (now + Duration::from_secs(4)).floor_secs();
                 seen.lock().unwrap().push(at);
-                Fault::Answer(answer(429, Some(date(at)), "rateLimited"))
+                Fault::Answer(answer(429, Some(http_date(at)), "rateLimited"))
             }
             Some("503") => Fault::Answer(Response::builder().status(503).body(Full::default()).unwrap()),
             Some("500") => Fault::Answer(answer(500, None, "serverInternal")),
@@ -481,7 +472,7 @@ impl Said {
                 let secs = at.since(SystemClock.now()).as_secs() + 1;
                 answer(429, Some(secs.to_string()), "rateLimited")
             }
-            Self::Date => answer(429, Some(date(at)), "rateLimited"),
+            Self::Date => answer(429, Some(http_date(at)), "rateLimited"),
             Self::Limit => answer(429, None, "rateLimited"),
             Self::Nonce(next) => {
                 let mut refused = answer(400, None, "badNonce");

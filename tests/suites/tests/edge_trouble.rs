@@ -19,7 +19,7 @@ use http::{Response, header};
 use http_body_util::Full;
 use kit::{
     Asked, Fault, KeptAccount, Knot, Line, Looks, Pebble, PebbleOptions, Relay, SystemClock, TestWorld,
-    Upstream, WorldOptions, envoy, probe, within,
+    Upstream, WorldOptions, envoy, http_date, probe, within,
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
@@ -156,16 +156,6 @@ fn answer(status: u16, retry_after: Option<String>, body: &Value) -> Fault {
     Fault::Answer(response)
 }
 
-/// A time as HTTP has it.
-fn date(at: Timestamp) -> String {
-    let days = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
-    let months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    let text = at.floor_secs().to_string();
-    let day = days[usize::try_from(at.unix_secs() / 86_400 % 7).unwrap()];
-    let month = months[text[5..7].parse::<usize>().unwrap() - 1];
-    format!("{day}, {} {month} {} {} GMT", &text[8..10], &text[..4], &text[11..19])
-}
-
 /// As if nothing had been looked at yet.
 fn pending(body: &mut Value) {
     if body["status"] == "valid" || body["status"] == "ready" {
@@ -200,7 +190,7 @@ fn judge(matter: Matter, conduct: &mut Conduct, asked: &Asked) -> Fault {
         Matter::Seconds | Matter::Date if path == "/order-plz" => match conduct.until {
             Some(until) if now < until => {
                 let said = match matter {
-                    Matter::Date => date(until),
+                    Matter::Date => http_date(until),
                     _ => until.since(now).as_secs().saturating_add(1).to_string(),
                 };
                 answer(429, Some(said), &limits())
