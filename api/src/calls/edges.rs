@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use audit::{Action, Event};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use certs::{SecretBytes, Timestamp};
-use spiffe::{EdgeName, IssuerName, Namespace, Tenant};
+use spiffe::{EdgeName, IssuerName, Namespace, NodeId, Tenant};
 use zeroize::Zeroizing;
 
 use super::{CallError, Caller, Calls, configs::Which, error};
@@ -16,6 +16,8 @@ use crate::{
     wire,
 };
 
+/// The most nodes that a refusal names.
+const MAX_NODES: usize = 10;
 /// The most names of one certificate.
 pub const MAX_EDGE_NAMES: usize = 100;
 /// The most octets of one of them.
@@ -202,10 +204,11 @@ impl Calls {
         if held.is_empty() {
             return Ok(());
         }
+        let nodes: Vec<&str> = held.keys().take(MAX_NODES).map(NodeId::as_str).collect();
         let why = format!(
-            "is held by {} proxies, and its record does not open any more: take tls: {{edge: {name}}} out of their \
+            "is shown by {} still, and its record does not open any more: take tls: {{edge: {name}}} out of their \
              listeners, apply, and remove it then",
-            held.len()
+            nodes.join(", ")
         );
         Err(CallError::Conflict { what: "edge", name: name.to_string(), why })
     }

@@ -490,7 +490,8 @@ async fn a_block_that_holds_now_says_on_how_many_proxies_it_is_acknowledged() {
     let call = |body| async { world.json("POST", "/api/v1/identities/block", body).await };
     let planned = call(json!({"id": id, "now": true, "dry_run": true})).await;
     assert_eq!((planned.status, &planned.body["enforcement"]), (StatusCode::OK, &Value::Null));
-    assert!(planned.body["summary"].as_str().unwrap().starts_with("would block"), "{}", planned.body);
+    let summary = planned.body["summary"].as_str().unwrap();
+    assert!(summary.starts_with("would block") && summary.contains("was another meant?"), "{summary}");
     assert_eq!(world.get(&format!("/api/v1/identities?id={id}")).await.status, StatusCode::NOT_FOUND);
     // It can begin as one that refuses what is new only, and that is no longer a way back.
     let soft = call(json!({"id": id})).await;

@@ -1,6 +1,6 @@
 //! `/edges`.
 
-use spiffe::EdgeName;
+use spiffe::{EdgeName, NodeId};
 
 use super::*;
 use crate::sources::EdgeStanding;
@@ -48,7 +48,7 @@ async fn edge_is_added_shown_hurried_and_removed() {
     assert_eq!(again.status, StatusCode::CONFLICT);
     assert!(again.body["hint"].as_str().unwrap().contains("credence edge remove"), "{}", again.body);
 
-    let name = |text: &str| spiffe::NodeId::parse(text).unwrap();
+    let name = |text: &str| NodeId::parse(text).unwrap();
     let proxies = [(name("edge-1"), true), (name("edge-2"), false)];
     let failing = EdgeStanding {
         proxies: proxies.into(),
@@ -230,6 +230,15 @@ async fn edge_whose_record_does_not_open_is_removed_by_its_name_and_added_anew()
     world.kept_edges.damage(&Tenant::default(), &EdgeName::parse("shop").unwrap());
     assert_eq!(world.get("/api/v1/edges/shop").await.status, StatusCode::NOT_FOUND);
     let remove = async || world.call("DELETE", "/api/v1/edges/shop", "", "").await;
+    // Who was given it while it was whole must not be left without.
+    let shop = EdgeName::parse("shop").unwrap();
+    let shown =
+        EdgeStanding { proxies: [(NodeId::parse("web-1").unwrap(), true)].into(), ..Default::default() };
+    world.edges.standing.lock().unwrap().insert(shop, shown);
+    let refused = remove().await;
+    assert_eq!(refused.status, StatusCode::CONFLICT, "{}", refused.body);
+    assert!(refused.body["detail"].as_str().unwrap().contains("is shown by web-1 still"), "{}", refused.body);
+    world.edges.standing.lock().unwrap().clear();
     let removed = remove().await;
     assert_eq!(removed.body["summary"], "removed edge shop, whose record does not open", "{}", removed.body);
     assert_eq!(remove().await.status, StatusCode::NOT_FOUND);
