@@ -493,6 +493,7 @@ fn a_server_that_breaks_down_over_what_is_replaced_is_asked_without_it() {
         it.check(now, answered(Answered::Found(None)), &["keep asking", asked], None);
     }
     it.check(now, made(), &["keep order/1", "authorization authz/a"], None);
+    assert_eq!(it.order.saved().breakdowns, 0, "they are counted in a row");
 }
 
 #[test]
