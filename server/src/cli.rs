@@ -1,6 +1,6 @@
 //! What people type: every command with its options and examples, in one place. No behaviour here.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -285,9 +285,17 @@ pub const DEFAULT_CONFIG: &str = "credence.yaml";
 /// Names a configuration.
 #[derive(Debug, Clone, Args)]
 pub struct ConfigArgs {
-    /// The configuration
-    #[arg(long, env = "CREDENCE_CONFIG", default_value = DEFAULT_CONFIG, value_name = "FILE")]
-    pub config: PathBuf,
+    /// The configuration; default: credence.yaml
+    #[arg(long, env = "CREDENCE_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+impl ConfigArgs {
+    /// Where it is read from.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.config.as_deref().unwrap_or(Path::new(DEFAULT_CONFIG))
+    }
 }
 
 /// `doctor`.

@@ -15,9 +15,7 @@ use spiffe::attestation::JoinToken;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    cli::{
-        AgentCommand, Command, DEFAULT_CONFIG, DemoArgs, DoctorArgs, InitArgs, JoinArgs, RunArgs, ServeArgs,
-    },
+    cli::{AgentCommand, Command, DemoArgs, DoctorArgs, InitArgs, JoinArgs, RunArgs, ServeArgs},
     clock::SystemClock,
     commands,
     config::{self, Config, KekSource},
@@ -204,10 +202,8 @@ fn summary(args: &InitArgs, config: &Config, made: &Made) -> String {
 }
 
 async fn serve(args: ServeArgs) -> Result<Exit, Failure> {
-    let path = &args.config.config;
-    // Any other than the one that is looked for where none is named must be there.
-    let throwaway = args.dev && !path.exists() && path == Path::new(DEFAULT_CONFIG);
-    if !throwaway {
+    let path = args.config.path();
+    if !is_throwaway(&args) {
         return serve::run(path, args.dev, args.accept_clock)
             .await
             .map(|()| Exit::Ok)
@@ -230,8 +226,14 @@ async fn serve(args: ServeArgs) -> Result<Exit, Failure> {
     serve::run(&path, true, false).await.map(|()| Exit::Ok).map_err(|error| failed(&error))
 }
 
+/// Whether nothing is configured, which only development takes. A configuration that is named must be there, also by
+/// the name of the one that is looked for where none is named.
+fn is_throwaway(args: &ServeArgs) -> bool {
+    args.dev && args.config.config.is_none() && !args.config.path().exists()
+}
+
 async fn examine(args: &DoctorArgs) -> Result<Exit, Failure> {
-    let checks = doctor::run(&args.config.config, false).await;
+    let checks = doctor::run(args.config.path(), false).await;
     let worst = checks.iter().any(|check| check.finding == Finding::Problem);
     output::show(args.output, &checks, |checks| {
         let rows = checks.iter().map(|check| {
@@ -385,4 +387,27 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         cause = next.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::cli::{ConfigArgs, DEFAULT_CONFIG};
+
+    #[tokio::test]
+    async fn a_configuration_that_is_named_must_be_there() {
+        let args = |config: Option<&str>, dev| ServeArgs {
+            config: ConfigArgs { config: config.map(PathBuf::from) },
+            dev,
+            accept_clock: false,
+        };
+        assert!(!Path::new(DEFAULT_CONFIG).exists(), "the test needs a place without one");
+        assert!(is_throwaway(&args(None, true)));
+        assert!(!is_throwaway(&args(None, false)));
+        assert!(!is_throwaway(&args(Some(DEFAULT_CONFIG), true)));
+        let failure = serve(args(Some(DEFAULT_CONFIG), true)).await.err().unwrap();
+        assert!(failure.message.contains("cannot read credence.yaml"), "{}", failure.message);
+    }
 }

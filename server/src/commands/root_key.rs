@@ -68,7 +68,7 @@ pub(super) async fn run(command: RootKeyCommand) -> Result<Exit, Failure> {
 async fn export(args: &RootExportArgs) -> Result<Exit, Failure> {
     serve::harden();
     let passphrase = keys::export_passphrase(&args.passphrase_file).map_err(|error| host::failed(&error))?;
-    let config = serve::load_config(&args.config.config, false).map_err(|error| host::failed(&error))?;
+    let config = serve::load_config(args.config.path(), false).map_err(|error| host::failed(&error))?;
     let question = "destroy the root's key in the store once the file is proven? Credence then keeps an issuing authority only";
     if !args.dry_run && !args.keep && !args.yes && !output::confirmed(question) {
         let hint = "--yes does it without asking, --keep only writes the file, --dry-run only shows it";
