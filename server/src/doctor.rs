@@ -48,18 +48,26 @@ pub struct Check {
     pub detail: String,
     /// What to do; empty if nothing.
     pub hint: String,
+    /// Whether what was looked for is not there at all.
+    #[serde(skip)]
+    is_absent: bool,
 }
 
 fn ok(subject: &'static str, detail: impl Into<String>) -> Check {
-    Check { subject, finding: Finding::Ok, detail: detail.into(), hint: String::new() }
+    Check { subject, finding: Finding::Ok, detail: detail.into(), hint: String::new(), is_absent: false }
 }
 
 fn warning(subject: &'static str, detail: impl Into<String>, hint: impl Into<String>) -> Check {
-    Check { subject, finding: Finding::Warning, detail: detail.into(), hint: hint.into() }
+    Check { subject, finding: Finding::Warning, detail: detail.into(), hint: hint.into(), is_absent: false }
 }
 
 fn problem(subject: &'static str, detail: impl Into<String>, hint: impl Into<String>) -> Check {
-    Check { subject, finding: Finding::Problem, detail: detail.into(), hint: hint.into() }
+    Check { subject, finding: Finding::Problem, detail: detail.into(), hint: hint.into(), is_absent: false }
+}
+
+/// A problem with something that is not there.
+fn absent(subject: &'static str, detail: impl Into<String>, hint: impl Into<String>) -> Check {
+    Check { is_absent: true, ..problem(subject, detail, hint) }
 }
 
 /// Runs every check that can be run.
@@ -72,18 +80,27 @@ pub async fn run(config_path: &Path, dev: bool) -> Vec<Check> {
         }
     };
     let mut checks = vec![ok("configuration", format!("trust domain {}", config.trust_domain))];
-    checks.push(data_directory(&config));
-    checks.extend(keys(&config));
-    checks.extend(operator(&config));
     // A bare connection to the management port would be a refusal in the audit: ask the probes where there are any.
     let running = reaches(config.probes.unwrap_or(config.rest)).await;
-    if running {
-        checks.push(readiness(&config).await);
+    let (store, is_open) = if running {
+        let ready = readiness(&config).await;
+        let is_open = ready.finding == Finding::Ok;
+        (vec![ready], is_open)
     } else {
-        checks.push(warning("server", "does not run", "start it: credence serve"));
-        checks.extend(ports(&config).await);
-        checks.push(integrity(&config).await);
-    }
+        let mut store = vec![warning("server", "does not run", "start it: credence serve")];
+        store.extend(ports(&config).await);
+        let (found, is_open) = integrity(&config).await;
+        store.push(found);
+        (store, is_open)
+    };
+    checks.push(data_directory(&config));
+    let keys = keys(&config);
+    // A server that runs may have been opened by a key that has gone since.
+    let is_spared = is_open && keys.iter().any(|key| !key.is_absent && key.finding != Finding::Problem);
+    checks.extend(keys.into_iter().map(|key| if is_spared { spared(key) } else { key }));
+    checks.push(anchor(&config));
+    checks.extend(operator(&config));
+    checks.extend(store);
     checks.push(envoy());
     checks
 }
@@ -101,10 +118,19 @@ fn data_directory(config: &Config) -> Check {
     }
 }
 
-/// Every key file that the configuration names, and whether the anchor is where it helps.
+/// A key that is not there, where another opens the store: nothing is lost yet.
+fn spared(check: Check) -> Check {
+    if check.finding != Finding::Problem || !check.is_absent {
+        return check;
+    }
+    let hint = format!("not needed while another key opens the store; {}", check.hint);
+    Check { finding: Finding::Warning, hint, ..check }
+}
+
+/// Every key that the configuration names.
 fn keys(config: &Config) -> Vec<Check> {
     let sources = config.kek.iter().chain(config.slots.iter().map(|slot| &slot.source));
-    let mut checks: Vec<Check> = sources
+    sources
         .map(|source| match source {
             KekSource::File(path) => key_file(config, path),
             KekSource::PassphraseFile(path) => passphrase(path),
@@ -119,9 +145,13 @@ fn keys(config: &Config) -> Vec<Check> {
                 ),
             ),
         })
-        .collect();
+        .collect()
+}
+
+/// Whether the anchor is where it helps.
+fn anchor(config: &Config) -> Check {
     let volume = |path: &Path| fs::metadata(path).ok().map(|found| found.dev());
-    checks.push(match &config.anchor_file {
+    match &config.anchor_file {
         None => warning(
             "anchor",
             "none: an older copy of the whole store would not be noticed",
@@ -133,8 +163,7 @@ fn keys(config: &Config) -> Vec<Check> {
             "whoever puts the volume back puts back both: keep it on another one",
         ),
         Some(path) => ok("anchor", path.display().to_string()),
-    });
-    checks
+    }
 }
 
 /// Whether the file of a passphrase is there and is nobody else's. What a process is handed at its start only it can see.
@@ -145,11 +174,14 @@ fn passphrase(path: &Path) -> Check {
         return ok(subject, found);
     }
     match fs::metadata(path) {
-        Err(error) => warning(
-            subject,
-            format!("a passphrase from {}: {error}", path.display()),
-            "without it its slot does not open the store: restore the file",
-        ),
+        Err(error) => Check {
+            is_absent: true,
+            ..warning(
+                subject,
+                format!("a passphrase from {}: {error}", path.display()),
+                "without it its slot does not open the store: restore the file",
+            )
+        },
         Ok(found) if found.is_file() && found.permissions().mode() & 0o077 != 0 => problem(
             subject,
             format!("the passphrase in {} is open to others", path.display()),
@@ -163,7 +195,7 @@ fn passphrase(path: &Path) -> Check {
 fn token_key(module: &Path, token: &str, key: &str) -> Check {
     let subject = "key-encryption key";
     match fs::metadata(module) {
-        Err(error) => problem(
+        Err(error) => absent(
             subject,
             format!("key {key} on token {token}: module {}: {error}", module.display()),
             "install the module, or correct secrets.slots",
@@ -175,7 +207,7 @@ fn token_key(module: &Path, token: &str, key: &str) -> Check {
 fn key_file(config: &Config, path: &Path) -> Check {
     let subject = "key-encryption key";
     match fs::symlink_metadata(path) {
-        Err(error) => problem(
+        Err(error) => absent(
             subject,
             format!("{}: {error}", path.display()),
             "without it the store cannot be opened: restore it from where you keep it",
@@ -312,12 +344,14 @@ async fn ports(config: &Config) -> Vec<Check> {
     checks
 }
 
-/// With nobody else at it, the store is opened and read through: pages, audit chain, sealed rows.
-async fn integrity(config: &Config) -> Check {
+/// With nobody else at it, the store is opened and read through: pages, audit chain, sealed rows. Answers too whether
+/// it could be opened.
+async fn integrity(config: &Config) -> (Check, bool) {
     let subject = "store";
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let looked = with_store(config, &clock, async |store: store::Store| Ok(store.integrity().await)).await;
-    match looked {
+    let is_open = looked.is_ok();
+    let found = match looked {
         Err(error) => problem(subject, format!("{error:#}"), "the message names the file and the reason"),
         Ok(Ok(found)) if found.is_sound() && found.slots < 2 => warning(
             subject,
@@ -329,7 +363,8 @@ async fn integrity(config: &Config) -> Check {
         }
         Ok(Ok(found)) => problem(subject, found.problems().join("; "), "restore the database from a backup"),
         Ok(Err(error)) => problem(subject, error.to_string(), "restore the database from a backup"),
-    }
+    };
+    (found, is_open)
 }
 
 fn envoy() -> Check {
@@ -356,9 +391,38 @@ mod tests {
     async fn reads_through_a_store_that_nobody_serves() {
         let directory = tempfile::tempdir().unwrap();
         let config = installed(directory.path()).await;
-        let found = timeout(Duration::from_secs(30), integrity(&config)).await.expect("it ends");
+        let (found, is_open) = timeout(Duration::from_secs(30), integrity(&config)).await.expect("it ends");
+        assert!(is_open);
         assert_eq!(found.finding, Finding::Warning, "{found:?}");
         assert!(found.detail.contains("unbroken") && found.detail.contains("one key slot only"), "{found:?}");
+    }
+
+    #[tokio::test]
+    async fn key_that_is_not_there_is_a_problem_only_where_no_other_opens_the_store() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("credence.yaml");
+        let recovery = directory.path().join("recovery.kek");
+        let config = config::parse("test", "trust_domain: td.example", &[], directory.path(), true).unwrap();
+        init::initialise(&config, Some(&recovery), &path, Arc::new(SystemClock)).await.unwrap();
+        let slot =
+            config::SlotConfig { name: init::RECOVERY.into(), source: KekSource::File(recovery.clone()) };
+        let both = Config { slots: vec![slot], ..config.clone() };
+        let ports = [both.grpc, both.enrolment, both.rest].map(|listen| Listen { port: 0, ..listen });
+        let [grpc, enrolment, rest] = ports;
+        let both = Config { grpc, enrolment, rest, probes: None, ..both };
+        fs::write(&path, both.to_yaml()).unwrap();
+        let keys = async || -> Vec<Check> {
+            let checks = timeout(Duration::from_secs(30), run(&path, true)).await.expect("it ends");
+            checks.into_iter().filter(|check| check.subject == "key-encryption key").collect()
+        };
+        let Some(KekSource::File(kek)) = &config.kek else { unreachable!("a file by default") };
+        fs::remove_file(kek).unwrap();
+        let found = keys().await;
+        assert_eq!(found[0].finding, Finding::Warning, "{found:?}");
+        assert!(found[0].hint.contains("not needed while another key opens the store"), "{found:?}");
+        fs::remove_file(&recovery).unwrap();
+        let found = keys().await;
+        assert!(found.iter().all(|check| check.finding == Finding::Problem), "{found:?}");
     }
 
     #[tokio::test]
