@@ -252,6 +252,42 @@ async fn remove(args: &RemoveIssuerArgs) -> Result<Exit, Failure> {
     done(&args.change, &client.delete(&path(false)).await?)
 }
 
+/// What an issuer signs now, of all that is signed.
+fn signs(one: &wire::Issuer, all: &[wire::Issuer]) -> String {
+    let share = |percent: u8| match percent {
+        0 => None,
+        100 => Some("leaves by default".to_owned()),
+        part => Some(format!("{part} % of leaves by default")),
+    };
+    let named = |count: usize| match count {
+        0 => None,
+        1 => Some("leaves of 1 binding that names it".to_owned()),
+        more => Some(format!("leaves of {more} bindings that name it")),
+    };
+    let is_of_leaves = one.vault.as_ref().is_some_and(|vault| vault.role.is_some());
+    let parts: Vec<String> = if one.state != "signs" {
+        Vec::new()
+    } else if is_of_leaves {
+        let instead = all.iter().filter(|other| other.stands_in.as_deref() == Some(one.name.as_str()));
+        let instead = instead.map(|other| format!("leaves in the place of {}", other.name));
+        share(one.percent).into_iter().chain(named(one.named_by)).chain(instead).collect()
+    } else {
+        // Whoever signed it, our own authority signs what is built in.
+        let ours = all.iter().find(|other| other.kind == "builtin");
+        let leaves = ours.and_then(|ours| share(ours.percent));
+        let named = ours.and_then(|ours| named(ours.named_by)).filter(|_| one.kind == "builtin");
+        [
+            Some("the issuing authority, which signs for nodes, operators and this server".to_owned()),
+            leaves,
+            named,
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    };
+    parts.join(", ")
+}
+
 fn table(issuers: &[wire::Issuer]) -> String {
     let rows = issuers.iter().map(|one| {
         let warnings = one.warnings.iter().map(String::as_str);
@@ -276,6 +312,7 @@ fn table(issuers: &[wire::Issuer]) -> String {
             one.name.clone(),
             one.kind.clone(),
             one.state.clone(),
+            dash(Some(&signs(one, issuers))),
             dash(place.as_deref()),
             dash(authority),
             dash(one.next.as_deref()),
@@ -287,6 +324,7 @@ fn table(issuers: &[wire::Issuer]) -> String {
         "issuer",
         "kind",
         "state",
+        "signs",
         "where",
         "authority or account",
         "next is due",
@@ -324,10 +362,8 @@ fn of_migration(one: &wire::Issuer) -> Vec<String> {
                 )
             }
         });
-    } else if one.percent > 0 && one.percent < 100 {
-        told.push(format!("{} % of leaves by default", one.percent));
     }
-    if one.named_by > 0 {
+    if one.named_by > 0 && one.state != "signs" {
         told.push(format!("named by {} bindings", one.named_by));
     }
     if let Some(fallback) = &one.fallback {
@@ -375,4 +411,57 @@ pub(super) fn change_text(made: &wire::IssuerChange) -> String {
 fn migration(made: &wire::IssuerMigration) -> String {
     let steps = made.installed.iter().flat_map(|installed| &installed.steps);
     steps.fold(made.summary.clone(), |text, step| format!("{text}\n  {step}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn issuer(name: &str, kind: &str, state: &str, percent: u8) -> wire::Issuer {
+        wire::Issuer {
+            name: name.into(),
+            kind: kind.into(),
+            state: state.into(),
+            percent,
+            ..wire::Issuer::default()
+        }
+    }
+
+    fn with_role(issuer: wire::Issuer) -> wire::Issuer {
+        let vault = serde_json::json!({
+            "addresses": ["https://v:8200"], "ca_file": "/c", "mount": "pki", "issuer": "i", "role": "svid",
+            "login": {"method": "token"},
+        });
+        wire::Issuer { vault: Some(serde_json::from_value(vault).unwrap()), ..issuer }
+    }
+
+    #[test]
+    fn says_of_each_issuer_what_it_signs() {
+        let builtin = issuer("builtin", "builtin", "signs", 75);
+        let corp = wire::Issuer { named_by: 2, ..with_role(issuer("corp", "vault", "signs", 25)) };
+        let spare = with_role(issuer("spare", "vault", "prepared", 0));
+        let all = [builtin, corp, spare];
+        assert_eq!(
+            all.each_ref().map(|one| signs(one, &all)),
+            [
+                "the issuing authority, which signs for nodes, operators and this server, 75 % of leaves by default",
+                "25 % of leaves by default, leaves of 2 bindings that name it",
+                "",
+            ]
+        );
+        // Whoever signs the authority of ours signs by it what is built in.
+        let all = [issuer("builtin", "builtin", "idle", 100), issuer("root", "vault", "signs", 0)];
+        assert_eq!(
+            all.each_ref().map(|one| signs(one, &all)),
+            [
+                "",
+                "the issuing authority, which signs for nodes, operators and this server, leaves by default"
+            ]
+        );
+        let mut corp = with_role(issuer("corp", "vault", "signs", 100));
+        corp.stands_in = Some("spare".into());
+        let all = [corp, with_role(issuer("spare", "vault", "signs", 0))];
+        assert_eq!(signs(&all[1], &all), "leaves in the place of corp");
+        assert!(table(&all).contains("leaves in the place of corp"));
+    }
 }
