@@ -3,11 +3,12 @@
 use audit::Action;
 use spiffe::Namespace;
 use uuid::Uuid;
-use xds::model::{self, Document, Problem, Problems, Scope};
+use xds::model::{self, Document, Kind, Problem, Problems, Scope};
 
 use super::{
     CallError, Caller, Calls,
     configs::{Request, Step, Written},
+    moved,
 };
 use crate::{
     ports::{DocumentFilter, RevisionState, StoredDocument},
@@ -271,22 +272,55 @@ impl Calls {
         };
         let (kind, name) = (&wanted.kind, &wanted.name);
         let found = self.documents.history(&caller.tenant, &namespace, kind, name, MAX_HISTORY).await?;
-        let old = found.into_iter().find(|one| one.revision == wanted.to);
+        let old = found.iter().find(|one| one.revision == wanted.to);
         let missing = || format!("{} of {kind} {namespace}/{name}", wanted.to);
         let old = old.ok_or_else(|| CallError::NotFound { what: "revision", name: missing() })?;
         if old.state == RevisionState::Deleted {
             let why = "is where the document was deleted: it has no text".to_owned();
             return Err(CallError::Conflict { what: "revision", name: missing(), why });
         }
-        let written = one(read(caller, &namespace, &label(&old), &old.text)?)?;
-        let mut event = caller.event(self.clock.now(), Action::DocumentRollback, label(&old));
+        let written = one(read(caller, &namespace, &label(old), &old.text)?)?;
+        let moved = self.moved_since(caller, old, found.first(), &written.document).await?;
+        let mut event = caller.event(self.clock.now(), Action::DocumentRollback, label(old));
         event = event.with("to", wanted.to);
         let step = Step::Put { written: Box::new(written), expected: None, apply: true };
         let request = Request {
             reason: wanted.reason.clone(),
             ..Request::new(caller, vec![step], event).dry(wanted.dry_run)
         };
-        self.configs.change(request).await
+        let mut plan = self.configs.change(request).await?;
+        plan.warnings.extend(moved);
+        Ok(plan)
+    }
+
+    /// What an operator should know of the addresses of clusters before the text of `old` is effective again.
+    async fn moved_since(
+        &self,
+        caller: &Caller,
+        old: &StoredDocument,
+        newest: Option<&StoredDocument>,
+        document: &Document,
+    ) -> Result<Vec<String>, CallError> {
+        let newest = newest.filter(|newest| newest.state != RevisionState::Deleted);
+        let newest = newest.map(|newest| read(caller, &old.namespace, &label(newest), &newest.text));
+        // Of one that cannot be read any more nothing is known.
+        let newest = newest.and_then(|read| one(read.ok()?).ok());
+        let mut warnings =
+            newest.map_or_else(Vec::new, |newest| moved::going_back(document, &newest.document));
+        for (cluster, name) in moved::elsewhere(document) {
+            let kind = Kind::Endpoints.word();
+            let given = self.documents.history(&caller.tenant, &old.namespace, kind, name, 1).await?;
+            if let Some(given) = given.first().filter(|given| given.at > old.at) {
+                warnings.push(format!(
+                    "cluster {cluster} keeps the endpoints of {} as they are since {}, after revision {}: credence history \
+                     {kind} {name}",
+                    label(given),
+                    given.at,
+                    old.revision
+                ));
+            }
+        }
+        Ok(warnings)
     }
 }
 

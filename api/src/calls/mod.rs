@@ -32,6 +32,7 @@ mod expiry;
 mod hooks;
 mod identities;
 mod issuers;
+mod moved;
 mod proxies;
 mod recovery;
 mod revocation;

@@ -416,6 +416,38 @@ async fn rolls_back_to_an_older_text_as_a_new_revision() {
 }
 
 #[tokio::test]
+async fn rollback_says_which_endpoints_go_back_and_which_stay() {
+    let world = world().await;
+    let config = |port: u16| {
+        format!(
+            "apiVersion: v1\nkind: ProxyConfig\nmetadata: {{name: web}}\nspec:\n  clusters:\n    - {{name: \
+             pay, type: STATIC, mtls: off, endpoints: [{{address: 127.0.0.1, port: {port}}}]}}\n    - {{name: api, type: \
+             EDS, mtls: off}}\n"
+        )
+    };
+    world.applied(ENDPOINTS).await;
+    world.applied(&config(4001)).await;
+    let history = world.get("/api/v1/history?kind=ProxyConfig&namespace=default&name=web").await.body;
+    let first = &history["items"][0]["revision"];
+    let back = json!({"kind": "ProxyConfig", "name": "web", "to": first, "dry_run": true});
+    let warnings = async || {
+        let plan = world.json("POST", "/api/v1/rollback", back.clone()).await;
+        assert_eq!(plan.status, StatusCode::OK, "{}", plan.body);
+        let all = plan.body["warnings"].as_array().cloned().unwrap_or_default();
+        let text: Vec<_> = all.iter().map(|one| one.as_str().unwrap().to_owned()).collect();
+        text.join("\n")
+    };
+    let none = warnings().await;
+    assert!(!none.contains("goes back") && !none.contains("keeps the endpoints"), "{none}");
+    world.clock.advance(Duration::from_secs(60));
+    world.applied(&config(4002)).await;
+    world.applied(&ENDPOINTS.replace("3001", "3002")).await;
+    let said = warnings().await;
+    assert!(said.contains("pay goes back to endpoints 127.0.0.1:4001, from 127.0.0.1:4002"), "{said}");
+    assert!(said.contains("api keeps the endpoints of Endpoints default/api"), "{said}");
+}
+
+#[tokio::test]
 async fn enrols_shows_and_removes_a_node() {
     let world = world().await;
     let enrolled =
