@@ -24,6 +24,8 @@ pub enum VaultLogin {
     /// A token that somebody else looks after.
     Token,
     /// A role id and a secret id.
+    // By its other word in what was stored before.
+    #[serde(rename = "approle", alias = "app-role")]
     AppRole {
         /// Where the method is mounted.
         mount: String,
@@ -209,4 +211,20 @@ pub trait IssuerStore: Send + Sync {
     /// Removes one, be it that it does not open; its record is destroyed. Refused while its leaves may be in use, or are
     /// to be: by default, because a binding names it, or in the place of another.
     async fn remove_issuer(&self, name: &IssuerName, event: Event) -> Result<(), StoreError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn login_is_written_as_operators_say_it_and_what_was_stored_before_is_read() {
+        let login = VaultLogin::AppRole { mount: "approle".into(), role_id: "r".into() };
+        let text = serde_json::to_string(&login).unwrap();
+        assert_eq!(text, r#"{"method":"approle","mount":"approle","role_id":"r"}"#);
+        for word in ["approle", "app-role"] {
+            let stored = text.replace(r#":"approle","mount"#, &format!(r#":"{word}","mount"#));
+            assert_eq!(serde_json::from_str::<VaultLogin>(&stored).unwrap(), login, "{word}");
+        }
+    }
 }
