@@ -13,16 +13,26 @@ use ca::{
     ports::{AuthorityRecord, AuthorityState, Place},
     upstream,
 };
-use certs::Certificate;
+use certs::{Certificate, Timestamp};
 use spiffe::{AuthorityId, IssuerName};
 
 use self::given::{anchor, credential, unwrappable};
 use super::{CallError, Caller, Calls, acme, error, rotation::shown_laggard, trust::unavailable};
 use crate::{
     ports::{Earlier, Issuer, KeptIssuer, MAX_EARLIER, VaultSettings},
-    sources::{Draft, Examined},
+    sources::{Draft, Examined, IssuerStanding},
     wire,
 };
+
+/// The replacement of the issuing authority of now that comes by itself.
+pub(super) struct Replacement {
+    /// The authority that is replaced.
+    pub(super) authority: AuthorityId,
+    /// When, or when an issuer is asked for its successor.
+    pub(super) at: Timestamp,
+    /// Which issuer is asked, if it is not made here.
+    pub(super) issuer: Option<IssuerName>,
+}
 
 /// A check that ended an examination.
 const FAILED: &str = "failed";
@@ -57,6 +67,39 @@ impl Calls {
         let all = self.list_issuers().await?;
         let missing = || CallError::NotFound { what: "issuer", name: name.to_owned() };
         all.items.into_iter().find(|one| one.name == name).ok_or_else(missing)
+    }
+
+    /// When the issuing authority is replaced by itself, and by whom: the one day that every listing says.
+    ///
+    /// # Errors
+    /// When the store cannot read.
+    pub(super) async fn next_replacement(&self) -> Result<Option<Replacement>, CallError> {
+        if let Some((authority, issuer, standing)) = self.upstream_of_now().await? {
+            return Ok(standing.next.map(|at| Replacement { authority, at, issuer: Some(issuer) }));
+        }
+        let next = self.rotation.next();
+        Ok(next.map(|next| Replacement { authority: next.active, at: next.at, issuer: None }))
+    }
+
+    /// Which issuer signed the issuing authority of now and is asked for its successor, if one did.
+    ///
+    /// # Errors
+    /// When the store cannot read.
+    pub(super) async fn upstream_of_now(
+        &self,
+    ) -> Result<Option<(AuthorityId, IssuerName, IssuerStanding)>, CallError> {
+        let kept = self.issuers.issuers().await?;
+        if kept.is_empty() {
+            return Ok(None);
+        }
+        let records = self.records().await?;
+        let signed = |kept: &KeptIssuer| {
+            let issuer = &kept.issuer;
+            let is_upstream = issuer.vault.role.is_none();
+            let current = upstream::current(&records, issuer.signers()).filter(|_| is_upstream)?;
+            Some((current.id, issuer.name.clone(), self.upstreams.standing(&issuer.name)))
+        };
+        Ok(kept.iter().find_map(signed))
     }
 
     /// Names an issuer. It is tried whole, and kept only if it could sign our next authority now.

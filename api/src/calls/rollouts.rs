@@ -52,16 +52,19 @@ impl Pauses {
 
 impl Calls {
     /// What is replaced by itself next, and whether that is paused.
-    #[must_use]
-    pub fn list_rollouts(&self) -> wire::Rollouts {
+    ///
+    /// # Errors
+    /// When the store cannot read.
+    pub async fn list_rollouts(&self) -> Result<wire::Rollouts, CallError> {
         let now = self.clock.now();
-        let next = self.rotation.next().map(|next| wire::PlannedRollout {
+        let next = self.next_replacement().await?.map(|next| wire::PlannedRollout {
             what: "intermediate".to_owned(),
-            authority: next.active.to_string(),
+            authority: next.authority.to_string(),
             at: next.at.to_string(),
             in_secs: next.at.millis_since(now).div_euclid(1000),
+            issuer: next.issuer.map(|issuer| issuer.to_string()),
         });
-        wire::Rollouts { paused: self.paused(), planned: next.into_iter().collect() }
+        Ok(wire::Rollouts { paused: self.paused(), planned: next.into_iter().collect() })
     }
 
     /// The pause that holds now.

@@ -7,6 +7,7 @@ use ca::{
     dependents::{Laggard, Reason},
     rotation::{Step, Wish},
 };
+use certs::Timestamp;
 use spiffe::AuthorityId;
 
 use super::{CallError, Caller, Calls, trust::unavailable};
@@ -62,7 +63,7 @@ impl Calls {
                 Some(issued.map_err(|error| unavailable("journal", &error))?.len())
             }
         };
-        let text = |time: certs::Timestamp| time.to_string();
+        let text = |time: Timestamp| time.to_string();
         let now = self.clock.now();
         let request = self.authorities.request().await.map_err(|error| unavailable("authorities", &error))?;
         Ok(wire::RootRotation {
@@ -92,20 +93,41 @@ impl Calls {
             }),
             settles: status.settles.map(text),
             signed,
-            by_hand: self.rotation.by_hand().map(|by_hand| wire::ByHand {
-                authority: by_hand.authority.to_string(),
-                due: text(by_hand.due),
-                is_due: by_hand.due <= now,
-                ends: text(by_hand.ends),
-                ends_in_secs: by_hand.ends.millis_since(now).div_euclid(1000),
-                advice: super::BRING_INTERMEDIATE.to_owned(),
-            }),
+            by_hand: self.by_hand(now).await?,
             request: request.map(|request| wire::PendingRequest {
                 authority: request.id.to_string(),
                 made: text(request.created),
                 by: request.by,
             }),
         })
+    }
+}
+
+impl Calls {
+    /// The issuing authority whose successor is not made here. One that an issuer signed is asked for by itself, and is
+    /// an operator's to see to only when that has come to nothing for long.
+    async fn by_hand(&self, now: Timestamp) -> Result<Option<wire::ByHand>, CallError> {
+        let Some(by_hand) = self.rotation.by_hand() else { return Ok(None) };
+        let upstream = self.upstream_of_now().await?.filter(|(id, ..)| *id == by_hand.authority);
+        let (due, is_due, advice, issuer) = match upstream {
+            None => (by_hand.due, by_hand.due <= now, super::BRING_INTERMEDIATE.to_owned(), None),
+            Some((_, issuer, standing)) => {
+                // Its successor is there.
+                let Some(next) = standing.next else { return Ok(None) };
+                let why = standing.problem.unwrap_or_else(|| "it has not answered yet".to_owned());
+                let advice = format!("{why}: credence issuer test {issuer}");
+                (next, standing.is_at_risk, advice, Some(issuer.to_string()))
+            }
+        };
+        Ok(Some(wire::ByHand {
+            authority: by_hand.authority.to_string(),
+            due: due.to_string(),
+            is_due,
+            ends: by_hand.ends.to_string(),
+            ends_in_secs: by_hand.ends.millis_since(now).div_euclid(1000),
+            advice,
+            issuer,
+        }))
     }
 }
 

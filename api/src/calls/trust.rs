@@ -45,7 +45,7 @@ impl Calls {
     pub async fn list_authorities(&self) -> Result<wire::Page<wire::Authority>, CallError> {
         let now = self.clock.now();
         let records = self.authorities.load().await.map_err(|error| unavailable("authorities", &error))?;
-        let next = self.rotation.next();
+        let next = self.next_replacement().await?;
         let lists = self.revoking.lists().unwrap_or_default();
         let mut items = Vec::new();
         for record in records.iter().filter(|record| record.state != AuthorityState::Removed) {
@@ -56,7 +56,8 @@ impl Calls {
                     Some(leaves.map_err(|error| unavailable("journal", &error))?.count)
                 }
             };
-            let rotates = next.filter(|next| next.active == record.id).map(|next| next.at.to_string());
+            let next = next.as_ref().filter(|next| next.authority == record.id);
+            let rotates = next.map(|next| next.at.to_string());
             let list = lists.lists.iter().find(|list| list.authority == record.id);
             let waits_for = match (record.place, record.state) {
                 (Place::Issuing, AuthorityState::Prepared) => self.rotation.laggards(),

@@ -14,7 +14,7 @@ use crate::{
 type Answer<T> = Result<Json<T>, CallError>;
 
 pub(super) async fn list(State(shared): App, Params(Nothing {}): Params<Nothing>) -> Answer<wire::Rollouts> {
-    Ok(Json(shared.calls.list_rollouts()))
+    Ok(Json(shared.calls.list_rollouts().await?))
 }
 
 pub(super) async fn pause(

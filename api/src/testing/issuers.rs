@@ -80,6 +80,8 @@ pub struct StillVault {
     pub leaves: Arc<Mutex<Option<ca::LeafIssuerStatus>>>,
     /// Who signs by default, and where leaves move, while nobody stands in [`Self::leaves`] as active.
     pub default: Arc<Mutex<DefaultIssuer>>,
+    /// When it is asked next.
+    pub next: Arc<Mutex<Option<certs::Timestamp>>>,
     /// What it was asked for in vain.
     pub unknown: Arc<Mutex<Vec<LeafRequest>>>,
 }
@@ -92,7 +94,8 @@ impl Upstreams for StillVault {
 
     fn standing(&self, _: &IssuerName) -> IssuerStanding {
         let leaves = self.leaves.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        IssuerStanding { leaves, ..IssuerStanding::default() }
+        let next = *self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        IssuerStanding { leaves, next, ..IssuerStanding::default() }
     }
 
     fn leaves(&self) -> Arc<LeavesStatus> {

@@ -119,12 +119,15 @@ impl MetricsText for Still {
 pub struct StillRotation {
     /// How the rotation of the root stands; nothing until it was looked at.
     pub root: Mutex<Option<ca::RotationStatus>>,
+    /// What is not replaced here.
+    pub by_hand: Mutex<Option<ca::ByHand>>,
 }
 
 #[async_trait]
 impl Rotation for StillRotation {
     fn next(&self) -> Option<NextRotation> {
-        Some(NextRotation { active: AuthorityId::of(SpkiHash([1; 32])), at: Timestamp::EPOCH })
+        let is_ours = self.by_hand().is_none();
+        is_ours.then(|| NextRotation { active: AuthorityId::of(SpkiHash([1; 32])), at: Timestamp::EPOCH })
     }
 
     async fn rotate_issuing(&self, _: &Caller, _: &str) -> Result<AuthorityId, CallError> {
@@ -160,7 +163,7 @@ impl Rotation for StillRotation {
     }
 
     fn by_hand(&self) -> Option<ca::ByHand> {
-        None
+        *self.by_hand.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn request(

@@ -52,14 +52,16 @@ pub struct PendingRequest {
     pub by: String,
 }
 
-/// What nothing replaces by itself: the key that would sign its successor is kept elsewhere.
+/// What is not replaced here: the key that would sign its successor is kept elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ByHand {
     /// The issuing authority.
     pub authority: String,
-    /// From when on an operator should see to a successor: half of its life.
+    /// From when on an operator should see to a successor: half of its life. Where an issuer signs it: when that is asked
+    /// by itself next.
     pub due: String,
-    /// Whether that time has come.
+    /// Whether an operator is waited for: that time has come; where an issuer signs it, only when 70 % of its life have
+    /// passed without a successor.
     pub is_due: bool,
     /// When it ends.
     pub ends: String,
@@ -67,6 +69,9 @@ pub struct ByHand {
     pub ends_in_secs: i64,
     /// What to do.
     pub advice: String,
+    /// The issuer that signs it, and is asked for its successor by itself; none where nobody is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<String>,
 }
 
 /// Hands in the chain that somebody else signed for the pending request.

@@ -24,6 +24,9 @@ pub struct PlannedRollout {
     pub at: String,
     /// Seconds until then.
     pub in_secs: i64,
+    /// The issuer that is asked for its successor then; none where it is made here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<String>,
 }
 
 /// A pause of automatic rotation.

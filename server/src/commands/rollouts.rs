@@ -67,9 +67,11 @@ fn text(rollouts: &wire::Rollouts) -> String {
         None => String::new(),
     };
     let rows = rollouts.planned.iter();
-    let rows =
-        rows.map(|one| vec![one.what.clone(), one.authority.clone(), left(one.in_secs), one.at.clone()]);
-    text.push_str(&output::table(&["replaced by itself", "authority", "in", "at"], rows));
+    let rows = rows.map(|one| {
+        let by = one.issuer.as_ref().map_or_else(|| "here".to_owned(), |issuer| format!("issuer {issuer}"));
+        vec![one.what.clone(), one.authority.clone(), by, left(one.in_secs), one.at.clone()]
+    });
+    text.push_str(&output::table(&["replaced by itself", "authority", "by", "in", "at"], rows));
     text
 }
 
@@ -91,10 +93,11 @@ mod tests {
             authority: "00".into(),
             at: "T".into(),
             in_secs: 14_400,
+            issuer: Some("corp".into()),
         };
         let text = text(&wire::Rollouts { paused: Some(paused), planned: vec![planned] });
         let first = "PAUSED for 4h more, until U, by spiffe://td/credence/operator/ann: Black Friday";
         assert!(text.starts_with(&format!("automatic rotation is {first}\n")), "{text}");
-        assert!(text.contains("intermediate"), "{text}");
+        assert!(text.contains("intermediate") && text.contains("issuer corp"), "{text}");
     }
 }

@@ -125,6 +125,19 @@ pub(super) fn text(now: &wire::RootRotation) -> String {
 fn by_hand_text(by_hand: &wire::ByHand) -> String {
     let (authority, ends) = (&by_hand.authority, &by_hand.ends);
     let left = left(by_hand.ends_in_secs);
+    if let Some(issuer) = &by_hand.issuer {
+        if by_hand.is_due {
+            return format!(
+                "AT RISK: issuing authority {authority} ends in {left}, at {ends}, and issuer {issuer} has signed no \
+                 successor: {}\n",
+                by_hand.advice
+            );
+        }
+        return format!(
+            "issuer {issuer} is asked for a successor of issuing authority {authority} at {}, by itself; it ends at {ends}\n",
+            by_hand.due
+        );
+    }
     if by_hand.is_due {
         return format!(
             "DUE: issuing authority {authority} ends in {left}, at {ends}, and nothing replaces it by itself, because the \
@@ -152,6 +165,7 @@ mod tests {
             ends: "T2".into(),
             ends_in_secs: 86_400,
             advice: "credence ca csr".into(),
+            issuer: None,
         };
         let request = wire::PendingRequest { authority: "bb".into(), made: "T3".into(), by: "ann".into() };
         let mut now = wire::RootRotation {
@@ -163,9 +177,16 @@ mod tests {
         for words in ["DUE: issuing authority aa ends in 1d", "credence ca csr", "request for bb"] {
             assert!(due.contains(words), "{due}");
         }
-        now.by_hand = Some(wire::ByHand { is_due: false, ..by_hand });
+        now.by_hand = Some(wire::ByHand { is_due: false, ..by_hand.clone() });
         let early = text(&now);
         assert!(!early.contains("DUE") && early.contains("from T1 on"), "{early}");
+        let of_issuer = wire::ByHand { issuer: Some("corp".into()), ..by_hand };
+        now.by_hand = Some(of_issuer.clone());
+        let risk = text(&now);
+        assert!(risk.contains("AT RISK") && risk.contains("issuer corp has signed no successor"), "{risk}");
+        now.by_hand = Some(wire::ByHand { is_due: false, ..of_issuer });
+        let asked = text(&now);
+        assert!(asked.contains("issuer corp is asked") && asked.contains("at T1, by itself"), "{asked}");
     }
 
     #[test]

@@ -4,8 +4,9 @@ use std::{collections::BTreeSet, time::Duration};
 
 use ca::{
     migration::{Begin, MigrationWish, Migrations},
-    ports::AuthorityState,
+    ports::{AuthorityRecord, AuthorityState},
     rotation::{Step, Wish},
+    upstream,
 };
 use certs::parse_duration;
 use spiffe::{AuthorityId, IssuerName};
@@ -40,10 +41,24 @@ impl Calls {
             return self.migrate_leaves(caller, from, Some(&issuer), wanted).await;
         }
         self.refuse_stages(from, wanted).await?;
+        let anchor = AuthorityId::of(issuer.anchor.spki_hash());
+        let records = self.records().await?;
+        let is_prepared = |one: &AuthorityRecord| one.id == anchor && one.state == AuthorityState::Prepared;
+        if records.iter().any(is_prepared) {
+            let why = format!(
+                "is on its way already: its root {anchor} is prepared, and nothing is to be done but its gates: credence ca \
+                 status says who is waited for, credence ca rotate root rollback calls it off"
+            );
+            return Err(CallError::Conflict { what: "issuer", name: issuer.name.to_string(), why });
+        }
         if wanted.dry_run {
-            let anchor = AuthorityId::of(issuer.anchor.spki_hash());
-            let is_same = self.anchor.borrow().root == Some(anchor);
-            let next = if is_same {
+            let signs = |one: &AuthorityRecord| one.id == anchor && one.state == AuthorityState::Active;
+            let is_same = records.iter().any(signs);
+            let signs_already = upstream::current(&records, issuer.signers()).is_some();
+            let next = if is_same && signs_already {
+                "before its time: it signs already, and is asked by itself (credence issuer list says when)"
+                    .to_owned()
+            } else if is_same {
                 "under the root of now: it signs leaves at once".to_owned()
             } else {
                 format!(

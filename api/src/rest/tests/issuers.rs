@@ -1,6 +1,9 @@
 //! `/issuers`.
 
-use ca::{dependents::Laggard, ports::AuthorityState};
+use ca::{
+    dependents::Laggard,
+    ports::{Authorities, AuthorityRecord, AuthorityState, Place, Transition},
+};
 use certs::certificates_to_pem;
 use fixtures::TestAuthority;
 use spiffe::IssuerName;
@@ -19,7 +22,7 @@ pub(super) fn wanted(name: &str, change: impl FnOnce(&mut Value)) -> Value {
             "ca_file": "/etc/credence/vault-ca.pem",
             "mount": "pki",
             "issuer": "0bd4d8ba-7c2f-4f6e-b6a4-0a1f6b6f3a11",
-            "login": {"method": "app-role", "mount": "approle", "role_id": "credence"},
+            "login": {"method": "approle", "mount": "approle", "role_id": "credence"},
         },
         "credential": "s3cret",
         "anchor": anchor(),
@@ -355,4 +358,92 @@ async fn issuer_whose_record_does_not_open_is_removed_by_its_name_unless_somebod
     let removed = remove("").await;
     assert_eq!(removed.status, StatusCode::OK, "{}", removed.body);
     assert_eq!(remove("").await.status, StatusCode::NOT_FOUND);
+}
+
+/// An authority that is kept, of which only where it stands counts.
+fn record(certificate: certs::Certificate, place: Place, state: AuthorityState) -> AuthorityRecord {
+    let at = Timestamp::from_unix_secs(1_800_000_000);
+    AuthorityRecord {
+        id: AuthorityId::of(certificate.spki_hash()),
+        place,
+        state,
+        certificate,
+        parent: None,
+        created: at,
+        activated: Some(at),
+        retired: None,
+        removed: None,
+        automatic: true,
+        tainted: None,
+        stolen: None,
+        cross: None,
+        offline: None,
+        between: Vec::new(),
+        arrivals: 1,
+    }
+}
+
+impl World {
+    async fn keep(&self, record: AuthorityRecord) {
+        let key = certs::SecretKey::generate(certs::Profile::Root.key_kind());
+        let event = Event::done(self.clock.now(), Actor::System, Action::AuthorityPrepare, "planted");
+        self.journal.insert(vec![(record, key)], vec![event]).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn every_listing_names_the_one_day_on_which_an_issuer_is_asked_for_the_next_authority() {
+    let world = world().await;
+    let now = world.clock.now();
+    let certificate = || certs::Certificate::from_der(TestAuthority::root("corp", now).der()).unwrap();
+    let (root, issuing) = (certificate(), certificate());
+    let corp = wanted("corp", |corp| corp["anchor"] = json!(certificates_to_pem([root.der()])));
+    let added = world.json("POST", "/api/v1/issuers", corp).await;
+    assert_eq!(added.status, StatusCode::OK, "{}", added.body);
+
+    // Its root is prepared: a second time there is nothing to be done.
+    let migrate = || json!({"to": "corp", "dry_run": true});
+    let root = record(root, Place::Root, AuthorityState::Prepared);
+    world.keep(root.clone()).await;
+    let again = world.json("POST", "/api/v1/issuers/migrate", migrate()).await;
+    assert_eq!(again.status, StatusCode::CONFLICT, "{}", again.body);
+    assert!(again.body["detail"].as_str().unwrap().contains("is on its way already"), "{}", again.body);
+
+    let event = |what| Event::done(now, Actor::System, what, "planted");
+    let (from, to) = (AuthorityState::Prepared, AuthorityState::Active);
+    let turn = Transition { id: root.id, from, to, at: now };
+    world.journal.transition(vec![turn], vec![event(Action::AuthorityActivate)]).await.unwrap();
+    let issuing = record(issuing, Place::Issuing, AuthorityState::Active);
+    let issuing = AuthorityRecord { parent: Some(root.id), ..issuing };
+    world.keep(issuing.clone()).await;
+    let next = now + Duration::from_secs(86_400);
+    *world.vault.next.lock().unwrap() = Some(next);
+    let ends = issuing.certificate.not_after();
+    *world.rotation.by_hand.lock().unwrap() = Some(ca::ByHand { authority: issuing.id, due: ends, ends });
+    *world.rotation.root.lock().unwrap() = Some(ca::RotationStatus {
+        phase: "steady".into(),
+        standing: String::new(),
+        root: Some(root.id),
+        other: None,
+        is_automatic: true,
+        emergency: None,
+        is_at_risk: false,
+        due: Vec::new(),
+        since: None,
+        tally: ca::Tally::default(),
+        laggards: Vec::new(),
+        barrier: None,
+        settles: None,
+    });
+    let day = json!(next.to_string());
+    assert_eq!(world.get("/api/v1/issuers/corp").await.body["next"], day);
+    let rollouts = world.get("/api/v1/rollouts").await.body;
+    assert_eq!((&rollouts["planned"][0]["at"], &rollouts["planned"][0]["issuer"]), (&day, &json!("corp")));
+    let shown = world.get("/api/v1/authorities/root/rotation").await.body;
+    assert_eq!((&shown["by_hand"]["due"], &shown["by_hand"]["is_due"]), (&day, &json!(false)), "{shown}");
+    assert_eq!(shown["by_hand"]["issuer"], "corp");
+    let listed = world.get("/api/v1/authorities").await.body;
+    assert_eq!(listed["items"][1]["rotates_at"], day, "{listed}");
+    let planned = world.json("POST", "/api/v1/issuers/migrate", migrate()).await;
+    assert!(planned.body["summary"].as_str().unwrap().contains("it signs already"), "{}", planned.body);
 }
