@@ -218,7 +218,8 @@ impl Client {
     /// # Errors
     /// When the server cannot be asked.
     pub async fn opens(&self, account: &Url, old: &dyn Signer, new: &dyn Signer) -> Result<Opens, Trouble> {
-        for (signer, which) in [(new, Opens::New), (old, Opens::Old)] {
+        // The new one again, which may have been taken while the old one was asked for.
+        for (signer, which) in [(new, Opens::New), (old, Opens::Old), (new, Opens::New)] {
             if self.find(signer).await?.is_some_and(|found| found.url == *account) {
                 return Ok(which);
             }

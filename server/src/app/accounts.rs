@@ -138,10 +138,12 @@ impl Accounts {
     pub(super) async fn open(&self, name: &IssuerName) -> Result<Opened, String> {
         let found = self.shared.find(name).await.map_err(|error| error.to_string())?;
         let kept = found.ok_or_else(|| format!("there is no ACME server {name}"))?;
+        // What the matter is stands there, if it was tried and failed.
+        let why = self.standing(name).problem.map(|problem| format!(": {problem}")).unwrap_or_default();
         let account = match &kept.issuer.account {
-            None => return Err(format!("the account at {name} is being registered")),
+            None => return Err(format!("the account at {name} is being registered{why}")),
             Some(_) if !kept.is_settled() => {
-                return Err(format!("the account at {name} is getting another key"));
+                return Err(format!("the account at {name} is getting another key{why}"));
             }
             Some(url) => Account { url: settings::url(url)?, signer: signer(&kept.key)? },
         };

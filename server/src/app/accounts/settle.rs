@@ -19,6 +19,12 @@ use super::{Reply, Shared, settings};
 /// taking just then is not dropped.
 const UNDER_WAY: Duration = Duration::from_secs(30);
 
+/// No key of ours opens the account, and what to do about it.
+const LOST: &str = "the server knows neither the key of the account nor the next one: it has lost the account, or \
+                    somebody else gave it a key. The key is the one before";
+const LOST_ADVICE: &str =
+    "add the server under another name, give the listener another edge of it, and remove this one";
+
 /// On whose account.
 pub(super) enum By {
     /// Somebody asked for it.
@@ -56,6 +62,32 @@ pub(super) enum Progress {
         /// When the server wants to be asked again, at the earliest.
         pause: Option<Duration>,
     },
+}
+
+/// What becomes of a change of the key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// The next key is the key.
+    Changed,
+    /// The server is asked again for the same next key.
+    Ask,
+    /// It has ended: the account has the key that it had.
+    NotChanged,
+    /// It has ended: the server knows neither key.
+    Lost,
+    /// The server may be changing it now.
+    Wait,
+}
+
+/// By which key opens the account, whether no request can be under way any more, and whether somebody asks again.
+pub(super) fn judge(opens: Opens, is_over: bool, is_wanted: bool) -> Verdict {
+    match (opens, is_over) {
+        (Opens::New, _) => Verdict::Changed,
+        (Opens::Old, _) if is_wanted => Verdict::Ask,
+        (Opens::Old, true) => Verdict::NotChanged,
+        (Opens::Neither, true) => Verdict::Lost,
+        (Opens::Old | Opens::Neither, false) => Verdict::Wait,
+    }
 }
 
 /// Signs by a key that is kept.
@@ -240,8 +272,8 @@ impl<'a> Settling<'a> {
     }
 
     /// With a fresh key the server was never asked to take it before. With another one it is looked which key opens
-    /// the account; where that is the one before, the change has ended, unless somebody asks for it again: nothing is
-    /// ordered meanwhile.
+    /// the account; where that is the one before, the change has ended, unless somebody asks for it again, and where it
+    /// is neither it has ended too: nothing is ordered meanwhile.
     async fn rollover(&self, mut kept: KeptAcme, is_fresh: bool) -> Result<Progress, CallError> {
         let rule = "account-key";
         let opened = (|| {
@@ -262,26 +294,30 @@ impl<'a> Settling<'a> {
             }
         };
         if !is_fresh {
-            match client.opens(&account.url, &*account.signer, &*next).await {
-                Ok(Opens::New) => return self.changed(kept).await,
-                Ok(Opens::Old) if matches!(self.by, By::Caller(..)) => {
-                    // By the same key, which the server may be taking now. On record before it is asked.
-                    kept = self.put(kept, |event| event.with("step", "change-key")).await?;
-                }
-                Ok(Opens::Old) => return self.ended(kept).await,
-                Ok(Opens::Neither) => return Ok(shut_out(kept.issuer)),
+            let is_over = self.shared.clock.now() >= kept.issuer.updated + UNDER_WAY;
+            let opens = match client.opens(&account.url, &*account.signer, &*next).await {
+                Ok(opens) => opens,
                 Err(trouble) => return Ok(self.pending(kept.issuer, rule, &trouble)),
+            };
+            match judge(opens, is_over, matches!(self.by, By::Caller(..))) {
+                Verdict::Changed => return self.changed(kept).await,
+                // By the same key, which the server may be taking now. On record before it is asked.
+                Verdict::Ask => kept = self.put(kept, |event| event.with("step", "change-key")).await?,
+                Verdict::NotChanged => return self.ended(kept).await,
+                Verdict::Lost => return self.lost(kept).await,
+                Verdict::Wait => return Ok(under_way(kept.issuer)),
             }
         }
         let Err(trouble) = client.change_key(&account, &*next).await else { return self.changed(kept).await };
-        match client.opens(&account.url, &*account.signer, &*next).await {
-            Ok(Opens::New) => self.changed(kept).await,
-            Ok(Opens::Neither) => Ok(shut_out(kept.issuer)),
-            Ok(Opens::Old) if !trouble.is_outcome_unknown() => {
+        let opens = client.opens(&account.url, &*account.signer, &*next).await;
+        match opens.map(|opens| judge(opens, !trouble.is_outcome_unknown(), false)) {
+            Ok(Verdict::Changed) => self.changed(kept).await,
+            Ok(Verdict::NotChanged) => {
                 let check = check(rule, "failed", trouble.to_string(), trouble.hint());
                 self.not_changed(kept, check).await
             }
-            Ok(Opens::Old) | Err(_) => match self.pending(kept.issuer, rule, &trouble) {
+            Ok(Verdict::Lost) => self.lost(kept).await,
+            Ok(Verdict::Ask | Verdict::Wait) | Err(_) => match self.pending(kept.issuer, rule, &trouble) {
                 // Which key it is may be asked whenever: only the change is not asked for again.
                 Progress::Pending { outcome, problem, .. } => {
                     Ok(Progress::Pending { outcome, problem, pause: None })
@@ -294,17 +330,16 @@ impl<'a> Settling<'a> {
     /// The server was asked for another key, and the account opens by the one before.
     async fn ended(&self, kept: KeptAcme) -> Result<Progress, CallError> {
         let rule = "account-key";
-        if self.shared.clock.now() < kept.issuer.updated + UNDER_WAY {
-            let found = "the server has not changed the key yet, and may be about to".to_owned();
-            let advice = "nothing: what became of it is found out by itself";
-            let problem = format!("{found}; {advice}");
-            let outcome = AcmeOutcome { issuer: kept.issuer, check: check(rule, "warning", found, advice) };
-            return Ok(Progress::Pending { outcome, problem, pause: None });
-        }
         let found =
             "the server was asked for another key, and has not changed it: the account has the one before";
         let advice = format!("ask again: credence issuer credentials {} --new-account-key", self.name);
         self.not_changed(kept, check(rule, "failed", found.to_owned(), advice)).await
+    }
+
+    /// The server has no account of ours that could get another key. The one before stays: it is no worse than any.
+    async fn lost(&self, kept: KeptAcme) -> Result<Progress, CallError> {
+        let check = check("account-key", "failed", LOST.into(), LOST_ADVICE);
+        self.not_changed(kept, check).await
     }
 
     /// The next key is the key, and the one before is destroyed with its record.
@@ -353,11 +388,10 @@ fn check(rule: &str, verdict: &str, found: String, advice: impl Into<String>) ->
     IssuerCheck { rule: rule.into(), verdict: verdict.into(), found, advice: advice.into() }
 }
 
-/// The account is gone, or has a third key: both keys are kept, and it is looked at again.
-fn shut_out(issuer: AcmeIssuer) -> Progress {
-    let found = "neither its key nor the next one opens the account".to_owned();
-    let advice = "the server has lost it, or somebody else gave it a key: add the server under another name, and \
-                  remove this one";
+/// The server may be about to change the key: both are kept, and it is looked at again.
+fn under_way(issuer: AcmeIssuer) -> Progress {
+    let found = "the server has not changed the key yet, and may be about to".to_owned();
+    let advice = "nothing: what became of it is found out by itself";
     let problem = format!("{found}; {advice}");
     let outcome = AcmeOutcome { issuer, check: check("account-key", "warning", found, advice) };
     Progress::Pending { outcome, problem, pause: None }

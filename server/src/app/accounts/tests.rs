@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 
 use super::{
     examine::{Standing, judge},
+    settle::Verdict,
     *,
 };
 use crate::app::checks::Checks;
@@ -144,7 +145,27 @@ async fn what_was_begun_is_gone_on_with_by_the_next_process_and_kept_until_it_is
         let kept = store.acme_issuers().await.unwrap();
         assert_eq!((kept[0].issuer.version, kept[0].next_key.is_some()), (1, next_key), "nothing changed");
         let refused = accounts.open(&name()).await.unwrap_err();
-        assert!(refused.contains(told), "{refused}");
+        assert!(refused.contains(told) && refused.contains("/nowhere/roots.pem"), "{refused}");
+    }
+}
+
+#[test]
+fn change_of_a_key_ends_by_which_key_opens_the_account_when_nothing_is_under_way_any_more() {
+    use acme::Opens;
+    for (opens, is_over, is_wanted, expected) in [
+        (Opens::New, false, false, Verdict::Changed),
+        (Opens::New, true, true, Verdict::Changed),
+        (Opens::Old, false, false, Verdict::Wait),
+        (Opens::Old, true, false, Verdict::NotChanged),
+        (Opens::Old, false, true, Verdict::Ask),
+        (Opens::Old, true, true, Verdict::Ask),
+        // A server that has lost the account is not asked again: whoever asks hears that it has.
+        (Opens::Neither, false, false, Verdict::Wait),
+        (Opens::Neither, false, true, Verdict::Wait),
+        (Opens::Neither, true, false, Verdict::Lost),
+        (Opens::Neither, true, true, Verdict::Lost),
+    ] {
+        assert_eq!(settle::judge(opens, is_over, is_wanted), expected, "{opens:?} {is_over} {is_wanted}");
     }
 }
 
