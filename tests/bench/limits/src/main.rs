@@ -24,8 +24,13 @@ mod stub;
 mod window;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use mimalloc::MiMalloc;
 
 use crate::report::Report;
+
+/// As the product's own program has it.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// What the product costs, beside the least that it could.
 #[derive(Debug, Parser)]
