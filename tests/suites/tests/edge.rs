@@ -251,6 +251,36 @@ async fn proxies_answer(name: &'static str, envoy: Envoy) {
     world.finish().await;
 }
 
+/// A proxy that has just started acknowledges what it must show before it opens a listener at all: the server is told to
+/// look when it can be answered, and no order is lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_order_waits_until_a_new_proxy_listens() {
+    let Some(envoy) = envoy("1.40.0") else { return };
+    let options = WorldOptions { envoy: Some(envoy), ..WorldOptions::default() };
+    let mut world = TestWorld::boot("edge-first", options).await;
+    let upstream = Upstream::start("from the shop").await;
+    let ports = TestWorld::free_ports(3);
+    let a = [ports[0], ports[1], ports[2]];
+    let looks = Looks { http: a[1], tls: a[2], resolver: None };
+    let Some(pebble) = Pebble::start_at(&PebbleOptions::default(), looks).await else {
+        return world.finish().await;
+    };
+    add_issuer(&world, &pebble).await;
+    world.rest().apply(&document("edge", a, upstream.address())).await;
+    let add =
+        ["edge", "add", "shop", "--listener", "https", "--domain", "shop.example", "--issuer", "pebble"];
+    world.command(&[&add[..], &["--challenge", "http-01", "--http-listener", "http"]].concat()).await;
+    let proxy = ProxyOptions {
+        identities: vec![world.id("edge")],
+        labels: vec!["app=edge".to_owned()],
+        ..ProxyOptions::default()
+    };
+    world.start_proxy_with("edge", proxy).await;
+    let shown = edge(&world, "shop", |shown| is_valid(shown) || shown["state"] == "failing").await;
+    assert!(is_valid(&shown), "{shown}");
+    world.finish().await;
+}
+
 /// A proxy that takes challenges and never says so holds an order up by name, and only until it is gone; a kill of the
 /// server meanwhile leaves one order.
 #[tokio::test(flavor = "multi_thread")]

@@ -382,7 +382,9 @@ impl Duty {
                 let update = self.inputs.bulletin.update(&self.key, created, |shown| shown.texts = texts);
                 update.await?;
                 let wanted = tables.iter().map(|table| (TypeUrl::Route, table.clone())).collect::<Vec<_>>();
-                self.await_proxies(record, listener, &wanted).await
+                self.await_proxies(record, listener, &wanted).await?;
+                self.await_listeners(record).await;
+                Ok(())
             }
             EdgeChallenge::TlsAlpn01 => {
                 let mut pairs = Vec::new();
@@ -401,12 +403,17 @@ impl Duty {
                 let mut wanted: Vec<_> = presented.iter().map(secret).collect();
                 wanted.push((TypeUrl::Listener, settings.listener.clone()));
                 self.await_proxies(record, &settings.listener, &wanted).await?;
-                if record.edge().certificate.is_none() {
-                    // They have acknowledged a listener that waits for a certificate which cannot come yet.
-                    tokio::time::sleep(2 * EDGE_FETCH_TIMEOUT).await;
-                }
+                self.await_listeners(record).await;
                 Ok(())
             }
+        }
+    }
+
+    /// Proxies have acknowledged a listener that waits for a certificate which cannot come yet; one that has just started
+    /// opens none at all before it gave up waiting, not even for plain HTTP.
+    async fn await_listeners(&self, record: &Record) {
+        if record.edge().certificate.is_none() {
+            tokio::time::sleep(2 * EDGE_FETCH_TIMEOUT).await;
         }
     }
 
