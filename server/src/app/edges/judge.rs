@@ -129,16 +129,18 @@ async fn check_listener(
             advice,
         );
     }
-    if let Some(other) = found.iter().find(|one| one.edge.as_ref() != Some(name)) {
+    let (ours, others): (Vec<_>, Vec<_>) = found.iter().partition(|one| one.edge.as_ref() == Some(name));
+    if let Some(other) = others.first() {
         let shows = match &other.edge {
             Some(edge) => format!("edge {edge}"),
             None => "no edge".to_owned(),
         };
-        return checks.failed(
-            "listener",
-            format!("listener {listener} of {} shows {shows}", other.document.name),
-            advice,
-        );
+        let why = format!("listener {listener} of {} shows {shows}", other.document.name);
+        let Some(ours) = ours.first() else { return checks.failed("listener", why, advice) };
+        let why = format!("{why}, that of {} shows this one", ours.document.name);
+        let advice =
+            format!("an edge is asked for at all listeners of its name in namespace {namespace}: rename one");
+        return checks.failed("listener", why, advice);
     }
     checks.passed("listener", listener.clone());
     if settings.challenge == EdgeChallenge::TlsAlpn01 && found.iter().any(|one| one.port != TLS_PORT) {
