@@ -347,7 +347,7 @@ fn of_migration(one: &wire::Issuer) -> Vec<String> {
             (Some(why), _) => format!(
                 "STOPPED on the way from {from}: {why}; credence issuer migrate --resume goes on, --abort goes back"
             ),
-            (None, []) => format!("all leaves come from {from}"),
+            (None, []) => format!("all leaves have come over from {from}"),
             (None, stages) => {
                 let (stage, behind) = (migration.stage + 1, migration.behind);
                 let waits = match migration.waits_for.as_slice() {
@@ -355,7 +355,7 @@ fn of_migration(one: &wire::Issuer) -> Vec<String> {
                     names => format!(": {}", names.join(", ")),
                 };
                 format!(
-                    "{} % of leaves come from {from}, stage {stage} of {}, {behind} of {} not acknowledged{waits}",
+                    "{} % of leaves have come over from {from}, stage {stage} of {}, {behind} of {} not acknowledged{waits}",
                     one.percent,
                     stages.len(),
                     migration.total,
