@@ -200,7 +200,7 @@ impl Face {
                 StatusCode::CONFLICT,
                 "conflict",
                 "its state does not allow this",
-                "read its state again",
+                "what it says stands in the way: change that first, the same again changes nothing",
             ),
             CallError::Stale { actual, .. } => face(
                 StatusCode::PRECONDITION_FAILED,
@@ -261,6 +261,10 @@ fn not_found_hint(what: &str) -> String {
         "secret" => "credence secret list",
         "issuer" => "credence issuer list",
         "edge" => "credence edge list",
+        "hook" => "credence hook list",
+        "authority" => "credence ca status",
+        "pause of" => "credence rollout list",
+        "open recovery" => "credence recover --list",
         _ => "credence get KIND",
     };
     format!("\"{command}\" shows what there is")

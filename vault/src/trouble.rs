@@ -356,6 +356,10 @@ impl Trouble {
             Self::NotVouched { .. } => NotLoggedIn::NotVouched.hint(),
             Self::NotLoggedIn(reason) => return reason.hint().to_owned(),
             Self::OverGranted(_) => "give the token the printed policy and no other, beside `default`",
+            Self::Refused { said } if said.has("invalid role or secret ID") => {
+                "give the role id (--role-id) and a secret id of the same role that has not ended; a wrapping token needs \
+                 --wrapped"
+            }
             Self::Refused { .. } => {
                 "Vault says what it does not like: change the role, or what is asked of it"
             }

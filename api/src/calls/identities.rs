@@ -129,7 +129,8 @@ impl Calls {
         // Only now: a new session that is let in between the two would outlive both.
         if evicts {
             self.configs.evict(id.clone(), event().with("evict", true)).await?;
-            self.await_enforcement("sessions are ended", EVICTS, EVICTING, &mut outcome).await;
+            self.await_enforcement("the end of its sessions is acknowledged", EVICTS, EVICTING, &mut outcome)
+                .await;
         }
         Ok(outcome)
     }

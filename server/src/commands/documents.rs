@@ -25,7 +25,7 @@ pub(super) struct Source {
 pub(super) fn read(path: &Path) -> Result<Vec<Source>, Failure> {
     let failed = |path: &Path, error: std::io::Error| {
         let exit = if error.kind() == std::io::ErrorKind::NotFound { Exit::NotFound } else { Exit::Failed };
-        Failure::new(exit, format!("cannot read {}: {error}", path.display()), "check the path after -f")
+        Failure::new(exit, format!("cannot read {}: {error}", path.display()), "check the path")
     };
     if path == Path::new("-") {
         let mut text = String::new();

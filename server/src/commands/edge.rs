@@ -58,6 +58,14 @@ fn challenge(args: &AddEdgeArgs) -> Result<EdgeChallenge, Failure> {
         (ChallengeKind::Http01, Some(listener), None) => Ok(EdgeChallenge::Http01 { listener }),
         (ChallengeKind::TlsAlpn01, None, None) => Ok(EdgeChallenge::TlsAlpn01),
         (ChallengeKind::Dns01, None, Some(publisher)) => Ok(EdgeChallenge::Dns01 { publisher }),
+        (ChallengeKind::Http01, None, None) => Err(Failure::usage(
+            "http-01 needs a listener that takes plain HTTP, to answer at",
+            "give --http-listener NAME",
+        )),
+        (ChallengeKind::Dns01, None, None) => Err(Failure::usage(
+            "dns-01 needs somebody who publishes records",
+            "give --dns-command PROGRAM, or --dns-server, --dns-zone, --dns-key and --dns-key-file",
+        )),
         _ => Err(Failure::usage(
             "--http-listener belongs to http-01, --dns-command or --dns-server to dns-01, and none to tls-alpn-01",
             "give what the challenge takes: credence edge add --help shows each",

@@ -305,9 +305,13 @@ async fn audit_rows(client: &Client, args: &AuditListArgs) -> Result<Vec<wire::A
         let limit = (args.limit - rows.len()).min(500);
         let page: wire::Page<wire::AuditRow> = client.get(&format!("{path}limit={limit}{after}")).await?;
         rows.extend(page.items);
-        let Some(next) = page.next else { break };
+        let Some(next) = page.next else { return Ok(rows) };
         after = format!("&after={next}");
     }
+    output::note(&format!(
+        "these are the last {}, there are more: --limit shows them, --since fewer",
+        rows.len()
+    ));
     Ok(rows)
 }
 
