@@ -89,6 +89,25 @@ pub enum ExtendedKeyUsage {
     Other(String),
 }
 
+impl fmt::Display for ExtendedKeyUsage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ServerAuth => "serverAuth",
+            Self::ClientAuth => "clientAuth",
+            Self::Any => "anyExtendedKeyUsage",
+            Self::Other(identifier) => identifier,
+        })
+    }
+}
+
+/// Purposes in the words of RFC 5280, or that there are none.
+pub(crate) fn purposes_text(purposes: &[ExtendedKeyUsage]) -> String {
+    match purposes {
+        [] => "nothing in particular".to_owned(),
+        some => some.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+    }
+}
+
 /// A certificate: its DER bytes and what they say. Cheap to clone. Parsing says nothing about trust.
 #[derive(Clone)]
 pub struct Certificate {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::{
     Certificate, ExtendedKeyUsage, Fault, KeyKind, Profile, PublicKey, SubjectAltName, Usage, Validity,
     anatomy::{Anatomy, BasicConstraints, oid},
+    certificate::purposes_text,
     der,
     verify::rules::{Role, faults},
 };
@@ -149,7 +150,9 @@ fn names(certificate: &Certificate, parts: &Anatomy<'_>, profile: Profile, findi
             SubjectAltName::Dns(name) if profile == Profile::Workload => {
                 findings.warning("names", format!("has the DNS name {name:?}"));
             }
-            other => findings.error("names", format!("has the name {other:?}")),
+            SubjectAltName::Dns(name) => findings.error("names", format!("has the DNS name {name:?}")),
+            SubjectAltName::Ip(address) => findings.error("names", format!("has the address {address}")),
+            SubjectAltName::Other(form) => findings.error("names", format!("has a name of the form {form}")),
         }
     }
 }
@@ -187,7 +190,8 @@ fn usages(certificate: &Certificate, parts: &Anatomy<'_>, profile: Profile, find
         &[ExtendedKeyUsage::ServerAuth, ExtendedKeyUsage::ClientAuth]
     };
     if purposes != expected {
-        findings.error("purposes", format!("is for {purposes:?}, not {expected:?}"));
+        let (found, expected) = (purposes_text(purposes), purposes_text(expected));
+        findings.error("purposes", format!("is for {found}, not {expected}"));
     }
     if parts.extension(oid::EXTENDED_KEY_USAGE).is_some_and(|extension| extension.critical) {
         findings.error("purposes", "has a critical ExtendedKeyUsage".to_owned());

@@ -12,6 +12,7 @@ use crate::{
     Certificate, ExtendedKeyUsage, KeyKind, MAX_CHAIN_CERTIFICATES, MAX_DEPTH, Profile, PublicKey, SecretKey,
     Serial, Severity, SpkiHash, SubjectAltName, Template, Timestamp, Validity,
     anatomy::{Anatomy, BasicConstraints, oid},
+    certificate::purposes_text,
     lint,
     names::distinguished_name,
     rehearse,
@@ -215,7 +216,12 @@ fn each(authority: &Certificate, name: &str, wanted: &Wanted<'_>, board: &mut Bo
     let both = [ExtendedKeyUsage::ServerAuth, ExtendedKeyUsage::ClientAuth];
     let is_both = both.iter().all(|purpose| purposes.contains(purpose));
     if !purposes.is_empty() && !is_both {
-        board.fail("authority-purposes", name, format!("is for {purposes:?}"), Opinion::unknown());
+        board.fail(
+            "authority-purposes",
+            name,
+            format!("is for {}", purposes_text(purposes)),
+            Opinion::unknown(),
+        );
     }
     let has_constraints =
         Anatomy::of(authority.der()).is_ok_and(|parts| parts.extension(oid::NAME_CONSTRAINTS).is_some());
