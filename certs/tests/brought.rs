@@ -220,3 +220,16 @@ fn garbage_has_a_ladder_too() {
     let skipped = ladder.rungs.iter().filter(|rung| rung.verdict == Verdict::Skipped).count();
     assert_eq!(skipped + 1, ladder.rungs.len());
 }
+
+#[test]
+fn version_that_has_no_extensions_is_refused_for_that_alone() {
+    let root = root(Some(1));
+    let signed = issuing(&root, |made| Blueprint { version: 1, extensions: Vec::new(), ..made });
+    let (ladder, brought) = explain_brought(&[signed.der(), root.der()], &wanted(&signed));
+    assert_eq!((rules(&ladder), brought), (vec!["version"], None));
+    // Nothing says that it is an authority, and no rung says that it is.
+    for rule in ["not-authority", "no-cert-sign", "issuing-constraints", "issuing-usage"] {
+        let rung = ladder.rungs.iter().find(|rung| rung.rule == rule).unwrap();
+        assert_eq!(rung.verdict, Verdict::Skipped, "{rule}: {}", rung.found);
+    }
+}

@@ -3,7 +3,9 @@
 use std::{net::IpAddr, time::Duration};
 
 use super::{
-    Context, Part, explain_on,
+    Context, Part,
+    certificates::has_no_extensions,
+    explain_on,
     opinion::Opinion,
     rules::{RULES, rules},
     rung::{Board, Ladder, Rule, Scope},
@@ -181,6 +183,12 @@ pub fn is_self_signed(certificate: &Certificate) -> bool {
 /// What only the issuing authority must be.
 fn first(issuing: &Certificate, board: &mut Board) {
     let name = "first certificate";
+    if has_no_extensions(issuing) {
+        for rule in ["issuing-constraints", "issuing-usage"] {
+            board.skip(rule, "a certificate of this version has no extensions that could say it");
+        }
+        return;
+    }
     let basic = Anatomy::of(issuing.der()).ok().and_then(|parts| {
         let extension = parts.extension(oid::BASIC_CONSTRAINTS)?;
         Some((extension.critical, BasicConstraints::parse(extension.value).ok()?))
