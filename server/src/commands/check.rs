@@ -59,14 +59,17 @@ fn check(args: &CheckArgs) -> Result<Report, Failure> {
         .map_err(|error| Failure::usage(format!("namespace: {error}"), "correct -n"))?;
     let scope = Scope { namespace, ..Scope::default() };
     let (mut documents, mut config, mut texts) = (Vec::new(), None, Vec::new());
+    let mut holds_config = false;
     for path in &args.files {
         for source in read(path)? {
             report.files += 1;
             if is_config(&source.text) {
+                holds_config = true;
                 config = read_config(&source, path, &mut report).or(config);
                 continue;
             }
             match model::parse_in(&scope, &source.file, &source.text) {
+                Ok(found) if found.is_empty() => report.warnings.push(empty(&source.file)),
                 Ok(found) => documents.extend(found),
                 Err(problems) => report.problems.extend(problems.0.into_iter().map(fault)),
             }
@@ -74,6 +77,10 @@ fn check(args: &CheckArgs) -> Result<Report, Failure> {
         }
     }
     report.documents = documents.len();
+    if documents.is_empty() && !holds_config {
+        // Whoever checks something means something.
+        report.problems.append(&mut report.warnings);
+    }
     // Rules over all documents need every one of them.
     if report.problems.is_empty() && !documents.is_empty() {
         check_whole(documents, context(args, config, &texts)?, &mut report);
@@ -85,6 +92,20 @@ fn check_whole(documents: Vec<Document>, context: Context, report: &mut Report) 
     match catalog::check(documents, context) {
         Ok(warnings) => report.warnings.extend(warnings.into_iter().map(|warning| fault(warning.0))),
         Err(problems) => report.problems.extend(problems.0.into_iter().map(fault)),
+    }
+}
+
+/// What of a file that holds nothing is to be said.
+fn empty(file: &str) -> Fault {
+    Fault {
+        file: file.to_owned(),
+        line: 1,
+        column: 1,
+        path: String::new(),
+        value: String::new(),
+        rule: "empty".into(),
+        message: "the file holds no document".into(),
+        fix: "name another file, or write a document into it: docs/reference/documents.md".into(),
     }
 }
 
@@ -199,6 +220,23 @@ mod tests {
         let found = report(&[("credence.yaml", "trust_domain: Prod.Example\nserfer: {}\n")]);
         assert!(found.problems.len() >= 2, "{:?}", found.problems);
         assert!(found.problems.iter().all(|fault| fault.line > 0 && !fault.message.is_empty()));
+    }
+
+    #[test]
+    fn says_of_a_file_that_it_holds_no_document() {
+        for text in ["", "\n", "# later\n", "---\n"] {
+            let found = report(&[("web.yaml", text)]);
+            assert!(
+                found.problems[0].message.contains("holds no document"),
+                "{text:?}: {:?}",
+                found.problems
+            );
+        }
+        // Beside others it is one to be looked at.
+        let found = report(&[("web.yaml", EXAMPLE), ("later.yaml", "# later\n")]);
+        assert!(found.problems.is_empty() && found.warnings[0].file.ends_with("later.yaml"), "{found:?}");
+        let found = report(&[("credence.yaml", "trust_domain: prod.example\n")]);
+        assert!(found.problems.is_empty() && found.warnings.is_empty(), "{found:?}");
     }
 
     /// The YAML blocks of a page.
