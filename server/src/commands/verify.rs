@@ -140,6 +140,8 @@ enum Found {
     Answered(String),
     /// The other side ended it, in these words.
     Refused(String),
+    /// It does not speak TLS at all, so nothing was judged.
+    NoTls,
     /// Neither, in time.
     Silent,
 }
@@ -148,6 +150,7 @@ fn judge(attempt: &'static str, must_pass: bool, found: &Found) -> Verdict {
     let (text, passed) = match found {
         Found::Answered(text) => (text.clone(), Some(true)),
         Found::Refused(text) => (text.clone(), Some(false)),
+        Found::NoTls => ("does not speak TLS: something else answers there".to_owned(), Some(!must_pass)),
         Found::Silent => (format!("neither refused nor answered within {} s", PATIENCE.as_secs()), None),
     };
     let verdict = match passed {
@@ -169,12 +172,19 @@ async fn ask(mut stream: impl AsyncReadExt + AsyncWriteExt + Unpin) -> Found {
             Ok(0) => Found::Refused("connection closed".into()),
             Ok(length) => {
                 let text = String::from_utf8_lossy(&bytes[..length]);
-                Found::Answered(format!("answered {}", text.lines().next().unwrap_or_default()))
+                Found::Answered(answered(text.lines().next().unwrap_or_default()))
             }
             Err(error) => Found::Refused(error.to_string()),
         }
     };
     tokio::time::timeout(PATIENCE, exchange).await.unwrap_or(Found::Silent)
+}
+
+/// What an answer says beside that somebody was let in: a proxy answers 503 itself where nobody behind it does.
+fn answered(line: &str) -> String {
+    let is_503 = line.starts_with("HTTP/") && line.split(' ').nth(1) == Some("503");
+    let behind = if is_503 { ": the proxy lets in, and what is behind it does not answer" } else { "" };
+    format!("answered {line}{behind}")
 }
 
 async fn plaintext(target: &Target) -> Verdict {
@@ -201,9 +211,16 @@ async fn handshake(target: &Target, certificate: Option<CertifiedKey>, seen: &Ar
     };
     match tokio::time::timeout(PATIENCE, connect).await {
         Ok(Ok(stream)) => ask(stream).await,
+        Ok(Err(error)) if speaks_no_tls(&error) => Found::NoTls,
         Ok(Err(error)) => Found::Refused(error.to_string()),
         Err(_) => Found::Silent,
     }
+}
+
+/// Whether what came back is no record of TLS.
+fn speaks_no_tls(error: &std::io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(inner, Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)))
 }
 
 /// Attempts that any listener with mTLS must refuse.
@@ -365,6 +382,33 @@ mod tests {
         check(false, Found::Answered("200".into()), "WRONG");
         check(false, Found::Refused("alert".into()), "ok");
         check(false, Found::Silent, "not probed");
+        check(true, Found::NoTls, "WRONG");
+        check(false, Found::NoTls, "WRONG");
+    }
+
+    #[test]
+    fn says_when_nothing_behind_the_proxy_answers() {
+        assert!(answered("HTTP/1.1 503 Service Unavailable").ends_with("what is behind it does not answer"));
+        assert_eq!(answered("HTTP/1.1 200 OK"), "answered HTTP/1.1 200 OK");
+    }
+
+    #[tokio::test]
+    async fn server_that_speaks_no_tls_refuses_nobody() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let target =
+            Target { address, mode: MtlsMode::Strict, identity: None, allow: Vec::new(), is_http: true };
+        let serve = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut bytes = [0; 512];
+            let _ = stream.read(&mut bytes).await;
+            stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
+            stream
+        };
+        let seen = Arc::default();
+        let (_, found) = tokio::join!(serve, handshake(&target, None, &seen));
+        assert!(matches!(found, Found::NoTls));
+        assert_eq!(judge("x", false, &found).verdict, "WRONG");
     }
 
     #[test]
