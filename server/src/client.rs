@@ -431,6 +431,18 @@ fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> 
     None
 }
 
+/// Why a certificate is not believed, in words: ours, where our verifier has judged.
+fn reason(why: &rustls::CertificateError) -> String {
+    match why {
+        rustls::CertificateError::Other(rustls::OtherError(ours)) => ours.to_string(),
+        rustls::CertificateError::BadSignature => {
+            "it does not prove that it holds the key of its certificate".to_owned()
+        }
+        rustls::CertificateError::BadEncoding => "its certificate does not parse".to_owned(),
+        other => format!("its certificate is refused ({other})"),
+    }
+}
+
 /// What a TLS error means to an operator; TLS 1.3 clients learn it with the first answer only.
 fn refusal(endpoint: &str, error: &(dyn Error + 'static)) -> Option<Failure> {
     let (message, hint) = match tls_error(error)? {
@@ -456,7 +468,7 @@ fn refusal(endpoint: &str, error: &(dyn Error + 'static)) -> Option<Failure> {
             (format!("{endpoint} refused the operator certificate: {why} (alert {alert:?})"), REISSUE)
         }
         rustls::Error::InvalidCertificate(why) => (
-            format!("the server at {endpoint} is not who it must be: {why:?}"),
+            format!("the server at {endpoint} is not who it must be: {}", reason(why)),
             "--admin-dir must be of this server; its bundle.crt names the root that is trusted",
         ),
         rustls::Error::InvalidMessage(_) => {

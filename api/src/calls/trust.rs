@@ -157,7 +157,8 @@ impl Calls {
         serial: &str,
     ) -> Result<wire::Certificate, CallError> {
         let bad = |why: String| CallError::Parameter { what: "serial", why };
-        let octets = hex::decode(serial.replace(':', "")).map_err(|error| bad(error.to_string()))?;
+        let octets = hex::decode(serial.replace(':', ""))
+            .map_err(|_| bad(format!("{serial:?} is no serial number: write it as cert list shows it")))?;
         let parsed = Serial::from_der_integer(&octets).map_err(|error| bad(error.to_string()))?;
         let filter = CertificateFilter { serial: Some(parsed), limit: 1, ..CertificateFilter::default() };
         let rows =

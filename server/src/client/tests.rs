@@ -23,6 +23,23 @@ fn turns_alerts_into_hints() {
     assert_eq!(refusal("cp:8080", &std::io::Error::other("reset")), None);
 }
 
+#[test]
+fn says_in_words_why_the_server_is_not_believed() {
+    #[derive(Debug, thiserror::Error)]
+    #[error("it is spiffe://td/web, not spiffe://td/credence/server")]
+    struct Ours;
+    let ours = rustls::CertificateError::Other(rustls::OtherError(Arc::new(Ours)));
+    let inner = std::io::Error::other(rustls::Error::InvalidCertificate(ours));
+    let message = refusal("cp:8080", &inner).unwrap().message;
+    assert!(
+        message.ends_with("is not who it must be: it is spiffe://td/web, not spiffe://td/credence/server")
+    );
+    let inner =
+        std::io::Error::other(rustls::Error::InvalidCertificate(rustls::CertificateError::BadSignature));
+    let message = refusal("cp:8080", &inner).unwrap().message;
+    assert!(!message.contains("BadSignature"), "{message}");
+}
+
 /// An admin directory with a chain of `issuer`, and an endpoint.
 async fn admin_dir(issuer: &FakeIssuer, id: &str, endpoint: &str, lifetime: u64) -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();

@@ -16,7 +16,7 @@ use std::{
 use certs::Timestamp;
 use cryptoki::{
     context::{CInitializeArgs, Pkcs11},
-    error::Error as Pkcs11Error,
+    error::{Error as Pkcs11Error, RvError},
     mechanism::{Mechanism, aead::GcmParams},
     object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle},
     session::{Session, UserType},
@@ -138,6 +138,11 @@ impl TokenError {
                 "make a key with CKA_SENSITIVE true and CKA_EXTRACTABLE false, or let `credence kek add-slot` make it"
                     .into()
             }
+            Self::Failed { doing: "loading the module", .. } => {
+                "install the module for this machine, or correct secrets.slots[].pkcs11.module; another slot opens the \
+                 store meanwhile"
+                    .into()
+            }
             Self::Failed { doing: "login", .. } => "look at the PIN in secrets.slots[].pkcs11.pin_file".into(),
             Self::Failed { .. } => "look at the token and its module; another slot opens the store meanwhile".into(),
         }
@@ -242,7 +247,7 @@ impl TokenKey {
     }
 
     fn failed(&self, doing: &'static str, error: &Pkcs11Error) -> TokenError {
-        TokenError::Failed { token: self.token.clone(), doing, reason: error.to_string() }
+        TokenError::Failed { token: self.token.clone(), doing, reason: words(error) }
     }
 
     /// The one key of our label, which must not be able to leave.
@@ -297,9 +302,62 @@ impl TokenKey {
     }
 }
 
+/// What a module or token said, for people: the loader's own words, and of a code that means something to whoever looks
+/// after the token its sentence without the standard's advice to programmers.
+fn words(error: &Pkcs11Error) -> String {
+    match error {
+        Pkcs11Error::LibraryLoading(error) => error.to_string(),
+        Pkcs11Error::Pkcs11(code, _) => match code {
+            RvError::PinIncorrect => "the PIN is wrong".to_owned(),
+            RvError::PinLocked => "the PIN is locked, after too many wrong ones".to_owned(),
+            RvError::PinExpired => "the PIN has expired".to_owned(),
+            RvError::PinInvalid | RvError::PinLenRange => "the PIN is none that the token takes".to_owned(),
+            RvError::UserPinNotInitialized => "the token has no user PIN yet".to_owned(),
+            RvError::GeneralError | RvError::FunctionFailed => {
+                format!("the module failed and does not say why (CKR {code:?})")
+            }
+            RvError::DeviceRemoved => "the token was taken out".to_owned(),
+            RvError::DeviceError | RvError::DeviceMemory => format!("the device failed (CKR {code:?})"),
+            RvError::TokenWriteProtected => "the token is write-protected".to_owned(),
+            RvError::MechanismInvalid | RvError::MechanismParamInvalid => {
+                "the token does not know AES-GCM as it is asked for".to_owned()
+            }
+            code => format!("the module answered CKR {code:?}"),
+        },
+        Pkcs11Error::NullFunctionPointer => "the module lacks a function that is needed".to_owned(),
+        other => other.to_string(),
+    }
+}
+
 /// The last second of a day; none of a day that is none.
 fn end_of(day: &Date) -> Option<Timestamp> {
     let digits = |octets: &[u8]| String::from_utf8_lossy(octets).into_owned();
     let (year, month, day) = (digits(&day.year), digits(&day.month), digits(&day.day));
     Timestamp::parse_rfc3339(&format!("{year}-{month}-{day}T23:59:59Z"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn says_for_people_what_a_module_or_token_answers() {
+        let key = TokenKey {
+            module: "/nowhere/module.so".into(),
+            token: "t".into(),
+            key: "k".into(),
+            pin: Zeroizing::new(b"1234".to_vec()),
+        };
+        let error = key.facts().unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.starts_with("token t: loading the module failed: ") && !text.contains("libloading"),
+            "{text}"
+        );
+        assert!(error.hint().contains("pkcs11.module"), "{}", error.hint());
+        let said = |code| words(&Pkcs11Error::Pkcs11(code, cryptoki::context::Function::Login));
+        assert_eq!(said(RvError::PinIncorrect), "the PIN is wrong");
+        assert!(said(RvError::FunctionFailed).len() < 80, "{}", said(RvError::FunctionFailed));
+        assert_eq!(said(RvError::SlotIdInvalid), "the module answered CKR SlotIdInvalid");
+    }
 }
