@@ -99,6 +99,12 @@ impl Listeners {
     }
 }
 
+/// Whether somebody else listens where we want to.
+fn is_taken(error: &anyhow::Error) -> bool {
+    let io = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>());
+    io.is_some_and(|io| io.kind() == std::io::ErrorKind::AddrInUse)
+}
+
 async fn bind(what: &str, listen: Listen) -> anyhow::Result<TcpListener> {
     let address = SocketAddr::new(listen.address, listen.port);
     TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address} for {what}"))
@@ -115,7 +121,13 @@ pub(crate) async fn run(
     accept_clock: bool,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let listeners = Listeners::bind(&config).await?;
+    let listeners = match Listeners::bind(&config).await {
+        // Who has our ports mostly has our store, and is better named by that.
+        Err(error) if is_taken(&error) => {
+            return Err(store::in_use(&config.data_dir).map_or(error, Into::into));
+        }
+        bound => bound?,
+    };
     let opened =
         waiting::open(config, &config_path, clock.clone(), listeners.probes.as_ref(), &shutdown).await?;
     let Some(Opened { config, store, writer }) = opened else { return Ok(()) };

@@ -93,7 +93,12 @@ impl DirectoryError {
             Self::Mode { path, .. } => format!("run `chmod go= {}`", path.display()),
             Self::Owner { path, ours, .. } => format!("run `chown -R {ours} {}`", path.display()),
             Self::Network { .. } => "put the data directory on a local disk".into(),
-            Self::InUse { .. } => "stop that process first; one process serves one data directory".into(),
+            Self::InUse { pid, .. } => {
+                let other = holder(*pid);
+                format!(
+                    "one process serves one data directory: stop {other} first, or configure another and other ports"
+                )
+            }
             Self::Io { .. } => "look at the permissions of the directories above it".into(),
         }
     }
@@ -199,6 +204,14 @@ pub(crate) fn create_private(path: &Path) -> Result<(), DirectoryError> {
     }
 }
 
+/// Who uses a data directory, if another process does. Makes nothing, and takes nothing.
+pub(crate) fn in_use(directory: &Path) -> Option<DirectoryError> {
+    if !directory.join(LOCK).exists() {
+        return None;
+    }
+    DirectoryLock::acquire(directory).err().filter(|error| matches!(error, DirectoryError::InUse { .. }))
+}
+
 /// The exclusive use of a data directory, until dropped or until the process ends, however it ends.
 #[derive(Debug)]
 pub(crate) struct DirectoryLock {
@@ -271,7 +284,9 @@ mod tests {
     #[test]
     fn only_one_holds_the_lock_and_says_who_it_is() {
         let folder = tempfile::tempdir().unwrap();
+        assert!(in_use(folder.path()).is_none() && !folder.path().join(LOCK).exists());
         let mut first = DirectoryLock::acquire(folder.path()).unwrap();
+        assert!(in_use(folder.path()).is_some());
         let check = |expected: &str| {
             let error = DirectoryLock::acquire(folder.path()).unwrap_err();
             assert!(error.to_string().ends_with(expected), "{error}");
@@ -280,6 +295,7 @@ mod tests {
         first.sign().unwrap();
         check(&format!("is in use by process {}", std::process::id()));
         drop(first);
+        assert!(in_use(folder.path()).is_none());
         DirectoryLock::acquire(folder.path()).unwrap();
     }
 

@@ -169,6 +169,12 @@ impl OpenError {
     }
 }
 
+/// Who uses a data directory, if another process does, as opening it would say. Changes nothing.
+#[must_use]
+pub fn in_use(directory: &Path) -> Option<OpenError> {
+    directory::in_use(directory).map(OpenError::Directory)
+}
+
 /// An open store: implements the ports. Cheap to clone; changes go to its one [`Writer`].
 #[derive(Debug, Clone)]
 pub struct Store(Arc<Inner>);
