@@ -239,7 +239,7 @@ pub async fn join(
         if !error.is_passing() || clock.now() + pause > give_up {
             return Err(error);
         }
-        progress.say(Step::Waiting { reason: error.to_string(), pause });
+        progress.say(Step::Waiting { reason: chain(&error), pause });
         clock.sleep_until(clock.now() + pause).await;
     };
     let credentials = Credentials { chain, key, bundle };
@@ -249,6 +249,18 @@ pub async fn join(
     state.forget_joining_keys()?;
     progress.say(Step::Written(state.path().to_owned()));
     Ok(membership)
+}
+
+/// An error with its causes.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        text.push_str(": ");
+        text.push_str(&next.to_string());
+        cause = next.source();
+    }
+    text
 }
 
 type Answer = (Membership, Chain, TrustBundle);

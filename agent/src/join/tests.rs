@@ -207,4 +207,9 @@ async fn says_who_cannot_be_reached() {
     assert!(error.hint().unwrap().contains("credence serve"));
     let steps = attempt.heard.0.lock().unwrap();
     assert!(steps.iter().filter(|step| matches!(step, Step::Waiting { .. })).count() > 3, "{steps:?}");
+    let says_why = |step: &Step| match step {
+        Step::Waiting { reason, .. } => reason.to_lowercase().contains("refused"),
+        _ => true,
+    };
+    assert!(steps.iter().all(says_why), "each try says its reason: {steps:?}");
 }
