@@ -1,7 +1,8 @@
 //! Issuers beside the built-in one that sign leaves of workloads, and what they were asked for.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
+use api::ports::StoreError;
 use async_trait::async_trait;
 use audit::Event;
 use ca::ports::{
@@ -149,6 +150,51 @@ fn asked_before(request: &LeafRequest) -> JournalError {
 fn are_distinct(keys: impl ExactSizeIterator<Item = SpkiHash>) -> bool {
     let count = keys.len();
     keys.collect::<HashSet<_>>().len() == count
+}
+
+/// How long a request is remembered after its leaf has ended, however it was answered.
+pub(crate) const REQUEST_KEPT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// The most requests that one transaction forgets: others write in between.
+const FORGOTTEN_AT_ONCE: u64 = 1_000;
+
+/// Forgets the oldest of those whose leaves would have ended before then: nobody can show one any more.
+struct Forget(Timestamp);
+
+#[async_trait]
+impl Change for Forget {
+    type Answer = u64;
+    type Refusal = StoreError;
+
+    async fn carry_out(self, tx: &mut Tx<'_>) -> Result<u64, Fault<StoreError>> {
+        let gone = sqlx::query(
+            "DELETE FROM leaf_requests WHERE sequence IN (
+                SELECT sequence FROM leaf_requests WHERE not_after < ? ORDER BY sequence LIMIT ?)",
+        )
+        .bind(self.0.unix_millis())
+        .bind(number(FORGOTTEN_AT_ONCE))
+        .execute(tx.sql())
+        .await?;
+        Ok(gone.rows_affected())
+    }
+}
+
+impl Store {
+    /// Forgets what issuers were asked for whose leaves have ended a week before `now`; certificates that came
+    /// of it stay in the journal. Answers how many.
+    ///
+    /// # Errors
+    /// When the store cannot write; what was forgotten before stays so.
+    pub async fn forget_requests(&self, now: Timestamp) -> Result<u64, StoreError> {
+        let mut all = 0;
+        loop {
+            let gone = self.write(Forget(now - REQUEST_KEPT)).await?;
+            all += gone;
+            if gone < FORGOTTEN_AT_ONCE {
+                return Ok(all);
+            }
+        }
+    }
 }
 
 static INSERT_REQUESTS: Many = Many::new(

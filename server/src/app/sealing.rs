@@ -91,6 +91,11 @@ impl Sealer {
             if let Err(error) = self.store.check_rollback().await {
                 tracing::warn!(%error, "store was not compared with its audit log");
             }
+            match self.store.forget_requests(self.clock.now()).await {
+                Ok(0) => {}
+                Ok(count) => tracing::debug!(count, "forgot requests for leaves that have ended"),
+                Err(error) => tracing::warn!(%error, "requests for leaves that have ended are still kept"),
+            }
             let next = self.clock.now() + COMPARE;
             let mut look = true;
             loop {

@@ -1,5 +1,7 @@
 //! Records of the journal that are written by one statement: each is refused alone.
 
+use std::time::Duration;
+
 use audit::{AuditFilter, AuditLog};
 use ca::ports::{
     CertificateFilter, CertificateState, Intent, IssueOutcome, Journal, JournalError, LeafAnswer,
@@ -13,7 +15,7 @@ use tokio::task::JoinSet;
 use super::*;
 use crate::{
     journal::FINISH,
-    leaves::{ANSWER, INSERT_SIGNED},
+    leaves::{ANSWER, INSERT_SIGNED, REQUEST_KEPT},
     many::AT_ONCE,
 };
 
@@ -415,4 +417,21 @@ async fn results_are_looked_up_however_many_there_are() {
             );
         }
     }
+}
+
+#[tokio::test]
+async fn requests_are_forgotten_a_week_after_their_leaves_ended_and_certificates_stay() {
+    let records = [Record::Request(1), Record::Request(2), Record::Request(3)];
+    let (world, refused) = group(Place::made().await, &records).await;
+    assert_eq!(refused, []);
+    for answer in [Record::Answer(1, Some(9)), Record::Answer(2, None)] {
+        answer.write(world.store.clone()).await.unwrap();
+    }
+    let week = now() + REQUEST_KEPT;
+    assert_eq!(world.store.forget_requests(week).await.unwrap(), 0, "all of them ended at this moment");
+    assert_eq!(world.store.forget_requests(week + Duration::from_secs(1)).await.unwrap(), 3);
+    assert_eq!(world.store.forget_requests(week + Duration::from_secs(1)).await.unwrap(), 0);
+    let rows = world.store.certificates(&CertificateFilter::default()).await.unwrap();
+    assert_eq!(rows.len(), 1, "{rows:?}");
+    Record::Request(1).write(world.store.clone()).await.unwrap();
 }
