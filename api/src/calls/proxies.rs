@@ -3,17 +3,21 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use audit::{Action, Event};
-use certs::format_duration;
+use ca::ports::Remaining;
+use certs::{Profile, Timestamp, format_duration};
 use spiffe::{AuthorityId, Binding, BindingState, IssuerName, Namespace, NodeId, SpiffeId};
 use xds::{Resource, TypeUrl};
 
-use super::{CallError, Caller, Calls, error};
+use super::{CallError, Caller, Calls, error, unavailable};
 use crate::{redact, token::JoinToken, wire};
 
 /// How long a join token is good unless asked otherwise.
 pub const DEFAULT_TTL: Duration = Duration::from_secs(600);
 /// The longest that may be asked for.
 pub const MAX_TTL: Duration = Duration::from_secs(24 * 3600);
+
+/// How long after its end the certificate of a node is still shown.
+const ENDED_LATELY: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Which nodes to list. Absent fields do not restrict.
 #[derive(Debug, Clone, Default)]
@@ -118,17 +122,46 @@ impl Calls {
     }
 
     /// The nodes with how they stand, resources left out.
-    #[must_use]
-    pub fn list_proxies(&self, caller: &Caller, filter: &ProxyFilter) -> wire::Page<wire::Proxy> {
+    ///
+    /// # Errors
+    /// When the journal cannot be read.
+    pub async fn list_proxies(
+        &self,
+        caller: &Caller,
+        filter: &ProxyFilter,
+    ) -> Result<wire::Page<wire::Proxy>, CallError> {
         let bindings = self.configs.bindings();
         let mut chosen = bindings
             .iter()
             .filter(|binding| binding.tenant == caller.tenant)
             .filter(|binding| filter.namespace.as_ref().is_none_or(|wanted| *wanted == binding.namespace))
             .filter(|binding| filter.after.as_ref().is_none_or(|after| binding.node > *after));
-        let items: Vec<_> = chosen.by_ref().take(filter.limit).map(|binding| self.listed(binding)).collect();
+        let mut items: Vec<_> =
+            chosen.by_ref().take(filter.limit).map(|binding| self.listed(binding)).collect();
         let next = chosen.next().and(items.last()).map(|last| last.node_id.clone());
-        wire::Page { items, next }
+        self.say_ends(&mut items).await?;
+        Ok(wire::Page { items, next })
+    }
+
+    /// When the certificates end of those that are not connected, as the journal knows: those that have ended lately
+    /// are in it too.
+    async fn say_ends(&self, proxies: &mut [wire::Proxy]) -> Result<(), CallError> {
+        if proxies.iter().all(|proxy| proxy.status.certificate_expires.is_some()) {
+            return Ok(());
+        }
+        let known = self.journal.remaining(self.clock.now() - ENDED_LATELY).await;
+        let known = known.map_err(|error| unavailable("journal", &error))?;
+        let of_nodes = known.into_iter().filter(|leaf| leaf.profile == Profile::Node);
+        let ends: BTreeMap<String, Remaining> =
+            of_nodes.filter_map(|leaf| Some((leaf.node.as_ref()?.to_string(), leaf))).collect();
+        for proxy in proxies {
+            // A certificate of a node that was removed and enrolled again is not of this one.
+            let created = Timestamp::parse_rfc3339(&proxy.created);
+            let of_it = ends.get(&proxy.node_id).filter(|leaf| Some(leaf.issued) >= created);
+            let expires = &mut proxy.status.certificate_expires;
+            *expires = expires.take().or_else(|| of_it.map(|leaf| leaf.not_after.to_string()));
+        }
+        Ok(())
     }
 
     fn listed(&self, binding: &Binding) -> wire::Proxy {
@@ -157,9 +190,11 @@ impl Calls {
     /// One node with how it stands, resource by resource.
     ///
     /// # Errors
-    /// When it is not enrolled.
-    pub fn get_proxy(&self, caller: &Caller, node: &str) -> Result<wire::Proxy, CallError> {
-        Ok(self.proxy(&self.known(caller, node)?))
+    /// When it is not enrolled, or the journal cannot be read.
+    pub async fn get_proxy(&self, caller: &Caller, node: &str) -> Result<wire::Proxy, CallError> {
+        let mut proxy = self.proxy(&self.known(caller, node)?);
+        self.say_ends(std::slice::from_mut(&mut proxy)).await?;
+        Ok(proxy)
     }
 
     pub(super) fn known(&self, caller: &Caller, node: &str) -> Result<Binding, CallError> {

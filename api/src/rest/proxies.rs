@@ -39,7 +39,7 @@ pub(super) async fn list(
         limit: page(params.limit)?,
         after: after.map_err(|error| CallError::Parameter { what: "after", why: error.to_string() })?,
     };
-    Ok(Json(shared.calls.list_proxies(&caller, &filter)))
+    Ok(Json(shared.calls.list_proxies(&caller, &filter).await?))
 }
 
 pub(super) async fn enroll(
@@ -59,7 +59,7 @@ pub(super) async fn show(
     Path(node): Path<String>,
     Params(Nothing {}): Params<Nothing>,
 ) -> Answer<wire::Proxy> {
-    shared.calls.get_proxy(&caller, &node).map(Json)
+    shared.calls.get_proxy(&caller, &node).await.map(Json)
 }
 
 pub(super) async fn status(
@@ -68,7 +68,7 @@ pub(super) async fn status(
     Path(node): Path<String>,
     Params(Nothing {}): Params<Nothing>,
 ) -> Answer<wire::ProxyStatus> {
-    shared.calls.get_proxy(&caller, &node).map(|proxy| Json(proxy.status))
+    shared.calls.get_proxy(&caller, &node).await.map(|proxy| Json(proxy.status))
 }
 
 pub(super) async fn config(

@@ -471,7 +471,17 @@ async fn enrols_shows_and_removes_a_node() {
         let answer = world.get(&format!("/api/v1/proxies/web-1{path}")).await;
         assert_eq!(answer.status, StatusCode::OK, "{path}: {}", answer.body);
     }
-    assert_eq!(world.get("/api/v1/proxies").await.body["items"][0]["status"]["sync"], "OFFLINE");
+    let offline = async || world.get("/api/v1/proxies").await.body["items"][0]["status"].clone();
+    assert_eq!(
+        (&offline().await["sync"], offline().await.get("certificate_expires")),
+        (&json!("OFFLINE"), None)
+    );
+    let life = Duration::from_secs(86_400);
+    let id = SpiffeId::parse("spiffe://td.example/credence/node/web-1").unwrap();
+    world.issued(id, certs::Profile::Node, Some("web-1"), life).await;
+    let ends = json!((world.clock.now() + life).to_string());
+    assert_eq!(offline().await["certificate_expires"], ends);
+    assert_eq!(world.get("/api/v1/proxies/web-1/status").await.body["certificate_expires"], ends);
     assert_eq!(world.yaml("POST", "/api/v1/proxies/web-1/reload", "").await.status, StatusCode::OK);
     let identities = world.get("/api/v1/identities").await;
     assert_eq!(identities.body["items"].as_array().unwrap().len(), 2);

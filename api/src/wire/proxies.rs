@@ -115,7 +115,8 @@ pub struct ProxyStatus {
     /// What it says of itself, such as `envoy 1.40.0`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
-    /// When the node certificate of its newest stream ends.
+    /// When the node certificate of its newest stream ends; of a node that is not connected, the newest one that it was
+    /// given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate_expires: Option<String>,
     /// `SYNCED`, `STALE`, `NACK` or `OFFLINE`, over all types.
