@@ -32,6 +32,12 @@ pub trait Sealing: Send + Sync {
     /// When it exists, is not configured, or its key cannot be used.
     async fn add_slot(&self, name: &str, dry_run: bool, event: Event) -> Result<(), CallError>;
 
+    /// Where the server's configuration names the slot, if it does.
+    ///
+    /// # Errors
+    /// When the configuration cannot be read.
+    fn configured(&self, name: &str) -> Result<Option<String>, CallError>;
+
     /// Removes the slot of that name.
     ///
     /// # Errors
@@ -144,6 +150,10 @@ impl Sealing for MemorySealing {
             slots.insert(name.into());
         }
         Ok(())
+    }
+
+    fn configured(&self, name: &str) -> Result<Option<String>, CallError> {
+        Ok((name == "recovery").then(|| "secrets.slots of credence.yaml".to_owned()))
     }
 
     async fn remove_slot(&self, name: &str, removal: Removal<'_>, _: Event) -> Result<(), CallError> {

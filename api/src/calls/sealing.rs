@@ -47,9 +47,13 @@ impl Calls {
         let removal = Removal { instead: None, insecure_single_slot, dry_run };
         self.sealing.remove_slot(name, removal, event).await?;
         let word = if dry_run { "would remove" } else { "removed" };
+        let named = self.sealing.configured(name)?;
+        let named = named.map_or_else(String::new, |place| {
+            format!("; take it out of {place} as well, which each start complains of otherwise")
+        });
         let summary = format!(
             "{word} key slot {name}: its key opens this store no more, and copies made before still; \
-             \"credence kek rotate root\" and \"rotate data\" leave those behind"
+             \"credence kek rotate root\" and \"rotate data\" leave those behind{named}"
         );
         Ok(wire::Done { dry_run, summary })
     }
@@ -91,11 +95,14 @@ impl Calls {
                     let removal = Removal { instead: None, insecure_single_slot, dry_run };
                     self.sealing.remove_slot(from, removal, remove).await?;
                 }
-                vec![
+                let mut steps = vec![
                     format!("add key slot {to} from where credence.yaml says"),
                     format!("prove that {to} opens the store"),
                     format!("remove key slot {from}"),
-                ]
+                ];
+                let named = self.sealing.configured(from)?;
+                steps.extend(named.map(|place| format!("left to you: take {from} out of {place}")));
+                steps
             }
             RotatedKey::Root { leave_behind } => {
                 let event = self.key_event(caller, Action::RootKeyRotate, "root", reason);

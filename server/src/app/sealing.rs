@@ -21,12 +21,13 @@ use tokio_util::sync::CancellationToken;
 use super::waiting::read_again;
 use crate::{
     config::Config,
+    init::PRIMARY,
     keys::{self, Asking, Pipes},
     serve::load_config,
     transit::{BRISK, PATIENT},
 };
 
-/// How often the store is compared with its audit log and anchor.
+/// How often the store is compared with its audit log and anchor, and forgets what nobody needs any more.
 const COMPARE: Duration = Duration::from_secs(3600);
 /// When a rotation that could not go on is tried again.
 const RETRY: Duration = Duration::from_secs(60);
@@ -211,6 +212,15 @@ impl StoreKeys {
     }
 }
 
+/// The key of the configuration by which a slot is opened, if one is.
+fn named_in(config: &Config, name: &str) -> Option<&'static str> {
+    if config.slots.iter().any(|slot| slot.name == name) {
+        return Some("secrets.slots");
+    }
+    // What `init` made the first slot for names no slot.
+    (name == PRIMARY && config.kek.is_some()).then_some("secrets")
+}
+
 /// By blame, with what to do about it.
 fn refused(error: RotationError) -> CallError {
     let words = || {
@@ -327,6 +337,11 @@ impl Sealing for StoreKeys {
         Ok(())
     }
 
+    fn configured(&self, name: &str) -> Result<Option<String>, CallError> {
+        let (config, path) = (self.config()?, self.config_path.display());
+        Ok(named_in(&config, name).map(|key| format!("{key} of {path}")))
+    }
+
     async fn remove_slot(&self, name: &str, removal: Removal<'_>, event: Event) -> Result<(), CallError> {
         let only_transit = only_transit(removal.insecure_single_slot);
         if let Some(instead) = removal.instead {
@@ -422,5 +437,22 @@ impl Sealing for StoreKeys {
 
     async fn accept(&self, event: Event) -> Result<(), CallError> {
         Ok(self.store.accept(event).await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knows_where_the_configuration_names_a_slot() {
+        let parse = |secrets: &str| {
+            let text = format!("trust_domain: td.example\n{secrets}");
+            crate::config::parse("test", &text, &[], std::path::Path::new("/"), true).unwrap()
+        };
+        let slots = parse("secrets:\n  slots:\n    - {name: hsm, kek_file: a}\n");
+        assert_eq!(named_in(&slots, "hsm"), Some("secrets.slots"));
+        assert_eq!((named_in(&slots, "other"), named_in(&slots, PRIMARY)), (None, None));
+        assert_eq!(named_in(&parse(""), PRIMARY), Some("secrets"));
     }
 }

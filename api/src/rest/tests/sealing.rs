@@ -22,6 +22,15 @@ async fn slots_are_added_rotated_and_removed_by_name() {
     assert_eq!(rotated.status.as_u16(), 200, "{:?}", rotated.body);
     assert_eq!(rotated.body["steps"].as_array().unwrap().len(), 3);
     assert_eq!(names().await, ["primary-2"]);
+    let recovery = world.call("POST", "/api/v1/kek/slots", JSON, r#"{"name": "recovery"}"#).await;
+    assert_eq!(recovery.status.as_u16(), 200, "{:?}", recovery.body);
+    for (slot, is_named) in [("primary-2", false), ("recovery", true)] {
+        let planned = world.call("DELETE", &format!("/api/v1/kek/slots/{slot}?dry_run=true"), "", "").await;
+        let summary = planned.body["summary"].as_str().unwrap().to_owned();
+        assert_eq!(summary.contains("take it out of secrets.slots of credence.yaml"), is_named, "{summary}");
+    }
+    let gone = world.call("DELETE", "/api/v1/kek/slots/recovery", "", "").await;
+    assert_eq!(gone.status.as_u16(), 200, "{:?}", gone.body);
     for (body, status, word) in [
         (r#"{"name": "primary-2"}"#, 409, "exists"),
         (r#"{"name": "unknown"}"#, 404, "not-found"),
