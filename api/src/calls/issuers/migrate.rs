@@ -174,7 +174,7 @@ impl Calls {
         };
         let to_name = begin.to.clone();
         self.turn(caller, MigrationWish::Begin(begin), &wanted.reason, wanted.dry_run).await?;
-        let would = if wanted.dry_run { "would have " } else { "" };
+        let moves = if wanted.dry_run { "would move leaves" } else { "leaves move" };
         let root = to.map(|to| AuthorityId::of(to.anchor.spki_hash()).to_string());
         let gate = match &root {
             Some(root) => format!(
@@ -204,10 +204,8 @@ impl Calls {
             0 => String::new(),
             named => format!("; {named} bindings name their issuer, and stay"),
         };
-        let summary = format!(
-            "{would}{to_name} sign{} the leaves of workloads: {gate}; {stages}{named}: credence issuer list",
-            if wanted.dry_run { "" } else { "s" }
-        );
+        let summary =
+            format!("{moves} of workloads to {to_name}: {gate}; {stages}{named}: credence issuer list");
         Ok(wire::IssuerMigration { dry_run: wanted.dry_run, summary, installed: None })
     }
 
@@ -227,14 +225,14 @@ impl Calls {
         let to =
             leaves.default.migration.as_ref().map(|migration| migration.to.to_string()).unwrap_or_default();
         let from = &leaves.default.current;
-        let would = if wanted.dry_run { "would have " } else { "" };
+        let (would, s, es) = if wanted.dry_run { ("would have ", "", "") } else { ("", "s", "es") };
         let summary = if is_abort {
             format!(
-                "{would}{from} sign all leaves again: those of {to} are replaced, and its root leaves the bundles of \
+                "{would}{from} sign{s} all leaves again: those of {to} are replaced, and its root leaves the bundles of \
                  workloads when the last of them has ended"
             )
         } else {
-            format!("{would}the migration from {from} to {to} go on with the stage that was taken back")
+            format!("{would}the migration from {from} to {to} go{es} on with the stage that was taken back")
         };
         Ok(wire::IssuerMigration { dry_run: wanted.dry_run, summary, installed: None })
     }
