@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use audit::{Action, Event};
-use ca::ports::Remaining;
-use certs::{Profile, Timestamp, format_duration};
+use ca::ports::CertificateFilter;
+use certs::{Timestamp, format_duration};
 use spiffe::{AuthorityId, Binding, BindingState, IssuerName, Namespace, NodeId, SpiffeId};
 use xds::{Resource, TypeUrl};
 
@@ -15,9 +15,6 @@ use crate::{redact, token::JoinToken, wire};
 pub const DEFAULT_TTL: Duration = Duration::from_secs(600);
 /// The longest that may be asked for.
 pub const MAX_TTL: Duration = Duration::from_secs(24 * 3600);
-
-/// How long after its end the certificate of a node is still shown.
-const ENDED_LATELY: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Which nodes to list. Absent fields do not restrict.
 #[derive(Debug, Clone, Default)]
@@ -143,23 +140,23 @@ impl Calls {
         Ok(wire::Page { items, next })
     }
 
-    /// When the certificates end of those that are not connected, as the journal knows: those that have ended lately
-    /// are in it too.
+    /// When the certificates end of those that are not connected, as the journal knows: one look at an index for each.
     async fn say_ends(&self, proxies: &mut [wire::Proxy]) -> Result<(), CallError> {
-        if proxies.iter().all(|proxy| proxy.status.certificate_expires.is_some()) {
-            return Ok(());
-        }
-        let known = self.journal.remaining(self.clock.now() - ENDED_LATELY).await;
-        let known = known.map_err(|error| unavailable("journal", &error))?;
-        let of_nodes = known.into_iter().filter(|leaf| leaf.profile == Profile::Node);
-        let ends: BTreeMap<String, Remaining> =
-            of_nodes.filter_map(|leaf| Some((leaf.node.as_ref()?.to_string(), leaf))).collect();
-        for proxy in proxies {
+        for proxy in proxies.iter_mut().filter(|proxy| proxy.status.certificate_expires.is_none()) {
+            let Ok(node) = NodeId::parse(&proxy.node_id) else { continue };
+            let newest = CertificateFilter {
+                id: Some(self.domain.node_id(&node)),
+                node: Some(node),
+                newest_only: true,
+                limit: 1,
+                ..CertificateFilter::default()
+            };
+            let found = self.journal.certificates(&newest).await;
+            let found = found.map_err(|error| unavailable("journal", &error))?;
             // A certificate of a node that was removed and enrolled again is not of this one.
             let created = Timestamp::parse_rfc3339(&proxy.created);
-            let of_it = ends.get(&proxy.node_id).filter(|leaf| Some(leaf.issued) >= created);
-            let expires = &mut proxy.status.certificate_expires;
-            *expires = expires.take().or_else(|| of_it.map(|leaf| leaf.not_after.to_string()));
+            let of_it = found.first().filter(|row| Some(row.intent.at) >= created);
+            proxy.status.certificate_expires = of_it.map(|row| row.intent.not_after.to_string());
         }
         Ok(())
     }

@@ -215,7 +215,10 @@ async fn a_role_or_a_policy_that_cannot_work_is_refused_with_what_to_write_and_n
     let (code, _, words) = world.run(&["issuer", "update", "corp", "--lifetime", "10d"]).await;
     assert!(code == 2 && words.contains("ca.leaf_lifetime"), "{code} {words}");
     let planned = world.command(&["issuer", "migrate", "--to", "corp", "--dry-run"]).await;
-    assert!(planned["summary"].as_str().unwrap().starts_with("would move leaves of workloads to corp"), "{planned:#}");
+    assert!(
+        planned["summary"].as_str().unwrap().starts_with("would move leaves of workloads to corp"),
+        "{planned:#}"
+    );
     let (code, out, words) = world.run(&["issuer", "remove", "corp", "--yes"]).await;
     assert_eq!(code, 0, "{out} {words}");
     world.finish_beside(&corp.roots()).await;
