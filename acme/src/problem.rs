@@ -75,7 +75,8 @@ macro_rules! kinds {
 kinds! {
     /// The account is gone, or was never there.
     AccountDoesNotExist, "accountDoesNotExist", Operator,
-        "the server does not know the account's key: register the account again, or give the key that it knows";
+        "the server does not know the account, which it may have lost: register it again by credence issuer credentials \
+         NAME --register-again";
     /// The certificate that an order replaces was replaced before.
     AlreadyReplaced, "alreadyReplaced", Soon,
         "nothing: it is ordered again without naming the certificate that it replaces";

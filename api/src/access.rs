@@ -113,6 +113,7 @@ pub const TABLE: &[Row] = &[
     (Method::DELETE, "/api/v1/issuers/{name}", Permission::WriteTrust),
     (Method::POST, "/api/v1/issuers/{name}/test", Permission::WriteTrust),
     (Method::POST, "/api/v1/issuers/{name}/account-key", Permission::WriteTrust),
+    (Method::POST, "/api/v1/issuers/{name}/register-again", Permission::WriteTrust),
     (Method::GET, "/api/v1/edges", Permission::ReadTrust),
     (Method::POST, "/api/v1/edges", Permission::WriteTrust),
     (Method::GET, "/api/v1/edges/{name}", Permission::ReadTrust),

@@ -134,6 +134,7 @@ fn routes() -> Router<Arc<Shared>> {
         .route("/issuers/{name}", get(issuers::show).patch(issuers::update).delete(issuers::remove))
         .route("/issuers/{name}/test", post(issuers::test))
         .route("/issuers/{name}/account-key", post(acme::change_key))
+        .route("/issuers/{name}/register-again", post(acme::register_again))
         .route("/edges", get(edges::list).post(edges::add))
         .route("/edges/{name}", get(edges::show).delete(edges::remove))
         .route("/edges/{name}/renew", post(edges::renew))

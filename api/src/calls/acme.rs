@@ -94,15 +94,7 @@ impl Calls {
         name: &str,
         wanted: &wire::ChangeAccountKey,
     ) -> Result<wire::IssuerChange, CallError> {
-        let conflict =
-            |why: &str| CallError::Conflict { what: "issuer", name: name.to_owned(), why: why.to_owned() };
-        let Some(KeptAcme { issuer, .. }) = self.find_acme(name).await? else {
-            self.show_issuer(name).await?;
-            return Err(conflict("is no ACME server, and has no account there"));
-        };
-        if issuer.account.is_none() {
-            return Err(conflict("has no account yet, it is being registered"));
-        }
+        let KeptAcme { issuer, .. } = self.find_account(name).await?;
         if wanted.dry_run {
             let summary = format!("would give the account of issuer {name} another key");
             let issuer = self.shown_acme(&issuer);
@@ -126,6 +118,81 @@ impl Calls {
         };
         let issuer = self.shown_acme(&issuer);
         Ok(wire::IssuerChange { dry_run: false, summary, issuer, checks: vec![check] })
+    }
+
+    /// Makes the account anew, for the key that is kept, at a server that has lost it. The server is asked before
+    /// whether it has it, and what it wants; a dry run ends there.
+    ///
+    /// # Errors
+    /// [`CallError::Issuer`] with everything that does not work, and nothing is changed; [`CallError::Conflict`] when the
+    /// server has the account; when there is no ACME server of that name, no account yet, or a field is wrong.
+    pub async fn register_again(
+        &self,
+        caller: &Caller,
+        name: &str,
+        wanted: wire::RegisterAgain,
+    ) -> Result<wire::IssuerChange, CallError> {
+        let kept = self.find_account(name).await?;
+        let conflict = |why: String| CallError::Conflict { what: "issuer", name: name.to_owned(), why };
+        if kept.issuer.is_changing_key {
+            let why =
+                "is getting another key, and whether it has is found out by itself: credence issuer list";
+            return Err(conflict(why.to_owned()));
+        }
+        let issuer = kept.issuer.clone();
+        let (acme, external_key) = settings(&wire::AddAcme {
+            name: name.to_owned(),
+            directory: issuer.acme.directory.clone(),
+            ca_file: issuer.acme.ca_file.clone(),
+            contacts: issuer.acme.contacts.clone(),
+            agree_terms: wanted.agree_terms.or_else(|| issuer.acme.agreed.clone()),
+            external_key_id: wanted.external_key_id,
+            external_key: wanted.external_key,
+            profile: issuer.acme.profile.clone(),
+            reason: String::new(),
+            dry_run: wanted.dry_run,
+        })?;
+        let event = caller.event(self.clock.now(), Action::IssuerAsk, name).with("as", "register-again");
+        self.audit.append(vec![event.with("directory", &acme.directory)]).await?;
+        let tested = self.acme.test(kept).await;
+        if tested.iter().any(|check| check.rule == "account" && check.verdict == PASSED) {
+            let why =
+                "has its account, which the server finds by its key: there is nothing to register again";
+            return Err(conflict(why.to_owned()));
+        }
+        let draft = AcmeDraft { name: issuer.name.clone(), acme, external_key };
+        let mut checks = self.acme.examine(&draft).await;
+        if checks.iter().any(|check| check.verdict == "failed") {
+            return Err(self.acme_refused(caller, &issuer.name, checks));
+        }
+        if wanted.dry_run {
+            let directory = &draft.acme.directory;
+            let summary = format!(
+                "would register the account of issuer {name} again: another would be made at {directory} for its key"
+            );
+            let issuer = self.shown_acme(&issuer);
+            return Ok(wire::IssuerChange { dry_run: true, summary, issuer, checks });
+        }
+        let AcmeOutcome { issuer, check } =
+            match self.acme.register_again(caller, draft, &wanted.reason).await {
+                Err(CallError::Issuer { checks: more, .. }) => {
+                    checks.extend(more);
+                    return Err(self.acme_refused(caller, &issuer.name, checks));
+                }
+                registered => registered?,
+            };
+        let summary = match &issuer.account {
+            Some(account) if check.verdict == PASSED => {
+                format!(
+                    "registered the account of issuer {name} again: it is {account}, and edges order by it"
+                )
+            }
+            _ => format!(
+                "whether the server made the account of issuer {name} again is not known yet: credence issuer list"
+            ),
+        };
+        checks.push(check);
+        Ok(wire::IssuerChange { dry_run: false, summary, issuer: self.shown_acme(&issuer), checks })
     }
 
     pub(super) async fn test_acme(
@@ -171,6 +238,22 @@ impl Calls {
     pub(super) async fn find_acme(&self, name: &str) -> Result<Option<KeptAcme>, CallError> {
         let all = self.acme_store.acme_issuers().await?;
         Ok(all.into_iter().find(|kept| kept.issuer.name.as_str() == name))
+    }
+
+    /// The same, if it has an account.
+    async fn find_account(&self, name: &str) -> Result<KeptAcme, CallError> {
+        let conflict =
+            |why: &str| CallError::Conflict { what: "issuer", name: name.to_owned(), why: why.to_owned() };
+        match self.find_acme(name).await? {
+            Some(kept) if kept.issuer.account.is_none() => {
+                Err(conflict("has no account yet, it is being registered"))
+            }
+            Some(kept) => Ok(kept),
+            None => {
+                self.show_issuer(name).await?;
+                Err(conflict("is no ACME server, and has no account there"))
+            }
+        }
     }
 
     /// A name is that of one issuer, of whatever kind; but what was begun by the same settings is gone on with.

@@ -1,4 +1,4 @@
-//! `/issuers/acme` and `/issuers/{name}/account-key`.
+//! `/issuers/acme`, `/issuers/{name}/account-key` and `/issuers/{name}/register-again`.
 
 use axum::{
     Json,
@@ -33,4 +33,14 @@ pub(super) async fn change_key(
     Body(wanted): Body<wire::ChangeAccountKey>,
 ) -> Answer<wire::IssuerChange> {
     shared.calls.change_account_key(&caller, &name, &wanted).await.map(Json)
+}
+
+pub(super) async fn register_again(
+    State(shared): App,
+    caller: Caller,
+    Path(name): Path<String>,
+    Params(Nothing {}): Params<Nothing>,
+    Body(wanted): Body<wire::RegisterAgain>,
+) -> Answer<wire::IssuerChange> {
+    shared.calls.register_again(&caller, &name, wanted).await.map(Json)
 }

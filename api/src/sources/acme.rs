@@ -73,6 +73,19 @@ pub trait AcmeServers: Send + Sync {
         reason: &str,
     ) -> Result<AcmeOutcome, CallError>;
 
+    /// Makes an account anew for the key that is kept, at a server that has lost the one before; what the draft says of
+    /// terms and of an external account is kept with it.
+    ///
+    /// # Errors
+    /// [`CallError::Issuer`] when the server refuses, and everything stays as it was; [`CallError::Conflict`] when the
+    /// server has the account; when there is no such account, or the store cannot be read or written.
+    async fn register_again(
+        &self,
+        caller: &Caller,
+        draft: AcmeDraft,
+        reason: &str,
+    ) -> Result<AcmeOutcome, CallError>;
+
     /// How one of them stands; the default where nothing is to be done.
     fn standing(&self, name: &IssuerName) -> AcmeStanding;
 }

@@ -100,6 +100,8 @@ pub enum Mood {
     Refusing(String),
     /// It says nothing, and nobody knows what became of it.
     Silent,
+    /// It has lost our account, and does what it is asked.
+    Forgetful,
 }
 
 /// An ACME server that makes accounts as it is told, over what is kept in memory.
@@ -133,7 +135,7 @@ impl StillAcme {
     /// Whether it does what it is asked: `None` when nobody knows.
     fn answers(&self, name: &IssuerName) -> Result<Option<()>, CallError> {
         match self.mood() {
-            Mood::Willing | Mood::Unfit(_) => Ok(Some(())),
+            Mood::Willing | Mood::Unfit(_) | Mood::Forgetful => Ok(Some(())),
             Mood::Silent => Ok(None),
             Mood::Refusing(why) => Err(CallError::Issuer {
                 name: name.to_string(),
@@ -209,6 +211,23 @@ impl AcmeServers for StillAcme {
         };
         let issuer = self.put(kept, caller).await?;
         Ok(AcmeOutcome { issuer, check: check("account-key", verdict, "asked for") })
+    }
+
+    async fn register_again(
+        &self,
+        caller: &Caller,
+        draft: AcmeDraft,
+        _: &str,
+    ) -> Result<AcmeOutcome, CallError> {
+        let missing = || CallError::NotFound { what: "issuer", name: draft.name.to_string() };
+        let kept = self.find(&draft.name).await?.ok_or_else(missing)?;
+        let Some(()) = self.answers(&draft.name)? else {
+            return Ok(AcmeOutcome { issuer: kept.issuer, check: check("account", "warning", "asked for") });
+        };
+        let account = Some(format!("{}/account/2", draft.acme.directory));
+        let issuer = AcmeIssuer { acme: draft.acme, account, ..kept.issuer };
+        let issuer = self.put(KeptAcme { issuer, ..kept }, caller).await?;
+        Ok(AcmeOutcome { issuer, check: check("account", "passed", "asked for") })
     }
 
     fn standing(&self, _: &IssuerName) -> AcmeStanding {

@@ -79,3 +79,25 @@ pub struct ChangeAccountKey {
     #[serde(default)]
     pub dry_run: bool,
 }
+
+/// Registers the account anew, by the key that it has, at an ACME server that has lost it.
+#[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RegisterAgain {
+    /// The terms that are agreed to, by the URL that the server's directory names; absent where they are those of before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agree_terms: Option<String>,
+    /// The key id of an account with who runs the server, where it wants one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external_key_id: Option<String>,
+    /// Its HMAC key, in base64url as it is handed out. It is neither kept nor sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub external_key: Option<Hidden>,
+    /// Why, for the audit log.
+    #[serde(default)]
+    pub reason: String,
+    /// Only ask the server whether it has the account and what it wants, and say what would happen.
+    #[serde(default)]
+    pub dry_run: bool,
+}

@@ -92,6 +92,7 @@ pub(super) struct Opened {
 enum Work {
     Register(AcmeDraft),
     ChangeKey,
+    RegisterAgain(AcmeDraft),
 }
 
 /// To whoever asked, who may be gone.
@@ -156,9 +157,10 @@ impl Accounts {
     }
 
     async fn ask(&self, name: &IssuerName, by: By, work: Work) -> Result<AcmeOutcome, CallError> {
-        let registering = match &work {
-            Work::Register(draft) => Some(draft.acme.clone()),
-            Work::ChangeKey => None,
+        let (rule, registering) = match &work {
+            Work::Register(draft) => ("account", Some(draft.acme.clone())),
+            Work::ChangeKey => ("account-key", None),
+            Work::RegisterAgain(_) => ("account", None),
         };
         let (reply, answer) = oneshot::channel();
         let command = Command { name: name.clone(), by, work, reply };
@@ -169,7 +171,7 @@ impl Accounts {
         let clock = &self.shared.clock;
         tokio::select! {
             answered = answer => answered.map_err(|_| CallError::stopped("accounts"))?,
-            () = clock.sleep_until(clock.now() + PATIENCE) => self.unanswered(name, registering).await,
+            () = clock.sleep_until(clock.now() + PATIENCE) => self.unanswered(name, rule, registering).await,
         }
     }
 
@@ -177,9 +179,9 @@ impl Accounts {
     async fn unanswered(
         &self,
         name: &IssuerName,
+        rule: &str,
         registering: Option<AcmeSettings>,
     ) -> Result<AcmeOutcome, CallError> {
-        let rule = if registering.is_some() { "account" } else { "account-key" };
         let issuer = match (self.shared.find(name).await?, registering) {
             (Some(kept), _) => kept.issuer,
             // The task has not stored it yet.
@@ -239,6 +241,16 @@ impl AcmeServers for Accounts {
         reason: &str,
     ) -> Result<AcmeOutcome, CallError> {
         self.ask(name, By::Caller(caller.clone(), reason.to_owned()), Work::ChangeKey).await
+    }
+
+    async fn register_again(
+        &self,
+        caller: &Caller,
+        draft: AcmeDraft,
+        reason: &str,
+    ) -> Result<AcmeOutcome, CallError> {
+        let by = By::Caller(caller.clone(), reason.to_owned());
+        self.ask(&draft.name.clone(), by, Work::RegisterAgain(draft)).await
     }
 
     fn standing(&self, name: &IssuerName) -> AcmeStanding {
@@ -331,6 +343,7 @@ impl AccountKeeper {
             let outcome = match work {
                 Some(Work::Register(draft)) => settling.register(draft).await,
                 Some(Work::ChangeKey) => settling.change_key().await,
+                Some(Work::RegisterAgain(draft)) => settling.register_again(draft).await,
                 None => settling.go_on().await,
             };
             Finished { name, outcome, reply }
@@ -358,7 +371,7 @@ impl AccountKeeper {
             }
             // Nothing is tried again, and whoever asked may have gone before: it is shown until something else is.
             Ok(Progress::NotChanged(check)) => {
-                tracing::warn!(issuer = %name, found = %check.found, "account has the key that it had");
+                tracing::warn!(issuer = %name, found = %check.found, "account is as it was");
                 let problem = Some(format!("{}; {}", check.found, check.advice));
                 self.stand(&name, |standing| *standing = AcmeStanding { problem, ..AcmeStanding::default() });
                 Err(CallError::Issuer { name: name.to_string(), checks: vec![check] })

@@ -29,10 +29,12 @@ pub enum IssuerCommand {
                       acknowledged that, and the token must be allowed both until then: --print-policy."
     )]
     Update(UpdateIssuerArgs),
-    /// Give an issuer another token or secret id, or the account at an ACME server another key, without a restart
+    /// Give an issuer another token or secret id, or the account at an ACME server another key, without a restart; or
+    /// register an account again that such a server has lost
     #[command(
         after_help = "Examples:\n  credence issuer credentials corp --credential-file /dev/fd/3 --wrapped \
-                            3<wrapped\n  credence issuer credentials le --new-account-key"
+                            3<wrapped\n  credence issuer credentials le --new-account-key\n  credence issuer \
+                            credentials le --register-again --reason 'the server was restored'"
     )]
     Credentials(CredentialsArgs),
     /// Have an issuer sign our next authority now, or with a role the leaves of workloads; afterwards it does so by
@@ -267,7 +269,7 @@ pub struct CredentialsArgs {
     /// Its name
     pub name: String,
     /// The token or the secret id: a file, /dev/fd/N, or - for standard input
-    #[arg(long, value_name = "FILE", required_unless_present = "new_account_key")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["new_account_key", "register_again"])]
     pub credential_file: Option<PathBuf>,
     /// That file holds a wrapping token, which the server unwraps once
     #[arg(long, requires = "credential_file")]
@@ -275,6 +277,18 @@ pub struct CredentialsArgs {
     /// Give the account at an ACME server another key, which is made and sealed here; the one before is destroyed
     #[arg(long, conflicts_with = "credential_file")]
     pub new_account_key: bool,
+    /// Make an account again, for the key that there is, at an ACME server that has lost it; edges go on by it
+    #[arg(long, conflicts_with_all = ["credential_file", "new_account_key"])]
+    pub register_again: bool,
+    /// Agree to the terms at this URL, if the server has other ones by now
+    #[arg(long, value_name = "URL", requires = "register_again")]
+    pub agree_terms: Option<String>,
+    /// The key id of an account with who runs the server, where it wants one
+    #[arg(long, value_name = "ID", requires_all = ["register_again", "external_key_file"])]
+    pub external_key_id: Option<String>,
+    /// Its HMAC key in base64url: a file, /dev/fd/N, or - for standard input
+    #[arg(long, value_name = "FILE", requires_all = ["register_again", "external_key_id"])]
+    pub external_key_file: Option<PathBuf>,
     /// Why, for the audit log
     #[arg(long, default_value = "", value_name = "TEXT")]
     pub reason: String,

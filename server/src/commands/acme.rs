@@ -1,4 +1,4 @@
-//! `issuer add acme` and `issuer credentials --new-account-key`.
+//! `issuer add acme`, and `issuer credentials` with `--new-account-key` or `--register-again`.
 
 use api::wire;
 
@@ -32,6 +32,21 @@ pub(super) async fn change_key(args: &CredentialsArgs) -> Result<Exit, Failure> 
     let client = Client::open(&args.change.server)?;
     let wanted = wire::ChangeAccountKey { reason: args.reason.clone(), dry_run: args.change.dry_run };
     let path = format!("/issuers/{}/account-key", encode(&args.name));
+    let made: wire::IssuerChange = client.post(&path, &wanted).await?;
+    output::show(args.change.output, &made, change_text)?;
+    Ok(exit(&made))
+}
+
+pub(super) async fn register_again(args: &CredentialsArgs) -> Result<Exit, Failure> {
+    let wanted = wire::RegisterAgain {
+        agree_terms: args.agree_terms.clone(),
+        external_key_id: args.external_key_id.clone(),
+        external_key: args.external_key_file.as_deref().map(hidden).transpose()?,
+        reason: args.reason.clone(),
+        dry_run: args.change.dry_run,
+    };
+    let client = Client::open(&args.change.server)?;
+    let path = format!("/issuers/{}/register-again", encode(&args.name));
     let made: wire::IssuerChange = client.post(&path, &wanted).await?;
     output::show(args.change.output, &made, change_text)?;
     Ok(exit(&made))

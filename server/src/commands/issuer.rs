@@ -31,6 +31,7 @@ pub(super) async fn run(command: IssuerCommand) -> Result<Exit, Failure> {
         IssuerCommand::Test(args) => test(&args).await,
         IssuerCommand::Update(args) => update(&args).await,
         IssuerCommand::Credentials(args) if args.new_account_key => super::acme::change_key(&args).await,
+        IssuerCommand::Credentials(args) if args.register_again => super::acme::register_again(&args).await,
         IssuerCommand::Credentials(args) => credentials(&args).await,
         IssuerCommand::Migrate(args) => migrate(&args).await,
         IssuerCommand::Remove(args) => remove(&args).await,
@@ -171,7 +172,10 @@ async fn update(args: &UpdateIssuerArgs) -> Result<Exit, Failure> {
 
 async fn credentials(args: &CredentialsArgs) -> Result<Exit, Failure> {
     let Some(file) = args.credential_file.as_deref() else {
-        return Err(Failure::usage("--credential-file is missing", "give it, or --new-account-key"));
+        return Err(Failure::usage(
+            "--credential-file is missing",
+            "give it, --new-account-key or --register-again",
+        ));
     };
     let wanted = wire::UpdateIssuer {
         addresses: None,

@@ -104,7 +104,24 @@ pub struct Pebble {
     records: Records,
     authority: TestAuthority,
     folder: TempDir,
-    _processes: [Child; 2],
+    _names: Child,
+    process: Child,
+    settings: Settings,
+}
+
+/// What the program is started with.
+#[derive(Debug)]
+struct Settings {
+    program: PathBuf,
+    flags: [[String; 2]; 2],
+    variables: [(&'static str, String); 4],
+}
+
+impl Settings {
+    fn spawn(&self, log: &Path) -> Child {
+        let flags: Vec<_> = self.flags.iter().map(|flag| flag.each_ref().map(String::as_str)).collect();
+        spawn(&self.program, log, &flags, &self.variables)
+    }
 }
 
 impl Pebble {
@@ -171,25 +188,29 @@ impl Pebble {
             &[],
         );
         let file = place("pebble.json").display().to_string();
-        let pebble_process = spawn(
-            &pebble,
-            &place("pebble.log"),
-            &[["-config", &file], ["-dnsserver", &looks.resolver.unwrap_or(dns).to_string()]],
-            &[
+        let settings = Settings {
+            program: pebble,
+            flags: [
+                ["-config".to_owned(), file],
+                ["-dnsserver".to_owned(), looks.resolver.unwrap_or(dns).to_string()],
+            ],
+            variables: [
                 ("PEBBLE_VA_NOSLEEP", "1".to_owned()),
                 ("PEBBLE_AUTHZREUSE", "0".to_owned()),
                 ("PEBBLE_WFE_NONCEREJECT", options.refused_nonces.to_string()),
                 ("PEBBLE_ALTERNATE_ROOTS", options.alternate_roots.to_string()),
             ],
-        );
+        };
         let made = Self {
             address,
             management,
             names: control,
             records,
             authority,
+            _names: names_process,
+            process: settings.spawn(&place("pebble.log")),
+            settings,
             folder,
-            _processes: [names_process, pebble_process],
         };
         within(START, "pebble answers", async || {
             let up = TcpStream::connect(control).await.map_err(|error| Outcome::Nothing(error.to_string()));
@@ -198,6 +219,16 @@ impl Pebble {
         })
         .await;
         Some(made)
+    }
+
+    /// Ends it and starts it again at the same address. It keeps nothing: accounts, orders and its root are gone.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn restart(&mut self) {
+        self.process.kill().await.unwrap_or_else(|error| panic!("pebble: {error}"));
+        self.process = self.settings.spawn(&self.folder.path().join("pebble.log"));
+        within(START, "pebble answers again", async || self.get(self.address, "/dir").await).await;
     }
 
     /// Where it listens.

@@ -614,3 +614,66 @@ async fn random_kills_leave_one_valid_order_of_each_renewal_and_accounts_that_wo
     );
     world.finish().await;
 }
+
+/// A server that loses the account, as one does that is restored from nothing: whoever looks reads which command helps,
+/// and that command gives the edge its next certificate, without another name or another edge.
+#[tokio::test(flavor = "multi_thread")]
+async fn account_that_the_server_has_lost_is_registered_again_and_the_edge_goes_on_by_it() {
+    const ZONE: &str = "shop.example";
+    let Some(knot) = Knot::start(ZONE).await else { return };
+    let world = TestWorld::boot("edge-lost", WorldOptions::default()).await;
+    let ports = TestWorld::free_ports(2);
+    let looks = Looks { http: ports[1], tls: ports[1], resolver: Some(knot.address()) };
+    let Some(mut pebble) = Pebble::start_at(&PebbleOptions::default(), looks).await else {
+        return world.finish().await;
+    };
+    add_issuer(&world, "le", &pebble, pebble.address()).await;
+    let document = format!(
+        "apiVersion: v1\nkind: ProxyConfig\nmetadata: {{name: edge}}\nspec:\n  selector: {{matchLabels: {{app: edge}}}}\n  \
+         listeners:\n    - {{name: shop, address: {}, port: {}, tls: {{edge: shop}}, filterChains: {}}}\n  routes:\n    - \
+         name: site\n      virtualHosts: [{{name: all, domains: [\"*\"], routes: [{{match: {{prefix: /}}, redirect: \
+         {{https: true}}}}]}}]\n",
+        ports[0].ip(),
+        ports[0].port(),
+        chain("site"),
+    );
+    world.rest().apply(&document).await;
+    let key = world.sandbox().path("update.key");
+    fs::write(&key, STANDARD.encode(Knot::SECRET)).unwrap();
+    let (key, server) = (key.display().to_string(), knot.address().to_string());
+    let domain = format!("shop.{ZONE}");
+    let add = ["edge", "add", "shop", "--listener", "shop", "--domain", &domain, "--issuer", "le"];
+    let way = ["--challenge", "dns-01", "--profile", "default", "--dns-server", &server, "--dns-zone", ZONE];
+    let by = ["--dns-key", Knot::KEY, "--dns-key-file", &key];
+    world.command(&[&add[..], &way, &by].concat()).await;
+    let first = serial(&obtained(&world, "shop", None, ORDER).await);
+
+    let again = ["issuer", "credentials", "le", "--register-again", "--reason", "restored"];
+    let (code, _, words) = world.run(&again).await;
+    assert!(code == 5 && words.contains("nothing to register again"), "{code} {words}");
+    pebble.restart().await;
+    renew(&world, "shop").await;
+    within(ORDER, "the edge says what helps", async || match edge(&world, "shop").await {
+        shown if shown["problem"].as_str().is_some_and(|why| why.contains("--register-again")) => Ok(()),
+        shown => Err(shown),
+    })
+    .await;
+    // Another key is no way out, and does not hold the edge up.
+    let (code, _, words) = world.run(&["issuer", "credentials", "le", "--new-account-key"]).await;
+    assert!(code == 1 && words.contains("le --register-again"), "{code} {words}");
+    let issuer = async || world.rest().get("/api/v1/issuers/le").await;
+    let shown = issuer().await;
+    assert_eq!(shown["state"], "ready", "{shown:#}");
+    assert!(shown["problem"].as_str().unwrap().contains("neither the key"), "{shown:#}");
+    let (code, out, words) = world.run(&["issuer", "test", "le"]).await;
+    assert!(code == 1 && (out + &words).contains("le --register-again"), "{code} {words}");
+
+    let (code, out, words) = world.run(&again).await;
+    assert!(code == 0 && out.contains("✓ account"), "{code} {out} {words}");
+    world.audit_says(&["issuer-set", "registered-again", "restored"]).await;
+    let made = issuer().await;
+    assert_eq!((&made["state"], &made["problem"]), (&"ready".into(), &Value::Null), "{made:#}");
+    assert_ne!(made["acme"]["account"], shown["acme"]["account"], "{made:#}");
+    obtained(&world, "shop", first.as_deref(), RECOVERY).await;
+    world.finish().await;
+}

@@ -134,3 +134,51 @@ async fn what_became_of_a_request_is_found_out_and_not_asked_twice() {
         assert_eq!(status, expected, "{name}");
     }
 }
+
+#[tokio::test]
+async fn account_that_the_server_has_lost_is_registered_again_and_no_other_is() {
+    let world = world().await;
+    let again = async |name: &str, wanted: Value| {
+        world.json("POST", &format!("/api/v1/issuers/{name}/register-again"), wanted).await
+    };
+    assert_eq!(again("le", json!({})).await.status, StatusCode::NOT_FOUND);
+    assert_eq!(again("builtin", json!({})).await.status, StatusCode::CONFLICT);
+    mood(&world, Mood::Silent);
+    world.json("POST", "/api/v1/issuers/acme", wanted("le", |_| {})).await;
+    let early = again("le", json!({})).await;
+    assert!(early.body["detail"].as_str().unwrap().contains("being registered"), "{}", early.body);
+    mood(&world, Mood::Willing);
+    world.json("POST", "/api/v1/issuers/acme", wanted("le", |_| {})).await;
+
+    let known = again("le", json!({})).await;
+    assert_eq!(known.status, StatusCode::CONFLICT);
+    assert!(known.body["detail"].as_str().unwrap().contains("nothing to register again"), "{}", known.body);
+    let account = async || world.get("/api/v1/issuers/le").await.body["acme"]["account"].clone();
+    let first = account().await;
+
+    for (mood_now, told) in [
+        (Mood::Unfit("other terms".into()), "other terms"),
+        (Mood::Refusing("not today".into()), "not today"),
+    ] {
+        mood(&world, mood_now);
+        let refused = again("le", json!({})).await;
+        assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY, "{}", refused.body);
+        assert!(refused.body["detail"].as_str().unwrap().contains(told), "{}", refused.body);
+    }
+    mood(&world, Mood::Forgetful);
+    let wrong = again("le", json!({"external_key_id": "kid-2"})).await;
+    assert_eq!(wrong.status, StatusCode::BAD_REQUEST, "{}", wrong.body);
+    let dry = again("le", json!({"dry_run": true})).await;
+    assert!(dry.body["summary"].as_str().unwrap().starts_with("would register"), "{}", dry.body);
+    assert_eq!(account().await, first);
+    let made = again("le", json!({"agree_terms": "https://acme.example/terms/2"})).await;
+    let summary = "registered the account of issuer le again: it is https://acme.example/directory/account/2, and edges \
+                   order by it";
+    assert_eq!(made.body["summary"], summary);
+    assert_eq!(made.body["issuer"]["acme"]["agreed_terms"], "https://acme.example/terms/2");
+
+    mood(&world, Mood::Silent);
+    world.json("POST", "/api/v1/issuers/le/account-key", json!({})).await;
+    let changing = again("le", json!({})).await;
+    assert!(changing.body["detail"].as_str().unwrap().contains("another key"), "{}", changing.body);
+}

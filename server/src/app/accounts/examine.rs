@@ -171,8 +171,10 @@ fn external(directory: &Directory, acme: &AcmeSettings, standing: Standing<'_>, 
 
 /// Whether the server has our account, by its key.
 async fn account(client: &Client, kept: &KeptAcme, checks: &mut Checks) {
-    let lost = "the server has lost it, or somebody has given it another key: add the server under another name, and \
-                remove this one";
+    let lost = format!(
+        "the server has lost it, or somebody has given it another key: credence issuer credentials {} --register-again",
+        kept.issuer.name
+    );
     let Some(url) = &kept.issuer.account else {
         let found = "it is not known yet whether the server has made it".to_owned();
         return checks.warning("account", found, "nothing: it is found out by itself");

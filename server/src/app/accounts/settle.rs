@@ -23,7 +23,7 @@ const UNDER_WAY: Duration = Duration::from_secs(30);
 const LOST: &str = "the server knows neither the key of the account nor the next one: it has lost the account, or \
                     somebody else gave it a key. The key is the one before";
 const LOST_ADVICE: &str =
-    "add the server under another name, give the listener another edge of it, and remove this one";
+    "register it again, by the key that it has: credence issuer credentials NAME --register-again";
 
 /// On whose account.
 pub(super) enum By {
@@ -52,7 +52,7 @@ pub(super) enum Progress {
     Nothing,
     /// There is an account with one key.
     Settled(AcmeOutcome),
-    /// The account has the key that it had: another one was asked for, and is not there.
+    /// The account is as it was: another key, or to be registered again, was asked for and has not come about.
     NotChanged(IssuerCheck),
     /// It is not known yet, and is tried again.
     Pending {
@@ -176,6 +176,69 @@ impl<'a> Settling<'a> {
         // Before the server hears of it.
         let kept = self.put(KeptAcme { next_key, ..kept }, |event| event.with("step", "change-key")).await?;
         self.rollover(kept, true).await
+    }
+
+    /// Makes an account anew for the key that is kept. One that the server has by now, because an answer was lost, is
+    /// taken.
+    pub(super) async fn register_again(&self, draft: AcmeDraft) -> Result<Progress, CallError> {
+        let (what, name) = ("issuer", self.name.to_string());
+        let Some(mut kept) = self.shared.find(&self.name).await? else {
+            return Err(CallError::NotFound { what, name });
+        };
+        let conflict = |why: &str| Err(CallError::Conflict { what, name: name.clone(), why: why.to_owned() });
+        if !kept.is_settled() {
+            return conflict("is being registered, or is getting another key");
+        }
+        let not_made = |found: String, advice: &str| {
+            Ok(Progress::NotChanged(check("account", "failed", found, advice.to_owned())))
+        };
+        let (client, key) = match (self.client(&kept), signer(&kept.key)) {
+            (Ok(client), Ok(key)) => (client, key),
+            (Err(why), _) | (_, Err(why)) => return not_made(why, "correct it, and give the command again"),
+        };
+        let parsed = draft.acme.external.as_deref().zip(draft.external_key.as_ref());
+        let external = match parsed.map(|(id, key)| ExternalAccount::parse(id, key)).transpose() {
+            Ok(external) => external,
+            Err(error) => {
+                return not_made(error.to_string(), "give the key as who runs the server hands it out");
+            }
+        };
+        let found = match client.find(&*key).await {
+            Ok(Some(found))
+                if Some(found.url.as_str()) == kept.issuer.account.as_deref() && found.is_valid =>
+            {
+                return conflict("has its account: the server finds it by its key");
+            }
+            Ok(Some(found)) => Ok(found),
+            Ok(None) => {
+                kept.issuer.acme.external.clone_from(&draft.acme.external);
+                let (contacts, agreed) = (&draft.acme.contacts, draft.acme.agreed.as_deref());
+                client.register(&*key, &Registration { contacts, agreed, external: external.as_ref() }).await
+            }
+            Err(trouble) => Err(trouble),
+        };
+        match found {
+            Ok(found) if found.is_valid => {
+                kept.issuer.acme.agreed = draft.acme.agreed;
+                let account = found.url.as_str();
+                kept.issuer.account = Some(account.to_owned());
+                let told = |event: Event| event.with("step", "registered-again").with("account", account);
+                let kept = self.put(kept, told).await?;
+                let check = check("account", "passed", format!("{account} was made for its key"), "");
+                Ok(Progress::Settled(AcmeOutcome { issuer: kept.issuer, check }))
+            }
+            Ok(found) => {
+                let advice = "ask who runs the server why; then add it under another name, give the listener another \
+                              edge of it, and remove this one";
+                not_made(format!("{} was deactivated", found.url), advice)
+            }
+            Err(trouble) if trouble.is_outcome_unknown() => {
+                let advice =
+                    "give the command again: an account that the server has made is found by its key";
+                not_made(trouble.to_string(), advice)
+            }
+            Err(trouble) => not_made(trouble.to_string(), &trouble.hint()),
+        }
     }
 
     /// Goes on with whatever was begun.
@@ -338,7 +401,8 @@ impl<'a> Settling<'a> {
 
     /// The server has no account of ours that could get another key. The one before stays: it is no worse than any.
     async fn lost(&self, kept: KeptAcme) -> Result<Progress, CallError> {
-        let check = check("account-key", "failed", LOST.into(), LOST_ADVICE);
+        let check =
+            check("account-key", "failed", LOST.into(), LOST_ADVICE.replace("NAME", self.name.as_str()));
         self.not_changed(kept, check).await
     }
 

@@ -111,13 +111,13 @@ async fn refusal_that_nobody_hears_is_kept_with_its_problem() {
 async fn who_is_not_answered_hears_that_it_is_not_known_whatever_the_record_says() {
     let (store, clock) = (Arc::new(MemoryAcme::default()), ManualClock::new(now()));
     let (accounts, _keeper) = open(store.clone(), Arc::new(clock));
-    let missing = accounts.unanswered(&name(), None).await.unwrap_err();
+    let missing = accounts.unanswered(&name(), "account-key", None).await.unwrap_err();
     assert!(matches!(missing, CallError::NotFound { .. }), "{missing}");
-    let outcome = accounts.unanswered(&name(), Some(settings())).await.unwrap();
+    let outcome = accounts.unanswered(&name(), "account", Some(settings())).await.unwrap();
     assert_eq!((outcome.issuer.version, outcome.issuer.account), (0, None));
     assert_eq!((outcome.check.rule.as_str(), outcome.check.verdict.as_str()), ("account", "warning"));
     keep(&store, Some("https://127.0.0.1:1/account/1"), false).await;
-    let outcome = accounts.unanswered(&name(), None).await.unwrap();
+    let outcome = accounts.unanswered(&name(), "account-key", None).await.unwrap();
     assert!(!outcome.issuer.is_changing_key);
     assert_eq!((outcome.check.rule.as_str(), outcome.check.verdict.as_str()), ("account-key", "warning"));
 }
