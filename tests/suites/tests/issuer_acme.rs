@@ -606,3 +606,45 @@ async fn account_is_asked_for_with_the_key_of_the_external_account_that_was_give
     settles(&world).await;
     world.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn account_that_is_lost_is_made_again_once_with_the_external_account_that_the_server_wants() {
+    let challenges = Challenges::start().await;
+    let Some(mut pebble) = Pebble::start(&options(true), &challenges).await else { return };
+    let loses = Arc::new(Mutex::new(false));
+    let judged = Arc::clone(&loses);
+    let relay = Relay::start(&pebble.identity(), pebble.address(), move |asked: &Asked| {
+        let jws: Value = serde_json::from_slice(&asked.body).unwrap_or_default();
+        let is_made = asked.path == ACCOUNT && part(&jws, "payload")["onlyReturnExisting"] != true;
+        if is_made && std::mem::take(&mut *judged.lock().unwrap()) { Fault::LoseReply } else { Fault::None }
+    })
+    .await;
+    let world = TestWorld::boot("issuer-acme-again", WorldOptions::default()).await;
+    std::fs::write(world.sandbox().path("mac"), MAC).unwrap();
+    let directory = pebble.directory_at(relay.address());
+    let (code, out, words) = run(&world, &add(&directory, &pebble, &[])).await;
+    assert_eq!(code, 0, "{out} {words}");
+    let before = issuer(&world).await["acme"]["account"].clone();
+    pebble.restart().await;
+
+    let again = ["issuer", "credentials", "le", "--register-again"];
+    let (code, _, words) = world.run(&again).await;
+    assert!(code == 1 && words.contains("--external-key-id"), "{code} {words}");
+    let bound = [&again[..], &["--external-key-id", "kid-1", "--external-key-file", "mac"]].concat();
+    let (code, out, words) = world.run(&[&bound[..], &["--dry-run"]].concat()).await;
+    assert!(code == 0 && out.contains("would register"), "{code} {out} {words}");
+    // It is made, and nobody hears of it: the same command finds it.
+    *loses.lock().unwrap() = true;
+    let (code, _, words) = world.run(&bound).await;
+    assert!(code == 1 && words.contains("give the command again"), "{code} {words}");
+    let lost = issuer(&world).await;
+    assert_eq!((&lost["state"], &lost["acme"]["account"]), (&"ready".into(), &before), "{lost:#}");
+    let (code, out, words) = world.run(&bound).await;
+    assert_eq!(code, 0, "{out} {words}");
+    let settled = settles(&world).await;
+    assert_ne!(settled["acme"]["account"], before, "{settled:#}");
+    assert_eq!(settled["acme"]["external_key_id"], "kid-1", "{settled:#}");
+    let (code, _, words) = world.run(&bound).await;
+    assert!(code == 5 && words.contains("nothing to register again"), "{code} {words}");
+    world.finish().await;
+}
