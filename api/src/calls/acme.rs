@@ -124,8 +124,8 @@ impl Calls {
     /// whether it has it, and what it wants; a dry run ends there.
     ///
     /// # Errors
-    /// [`CallError::Issuer`] with everything that does not work, and nothing is changed; [`CallError::Conflict`] when the
-    /// server has the account; when there is no ACME server of that name, no account yet, or a field is wrong.
+    /// [`CallError::Issuer`] with everything that does not work, and nothing is changed; [`CallError::Conflict`] when
+    /// the server has the account; when there is no ACME server of that name, no account yet, or a field is wrong.
     pub async fn register_again(
         &self,
         caller: &Caller,

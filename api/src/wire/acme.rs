@@ -84,7 +84,7 @@ pub struct ChangeAccountKey {
 #[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RegisterAgain {
-    /// The terms that are agreed to, by the URL that the server's directory names; absent where they are those of before.
+    /// The terms that are agreed to, by the URL that the server's directory names; those of before if it is absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agree_terms: Option<String>,
     /// The key id of an account with who runs the server, where it wants one.
