@@ -158,6 +158,9 @@ pub(crate) const REQUEST_KEPT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// The most requests that one transaction forgets: others write in between.
 const FORGOTTEN_AT_ONCE: u64 = 1_000;
 
+pub(crate) const FORGET: &str = "DELETE FROM leaf_requests WHERE sequence IN (
+    SELECT sequence FROM leaf_requests WHERE not_after < ? ORDER BY not_after LIMIT ?)";
+
 /// Forgets the oldest of those whose leaves would have ended before then: nobody can show one any more.
 struct Forget(Timestamp);
 
@@ -167,33 +170,23 @@ impl Change for Forget {
     type Refusal = StoreError;
 
     async fn carry_out(self, tx: &mut Tx<'_>) -> Result<u64, Fault<StoreError>> {
-        let gone = sqlx::query(
-            "DELETE FROM leaf_requests WHERE sequence IN (
-                SELECT sequence FROM leaf_requests WHERE not_after < ? ORDER BY sequence LIMIT ?)",
-        )
-        .bind(self.0.unix_millis())
-        .bind(number(FORGOTTEN_AT_ONCE))
-        .execute(tx.sql())
-        .await?;
+        let gone = sqlx::query(FORGET)
+            .bind(self.0.unix_millis())
+            .bind(number(FORGOTTEN_AT_ONCE))
+            .execute(tx.sql())
+            .await?;
         Ok(gone.rows_affected())
     }
 }
 
 impl Store {
-    /// Forgets what issuers were asked for whose leaves have ended a week before `now`; certificates that came
-    /// of it stay in the journal. Answers how many.
+    /// Forgets what issuers were asked for whose leaves have ended a week before `now`, in one transaction; certificates
+    /// that came of it stay in the journal. Answers whether there are more.
     ///
     /// # Errors
-    /// When the store cannot write; what was forgotten before stays so.
-    pub async fn forget_requests(&self, now: Timestamp) -> Result<u64, StoreError> {
-        let mut all = 0;
-        loop {
-            let gone = self.write(Forget(now - REQUEST_KEPT)).await?;
-            all += gone;
-            if gone < FORGOTTEN_AT_ONCE {
-                return Ok(all);
-            }
-        }
+    /// When the store cannot write.
+    pub async fn forget_requests(&self, now: Timestamp) -> Result<bool, StoreError> {
+        Ok(self.write(Forget(now - REQUEST_KEPT)).await? == FORGOTTEN_AT_ONCE)
     }
 }
 

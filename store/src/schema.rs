@@ -28,6 +28,7 @@ pub(crate) const SCHEMA: Schema = Schema(&[
     include_str!("schema/0011_recovery.sql"),
     include_str!("schema/0012_leaf_issuers.sql"),
     include_str!("schema/0013_issuer_of_binding.sql"),
+    include_str!("schema/0014_forgotten_requests.sql"),
 ]);
 
 impl Schema {

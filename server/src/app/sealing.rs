@@ -92,11 +92,7 @@ impl Sealer {
             if let Err(error) = self.store.check_rollback().await {
                 tracing::warn!(%error, "store was not compared with its audit log");
             }
-            match self.store.forget_requests(self.clock.now()).await {
-                Ok(0) => {}
-                Ok(count) => tracing::debug!(count, "forgot requests for leaves that have ended"),
-                Err(error) => tracing::warn!(%error, "requests for leaves that have ended are still kept"),
-            }
+            self.forget_requests(&shutdown).await;
             let next = self.clock.now() + COMPARE;
             let mut look = true;
             loop {
@@ -116,6 +112,20 @@ impl Sealer {
                 }
                 if self.clock.now() >= next {
                     break;
+                }
+            }
+        }
+    }
+
+    /// What nobody needs any more of what issuers were asked for; others write in between.
+    async fn forget_requests(&self, shutdown: &CancellationToken) {
+        while !shutdown.is_cancelled() {
+            match self.store.forget_requests(self.clock.now()).await {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => {
+                    tracing::warn!(%error, "requests for leaves that have ended are still kept");
+                    return;
                 }
             }
         }

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use super::*;
 use crate::{
     journal::FINISH,
-    leaves::{ANSWER, INSERT_SIGNED, REQUEST_KEPT},
+    leaves::{ANSWER, FORGET, INSERT_SIGNED, REQUEST_KEPT},
     many::AT_ONCE,
 };
 
@@ -406,6 +406,9 @@ async fn results_are_looked_up_however_many_there_are() {
             matches!(&of_certificates[..], [one] if one.starts_with("SEARCH certificates USING INDEX")),
             "{rows}: {steps:?}"
         );
+        let plan = database.fetch_all(AssertSqlSafe(format!("EXPLAIN QUERY PLAN {FORGET}"))).await.unwrap();
+        let steps: Vec<String> = plan.iter().map(|step| step.get("detail")).collect();
+        assert!(steps.iter().all(|step| !step.starts_with("SCAN")), "{steps:?}");
         for many in [&ANSWER, &INSERT_SIGNED] {
             let explain = format!("EXPLAIN QUERY PLAN {}", many.sql(rows));
             let plan = database.fetch_all(AssertSqlSafe(explain)).await.unwrap();
@@ -428,9 +431,14 @@ async fn requests_are_forgotten_a_week_after_their_leaves_ended_and_certificates
         answer.write(world.store.clone()).await.unwrap();
     }
     let week = now() + REQUEST_KEPT;
-    assert_eq!(world.store.forget_requests(week).await.unwrap(), 0, "all of them ended at this moment");
-    assert_eq!(world.store.forget_requests(week + Duration::from_secs(1)).await.unwrap(), 3);
-    assert_eq!(world.store.forget_requests(week + Duration::from_secs(1)).await.unwrap(), 0);
+    let kept = async || {
+        let row = sqlx::query("SELECT count(*) AS kept FROM leaf_requests");
+        row.fetch_one(&mut *world.store.read().await.unwrap()).await.unwrap().get::<i64, _>("kept")
+    };
+    assert!(!world.store.forget_requests(week).await.unwrap());
+    assert_eq!(kept().await, 3, "all of them ended at this moment");
+    assert!(!world.store.forget_requests(week + Duration::from_secs(1)).await.unwrap());
+    assert_eq!(kept().await, 0);
     let rows = world.store.certificates(&CertificateFilter::default()).await.unwrap();
     assert_eq!(rows.len(), 1, "{rows:?}");
     Record::Request(1).write(world.store.clone()).await.unwrap();
