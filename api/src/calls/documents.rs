@@ -280,7 +280,8 @@ impl Calls {
             return Err(CallError::Conflict { what: "revision", name: missing(), why });
         }
         let written = one(read(caller, &namespace, &label(old), &old.text)?)?;
-        let moved = self.moved_since(caller, old, found.first(), &written.document).await?;
+        let effective = found.iter().find(|one| one.state != RevisionState::Draft);
+        let moved = self.moved_since(caller, old, effective, &written.document).await?;
         let mut event = caller.event(self.clock.now(), Action::DocumentRollback, label(old));
         event = event.with("to", wanted.to);
         let step = Step::Put { written: Box::new(written), expected: None, apply: true };
@@ -309,8 +310,15 @@ impl Calls {
             newest.map_or_else(Vec::new, |newest| moved::going_back(document, &newest.document));
         for (cluster, name) in moved::elsewhere(document) {
             let kind = Kind::Endpoints.word();
-            let given = self.documents.history(&caller.tenant, &old.namespace, kind, name, 1).await?;
-            if let Some(given) = given.first().filter(|given| given.at > old.at) {
+            let given =
+                self.documents.history(&caller.tenant, &old.namespace, kind, name, MAX_HISTORY).await?;
+            let given = given.iter().find(|one| one.state != RevisionState::Draft);
+            let Some(given) = given.filter(|given| given.at > old.at) else { continue };
+            if given.state == RevisionState::Deleted {
+                let label = label(given);
+                warnings
+                    .push(format!("cluster {cluster} has no endpoints: {label} was deleted at {}", given.at));
+            } else {
                 warnings.push(format!(
                     "cluster {cluster} keeps the endpoints of {} as they are since {}, after revision {}: credence history \
                      {kind} {name}",
