@@ -45,11 +45,12 @@ impl Calls {
         let event = self.key_event(caller, Action::KekSlotRemove, name, reason);
         let event = accepted(event, insecure_single_slot);
         let removal = Removal { instead: None, insecure_single_slot, dry_run };
+        // Asked first: nothing may fail once it is removed.
+        let named = self.sealing.configured(name)?;
         self.sealing.remove_slot(name, removal, event).await?;
         let word = if dry_run { "would remove" } else { "removed" };
-        let named = self.sealing.configured(name)?;
         let named = named.map_or_else(String::new, |place| {
-            format!("; take it out of {place} as well, which each start complains of otherwise")
+            format!("; take it out of {place} as well, where it opens nothing more")
         });
         let summary = format!(
             "{word} key slot {name}: its key opens this store no more, and copies made before still; \
@@ -89,6 +90,7 @@ impl Calls {
                 // Before anything is added that would then be left over.
                 let removal = Removal { instead: Some(to), insecure_single_slot, dry_run: true };
                 self.sealing.remove_slot(from, removal, remove.clone()).await?;
+                let named = self.sealing.configured(from)?;
                 let add = self.key_event(caller, Action::KekSlotAdd, to, reason);
                 self.sealing.add_slot(to, dry_run, add).await?;
                 if !dry_run {
@@ -100,7 +102,6 @@ impl Calls {
                     format!("prove that {to} opens the store"),
                     format!("remove key slot {from}"),
                 ];
-                let named = self.sealing.configured(from)?;
                 steps.extend(named.map(|place| format!("left to you: take {from} out of {place}")));
                 steps
             }
