@@ -8,7 +8,7 @@ use certs::{Timestamp, format_duration};
 use spiffe::{AuthorityId, Binding, BindingState, IssuerName, Namespace, NodeId, SpiffeId};
 use xds::{Resource, TypeUrl};
 
-use super::{CallError, Caller, Calls, error, unavailable};
+use super::{CallError, Caller, Calls, error};
 use crate::{redact, token::JoinToken, wire};
 
 /// How long a join token is good unless asked otherwise.
@@ -119,14 +119,7 @@ impl Calls {
     }
 
     /// The nodes with how they stand, resources left out.
-    ///
-    /// # Errors
-    /// When the journal cannot be read.
-    pub async fn list_proxies(
-        &self,
-        caller: &Caller,
-        filter: &ProxyFilter,
-    ) -> Result<wire::Page<wire::Proxy>, CallError> {
+    pub async fn list_proxies(&self, caller: &Caller, filter: &ProxyFilter) -> wire::Page<wire::Proxy> {
         let bindings = self.configs.bindings();
         let mut chosen = bindings
             .iter()
@@ -136,12 +129,13 @@ impl Calls {
         let mut items: Vec<_> =
             chosen.by_ref().take(filter.limit).map(|binding| self.listed(binding)).collect();
         let next = chosen.next().and(items.last()).map(|last| last.node_id.clone());
-        self.say_ends(&mut items).await?;
-        Ok(wire::Page { items, next })
+        self.say_ends(&mut items).await;
+        wire::Page { items, next }
     }
 
-    /// When the certificates end of those that are not connected, as the journal knows: one look at an index for each.
-    async fn say_ends(&self, proxies: &mut [wire::Proxy]) -> Result<(), CallError> {
+    /// When the certificates end of those that are not connected, as the journal knows: one look at an index for each. How
+    /// nodes stand is told without it, where it cannot be read.
+    async fn say_ends(&self, proxies: &mut [wire::Proxy]) {
         for proxy in proxies.iter_mut().filter(|proxy| proxy.status.certificate_expires.is_none()) {
             let Ok(node) = NodeId::parse(&proxy.node_id) else { continue };
             let newest = CertificateFilter {
@@ -151,14 +145,18 @@ impl Calls {
                 limit: 1,
                 ..CertificateFilter::default()
             };
-            let found = self.journal.certificates(&newest).await;
-            let found = found.map_err(|error| unavailable("journal", &error))?;
+            let found = match self.journal.certificates(&newest).await {
+                Ok(found) => found,
+                Err(error) => {
+                    tracing::warn!(%error, "when certificates of nodes end is not known");
+                    return;
+                }
+            };
             // A certificate of a node that was removed and enrolled again is not of this one.
             let created = Timestamp::parse_rfc3339(&proxy.created);
-            let of_it = found.first().filter(|row| Some(row.intent.at) >= created);
+            let of_it = found.first().filter(|row| row.revoked.is_none() && Some(row.intent.at) >= created);
             proxy.status.certificate_expires = of_it.map(|row| row.intent.not_after.to_string());
         }
-        Ok(())
     }
 
     fn listed(&self, binding: &Binding) -> wire::Proxy {
@@ -187,10 +185,10 @@ impl Calls {
     /// One node with how it stands, resource by resource.
     ///
     /// # Errors
-    /// When it is not enrolled, or the journal cannot be read.
+    /// When it is not enrolled.
     pub async fn get_proxy(&self, caller: &Caller, node: &str) -> Result<wire::Proxy, CallError> {
         let mut proxy = self.proxy(&self.known(caller, node)?);
-        self.say_ends(std::slice::from_mut(&mut proxy)).await?;
+        self.say_ends(std::slice::from_mut(&mut proxy)).await;
         Ok(proxy)
     }
 

@@ -54,7 +54,7 @@ impl Calls {
             failing_renewals: self.renewals.failing(),
             clock: clock_state(&time),
             store: self.sealing.store(),
-            proxies: self.list_proxies(caller, &filter).await?.items,
+            proxies: self.list_proxies(caller, &filter).await.items,
         })
     }
 

@@ -39,7 +39,7 @@ pub(super) async fn list(
         limit: page(params.limit)?,
         after: after.map_err(|error| CallError::Parameter { what: "after", why: error.to_string() })?,
     };
-    Ok(Json(shared.calls.list_proxies(&caller, &filter).await?))
+    Ok(Json(shared.calls.list_proxies(&caller, &filter).await))
 }
 
 pub(super) async fn enroll(
