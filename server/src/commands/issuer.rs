@@ -268,12 +268,12 @@ fn signs(one: &wire::Issuer, all: &[wire::Issuer]) -> String {
         1 => Some("leaves of 1 binding that names it".to_owned()),
         more => Some(format!("leaves of {more} bindings that name it")),
     };
+    let instead = all.iter().filter(|other| other.stands_in.as_deref() == Some(one.name.as_str()));
+    let instead = instead.map(|other| format!("leaves in the place of {}", other.name));
     let is_of_leaves = one.vault.as_ref().is_some_and(|vault| vault.role.is_some());
-    let parts: Vec<String> = if one.state != "signs" {
+    let parts: Vec<String> = if one.state != "signs" || one.stands_in.is_some() {
         Vec::new()
     } else if is_of_leaves {
-        let instead = all.iter().filter(|other| other.stands_in.as_deref() == Some(one.name.as_str()));
-        let instead = instead.map(|other| format!("leaves in the place of {}", other.name));
         share(one.percent).into_iter().chain(named(one.named_by)).chain(instead).collect()
     } else {
         // Whoever signed it, our own authority signs what is built in.
@@ -287,6 +287,7 @@ fn signs(one: &wire::Issuer, all: &[wire::Issuer]) -> String {
         ]
         .into_iter()
         .flatten()
+        .chain(instead)
         .collect()
     };
     parts.join(", ")
