@@ -19,6 +19,10 @@ use super::{Reply, Shared, settings};
 /// taking just then is not dropped.
 const UNDER_WAY: Duration = Duration::from_secs(30);
 
+/// How long a server has after that before it counts as having lost the account: one of several that is behind the others
+/// may know neither key for a while, and the next key may be the account's.
+const BEHIND: Duration = Duration::from_secs(15 * 60);
+
 /// No key of ours opens the account, and what to do about it.
 const LOST: &str = "the server knows neither the key of the account nor the next one: it has lost the account, or \
                     somebody else gave it a key. The key is the one before";
@@ -79,14 +83,16 @@ pub(super) enum Verdict {
     Wait,
 }
 
-/// By which key opens the account, whether no request can be under way any more, and whether somebody asks again.
-pub(super) fn judge(opens: Opens, is_over: bool, is_wanted: bool) -> Verdict {
-    match (opens, is_over) {
-        (Opens::New, _) => Verdict::Changed,
-        (Opens::Old, _) if is_wanted => Verdict::Ask,
-        (Opens::Old, true) => Verdict::NotChanged,
-        (Opens::Neither, true) => Verdict::Lost,
-        (Opens::Old | Opens::Neither, false) => Verdict::Wait,
+/// By which key opens the account, how long ago the server was asked for the next one (`None` if it has refused that for
+/// certain), and whether somebody asks again.
+pub(super) fn judge(opens: Opens, asked: Option<Duration>, is_wanted: bool) -> Verdict {
+    let is_past = |bound| asked.is_none_or(|ago| ago >= bound);
+    match opens {
+        Opens::New => Verdict::Changed,
+        Opens::Old if is_wanted => Verdict::Ask,
+        Opens::Old if is_past(UNDER_WAY) => Verdict::NotChanged,
+        Opens::Neither if is_past(BEHIND) => Verdict::Lost,
+        Opens::Old | Opens::Neither => Verdict::Wait,
     }
 }
 
@@ -211,7 +217,7 @@ impl<'a> Settling<'a> {
             }
             Ok(Some(found)) => Ok(found),
             Ok(None) => {
-                kept.issuer.acme.external.clone_from(&draft.acme.external);
+                kept.issuer.acme.external = None;
                 let (contacts, agreed) = (&draft.acme.contacts, draft.acme.agreed.as_deref());
                 client.register(&*key, &Registration { contacts, agreed, external: external.as_ref() }).await
             }
@@ -219,12 +225,15 @@ impl<'a> Settling<'a> {
         };
         match found {
             Ok(found) if found.is_valid => {
-                kept.issuer.acme.agreed = draft.acme.agreed;
+                // Of one that was made before, the answer to which was lost, only what is given now.
+                let (made, given) = (&mut kept.issuer.acme, draft.acme);
+                made.external = given.external.or_else(|| made.external.take());
+                made.agreed = given.agreed.or_else(|| made.agreed.take());
                 let account = found.url.as_str();
                 kept.issuer.account = Some(account.to_owned());
                 let told = |event: Event| event.with("step", "registered-again").with("account", account);
                 let kept = self.put(kept, told).await?;
-                let check = check("account", "passed", format!("{account} was made for its key"), "");
+                let check = check("account", "passed", format!("{account} is there for its key"), "");
                 Ok(Progress::Settled(AcmeOutcome { issuer: kept.issuer, check }))
             }
             Ok(found) => {
@@ -357,12 +366,12 @@ impl<'a> Settling<'a> {
             }
         };
         if !is_fresh {
-            let is_over = self.shared.clock.now() >= kept.issuer.updated + UNDER_WAY;
+            let asked = Some(self.shared.clock.now().since(kept.issuer.updated));
             let opens = match client.opens(&account.url, &*account.signer, &*next).await {
                 Ok(opens) => opens,
                 Err(trouble) => return Ok(self.pending(kept.issuer, rule, &trouble)),
             };
-            match judge(opens, is_over, matches!(self.by, By::Caller(..))) {
+            match judge(opens, asked, matches!(self.by, By::Caller(..))) {
                 Verdict::Changed => return self.changed(kept).await,
                 // By the same key, which the server may be taking now. On record before it is asked.
                 Verdict::Ask => kept = self.put(kept, |event| event.with("step", "change-key")).await?,
@@ -373,7 +382,8 @@ impl<'a> Settling<'a> {
         }
         let Err(trouble) = client.change_key(&account, &*next).await else { return self.changed(kept).await };
         let opens = client.opens(&account.url, &*account.signer, &*next).await;
-        match opens.map(|opens| judge(opens, !trouble.is_outcome_unknown(), false)) {
+        let asked = trouble.is_outcome_unknown().then_some(Duration::ZERO);
+        match opens.map(|opens| judge(opens, asked, false)) {
             Ok(Verdict::Changed) => self.changed(kept).await,
             Ok(Verdict::NotChanged) => {
                 let check = check(rule, "failed", trouble.to_string(), trouble.hint());

@@ -152,20 +152,25 @@ async fn what_was_begun_is_gone_on_with_by_the_next_process_and_kept_until_it_is
 #[test]
 fn change_of_a_key_ends_by_which_key_opens_the_account_when_nothing_is_under_way_any_more() {
     use acme::Opens;
-    for (opens, is_over, is_wanted, expected) in [
-        (Opens::New, false, false, Verdict::Changed),
-        (Opens::New, true, true, Verdict::Changed),
-        (Opens::Old, false, false, Verdict::Wait),
-        (Opens::Old, true, false, Verdict::NotChanged),
-        (Opens::Old, false, true, Verdict::Ask),
-        (Opens::Old, true, true, Verdict::Ask),
-        // A server that has lost the account is not asked again: whoever asks hears that it has.
-        (Opens::Neither, false, false, Verdict::Wait),
-        (Opens::Neither, false, true, Verdict::Wait),
-        (Opens::Neither, true, false, Verdict::Lost),
-        (Opens::Neither, true, true, Verdict::Lost),
+    let (soon, later, long) =
+        (Duration::from_secs(29), Duration::from_secs(30), Duration::from_secs(15 * 60));
+    for (opens, asked, is_wanted, expected) in [
+        (Opens::New, Some(soon), false, Verdict::Changed),
+        (Opens::New, None, true, Verdict::Changed),
+        (Opens::Old, Some(soon), false, Verdict::Wait),
+        (Opens::Old, Some(later), false, Verdict::NotChanged),
+        (Opens::Old, None, false, Verdict::NotChanged),
+        (Opens::Old, Some(soon), true, Verdict::Ask),
+        (Opens::Old, Some(later), true, Verdict::Ask),
+        // A server that has lost the account is not asked again: whoever asks hears that it has. One that may only be behind
+        // others has more time.
+        (Opens::Neither, Some(later), false, Verdict::Wait),
+        (Opens::Neither, Some(later), true, Verdict::Wait),
+        (Opens::Neither, Some(long), false, Verdict::Lost),
+        (Opens::Neither, Some(long), true, Verdict::Lost),
+        (Opens::Neither, None, false, Verdict::Lost),
     ] {
-        assert_eq!(settle::judge(opens, is_over, is_wanted), expected, "{opens:?} {is_over} {is_wanted}");
+        assert_eq!(settle::judge(opens, asked, is_wanted), expected, "{opens:?} {asked:?} {is_wanted}");
     }
 }
 
