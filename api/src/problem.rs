@@ -200,7 +200,7 @@ impl Face {
                 StatusCode::CONFLICT,
                 "conflict",
                 "its state does not allow this",
-                "what it says stands in the way: change that first, the same again changes nothing",
+                "what it says stands in the way: the same again helps once that has changed",
             ),
             CallError::Stale { actual, .. } => face(
                 StatusCode::PRECONDITION_FAILED,

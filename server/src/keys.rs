@@ -117,7 +117,8 @@ pub(crate) fn source(kek: &KekSource, asking: &Asking) -> anyhow::Result<store::
         KekSource::File(path) => store::KekSource::File(path.clone()),
         KekSource::PassphraseFile(path) => {
             let text = secret("passphrase", path, asking.pipes)?;
-            if text.len() < MIN_PASSPHRASE {
+            // Octets that begin a character of UTF-8.
+            if text.iter().filter(|octet| **octet & 0xc0 != 0x80).count() < MIN_PASSPHRASE {
                 return Err(SecretError::Short { path: path.clone(), least: MIN_PASSPHRASE }.into());
             }
             store::KekSource::Passphrase(text)

@@ -183,7 +183,8 @@ async fn ask(mut stream: impl AsyncReadExt + AsyncWriteExt + Unpin) -> Found {
 /// What an answer says beside that somebody was let in: a proxy answers 503 itself where nobody behind it does.
 fn answered(line: &str) -> String {
     let is_503 = line.starts_with("HTTP/") && line.split(' ').nth(1) == Some("503");
-    let behind = if is_503 { ": the proxy lets in, and what is behind it does not answer" } else { "" };
+    let behind =
+        if is_503 { ": the proxy lets in, and nothing behind it answers, or says so itself" } else { "" };
     format!("answered {line}{behind}")
 }
 
@@ -388,7 +389,7 @@ mod tests {
 
     #[test]
     fn says_when_nothing_behind_the_proxy_answers() {
-        assert!(answered("HTTP/1.1 503 Service Unavailable").ends_with("what is behind it does not answer"));
+        assert!(answered("HTTP/1.1 503 Service Unavailable").contains("nothing behind it answers"));
         assert_eq!(answered("HTTP/1.1 200 OK"), "answered HTTP/1.1 200 OK");
     }
 

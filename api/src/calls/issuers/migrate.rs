@@ -46,8 +46,8 @@ impl Calls {
         let is_prepared = |one: &AuthorityRecord| one.id == anchor && one.state == AuthorityState::Prepared;
         if records.iter().any(is_prepared) {
             let why = format!(
-                "is on its way already: its root {anchor} is prepared, and nothing is to be done but its gates: credence ca \
-                 status says who is waited for, credence ca rotate root rollback calls it off"
+                "is on its way already: its root {anchor} is prepared. credence ca status says who is waited for, credence ca \
+                 rotate root activate and finish go on with it unless it goes by itself, and rollback calls it off"
             );
             return Err(CallError::Conflict { what: "issuer", name: issuer.name.to_string(), why });
         }
