@@ -204,7 +204,7 @@ pub(crate) fn create_private(path: &Path) -> Result<(), DirectoryError> {
     }
 }
 
-/// Who uses a data directory, if another process does. Makes nothing, and takes nothing.
+/// Who uses a data directory, if another process does. Where none does it is held for the moment of looking.
 pub(crate) fn in_use(directory: &Path) -> Option<DirectoryError> {
     if !directory.join(LOCK).exists() {
         return None;
