@@ -239,7 +239,7 @@ pub async fn join(
         if !error.is_passing() || clock.now() + pause > give_up {
             return Err(error);
         }
-        progress.say(Step::Waiting { reason: chain(&error), pause });
+        progress.say(Step::Waiting { reason: with_causes(&error), pause });
         clock.sleep_until(clock.now() + pause).await;
     };
     let credentials = Credentials { chain, key, bundle };
@@ -252,7 +252,8 @@ pub async fn join(
 }
 
 /// An error with its causes.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+#[must_use]
+pub fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(next) = cause {

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     files::{Credentials, Membership, StateDir, StateError},
-    join::{AnswerError, accept_chain, come_back, read_bundle},
+    join::{AnswerError, accept_chain, come_back, read_bundle, with_causes},
     link::{CallError, Ends, Link},
     recovery::{self, Recovery},
     renewal::{Action, Event, Renewal},
@@ -377,17 +377,6 @@ impl Agent {
             recoveries: self.recoveries,
         }));
     }
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -283,8 +283,9 @@ impl Progress for Told {
 }
 
 fn open_state(directory: &Path) -> Result<StateDir, Failure> {
-    StateDir::open(directory)
-        .map_err(|error| Failure::new(Exit::Failed, chain(&error), error.hint().unwrap_or_default()))
+    StateDir::open(directory).map_err(|error| {
+        Failure::new(Exit::Failed, agent::with_causes(&error), error.hint().unwrap_or_default())
+    })
 }
 
 async fn join(args: JoinArgs) -> Result<Exit, Failure> {
@@ -310,7 +311,7 @@ async fn join(args: JoinArgs) -> Result<Exit, Failure> {
         });
         let hint: Vec<String> = error.hint().into_iter().chain(held).collect();
         let hint = hint.join("; ");
-        Failure::new(Exit::Failed, chain(&error), hint)
+        Failure::new(Exit::Failed, agent::with_causes(&error), hint)
     })?;
     let bootstrap = state.envoy_config();
     if args.once {
@@ -344,8 +345,9 @@ async fn stay(state: StateDir, args: &RunArgs) -> Result<Exit, Failure> {
     output::note("credence: renews the certificate at half of its life, until Ctrl-C");
     let supervisor =
         envoy.map(|program| Supervisor::envoy(&program, &state.envoy_config(), state.path(), clock.clone()));
-    let agent = Agent::open(state, clock)
-        .map_err(|error| Failure::new(Exit::Failed, chain(&error), error.hint().unwrap_or_default()))?;
+    let agent = Agent::open(state, clock).map_err(|error| {
+        Failure::new(Exit::Failed, agent::with_causes(&error), error.hint().unwrap_or_default())
+    })?;
     let shutdown = CancellationToken::new();
     let mut parts = Parts::default();
     parts.spawn("renewal", agent.run(shutdown.clone()));
@@ -375,18 +377,6 @@ async fn envoy(given: Option<&Path>) -> Result<PathBuf, Failure> {
     }
     let installed = envoys::install(&|notice| output::note(&format!("credence: {notice}"))).await;
     installed.map_err(|error| Failure::new(Exit::Failed, error.to_string(), error.hint()))
-}
-
-/// An error with its causes.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        text.push_str(": ");
-        text.push_str(&next.to_string());
-        cause = next.source();
-    }
-    text
 }
 
 #[cfg(test)]
