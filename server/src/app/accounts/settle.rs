@@ -19,15 +19,13 @@ use super::{Reply, Shared, settings};
 /// taking just then is not dropped.
 const UNDER_WAY: Duration = Duration::from_secs(30);
 
-/// How long a server has after that before it counts as having lost the account: one of several that is behind the others
+/// How long a server has after the answer was lost before it counts as having lost the account: one of several that is behind the others
 /// may know neither key for a while, and the next key may be the account's.
 const BEHIND: Duration = Duration::from_secs(15 * 60);
 
-/// No key of ours opens the account, and what to do about it.
+/// No key of ours opens the account.
 const LOST: &str = "the server knows neither the key of the account nor the next one: it has lost the account, or \
                     somebody else gave it a key. The key is the one before";
-const LOST_ADVICE: &str =
-    "register it again, by the key that it has: credence issuer credentials NAME --register-again";
 
 /// On whose account.
 pub(super) enum By {
@@ -345,7 +343,7 @@ impl<'a> Settling<'a> {
 
     /// With a fresh key the server was never asked to take it before. With another one it is looked which key opens
     /// the account; where that is the one before, the change has ended, unless somebody asks for it again, and where it
-    /// is neither it has ended too: nothing is ordered meanwhile.
+    /// is neither for long it has ended too: nothing is ordered meanwhile.
     async fn rollover(&self, mut kept: KeptAcme, is_fresh: bool) -> Result<Progress, CallError> {
         let rule = "account-key";
         let opened = (|| {
@@ -377,7 +375,7 @@ impl<'a> Settling<'a> {
                 Verdict::Ask => kept = self.put(kept, |event| event.with("step", "change-key")).await?,
                 Verdict::NotChanged => return self.ended(kept).await,
                 Verdict::Lost => return self.lost(kept).await,
-                Verdict::Wait => return Ok(under_way(kept.issuer)),
+                Verdict::Wait => return Ok(under_way(kept.issuer, opens)),
             }
         }
         let Err(trouble) = client.change_key(&account, &*next).await else { return self.changed(kept).await };
@@ -411,8 +409,11 @@ impl<'a> Settling<'a> {
 
     /// The server has no account of ours that could get another key. The one before stays: it is no worse than any.
     async fn lost(&self, kept: KeptAcme) -> Result<Progress, CallError> {
-        let check =
-            check("account-key", "failed", LOST.into(), LOST_ADVICE.replace("NAME", self.name.as_str()));
+        let advice = format!(
+            "register it again, by the key that it has: credence issuer credentials {} --register-again",
+            self.name
+        );
+        let check = check("account-key", "failed", LOST.into(), advice);
         self.not_changed(kept, check).await
     }
 
@@ -462,9 +463,16 @@ fn check(rule: &str, verdict: &str, found: String, advice: impl Into<String>) ->
     IssuerCheck { rule: rule.into(), verdict: verdict.into(), found, advice: advice.into() }
 }
 
-/// The server may be about to change the key: both are kept, and it is looked at again.
-fn under_way(issuer: AcmeIssuer) -> Progress {
-    let found = "the server has not changed the key yet, and may be about to".to_owned();
+/// The server may be about to change the key, or be behind one that has: both are kept, and it is looked at again.
+fn under_way(issuer: AcmeIssuer, opens: Opens) -> Progress {
+    let found = match opens {
+        Opens::Neither => {
+            "the server knows neither the key of the account nor the next one: it may have lost the account, or \
+                           be behind another server"
+        }
+        Opens::Old | Opens::New => "the server has not changed the key yet, and may be about to",
+    };
+    let found = found.to_owned();
     let advice = "nothing: what became of it is found out by itself";
     let problem = format!("{found}; {advice}");
     let outcome = AcmeOutcome { issuer, check: check("account-key", "warning", found, advice) };
