@@ -70,7 +70,10 @@ impl fmt::Display for RevocationReason {
 
 /// A word that is no reason.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no reason for a revocation: {words}", words = RevocationReason::ALL.map(RevocationReason::word).join(", "))]
+#[error(
+    "{0:?} is no reason for a revocation: {words}",
+    words = RevocationReason::ALL.map(RevocationReason::word).join(", ")
+)]
 pub struct UnknownReason(pub String);
 
 impl FromStr for RevocationReason {

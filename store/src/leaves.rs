@@ -158,6 +158,7 @@ pub(crate) const REQUEST_KEPT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// The most requests that one transaction forgets: others write in between.
 const FORGOTTEN_AT_ONCE: u64 = 1_000;
 
+/// By their end, which has an index.
 pub(crate) const FORGET: &str = "DELETE FROM leaf_requests WHERE sequence IN (
     SELECT sequence FROM leaf_requests WHERE not_after < ? ORDER BY not_after LIMIT ?)";
 

@@ -169,7 +169,8 @@ impl OpenError {
     }
 }
 
-/// Who uses a data directory, if another process does, as opening it would say. Changes nothing.
+/// Who uses a data directory, if another process does, as opening it would say. Where none does it is held for the moment
+/// of looking.
 #[must_use]
 pub fn in_use(directory: &Path) -> Option<OpenError> {
     directory::in_use(directory).map(OpenError::Directory)

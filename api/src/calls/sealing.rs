@@ -50,7 +50,7 @@ impl Calls {
         self.sealing.remove_slot(name, removal, event).await?;
         let word = if dry_run { "would remove" } else { "removed" };
         let named = named.map_or_else(String::new, |place| {
-            format!("; take it out of {place} as well, where it opens nothing more")
+            format!("; {place} still leads to that key, which opens nothing more: change that too")
         });
         let summary = format!(
             "{word} key slot {name}: its key opens this store no more, and copies made before still; \

@@ -183,8 +183,11 @@ async fn ask(mut stream: impl AsyncReadExt + AsyncWriteExt + Unpin) -> Found {
 /// What an answer says beside that somebody was let in: a proxy answers 503 itself where nobody behind it does.
 fn answered(line: &str) -> String {
     let is_503 = line.starts_with("HTTP/") && line.split(' ').nth(1) == Some("503");
-    let behind =
-        if is_503 { ": the proxy lets in, and nothing behind it answers, or says so itself" } else { "" };
+    let behind = if is_503 {
+        ": the proxy lets in, and nothing behind it answers, or what is there says so"
+    } else {
+        ""
+    };
     format!("answered {line}{behind}")
 }
 
