@@ -440,11 +440,23 @@ async fn rollback_says_which_endpoints_go_back_and_which_stay() {
     let none = warnings().await;
     assert!(!none.contains("goes back") && !none.contains("keeps the endpoints"), "{none}");
     world.clock.advance(Duration::from_secs(60));
-    world.applied(&config(4002)).await;
-    world.applied(&ENDPOINTS.replace("3001", "3002")).await;
+    let path = format!("/api/v1/configs/{}", world.applied(&config(4002)).await);
+    let endpoints = world.applied(&ENDPOINTS.replace("3001", "3002")).await;
+    let goes_back = "pay goes back to endpoints 127.0.0.1:4001, from 127.0.0.1:4002";
     let said = warnings().await;
-    assert!(said.contains("pay goes back to endpoints 127.0.0.1:4001, from 127.0.0.1:4002"), "{said}");
+    assert!(said.contains(goes_back), "{said}");
     assert!(said.contains("api keeps the endpoints of Endpoints default/api"), "{said}");
+
+    // What is effective counts, not a draft; and endpoints may be gone.
+    let tag = world.get(&path).await.headers["etag"].clone();
+    let put = Request::put(&path).header("content-type", "application/yaml").header("if-match", tag);
+    let draft = world.send(put.body(config(4001).into()).unwrap()).await;
+    assert_eq!(draft.body["state"], "draft", "{}", draft.body);
+    let gone = Request::delete(format!("/api/v1/configs/{endpoints}")).body(Body::empty()).unwrap();
+    assert_eq!(world.send(gone).await.status, StatusCode::OK);
+    let said = warnings().await;
+    assert!(said.contains(goes_back), "{said}");
+    assert!(said.contains("api has no endpoints: Endpoints default/api was deleted"), "{said}");
 }
 
 #[tokio::test]
