@@ -400,8 +400,15 @@ async fn serve(
         blocks: configs.watch_blocks(),
         leaves: leaves.clone(),
     };
+    let workload_trust = leaf_desk.trust();
+    let upstreams = Arc::new(issuers.desk(leaf_desk));
+    let authority_endings = AuthorityEndings {
+        authorities: Arc::new(store.clone()),
+        issuers: Arc::new(store.clone()),
+        upstreams: upstreams.clone(),
+    };
     let sources: Vec<Arc<dyn ExpirySource>> = vec![
-        Arc::new(AuthorityEndings(Arc::new(store.clone()))),
+        Arc::new(authority_endings),
         Arc::new(leaf_endings),
         Arc::new(TokenEndings(Arc::new(store.clone()))),
         Arc::new(SecretEndings(secrets_read)),
@@ -440,8 +447,6 @@ async fn serve(
     if let Some(herald) = herald {
         spawn(&mut parts, "hooks", herald.run(parts_shutdown.clone()));
     }
-    let workload_trust = leaf_desk.trust();
-    let upstreams = Arc::new(issuers.desk(leaf_desk));
     spawn(&mut parts, "issuers", asking.run(parts_shutdown.clone()));
     metrics.add_source({
         let sources = samples::Sources {

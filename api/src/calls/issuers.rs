@@ -19,8 +19,8 @@ use spiffe::{AuthorityId, IssuerName};
 use self::given::{anchor, credential, unwrappable};
 use super::{CallError, Caller, Calls, acme, error, rotation::shown_laggard, trust::unavailable};
 use crate::{
-    ports::{Earlier, Issuer, KeptIssuer, MAX_EARLIER, VaultSettings},
-    sources::{Draft, Examined, IssuerStanding},
+    ports::{Earlier, Issuer, IssuerStore, KeptIssuer, MAX_EARLIER, VaultSettings},
+    sources::{Draft, Examined, IssuerStanding, Upstreams},
     wire,
 };
 
@@ -32,6 +32,26 @@ pub(super) struct Replacement {
     pub(super) at: Timestamp,
     /// Which issuer is asked, if it is not made here.
     pub(super) issuer: Option<IssuerName>,
+}
+
+/// The issuing authority of now, which issuer signed it, and how that one stands.
+pub(crate) type UpstreamOfNow = (AuthorityId, IssuerName, IssuerStanding);
+
+/// Which issuer signed the issuing authority of now and is asked for its successor, if one did.
+///
+/// # Errors
+/// When the store cannot read.
+pub(crate) async fn upstream_of_now(
+    issuers: &dyn IssuerStore,
+    upstreams: &dyn Upstreams,
+    records: &[AuthorityRecord],
+) -> Result<Option<UpstreamOfNow>, CallError> {
+    let signed = |KeptIssuer { issuer, .. }: &KeptIssuer| {
+        let is_upstream = issuer.vault.role.is_none();
+        let current = upstream::current(records, issuer.signers()).filter(|_| is_upstream)?;
+        Some((current.id, issuer.name.clone(), upstreams.standing(&issuer.name)))
+    };
+    Ok(issuers.issuers().await?.iter().find_map(signed))
 }
 
 /// A check that ended an examination.
@@ -85,21 +105,8 @@ impl Calls {
     ///
     /// # Errors
     /// When the store cannot read.
-    pub(super) async fn upstream_of_now(
-        &self,
-    ) -> Result<Option<(AuthorityId, IssuerName, IssuerStanding)>, CallError> {
-        let kept = self.issuers.issuers().await?;
-        if kept.is_empty() {
-            return Ok(None);
-        }
-        let records = self.records().await?;
-        let signed = |kept: &KeptIssuer| {
-            let issuer = &kept.issuer;
-            let is_upstream = issuer.vault.role.is_none();
-            let current = upstream::current(&records, issuer.signers()).filter(|_| is_upstream)?;
-            Some((current.id, issuer.name.clone(), self.upstreams.standing(&issuer.name)))
-        };
-        Ok(kept.iter().find_map(signed))
+    pub(super) async fn upstream_of_now(&self) -> Result<Option<UpstreamOfNow>, CallError> {
+        upstream_of_now(&*self.issuers, &*self.upstreams, &self.records().await?).await
     }
 
     /// Names an issuer. It is tried whole, and kept only if it could sign our next authority now.

@@ -50,6 +50,7 @@ pub(crate) use self::brought::{BRING_INTERMEDIATE, BRING_ROOT};
 pub use self::documents::{ConfigFilter, TextChange};
 pub use self::edges::MAX_EDGE_NAMES;
 pub use self::error::CallError;
+pub(crate) use self::issuers::upstream_of_now;
 pub use self::proxies::{DEFAULT_TTL, MAX_TTL, ProxyFilter};
 pub use self::recovery::{DEFAULT_REACH, MAX_REACH, MAX_WINDOW, Recoveries};
 pub use self::rollouts::{MAX_PAUSE, Pauses};

@@ -3,31 +3,42 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use ca::ports::{Authorities, AuthorityState, Journal, Place, Remaining};
+use ca::ports::{Authorities, AuthorityRecord, AuthorityState, Journal, Place, Remaining};
 use certs::{Profile, Timestamp};
 use spiffe::{Bindings, BlockList, EdgeName, Tenant};
 use tokio::sync::watch;
 
 use super::{Ending, ExpiryKind, ExpirySource, LeafFacts, LeafView};
 use crate::{
-    calls::{BRING_INTERMEDIATE, BRING_ROOT, CallError, token_state, unavailable, word},
-    ports::NodeStore,
-    sources::{Edges, Revoking},
+    calls::{BRING_INTERMEDIATE, BRING_ROOT, CallError, token_state, unavailable, upstream_of_now, word},
+    ports::{IssuerStore, NodeStore},
+    sources::{Edges, Revoking, Upstreams},
 };
 
 /// How long something that has ended without a successor is still listed.
 const LISTED_AFTER_END: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Every authority that was not removed: prepared, active, retired.
-pub struct AuthorityEndings(pub Arc<dyn Authorities>);
+pub struct AuthorityEndings {
+    /// What is kept of them.
+    pub authorities: Arc<dyn Authorities>,
+    /// Issuers, which may have signed the one that signs now.
+    pub issuers: Arc<dyn IssuerStore>,
+    /// Whether they are late with its successor.
+    pub upstreams: Arc<dyn Upstreams>,
+}
+
+/// What an operator has to do about an authority whose issuer has not signed its successor in time.
+const LOOK_AT_ISSUER: &str = "credence issuer list says why its issuer has signed no successor";
 
 #[async_trait]
 impl ExpirySource for AuthorityEndings {
     async fn endings(&self, _: Timestamp) -> Result<Vec<Ending>, CallError> {
-        let records = self.0.load().await.map_err(|error| unavailable("authorities", &error))?;
+        let records = self.authorities.load().await.map_err(|error| unavailable("authorities", &error))?;
         let is_distant = records.iter().any(|record| {
             record.place == Place::Root && record.state == AuthorityState::Active && record.offline.is_some()
         });
+        let bring = if is_distant { self.bring_intermediate(&records).await? } else { None };
         let kept = records.into_iter().filter(|record| record.state != AuthorityState::Removed);
         Ok(kept
             .map(|record| Ending {
@@ -44,10 +55,29 @@ impl ExpirySource for AuthorityEndings {
                 advice: match record.place {
                     _ if !is_distant || record.state != AuthorityState::Active => None,
                     Place::Root => Some(BRING_ROOT),
-                    Place::Issuing => Some(BRING_INTERMEDIATE),
+                    Place::Issuing => bring,
                 },
             })
             .collect())
+    }
+}
+
+impl AuthorityEndings {
+    /// What is to be done about the issuing authority of now. An issuer that signed it is asked for the next one by
+    /// itself: nobody is to bring that before it has come to nothing for long.
+    async fn bring_intermediate(
+        &self,
+        records: &[AuthorityRecord],
+    ) -> Result<Option<&'static str>, CallError> {
+        let upstream = upstream_of_now(&*self.issuers, &*self.upstreams, records).await?;
+        let Some((authority, _, standing)) = upstream else { return Ok(Some(BRING_INTERMEDIATE)) };
+        let parent = records.iter().find(|record| record.id == authority).and_then(|record| record.parent);
+        let is_followed = records.iter().any(|record| {
+            record.place == Place::Issuing
+                && record.state == AuthorityState::Prepared
+                && record.parent == parent
+        });
+        Ok(Some(LOOK_AT_ISSUER).filter(|_| standing.is_at_risk && !is_followed))
     }
 }
 

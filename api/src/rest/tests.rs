@@ -133,8 +133,15 @@ async fn world_with(recoveries: impl FnOnce(MemoryStore) -> Arc<dyn RecoveryStor
     };
     let revoking =
         Arc::new(StillRevoking { revocations: ca.clone(), lists: Arc::default(), uptake: Arc::default() });
+    let (vault, acme) = (crate::testing::StillVault::default(), crate::testing::StillAcme::default());
+    let kept_issuers = Arc::new(crate::testing::MemoryIssuers::default());
+    let authority_endings = AuthorityEndings {
+        authorities: ca.clone(),
+        issuers: kept_issuers.clone(),
+        upstreams: Arc::new(vault.clone()),
+    };
     let expiries: [Arc<dyn ExpirySource>; 4] = [
-        Arc::new(AuthorityEndings(ca.clone())),
+        Arc::new(authority_endings),
         Arc::new(endings),
         Arc::new(TokenEndings(shared.clone())),
         Arc::new(ListEndings(revoking.clone())),
@@ -142,9 +149,7 @@ async fn world_with(recoveries: impl FnOnce(MemoryStore) -> Arc<dyn RecoveryStor
     let rotation = Arc::new(StillRotation::default());
     let pauses = Pauses::load(shared.clone()).await.unwrap();
     let time = watch::Sender::<Reading>::default();
-    let (vault, acme) = (crate::testing::StillVault::default(), crate::testing::StillAcme::default());
     let edges = crate::testing::StillEdges::default();
-    let kept_issuers = Arc::new(crate::testing::MemoryIssuers::default());
     let kept_edges = Arc::new(crate::testing::MemoryEdges::default());
     let calls = Calls {
         pauses,

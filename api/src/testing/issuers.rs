@@ -82,6 +82,8 @@ pub struct StillVault {
     pub default: Arc<Mutex<DefaultIssuer>>,
     /// When it is asked next.
     pub next: Arc<Mutex<Option<certs::Timestamp>>>,
+    /// Whether the authority of now is without a successor for long.
+    pub is_at_risk: Arc<Mutex<bool>>,
     /// What it was asked for in vain.
     pub unknown: Arc<Mutex<Vec<LeafRequest>>>,
 }
@@ -95,7 +97,8 @@ impl Upstreams for StillVault {
     fn standing(&self, _: &IssuerName) -> IssuerStanding {
         let leaves = self.leaves.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let next = *self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        IssuerStanding { leaves, next, ..IssuerStanding::default() }
+        let is_at_risk = *self.is_at_risk.lock().unwrap_or_else(PoisonError::into_inner);
+        IssuerStanding { leaves, next, is_at_risk, ..IssuerStanding::default() }
     }
 
     fn leaves(&self) -> Arc<LeavesStatus> {

@@ -447,3 +447,40 @@ async fn every_listing_names_the_one_day_on_which_an_issuer_is_asked_for_the_nex
     let planned = world.json("POST", "/api/v1/issuers/migrate", migrate()).await;
     assert!(planned.body["summary"].as_str().unwrap().contains("it signs already"), "{}", planned.body);
 }
+
+#[tokio::test]
+async fn nobody_is_to_bring_what_an_issuer_is_asked_for_by_itself() {
+    let world = world().await;
+    let now = world.clock.now();
+    let certificate = || certs::Certificate::from_der(TestAuthority::root("corp", now).der()).unwrap();
+    let (root, issuing) = (certificate(), certificate());
+    let pem = certificates_to_pem([root.der()]);
+    let offline = Some(now);
+    let root = AuthorityRecord { offline, ..record(root, Place::Root, AuthorityState::Active) };
+    let issuing = record(issuing, Place::Issuing, AuthorityState::Active);
+    let issuing = AuthorityRecord { parent: Some(root.id), ..issuing };
+    world.keep(root.clone()).await;
+    world.keep(issuing.clone()).await;
+    let life = issuing.certificate.not_after().since(now);
+    world.clock.advance(life.mul_f64(0.6));
+
+    let advice = async || {
+        let listed = world.get("/api/v1/expiries?within=1s").await.body;
+        let of_it = |one: &&Value| one["name"] == issuing.id.to_string();
+        let advice = listed["items"].as_array().unwrap().iter().find(of_it).map(|one| one["advice"].clone());
+        let warned = world.get("/api/v1/status").await.body["warnings"].to_string();
+        assert_eq!(warned.contains(&issuing.id.to_string()), advice.is_some(), "{warned}");
+        advice
+    };
+    let bring = "credence ca csr, have it signed by the key of the root, credence ca install FILE";
+    assert_eq!(advice().await, Some(json!(bring)), "nobody else signs it");
+    let corp = wanted("corp", |corp| corp["anchor"] = json!(pem));
+    assert_eq!(world.json("POST", "/api/v1/issuers", corp).await.status, StatusCode::OK);
+    assert_eq!(advice().await, None, "it is asked for by itself");
+    *world.vault.is_at_risk.lock().unwrap() = true;
+    let look = "credence issuer list says why its issuer has signed no successor";
+    assert_eq!(advice().await, Some(json!(look)));
+    let next = record(certificate(), Place::Issuing, AuthorityState::Prepared);
+    world.keep(AuthorityRecord { parent: Some(root.id), ..next }).await;
+    assert_eq!(advice().await, None, "it is there");
+}
