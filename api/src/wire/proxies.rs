@@ -119,7 +119,7 @@ pub struct ProxyStatus {
     /// given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate_expires: Option<String>,
-    /// `SYNCED`, `STALE`, `NACK` or `OFFLINE`, over all types.
+    /// `SYNCED`, `NOT SENT`, `STALE`, `NACK` or `OFFLINE`, over all types.
     pub sync: String,
     /// Type by type.
     pub types: Vec<TypeStatus>,
@@ -155,8 +155,14 @@ pub struct TypeStatus {
     pub word: String,
     /// The type URL.
     pub type_url: String,
-    /// `SYNCED`, `STALE` or `NACK`.
+    /// `SYNCED`, `NOT SENT`, `STALE` or `NACK`.
     pub sync: String,
+    /// What it asked for and was not sent, the first few.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waits_for: Vec<String>,
+    /// How much it asked for and was not sent.
+    #[serde(default)]
+    pub waiting: usize,
     /// The version of the last response.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sent: Option<String>,

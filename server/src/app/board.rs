@@ -119,13 +119,19 @@ fn to_wire(node: &NodeStatus) -> wire::ProxyStatus {
     }
 }
 
+/// How many that were not sent are named of a type.
+const MAX_WAITED: usize = 8;
+
 fn type_to_wire(status: &xds::TypeStatus) -> wire::TypeStatus {
+    let not_sent = || status.resources.iter().filter(|resource| resource.sync == Sync::NotSent);
     let refusals = status.resources.iter().filter_map(|resource| resource.nack.as_ref());
     let latest = refusals.max_by_key(|nack| nack.at);
     wire::TypeStatus {
         word: status.word.clone(),
         type_url: status.type_url.clone(),
         sync: word(status.sync).to_owned(),
+        waits_for: not_sent().take(MAX_WAITED).map(|resource| resource.name.clone()).collect(),
+        waiting: not_sent().count(),
         sent: status.resources.iter().filter_map(|resource| resource.sent.clone()).next_back(),
         sent_at: Some(status.at.to_string()),
         acked: status.resources.iter().filter_map(|resource| resource.acked.clone()).next_back(),

@@ -151,11 +151,29 @@ pub(super) fn proxies_table(proxies: &[wire::Proxy]) -> String {
         "certificate ends",
     ];
     let mut text = output::table(&headers, rows);
-    for refusal in proxies.iter().flat_map(refusals) {
+    for line in proxies.iter().flat_map(|proxy| refusals(proxy).into_iter().chain(waits(proxy))) {
         text.push('\n');
-        text.push_str(&refusal);
+        text.push_str(&line);
     }
     text
+}
+
+/// What a connected proxy asked for and was not sent, type by type.
+fn waits(proxy: &wire::Proxy) -> Vec<String> {
+    /// How many are named.
+    const NAMED: usize = 3;
+    let waiting = proxy.status.types.iter().filter(|one| proxy.status.connected && !one.waits_for.is_empty());
+    waiting
+        .map(|one| {
+            let (node, word) = (&proxy.node_id, &one.word);
+            let names: Vec<_> = one.waits_for.iter().take(NAMED).map(String::as_str).collect();
+            let more = match one.waiting.saturating_sub(names.len()) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            format!("{node} waits for {word} {}{more}", names.join(", "))
+        })
+        .collect()
 }
 
 fn refusals(proxy: &wire::Proxy) -> Vec<String> {
@@ -275,6 +293,8 @@ mod tests {
             word: "LDS".into(),
             type_url: String::new(),
             sync: "NACK".into(),
+            waits_for: Vec::new(),
+            waiting: 0,
             sent: None,
             sent_at: None,
             acked: None,
@@ -298,5 +318,31 @@ mod tests {
         let text = proxies_table(std::slice::from_ref(&proxy));
         assert!(text.contains("web-1 refused LDS v2 at T: bad route"), "{text}");
         assert!(proxy_text(&proxy).contains("bad route"));
+    }
+
+    #[test]
+    fn names_the_first_few_that_a_connected_proxy_waits_for() {
+        let sds = |waits_for: &[&str], waiting| {
+            let waits_for: Vec<String> = waits_for.iter().map(ToString::to_string).collect();
+            let of_type = serde_json::json!({
+                "word": "SDS", "type_url": "", "sync": "NOT SENT", "waits_for": waits_for, "waiting": waiting,
+            });
+            let status = serde_json::json!({ "connected": true, "streams": 1, "sync": "NOT SENT", "types": [of_type] });
+            let proxy = serde_json::json!({
+                "node_id": "web-1", "tenant": "default", "namespace": "default", "labels": {}, "identities": [],
+                "state": "enabled", "created": "T", "status": status,
+            });
+            serde_json::from_value::<wire::Proxy>(proxy).unwrap()
+        };
+        let check = |proxy: wire::Proxy, expected: &str| {
+            let text = proxies_table(&[proxy]);
+            assert_eq!(text.lines().nth(2).unwrap_or_default(), expected, "{text}");
+        };
+        check(sds(&["edge://shop"], 1), "web-1 waits for SDS edge://shop");
+        check(sds(&["a", "b", "c", "d"], 9), "web-1 waits for SDS a, b, c and 6 more");
+        check(sds(&[], 0), "");
+        let mut gone = sds(&["edge://shop"], 1);
+        gone.status.connected = false;
+        check(gone, "");
     }
 }
