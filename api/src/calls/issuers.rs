@@ -686,7 +686,7 @@ fn is_of_leaves(issuer: &wire::Issuer) -> bool {
     issuer.vault.as_ref().is_some_and(|vault| vault.role.is_some())
 }
 
-/// The root whose key is here.
+/// The root whose key is here; without it our issuing authority signs as ever, as long as it lasts.
 fn builtin(records: &[AuthorityRecord], others: &[wire::Issuer]) -> wire::Issuer {
     let root =
         records.iter().find(|record| record.place == Place::Root && record.state == AuthorityState::Active);
@@ -694,15 +694,20 @@ fn builtin(records: &[AuthorityRecord], others: &[wire::Issuer]) -> wire::Issuer
     let active = records
         .iter()
         .find(|record| record.place == Place::Issuing && record.state == AuthorityState::Active);
-    let signs = is_here && others.iter().all(|other| other.state != "signs" || is_of_leaves(other));
+    let is_own = others.iter().all(|other| other.state != "signs" || is_of_leaves(other));
+    let state = match root {
+        Some(_) if is_own && is_here => "signs",
+        Some(_) if is_own => "offline",
+        _ => "idle",
+    };
     wire::Issuer {
         name: IssuerName::BUILTIN.into(),
         kind: "builtin".into(),
-        state: if signs { "signs" } else { "idle" }.into(),
+        state: state.into(),
         signer: root.filter(|_| is_here).map(|root| root.certificate.subject().to_owned()),
         signer_expires: root.filter(|_| is_here).map(|root| root.certificate.not_after().to_string()),
         anchor_sha256: root.filter(|_| is_here).map(|root| hex::encode(root.certificate.fingerprint())),
-        authority: active.filter(|_| signs).map(|record| record.id.to_string()),
+        authority: active.filter(|_| state != "idle").map(|record| record.id.to_string()),
         ..wire::Issuer::default()
     }
 }

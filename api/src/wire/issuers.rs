@@ -119,7 +119,8 @@ pub struct Issuer {
     /// `builtin`, `vault` or `acme`.
     pub kind: String,
     /// `signs`: the issuing authority of now, or with a role the leaves of workloads, are of this issuer. `idle`: they
-    /// are not. With a role also `prepared`: it signs when every connected node has acknowledged its root; and
+    /// are not. Of the built-in one also `offline`: the issuing authority of now signs as long as it lasts, and the key of
+    /// its root is kept elsewhere. With a role also `prepared`: it signs when every connected node has acknowledged its root; and
     /// `retired`: another signs, and leaves of it may be in use. Of an ACME server, which signs nothing here:
     /// `ready`; `registering` and `changing-key` while it is not known whether our account is made, or has another key.
     pub state: String,

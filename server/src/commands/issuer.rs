@@ -271,7 +271,8 @@ fn signs(one: &wire::Issuer, all: &[wire::Issuer]) -> String {
     let instead = all.iter().filter(|other| other.stands_in.as_deref() == Some(one.name.as_str()));
     let instead = instead.map(|other| format!("leaves in the place of {}", other.name));
     let is_of_leaves = one.vault.as_ref().is_some_and(|vault| vault.role.is_some());
-    let parts: Vec<String> = if one.state != "signs" || one.stands_in.is_some() {
+    let is_at_work = matches!(one.state.as_str(), "signs" | "offline");
+    let parts: Vec<String> = if !is_at_work || one.stands_in.is_some() {
         Vec::new()
     } else if is_of_leaves {
         share(one.percent).into_iter().chain(named(one.named_by)).chain(instead).collect()
@@ -280,15 +281,11 @@ fn signs(one: &wire::Issuer, all: &[wire::Issuer]) -> String {
         let ours = all.iter().find(|other| other.kind == "builtin");
         let leaves = ours.and_then(|ours| share(ours.percent));
         let named = ours.and_then(|ours| named(ours.named_by)).filter(|_| one.kind == "builtin");
-        [
-            Some("the issuing authority, which signs for nodes, operators and this server".to_owned()),
-            leaves,
-            named,
-        ]
-        .into_iter()
-        .flatten()
-        .chain(instead)
-        .collect()
+        let own = match one.state.as_str() {
+            "offline" => "for nodes, operators and this server, by the issuing authority of now",
+            _ => "the issuing authority, which signs for nodes, operators and this server",
+        };
+        [Some(own.to_owned()), leaves, named].into_iter().flatten().chain(instead).collect()
     };
     parts.join(", ")
 }
@@ -368,7 +365,10 @@ fn of_migration(one: &wire::Issuer) -> Vec<String> {
             }
         });
     }
-    if one.named_by > 0 && one.state != "signs" {
+    if one.state == "offline" {
+        told.push("the key of its root is kept elsewhere: credence ca status says when the next authority is to be brought".to_owned());
+    }
+    if one.named_by > 0 && !matches!(one.state.as_str(), "signs" | "offline") {
         told.push(format!("named by {} bindings", one.named_by));
     }
     if let Some(fallback) = &one.fallback {
@@ -454,6 +454,12 @@ mod tests {
                 "",
             ]
         );
+        let kept_elsewhere = [issuer("builtin", "builtin", "offline", 100)];
+        assert_eq!(
+            signs(&kept_elsewhere[0], &kept_elsewhere),
+            "for nodes, operators and this server, by the issuing authority of now, leaves by default"
+        );
+        assert!(table(&kept_elsewhere).contains("the key of its root is kept elsewhere"));
         // Whoever signs the authority of ours signs by it what is built in.
         let all = [issuer("builtin", "builtin", "idle", 100), issuer("root", "vault", "signs", 0)];
         assert_eq!(

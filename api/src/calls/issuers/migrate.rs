@@ -132,8 +132,8 @@ impl Calls {
             return wrong("now", why);
         }
         if let Some(from) = from {
-            let signs = self.show_issuer(from.as_str()).await?.state == "signs";
-            if !signs {
+            let state = self.show_issuer(from.as_str()).await?.state;
+            if !matches!(state.as_str(), "signs" | "offline") {
                 let why = "does not sign our authorities: credence issuer list says who does".to_owned();
                 return Err(CallError::Conflict { what: "issuer", name: from.to_string(), why });
             }

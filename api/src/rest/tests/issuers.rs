@@ -474,9 +474,13 @@ async fn nobody_is_to_bring_what_an_issuer_is_asked_for_by_itself() {
     };
     let bring = "credence ca csr, have it signed by the key of the root, credence ca install FILE";
     assert_eq!(advice().await, Some(json!(bring)), "nobody else signs it");
+    let builtin = async || world.get("/api/v1/issuers/builtin").await.body;
+    let shown = builtin().await;
+    assert_eq!((&shown["state"], &shown["authority"]), (&json!("offline"), &json!(issuing.id.to_string())));
     let corp = wanted("corp", |corp| corp["anchor"] = json!(pem));
     assert_eq!(world.json("POST", "/api/v1/issuers", corp).await.status, StatusCode::OK);
     assert_eq!(advice().await, None, "it is asked for by itself");
+    assert_eq!(builtin().await["state"], "idle", "it is corp's");
     *world.vault.is_at_risk.lock().unwrap() = true;
     let look = "credence issuer list says why its issuer has signed no successor";
     assert_eq!(advice().await, Some(json!(look)));
