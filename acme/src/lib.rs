@@ -47,7 +47,7 @@ pub use self::order::{
     Action, Answered, Ask, Event, MAX_LOOK, MAX_POLL, MAX_PRESENTED, Order, PUBLISH_WITHIN, Saved, Wanted,
     WantedError,
 };
-pub use self::problem::{Pace, Problem, ProblemKind, Subproblem};
+pub use self::problem::{Pace, Problem, ProblemKind, Subproblem, hint_about};
 pub use self::renewal::{
     ASK, CertificateId, MAX_ASK, MIN_ASK, MIN_KEPT, Renewal, RenewalAction, RenewalEvent,
 };

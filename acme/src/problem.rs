@@ -159,6 +159,15 @@ kinds! {
         "somebody must visit the page that the server names, most often to agree to new terms";
 }
 
+/// Where a hint has the name of the account that it is about.
+const ACCOUNT: &str = "credentials NAME ";
+
+/// A hint of a [`ProblemKind`], with the account that it is about under the name that it has here.
+#[must_use]
+pub fn hint_about(hint: &str, account: &str) -> String {
+    hint.replace(ACCOUNT, &format!("credentials {account} "))
+}
+
 impl ProblemKind {
     /// Of its type URI. What is no ACME type at all is [`ProblemKind::Unknown`].
     #[must_use]
@@ -302,6 +311,15 @@ mod tests {
             assert_eq!(ProblemKind::of(kind.name()), ProblemKind::Unknown, "without its prefix");
         }
         assert_eq!(ProblemKind::of("about:blank"), ProblemKind::Unknown);
+    }
+
+    #[test]
+    fn a_hint_names_the_account_that_it_is_about() {
+        let hint = hint_about(ProblemKind::AccountDoesNotExist.hint(), "le");
+        assert!(hint.ends_with("by credence issuer credentials le --register-again"), "{hint}");
+        for kind in ProblemKind::ALL {
+            assert!(!hint_about(kind.hint(), "le").contains("NAME"), "{kind}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use acme::{Client, Directory, ExternalAccount, Opens, Trouble};
+use acme::{Client, Directory, ExternalAccount, Opens, Trouble, hint_about};
 use api::{
     ports::{AcmeSettings, KeptAcme},
     wire::IssuerCheck,
@@ -179,6 +179,7 @@ async fn account(client: &Client, kept: &KeptAcme, checks: &mut Checks) {
         let found = "it is not known yet whether the server has made it".to_owned();
         return checks.warning("account", found, "nothing: it is found out by itself");
     };
+    let told = |trouble: Trouble| told(&trouble, kept);
     let found = async {
         let key = signer(&kept.key)?;
         let found = match &kept.next_key {
@@ -212,6 +213,6 @@ async fn account(client: &Client, kept: &KeptAcme, checks: &mut Checks) {
     }
 }
 
-fn told(trouble: Trouble) -> String {
-    format!("{trouble}; {}", trouble.hint())
+fn told(trouble: &Trouble, kept: &KeptAcme) -> String {
+    format!("{trouble}; {}", hint_about(&trouble.hint(), kept.issuer.name.as_str()))
 }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use acme::{Account, Client, ExternalAccount, Opens, Registration, Trouble};
+use acme::{Account, Client, ExternalAccount, Opens, Registration, Trouble, hint_about};
 use api::{
     calls::{CallError, Caller},
     ports::{AcmeIssuer, KeptAcme},
@@ -244,7 +244,7 @@ impl<'a> Settling<'a> {
                     "give the command again: an account that the server has made is found by its key";
                 not_made(trouble.to_string(), advice)
             }
-            Err(trouble) => not_made(trouble.to_string(), &trouble.hint()),
+            Err(trouble) => not_made(trouble.to_string(), &self.hint(&trouble)),
         }
     }
 
@@ -304,7 +304,7 @@ impl<'a> Settling<'a> {
                 Ok(self.pending(kept.issuer, "account", &trouble))
             }
             Err(trouble) if self.is_heard() => {
-                self.refused(kept, "account", trouble.to_string(), trouble.hint()).await
+                self.refused(kept, "account", trouble.to_string(), self.hint(&trouble)).await
             }
             // Nobody is there to hear why it is gone: it stays, and says so.
             Err(trouble) => Ok(self.pending(kept.issuer, "account", &trouble)),
@@ -384,7 +384,7 @@ impl<'a> Settling<'a> {
         match opens.map(|opens| judge(opens, asked, false)) {
             Ok(Verdict::Changed) => self.changed(kept).await,
             Ok(Verdict::NotChanged) => {
-                let check = check(rule, "failed", trouble.to_string(), trouble.hint());
+                let check = check(rule, "failed", trouble.to_string(), self.hint(&trouble));
                 self.not_changed(kept, check).await
             }
             Ok(Verdict::Lost) => self.lost(kept).await,
@@ -437,10 +437,14 @@ impl<'a> Settling<'a> {
     /// It is not known what became of it, or it cannot be now.
     fn pending(&self, issuer: AcmeIssuer, rule: &str, trouble: &Trouble) -> Progress {
         let advice = "nothing: what became of it is found out by itself";
-        let problem = format!("{trouble}; {}", trouble.hint());
+        let problem = format!("{trouble}; {}", self.hint(trouble));
         let pause = trouble.retry_after().map(|after| after.from_now(self.shared.clock.now()));
         let outcome = AcmeOutcome { issuer, check: check(rule, "warning", trouble.to_string(), advice) };
         Progress::Pending { outcome, problem, pause }
+    }
+
+    fn hint(&self, trouble: &Trouble) -> String {
+        hint_about(&trouble.hint(), self.name.as_str())
     }
 
     fn client(&self, kept: &KeptAcme) -> Result<Arc<Client>, String> {

@@ -11,7 +11,7 @@ use std::{
 
 use acme::{
     CertificateId, ChallengeKind, Desk, Identifier, Jitter, MAX_PRESENTED, Names, NotKept, Order, Presented,
-    Renewal, RenewalAction, RenewalEvent, Saved, Trouble, Wanted,
+    Renewal, RenewalAction, RenewalEvent, Saved, Trouble, Wanted, hint_about,
 };
 use api::{
     calls::configs::Which,
@@ -22,6 +22,7 @@ use async_trait::async_trait;
 use audit::{Action, Actor, Event};
 use certs::{Chain, KeyKind, SecretKey, SoftwareSigner, Timestamp, request_for_names};
 use futures::FutureExt;
+use spiffe::IssuerName;
 use tokio::sync::{Mutex, Notify};
 use tokio_util::sync::CancellationToken;
 use xds::{
@@ -300,9 +301,16 @@ impl Duty {
             ORDERING.clone_into(&mut standing.doing);
             standing.next = order.failures().next();
             standing.failures = order.failures().total();
-            standing.problem = order.failures().last().map(|last| told(&last.text, &last.hint));
+            let told = |last: &acme::LastFailure| told(&last.text, &last.hint, &settings.issuer);
+            standing.problem = order.failures().last().map(told);
         });
-        let desk = EdgeDesk { duty: self, record: Mutex::new(record), key: &key, halt: Mutex::default() };
+        let desk = EdgeDesk {
+            duty: self,
+            issuer: &settings.issuer,
+            record: Mutex::new(record),
+            key: &key,
+            halt: Mutex::default(),
+        };
         let obtained = tokio::select! {
             obtained = opened.client.obtain(&opened.account, &mut order, &csr, &desk) => Some(obtained),
             // Its account may have another key now: gone on with from what is stored.
@@ -537,8 +545,9 @@ pub(super) fn kind(challenge: &EdgeChallenge) -> ChallengeKind {
     }
 }
 
-/// What is the matter, and what to do about it.
-fn told(what: &str, hint: &str) -> String {
+/// What is the matter at the server of an issuer, and what to do about it.
+fn told(what: &str, hint: &str, issuer: &IssuerName) -> String {
+    let hint = hint_about(hint, issuer.as_str());
     if hint.is_empty() { what.to_owned() } else { format!("{what}; {hint}") }
 }
 
@@ -560,6 +569,7 @@ fn pair(presented: &Presented, now: Timestamp) -> Result<Pair, String> {
 /// What an order needs of us.
 struct EdgeDesk<'a> {
     duty: &'a Duty,
+    issuer: &'a IssuerName,
     record: Mutex<&'a mut Record>,
     key: &'a SecretKey,
     /// Why something was not kept, where that is more than words.
@@ -609,7 +619,7 @@ impl Desk for EdgeDesk<'_> {
     fn report(&self, trouble: &Trouble, again: Timestamp) {
         self.duty.inputs.standing(&self.duty.key, |standing| {
             standing.failures = standing.failures.saturating_add(1);
-            standing.problem = Some(told(&trouble.to_string(), &trouble.hint()));
+            standing.problem = Some(told(&trouble.to_string(), &trouble.hint(), self.issuer));
             standing.next = Some(again);
         });
     }
