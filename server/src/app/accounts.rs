@@ -34,6 +34,8 @@ use self::settle::{By, Progress, Settling, signer};
 
 /// How many calls may wait for the task.
 const MAX_COMMANDS: usize = 16;
+/// How many may wait who say that an account is there; the next one says it again.
+const MAX_PROVEN: usize = 16;
 /// How long a call waits for a server to read its directory, and then for the account: it has ten seconds for both.
 /// What was begun goes on.
 const READING: Duration = Duration::from_secs(4);
@@ -112,18 +114,23 @@ type Standings = BTreeMap<IssuerName, AcmeStanding>;
 pub(super) struct Accounts {
     shared: Arc<Shared>,
     commands: mpsc::Sender<Command>,
+    proven: mpsc::Sender<IssuerName>,
     standings: watch::Receiver<Arc<Standings>>,
 }
 
 /// Accounts over what is kept of them, and the task that looks after them.
 pub(super) fn open(store: Arc<dyn AcmeStore>, clock: Arc<dyn Clock>) -> (Accounts, AccountKeeper) {
     let (commands, asked) = mpsc::channel(MAX_COMMANDS);
+    let (proven, found) = mpsc::channel(MAX_PROVEN);
     let standings = watch::Sender::default();
     let shared = Arc::new(Shared { store, clock, clients: Mutex::default() });
-    let accounts = Accounts { shared: Arc::clone(&shared), commands, standings: standings.subscribe() };
+    let accounts =
+        Accounts { shared: Arc::clone(&shared), commands, proven, standings: standings.subscribe() };
     let keeper = AccountKeeper {
         shared,
         commands: asked,
+        proven: found,
+        lost: BTreeSet::new(),
         standings,
         jobs: FuturesUnordered::new(),
         busy: BTreeSet::new(),
@@ -149,6 +156,14 @@ impl Accounts {
             Some(url) => Account { url: settings::url(url)?, signer: signer(&kept.key)? },
         };
         Ok(Opened { client: self.shared.client(&kept.issuer)?, account, settings: kept.issuer.acme })
+    }
+
+    /// The server has done something for the account: whatever was said of its loss is over.
+    pub(super) fn proven(&self, name: &IssuerName) {
+        if self.standing(name).problem.is_some() {
+            // Where too many say so, the next success says it again.
+            let _ = self.proven.try_send(name.clone());
+        }
     }
 
     /// How every one stands where something is not done yet.
@@ -221,7 +236,11 @@ impl AcmeServers for Accounts {
     }
 
     async fn test(&self, kept: KeptAcme) -> Vec<IssuerCheck> {
-        Box::pin(examine::kept(&self.shared.clock, &kept)).await
+        let checks = Box::pin(examine::kept(&self.shared.clock, &kept)).await;
+        if checks.iter().any(|check| check.rule == "account" && check.verdict == "passed") {
+            self.proven(&kept.issuer.name);
+        }
+        checks
     }
 
     async fn register(
@@ -269,6 +288,10 @@ struct Finished {
 pub(super) struct AccountKeeper {
     shared: Arc<Shared>,
     commands: mpsc::Receiver<Command>,
+    /// Accounts that the server has done something for.
+    proven: mpsc::Receiver<IssuerName>,
+    /// Those of which the last that was said is that there is none for its key.
+    lost: BTreeSet<IssuerName>,
     standings: watch::Sender<Arc<Standings>>,
     jobs: FuturesUnordered<BoxFuture<'static, Finished>>,
     busy: BTreeSet<IssuerName>,
@@ -285,6 +308,7 @@ impl AccountKeeper {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 Some(command) = self.commands.recv() => self.command(command),
+                Some(name) = self.proven.recv() => self.found(&name),
                 Some(finished) = self.jobs.next(), if !self.jobs.is_empty() => self.finished(finished),
                 () = clock.sleep_until(deadline) => {}
             }
@@ -323,6 +347,14 @@ impl AccountKeeper {
         self.start(name, by, Some(work), Some(reply));
     }
 
+    /// What was said of its loss is over, unless something else is under way or was said since.
+    fn found(&mut self, name: &IssuerName) {
+        if self.lost.remove(name) && !self.busy.contains(name) {
+            tracing::info!(issuer = %name, "account is there");
+            self.settled(name);
+        }
+    }
+
     /// Starts what is due.
     fn go_on(&mut self, now: Timestamp) {
         let standings = Arc::clone(&self.standings.borrow());
@@ -353,6 +385,11 @@ impl AccountKeeper {
     fn finished(&mut self, finished: Finished) {
         let Finished { name, outcome, reply } = finished;
         self.busy.remove(&name);
+        if matches!(outcome, Ok(Progress::Lost(_))) {
+            self.lost.insert(name.clone());
+        } else {
+            self.lost.remove(&name);
+        }
         let now = self.shared.clock.now();
         let answer = match outcome {
             Ok(Progress::Nothing) => {
@@ -370,7 +407,7 @@ impl AccountKeeper {
                 Ok(outcome)
             }
             // Nothing is tried again, and whoever asked may have gone before: it is shown until something else is.
-            Ok(Progress::NotChanged(check)) => {
+            Ok(Progress::NotChanged(check) | Progress::Lost(check)) => {
                 tracing::warn!(issuer = %name, found = %check.found, "account is as it was");
                 let problem = Some(format!("{}; {}", check.found, check.advice));
                 self.stand(&name, |standing| *standing = AcmeStanding { problem, ..AcmeStanding::default() });

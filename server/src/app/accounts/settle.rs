@@ -54,8 +54,10 @@ pub(super) enum Progress {
     Nothing,
     /// There is an account with one key.
     Settled(AcmeOutcome),
-    /// The account is as it was: another key, or to be registered again, was asked for and has not come about.
+    /// The account is as it was: another key was asked for and has not come about.
     NotChanged(IssuerCheck),
+    /// There is no account for its key, and it was not registered again.
+    Lost(IssuerCheck),
     /// It is not known yet, and is tried again.
     Pending {
         outcome: AcmeOutcome,
@@ -194,7 +196,7 @@ impl<'a> Settling<'a> {
             return conflict("is being registered, or is getting another key");
         }
         let not_made = |found: String, advice: &str| {
-            Ok(Progress::NotChanged(check("account", "failed", found, advice.to_owned())))
+            Ok(Progress::Lost(check("account", "failed", found, advice.to_owned())))
         };
         let (client, key) = match (self.client(&kept), signer(&kept.key)) {
             (Ok(client), Ok(key)) => (client, key),
@@ -414,7 +416,8 @@ impl<'a> Settling<'a> {
             self.name
         );
         let check = check("account-key", "failed", LOST.into(), advice);
-        self.not_changed(kept, check).await
+        self.same_key(kept).await?;
+        Ok(Progress::Lost(check))
     }
 
     /// The next key is the key, and the one before is destroyed with its record.
@@ -429,9 +432,13 @@ impl<'a> Settling<'a> {
 
     /// The server will not have it: the key of before stays.
     async fn not_changed(&self, kept: KeptAcme, check: IssuerCheck) -> Result<Progress, CallError> {
-        let kept = KeptAcme { next_key: None, ..kept };
-        self.put(kept, |event| event.with("step", "key-not-changed")).await?;
+        self.same_key(kept).await?;
         Ok(Progress::NotChanged(check))
+    }
+
+    async fn same_key(&self, kept: KeptAcme) -> Result<KeptAcme, CallError> {
+        let kept = KeptAcme { next_key: None, ..kept };
+        self.put(kept, |event| event.with("step", "key-not-changed")).await
     }
 
     /// It is not known what became of it, or it cannot be now.

@@ -149,6 +149,24 @@ async fn what_was_begun_is_gone_on_with_by_the_next_process_and_kept_until_it_is
     }
 }
 
+#[tokio::test]
+async fn what_was_said_of_a_lost_account_is_over_when_the_server_does_something_for_it() {
+    let (store, clock) = (Arc::new(MemoryAcme::default()), ManualClock::new(now()));
+    keep(&store, Some("https://127.0.0.1:1/account/1"), false).await;
+    let (accounts, keeper) = open(store.clone(), Arc::new(clock));
+    let shutdown = CancellationToken::new();
+    let asked = async {
+        let refused = accounts.register_again(&caller(), draft(), "").await.unwrap_err();
+        assert!(matches!(&refused, CallError::Issuer { .. }), "{refused}");
+        assert!(accounts.standing(&name()).problem.unwrap().contains("/nowhere/roots.pem"));
+        accounts.proven(&name());
+        let mut standings = accounts.standings.clone();
+        standings.wait_for(|all| all.is_empty()).await.unwrap();
+        shutdown.cancel();
+    };
+    tokio::join!(asked, keeper.run(shutdown.clone()));
+}
+
 #[test]
 fn change_of_a_key_ends_by_which_key_opens_the_account_when_nothing_is_under_way_any_more() {
     use acme::Opens;

@@ -319,7 +319,10 @@ impl Duty {
         let halt = desk.halt.into_inner();
         match obtained {
             None => Ok(()),
-            Some(Ok(chain)) => self.take(record, &key, chain, &order.presented()).await,
+            Some(Ok(chain)) => {
+                self.inputs.accounts.proven(&settings.issuer);
+                self.take(record, &key, chain, &order.presented()).await
+            }
             Some(Err(NotKept(why))) => Err(halt.unwrap_or(Halt::Problem(why))),
         }
     }
