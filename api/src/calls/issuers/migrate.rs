@@ -30,6 +30,9 @@ impl Calls {
     ) -> Result<wire::IssuerMigration, CallError> {
         let from =
             wanted.from.as_deref().map(|text| error::name("from", IssuerName::parse(text))).transpose()?;
+        if let Some(from) = &from {
+            self.refuse_unknown(from).await?;
+        }
         if wanted.to == IssuerName::BUILTIN {
             return self.migrate_to_builtin(caller, from, wanted).await;
         }
@@ -112,6 +115,16 @@ impl Calls {
                 .to_owned(),
         };
         Ok(wire::IssuerMigration { dry_run: wanted.dry_run, summary, installed: None })
+    }
+
+    /// Whoever is to be left exists, be it that its record does not open.
+    async fn refuse_unknown(&self, name: &IssuerName) -> Result<(), CallError> {
+        let is_known = name.is_builtin()
+            || self.issuers.has_issuer(name).await?
+            || self.find_acme(name.as_str()).await?.is_some()
+            || self.upstreams.leaves().of(name).is_some();
+        let missing = || CallError::NotFound { what: "issuer", name: name.to_string() };
+        is_known.then_some(()).ok_or_else(missing)
     }
 
     /// What is of leaves alone, where our authorities are to be signed by another.

@@ -256,6 +256,7 @@ async fn what_cannot_be_of_a_migration_is_said_and_what_would_be_is_planned() {
         (json!({"to": "upper", "now": true}), StatusCode::BAD_REQUEST, "ca emergency"),
         (json!({"to": "upper", "from": "corp"}), StatusCode::CONFLICT, "does not sign our authorities"),
         (json!({"to": "nobody"}), StatusCode::NOT_FOUND, "nobody"),
+        (json!({"to": "corp", "from": "builtn"}), StatusCode::NOT_FOUND, "issuer builtn does not exist"),
         (json!({"to": "corp", "form": "builtin"}), StatusCode::BAD_REQUEST, "form"),
     ] {
         let refused = migrate(body.clone()).await;
