@@ -5,6 +5,7 @@
 
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
+use spiffe::IssuerName;
 use utoipa::ToSchema;
 
 use crate::{calls::CallError, wire};
@@ -193,8 +194,8 @@ impl Face {
             CallError::NotFound { what, .. } => {
                 face(StatusCode::NOT_FOUND, "not-found", "no such thing", &not_found_hint(what))
             }
-            CallError::Exists { what, .. } => {
-                face(StatusCode::CONFLICT, "exists", "exists already", &exists_hint(what))
+            CallError::Exists { what, name } => {
+                face(StatusCode::CONFLICT, "exists", "exists already", &exists_hint(what, name))
             }
             CallError::Conflict { .. } => face(
                 StatusCode::CONFLICT,
@@ -270,12 +271,21 @@ fn not_found_hint(what: &str) -> String {
     format!("\"{command}\" shows what there is")
 }
 
-fn exists_hint(what: &str) -> String {
+fn exists_hint(what: &str, name: &str) -> String {
     match what {
-        "node" | "binding" => "\"credence proxy enroll NODE --replace\" writes its binding anew",
-        "issuer" => "\"credence issuer update NAME\" changes it",
+        "node" | "binding" => {
+            return format!("\"credence proxy enroll {name} --replace\" writes its binding anew");
+        }
+        "issuer" if name == IssuerName::BUILTIN => {
+            "choose another name: this is the issuer that is built in, and always there"
+        }
+        "issuer" => {
+            return format!("choose another name, or change it if it is a Vault: credence issuer update {name}");
+        }
         "edge" => {
-            "\"credence edge remove NAME\" makes room for it; \"credence edge show NAME\" shows what it is"
+            return format!(
+                "\"credence edge remove {name}\" makes room for it; \"credence edge show {name}\" shows what it is"
+            );
         }
         "key slot" => {
             "choose another name in secrets.slots of the server's credence.yaml; a slot is never overwritten"
@@ -305,6 +315,18 @@ mod tests {
         assert_eq!(problem.status, 412);
         assert_eq!(problem.detail, "ProxyConfig default/web is at revision 5, not 3");
         assert!(problem.hint.contains("If-Match: \"5\""));
+    }
+
+    #[test]
+    fn what_exists_already_is_named_with_what_changes_it() {
+        let hint = |what, name: &str| Problem::new(&CallError::Exists { what, name: name.into() }, "").hint;
+        assert!(hint("issuer", "corp").ends_with("credence issuer update corp"));
+        assert!(
+            hint("issuer", "builtin").contains("choose another name")
+                && !hint("issuer", "builtin").contains("update")
+        );
+        assert!(hint("edge", "shop").contains("credence edge remove shop"));
+        assert!(hint("node", "web-1").contains("enroll web-1 --replace"));
     }
 
     #[test]

@@ -215,7 +215,11 @@ impl Calls {
         let mut others = others.iter().map(|other| &other.issuer).filter(is_like);
         if let Some(other) = others.find(|other| other.signer.spki_hash() == signer.spki_hash()) {
             // Both would be asked for the same successor, or each other's leaves be counted.
-            let why = format!("signs by the same authority as issuer {}: update that one", other.name);
+            let why = format!(
+                "would sign by the same authority as issuer {0}: change that one (credence issuer update {0}), or name \
+                 another authority",
+                other.name
+            );
             return Err(CallError::Conflict { what: "issuer", name: name.to_string(), why });
         }
         let generation = before.as_ref().map_or(0, |before| generation(before, &vault, &anchor));
