@@ -108,12 +108,18 @@ impl Calls {
             RotatedKey::Root { leave_behind } => {
                 let event = self.key_event(caller, Action::RootKeyRotate, "root", reason);
                 let event = accepted(event, insecure_single_slot);
+                let mut left_to_you = Vec::new();
+                for name in leave_behind {
+                    let named = self.sealing.configured(name)?;
+                    left_to_you.extend(named.map(|place| format!("left to you: take {name} out of {place}")));
+                }
                 self.sealing.rotate_root(leave_behind, insecure_single_slot, dry_run, event).await?;
                 let mut steps = vec![
                     "make a root key and wrap it for every slot".to_owned(),
                     "wrap every data key under it, in one transaction".to_owned(),
                 ];
                 steps.extend(leave_behind.iter().map(|name| format!("remove key slot {name}")));
+                steps.extend(left_to_you);
                 steps
             }
             RotatedKey::Data { class } => {

@@ -53,6 +53,9 @@ async fn slots_are_added_rotated_and_removed_by_name() {
         let answer = world.call("POST", "/api/v1/kek/rotate", JSON, body).await;
         assert_eq!(answer.status.as_u16(), 400, "{body}: {:?}", answer.body);
     }
+    let behind = r#"{"key": {"root": {"leave_behind": ["recovery"]}}, "dry_run": true}"#;
+    let behind = world.call("POST", "/api/v1/kek/rotate", JSON, behind).await;
+    assert_eq!(behind.body["steps"][3], "left to you: take recovery out of secrets.slots of credence.yaml");
     for body in [
         r#"{"key": {"root": {}}}"#,
         r#"{"key": {"root": {"leave_behind": ["x"]}}}"#,
