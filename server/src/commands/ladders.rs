@@ -291,6 +291,13 @@ fn explained_text(explained: &Explained) -> String {
         Some(false) => "would refuse it",
         None => "was not measured on all of this",
     };
+    let is_unasked =
+        |rung: &certs::Rung| rung.rule == "unknown-issuer" && rung.verdict == certs::Verdict::Skipped;
+    if explained.ladder.is_passed() && explained.ladder.rungs.iter().any(is_unasked) {
+        text.push_str(
+            "Whether a root that is trusted vouches for it was not asked: give the roots with --bundle.\n",
+        );
+    }
     if !explained.ladder.is_passed() {
         let peers = (verdict(explained.passes_envoy), verdict(explained.passes_rustls));
         text.push_str(&format!("Credence refuses it. Envoy {}, rustls {}.\n", peers.0, peers.1));
@@ -419,6 +426,28 @@ mod tests {
         // A file with its key beside the chain: the key is passed over.
         let both = files.write("both.pem", format!("{}{}", leaf.key().pkcs8_pem(), leaf.chain_pem()));
         assert_eq!(explain(&args(&both, Some(bundle))).await, Ok(Exit::Ok));
+    }
+
+    #[test]
+    fn says_that_nobody_was_asked_who_vouches_for_it() {
+        let world = world();
+        let chain = world.leaf(ID);
+        let ders: Vec<&[u8]> = chain.ders().iter().map(Vec::as_slice).collect();
+        let roots = [Certificate::from_der(world.root().der()).unwrap()];
+        for (anchors, is_told) in [(None, true), (Some(roots.as_slice()), false)] {
+            let context = Context { anchors, ..Context::new(SystemClock.now(), Part::Leaf(Usage::Any)) };
+            let ladder = certs::explain(&ders, &context);
+            let explained = Explained {
+                source: "web.pem".into(),
+                certificates: ders.len(),
+                passes_envoy: None,
+                passes_rustls: None,
+                ladder,
+            };
+            let text = explained_text(&explained);
+            assert!(text.contains(" 0 broken"), "{text}");
+            assert_eq!(text.ends_with("give the roots with --bundle.\n"), is_told, "{text}");
+        }
     }
 
     #[tokio::test]
