@@ -304,6 +304,9 @@ pub struct DoctorArgs {
     /// Which configuration.
     #[command(flatten)]
     pub config: ConfigArgs,
+    /// The configuration is one of `serve --dev`: short lives are allowed, loopback only
+    #[arg(long)]
+    pub dev: bool,
     /// How to print it
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Format,

@@ -86,7 +86,8 @@ pub async fn run(config_path: &Path, dev: bool) -> Vec<Check> {
         // It may have been opened by a key that has gone since: nothing proves that another does.
         (vec![readiness(&config).await], false)
     } else {
-        let mut store = vec![warning("server", "does not run", "start it: credence serve")];
+        let start = if dev { "start it: credence serve --dev" } else { "start it: credence serve" };
+        let mut store = vec![warning("server", "does not run", start)];
         store.extend(ports(&config).await);
         let (found, is_open) = integrity(&config).await;
         store.push(found);

@@ -233,7 +233,7 @@ fn is_throwaway(args: &ServeArgs) -> bool {
 }
 
 async fn examine(args: &DoctorArgs) -> Result<Exit, Failure> {
-    let checks = doctor::run(args.config.path(), false).await;
+    let checks = doctor::run(args.config.path(), args.dev).await;
     let worst = checks.iter().any(|check| check.finding == Finding::Problem);
     output::show(args.output, &checks, |checks| {
         let rows = checks.iter().map(|check| {
