@@ -16,6 +16,7 @@ pub enum RolloutCommand {
     Watch(ListArgs),
     /// Stop replacing authorities by itself for a while; leaves, nodes and our own certificate are renewed as before
     #[command(
+        override_usage = "credence rollout pause [OPTIONS] --all --reason <TEXT> --for <D>",
         after_help = "Examples:\n  credence rollout pause --all --reason \"Black Friday\" --for 4h\n\nIt ends by itself, and \
                             never lets an authority get too old to sign. Commands of operators still rotate."
     )]
@@ -27,8 +28,8 @@ pub enum RolloutCommand {
 /// `rollout pause`.
 #[derive(Debug, Clone, Args)]
 pub struct PauseArgs {
-    /// Everything that goes on by itself
-    #[arg(long, required = true)]
+    /// Everything that goes on by itself; a pause of less is not to be had
+    #[arg(long)]
     pub all: bool,
     /// Why, for every screen and the audit log
     #[arg(long, value_name = "TEXT")]

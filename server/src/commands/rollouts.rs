@@ -22,6 +22,10 @@ pub(super) async fn run(command: RolloutCommand) -> Result<Exit, Failure> {
             Ok(Exit::Ok)
         }
         RolloutCommand::Watch(args) => watch(&args).await,
+        RolloutCommand::Pause(args) if !args.all => Err(Failure::usage(
+            "it is not said what is to be paused",
+            "give --all: whatever goes on by itself is paused together, and a pause of less is not to be had",
+        )),
         RolloutCommand::Pause(args) => {
             let client = Client::open(&args.change.server)?;
             if !args.change.dry_run {
