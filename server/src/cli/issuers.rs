@@ -306,8 +306,9 @@ pub struct MigrateArgs {
     /// The issuer that signs now, refused if another does; with --now, the one that is not to be trusted any more
     #[arg(long, value_name = "NAME", requires = "to")]
     pub from: Option<String>,
-    /// With a role: move so many of a hundred identities at a time [default: all at once]
-    #[arg(long = "stage", value_name = "P%,...", value_delimiter = ',', value_parser = percent, requires = "to")]
+    /// With a role: how many of a hundred identities have moved with each stage, ascending, such as 5,25,100 [default:
+    /// all at once]
+    #[arg(long = "stage", value_name = "PERCENT,...", value_delimiter = ',', value_parser = percent, requires = "to")]
     pub stages: Vec<u8>,
     /// How long each stage stands, complete and without trouble, before the next [default: 60s]
     #[arg(long, value_name = "D", requires = "stages")]
