@@ -200,6 +200,13 @@ pub fn table(headers: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> S
     table.trim_fmt()
 }
 
+/// What is known of one thing, a line for each.
+#[must_use]
+pub fn facts(rows: &[(&str, String)]) -> String {
+    let width = rows.iter().map(|(what, _)| what.len()).max().unwrap_or(0);
+    rows.iter().map(|(what, value)| format!("{what:<width$}  {value}\n")).collect()
+}
+
 /// How many columns a person sees; 100 where that is not known.
 #[must_use]
 pub fn width() -> usize {
@@ -307,5 +314,7 @@ mod tests {
         let text = table(&["name", "state"], [vec!["web".into(), "SYNCED".into()]]);
         assert_eq!(text.lines().map(str::trim).collect::<Vec<_>>(), ["NAME  STATE", "web   SYNCED"]);
         assert_eq!((left(90), left(-3600)), ("1m30s".into(), "expired 1h ago".into()));
+        let rows = [("edge", "shop.example".to_owned()), ("next", "-".to_owned())];
+        assert_eq!(facts(&rows), "edge  shop.example\nnext  -\n");
     }
 }

@@ -161,6 +161,7 @@ fn details(one: &wire::Edge) -> String {
         }
     };
     let rows = [
+        ("edge", one.name.clone()),
         ("names", one.domains.join(" ")),
         ("shown by", format!("listener {} of namespace {}", one.listener, one.namespace)),
         ("issuer", one.issuer.clone()),
@@ -178,7 +179,7 @@ fn details(one: &wire::Edge) -> String {
         ("problem", dash(one.problem.as_deref())),
         ("added", one.created.clone()),
     ];
-    output::table(&["edge", &one.name], rows.map(|(what, value)| vec![what.to_owned(), value]))
+    output::facts(&rows)
 }
 
 #[cfg(test)]

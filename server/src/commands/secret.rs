@@ -145,6 +145,7 @@ fn table(secrets: &[wire::Secret]) -> String {
 
 fn details(one: &wire::Secret) -> String {
     let rows = [
+        ("secret", one.name.clone()),
         ("asked for as", one.sds_name.clone()),
         ("kind", one.kind.clone()),
         ("version", one.version.to_string()),
@@ -155,5 +156,5 @@ fn details(one: &wire::Secret) -> String {
         ("made", one.created.clone()),
         ("written", one.updated.clone()),
     ];
-    output::table(&["secret", &one.name], rows.map(|(what, value)| vec![what.to_owned(), value]))
+    output::facts(&rows)
 }
