@@ -10,6 +10,7 @@ use super::{dash, done, dry, may_go_on};
 use crate::{
     cli::{ChangeArgs, SecretCommand, SecretRemoveArgs, SecretValueArgs},
     client::{Client, encode},
+    config::nearest,
     output::{self, Exit, Failure, left},
 };
 
@@ -58,7 +59,30 @@ async fn write(
     wanted.dry_run = change.dry_run;
     let made: wire::SecretChange = client.post(path, &wanted).await?;
     output::show(change.output, &made, |made| made.summary.clone())?;
+    if made.secret.nodes.is_empty() {
+        let known: wire::Page<wire::Identity> = client.get("/identities").await?;
+        let known: Vec<String> = known.items.into_iter().map(|one| one.id).collect();
+        for (grant, near) in meant(&made.secret.grants, &known) {
+            output::note(&format!("credence: nobody speaks for {grant}; did you mean {near}?"));
+        }
+    }
     Ok(Exit::Ok)
+}
+
+/// Grants that nobody speaks for, each with the identity that it may have been meant to be.
+fn meant<'a>(grants: &'a [String], known: &'a [String]) -> Vec<(&'a str, &'a str)> {
+    let unknown = grants.iter().filter(|grant| !known.contains(grant));
+    unknown
+        .filter_map(|grant| {
+            let (domain, path) = grant.strip_prefix("spiffe://")?.split_once('/')?;
+            let prefix = format!("spiffe://{domain}/");
+            let near = nearest(path, known.iter().filter_map(|id| id.strip_prefix(prefix.as_str())))?;
+            Some((
+                grant.as_str(),
+                known.iter().find(|id| id.strip_prefix(prefix.as_str()) == Some(near))?.as_str(),
+            ))
+        })
+        .collect()
 }
 
 async fn remove(args: &SecretRemoveArgs) -> Result<Exit, Failure> {
@@ -157,4 +181,23 @@ fn details(one: &wire::Secret) -> String {
         ("written", one.updated.clone()),
     ];
     output::facts(&rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_that_nobody_speaks_for_is_told_with_the_one_that_was_meant() {
+        let ids = |paths: &[&str]| -> Vec<String> {
+            paths.iter().map(|path| format!("spiffe://prod.example/{path}")).collect()
+        };
+        let known = ids(&["shop", "payments"]);
+        let grants = ids(&["paymnets", "shop", "nothing-alike"]);
+        assert_eq!(
+            meant(&grants, &known),
+            [("spiffe://prod.example/paymnets", "spiffe://prod.example/payments")]
+        );
+        assert_eq!(meant(&["spiffe://other.example/paymnets".to_owned()], &known), []);
+    }
 }

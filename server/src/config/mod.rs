@@ -16,6 +16,7 @@ use vault::{Addresses, Mount, Name};
 
 pub use self::hooks::{HookConfig, HookTarget};
 pub use self::issuers::{AnchorConfig, IssuerConfig, IssuerKind, Place};
+pub(crate) use self::read::nearest;
 pub use self::read::{environment, parse};
 pub use crate::hooks::Topic;
 

@@ -13,7 +13,7 @@ use certs::{Profile, format_duration, parse_duration};
 use proto::text::{Content, Key, Node, read};
 use spiffe::TrustDomain;
 
-use self::names::nearest;
+pub(crate) use self::names::nearest;
 use super::{Config, ConfigProblem, DefaultMtls, Lifetimes, Listen, LogFormat};
 
 const MAX_FILE_BYTES: usize = 1 << 20;

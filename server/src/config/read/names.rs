@@ -1,7 +1,7 @@
 //! Which known key was meant by one that is misspelt.
 
 /// The known key that differs least from `name`, if few letters differ.
-pub(super) fn nearest<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
+pub(crate) fn nearest<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
     known
         .map(|key| (distance(name, key), key))
         .filter(|(distance, key)| *distance * 3 <= key.len().max(3))
