@@ -155,15 +155,19 @@ impl Calls {
         caller: &Caller,
         name: &str,
         reason: &str,
+        dry_run: bool,
     ) -> Result<wire::Done, CallError> {
         let edge = self.find_edge(caller, name).await?.edge;
+        if dry_run {
+            return Ok(wire::Done { dry_run, summary: format!("would look at edge {name} now") });
+        }
         let mut event = caller.event(self.clock.now(), Action::EdgeRenew, name);
         reason.clone_into(&mut event.reason);
         self.audit.append(vec![event]).await?;
         self.edges_at_work.hurry(&edge.tenant, &edge.name);
         let summary =
             format!("edge {name} is looked at now: credence edge show {name} says what becomes of it");
-        Ok(wire::Done { dry_run: false, summary })
+        Ok(wire::Done { dry_run, summary })
     }
 
     /// Whoever is asked for certificates of edges is there as long as they are.

@@ -58,5 +58,5 @@ pub(super) async fn renew(
     Params(Nothing {}): Params<Nothing>,
     Body(wanted): Body<wire::RenewEdge>,
 ) -> Answer<wire::Done> {
-    shared.calls.renew_edge(&caller, &name, &wanted.reason).await.map(Json)
+    shared.calls.renew_edge(&caller, &name, &wanted.reason, wanted.dry_run).await.map(Json)
 }

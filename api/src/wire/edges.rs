@@ -46,6 +46,9 @@ pub struct RenewEdge {
     /// Why, for the audit log.
     #[serde(default)]
     pub reason: String,
+    /// Only say what would happen.
+    #[serde(default)]
+    pub dry_run: bool,
 }
 
 /// A certificate for public names, without its keys.

@@ -121,9 +121,9 @@ pub struct RenewEdgeArgs {
     /// Why, for the audit log
     #[arg(long, default_value = "", value_name = "TEXT")]
     pub reason: String,
-    /// How to list.
+    /// How to change.
     #[command(flatten)]
-    pub list: ListArgs,
+    pub change: ChangeArgs,
 }
 
 /// `edge remove`.

@@ -87,11 +87,9 @@ fn publisher(args: &AddEdgeArgs) -> Option<DnsPublisher> {
 }
 
 async fn renew(args: &RenewEdgeArgs) -> Result<Exit, Failure> {
-    let client = Client::open(&args.list.server)?;
-    let wanted = wire::RenewEdge { reason: args.reason.clone() };
-    let made: wire::Done = client.post(&format!("/edges/{}/renew", encode(&args.name)), &wanted).await?;
-    output::show(args.list.output, &made, |made| made.summary.clone())?;
-    Ok(Exit::Ok)
+    let client = Client::open(&args.change.server)?;
+    let wanted = wire::RenewEdge { reason: args.reason.clone(), dry_run: args.change.dry_run };
+    done(&args.change, &client.post(&format!("/edges/{}/renew", encode(&args.name)), &wanted).await?)
 }
 
 async fn remove(args: &RemoveEdgeArgs) -> Result<Exit, Failure> {

@@ -66,6 +66,9 @@ async fn edge_is_added_shown_hurried_and_removed() {
     world.stand("api.example.com", EdgeStanding { doing: "shows the names".into(), ..Default::default() });
     assert_eq!(world.get("/api/v1/edges/api.example.com").await.body["state"], "ordering");
 
+    let planned = world.json("POST", "/api/v1/edges/api.example.com/renew", json!({"dry_run": true})).await;
+    assert_eq!(planned.body["summary"], "would look at edge api.example.com now", "{}", planned.body);
+    assert!(world.edges.hurried.lock().unwrap().is_empty());
     let hurried =
         world.json("POST", "/api/v1/edges/api.example.com/renew", json!({"reason": "mended"})).await;
     assert_eq!(hurried.status, StatusCode::OK, "{}", hurried.body);
