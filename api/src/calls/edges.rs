@@ -294,8 +294,11 @@ fn settings(name: &EdgeName, wanted: &wire::AddEdge) -> Result<EdgeSettings, Cal
     let listener = listener("listener", &wanted.listener)?;
     match &wanted.challenge {
         EdgeChallenge::Http01 { listener: plain } => {
-            if self::listener("challenge", plain)? == listener {
-                return Err(wrong("challenge", "http-01 is answered by plain HTTP, at another listener"));
+            if self::listener("challenge.listener", plain)? == listener {
+                let why = format!(
+                    "{listener} shows the edge, and http-01 is answered by plain HTTP: at another one"
+                );
+                return Err(wrong("challenge.listener", why));
             }
         }
         EdgeChallenge::TlsAlpn01 => {}
@@ -315,9 +318,12 @@ fn settings(name: &EdgeName, wanted: &wire::AddEdge) -> Result<EdgeSettings, Cal
         ));
     }
     // Whether they are names of DNS, whoever asks for the certificate judges.
-    if let Some(text) = domains.iter().find(|text| !is_word(text, MAX_EDGE_NAME)) {
-        let short: String = text.chars().take(100).collect();
-        return Err(wrong("domains", format!("{short:?} is no name: write it as api.example.com")));
+    let short = |text: &String| format!("{:?}", text.chars().take(100).collect::<String>());
+    let bad: Vec<String> =
+        domains.iter().filter(|text| !is_word(text, MAX_EDGE_NAME)).take(SHOWN).map(short).collect();
+    if !bad.is_empty() {
+        let are = if bad.len() == 1 { "is no name" } else { "are no names" };
+        return Err(wrong("domains", format!("{} {are}: write api.example.com", bad.join(", "))));
     }
     Ok(EdgeSettings {
         namespace,
@@ -343,16 +349,16 @@ fn judge_publisher(publisher: &DnsPublisher) -> Result<(), CallError> {
         DnsPublisher::Command { program } if program.is_absolute() => Ok(()),
         DnsPublisher::Command { program } => {
             let why = format!("{} is not absolute: the server runs it", program.display());
-            Err(wrong("challenge", why))
+            Err(wrong("challenge.program", why))
         }
         DnsPublisher::Update { server, zone, key, algorithm } => {
-            let fields = [("server", server), ("zone", zone), ("key", key)];
-            if let Some((field, _)) = fields.iter().find(|(_, text)| !is_word(text, 255)) {
-                return Err(wrong("challenge", format!("its {field} is empty, too long or no word")));
+            let fields = [("challenge.server", server), ("challenge.zone", zone), ("challenge.key", key)];
+            if let Some((field, _)) = fields.into_iter().find(|(_, text)| !is_word(text, 255)) {
+                return Err(wrong(field, "it is empty, too long or no word"));
             }
             if !matches!(algorithm.as_str(), "hmac-sha256" | "hmac-sha384" | "hmac-sha512") {
-                let why = "its algorithm is none of hmac-sha256, hmac-sha384 and hmac-sha512";
-                return Err(wrong("challenge", why));
+                let why = format!("{algorithm:?} is none of hmac-sha256, hmac-sha384 and hmac-sha512");
+                return Err(wrong("challenge.algorithm", why));
             }
             Ok(())
         }

@@ -478,4 +478,16 @@ mod tests {
         assert_eq!(piece(&both, TypeUrl::Route, "plain", Some("v2")), Piece::Acknowledged);
         assert_eq!(piece(&both, TypeUrl::Listener, "plain", Some("v2")), Piece::Waiting);
     }
+
+    #[test]
+    fn every_name_that_is_none_is_told() {
+        let names = |texts: &[&str]| {
+            let texts: Vec<String> = texts.iter().map(ToString::to_string).collect();
+            duty::names(&texts).map(|names| names.as_slice().len())
+        };
+        assert_eq!(names(&["shop.example", "*.shop.example"]), Ok(2));
+        let told = names(&["shop", "shop.example", "x..y"]).unwrap_err();
+        assert!(told.contains("\"shop\" is neither") && told.contains("; \"x..y\" is neither"), "{told}");
+        assert!(names(&["a", "b", "c", "d", "e", "f", "g"]).unwrap_err().ends_with("; and 2 more"));
+    }
 }

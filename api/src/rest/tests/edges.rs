@@ -108,8 +108,8 @@ async fn edge_that_cannot_work_is_refused_with_what_to_do_and_nothing_is_kept() 
         ("namespace", wanted("a.example", |wanted| wanted["namespace"] = json!("a/b"))),
         ("issuer", wanted("a.example", |wanted| wanted["issuer"] = json!("a b"))),
         ("listener", wanted("a.example", |wanted| wanted["listener"] = json!(""))),
-        ("challenge", wanted("a.example", |wanted| wanted["challenge"]["listener"] = json!("web"))),
-        ("challenge", wanted("a.example", |wanted| wanted["challenge"] = dns("bin/publish"))),
+        ("challenge.listener", wanted("a.example", |wanted| wanted["challenge"]["listener"] = json!("web"))),
+        ("challenge.program", wanted("a.example", |wanted| wanted["challenge"] = dns("bin/publish"))),
         ("domains", wanted("a", |wanted| wanted["domains"] = json!(["a.example", "b b.example"]))),
         ("domains", wanted("a", |wanted| wanted["domains"] = json!([""]))),
         ("domains", wanted("a", |wanted| wanted["domains"] = json!(many))),
@@ -121,7 +121,7 @@ async fn edge_that_cannot_work_is_refused_with_what_to_do_and_nothing_is_kept() 
             wanted("a.example", |wanted| (wanted["challenge"], wanted["dns_key"]) = (update(), json!("***"))),
         ),
         (
-            "challenge",
+            "challenge.algorithm",
             wanted("a.example", |wanted| {
                 wanted["challenge"] = update();
                 wanted["challenge"]["publisher"]["algorithm"] = json!("hmac-md5");
@@ -136,6 +136,9 @@ async fn edge_that_cannot_work_is_refused_with_what_to_do_and_nothing_is_kept() 
             answer.body
         );
     }
+    let both = wanted("a", |wanted| wanted["domains"] = json!(["a b", "a.example", "c d"]));
+    let both = world.json("POST", "/api/v1/edges", both).await;
+    assert!(both.body["detail"].as_str().unwrap().contains("\"a b\", \"c d\" are no names"), "{}", both.body);
     let unknown = wanted("a.example", |wanted| wanted["challenge"] = json!({"kind": "tls-sni-01"}));
     assert_eq!(world.json("POST", "/api/v1/edges", unknown).await.status, StatusCode::BAD_REQUEST);
 

@@ -535,9 +535,24 @@ fn waits_for(proxies: &[Proxy], late: &[spiffe::NodeId]) -> String {
 
 /// The names of an edge, as a client orders them.
 pub(super) fn names(texts: &[String]) -> Result<Names, String> {
-    let names = texts.iter().map(|text| Identifier::parse(text)).collect::<Result<Vec<_>, _>>();
-    names.and_then(Names::try_new).map_err(|error| error.to_string())
+    let (mut names, mut bad) = (Vec::new(), Vec::new());
+    for text in texts {
+        match Identifier::parse(text) {
+            Ok(name) => names.push(name),
+            Err(error) => bad.push(error.to_string()),
+        }
+    }
+    if !bad.is_empty() {
+        let more = bad.len().saturating_sub(MAX_BAD);
+        bad.truncate(MAX_BAD);
+        let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+        return Err(format!("{}{more}", bad.join("; ")));
+    }
+    Names::try_new(names).map_err(|error| error.to_string())
 }
+
+/// How many names that are none are told of.
+const MAX_BAD: usize = 5;
 
 /// The way, as a client knows it.
 pub(super) fn kind(challenge: &EdgeChallenge) -> ChallengeKind {
