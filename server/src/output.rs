@@ -108,13 +108,58 @@ impl From<Problem> for Failure {
         let exit = exit_of(&problem);
         Self {
             exit,
+            hint: in_options(&problem),
             message: problem.detail,
-            hint: problem.hint,
             faults: problem.errors,
             request_id: problem.request_id,
             ladder: problem.ladder,
         }
     }
+}
+
+/// Fields of the API that commands have other words for.
+const OPTIONS: [(&str, &str); 34] = [
+    ("addresses", "--addr"),
+    ("agree_terms", "--agree-terms"),
+    ("all", "--all"),
+    ("anchor", "--trust-anchor"),
+    ("authority", "--authority"),
+    ("automatic", "--automatic"),
+    ("ca_file", "--ca-file"),
+    ("challenge", "--challenge"),
+    ("challenge.algorithm", "--dns-algorithm"),
+    ("challenge.key", "--dns-key"),
+    ("challenge.listener", "--http-listener"),
+    ("challenge.program", "--dns-command"),
+    ("challenge.server", "--dns-server"),
+    ("challenge.zone", "--dns-zone"),
+    ("contacts", "--contact"),
+    ("credential", "--credential-file"),
+    ("dns_key", "--dns-key-file"),
+    ("domains", "--domain"),
+    ("external_key", "--external-key-file"),
+    ("external_key_id", "--external-key-id"),
+    ("fallback", "--fallback"),
+    ("for", "--for"),
+    ("from", "--from"),
+    ("grant", "--grant"),
+    ("grants", "--grant"),
+    ("hold", "--hold"),
+    ("lifetime", "--lifetime"),
+    ("listener", "--listener"),
+    ("login", "what --login takes"),
+    ("mount", "--mount"),
+    ("namespace", "--namespace"),
+    ("reason", "--reason"),
+    ("stages", "--stage"),
+    ("ttl_secs", "--ttl"),
+];
+
+/// What to do about a problem, by the option where a field is to be corrected.
+fn in_options(problem: &Problem) -> String {
+    let field = problem.hint.strip_prefix("correct the ").filter(|_| problem.word() == "parameter");
+    let option = OPTIONS.iter().find(|(of_api, _)| field == Some(*of_api));
+    option.map_or_else(|| problem.hint.clone(), |(_, option)| format!("correct {option}"))
 }
 
 /// The exit code of a problem: by its word where the contract says more than the status does.
@@ -289,6 +334,19 @@ mod tests {
         ] {
             let failure = Failure::from(Problem::new(&error, "id"));
             assert_eq!(failure.exit as u8, expected, "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_to_be_corrected_is_named_as_commands_have_it() {
+        let hint = |error: CallError| Failure::from(Problem::new(&error, "id")).hint;
+        let of = |what| hint(CallError::Parameter { what, why: "no".into() });
+        assert_eq!((of("anchor"), of("name")), ("correct --trust-anchor".into(), "correct the name".into()));
+        assert_eq!(hint(CallError::Policy("no".into())).find("--"), None);
+        let all = include_str!("cli_help.txt");
+        for (_, option) in OPTIONS {
+            let option = option.split(' ').find(|word| word.starts_with("--")).unwrap();
+            assert!(all.contains(option), "{option}");
         }
     }
 
