@@ -161,7 +161,8 @@ async fn what_was_said_of_a_lost_account_is_over_when_the_server_does_something_
         assert!(accounts.standing(&name()).problem.unwrap().contains("/nowhere/roots.pem"));
         accounts.proven(&name());
         let mut standings = accounts.standings.clone();
-        standings.wait_for(|all| all.is_empty()).await.unwrap();
+        let is_over = standings.wait_for(|all| all.is_empty());
+        tokio::time::timeout(Duration::from_secs(10), is_over).await.expect("it is said still").unwrap();
         shutdown.cancel();
     };
     tokio::join!(asked, keeper.run(shutdown.clone()));
