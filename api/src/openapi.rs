@@ -19,6 +19,7 @@ use crate::{access, problem, wire};
     wire::Rollback,
     wire::Enroll,
     wire::Enrolled,
+    wire::BindingChange,
     wire::ProxyIssuer,
     wire::Migration,
     wire::TurnMigration,

@@ -28,25 +28,27 @@ pub struct ProxyFilter {
 }
 
 impl Calls {
-    /// Writes a binding with a join token; answers the token once.
+    /// Writes a binding with a join token; answers the token once. Where it replaces one, what is not asked for stays as
+    /// it is there.
     ///
     /// # Errors
     /// When a name is not valid, an identity is foreign or reserved, or the node is enrolled already.
     pub async fn enroll(&self, caller: &Caller, wanted: wire::Enroll) -> Result<wire::Enrolled, CallError> {
         let now = self.clock.now();
-        let mut binding = self.binding(caller, &wanted).await?;
+        let node = error::name("node", NodeId::parse(&wanted.node))?;
+        let known = self.configs.bindings().get(&node).cloned();
+        // What somebody else's node has is neither kept nor told.
+        let kept = known.as_ref().filter(|known| wanted.replace && known.tenant == caller.tenant);
+        let binding = self.binding(caller, &wanted, node, kept).await?;
         let ttl = wanted.ttl_secs.map_or(DEFAULT_TTL, Duration::from_secs);
         if ttl.is_zero() || ttl > MAX_TTL {
             let why = format!("{} is not between 1s and {}", format_duration(ttl), format_duration(MAX_TTL));
             return Err(CallError::Parameter { what: "ttl_secs", why });
         }
-        let known = self.configs.bindings().get(&binding.node).cloned();
         if known.is_some() && !wanted.replace {
             return Err(CallError::Exists { what: "node", name: binding.node.to_string() });
         }
-        // Who signs for a node is not changed in passing: `proxy issuer` does that.
-        let known = known.filter(|known| known.tenant == binding.tenant);
-        binding.issuer = binding.issuer.or(known.and_then(|known| known.issuer));
+        let changes = kept.map(|kept| changes(kept, &binding)).unwrap_or_default();
         let expires = now + ttl;
         let mut token = None;
         if !wanted.dry_run {
@@ -59,11 +61,16 @@ impl Calls {
                 .with("token", join.id())
                 .with("spiffe_id", binding.default_identity())
                 .with("namespace", &binding.namespace);
+            let event = match changes.iter().map(|change| change.what.as_str()).collect::<Vec<_>>() {
+                changed if changed.is_empty() => event,
+                changed => event.with("changed", changed.join(", ")),
+            };
             self.configs.enroll(binding.clone(), stored, wanted.replace, event).await?;
             token = Some(join.to_clear_text());
         }
         Ok(wire::Enrolled {
             proxy: self.proxy(&binding),
+            changes,
             token,
             expires: expires.to_string(),
             server: self.facts.enrolment_address.clone(),
@@ -71,17 +78,25 @@ impl Calls {
         })
     }
 
-    async fn binding(&self, caller: &Caller, wanted: &wire::Enroll) -> Result<Binding, CallError> {
-        let node = error::name("node", NodeId::parse(&wanted.node))?;
+    /// What is asked for; where it is not said, what is `kept` of the binding that this one replaces.
+    async fn binding(
+        &self,
+        caller: &Caller,
+        wanted: &wire::Enroll,
+        node: NodeId,
+        kept: Option<&Binding>,
+    ) -> Result<Binding, CallError> {
         let namespace = match &wanted.namespace {
             Some(text) => error::name("namespace", Namespace::parse(text))?,
-            None => Namespace::default(),
+            None => kept.map(|kept| kept.namespace.clone()).unwrap_or_default(),
         };
-        let mut identities = wanted
-            .identities
-            .iter()
-            .map(|text| error::id("identity", SpiffeId::parse(text)))
-            .collect::<Result<Vec<_>, _>>()?;
+        let mut identities = match &wanted.identities {
+            Some(texts) => {
+                let ids = texts.iter().map(|text| error::id("identity", SpiffeId::parse(text)));
+                ids.collect::<Result<Vec<_>, _>>()?
+            }
+            None => kept.map(|kept| kept.identities.clone()).unwrap_or_default(),
+        };
         if identities.is_empty() {
             let path = format!("/{namespace}/{node}");
             identities.push(error::id("identity", self.domain.id(&path))?);
@@ -90,11 +105,14 @@ impl Calls {
             node,
             tenant: caller.tenant.clone(),
             namespace,
-            labels: wanted.labels.clone(),
+            labels: match &wanted.labels {
+                Some(labels) => labels.clone(),
+                None => kept.map(|kept| kept.labels.clone()).unwrap_or_default(),
+            },
             identities,
             issuer: match &wanted.issuer {
                 Some(text) => Some(self.leaf_issuer(text).await?),
-                None => None,
+                None => kept.and_then(|kept| kept.issuer.clone()),
             },
             state: BindingState::Enabled,
             created: self.clock.now(),
@@ -322,6 +340,24 @@ impl Calls {
         let summary = format!("{word} {node}: its streams end, its tokens are revoked, it cannot renew");
         Ok(wire::Done { dry_run, summary })
     }
+}
+
+/// What is different in a binding that is written anew.
+fn changes(before: &Binding, after: &Binding) -> Vec<wire::BindingChange> {
+    let parts = |of: &Binding| {
+        let labels: Vec<_> = of.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let identities: Vec<_> = of.identities.iter().map(ToString::to_string).collect();
+        let issuer = of.issuer.as_ref().map(ToString::to_string).unwrap_or_default();
+        [
+            ("namespace", of.namespace.to_string()),
+            ("labels", labels.join(", ")),
+            ("identities", identities.join(", ")),
+            ("issuer", issuer),
+        ]
+    };
+    let both = parts(before).into_iter().zip(parts(after)).filter(|(before, after)| before != after);
+    both.map(|((what, before), (_, after))| wire::BindingChange { what: what.to_owned(), before, after })
+        .collect()
 }
 
 fn shown(resource: &Resource) -> wire::ConfigResource {

@@ -513,6 +513,37 @@ async fn enrols_shows_and_removes_a_node() {
 }
 
 #[tokio::test]
+async fn a_binding_that_is_replaced_keeps_what_is_not_given_and_says_what_changes() {
+    let world = world().await;
+    let enroll = async |body: Value| world.json("POST", "/api/v1/proxies", body).await.body;
+    let (id, own) = ("spiffe://td.example/lag", "spiffe://td.example/production/web-1");
+    enroll(json!({
+        "node": "web-1", "namespace": "production", "labels": {"app": "lag"}, "identities": [id],
+    }))
+    .await;
+    let same = enroll(json!({"node": "web-1", "replace": true})).await;
+    assert_eq!(same["proxy"]["labels"], json!({"app": "lag"}), "{same}");
+    assert_eq!(same["proxy"]["identities"], json!([id]), "{same}");
+    assert_eq!((&same["proxy"]["namespace"], same.get("changes")), (&json!("production"), None), "{same}");
+
+    let change =
+        |what: &str, before: &str, after: &str| json!({"what": what, "before": before, "after": after});
+    let wanted = json!({
+        "node": "web-1", "replace": true, "namespace": "staging", "labels": {"app": "web", "tier": "1"}, "dry_run": true,
+    });
+    let moved = enroll(wanted).await;
+    let expected =
+        [change("namespace", "production", "staging"), change("labels", "app=lag", "app=web, tier=1")];
+    assert_eq!(moved["changes"], json!(expected));
+    assert_eq!(moved["proxy"]["identities"], json!([id]), "{moved}");
+
+    let bare = enroll(json!({"node": "web-1", "replace": true, "labels": {}, "identities": []})).await;
+    assert_eq!(bare["changes"], json!([change("labels", "app=lag", ""), change("identities", id, own)]));
+    let rows = world.get("/api/v1/audit?action=proxy-enroll").await.body;
+    assert!(rows.to_string().contains("labels, identities"), "{rows}");
+}
+
+#[tokio::test]
 async fn blocks_and_frees_identities() {
     let world = world().await;
     let body = json!({"id": "spiffe://td.example/web", "reason": "stolen key"});

@@ -11,15 +11,17 @@ use utoipa::ToSchema;
 pub struct Enroll {
     /// The node's id.
     pub node: String,
-    /// Its namespace; `default` if absent.
-    #[serde(default)]
+    /// Its namespace; absent: `default`, or with `replace` the one that the binding of now has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
-    /// Its labels, which selectors match.
-    #[serde(default)]
-    pub labels: BTreeMap<String, String>,
-    /// The workload identities it speaks for, the first being its default; absent: `spiffe://TD/NAMESPACE/NODE`.
-    #[serde(default)]
-    pub identities: Vec<String>,
+    /// Its labels, which selectors match; absent: none, or with `replace` those of the binding of now. `{}` takes them
+    /// away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<BTreeMap<String, String>>,
+    /// The workload identities it speaks for, the first being its default; absent: `spiffe://TD/NAMESPACE/NODE`, or
+    /// with `replace` those of the binding of now. `[]` is `spiffe://TD/NAMESPACE/NODE`, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identities: Option<Vec<String>>,
     /// The issuer that signs the leaves of these identities for this node; absent: whoever does by default, or with
     /// `replace` the one that the binding of now names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -55,6 +57,9 @@ pub struct ProxyIssuer {
 pub struct Enrolled {
     /// The binding as it was written.
     pub proxy: Proxy,
+    /// What is different from the binding that it replaces.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<BindingChange>,
     /// The join token in clear; absent for a dry run. No later call shows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
@@ -64,6 +69,17 @@ pub struct Enrolled {
     pub server: String,
     /// `sha256:HEX` of the root's public key.
     pub pin: String,
+}
+
+/// One part of a binding that is written anew.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BindingChange {
+    /// `namespace`, `labels`, `identities` or `issuer`.
+    pub what: String,
+    /// What it was: labels as `KEY=VALUE`, and more than one with commas between; empty for none.
+    pub before: String,
+    /// What it is now.
+    pub after: String,
 }
 
 impl fmt::Debug for Enrolled {

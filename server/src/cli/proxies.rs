@@ -41,13 +41,17 @@ pub enum ProxyCommand {
 pub struct EnrollArgs {
     /// The node's id
     pub node: String,
-    /// Its namespace
-    #[arg(short, long, default_value = "default")]
-    pub namespace: String,
-    /// A label that selectors match; can be repeated
+    /// Its namespace [default: default; with --replace the one it has]
+    #[arg(short, long)]
+    pub namespace: Option<String>,
+    /// A label that selectors match; can be repeated [default: none; with --replace those it has]
     #[arg(long = "label", value_name = "K=V")]
     pub labels: Vec<String>,
-    /// A workload identity it speaks for, the first being its default; default: spiffe://TD/NAMESPACE/NODE
+    /// Take away the labels it has
+    #[arg(long, requires = "replace", conflicts_with = "labels")]
+    pub no_labels: bool,
+    /// A workload identity it speaks for, the first being its default [default: spiffe://TD/NAMESPACE/NODE; with
+    /// --replace those it has]
     #[arg(long = "identity", value_name = "ID")]
     pub identities: Vec<String>,
     /// The issuer that signs their leaves [default: whoever does by default; with --replace the one that is named now]
@@ -56,7 +60,7 @@ pub struct EnrollArgs {
     /// How long the join token is good, such as 10m, at most 24h
     #[arg(long, value_name = "D")]
     pub ttl: Option<String>,
-    /// Overwrite the binding of a node that is enrolled already
+    /// Write the binding of a node that is enrolled already anew; what is not given stays as it is
     #[arg(long)]
     pub replace: bool,
     /// How to change.

@@ -145,6 +145,8 @@ fn reads_the_lines_of_the_contract() {
         "credence issuer migrate --to corp --hold 10m",
         "credence issuer migrate --to corp --stage 5% --now",
         "credence issuer update corp --fallback builtin --no-fallback",
+        "credence proxy enroll web-1 --no-labels",
+        "credence proxy enroll web-1 --replace --no-labels --label app=web",
         "credence proxy issuer web-1",
         "credence proxy issuer web-1 corp --default",
         "credence issuer credentials corp",

@@ -38,19 +38,12 @@ pub(super) async fn run(command: ProxyCommand) -> Result<Exit, Failure> {
 
 async fn enroll(args: &EnrollArgs) -> Result<Exit, Failure> {
     let client = Client::open(&args.change.server)?;
-    let mut labels = BTreeMap::new();
-    for label in &args.labels {
-        let (key, value) = label.split_once('=').ok_or_else(|| {
-            Failure::usage(format!("label {label:?} is not KEY=VALUE"), "write it as --label app=web")
-        })?;
-        labels.insert(key.to_owned(), value.to_owned());
-    }
     let ttl = args.ttl.as_deref().map(|text| parse_duration("--ttl", text)).transpose()?;
     let wanted = wire::Enroll {
         node: args.node.clone(),
-        namespace: Some(args.namespace.clone()),
-        labels,
-        identities: args.identities.clone(),
+        namespace: args.namespace.clone(),
+        labels: labels(args)?,
+        identities: (!args.identities.is_empty()).then(|| args.identities.clone()),
         issuer: args.issuer.clone(),
         ttl_secs: ttl.map(|ttl| ttl.as_secs()),
         replace: args.replace,
@@ -64,14 +57,35 @@ async fn enroll(args: &EnrollArgs) -> Result<Exit, Failure> {
     let signs = enrolled.proxy.issuer.as_ref().map(|issuer| format!("; {issuer} signs their leaves"));
     let identities = enrolled.proxy.identities.join(", ") + &signs.unwrap_or_default();
     let (node, namespace) = (&enrolled.proxy.node_id, &enrolled.proxy.namespace);
+    let changes: Vec<_> = enrolled.changes.iter().map(change_line).collect();
     let Some(token) = &enrolled.token else {
         say(&format!("would enrol {node} in namespace {namespace}, speaking for {identities}"));
+        changes.iter().for_each(|line| say(line));
         return Ok(Exit::Ok);
     };
     note(&format!("enrolled {node} in namespace {namespace}, speaking for {identities}"));
+    changes.iter().for_each(|line| note(line));
     note(&format!("the token is shown once, works once, and ends at {}; on the node run:", enrolled.expires));
     say(&format!("credence agent join {token} --server {} --pin {} --envoy", enrolled.server, enrolled.pin));
     Ok(Exit::Ok)
+}
+
+/// The labels to ask for; `None` for those that the node has.
+fn labels(args: &EnrollArgs) -> Result<Option<BTreeMap<String, String>>, Failure> {
+    let mut labels = BTreeMap::new();
+    for label in &args.labels {
+        let (key, value) = label.split_once('=').ok_or_else(|| {
+            Failure::usage(format!("label {label:?} is not KEY=VALUE"), "write it as --label app=web")
+        })?;
+        labels.insert(key.to_owned(), value.to_owned());
+    }
+    Ok((args.no_labels || !labels.is_empty()).then_some(labels))
+}
+
+/// A part of a binding that is written anew: `labels: app=web -> app=shop`.
+fn change_line(change: &wire::BindingChange) -> String {
+    let shown = |text: &str| if text.is_empty() { "none".to_owned() } else { text.to_owned() };
+    format!("  {}: {} -> {}", change.what, shown(&change.before), shown(&change.after))
 }
 
 async fn issuer(args: &ProxyIssuerArgs) -> Result<Exit, Failure> {
@@ -284,7 +298,10 @@ async fn remove(args: &NodeChangeArgs) -> Result<Exit, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+    use crate::cli::{Cli, Command, Operate};
 
     #[test]
     fn tables_show_each_type_and_envoys_words() {
@@ -318,6 +335,34 @@ mod tests {
         let text = proxies_table(std::slice::from_ref(&proxy));
         assert!(text.contains("web-1 refused LDS v2 at T: bad route"), "{text}");
         assert!(proxy_text(&proxy).contains("bad route"));
+    }
+
+    #[test]
+    fn says_what_changes_in_a_binding_before_and_after() {
+        let line = |what: &str, before: &str, after: &str| {
+            change_line(&wire::BindingChange {
+                what: what.into(),
+                before: before.into(),
+                after: after.into(),
+            })
+        };
+        assert_eq!(line("labels", "app=lag", ""), "  labels: app=lag -> none");
+        assert_eq!(line("issuer", "", "corp"), "  issuer: none -> corp");
+    }
+
+    #[test]
+    fn asks_to_take_labels_away_only_where_that_is_said() {
+        let asked = |line: &str| {
+            let cli = Cli::try_parse_from(line.split(' ')).unwrap();
+            let Command::Operate(Operate::Proxy(ProxyCommand::Enroll(args))) = cli.command else {
+                panic!("{line}")
+            };
+            labels(&args).unwrap()
+        };
+        assert_eq!(asked("credence proxy enroll web-1 --replace"), None);
+        assert_eq!(asked("credence proxy enroll web-1 --replace --no-labels"), Some(BTreeMap::new()));
+        let given = BTreeMap::from([("app".to_owned(), "a=b".to_owned())]);
+        assert_eq!(asked("credence proxy enroll web-1 --replace --label app=a=b"), Some(given));
     }
 
     #[test]
