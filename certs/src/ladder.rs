@@ -43,6 +43,18 @@ pub enum Part {
     Root,
 }
 
+/// What is known of a certificate being taken back, beside revocation lists.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum RevocationState {
+    /// Nobody was asked.
+    #[default]
+    Unasked,
+    /// Whoever issued it says that it is not revoked.
+    Good,
+    /// It was revoked then, as whoever issued it says.
+    Revoked(Timestamp),
+}
+
 /// What a chain is held against.
 #[derive(Debug, Clone, Copy)]
 pub struct Context<'a> {
@@ -56,20 +68,22 @@ pub struct Context<'a> {
     pub key: Option<SpkiHash>,
     /// Keys that no certificate of the path may carry any more.
     pub tainted: &'a [SpkiHash],
+    /// What is known of the first certificate being revoked.
+    pub revocation: RevocationState,
 }
 
 impl Context<'_> {
-    /// Without anchors, key and tainted keys.
+    /// Without anchors, key and tainted keys; whether it is revoked is not asked.
     #[must_use]
     pub fn new(now: Timestamp, part: Part) -> Self {
-        Self { now, part, anchors: None, key: None, tainted: &[] }
+        Self { now, part, anchors: None, key: None, tainted: &[], revocation: RevocationState::Unasked }
     }
 }
 
 /// Asks every rule of the verifier about `presented`, DER, the certificate in question first.
 ///
-/// All rungs pass, or are skipped, exactly when [`verify_chain`] believes the chain; but for `peer-key`, `peer-path`
-/// and `key-match`, which it does not ask about. Without anchors nothing is said about trust.
+/// All rungs pass, or are skipped, exactly when [`verify_chain`] believes the chain; but for `peer-key`, `peer-path`,
+/// `key-match` and `revoked`, which it does not ask about. Without anchors nothing is said about trust.
 #[must_use]
 pub fn explain(presented: &[&[u8]], context: &Context<'_>) -> Ladder {
     explain_on(Board::new(RULES), presented, context).0.finish()

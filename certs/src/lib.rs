@@ -40,9 +40,9 @@ pub use self::crl::{Crl, CrlError};
 pub use self::csr::{Csr, CsrError, MAX_CSR_BYTES};
 pub use self::imported::{ImportError, Imported, KeyForm, MAX_IMPORTED_BYTES, SecretBytes};
 pub use self::ladder::{
-    Board, Brought, Context, Ladder, Link, MAX_INTERMEDIATES, MIN_LEAF_LIVES, Opinion, Part, Rule, Rung,
-    Scope, Verdict, Wanted, explain, explain_brought, explain_on, explain_profile, explain_unreadable,
-    is_self_signed,
+    Board, Brought, Context, Ladder, Link, MAX_INTERMEDIATES, MIN_LEAF_LIVES, Opinion, Part, RevocationState,
+    Rule, Rung, Scope, Verdict, Wanted, explain, explain_brought, explain_on, explain_profile,
+    explain_unreadable, is_self_signed,
 };
 pub use self::lint::{Finding, Severity, lint};
 pub use self::pem::{

@@ -1,7 +1,7 @@
 //! Who signed whom, step by step, from the certificate in question to an anchor or to where it breaks.
 
 use super::{
-    Context, DEPTH, Part,
+    Context, DEPTH, Part, RevocationState,
     certificates::Presented,
     opinion::{self, Opinion},
     rung::{Board, Link},
@@ -161,8 +161,16 @@ impl<'a> Path<'a> {
 
     /// Asks what must hold for the path as a whole.
     pub(super) fn ask(&self, context: &Context<'_>, board: &mut Board) {
-        for rule in ["revoked", "revocation-unknown", "crl-expired", "crl-issuer"] {
+        for rule in ["revocation-unknown", "crl-expired", "crl-issuer"] {
             board.skip(rule, "no revocation list was given");
+        }
+        match context.revocation {
+            RevocationState::Unasked => board.skip("revoked", "no revocation list was given"),
+            RevocationState::Good => {}
+            RevocationState::Revoked(at) => {
+                let found = format!("was revoked at {at}");
+                board.fail("revoked", "first certificate", found, Opinion::unknown());
+            }
         }
         if self.checks >= MAX_SIGNATURE_CHECKS {
             let error = VerifyError::TooMuchWork(MAX_SIGNATURE_CHECKS);

@@ -4,8 +4,8 @@ use std::{io::Read, path::Path};
 
 use api::wire;
 use certs::{
-    Certificate, Clock, Context, Ladder, MAX_FILE_BYTES, Part, Profile, SpkiHash, SubjectAltName, Timestamp,
-    Usage, explain_profile, read_certificates,
+    Certificate, Clock, Context, Ladder, MAX_FILE_BYTES, Part, Profile, RevocationState, SpkiHash,
+    SubjectAltName, Timestamp, Usage, explain_profile, read_certificates,
 };
 use serde::Serialize;
 use spiffe::{Class, Expected, SpiffeId, TrustDomain};
@@ -52,6 +52,7 @@ struct Question {
     ders: Vec<Vec<u8>>,
     anchors: Option<Vec<Certificate>>,
     tainted: Vec<SpkiHash>,
+    revocation: RevocationState,
     domain: Option<TrustDomain>,
 }
 
@@ -68,6 +69,7 @@ pub(super) async fn explain(args: &ExplainArgs) -> Result<Exit, Failure> {
         anchors: question.anchors.as_deref(),
         tainted: &question.tainted,
         key,
+        revocation: question.revocation,
         ..Context::new(now, part(args)?)
     };
     let domain = identity.as_ref().map(SpiffeId::trust_domain).or(question.domain.as_ref());
@@ -111,13 +113,21 @@ async fn question(args: &ExplainArgs) -> Result<Question, Failure> {
     let contents = read(path)?;
     let anchors = args.bundle.as_deref().map(bundle).transpose()?;
     let domain = anchors.as_deref().and_then(domain_of);
-    Ok(Question { source: args.subject.clone(), ders: contents, anchors, tainted: Vec::new(), domain })
+    Ok(Question {
+        source: args.subject.clone(),
+        ders: contents,
+        anchors,
+        tainted: Vec::new(),
+        revocation: RevocationState::Unasked,
+        domain,
+    })
 }
 
 /// A certificate of the running server, held against what the server trusts.
 async fn of_server(args: &ExplainArgs) -> Result<Question, Failure> {
     let client = Client::open(&args.server)?;
     let one: wire::Certificate = client.get(&format!("/certificates/{}", encode(&args.subject))).await?;
+    let revocation = revocation(&one);
     let pem = one.pem.ok_or_else(|| {
         let message = format!("certificate {} was intended and not signed", args.subject);
         Failure::new(Exit::NotFound, message, "credence cert list --all shows its state")
@@ -149,8 +159,19 @@ async fn of_server(args: &ExplainArgs) -> Result<Question, Failure> {
         ders: contents("the server's answer", pem.as_bytes())?,
         anchors: Some(anchors),
         tainted,
+        revocation,
         domain: Some(client.domain().clone()),
     })
+}
+
+/// What the server knows of a certificate being revoked: all, if it signed that itself. An issuer beside may have revoked
+/// its own without telling.
+fn revocation(one: &wire::Certificate) -> RevocationState {
+    match one.revoked.as_deref().map(Timestamp::parse_rfc3339) {
+        None if one.issuer.is_some() => RevocationState::Unasked,
+        None => RevocationState::Good,
+        Some(at) => RevocationState::Revoked(at.unwrap_or(Timestamp::EPOCH)),
+    }
 }
 
 pub(super) fn lint(args: &LintArgs) -> Result<Exit, Failure> {
@@ -448,6 +469,38 @@ mod tests {
             assert!(text.contains(" 0 broken"), "{text}");
             assert_eq!(text.ends_with("give the roots with --bundle.\n"), is_told, "{text}");
         }
+    }
+
+    #[test]
+    fn a_certificate_that_the_server_revoked_is_broken_and_one_that_it_did_not_is_asked_about() {
+        let world = world();
+        let chain = world.leaf(ID);
+        let ders: Vec<&[u8]> = chain.ders().iter().map(Vec::as_slice).collect();
+        let ladder = |revoked: Option<&str>| {
+            let one = serde_json::json!({
+                "serial": "7f01", "id": ID, "class": "workload", "authority": "a", "purpose": "first",
+                "issued": "T", "expires": "T", "expires_in_secs": 1, "state": "issued", "revoked": revoked,
+            });
+            let revocation = revocation(&serde_json::from_value(one).unwrap());
+            let anchors = world.anchors();
+            let context = Context {
+                anchors: Some(&anchors),
+                revocation,
+                ..Context::new(world.now(), Part::Leaf(Usage::Any))
+            };
+            spiffe::explain(&ders, &context, Expected::default())
+        };
+        let good = ladder(None);
+        assert!(good.is_passed());
+        let rung = good.rungs.iter().find(|rung| rung.rule == "revoked").unwrap();
+        assert_eq!(rung.verdict, certs::Verdict::Pass);
+        let revoked = ladder(Some("2026-12-24T18:00:00Z"));
+        let text = ladder_text(&(&revoked).into(), 100, true);
+        assert!(!revoked.is_passed() && text.contains("✗ revoked"), "{text}");
+        assert!(
+            text.contains("was revoked at 2026-12-24T18:00:00Z") && text.contains("issued again"),
+            "{text}"
+        );
     }
 
     #[tokio::test]
