@@ -8,7 +8,7 @@ use ca::{
     rotation::{Step, Wish},
 };
 use certs::Timestamp;
-use spiffe::AuthorityId;
+use spiffe::{AuthorityId, Class};
 
 use super::{CallError, Caller, Calls, trust::unavailable};
 use crate::wire;
@@ -156,6 +156,9 @@ pub fn reason_text(reason: &Reason) -> String {
         Reason::Shows { id, until } => {
             format!("shows a certificate of {id} from the old root, until {until}")
         }
+        Reason::MayHold { id, until } if matches!(id.class(), Ok(Class::Operator(_))) => format!(
+            "holds a certificate of {id} from the old root, until {until}: any command of this operator replaces it"
+        ),
         Reason::MayHold { id, until } => {
             format!("is not connected and may hold a certificate of {id} from the old root, until {until}")
         }
@@ -177,5 +180,23 @@ pub fn reason_text(reason: &Reason) -> String {
                               may be stale"
                 .to_owned()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use spiffe::SpiffeId;
+
+    use super::*;
+
+    #[test]
+    fn says_of_an_operator_and_not_of_a_node_that_a_command_replaces_the_certificate() {
+        let check = |id: &str, words: &str| {
+            let id = SpiffeId::parse(id).unwrap();
+            let text = reason_text(&Reason::MayHold { id, until: Timestamp::EPOCH });
+            assert!(text.ends_with(words), "{text}");
+        };
+        check("spiffe://td/credence/operator/admin", ": any command of this operator replaces it");
+        check("spiffe://td/credence/node/edge", "from the old root, until 1970-01-01T00:00:00Z");
     }
 }

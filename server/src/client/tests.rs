@@ -187,6 +187,33 @@ async fn renews_past_half_of_its_life_and_keeps_the_answer() {
 }
 
 #[tokio::test]
+async fn renews_also_after_a_refusal_of_somebody_who_was_let_in() {
+    let issuer = issuer();
+    let stats = serde_json::to_string(&api::wire::Stats::default()).unwrap();
+    let refused =
+        api::calls::CallError::Policy("finish would break: operator/ann holds a certificate".into());
+    let refused = serde_json::to_string(&Problem::new(&refused, "id")).unwrap();
+    let held = hex::encode(issuer.trust().own().content_hash());
+    let news = format!("{}: {held}\r\n{}: now\r\n", api::rest::BUNDLE_SHA256, api::rest::RENEW);
+    let answers = vec![
+        (409, news, refused.clone()),
+        // The renewal, of which nothing comes.
+        (503, String::new(), String::new()),
+        // Somebody who was not let in is told nothing, and renews nothing.
+        (403, format!("{}: now\r\n", api::rest::RENEW), refused),
+        (200, String::new(), stats),
+    ];
+    let address = serve_with(&issuer, SERVER, answers).await;
+    let directory = admin_dir(&issuer, OPERATOR, &address, 36_000).await;
+    let client = open(&directory);
+    for _ in 0..2 {
+        let failure = client.get::<api::wire::Stats>("/stats").await.unwrap_err();
+        assert!(failure.message.contains("finish would break"), "{}", failure.message);
+    }
+    assert_eq!(client.get::<api::wire::Stats>("/stats").await, Ok(api::wire::Stats::default()));
+}
+
+#[tokio::test]
 async fn says_that_nobody_listens() {
     let issuer = issuer();
     let directory = admin_dir(&issuer, OPERATOR, "127.0.0.1:1", 36_000).await;
