@@ -254,7 +254,8 @@ impl Order {
             }
             Event::NotPublished(why) => {
                 if let Work::Publishing { .. } = self.work {
-                    self.fail(Trouble::NotPublished(why), false, &mut turn);
+                    let challenge = self.saved.wanted.challenge;
+                    self.fail(Trouble::NotPublished { challenge, why }, false, &mut turn);
                 }
             }
             Event::Answered(answer) => {
@@ -286,7 +287,8 @@ impl Order {
         match self.work {
             Work::Publishing { until } if until <= turn.now => {
                 let why = format!("not by all within {} s", PUBLISH_WITHIN.as_secs());
-                self.fail(Trouble::NotPublished(why), false, turn);
+                let challenge = self.saved.wanted.challenge;
+                self.fail(Trouble::NotPublished { challenge, why }, false, turn);
             }
             Work::Waiting { next, .. } if self.is_overdue(turn.now) => {
                 if next == Next::Begin {

@@ -152,8 +152,13 @@ pub enum Trouble {
         problem: Problem,
     },
     /// What must be seen by the authority could not be published everywhere.
-    #[error("the challenge was not published everywhere: {0}")]
-    NotPublished(String),
+    #[error("the challenge was not published everywhere: {why}")]
+    NotPublished {
+        /// Where it had to be seen.
+        challenge: ChallengeKind,
+        /// What stood in the way.
+        why: String,
+    },
     /// The server did not go on in time.
     #[error("the server did not go on in time: {0}")]
     Stuck(&'static str),
@@ -192,7 +197,7 @@ impl Trouble {
                 Pace::Soon
             }
             Self::Problem { problem, .. } | Self::Failed { problem, .. } => problem.kind.pace(),
-            Self::NotPublished(_) => Pace::Validation,
+            Self::NotPublished { .. } => Pace::Validation,
             Self::NotBelieved { .. }
             | Self::File { .. }
             | Self::Redirected { .. }
@@ -245,7 +250,7 @@ impl Trouble {
             Self::ExternalAccountNeeded => "external-account-needed",
             Self::NoSuchProfile { .. } => "no-such-profile",
             Self::NotOffered { .. } => "not-offered",
-            Self::NotPublished(_) => "not-published",
+            Self::NotPublished { .. } => "not-published",
             Self::Stuck(_) => "stuck",
             Self::Refused(_) => "certificate-refused",
             Self::Sign(_) => "sign",
@@ -288,7 +293,11 @@ impl Trouble {
             Self::NotOffered { .. } => {
                 "take one of the ways that are offered; only dns-01 shows a wildcard, and none but it needs no listener"
             }
-            Self::NotPublished(_) => {
+            Self::NotPublished { challenge: ChallengeKind::Dns01, .. } => {
+                "every record must be published within a minute by the name server or the program of the edge: is it \
+                 reached, and may it do that?"
+            }
+            Self::NotPublished { .. } => {
                 "every connected proxy that serves the name must take the challenge within a minute: is one refusing \
                  its configuration?"
             }
@@ -308,4 +317,16 @@ fn list(words: &[String]) -> String {
 
 fn about(name: Option<&Identifier>) -> String {
     name.map(|name| format!(" for {name}")).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_to_publish_is_asked_about_by_name() {
+        let hint = |challenge| Trouble::NotPublished { challenge, why: String::new() }.hint();
+        assert!(hint(ChallengeKind::Dns01).contains("name server"));
+        assert!(hint(ChallengeKind::TlsAlpn01).contains("every connected proxy"));
+    }
 }
