@@ -281,12 +281,13 @@ pub trait Edges: Send + Sync {
     fn standing(&self, tenant: &Tenant, name: &EdgeName) -> EdgeStanding;
 
     /// Judges what is wanted before it is kept: names, the way that fits them, the issuer and its profile, the
-    /// listeners and who serves them. Makes the names canonical.
+    /// listeners and who serves them, and a name server by the key of its updates. Makes the names canonical.
     async fn examine_edge(
         &self,
         tenant: &Tenant,
         name: &EdgeName,
         settings: &mut EdgeSettings,
+        dns_key: Option<&SecretBytes>,
     ) -> Vec<wire::IssuerCheck>;
 
     /// Obtains or renews it now, as far as the server lets us.

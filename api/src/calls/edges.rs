@@ -63,7 +63,8 @@ impl Calls {
         }
         let mut settings = settings(&name, &wanted)?;
         let dns_key = dns_key(&settings.challenge, wanted.dns_key.as_ref())?;
-        let checks = self.edges_at_work.examine_edge(&caller.tenant, &name, &mut settings).await;
+        let checks =
+            self.edges_at_work.examine_edge(&caller.tenant, &name, &mut settings, dns_key.as_ref()).await;
         let now = self.clock.now();
         if checks.iter().any(|check| check.verdict == FAILED) {
             let error = CallError::Edge { name: name.to_string(), checks };

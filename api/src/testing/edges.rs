@@ -117,6 +117,7 @@ impl Edges for StillEdges {
         _: &Tenant,
         _: &EdgeName,
         settings: &mut EdgeSettings,
+        _: Option<&SecretBytes>,
     ) -> Vec<wire::IssuerCheck> {
         let fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let check = |rule: &str, verdict: &str, found: &str, advice: &str| wire::IssuerCheck {

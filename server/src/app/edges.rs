@@ -29,7 +29,7 @@ use api::{
     wire,
 };
 use async_trait::async_trait;
-use certs::Clock;
+use certs::{Clock, SecretBytes};
 use sds::EdgeSecrets;
 use spiffe::{EdgeName, IssuerName, Namespace, Tenant};
 use tokio::{
@@ -383,8 +383,9 @@ impl sources::Edges for Edges {
         tenant: &Tenant,
         name: &EdgeName,
         settings: &mut EdgeSettings,
+        dns_key: Option<&SecretBytes>,
     ) -> Vec<wire::IssuerCheck> {
-        judge::examine(&self.inputs, tenant, name, settings).await
+        judge::examine(&self.inputs, tenant, name, settings, dns_key).await
     }
 
     fn hurry(&self, tenant: &Tenant, name: &EdgeName) {

@@ -373,6 +373,24 @@ async fn names_are_shown_by_records_too() {
         code != 0 && (err.contains("does not stand in the zone") || out.contains("does not stand in")),
         "{out}{err}"
     );
+    // The name server is asked before the edge is kept, and nothing of the zone changes by that.
+    let wrong = folder.join("wrong.key").display().to_string();
+    fs::write(&wrong, STANDARD.encode([8; 32])).unwrap();
+    let dead = TestWorld::free_port().to_string();
+    let ways = [
+        (["--dns-key-file", &wrong], "BADSIG: its key credence is another"),
+        (["--dns-key", "nobody"], "BADKEY: it knows no key nobody"),
+        (["--dns-zone", "example"], "NOTAUTH: it is no primary of zone example"),
+        (["--dns-server", &dead], "cannot be reached"),
+    ];
+    let given = [&update[2..], &key_file].concat();
+    for ([option, value], words) in ways {
+        let mut options: Vec<&str> = given.clone();
+        let at = options.iter().position(|one| *one == option).unwrap();
+        options[at + 1] = value;
+        let (code, out, err) = world.run(&[&shop[..], &update[..2], &options].concat()).await;
+        assert!(code != 0 && (out.contains(words) || err.contains(words)), "{option} {value}: {out}{err}");
+    }
     world.command(&[&shop[..], &update, &key_file].concat()).await;
     edge(&world, "shop", is_valid).await;
     eventually("the wildcard's certificate is shown", async || {
@@ -395,7 +413,10 @@ async fn names_are_shown_by_records_too() {
     let (code, out, err) = world.run(&[&pay[..], &way, &["/bin/true"]].concat()).await;
     assert!(code != 0 && (out + &err).contains("edges.dns_commands"), "any program of the host is run");
     world.command(&[&pay[..], &way, &[&program]].concat()).await;
-    let fails = |shown: &Value| shown["problem"].as_str().is_some_and(|why| why.contains("no such zone"));
+    let fails = |shown: &Value| {
+        let tells = |why: &str| why.contains("no such zone") && !why.contains("every connected proxy");
+        shown["problem"].as_str().is_some_and(tells)
+    };
     edge(&world, "pay", fails).await;
     within(ORDER, "it is withdrawn", async || {
         let text = fs::read_to_string(&told).unwrap_or_default();

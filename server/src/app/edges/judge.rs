@@ -8,6 +8,7 @@ use api::{
     ports::{DnsPublisher, EdgeChallenge, EdgeSettings},
     wire::IssuerCheck,
 };
+use certs::SecretBytes;
 use spiffe::{EdgeName, Tenant};
 use xds::catalog::EdgeListener;
 
@@ -25,11 +26,12 @@ pub(super) async fn examine(
     tenant: &Tenant,
     name: &EdgeName,
     settings: &mut EdgeSettings,
+    dns_key: Option<&SecretBytes>,
 ) -> Vec<IssuerCheck> {
     let mut checks = Checks::default();
     check_issuer(inputs, settings, &mut checks).await;
     check_listener(inputs, tenant, name, settings, &mut checks).await;
-    check_challenge(inputs, tenant, settings, &mut checks).await;
+    check_challenge(inputs, tenant, settings, dns_key, &mut checks).await;
     check_proxies(inputs, tenant, settings, &mut checks);
     checks.0
 }
@@ -150,7 +152,13 @@ async fn check_listener(
 }
 
 /// What the way needs.
-async fn check_challenge(inputs: &Inputs, tenant: &Tenant, settings: &EdgeSettings, checks: &mut Checks) {
+async fn check_challenge(
+    inputs: &Inputs,
+    tenant: &Tenant,
+    settings: &EdgeSettings,
+    dns_key: Option<&SecretBytes>,
+    checks: &mut Checks,
+) {
     match &settings.challenge {
         EdgeChallenge::TlsAlpn01 => {}
         EdgeChallenge::Http01 { listener } => {
@@ -195,18 +203,36 @@ async fn check_challenge(inputs: &Inputs, tenant: &Tenant, settings: &EdgeSettin
             }
         },
         EdgeChallenge::Dns01 { publisher: DnsPublisher::Update { server, zone, key, algorithm } } => {
-            let zone = match Zone::parse(server, zone, key, algorithm) {
-                Ok(zone) => zone,
-                Err(why) => return checks.failed("dns-update", why, "change the --dns options"),
-            };
-            let record = |name: &String| format!("_acme-challenge.{}", name.trim_start_matches("*."));
-            match settings.names.iter().map(record).find(|record| !zone.holds(record)) {
-                None => checks.passed("dns-update", server.clone()),
-                Some(other) => {
-                    let why = format!("{other} does not stand in the zone");
-                    checks.failed("dns-update", why, "give --dns-zone a zone that all names stand in");
-                }
+            match Zone::parse(server, zone, key, algorithm) {
+                Ok(zone) => check_updates(inputs, &zone, settings, dns_key, checks).await,
+                Err(why) => checks.failed("dns-update", why, "change the --dns options"),
             }
+        }
+    }
+}
+
+/// Whether the name server would publish; it is asked, and nothing of the zone is changed.
+async fn check_updates(
+    inputs: &Inputs,
+    zone: &Zone,
+    settings: &EdgeSettings,
+    dns_key: Option<&SecretBytes>,
+    checks: &mut Checks,
+) {
+    let record = |name: &String| format!("_acme-challenge.{}", name.trim_start_matches("*."));
+    let mut records: Vec<String> = settings.names.iter().map(record).collect();
+    records.dedup();
+    if let Some(other) = records.iter().find(|record| !zone.holds(record)) {
+        let why = format!("{other} does not stand in the zone");
+        return checks.failed("dns-update", why, "give --dns-zone a zone that all names stand in");
+    }
+    let Some(key) = dns_key else {
+        return checks.failed("dns-update", "no key signs the updates".to_owned(), "give --dns-key-file");
+    };
+    match zone.examine(&records, key, inputs.clock.now()).await {
+        Ok(()) => checks.passed("dns-update", format!("{} would take it", zone.server())),
+        Err(why) => {
+            checks.failed("dns-update", why, "see --dns-server, --dns-zone, --dns-key and --dns-key-file")
         }
     }
 }
