@@ -2,8 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use ca::clock::{Reading, State};
+use ca::{
+    Health,
+    clock::{Reading, State},
+};
 use certs::Timestamp;
+use spiffe::IssuerName;
 
 use super::{CallError, Caller, Calls, ProxyFilter, tokens};
 use crate::{
@@ -48,6 +52,7 @@ impl Calls {
                 .chain(by_hand(&endings, now))
                 .chain(list_warnings(self.revoking.lists()))
                 .chain((time.state == State::Drifting).then(|| time.to_string()))
+                .chain(replaced_issuers(&self.upstreams.leaves().health))
                 .collect(),
             stats: self.count(caller, now, &expiries).await?,
             expiries,
@@ -105,6 +110,18 @@ fn by_hand(endings: &[Ending], now: Timestamp) -> impl Iterator<Item = String> {
     })
 }
 
+/// Whose leaves another issuer signs: no renewal fails by that, and nobody would notice.
+fn replaced_issuers(health: &BTreeMap<IssuerName, Health>) -> Vec<String> {
+    let replaced = health.iter().filter_map(|(name, health)| {
+        let (by, failures) = (health.stands_in.as_ref()?, health.failures);
+        let why = health.problem.as_deref().unwrap_or("it does not answer");
+        Some(format!(
+            "issuer {name} gives no leaves, and {by} signs in its place; {failures} failures in a row, the last: {why}"
+        ))
+    });
+    replaced.collect()
+}
+
 /// What is wrong with revocation lists, where they are wanted.
 fn list_warnings(lists: Option<ca::ListsStatus>) -> Vec<String> {
     let Some(lists) = lists else { return Vec::new() };
@@ -148,5 +165,26 @@ fn clock_state(time: &Reading) -> wire::ClockState {
         skew_millis: time.skew_millis,
         since,
         problem: (time.state != State::Good).then(|| time.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tells_who_signs_in_whose_place_and_why() {
+        let name = |text: &str| IssuerName::parse(text).unwrap();
+        let rests = Health {
+            failures: 3,
+            problem: Some("vault is sealed".into()),
+            stands_in: Some(name("spare")),
+            ..Health::default()
+        };
+        let health = BTreeMap::from([(name("corp"), rests), (name("other"), Health::default())]);
+        let told = replaced_issuers(&health);
+        let expected = "issuer corp gives no leaves, and spare signs in its place; 3 failures in a row, the last: vault is \
+                        sealed";
+        assert_eq!(told, [expected]);
     }
 }

@@ -429,6 +429,14 @@ pub(crate) struct OutsideIssuer {
     pub(crate) health: watch::Sender<BTreeMap<IssuerName, Health>>,
 }
 
+/// Says that another signs in its place, or does so no more.
+fn tell_replaced(issuer: &IssuerName, now_is: &Health) {
+    let Some(by) = &now_is.stands_in else {
+        return tracing::info!(%issuer, "issuer signs again, nobody in its place");
+    };
+    tracing::warn!(%issuer, %by, failures = now_is.failures, problem = now_is.problem, "another issuer signs in its place");
+}
+
 impl OutsideIssuer {
     /// Asks until it is asked no more, or until `shutdown`. Then it finishes what is under way; the rest goes to whoever
     /// signs now, or is turned away.
@@ -438,7 +446,7 @@ impl OutsideIssuer {
         let life = pipeline.policy.lifetimes.workload;
         let mut asking = Arc::clone(&asked.borrow_and_update());
         let (mut queue, mut circuit) = (Queue::new(Vec::new()), Circuit::new(life));
-        let mut now_is = Health::default();
+        let (mut now_is, mut replaced_by) = (Health::default(), None);
         let carry_out = async |asking: Arc<Asking>, job: Job| {
             let (answer, verdict) = pipeline.issue(&asking, job.request, job.csr).await;
             // Whoever asked may be gone; what was signed is in the journal all the same.
@@ -470,6 +478,10 @@ impl OutsideIssuer {
                 }
             }
             now_is.waiting = queue.len() + in_flight.len();
+            if replaced_by != now_is.stands_in {
+                tell_replaced(&name, &now_is);
+                replaced_by = now_is.stands_in.clone();
+            }
             health.send_if_modified(|all| {
                 let is_changed = all.get(&name) != Some(&now_is);
                 all.insert(name.clone(), now_is.clone());
