@@ -273,7 +273,15 @@ impl Calls {
         } else {
             format!("nothing is signed by it before: credence issuer migrate --to {name}")
         };
-        let summary = format!("{word} issuer {name}: {next}");
+        let was_replaced = before.as_ref().and_then(|before| before.fallback.as_ref());
+        let fallback = match &issuer.fallback {
+            Some(by) if was_replaced != Some(by) => format!("; {by} signs in its place while it fails"),
+            None if was_replaced.is_some() => {
+                "; nobody signs in its place any more while it fails".to_owned()
+            }
+            _ => String::new(),
+        };
+        let summary = format!("{word} issuer {name}: {next}{fallback}");
         Ok(wire::IssuerChange { dry_run, summary, issuer: shown, checks })
     }
 
@@ -324,8 +332,9 @@ impl Calls {
             Err(other) => return Err(other),
         };
         if issuer.vault.role.is_some() {
-            self.refuse_while_leaves(&issuer).await?;
+            // Whoever names it is why it has leaves, and knows of no migration.
             self.refuse_while_named(&issuer.name).await?;
+            self.refuse_while_leaves(&issuer).await?;
         }
         let records = self.records().await?;
         let is_upstream = issuer.vault.role.is_none();

@@ -275,7 +275,16 @@ fn signs(one: &wire::Issuer, all: &[wire::Issuer]) -> String {
     let parts: Vec<String> = if !is_at_work || one.stands_in.is_some() {
         Vec::new()
     } else if is_of_leaves {
-        share(one.percent).into_iter().chain(named(one.named_by)).chain(instead).collect()
+        let parts: Vec<String> =
+            share(one.percent).into_iter().chain(named(one.named_by)).chain(instead).collect();
+        let others = all.iter().filter(|other| other.fallback.as_deref() == Some(one.name.as_str()));
+        let others: Vec<&str> = others.map(|other| other.name.as_str()).collect();
+        match parts.as_slice() {
+            [] if !others.is_empty() => {
+                vec![format!("nothing now, it is the fallback of {}", others.join(", "))]
+            }
+            _ => parts,
+        }
     } else {
         // Whoever signed it, our own authority signs what is built in.
         let ours = all.iter().find(|other| other.kind == "builtin");
@@ -349,6 +358,9 @@ fn of_migration(one: &wire::Issuer) -> Vec<String> {
             (Some(why), _) => format!(
                 "STOPPED on the way from {from}: {why}; credence issuer migrate --resume goes on, --abort goes back"
             ),
+            (None, _) if one.state == "prepared" => {
+                format!("leaves come over from {from} when every connected node has acknowledged its root")
+            }
             (None, []) => format!("all leaves have come over from {from}"),
             (None, stages) => {
                 let (stage, behind) = (migration.stage + 1, migration.behind);
@@ -371,8 +383,8 @@ fn of_migration(one: &wire::Issuer) -> Vec<String> {
     if one.named_by > 0 && !matches!(one.state.as_str(), "signs" | "offline") {
         told.push(format!("named by {} bindings", one.named_by));
     }
-    if let Some(fallback) = &one.fallback {
-        told.push(format!("{fallback} signs while it rests"));
+    if let Some(fallback) = one.fallback.as_ref().filter(|_| one.stands_in.is_none()) {
+        told.push(format!("{fallback} would sign in its place if it failed"));
     }
     told
 }
@@ -478,5 +490,30 @@ mod tests {
             "who rests signs nothing"
         );
         assert!(table(&all).contains("leaves in the place of corp"));
+    }
+
+    #[test]
+    fn says_of_a_fallback_that_it_would_sign_and_of_one_that_leaves_are_to_come_to_that_they_will() {
+        let mut corp = with_role(issuer("corp", "vault", "signs", 100));
+        corp.fallback = Some("spare".into());
+        let all = [corp, with_role(issuer("spare", "vault", "signs", 0))];
+        assert_eq!(signs(&all[1], &all), "nothing now, it is the fallback of corp");
+        assert_eq!(of_migration(&all[0]), ["spare would sign in its place if it failed"]);
+        let [mut corp, _] = all;
+        corp.stands_in = Some("spare".into());
+        assert_eq!(of_migration(&corp), ["spare SIGNS IN ITS PLACE"]);
+
+        let migration = serde_json::json!({
+            "from": "builtin", "stages": [], "stage": 0, "since": "T", "hold": "0s", "total": 0, "behind": 0,
+        });
+        let mut next = issuer("next", "vault", "prepared", 0);
+        next.migration = Some(serde_json::from_value(migration).unwrap());
+        let told = of_migration(&next);
+        assert_eq!(
+            told,
+            ["leaves come over from builtin when every connected node has acknowledged its root"]
+        );
+        next.state = "signs".into();
+        assert_eq!(of_migration(&next), ["all leaves have come over from builtin"]);
     }
 }

@@ -308,6 +308,14 @@ async fn binding_names_an_issuer_of_leaves_and_that_stays_while_it_does() {
     }
     let added = world.json("POST", "/api/v1/issuers", role("corp", json!("builtin"))).await;
     assert_eq!(added.body["issuer"]["fallback"], "builtin", "{}", added.body);
+    let told = |answer: &Value| answer["summary"].as_str().unwrap().to_owned();
+    assert!(told(&added.body).ends_with("; builtin signs in its place while it fails"), "{}", added.body);
+    let alone = world.json("PATCH", "/api/v1/issuers/corp", json!({"fallback": "", "dry_run": true})).await;
+    assert!(
+        told(&alone.body).ends_with("; nobody signs in its place any more while it fails"),
+        "{}",
+        alone.body
+    );
     let upper = wanted("upper", |wanted| wanted["fallback"] = json!("builtin"));
     let refused = world.json("POST", "/api/v1/issuers", upper).await;
     assert!(refused.body["detail"].as_str().unwrap().contains("without a role"), "{}", refused.body);
