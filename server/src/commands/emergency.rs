@@ -1,6 +1,6 @@
 //! `ca emergency`: the answer to a stolen key, from the first step to the report.
 
-use std::{path::Path, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
 use api::wire;
 use serde::Serialize;
@@ -43,6 +43,9 @@ pub(super) async fn run(args: &EmergencyArgs) -> Result<Exit, Failure> {
     if !args.change.yes && planned.stage == "none" {
         note(&plan(&planned));
         may_go_on(&args.change, "treat its key as stolen?")?;
+    }
+    if let Some(file) = &args.report {
+        try_out(file)?;
     }
     wanted.dry_run = false;
     let begun: wire::EmergencyStatus = client.post("/authorities/emergency", &wanted).await?;
@@ -168,6 +171,22 @@ fn text(report: &Report) -> String {
     text
 }
 
+/// Whether a report can be written there, before anything is done that it is to tell of. One that is there stays.
+fn try_out(file: &Path) -> Result<(), Failure> {
+    let failed = |error: String| {
+        let message = format!("cannot write {}: {error}", file.display());
+        Failure::new(Exit::Failed, message, "nothing was begun: give --report a file that can be written")
+    };
+    if file.is_dir() {
+        return Err(failed("it is a directory".to_owned()));
+    }
+    let mut trial = file.as_os_str().to_owned();
+    trial.push(".trial");
+    agent::files::write_private(Path::new(&trial), b"")
+        .map_err(|error| failed(agent::with_causes(&error)))?;
+    fs::remove_file(&trial).map_err(|error| failed(error.to_string()))
+}
+
 /// Whole or not at all: an interrupted command leaves the report of before.
 fn write(file: &Path, report: &Report) -> Result<(), Failure> {
     let failed = |error: String| {
@@ -248,8 +267,15 @@ mod tests {
         let report =
             Report { status: Default::default(), certificates: vec![certificate("01", true, false)] };
         write(&file, &report).unwrap();
-        let read: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        let read: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
         assert_eq!(read["certificates"][0]["serial"], "01");
         assert!(write(Path::new("/nonexistent/x"), &report).is_err());
+        // That it can be is known before, and leaves one that is there as it is.
+        let held = fs::read(&file).unwrap();
+        try_out(&file).unwrap();
+        assert!(fs::read(&file).unwrap() == held && fs::read_dir(folder.path()).unwrap().count() == 1);
+        for refused in [Path::new("/nonexistent/x"), folder.path()] {
+            assert!(try_out(refused).unwrap_err().hint.contains("nothing was begun"), "{refused:?}");
+        }
     }
 }
