@@ -181,7 +181,7 @@ fn passphrase(path: &Path) -> Check {
                 "without it its slot does not open the store: restore the file",
             )
         },
-        Ok(found) if found.is_file() && found.permissions().mode() & 0o077 != 0 => problem(
+        Ok(_) if crate::keys::is_open_to_others(path) => problem(
             subject,
             format!("the passphrase in {} is open to others", path.display()),
             format!("chmod 600 {}", path.display()),

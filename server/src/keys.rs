@@ -3,6 +3,7 @@
 
 use std::{
     fs, io,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -117,6 +118,9 @@ pub(crate) fn source(kek: &KekSource, asking: &Asking) -> anyhow::Result<store::
         KekSource::File(path) => store::KekSource::File(path.clone()),
         KekSource::PassphraseFile(path) => {
             let text = secret("passphrase", path, asking.pipes)?;
+            if asking.pipes == Pipes::Read && is_open_to_others(path) {
+                tracing::warn!(path = %path.display(), "the file of a passphrase is open to others: chmod 600");
+            }
             // Octets that begin a character of UTF-8.
             if text.iter().filter(|octet| **octet & 0xc0 != 0x80).count() < MIN_PASSPHRASE {
                 return Err(SecretError::Short { path: path.clone(), least: MIN_PASSPHRASE }.into());
@@ -170,6 +174,11 @@ fn secret(what: &'static str, path: &Path, pipes: Pipes) -> Result<Zeroizing<Vec
     Ok(Zeroizing::new(text[..end].to_vec()))
 }
 
+/// Whether others of this host may read a file. What a process is handed at its start is not meant.
+pub(crate) fn is_open_to_others(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o077 != 0)
+}
+
 #[cfg(test)]
 mod tests {
     use std::{sync::mpsc, thread};
@@ -178,6 +187,18 @@ mod tests {
 
     fn asking(pipes: Pipes) -> Asking {
         Asking { clock: Arc::new(crate::clock::SystemClock), patience: crate::transit::PATIENT, pipes }
+    }
+
+    #[test]
+    fn a_file_that_others_may_read_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("passphrase");
+        fs::write(&path, "correct horse battery staple").unwrap();
+        for (mode, is_open) in [(0o600, false), (0o400, false), (0o644, true), (0o640, true)] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(is_open_to_others(&path), is_open, "{mode:o}");
+        }
+        assert!(!is_open_to_others(folder.path()), "it is no file");
     }
 
     #[test]
