@@ -27,7 +27,7 @@ use rustls::{
     sign::{CertifiedKey, SigningKey},
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-use spiffe::{Class, SpiffeId, SvidError, Trust, TrustBundle, attestation, verify_svid};
+use spiffe::{Class, NodeId, SpiffeId, SvidError, Trust, TrustBundle, attestation, verify_svid};
 use thiserror::Error;
 use tokio::{net::TcpStream, time::timeout};
 use tonic::{Status, body::Body};
@@ -65,7 +65,7 @@ pub enum ServerRefusal {
         not_after: Timestamp,
     },
     /// Not an SVID that the pinned root or the stored bundle vouches for.
-    #[error("server certificate is not trusted: {0}")]
+    #[error("server certificate is not trusted")]
     Svid(#[from] SvidError),
     /// A good certificate, of somebody else.
     #[error("server proves to be {got}, not {wanted}")]
@@ -144,6 +144,17 @@ impl ConnectError {
             }
             Self::Http { .. } => return None,
         })
+    }
+
+    /// The same for a node that has joined, and then knew the server.
+    pub(crate) fn hint_of_member(&self, node: &NodeId) -> Option<String> {
+        match self {
+            Self::Refused { source: ServerRefusal::Svid(_), .. } => Some(format!(
+                "if it lasts, the server's root was replaced while this node was away: stop this agent, and join again \
+                 with the line that `credence proxy enroll {node} --replace` prints"
+            )),
+            _ => self.hint(),
+        }
     }
 }
 

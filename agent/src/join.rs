@@ -194,12 +194,14 @@ impl JoinError {
     pub(crate) fn hint_to_come_back(&self, node: &NodeId) -> Option<String> {
         match self {
             Self::Refused(_) => Some(format!(
-                "on the server `credence recover --window 1h` lets it come back by itself; or stop this agent and \
-                 join again with the line that `credence proxy enroll {node} --replace` prints"
+                "unless a recovery window is open, `credence recover --window 1h` on the server lets it come back by \
+                 itself; while one is, `credence audit list` there says why it may not: stop this agent, and join again \
+                 with the line that `credence proxy enroll {node} --replace` prints"
             )),
             // Time helps.
             Self::Unanswered(_) | Self::Busy(_) => None,
-            Self::Connect(_) | Self::Answer(_) | Self::State(_) => self.hint(),
+            Self::Connect(error) => error.hint_of_member(node),
+            Self::Answer(_) | Self::State(_) => self.hint(),
         }
     }
 

@@ -260,7 +260,13 @@ impl Agent {
             Err(error) => {
                 let text = with_causes(&error);
                 let expires = self.renewal.life().expires;
-                tracing::warn!(spiffe_id = %id, error = text, %expires, "node certificate not renewed");
+                let hint = match &error {
+                    RenewError::Call(CallError::Connect(error)) => {
+                        error.hint_of_member(&self.membership.node_id)
+                    }
+                    RenewError::Call(_) | RenewError::Answer(_) | RenewError::State(_) => None,
+                };
+                tracing::warn!(spiffe_id = %id, error = text, %expires, hint, "node certificate not renewed");
                 self.last_error = Some(text);
                 Event::Failed { jitter }
             }

@@ -116,9 +116,21 @@ fn only_a_node_that_is_refused_is_told_of_recovery() {
         server: ServerAddress::parse("credence.example:18001").unwrap(),
         source: std::io::Error::other("refused"),
     };
+    let source = SvidError::UriNames(0);
+    let other_root = ConnectError::Refused {
+        server: ServerAddress::parse("credence.example:18001").unwrap(),
+        source: source.clone().into(),
+    };
+    assert_eq!(
+        with_causes(&other_root).matches(&source.to_string()).count(),
+        1,
+        "{}",
+        with_causes(&other_root)
+    );
     for (error, wanted) in [
         (JoinError::Refused("refused, id 0".into()), Some("proxy enroll web-1 --replace")),
         (JoinError::Connect(unreachable), Some("is `credence serve` running")),
+        (JoinError::Connect(other_root), Some("join again with the line that `credence proxy enroll web-1")),
         (JoinError::Answer(AnswerError::Bundle), Some("versions that do not fit")),
         (JoinError::Unanswered("unavailable, id 0".into()), None),
         (JoinError::Busy("refused, id 0".into()), None),
