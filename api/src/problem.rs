@@ -255,7 +255,7 @@ fn not_found_hint(what: &str) -> String {
         "token" => "credence token list",
         "identity" | "block of" => "credence identity list",
         "certificate" => "credence cert list",
-        "request for" => "credence ca status",
+        "request for" => return "\"credence ca csr\" makes one, to be signed by somebody else".to_owned(),
         "revision" => "credence history KIND NAME",
         "key slot" | "data key" => "credence kek status",
         "finding" => "credence status",

@@ -121,12 +121,26 @@ async fn post(
     wanted: &wire::InstallAuthority,
 ) -> Result<wire::Installed, Failure> {
     let outcome = client.post("/authorities/install", wanted).await;
-    if let Err(Failure { ladder: Some(ladder), .. }) = &outcome {
-        output::show(args.change.output, ladder.as_ref(), |ladder| {
-            ladders::ladder_text(ladder, output::width(), true)
-        })?;
-    }
-    outcome
+    let Err(Failure { ladder: Some(ladder), .. }) = &outcome else { return outcome };
+    let is_read = ladder.rungs.iter().any(|rung| rung.verdict == "pass");
+    output::show(args.change.output, ladder.as_ref(), |ladder| {
+        ladders::ladder_text(ladder, output::width(), is_read)
+    })?;
+    let hint = to_do(ladder);
+    outcome.map_err(|failure| Failure { hint, ..failure })
+}
+
+/// What helps, where the rules that stand above are broken.
+fn to_do(ladder: &wire::Ladder) -> String {
+    let is_broken = |rule: &str| ladder.rungs.iter().any(|one| one.rule == rule && one.verdict == "fail");
+    let advice = if is_broken("unknown-issuer") {
+        "put every authority above it into the file too, up to its root and with that"
+    } else if is_broken("parse") {
+        "give a file of certificates in PEM, or one certificate in DER"
+    } else {
+        "what is said above of each broken rule says what to do"
+    };
+    format!("{advice}; the request stays, nothing was changed")
 }
 
 /// A file as PEM: what is not text is taken for one certificate in DER, and judged by the server like the rest. A private
@@ -223,6 +237,31 @@ mod tests {
         let planned = wire::Installed { dry_run: true, is_new_root: false, between: 0, ..installed };
         let text = installed_text(&planned);
         assert!(text.starts_with("would install") && text.contains("root that signs now, bb\n"), "{text}");
+    }
+
+    #[test]
+    fn a_chain_without_its_root_is_to_have_it_in_the_file() {
+        let ladder = |rule: &str| {
+            let rung = wire::Rung {
+                rule: rule.into(),
+                asks: String::new(),
+                subject: String::new(),
+                verdict: "fail".into(),
+                found: String::new(),
+                why: String::new(),
+                fix: String::new(),
+                sentence: None,
+            };
+            wire::Ladder { passed: false, chain: Vec::new(), rungs: vec![rung] }
+        };
+        for (rule, words) in [
+            ("unknown-issuer", "up to its root"),
+            ("parse", "certificates in PEM"),
+            ("issuing-usage", "each broken rule"),
+        ] {
+            let hint = to_do(&ladder(rule));
+            assert!(hint.contains(words) && hint.ends_with("nothing was changed"), "{hint}");
+        }
     }
 
     #[test]
