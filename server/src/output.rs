@@ -1,6 +1,9 @@
 //! What commands print: results to standard output, everything else to standard error. The only file that prints.
 
-use std::io::{IsTerminal, Write};
+use std::{
+    borrow::Cow,
+    io::{IsTerminal, Write},
+};
 
 use api::{
     problem::{Fault, Problem},
@@ -8,6 +11,7 @@ use api::{
 };
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
+use spiffe::is_unprintable;
 
 use crate::cli::Format;
 
@@ -176,14 +180,43 @@ pub fn exit_of(problem: &Problem) -> Exit {
     }
 }
 
-/// Prints a result. A reader that has gone away is no error of ours.
+/// Prints a result, without what a terminal would obey. A reader that has gone away is no error of ours.
 pub fn say(text: &str) {
+    put(&printable(text));
+}
+
+/// Prints a text as it is stored; on a terminal, as [`say`] does.
+pub fn say_stored(text: &str) {
+    if is_terminal() { say(&text.replace("\r\n", "\n")) } else { put(text) }
+}
+
+/// Clears a terminal and goes to its first line.
+pub fn clear() {
+    put("\x1b[2J\x1b[H");
+}
+
+fn put(text: &str) {
     let _ = writeln!(std::io::stdout().lock(), "{text}");
 }
 
 /// Prints a remark beside the result.
 pub fn note(text: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{text}");
+    let _ = writeln!(std::io::stderr().lock(), "{}", printable(text));
+}
+
+/// `text` with a sign in the place of each character that a terminal would obey: whoever wrote it, it is shown and
+/// not done. Lines and tabs stay.
+fn printable(text: &str) -> Cow<'_, str> {
+    let is_bad = |letter: char| is_unprintable(letter) && !matches!(letter, '\n' | '\t');
+    if !text.contains(is_bad) {
+        return Cow::Borrowed(text);
+    }
+    Cow::Owned(text.chars().map(|c| if is_bad(c) { char::REPLACEMENT_CHARACTER } else { c }).collect())
+}
+
+/// A value that stands in a line of its own: whoever wrote it, it begins no other.
+fn one_line(text: &str) -> String {
+    printable(text).replace(['\n', '\t'], " ")
 }
 
 /// Asks a yes-or-no question on the terminal. Without a terminal the answer is no.
@@ -193,7 +226,7 @@ pub fn confirmed(question: &str) -> bool {
     if !stdin.is_terminal() {
         return false;
     }
-    let _ = write!(stderr, "{question} [y/N] ");
+    let _ = write!(stderr, "{} [y/N] ", printable(question));
     let _ = stderr.flush();
     let mut line = String::new();
     stdin.read_line(&mut line).is_ok() && matches!(line.trim(), "y" | "Y" | "yes")
@@ -213,10 +246,28 @@ pub fn structured<T: Serialize>(format: Format, value: &T) -> Result<String, Fai
     let failed = |error: String| Failure::new(Exit::Failed, format!("cannot print the answer: {error}"), "");
     match format {
         Format::Table | Format::Json => {
-            serde_json::to_string_pretty(value).map_err(|error| failed(error.to_string()))
+            let text = serde_json::to_string_pretty(value).map_err(|error| failed(error.to_string()))?;
+            Ok(escaped(text))
         }
         Format::Yaml => serde_saphyr::to_string(value).map_err(|error| failed(error.to_string())),
     }
+}
+
+/// JSON in which nothing is left that a terminal would obey: such characters stand in texts only, where they may be
+/// escaped.
+fn escaped(json: String) -> String {
+    let is_bad = |letter: char| is_unprintable(letter) && letter != '\n';
+    if !json.contains(is_bad) {
+        return json;
+    }
+    let mut text = String::with_capacity(json.len());
+    for letter in json.chars() {
+        match is_bad(letter) {
+            true => text.push_str(&format!("\\u{:04x}", u32::from(letter))),
+            false => text.push(letter),
+        }
+    }
+    text
 }
 
 /// Prints `value` as `format` asks; `table` makes it for people.
@@ -228,8 +279,10 @@ pub fn show<T: Serialize>(
     value: &T,
     table: impl FnOnce(&T) -> String,
 ) -> Result<(), Failure> {
-    let text = if format == Format::Table { table(value) } else { structured(format, value)? };
-    say(text.trim_end());
+    match format {
+        Format::Table => say(table(value).trim_end()),
+        Format::Json | Format::Yaml => say_stored(structured(format, value)?.trim_end()),
+    }
     Ok(())
 }
 
@@ -240,7 +293,7 @@ pub fn table(headers: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> S
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(headers.iter().map(|header| header.to_uppercase()));
     for row in rows {
-        table.add_row(row);
+        table.add_row(row.iter().map(|cell| one_line(cell)));
     }
     table.trim_fmt()
 }
@@ -249,7 +302,7 @@ pub fn table(headers: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> S
 #[must_use]
 pub fn facts(rows: &[(&str, String)]) -> String {
     let width = rows.iter().map(|(what, _)| what.len()).max().unwrap_or(0);
-    rows.iter().map(|(what, value)| format!("{what:<width$}  {value}\n")).collect()
+    rows.iter().map(|(what, value)| format!("{what:<width$}  {}\n", one_line(value))).collect()
 }
 
 /// How many columns a person sees; 100 where that is not known.
@@ -365,6 +418,27 @@ mod tests {
         assert_eq!(place(&fault), "a name is missing (web.yaml:3:15, spec.routes[0].name)");
         (fault.line, fault.path) = (0, String::new());
         assert_eq!(place(&fault), "a name is missing (web.yaml)");
+    }
+
+    #[test]
+    fn what_a_server_tells_is_shown_and_not_obeyed() {
+        assert_eq!(printable("größe 漢\n\tx"), "größe 漢\n\tx");
+        assert_eq!(printable("\x1b[2Ja\u{202e}b\u{9b}\r"), "\u{fffd}[2Ja\u{fffd}b\u{fffd}\u{fffd}");
+        let text = table(&["labels"], [vec!["app=web\nweb-2  SYNCED\x1b[1A".into()]]);
+        let lines: Vec<_> = text.lines().map(str::trim).collect();
+        assert_eq!(lines, ["LABELS", "app=web web-2  SYNCED\u{fffd}[1A"]);
+        assert_eq!(facts(&[("labels", "a=b\nstate  good".into())]), "labels  a=b state  good\n");
+    }
+
+    #[test]
+    fn json_and_yaml_hold_every_character_and_escape_what_a_terminal_obeys() {
+        let value = vec!["\x1b[2J\u{9b}\u{7f}\u{202e}ü\n".to_owned()];
+        let text = structured(Format::Json, &value).unwrap();
+        assert!(!text.contains(|c| is_unprintable(c) && c != '\n'), "{text:?}");
+        assert_eq!(serde_json::from_str::<Vec<String>>(&text).unwrap(), value);
+        let text = structured(Format::Yaml, &value).unwrap();
+        assert_eq!(serde_saphyr::from_str::<Vec<String>>(&text).unwrap(), value, "{text:?}");
+        assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
     }
 
     #[test]

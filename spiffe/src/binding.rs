@@ -8,12 +8,19 @@ use thiserror::Error;
 
 use crate::{
     Class, IssuerName, Labels, Namespace, NodeId, Peer, SpiffeId, Tenant, TrustDomain, VerifiedSvid,
+    is_unprintable,
 };
 
 /// The most workload identities one node may speak for.
 pub const MAX_IDENTITIES: usize = 64;
 /// The most labels one node may have.
 pub const MAX_LABELS: usize = 64;
+/// The longest key of a label, in characters.
+pub const MAX_LABEL_KEY: usize = 128;
+/// The longest value of a label, in characters.
+pub const MAX_LABEL_VALUE: usize = 256;
+/// What the keys of labels begin with that nodes carry by themselves.
+const OWN_LABELS: &str = "credence/";
 /// The label that every node carries by itself: its own id, so that a document can mean one node.
 pub const NODE_LABEL: &str = "credence/node";
 
@@ -46,6 +53,14 @@ pub enum BindingError {
     /// An identity under `/credence/`.
     #[error("identity {0} is reserved")]
     ReservedIdentity(SpiffeId),
+    /// A label that cannot be given to a node.
+    #[error("label {key:?} {fault}")]
+    Label {
+        /// Its key, of a long one the beginning.
+        key: String,
+        /// What is wrong with it.
+        fault: LabelFault,
+    },
     /// More than [`MAX_IDENTITIES`] or [`MAX_LABELS`].
     #[error("{what}: {count} are too many, at most {limit} are allowed")]
     TooMany {
@@ -56,6 +71,44 @@ pub enum BindingError {
         /// How many are allowed.
         limit: usize,
     },
+}
+
+/// What is wrong with a label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum LabelFault {
+    /// The key is empty.
+    #[error("has no key: write KEY=VALUE, such as app=web")]
+    NoKey,
+    /// The key is longer than [`MAX_LABEL_KEY`].
+    #[error("has a key of {0} characters, at most {MAX_LABEL_KEY} are allowed")]
+    LongKey(usize),
+    /// The value is longer than [`MAX_LABEL_VALUE`].
+    #[error("has a value of {0} characters, at most {MAX_LABEL_VALUE} are allowed")]
+    LongValue(usize),
+    /// A character that a terminal would obey.
+    #[error("has {0:?}, which cannot be printed")]
+    Unprintable(char),
+    /// One that nodes carry by themselves.
+    #[error("is Credence's own: nodes carry by themselves what is under {OWN_LABELS}")]
+    Own,
+}
+
+/// Checks labels that somebody gives to a node.
+///
+/// # Errors
+/// Of the first that has no key, is too long, has a character that no terminal prints, or is Credence's own.
+pub fn check_labels(labels: &Labels) -> Result<(), BindingError> {
+    let fault = |(key, value): (&String, &String)| match (key.chars().count(), value.chars().count()) {
+        (0, _) => Some(LabelFault::NoKey),
+        (length, _) if length > MAX_LABEL_KEY => Some(LabelFault::LongKey(length)),
+        (_, length) if length > MAX_LABEL_VALUE => Some(LabelFault::LongValue(length)),
+        _ if key.starts_with(OWN_LABELS) => Some(LabelFault::Own),
+        _ => key.chars().chain(value.chars()).find(|c| is_unprintable(*c)).map(LabelFault::Unprintable),
+    };
+    match labels.iter().find_map(|label| Some((label.0, fault(label)?))) {
+        Some((key, fault)) => Err(BindingError::Label { key: key.chars().take(64).collect(), fault }),
+        None => Ok(()),
+    }
 }
 
 /// What one node is entitled to. Looked up by the identity of its certificate; what the node says of itself is
@@ -178,5 +231,33 @@ impl Bindings {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.by_node.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_bounded_and_printable_and_none_is_credences_own() {
+        let check = |key: &str, value: &str, expected: Option<LabelFault>| {
+            let found = check_labels(&Labels::from([(key.to_owned(), value.to_owned())]));
+            let found = found.err().map(|error| match error {
+                BindingError::Label { fault, .. } => fault,
+                other => panic!("{other}"),
+            });
+            assert_eq!(found, expected, "{key:?}={value:?}");
+        };
+        check("app", "web", None);
+        check("app", "", None);
+        check("team.example/größe", "größer als 漢字", None);
+        check(&"k".repeat(MAX_LABEL_KEY), &"v".repeat(MAX_LABEL_VALUE), None);
+        check("", "web", Some(LabelFault::NoKey));
+        check(&"k".repeat(300), "web", Some(LabelFault::LongKey(300)));
+        check("app", &"v".repeat(90_000), Some(LabelFault::LongValue(90_000)));
+        check("app", "\u{1b}[2J", Some(LabelFault::Unprintable('\u{1b}')));
+        check("a\nb", "web", Some(LabelFault::Unprintable('\n')));
+        check("app", "\u{202e}bew", Some(LabelFault::Unprintable('\u{202e}')));
+        check(NODE_LABEL, "web-2", Some(LabelFault::Own));
     }
 }

@@ -23,10 +23,12 @@ mod peer;
 mod proven;
 mod secret_name;
 mod signers;
+mod text;
 mod verify;
 
 pub use self::binding::{
-    Binding, BindingError, BindingState, Bindings, MAX_IDENTITIES, MAX_LABELS, NODE_LABEL,
+    Binding, BindingError, BindingState, Bindings, LabelFault, MAX_IDENTITIES, MAX_LABEL_KEY,
+    MAX_LABEL_VALUE, MAX_LABELS, NODE_LABEL, check_labels,
 };
 pub use self::block::{Block, BlockList, Eviction};
 pub use self::bundle::{SharedAuthority, Standing, Trust, TrustBundle};
@@ -42,6 +44,7 @@ pub use self::peer::{Class, Peer, Proof, VerifiedSvid};
 pub use self::proven::ProvenAuthority;
 pub use self::secret_name::{SecretName, SecretNameError};
 pub use self::signers::{Division, OutsideSigner, Share, Signer, Signers, bucket};
+pub use self::text::is_unprintable;
 pub use self::verify::{SvidError, verify_svid};
 
 // For crates that know identities and must not know certificates: the time port, and nothing else of `certs`.

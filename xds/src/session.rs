@@ -16,7 +16,7 @@ use proto::envoy::{
     config::core::v3::{Node, node::UserAgentVersionType},
     service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest},
 };
-use spiffe::{Binding, NodeId, Peer, Timestamp};
+use spiffe::{Binding, NodeId, Peer, Timestamp, is_unprintable};
 
 pub use self::drain_time::DRAIN_TIME_KEY;
 pub(crate) use crate::subscription::Progress;
@@ -456,7 +456,7 @@ impl Session {
 impl Said {
     fn of(node: &Node) -> Self {
         let (agent_version, numbers) = match &node.user_agent_version_type {
-            Some(UserAgentVersionType::UserAgentVersion(text)) => (text.chars().take(64).collect(), None),
+            Some(UserAgentVersionType::UserAgentVersion(text)) => (plain_word(text), None),
             Some(UserAgentVersionType::UserAgentBuildVersion(build)) => match &build.version {
                 Some(v) => {
                     let text = format!("{}.{}.{}", v.major_number, v.minor_number, v.patch);
@@ -470,12 +470,17 @@ impl Said {
         Self {
             id: node.id.clone(),
             cluster: node.cluster.clone(),
-            agent: node.user_agent_name.chars().filter(|c| !c.is_control()).take(64).collect(),
+            agent: plain_word(&node.user_agent_name),
             agent_version,
             drain_time: drain_time::of(node),
             trust_known: !is_old,
         }
     }
+}
+
+/// A short word of a stranger, without what a terminal would obey.
+fn plain_word(word: &str) -> String {
+    word.chars().filter(|c| !is_unprintable(*c)).take(64).collect()
 }
 
 /// Our bootstraps write the namespace as `node.cluster`; a proxy may also leave it out.
@@ -488,7 +493,7 @@ fn clean_words(words: &str) -> Arc<str> {
     const LIMIT: usize = 4096;
     let mut clean = String::with_capacity(words.len().min(LIMIT));
     for letter in words.chars() {
-        let letter = if letter.is_control() { ' ' } else { letter };
+        let letter = if is_unprintable(letter) { ' ' } else { letter };
         if clean.len() + letter.len_utf8() > LIMIT {
             break;
         }

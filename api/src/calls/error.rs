@@ -235,6 +235,7 @@ impl From<BindingError> for CallError {
             BindingError::NoIdentity(_) | BindingError::TooMany { .. } => {
                 Self::Parameter { what: "binding", why }
             }
+            BindingError::Label { .. } => Self::Parameter { what: "labels", why },
             BindingError::ForeignIdentity { .. } | BindingError::ReservedIdentity(_) => Self::Policy(why),
         }
     }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use audit::{Action, Event};
 use ca::ports::CertificateFilter;
 use certs::{Timestamp, format_duration};
-use spiffe::{AuthorityId, Binding, BindingState, IssuerName, Namespace, NodeId, SpiffeId};
+use spiffe::{AuthorityId, Binding, BindingState, IssuerName, Namespace, NodeId, SpiffeId, check_labels};
 use xds::{Resource, TypeUrl};
 
 use super::{CallError, Caller, Calls, error};
@@ -106,7 +106,10 @@ impl Calls {
             tenant: caller.tenant.clone(),
             namespace,
             labels: match &wanted.labels {
-                Some(labels) => labels.clone(),
+                Some(labels) => {
+                    check_labels(labels)?;
+                    labels.clone()
+                }
                 None => kept.map(|kept| kept.labels.clone()).unwrap_or_default(),
             },
             identities,

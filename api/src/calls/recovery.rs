@@ -7,7 +7,7 @@ use certs::{Timestamp, format_duration, parse_duration};
 use spiffe::{BlockList, NodeId, RecoveryRefusal, TrustDomain};
 use tokio::sync::{Mutex, MutexGuard, watch};
 
-use super::{CallError, Caller, Calls, rollouts::visible};
+use super::{CallError, Caller, Calls, check_reason, rollouts::visible};
 use crate::{
     ports::{Expired, RecoveryStore, RecoveryWindow},
     wire,
@@ -19,7 +19,6 @@ pub const MAX_WINDOW: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 pub const DEFAULT_REACH: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// How long ago at most; older ones are not listed either.
 pub const MAX_REACH: Duration = Duration::from_secs(90 * 24 * 60 * 60);
-const MAX_REASON: usize = 200;
 /// The most nodes that an answer lists.
 const MAX_LISTED: usize = 1_000;
 
@@ -198,7 +197,8 @@ impl Calls {
         };
         let reach =
             reach.ok_or_else(|| bad("reach", "it reaches back for a time such as 7d, at most 90d"))?;
-        let reason = reason_line(&wanted.reason)?;
+        check_reason(&wanted.reason)?;
+        let reason = wanted.reason.trim();
         let _alone = self.recoveries.turn().await?;
         let now = self.clock.now();
         let window = RecoveryWindow {
@@ -237,7 +237,8 @@ impl Calls {
         reason: &str,
         dry_run: bool,
     ) -> Result<wire::Done, CallError> {
-        let reason = reason_line(reason)?;
+        check_reason(reason)?;
+        let reason = reason.trim();
         let _alone = self.recoveries.turn().await?;
         let now = self.clock.now();
         let missing = || CallError::NotFound { what: "open recovery", name: "window".to_owned() };
@@ -256,15 +257,6 @@ impl Calls {
             format!("{word} the recovery window: expired nodes stay away until they are enrolled anew");
         Ok(wire::Done { dry_run, summary })
     }
-}
-
-fn reason_line(reason: &str) -> Result<&str, CallError> {
-    let reason = reason.trim();
-    if reason.chars().count() > MAX_REASON || reason.chars().any(char::is_control) {
-        let why = "a reason is one line of at most 200 characters".to_owned();
-        return Err(CallError::Parameter { what: "reason", why });
-    }
-    Ok(reason)
 }
 
 fn shown_window(window: &RecoveryWindow, now: Timestamp) -> wire::RecoveryWindow {

@@ -12,7 +12,10 @@ use serde::{Deserialize, de::DeserializeOwned};
 use spiffe::Namespace;
 use uuid::Uuid;
 
-use crate::{calls::CallError, problem::Fault};
+use crate::{
+    calls::{CallError, check_reason},
+    problem::Fault,
+};
 
 /// The longest body.
 pub const MAX_BODY_BYTES: usize = 1 << 20;
@@ -45,8 +48,20 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
             return parse("{}").map(Self);
         }
         accepted(&headers)?;
-        parse(&utf8(bytes)?).map(Self)
+        let text = utf8(bytes)?;
+        let read = parse(&text)?;
+        // Whatever is asked for: the reason for it is checked in this one place.
+        if let Ok(Reasoned { reason: Some(reason) }) = serde_saphyr::from_str(&text) {
+            check_reason(&reason)?;
+        }
+        Ok(Self(read))
     }
+}
+
+/// The reason that a request gives, whatever else it has.
+#[derive(Deserialize)]
+struct Reasoned {
+    reason: Option<String>,
 }
 
 /// What is read and dropped behind a body that is too long: a client that is still writing when we answer and
@@ -125,6 +140,9 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, CallError> {
         let Query(read) = Query::<T>::try_from_uri(&parts.uri)
             .map_err(|error| CallError::Parameter { what: "query", why: cause(&error) })?;
+        if let Ok(Query(Reasoned { reason: Some(reason) })) = Query::try_from_uri(&parts.uri) {
+            check_reason(&reason)?;
+        }
         Ok(Self(read))
     }
 }

@@ -544,6 +544,28 @@ async fn a_binding_that_is_replaced_keeps_what_is_not_given_and_says_what_change
 }
 
 #[tokio::test]
+async fn labels_and_reasons_that_a_terminal_would_obey_are_refused() {
+    let world = world().await;
+    for (key, value) in [("app", "\u{1b}[2J"), ("", "web"), ("credence/node", "web-2")] {
+        let body = json!({"node": "web-1", "labels": {key: value}}).to_string();
+        world.refuses(request("POST", "/api/v1/proxies", "application/json", body), 400, "parameter").await;
+    }
+    for reason in ["two\nlines", "\u{1b}[31mred", "\u{202e}turned", &"r".repeat(201)] {
+        for (path, body) in [
+            ("authorities/root/rotation", json!({"step": "prepare", "reason": reason})),
+            ("identities/block", json!({"id": "spiffe://td.example/web", "reason": reason})),
+            ("rollouts/pause", json!({"all": true, "reason": reason, "for": "4h"})),
+        ] {
+            let path = format!("/api/v1/{path}");
+            let request = request("POST", &path, "application/json", body.to_string());
+            world.refuses(request, 400, "parameter").await;
+        }
+    }
+    let ending = Request::delete("/api/v1/recovery?reason=a%1b%5b2J").body(Body::empty()).unwrap();
+    world.refuses(ending, 400, "parameter").await;
+}
+
+#[tokio::test]
 async fn blocks_and_frees_identities() {
     let world = world().await;
     let body = json!({"id": "spiffe://td.example/web", "reason": "stolen key"});

@@ -12,7 +12,7 @@ use crate::{
         RollbackArgs,
     },
     client::{Client, encode},
-    output::{self, Exit, Failure, note, say},
+    output::{self, Exit, Failure, note, say_stored},
 };
 
 /// One text of documents, and what to call it.
@@ -184,7 +184,7 @@ pub(super) async fn diff(args: &DiffArgs) -> Result<Exit, Failure> {
         let (before, after) = (item.before.as_deref().unwrap_or(""), item.after.as_deref().unwrap_or(""));
         let diff = TextDiff::from_lines(before, after);
         let header = (format!("{name} (effective)"), format!("{name} ({})", joined.file));
-        say(diff.unified_diff().header(&header.0, &header.1).to_string().trim_end());
+        say_stored(diff.unified_diff().header(&header.0, &header.1).to_string().trim_end());
     }
     if !differs {
         note("no difference");
@@ -214,7 +214,7 @@ pub(super) async fn get(args: &GetArgs) -> Result<Exit, Failure> {
                 "# revision {} ({}) by {} at {}",
                 found.revision, found.state, found.author, found.at
             ));
-            say(found.text.unwrap_or_default().trim_end());
+            say_stored(found.text.unwrap_or_default().trim_end());
         }
     }
     Ok(Exit::Ok)

@@ -13,8 +13,6 @@ use crate::{
 pub(super) const LOOK: Duration = Duration::from_secs(1);
 /// How wide a bar is.
 const BAR: usize = 20;
-/// Clears a terminal and goes to its first line.
-const CLEAR: &str = "\x1b[2J\x1b[H";
 
 /// How something is shown while it changes.
 pub(super) struct Watch {
@@ -45,9 +43,12 @@ impl Watch {
             };
             if now != shown {
                 if output::is_terminal() && self.format == Format::Table && !shown.is_empty() {
-                    output::say(CLEAR);
+                    output::clear();
                 }
-                output::say(now.trim_end());
+                match self.format {
+                    Format::Table => output::say(now.trim_end()),
+                    Format::Json | Format::Yaml => output::say_stored(now.trim_end()),
+                }
                 shown = now;
             }
             if is_over(&found) {

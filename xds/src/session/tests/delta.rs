@@ -135,6 +135,22 @@ fn an_old_envoy_is_not_believed_about_versions() {
     }
 }
 
+#[test]
+fn what_a_proxy_calls_itself_moves_no_cursor() {
+    let mut world = World::open(true, view(&[]));
+    let node = Node {
+        user_agent_name: "en\u{1b}voy\n".to_owned(),
+        user_agent_version_type: Some(UserAgentVersionType::UserAgentVersion(
+            "\u{1b}[2J1.\u{202e}40".to_owned(),
+        )),
+        ..node().unwrap()
+    };
+    let request =
+        DeltaDiscoveryRequest { node: Some(node), type_url: C.as_str().to_owned(), ..Default::default() };
+    world.step(Event::Delta(Box::new(request)));
+    assert_eq!(world.session.agent(), ("envoy", "[2J1.40"));
+}
+
 /// xds.md 18, 19, 66.
 #[test]
 fn a_refused_resource_waits_for_other_content() {
