@@ -23,6 +23,9 @@ pub enum SerialError {
     /// Not hexadecimal.
     #[error("serial number is not hexadecimal")]
     NotHex,
+    /// Hexadecimal, and a digit is missing or too many.
+    #[error("serial number has {0} hexadecimal digits, which come in pairs: one is missing, or one too many")]
+    Odd(usize),
 }
 
 impl Serial {
@@ -102,7 +105,11 @@ impl fmt::Debug for Serial {
 impl FromStr for Serial {
     type Err = SerialError;
     fn from_str(text: &str) -> Result<Self, SerialError> {
-        Self::from_bytes(&hex::decode(text.replace(':', "")).map_err(|_| SerialError::NotHex)?)
+        let digits = text.replace(':', "");
+        if !digits.chars().all(|digit| digit.is_ascii_hexdigit()) {
+            return Err(SerialError::NotHex);
+        }
+        Self::from_bytes(&hex::decode(&digits).map_err(|_| SerialError::Odd(digits.len()))?)
     }
 }
 
@@ -122,6 +129,16 @@ impl TryFrom<String> for Serial {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn text_that_is_no_serial_number_says_what_is_wrong_with_it() {
+        let read = |text: &str| text.parse::<Serial>().map(|serial| serial.to_string());
+        assert_eq!(read("7F:62:03"), Ok("7f6203".to_owned()));
+        assert_eq!(read("deadbeef"), Ok("deadbeef".to_owned()));
+        assert_eq!(read(&"7".repeat(39)), Err(SerialError::Odd(39)));
+        assert_eq!(read("7f620g"), Err(SerialError::NotHex));
+        assert_eq!(read(""), Err(SerialError::Length(0)));
+    }
 
     #[test]
     fn octets_are_read_back_whatever_their_top_bit() {

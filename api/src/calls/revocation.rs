@@ -35,8 +35,7 @@ impl Calls {
         wanted: &wire::Revoke,
     ) -> Result<wire::Revocation, CallError> {
         let bad = |what, why: String| CallError::Parameter { what, why };
-        let serial: Serial =
-            serial.parse().map_err(|error: certs::SerialError| bad("serial", error.to_string()))?;
+        let serial = super::trust::parse_serial(serial)?;
         let code: RevocationReason = match wanted.code.as_str() {
             "" => RevocationReason::default(),
             word => word.parse().map_err(|error: certs::UnknownReason| bad("code", error.to_string()))?,

@@ -156,10 +156,7 @@ impl Calls {
         caller: &Caller,
         serial: &str,
     ) -> Result<wire::Certificate, CallError> {
-        let bad = |why: String| CallError::Parameter { what: "serial", why };
-        let octets = hex::decode(serial.replace(':', ""))
-            .map_err(|_| bad(format!("{serial:?} is no serial number: write it as cert list shows it")))?;
-        let parsed = Serial::from_der_integer(&octets).map_err(|error| bad(error.to_string()))?;
+        let parsed = parse_serial(serial)?;
         let filter = CertificateFilter { serial: Some(parsed), limit: 1, ..CertificateFilter::default() };
         let rows =
             self.journal.certificates(&filter).await.map_err(|error| unavailable("journal", &error))?;
@@ -321,6 +318,14 @@ pub(super) fn shown_certificate(row: &CertificateRow, now: Timestamp) -> wire::C
         pem: None,
         root: None,
     }
+}
+
+/// A serial number as an operator writes it.
+pub(super) fn parse_serial(text: &str) -> Result<Serial, CallError> {
+    text.parse().map_err(|error: certs::SerialError| CallError::Parameter {
+        what: "serial",
+        why: format!("{text:?}: {error}; write it whole, as cert list shows it"),
+    })
 }
 
 fn authority_text(id: AuthorityId) -> String {

@@ -19,14 +19,16 @@ pub enum CertCommand {
                       connections, and a proxy that shows it gets another. Other proxies refuse it on new connections \
                       where revocation lists are on (ca.revocation_lists); otherwise they accept it until it ends. \
                       The plan says which.",
-        after_help = "Examples:\n  credence cert revoke 7f6203 --code key-compromise --reason \"laptop lost\"\n  \
-                      credence cert revoke 7f6203 --dry-run"
+        after_help = "Examples:\n  credence cert revoke 7f62035c1de84b90a6c2f5310e97d84b6a2c1f03 --dry-run\n  \
+                      credence cert revoke 7f62035c1de84b90a6c2f5310e97d84b6a2c1f03 --code key-compromise --reason \
+                      \"laptop lost\"\n\nThe serial number is written whole, as credence cert list shows it."
     )]
     Revoke(CertRevokeArgs),
     /// Every rule that a chain must keep, what breaks it, and what Envoy and rustls would say
     #[command(after_help = "Examples:\n  credence cert explain web.pem --bundle bundle.pem --for \
                             spiffe://prod.example/web\n  credence cert explain chain.pem --as issuing --key \
-                            issuing.key\n  credence cert explain 7f6203    # a serial number of the running server")]
+                            issuing.key\n  credence cert explain 7f62035c1de84b90a6c2f5310e97d84b6a2c1f03    # of the running server, by its \
+                            serial number")]
     Explain(ExplainArgs),
     /// Whether certificates are what Credence itself would issue, without a server
     #[command(

@@ -104,8 +104,8 @@ fn part(args: &ExplainArgs) -> Result<Part, Failure> {
 async fn question(args: &ExplainArgs) -> Result<Question, Failure> {
     let path = Path::new(&args.subject);
     if args.subject != "-" && !path.exists() {
-        if args.subject.parse::<certs::Serial>().is_err() {
-            let message = format!("there is no file {:?}, and it is no serial number", args.subject);
+        if let Err(error) = args.subject.parse::<certs::Serial>() {
+            let message = format!("there is no file {:?}, and it is no serial number: {error}", args.subject);
             return Err(Failure::new(Exit::NotFound, message, "credence cert list shows serial numbers"));
         }
         return of_server(args).await;
