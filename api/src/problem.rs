@@ -197,11 +197,11 @@ impl Face {
             CallError::Exists { what, name } => {
                 face(StatusCode::CONFLICT, "exists", "exists already", &exists_hint(what, name))
             }
-            CallError::Conflict { .. } => face(
+            CallError::Conflict { what, name, .. } => face(
                 StatusCode::CONFLICT,
                 "conflict",
                 "its state does not allow this",
-                "what it says stands in the way: the same again helps once that has changed",
+                &conflict_hint(what, name),
             ),
             CallError::Stale { actual, .. } => face(
                 StatusCode::PRECONDITION_FAILED,
@@ -250,11 +250,13 @@ impl Face {
 }
 
 fn not_found_hint(what: &str) -> String {
+    if what == "certificate" {
+        return "\"credence cert list\" shows what there is; a serial number is written whole".to_owned();
+    }
     let command = match what {
         "node" | "proxy" => "credence proxy list",
         "token" => "credence token list",
         "identity" | "block of" => "credence identity list",
-        "certificate" => "credence cert list",
         "request for" => return "\"credence ca csr\" makes one, to be signed by somebody else".to_owned(),
         "revision" => "credence history KIND NAME",
         "key slot" | "data key" => "credence kek status",
@@ -263,12 +265,24 @@ fn not_found_hint(what: &str) -> String {
         "issuer" => "credence issuer list",
         "edge" => "credence edge list",
         "hook" => "credence hook list",
-        "authority" => "credence ca status",
+        "authority" => "credence ca show",
         "pause of" => "credence rollout list",
         "open recovery" => "credence recover --list",
         _ => "credence get KIND",
     };
     format!("\"{command}\" shows what there is")
+}
+
+fn conflict_hint(what: &str, name: &str) -> String {
+    match what {
+        "certificate" => format!("nothing is left to be done about it: credence cert show {name}"),
+        "token" => "nothing is left to be done about it: it admits nobody any more".to_owned(),
+        "rotation of" => {
+            "credence ca status says at which step it is, and what comes next; a step that is past is not taken again"
+                .to_owned()
+        }
+        _ => "what it says stands in the way is to be changed first, where it can be".to_owned(),
+    }
 }
 
 fn exists_hint(what: &str, name: &str) -> String {
@@ -315,6 +329,20 @@ mod tests {
         assert_eq!(problem.status, 412);
         assert_eq!(problem.detail, "ProxyConfig default/web is at revision 5, not 3");
         assert!(problem.hint.contains("If-Match: \"5\""));
+    }
+
+    #[test]
+    fn what_no_second_try_helps_is_not_to_be_tried_again() {
+        let hint = |what, name: &str| {
+            let error = CallError::Conflict { what, name: name.into(), why: "was revoked".into() };
+            Problem::new(&error, "").hint
+        };
+        assert!(hint("certificate", "7f01").ends_with("credence cert show 7f01"));
+        assert!(hint("token", "a").contains("admits nobody"));
+        assert!(hint("rotation of", "root").contains("credence ca status"));
+        for what in ["certificate", "token", "rotation of", "issuer"] {
+            assert!(!hint(what, "a").contains("the same again"), "{what}");
+        }
     }
 
     #[test]

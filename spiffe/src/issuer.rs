@@ -36,12 +36,19 @@ impl fmt::Debug for AuthorityId {
     }
 }
 
+/// Text that is no id of an authority.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("an authority's id has 16 hexadecimal digits, as credence ca show lists it; {0:?} has not")]
+pub struct AuthorityIdError(String);
+
 impl FromStr for AuthorityId {
-    type Err = hex::FromHexError;
+    type Err = AuthorityIdError;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let mut id = [0; 8];
-        hex::decode_to_slice(text, &mut id)?;
-        Ok(Self(id))
+        match hex::decode_to_slice(text, &mut id) {
+            Ok(()) => Ok(Self(id)),
+            Err(_) => Err(AuthorityIdError(text.chars().take(64).collect())),
+        }
     }
 }
 
@@ -52,7 +59,7 @@ impl From<AuthorityId> for String {
 }
 
 impl TryFrom<String> for AuthorityId {
-    type Error = hex::FromHexError;
+    type Error = AuthorityIdError;
     fn try_from(text: String) -> Result<Self, Self::Error> {
         text.parse()
     }
@@ -260,5 +267,19 @@ pub trait SvidIssuer: Send + Sync {
     async fn issue_for_key(&self, request: SvidRequest, key: &SecretKey) -> Result<IssuedSvid, IssueError> {
         let _ = key;
         self.issue(request).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_that_is_no_id_of_an_authority_hears_how_long_one_is() {
+        assert_eq!("2c26b46b68ffc68f".parse::<AuthorityId>().unwrap().to_string(), "2c26b46b68ffc68f");
+        for text in ["", "deadbeef", "2c26b46b68ffc68g", "2c26b46b68ffc68f00"] {
+            let error = text.parse::<AuthorityId>().unwrap_err().to_string();
+            assert!(error.contains("16 hexadecimal digits") && error.contains(text), "{error}");
+        }
     }
 }

@@ -34,8 +34,8 @@ pub use self::block::{Block, BlockList, Eviction};
 pub use self::bundle::{SharedAuthority, Standing, Trust, TrustBundle};
 pub use self::id::{IdError, MAX_ID_BYTES, MAX_TRUST_DOMAIN_BYTES, SpiffeId, TrustDomain};
 pub use self::issuer::{
-    ActiveAuthority, AuthorityId, IssueError, IssuedSvid, Purpose, RecoveryRefusal, RecoverySpend, Spend,
-    SvidIssuer, SvidRequest, TokenRefusal, TokenSpend,
+    ActiveAuthority, AuthorityId, AuthorityIdError, IssueError, IssuedSvid, Purpose, RecoveryRefusal,
+    RecoverySpend, Spend, SvidIssuer, SvidRequest, TokenRefusal, TokenSpend,
 };
 pub use self::ladder::{Expected, explain};
 pub use self::lists::{Lists, RevocationLists, ShownList};

@@ -11,7 +11,7 @@ use ca::ports::{
     AuthorityRecord, AuthorityState, CertificateFilter, CertificateRow, CertificateState, Issued, Place,
 };
 use certs::{Serial, Timestamp};
-use spiffe::{AuthorityId, IssuerName};
+use spiffe::{AuthorityId, AuthorityIdError, IssuerName};
 use xds::TypeUrl;
 
 use self::{
@@ -147,7 +147,7 @@ impl Calls {
 
     async fn family(&self, text: &str) -> Result<Family, CallError> {
         let bad = |why: String| CallError::Parameter { what: "authority", why };
-        let named: AuthorityId = text.parse().map_err(|error: hex::FromHexError| bad(error.to_string()))?;
+        let named: AuthorityId = text.parse().map_err(|error: AuthorityIdError| bad(error.to_string()))?;
         let records = self.authorities.load().await.map_err(|error| unavailable("authorities", &error))?;
         let missing = || CallError::NotFound { what: "authority", name: text.to_owned() };
         let of = |id| records.iter().find(|record| record.id == id).cloned().ok_or_else(missing);

@@ -544,6 +544,15 @@ async fn a_binding_that_is_replaced_keeps_what_is_not_given_and_says_what_change
 }
 
 #[tokio::test]
+async fn a_word_that_is_no_action_hears_which_there_are() {
+    let world = world().await;
+    let foo = Request::get("/api/v1/audit?action=foo").body(Body::empty()).unwrap();
+    let problem = world.refuses(foo, 400, "parameter").await.body;
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.contains("proxy-enroll, ") && !detail.contains('`'), "{detail}");
+}
+
+#[tokio::test]
 async fn labels_and_reasons_that_a_terminal_would_obey_are_refused() {
     let world = world().await;
     for (key, value) in [("app", "\u{1b}[2J"), ("", "web"), ("credence/node", "web-2")] {

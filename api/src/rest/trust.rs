@@ -8,7 +8,7 @@ use axum::{
 };
 use certs::{Profile, Timestamp};
 use http::{StatusCode, header};
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::Deserialize;
 use spiffe::{NodeId, SpiffeId};
 
 use super::{
@@ -282,12 +282,12 @@ fn time(text: &str) -> Result<Timestamp, CallError> {
 }
 
 fn action(word: &str) -> Result<Action, CallError> {
-    from_word(word)
-        .ok_or_else(|| CallError::Parameter { what: "action", why: format!("{word:?} is no action") })
-}
-
-fn from_word<T: DeserializeOwned>(word: &str) -> Option<T> {
-    serde_json::from_value(serde_json::Value::String(word.to_owned())).ok()
+    serde_json::from_value(serde_json::Value::String(word.to_owned())).map_err(|error: serde_json::Error| {
+        // It lists every word that there is.
+        let text = error.to_string().replace('`', "");
+        let known = text.split_once("expected one of ").map_or("", |(_, known)| known);
+        CallError::Parameter { what: "action", why: format!("{word:?} is no action; there are {known}") }
+    })
 }
 
 pub(super) async fn stats(
