@@ -4,6 +4,14 @@ mod encrypted;
 
 use std::fmt;
 
+use aws_lc_rs::{
+    encoding::{AsDer, PublicKeyX509Der},
+    error::Unspecified,
+    signature::{
+        ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair, EcdsaSigningAlgorithm,
+        KeyPair as _,
+    },
+};
 use rcgen::KeyPair;
 use ring::digest;
 use serde::{Deserialize, Serialize};
@@ -28,6 +36,13 @@ impl KeyKind {
         match self {
             Self::P256 => &rcgen::PKCS_ECDSA_P256_SHA256,
             Self::P384 => &rcgen::PKCS_ECDSA_P384_SHA384,
+        }
+    }
+
+    fn signing(self) -> &'static EcdsaSigningAlgorithm {
+        match self {
+            Self::P256 => &ECDSA_P256_SHA256_ASN1_SIGNING,
+            Self::P384 => &ECDSA_P384_SHA384_ASN1_SIGNING,
         }
     }
 }
@@ -176,8 +191,14 @@ impl SecretKey {
     /// Makes a new key.
     #[must_use]
     pub fn generate(kind: KeyKind) -> Self {
-        let pair = KeyPair::generate_for(kind.rcgen()).expect("the provider generates P-256 and P-384 keys");
-        Self::from_pkcs8_der(Zeroizing::new(pair.serialize_der())).expect("a generated key reads back")
+        let made = || {
+            let pair = EcdsaKeyPair::generate(kind.signing())?;
+            let pkcs8_der = Zeroizing::new(pair.to_pkcs8v1()?.as_ref().to_vec());
+            let spki: PublicKeyX509Der<'_> = pair.public_key().as_der()?;
+            // What the provider has just made is on its curve, and need not be read back.
+            Ok::<_, Unspecified>(Self { pkcs8_der, public: PublicKey { kind, spki_der: spki.as_ref().to_vec() } })
+        };
+        made().expect("the provider generates P-256 and P-384 keys")
     }
 
     /// Takes a PKCS#8 private key (RFC 5958).
@@ -248,6 +269,16 @@ mod tests {
         let shown = format!("{key:?}");
         assert!(shown.contains(&key.public().hash().to_string()));
         assert!(!shown.contains(&hex::encode(key.expose_secret())));
+    }
+
+    #[test]
+    fn what_was_generated_reads_back() {
+        for kind in [KeyKind::P256, KeyKind::P384] {
+            let key = SecretKey::generate(kind);
+            let read = SecretKey::from_bytes(&key.to_bytes()).unwrap();
+            assert_eq!((read.public(), read.public().kind()), (key.public(), kind));
+            assert_eq!(PublicKey::from_spki_der(key.public().spki_der()).as_ref(), Ok(key.public()));
+        }
     }
 
     #[test]
