@@ -187,7 +187,7 @@ impl Expiries {
         for source in self.0.iter() {
             endings.extend(source.endings(now).await?);
         }
-        endings.sort_by_key(|one| (one.ends, one.kind, one.label()));
+        endings.sort_by_cached_key(|one| (one.ends, one.kind, one.label()));
         Ok(endings)
     }
 }

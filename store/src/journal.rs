@@ -16,6 +16,7 @@ use crate::{
     Store,
     gathering::Part,
     many::Many,
+    newest::NEWEST,
     recovery,
     rollback::refuse_while_found,
     row::{
@@ -360,14 +361,6 @@ fn read(row: &SqliteRow) -> Result<CertificateRow, sqlx::Error> {
     })
 }
 
-/// Keeps the row if no newer one of the same identity and node was issued.
-const NEWEST: &str = " AND c.state = 'issued' AND NOT EXISTS (SELECT 1 FROM certificates n
-    WHERE n.id = c.id AND n.node IS c.node AND n.state = 'issued' AND n.sequence > c.sequence)";
-
-/// Leaves out what was revoked: nobody counts on it.
-const NOT_REVOKED: &str = " AND NOT EXISTS (SELECT 1 FROM revocations r
-    WHERE r.authority = c.authority AND r.serial = c.serial)";
-
 fn listing(filter: &CertificateFilter) -> Result<QueryBuilder<Sqlite>, sqlx::Error> {
     let mut query = QueryBuilder::new(
         "SELECT c.*, (SELECT r.at FROM revocations r WHERE r.authority = c.authority AND r.serial = c.serial) AS revoked
@@ -397,7 +390,7 @@ fn listing(filter: &CertificateFilter) -> Result<QueryBuilder<Sqlite>, sqlx::Err
         query.push(" AND c.not_after >= ").push_bind(at.unix_millis());
     }
     if filter.newest_only {
-        query.push(NEWEST);
+        query.push(" AND ").push(NEWEST);
     }
     let limit = if filter.limit == 0 { PAGE } else { filter.limit.min(PAGE) };
     query.push(" ORDER BY c.sequence DESC LIMIT ").push_bind(number(limit as u64));
@@ -475,28 +468,6 @@ impl Store {
     ) -> Result<Vec<CertificateRow>, sqlx::Error> {
         let rows = listing(filter)?.build().fetch_all(&mut *self.read().await?).await?;
         rows.iter().map(read).collect()
-    }
-
-    async fn list_remaining(&self, now: Timestamp) -> Result<Vec<Remaining>, sqlx::Error> {
-        let mut query = QueryBuilder::<Sqlite>::new(
-            "SELECT id, node, profile, tenant, serial, authority, at, not_after FROM certificates c WHERE c.not_after >= ",
-        );
-        query.push_bind(now.unix_millis()).push(NEWEST).push(NOT_REVOKED).push(" ORDER BY c.not_after");
-        let rows = query.build().fetch_all(&mut *self.read().await?).await?;
-        rows.iter()
-            .map(|row| {
-                Ok(Remaining {
-                    id: parsed(row, "id")?,
-                    node: optional_parsed(row, "node")?,
-                    profile: from_word(row, "profile")?,
-                    tenant: parsed(row, "tenant")?,
-                    serial: serial(row)?,
-                    authority: parsed(row, "authority")?,
-                    issued: time(row, "at")?,
-                    not_after: time(row, "not_after")?,
-                })
-            })
-            .collect()
     }
 }
 

@@ -33,6 +33,7 @@ mod leaves;
 mod ledger;
 mod live;
 mod many;
+mod newest;
 mod nodes;
 mod pause;
 mod recovery;

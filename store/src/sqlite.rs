@@ -27,6 +27,7 @@ use crate::{
     ledger::{self, Ledger},
     live::{Live, Written},
     many::AT_ONCE,
+    newest::Newest,
     nodes::TOKEN_KEY,
     rollback::{self, AnchorStatus},
     row::{unsigned, uuid},
@@ -194,6 +195,7 @@ struct Inner {
     anchor_state: Mutex<AnchorStatus>,
     /// How far the audit chain was followed.
     followed: Mutex<Head>,
+    newest: tokio::sync::Mutex<Newest>,
     topics: Arc<Topics>,
     broken: watch::Receiver<Option<String>>,
     clock: Arc<dyn Clock>,
@@ -263,6 +265,10 @@ impl Store {
 
     pub(crate) fn anchor_state(&self) -> &Mutex<AnchorStatus> {
         &self.0.anchor_state
+    }
+
+    pub(crate) fn newest_certificates(&self) -> &tokio::sync::Mutex<Newest> {
+        &self.0.newest
     }
 
     pub(crate) fn followed(&self) -> &Mutex<Head> {
@@ -448,6 +454,7 @@ pub(crate) async fn open_as(options: OpenOptions, schema: Schema) -> Result<(Sto
         anchor: options.anchor,
         anchor_state: Mutex::default(),
         followed: Mutex::new(Head::GENESIS),
+        newest: tokio::sync::Mutex::default(),
         topics,
         broken: is_broken,
         clock: options.clock,
