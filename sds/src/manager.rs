@@ -64,7 +64,7 @@ impl Default for SdsSettings {
             max_in_flight: 256,
             issue_timeout: Duration::from_secs(30),
             version_key: rand::random(),
-            jitter: Jitter::random,
+            jitter: Jitter::spread,
         }
     }
 }

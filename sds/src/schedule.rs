@@ -1,6 +1,12 @@
 //! When a leaf is due (PURE). Life is counted from issue and not from the backdated notBefore (DESIGN section 4).
 
-use std::time::Duration;
+use std::{
+    sync::{
+        LazyLock,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use certs::Timestamp;
 
@@ -13,7 +19,10 @@ pub const MAX_RETRY: Duration = Duration::from_secs(15 * 60);
 /// The longest pause between retries while there is none: a proxy waits.
 pub const MAX_RETRY_WITHOUT_LEAF: Duration = Duration::from_secs(30);
 
-/// A random part of one, drawn by the shell: spreads what would otherwise happen at once.
+/// The golden section of 2^32: multiples of no other number are spread as evenly (Knuth, TAOCP 3, 6.4).
+const GOLDEN_SECTION: u32 = 0x9E37_79B9;
+
+/// A part of one, drawn by the shell: spreads what would otherwise happen at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Jitter(u32);
 
@@ -33,6 +42,15 @@ impl Jitter {
     #[must_use]
     pub fn random() -> Self {
         Self(rand::random())
+    }
+
+    /// Draws one of a sequence that begins anywhere. However many are drawn one after another, they lie evenly between
+    /// nothing and the whole (each is a golden section further than the one before), where as many at random would come
+    /// in clusters: a thousand leaves that begin together are renewed without a rush.
+    #[must_use]
+    pub fn spread() -> Self {
+        static DRAWN: LazyLock<AtomicU32> = LazyLock::new(|| AtomicU32::new(rand::random()));
+        Self(DRAWN.fetch_add(GOLDEN_SECTION, Ordering::Relaxed))
     }
 
     /// This part of `whole`.
@@ -119,6 +137,16 @@ mod tests {
         check(15, Jitter::FULL, Duration::from_millis(7500));
         check(2, Jitter::NONE, MIN_AGE);
         check(0, Jitter::FULL, MIN_AGE);
+    }
+
+    #[test]
+    fn those_that_are_drawn_together_lie_evenly() {
+        let mut tenths = [0; 10];
+        for _ in 0..1000 {
+            tenths[(Jitter::spread().of(Duration::from_secs(10)).as_secs() as usize).min(9)] += 1;
+        }
+        // Others may draw in between, in other tests of this process.
+        assert!(tenths.iter().all(|count| (90..=110).contains(count)), "{tenths:?}");
     }
 
     #[test]
