@@ -196,7 +196,10 @@ impl SecretKey {
             let pkcs8_der = Zeroizing::new(pair.to_pkcs8v1()?.as_ref().to_vec());
             let spki: PublicKeyX509Der<'_> = pair.public_key().as_der()?;
             // What the provider has just made is on its curve, and need not be read back.
-            Ok::<_, Unspecified>(Self { pkcs8_der, public: PublicKey { kind, spki_der: spki.as_ref().to_vec() } })
+            Ok::<_, Unspecified>(Self {
+                pkcs8_der,
+                public: PublicKey { kind, spki_der: spki.as_ref().to_vec() },
+            })
         };
         made().expect("the provider generates P-256 and P-384 keys")
     }

@@ -12,7 +12,7 @@ use std::{
 
 use audit::Refusals;
 use certs::{Clock, Profile, SecretKey, Timestamp};
-use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use spiffe::{
     Bindings, BlockList, IssueError, IssuedSvid, NodeId, Peer, RequestId, Signers, SpiffeId, SvidIssuer,
     SvidRequest, Trust,
@@ -34,6 +34,9 @@ use crate::{
 const MAX_COMMANDS: usize = 16_384;
 /// Changes of interest that wait, per stream, at most. Past it the session waits.
 const MAX_INTERESTS: usize = 256;
+
+/// Outcomes that are taken at once, at most.
+const MAX_TOGETHER: usize = 256;
 
 /// How leaves are made and kept.
 #[derive(Debug, Clone)]
@@ -177,7 +180,7 @@ type Outcome = (LeafKey, SecretKey, Result<IssuedSvid, IssueError>);
 enum Input {
     Commands(Vec<Command>),
     Interest(Interest),
-    Outcome(Box<Outcome>),
+    Outcomes(Vec<Outcome>),
     World,
     Views,
     Time,
@@ -235,9 +238,10 @@ impl SdsManager {
                     self.deliveries.interest(stream, changes, now);
                     self.interests.push(Box::pin(listen(stream, wanted)));
                 }
-                Input::Outcome(outcome) => {
-                    let (key, secret, result) = *outcome;
-                    self.deliveries.issued(&key, secret, result, now);
+                Input::Outcomes(outcomes) => {
+                    for (key, secret, result) in outcomes {
+                        self.deliveries.issued(&key, secret, result, now);
+                    }
                 }
                 Input::World => {
                     let world = self.inputs.world();
@@ -266,7 +270,7 @@ impl SdsManager {
         tokio::select! {
             biased;
             () = shutdown.cancelled() => Input::Shutdown,
-            Some(outcome) = self.in_flight.next() => Input::Outcome(Box::new(outcome)),
+            Some(outcomes) = together(&mut self.in_flight) => Input::Outcomes(outcomes),
             Ok(()) = inputs.trust.changed() => Input::World,
             Ok(()) = inputs.signers.changed() => Input::World,
             Ok(()) = inputs.bindings.changed() => Input::World,
@@ -311,6 +315,18 @@ impl SdsManager {
             self.in_flight.push(Box::pin(issue(issuer, clock, order, lifetime, now + timeout)));
         }
     }
+}
+
+/// The next outcome, with those that are there at the same moment: leaves of one commit come together, and who looks at
+/// the read model looks once. `None` while nothing is in flight.
+async fn together(in_flight: &mut FuturesUnordered<BoxFuture<'static, Outcome>>) -> Option<Vec<Outcome>> {
+    let mut outcomes = vec![in_flight.next().await?];
+    while outcomes.len() < MAX_TOGETHER
+        && let Some(Some(outcome)) = in_flight.next().now_or_never()
+    {
+        outcomes.push(outcome);
+    }
+    Some(outcomes)
 }
 
 impl fmt::Debug for SdsManager {
