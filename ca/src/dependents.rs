@@ -22,7 +22,21 @@ pub struct Holding {
     pub until: Timestamp,
 }
 
-/// What a connected node is known to trust.
+/// Whether somebody has a stream with us. A gate that looked only at those who have one would open whenever a connection
+/// breaks, and for everybody when this process begins: just then nobody has come back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// A stream is open.
+    Here,
+    /// One was until a moment ago, and its proxy tries again: what it acknowledged is what it has.
+    JustLeft,
+    /// This process began a moment ago, and it has not come back: what it acknowledged before is not known.
+    Expected,
+    /// It has none, and none is awaited. Operators never have one.
+    Away,
+}
+
+/// What a node is known to trust.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Acknowledged {
     /// The roots that stand in every validation context that it asked for, as it acknowledged them; `None` when it
@@ -57,10 +71,12 @@ pub enum BundleFile {
 pub struct Dependent {
     /// A node's id, or an operator's identity.
     pub name: String,
-    /// What a connected node acknowledged and proved; `None` for a node that is not connected, and for operators.
-    pub connected: Option<Acknowledged>,
-    /// While it is connected: the last acknowledged leaf of each identity, and the certificates of its streams.
-    /// Otherwise: everything of its that has not expired.
+    /// Whether it has a stream.
+    pub presence: Presence,
+    /// What it acknowledged and proved, of a node that is [`Presence::Here`] or [`Presence::JustLeft`].
+    pub known: Option<Acknowledged>,
+    /// While it is here: the last acknowledged leaf of each identity, and the certificates of its streams. Otherwise:
+    /// everything of its that has not expired.
     pub holds: Vec<Holding>,
 }
 
@@ -90,6 +106,8 @@ impl Dependents for Unobserved {
 pub enum Reason {
     /// It is connected and has not acknowledged a bundle with the new root.
     BundleNotAcknowledged,
+    /// It was connected before this process began, and has not come back since: what it acknowledged is not known.
+    NotBack,
     /// It refused the bundle with the new root.
     BundleRefused {
         /// Its words.
@@ -137,7 +155,27 @@ pub struct Laggard {
     pub reason: Reason,
 }
 
-/// Who would break if leaves came from `new` now: connected nodes that have not acknowledged it. Without a way back, no
+impl Dependent {
+    fn is_here(&self) -> bool {
+        self.presence == Presence::Here
+    }
+
+    /// Whether it is served now, or is about to be again.
+    pub(crate) fn is_served(&self) -> bool {
+        self.presence != Presence::Away
+    }
+
+    fn laggard(&self, reason: Reason) -> Laggard {
+        Laggard { name: self.name.clone(), is_connected: self.is_here(), reason }
+    }
+
+    /// In the way as long as nobody knows what it has.
+    fn not_back(&self) -> Option<Laggard> {
+        (self.presence == Presence::Expected).then(|| self.laggard(Reason::NotBack))
+    }
+}
+
+/// Who would break if leaves came from `new` now: served nodes that have not acknowledged it. Without a way back, no
 /// certificate of ours is vouched for by the root before: then also every node that would not know *us*.
 #[must_use]
 pub fn behind_activation(
@@ -154,9 +192,8 @@ pub fn behind_activation(
 
 /// A node that would not know us by the new root alone. Operators are not: each command brings them the bundle.
 fn locked_out(dependent: &Dependent, now: Timestamp) -> Option<Laggard> {
-    let is_connected = dependent.connected.is_some();
-    let reason = match &dependent.connected {
-        Some(connected) => match connected.file {
+    let reason = match &dependent.known {
+        Some(known) => match known.file {
             BundleFile::Current => return None,
             BundleFile::Stale => Reason::FileStale,
             BundleFile::Unknown => Reason::FileUnknown,
@@ -168,7 +205,7 @@ fn locked_out(dependent: &Dependent, now: Timestamp) -> Option<Laggard> {
             Reason::LockedOut { until }
         }
     };
-    Some(Laggard { name: dependent.name.clone(), is_connected, reason })
+    Some(dependent.laggard(reason))
 }
 
 /// Who would break if `old` left the bundle now. `signed` are the authorities that lead to it.
@@ -182,36 +219,30 @@ pub fn behind_finish(
     dependents.iter().filter_map(|dependent| depends(dependent, signed, new, now)).collect()
 }
 
-/// Who would refuse leaves of `issuing`, prepared or not, now: connected nodes that check against revocation lists and
-/// have not acknowledged its.
+/// Who would refuse leaves of `issuing`, prepared or not, now: served nodes that check against revocation lists and have
+/// not acknowledged its. Of those that are expected nobody knows.
 #[must_use]
 pub fn behind_lists(dependents: &[Dependent], issuing: AuthorityId) -> Vec<Laggard> {
-    let behind = |dependent: &&Dependent| {
-        let lists = dependent.connected.as_ref().and_then(|connected| connected.lists.as_ref());
-        lists.is_some_and(|lists| !lists.contains_key(&issuing))
-    };
-    let laggard = |dependent: &Dependent| {
-        let refusal = dependent.connected.as_ref().and_then(|connected| connected.refusal.clone());
-        Laggard {
-            name: dependent.name.clone(),
-            is_connected: true,
-            reason: refusal.map_or(Reason::ListNotAcknowledged, |words| Reason::BundleRefused { words }),
+    let behind = |dependent: &Dependent| {
+        let Some(known) = &dependent.known else { return dependent.not_back() };
+        let lists = known.lists.as_ref()?;
+        if lists.contains_key(&issuing) {
+            return None;
         }
+        let refused = known.refusal.clone().map(|words| Reason::BundleRefused { words });
+        Some(dependent.laggard(refused.unwrap_or(Reason::ListNotAcknowledged)))
     };
-    dependents.iter().filter(behind).map(laggard).collect()
+    dependents.iter().filter_map(behind).collect()
 }
 
 fn lacks(dependent: &Dependent, new: AuthorityId) -> Option<Laggard> {
-    let connected = dependent.connected.as_ref()?;
-    let roots = connected.roots.as_ref()?;
+    let Some(known) = &dependent.known else { return dependent.not_back() };
+    let roots = known.roots.as_ref()?;
     if roots.contains(&new) {
         return None;
     }
-    let reason = match &connected.refusal {
-        Some(words) => Reason::BundleRefused { words: words.clone() },
-        None => Reason::BundleNotAcknowledged,
-    };
-    Some(Laggard { name: dependent.name.clone(), is_connected: true, reason })
+    let refused = known.refusal.clone().map(|words| Reason::BundleRefused { words });
+    Some(dependent.laggard(refused.unwrap_or(Reason::BundleNotAcknowledged)))
 }
 
 /// Whether `dependent` shows, or may show, a certificate that one of `signed` signed.
@@ -219,18 +250,20 @@ pub(crate) fn holds_any(dependent: &Dependent, signed: &BTreeSet<AuthorityId>, n
     dependent.holds.iter().any(|held| signed.contains(&held.authority) && held.until >= now)
 }
 
-/// Who is connected and shows a certificate that one of `signed` signed.
+/// Who is served and shows a certificate that one of `signed` signed, or may until it has come back.
 #[must_use]
 pub fn showing(dependents: &[Dependent], signed: &BTreeSet<AuthorityId>, now: Timestamp) -> Vec<Laggard> {
-    let connected = dependents.iter().filter(|dependent| dependent.connected.is_some());
-    let shown = connected.filter_map(|dependent| {
-        let held =
-            dependent.holds.iter().filter(|held| signed.contains(&held.authority) && held.until >= now);
-        let held = held.max_by_key(|held| held.until)?;
-        let reason = Reason::Shows { id: held.id.clone(), until: held.until };
-        Some(Laggard { name: dependent.name.clone(), is_connected: true, reason })
-    });
-    shown.collect()
+    let served = dependents.iter().filter(|dependent| dependent.is_served());
+    served.filter_map(|dependent| holds(dependent, signed, now)).collect()
+}
+
+/// The certificate of one of `signed` that `dependent` shows, or may show, and that lives longest.
+fn holds(dependent: &Dependent, signed: &BTreeSet<AuthorityId>, now: Timestamp) -> Option<Laggard> {
+    let held = dependent.holds.iter().filter(|held| signed.contains(&held.authority) && held.until >= now);
+    let held = held.max_by_key(|held| held.until)?;
+    let (id, until) = (held.id.clone(), held.until);
+    let is_here = dependent.is_here();
+    Some(dependent.laggard(if is_here { Reason::Shows { id, until } } else { Reason::MayHold { id, until } }))
 }
 
 fn depends(
@@ -239,22 +272,9 @@ fn depends(
     new: AuthorityId,
     now: Timestamp,
 ) -> Option<Laggard> {
-    if let Some(laggard) = lacks(dependent, new) {
-        return Some(laggard);
-    }
-    let is_connected = dependent.connected.is_some();
-    let laggard = |reason| Some(Laggard { name: dependent.name.clone(), is_connected, reason });
-    let mut held: Vec<_> =
-        dependent.holds.iter().filter(|held| signed.contains(&held.authority) && held.until >= now).collect();
-    held.sort_by_key(|held| held.until);
-    if let Some(held) = held.pop() {
-        let (id, until) = (held.id.clone(), held.until);
-        return laggard(if is_connected {
-            Reason::Shows { id, until }
-        } else {
-            Reason::MayHold { id, until }
-        });
-    }
-    let proven = dependent.connected.as_ref().is_none_or(|connected| connected.proven.contains(&new));
-    if proven { None } else { laggard(Reason::NotProven) }
+    let unproven = || {
+        let is_unproven = dependent.known.as_ref().is_some_and(|known| !known.proven.contains(&new));
+        is_unproven.then(|| dependent.laggard(Reason::NotProven))
+    };
+    lacks(dependent, new).or_else(|| holds(dependent, signed, now)).or_else(unproven)
 }

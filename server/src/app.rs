@@ -377,6 +377,10 @@ async fn serve(
 
     let observer = Arc::new(Observer {
         board: status.clone(),
+        bindings: configs.watch_bindings(),
+        blocks: configs.watch_blocks(),
+        began: clock.now(),
+        awaited: observer::awaited(config.lifetimes.leaf),
         sds: sds.status(),
         journal: journal.clone(),
         nodes: node_door.clone(),

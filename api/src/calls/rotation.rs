@@ -152,6 +152,10 @@ pub(super) fn shown_laggard(laggard: &Laggard) -> wire::Laggard {
 pub fn reason_text(reason: &Reason) -> String {
     match reason {
         Reason::BundleNotAcknowledged => "has not acknowledged a bundle with the new root".to_owned(),
+        Reason::NotBack => {
+            "has not come back since the server began, and nobody knows what it has: it is awaited for a minute at most"
+                .to_owned()
+        }
         Reason::BundleRefused { words } => format!("refused the bundle with the new root: {words}"),
         Reason::Shows { id, until } => {
             format!("shows a certificate of {id} from the old root, until {until}")

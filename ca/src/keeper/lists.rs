@@ -339,7 +339,7 @@ impl Keeper {
     /// What nodes hold, with a root only where they hold the lists of what it signed: without them, they would refuse
     /// that.
     pub(super) fn with_lists(&self, mut seen: Vec<Dependent>) -> Vec<Dependent> {
-        for connected in seen.iter_mut().filter_map(|dependent| dependent.connected.as_mut()) {
+        for connected in seen.iter_mut().filter_map(|dependent| dependent.known.as_mut()) {
             let (Some(roots), Some(lists)) = (&mut connected.roots, &connected.lists) else { continue };
             let missing = issuing(&self.records).filter(|record| !lists.contains_key(&record.id));
             let without: BTreeSet<AuthorityId> = missing.filter_map(|record| record.parent).collect();
@@ -391,8 +391,8 @@ impl Keeper {
 
 /// Whether a connected proxy shows the certificate, or may.
 fn is_shown(held: &Held, seen: &[Dependent]) -> bool {
-    let here = seen.iter().filter(|one| one.connected.is_some() && one.name == held.node.as_str());
-    here.flat_map(|one| &one.holds).any(|holding| match &holding.serial {
+    let served = seen.iter().filter(|one| one.is_served() && one.name == held.node.as_str());
+    served.flat_map(|one| &one.holds).any(|holding| match &holding.serial {
         Some(serial) => *serial == held.serial,
         None => holding.id == held.id && holding.authority == held.authority,
     })

@@ -535,7 +535,9 @@ impl Keeper {
 }
 
 fn tally(seen: &Seen, new: Option<AuthorityId>, now: Timestamp) -> Tally {
-    let connected = || seen.dependents.iter().filter_map(|one| one.connected.as_ref());
+    // Those that are expected count as connected that have acknowledged nothing: as such they are in the way.
+    let served = seen.dependents.iter().filter(|one| one.is_served()).count();
+    let known = || seen.dependents.iter().filter_map(|one| one.known.as_ref());
     let trusts = |one: &&Acknowledged| match (&one.roots, new) {
         (Some(roots), Some(new)) => roots.contains(&new),
         (None, _) | (_, None) => true,
@@ -545,11 +547,11 @@ fn tally(seen: &Seen, new: Option<AuthorityId>, now: Timestamp) -> Tally {
     };
     let holders = seen.dependents.len();
     Tally {
-        connected: connected().count(),
-        bundle: connected().filter(trusts).count(),
+        connected: served,
+        bundle: known().filter(trusts).count(),
         holders,
         renewed: holders - seen.dependents.iter().filter(holds_old).count(),
-        proven: connected().filter(|one| new.is_some_and(|new| one.proven.contains(&new))).count(),
+        proven: known().filter(|one| new.is_some_and(|new| one.proven.contains(&new))).count(),
     }
 }
 

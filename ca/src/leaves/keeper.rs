@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Command, Following, LeafIssuerStatus, LeavesDeps, LeavesStatus, MigrateError};
 use crate::{
     delegation::{self, Delegation, Wanted},
-    dependents::{Dependents, Laggard, behind_activation, behind_lists, showing},
+    dependents::{Dependents, Laggard, Reason, behind_activation, behind_lists, showing},
     issuance::word,
     issuer::{Asking, Health, Job, MAX_WAITING, OutsideIssuer, OutsidePipeline, Outsider, Routes},
     manager::{Asked, Deps, Handle},
@@ -400,7 +400,7 @@ impl Keeper {
         }
     }
 
-    /// Who is connected and would refuse what the issuer signs.
+    /// Who is served and would refuse what the issuer signs.
     async fn behind(
         &self,
         source: &Source,
@@ -413,11 +413,12 @@ impl Keeper {
         let seen = dependents.observe(&[], now).await?;
         // Our own certificate and those of nodes stay of our own authorities: there is always a way back to us.
         let mut laggards = behind_activation(&seen, outsider.root(), true, now);
-        laggards.extend(behind_lists(&seen, outsider.authority()));
+        let of_lists = behind_lists(&seen, outsider.authority());
+        laggards.extend(of_lists.into_iter().filter(|one| one.reason != Reason::NotBack));
         Ok(laggards)
     }
 
-    /// Who is connected and shows a leaf of it; or may, where it has acknowledged none since the start.
+    /// Who is served and shows a leaf of it; or may, where it has acknowledged none since the start.
     async fn showing(
         &self,
         source: &Source,

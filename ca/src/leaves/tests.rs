@@ -10,7 +10,7 @@ use spiffe::{AuthorityId, NodeId, Purpose, TrustDomain, verify_svid};
 use super::*;
 use crate::{
     Manager,
-    dependents::{Acknowledged, BundleFile, Dependent, Holding},
+    dependents::{Acknowledged, BundleFile, Dependent, Holding, Presence},
     migration::Begin,
     policy::{Lifetimes, Policy},
     ports::{CertificateFilter, Journal, LeafRequest},
@@ -134,7 +134,12 @@ impl World {
             file: BundleFile::Current,
         };
         let name = "web-1".to_owned();
-        self.dependents.set(vec![Dependent { name, connected: Some(connected), holds }]);
+        self.dependents.set(vec![Dependent {
+            name,
+            presence: Presence::Here,
+            known: Some(connected),
+            holds,
+        }]);
     }
 
     async fn unknown(&self) -> Vec<LeafRequest> {

@@ -2,7 +2,7 @@ use certs::SpkiHash;
 use spiffe::{SpiffeId, TrustDomain};
 
 use super::*;
-use crate::dependents::{Acknowledged, BundleFile, Holding, Reason};
+use crate::dependents::{Acknowledged, BundleFile, Holding, Presence, Reason};
 
 const DAY: u64 = 86_400;
 const MAX_CONNECTION: u64 = 3_600;
@@ -47,7 +47,8 @@ fn node(name: &str, trusts: &[u32], shows: u32, proven: &[u32]) -> Dependent {
     let ids = |numbers: &[u32]| numbers.iter().map(|number| id(*number)).collect::<BTreeSet<_>>();
     Dependent {
         name: name.to_owned(),
-        connected: Some(Acknowledged {
+        presence: Presence::Here,
+        known: Some(Acknowledged {
             roots: Some(ids(trusts)),
             lists: None,
             refusal: None,
@@ -60,7 +61,7 @@ fn node(name: &str, trusts: &[u32], shows: u32, proven: &[u32]) -> Dependent {
 
 fn offline(name: &str, holds: u32, until: u64) -> Dependent {
     let holds = vec![Holding { id: workload(name), authority: id(holds), serial: None, until: at(until) }];
-    Dependent { name: name.to_owned(), connected: None, holds }
+    Dependent { name: name.to_owned(), presence: Presence::Away, known: None, holds }
 }
 
 fn seen<'a>(dependents: &'a [Dependent], of_old: &'a BTreeSet<AuthorityId>) -> Observed<'a> {
@@ -126,7 +127,7 @@ fn prepares_by_itself_at_half_of_a_roots_life_and_not_before() {
 }
 
 #[test]
-fn activation_waits_for_every_connected_node_and_for_no_other() {
+fn activation_waits_for_every_node_that_is_served_and_for_no_other() {
     let old = one();
     let activate = |left_behind| Action::Activate { new: id(2), old: id(1), left_behind };
     let behind = [node("a", &[1, 2], 1, &[]), node("b", &[1], 1, &[]), offline("c", 1, 400 * DAY)];
@@ -156,9 +157,24 @@ fn activation_waits_for_every_connected_node_and_for_no_other() {
     assert_eq!(prepared(false).step(Event::Tick, seen(&ready, &old), now), []);
     assert_eq!(prepared(true).step(Event::Tick, seen(&ready, &old), now), [activate(Vec::new())]);
     assert_eq!(prepared(true).step(Event::Tick, seen(&behind, &old), now), []);
+    // Whose connection has just broken is where it was, and of whom the process before served nobody knows yet.
+    let gone =
+        |name: &str, trusts: &[u32]| Dependent { presence: Presence::JustLeft, ..node(name, trusts, 1, &[]) };
+    assert_eq!(prepared(true).step(Event::Tick, seen(&[gone("d", &[1])], &old), now), []);
+    assert_eq!(
+        prepared(true).step(Event::Tick, seen(&[gone("d", &[1, 2])], &old), now),
+        [activate(Vec::new())]
+    );
+    let expected = [Dependent { presence: Presence::Expected, ..offline("d", 1, 400 * DAY) }];
+    assert_eq!(prepared(true).step(Event::Tick, seen(&expected, &old), now), []);
+    let laggards = vec![Laggard { name: "d".into(), is_connected: false, reason: Reason::NotBack }];
+    assert_eq!(
+        prepared(false).step(wanted(wish(Step::Activate)), seen(&expected, &old), now),
+        [Action::Refuse(Refusal::Laggards { step: Step::Activate, laggards })]
+    );
     // A node that asked for no bundle cannot be broken by one.
     let mut none = node("d", &[], 1, &[]);
-    none.connected.as_mut().unwrap().roots = None;
+    none.known.as_mut().unwrap().roots = None;
     assert_eq!(prepared(true).step(Event::Tick, seen(&[none], &old), now), [activate(Vec::new())]);
     // Stuck at 75 % it is at risk; at 90 % it goes on with the laggards named, whoever began it.
     let mut machine = prepared(false);
@@ -196,12 +212,13 @@ fn where_nobody_vouches_for_us_activation_waits_for_every_node_that_would_not_kn
     let (old, now) = (one(), at(100));
     let with = |file| {
         let mut node = node("a", &[1, 2], 1, &[]);
-        node.connected.as_mut().unwrap().file = file;
+        node.known.as_mut().unwrap().file = file;
         node
     };
     let away = |id: &str, until: u64| Dependent {
         name: "away".to_owned(),
-        connected: None,
+        presence: Presence::Away,
+        known: None,
         holds: vec![Holding { id: workload(id), authority: authority_one(), serial: None, until: at(until) }],
     };
     let check = |dependent: Dependent, expected: Option<Reason>| {
@@ -240,7 +257,7 @@ fn where_nobody_vouches_for_us_activation_waits_for_every_node_that_would_not_kn
 fn finishing_waits_for_everybody_by_name_and_for_the_age_of_connections() {
     let old = one();
     let check = |dependent: Dependent, expected: Reason| {
-        let is_connected = dependent.connected.is_some();
+        let is_connected = dependent.known.is_some();
         let mut machine = activated(true, 100);
         let finish = Event::Wanted(wish(Step::Finish));
         let laggard = Laggard { name: dependent.name.clone(), is_connected, reason: expected };
@@ -574,21 +591,24 @@ fn a_random_walk_keeps_the_invariants() {
         let active = world.active();
         let pick = usize::try_from(random(3)).unwrap();
         let dependent = &mut world.fleet[pick];
-        match (random(12), &mut dependent.connected) {
-            (0, _) => dependent.connected = None,
-            (1..=4, Some(connected)) => connected.roots = Some(bundle),
-            (5..=7, Some(connected)) => {
-                connected.proven.insert(active);
+        match (random(13), &mut dependent.known) {
+            (0, _) => (dependent.presence, dependent.known) = (Presence::Away, None),
+            (12, None) => dependent.presence = Presence::Expected,
+            (12, Some(_)) => dependent.presence = Presence::JustLeft,
+            (1..=4, Some(known)) => known.roots = Some(bundle),
+            (5..=7, Some(known)) => {
+                known.proven.insert(active);
                 dependent.holds[0].authority = active;
                 dependent.holds[0].until = now + Duration::from_secs(DAY / 2);
             }
-            (8, Some(connected)) => connected.roots = None,
-            (10, Some(connected)) => connected.file = BundleFile::Current,
-            (11, Some(connected)) => connected.file = BundleFile::Stale,
-            (9, connected) => {
+            (8, Some(known)) => known.roots = None,
+            (10, Some(known)) => known.file = BundleFile::Current,
+            (11, Some(known)) => known.file = BundleFile::Stale,
+            (9, known) => {
                 let (roots, proven) = (Some(BTreeSet::new()), BTreeSet::new());
                 let file = BundleFile::Unknown;
-                *connected = Some(Acknowledged { roots, lists: None, refusal: None, proven, file });
+                *known = Some(Acknowledged { roots, lists: None, refusal: None, proven, file });
+                dependent.presence = Presence::Here;
             }
             _ => {}
         }

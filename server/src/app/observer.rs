@@ -4,23 +4,39 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use api::node::NodeDoor;
 use async_trait::async_trait;
 use ca::{
-    dependents::{Acknowledged, BundleFile, Dependent, Dependents, Holding},
+    dependents::{Acknowledged, BundleFile, Dependent, Dependents, Holding, Presence},
     ports::{CertificateFilter, Journal, JournalError, Unexpired},
 };
 use certs::{Profile, Timestamp};
 use sds::{LeafStatus, SdsStatus};
-use spiffe::{AuthorityId, NodeId, SpiffeId, Trust};
+use spiffe::{AuthorityId, Bindings, BlockList, NodeId, SpiffeId, Trust};
 use tokio::sync::watch;
 use xds::{Board, NodeStatus, ResourceStatus, TypeUrl};
+
+/// For how long at most a node is awaited whose connection broke, or that the process before served: Envoy waits up to
+/// half a minute between two tries of its streams.
+const AWAITED: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
+
+/// The same where leaves live for so long: a twentieth of that, so that short lives are not held up by it.
+pub(super) fn awaited(leaf: Duration) -> Duration {
+    (leaf / 20).clamp(AWAITED.0, AWAITED.1)
+}
 
 /// Observes nodes and operators.
 pub(super) struct Observer {
     pub(super) board: Arc<Board>,
+    pub(super) bindings: watch::Receiver<Arc<Bindings>>,
+    pub(super) blocks: watch::Receiver<Arc<BlockList>>,
+    /// When this process began to serve.
+    pub(super) began: Timestamp,
+    /// For how long a node that is gone is awaited; see [`awaited`].
+    pub(super) awaited: Duration,
     pub(super) sds: watch::Receiver<Arc<SdsStatus>>,
     pub(super) journal: Arc<dyn Journal>,
     pub(super) nodes: Arc<NodeDoor>,
@@ -32,8 +48,8 @@ impl Dependents for Observer {
     async fn observe(&self, unexpired: &[Unexpired], now: Timestamp) -> Result<Vec<Dependent>, JournalError> {
         let sds = self.sds.borrow().clone();
         let nodes = self.board.nodes();
-        let connected: BTreeMap<&NodeId, &NodeStatus> =
-            nodes.iter().filter(|node| node.is_connected).map(|node| (&node.node, node)).collect();
+        let served: BTreeMap<&NodeId, (Presence, &NodeStatus)> =
+            nodes.iter().filter_map(|node| Some((&node.node, (self.presence(node, now)?, node)))).collect();
         let mut of_nodes: BTreeMap<&NodeId, Vec<&Unexpired>> = BTreeMap::new();
         for leaf in unexpired {
             if let Some(node) = &leaf.node {
@@ -51,12 +67,20 @@ impl Dependents for Observer {
             unexpired: of_nodes.get(&node.node).unwrap_or(&none),
             file: self.file(&node.node),
         };
-        let mut all: Vec<Dependent> = connected.values().map(|node| here(node, &sds, &seen(node))).collect();
-        let away = of_nodes.iter().filter(|(node, _)| !connected.contains_key(*node));
-        all.extend(away.map(|(node, leaves)| Dependent {
+        let mut all: Vec<Dependent> =
+            served.values().map(|(presence, node)| served_one(node, *presence, &sds, &seen(node))).collect();
+        let expected = self.expected(now).await?;
+        let away = of_nodes
+            .keys()
+            .map(|node| (*node, Presence::Away))
+            .chain(expected.iter().map(|node| (node, Presence::Expected)));
+        // Of both the latter counts.
+        let away: BTreeMap<&NodeId, Presence> = away.filter(|(node, _)| !served.contains_key(node)).collect();
+        all.extend(away.into_iter().map(|(node, presence)| Dependent {
             name: node.to_string(),
-            connected: None,
-            holds: leaves.iter().map(|leaf| holding(leaf)).collect(),
+            presence,
+            known: None,
+            holds: of_nodes.get(node).unwrap_or(&none).iter().map(|leaf| holding(leaf)).collect(),
         }));
         all.extend(self.operators(now).await?);
         Ok(all)
@@ -64,6 +88,28 @@ impl Dependents for Observer {
 }
 
 impl Observer {
+    /// `None` where nobody awaits it.
+    fn presence(&self, node: &NodeStatus, now: Timestamp) -> Option<Presence> {
+        if node.is_connected {
+            return Some(Presence::Here);
+        }
+        let is_blocked =
+            node.streams.iter().any(|stream| self.blocks.borrow().contains(&stream.certificate_id));
+        let is_awaited = now < node.last_seen + self.awaited && !is_blocked;
+        (is_awaited && self.bindings.borrow().enabled(&node.node).is_some()).then_some(Presence::JustLeft)
+    }
+
+    /// Nodes that the process before may have served, as long as they are awaited.
+    async fn expected(&self, now: Timestamp) -> Result<BTreeSet<NodeId>, JournalError> {
+        if now >= self.began + self.awaited {
+            return Ok(BTreeSet::new());
+        }
+        let rows = self.journal.remaining(now).await?;
+        let (bindings, blocks) = (self.bindings.borrow().clone(), self.blocks.borrow().clone());
+        let nodes = rows.into_iter().filter(|row| row.profile == Profile::Node && !blocks.contains(&row.id));
+        Ok(nodes.filter_map(|row| row.node).filter(|node| bindings.enabled(node).is_some()).collect())
+    }
+
     /// The bundle file of a node, as its agent reported it last.
     fn file(&self, node: &NodeId) -> BundleFile {
         match self.nodes.reported_bundle(node) {
@@ -89,7 +135,8 @@ impl Observer {
             .filter(|row| row.revoked.is_none())
             .map(|row| Dependent {
                 name: row.intent.id.path().trim_start_matches("/credence/").to_owned(),
-                connected: None,
+                presence: Presence::Away,
+                known: None,
                 holds: vec![Holding {
                     id: row.intent.id,
                     authority: row.intent.authority,
@@ -105,7 +152,7 @@ fn holding(leaf: &Unexpired) -> Holding {
     Holding { id: leaf.id.clone(), authority: leaf.authority, serial: None, until: leaf.not_after }
 }
 
-/// What the other parts know of a connected node.
+/// What the other parts know of a node.
 struct Seen<'a> {
     /// The leaves that its streams want.
     leaves: &'a [&'a LeafStatus],
@@ -114,9 +161,14 @@ struct Seen<'a> {
     file: BundleFile,
 }
 
-/// A connected node: what it acknowledged counts; where it acknowledged nothing, what the journal knows.
-fn here(node: &NodeStatus, sds: &SdsStatus, seen: &Seen<'_>) -> Dependent {
+/// A node that is here or has just left: what it acknowledged counts; where it acknowledged nothing, what the journal
+/// knows.
+fn served_one(node: &NodeStatus, presence: Presence, sds: &SdsStatus, seen: &Seen<'_>) -> Dependent {
     let mut holds = Vec::new();
+    if presence == Presence::JustLeft {
+        // Which of its leaves it asked for ended with its streams.
+        holds.extend(seen.unexpired.iter().map(|leaf| holding(leaf)));
+    }
     let mut known: BTreeSet<&SpiffeId> = BTreeSet::new();
     for leaf in seen.leaves {
         if let (Some(authority), Some(until)) = (leaf.acknowledged_authority, leaf.acknowledged_until) {
@@ -153,7 +205,8 @@ fn here(node: &NodeStatus, sds: &SdsStatus, seen: &Seen<'_>) -> Dependent {
     let refusal = contexts().find_map(|context| context.nack.as_ref()).map(|nack| nack.words.clone());
     Dependent {
         name: node.node.to_string(),
-        connected: Some(Acknowledged {
+        presence,
+        known: Some(Acknowledged {
             roots,
             lists,
             refusal,

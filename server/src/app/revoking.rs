@@ -42,11 +42,9 @@ impl Revoking for CaRevoking {
             seen.map_err(|error| CallError::Unavailable { part: "journal", why: error.to_string() })?;
         let mut uptake = ListUptake::default();
         for one in &seen {
-            let Some(connected) = one.connected.as_ref().filter(|connected| connected.roots.is_some()) else {
-                continue;
-            };
+            let Some(known) = one.known.as_ref().filter(|known| known.roots.is_some()) else { continue };
             uptake.proxies += 1;
-            if has(connected, shown.as_ref()) {
+            if has(known, shown.as_ref()) {
                 uptake.acknowledged += 1;
             } else {
                 uptake.waiting.push(one.name.clone());
@@ -57,12 +55,12 @@ impl Revoking for CaRevoking {
 }
 
 /// Whether a proxy checks against these lists or newer ones; against none, if none are shown.
-fn has(connected: &Acknowledged, shown: Option<&BTreeMap<AuthorityId, u64>>) -> bool {
-    match (&connected.lists, shown) {
+fn has(known: &Acknowledged, shown: Option<&BTreeMap<AuthorityId, u64>>) -> bool {
+    match (&known.lists, shown) {
         (None, None) => true,
         (Some(_), None) | (None, Some(_)) => false,
         (Some(lists), Some(shown)) => {
-            shown.iter().all(|(id, number)| lists.get(id).is_some_and(|known| known >= number))
+            shown.iter().all(|(id, number)| lists.get(id).is_some_and(|held| held >= number))
         }
     }
 }

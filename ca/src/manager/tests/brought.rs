@@ -38,7 +38,7 @@ fn install(ders: &[&[u8]]) -> Install {
 }
 
 fn with_file(mut node: Dependent, file: BundleFile) -> Dependent {
-    node.connected.as_mut().unwrap().file = file;
+    node.known.as_mut().unwrap().file = file;
     node
 }
 
@@ -55,7 +55,7 @@ async fn move_to(handle: &Handle, world: &World, corp: &TestAuthority) -> Author
     handle.rotate_root(wish(Step::Activate), asked()).await.unwrap();
     let mut after = with_file(node, BundleFile::Current);
     after.holds[0].authority = installed.issuing;
-    after.connected.as_mut().unwrap().proven.insert(new);
+    after.known.as_mut().unwrap().proven.insert(new);
     world.dependents.set(vec![after]);
     assert!(handle.rotate_root(wish(Step::Finish), asked()).await.is_err());
     world.after(3601);

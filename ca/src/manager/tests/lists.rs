@@ -8,7 +8,7 @@ use spiffe::{RevocationLists, SvidError, verify_svid};
 use super::*;
 use crate::{
     Revoke,
-    dependents::{Acknowledged, BundleFile, Dependent, Holding, Reason},
+    dependents::{Acknowledged, BundleFile, Dependent, Holding, Presence, Reason},
     ports::{ListRecord, RevokeError},
 };
 
@@ -55,7 +55,8 @@ fn node(lists: Option<BTreeMap<AuthorityId, u64>>, leaf: &IssuedSvid) -> Depende
     let id = TrustDomain::parse("td").unwrap().id("/web").unwrap();
     Dependent {
         name: "web-1".to_owned(),
-        connected: Some(Acknowledged {
+        presence: Presence::Here,
+        known: Some(Acknowledged {
             roots: None,
             lists,
             refusal: None,
@@ -278,7 +279,7 @@ async fn the_next_root_waits_for_the_list_of_what_it_signed() {
             assert_eq!(both.len(), 2, "the list comes with the bundle");
             let knows = |lists| {
                 let mut node = node(Some(lists), &leaf);
-                node.connected.as_mut().unwrap().roots = Some([old, new].into());
+                node.known.as_mut().unwrap().roots = Some([old, new].into());
                 vec![node]
             };
             world.dependents.set(knows(had));

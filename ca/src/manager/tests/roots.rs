@@ -7,7 +7,7 @@ use spiffe::{SvidError, verify_svid};
 
 use super::*;
 use crate::{
-    dependents::{Acknowledged, BundleFile, Dependent, Holding},
+    dependents::{Acknowledged, BundleFile, Dependent, Holding, Presence},
     rotation::{Refusal, Step},
 };
 
@@ -26,7 +26,8 @@ pub(super) fn node(roots: &[AuthorityId], leaf: &IssuedSvid, proven: &[Authority
     let until = leaf.chain.leaf().not_after();
     Dependent {
         name: "web-1".to_owned(),
-        connected: Some(Acknowledged {
+        presence: Presence::Here,
+        known: Some(Acknowledged {
             roots: Some(set(roots)),
             lists: None,
             refusal: None,
