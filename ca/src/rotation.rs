@@ -305,8 +305,13 @@ impl Rotation {
             Phase::Prepared { .. } => vec![Step::Activate, Step::Rollback],
             Phase::Active { old } => {
                 let is_tainted = self.root(old).is_some_and(|root| root.tainted.is_some());
-                // A tainted root never signs again.
-                if is_tainted { vec![Step::Finish] } else { vec![Step::Taint, Step::Finish, Step::Rollback] }
+                match (is_tainted, self.is_rolled_back(old)) {
+                    // A tainted root never signs again.
+                    (true, _) => vec![Step::Finish],
+                    // Who asks once more, after a lost answer, must not get the root back that he left.
+                    (false, true) => vec![Step::Taint, Step::Finish],
+                    (false, false) => vec![Step::Taint, Step::Finish, Step::Rollback],
+                }
             }
         }
     }
@@ -318,7 +323,26 @@ impl Rotation {
         match self.phase() {
             Phase::Steady => format!("root {active} signs, and no other is prepared"),
             Phase::Prepared { new } => format!("root {active} signs, {new} is prepared"),
-            Phase::Active { old } => format!("root {active} signs, {old} still verifies"),
+            Phase::Active { old } if self.is_rolled_back(old) => {
+                format!(
+                    "root {active} signs again, {old} was rolled back and still verifies{}",
+                    self.taint(old)
+                )
+            }
+            Phase::Active { old } => format!("root {active} signs, {old} still verifies{}", self.taint(old)),
+        }
+    }
+
+    /// Whether the root that signed until now came after the one that signs.
+    fn is_rolled_back(&self, old: AuthorityId) -> bool {
+        let old = self.root(old).map(|root| root.created);
+        self.active().is_some_and(|active| Some(active.created) < old)
+    }
+
+    fn taint(&self, id: AuthorityId) -> &'static str {
+        match self.root(id).is_some_and(|root| root.tainted.is_some()) {
+            true => " (tainted)",
+            false => "",
         }
     }
 

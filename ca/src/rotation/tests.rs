@@ -304,6 +304,15 @@ fn a_rotation_can_be_rolled_back_until_nothing_depends_on_the_old_root() {
     assert_eq!(back(&mut prepared(false), &depends), [Action::Withdraw(id(2))]);
     let returns = [Action::Return { old: id(1), new: id(2) }];
     assert_eq!(back(&mut activated(false, 100), &depends), returns);
+    // Once: whoever asks again after a lost answer does not get the root back that he left.
+    let roots = vec![
+        root(1, AuthorityState::Active, 0),
+        Root { retired: Some(at(150)), ..root(2, AuthorityState::Retired, 100) },
+    ];
+    let again = back(&mut Rotation::resume(settings(), roots), &depends);
+    let [Action::Refuse(refusal @ Refusal::OutOfOrder { due, .. })] = &again[..] else { panic!("{again:?}") };
+    assert_eq!(*due, [Step::Taint, Step::Finish]);
+    assert!(refusal.to_string().contains("was rolled back and still verifies"), "{refusal}");
     let drained = [node("a", &[1, 2], 2, &[2])];
     assert_eq!(back(&mut activated(false, 100), &drained), [Action::Refuse(Refusal::Drained)]);
     let steady = &mut Rotation::resume(settings(), vec![root(1, AuthorityState::Active, 0)]);

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use kit::{Admin, Load, LoadPlan, Pair, TestWorld, WorldOptions, envoy, eventually};
+use kit::{Admin, Load, LoadPlan, Pair, SDS, TestWorld, WorldOptions, envoy, eventually};
 use serde_json::Value;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -63,6 +63,50 @@ async fn told_to_end_it_drains_and_what_comes_back_is_the_same() {
     pair.answers(&mut world, "paid").await;
     load.finish_unharmed(50).await;
     world.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn neither_a_broken_connection_nor_a_restart_opens_a_gate() {
+    let mut world = TestWorld::boot("restart-gate", WorldOptions::default()).await;
+    let (node, stream) = world.mute_node("mute").await;
+    world.command(&["ca", "rotate", "root", "prepare", "--yes"]).await;
+    refused(&world, "mute has not acknowledged a bundle with the new root").await;
+
+    drop(stream);
+    eventually("its stream has ended", async || {
+        let status = world.proxy("mute").await["status"].clone();
+        if status["connected"] == false { Ok(()) } else { Err(status) }
+    })
+    .await;
+    refused(&world, "mute has not acknowledged a bundle with the new root").await;
+
+    world.kill().await;
+    world.start().await;
+    refused(&world, "mute has not come back since the server began").await;
+    let status = world.rest().get("/api/v1/authorities/root/rotation").await;
+    let tally = &status["tally"];
+    assert_eq!((&tally["connected"], &tally["bundle"]), (&1.into(), &0.into()), "{status:#}");
+
+    let mut stream = world.xds(&node).delta(&node.id, &node.namespace);
+    stream.subscribe(SDS, &["ROOTCA"]).await;
+    let both = stream.next().await.unwrap();
+    refused(&world, "mute has not acknowledged a bundle with the new root").await;
+    stream.ack(&both).await;
+    eventually("who has come back with both roots is in nobody's way", async || {
+        match world.run(&["ca", "rotate", "root", "activate", "--yes"]).await {
+            (0, ..) => Ok(()),
+            refused => Err(refused),
+        }
+    })
+    .await;
+    world.finish().await;
+}
+
+/// The root is not activated, for this reason.
+async fn refused(world: &TestWorld, why: &str) {
+    let (code, out, error) = world.run(&["ca", "rotate", "root", "activate", "--yes"]).await;
+    assert_eq!(code, 3, "{out}{error}");
+    assert!(error.contains(why), "{error}");
 }
 
 /// Waits until the load has seen more answers.
