@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use audit::Event;
 use ca::{
     ListsStatus, Revoke, RevokeRefusal,
-    dependents::{Acknowledged, Dependents},
+    dependents::{Acknowledged, Dependents, Presence},
 };
 use certs::Clock;
 use spiffe::AuthorityId;
@@ -42,7 +42,8 @@ impl Revoking for CaRevoking {
             seen.map_err(|error| CallError::Unavailable { part: "journal", why: error.to_string() })?;
         let mut uptake = ListUptake::default();
         for one in &seen {
-            let Some(known) = one.known.as_ref().filter(|known| known.roots.is_some()) else { continue };
+            let known = one.known.as_ref().filter(|known| known.roots.is_some());
+            let Some(known) = known.filter(|_| one.presence == Presence::Here) else { continue };
             uptake.proxies += 1;
             if has(known, shown.as_ref()) {
                 uptake.acknowledged += 1;
