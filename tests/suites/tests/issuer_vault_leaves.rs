@@ -211,7 +211,7 @@ async fn a_role_or_a_policy_that_cannot_work_is_refused_with_what_to_write_and_n
     let (code, out, words) = corp.add(&world, "corp", "svid", &[]).await;
     assert!(code == 0 && out.contains("no_store=true"), "{code} {out} {words}");
     let (code, _, words) = corp.add(&world, "twin", "svid", &[]).await;
-    assert!(code == 5 && words.contains("update that one"), "{code} {words}");
+    assert!(code == 5 && words.contains("credence issuer update corp"), "{code} {words}");
     let (code, _, words) = world.run(&["issuer", "update", "corp", "--lifetime", "10d"]).await;
     assert!(code == 2 && words.contains("ca.leaf_lifetime"), "{code} {words}");
     let planned = world.command(&["issuer", "migrate", "--to", "corp", "--dry-run"]).await;
