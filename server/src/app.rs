@@ -337,6 +337,7 @@ async fn serve(
     parts.spawn("own certificate", renewal.run(parts_shutdown.clone()));
 
     let secrets: Arc<dyn SecretSource> = Arc::new(sds.clone());
+    let limits = xds::Limits::default();
     let xds = XdsServer::new(XdsDeps {
         views: configs.watch_views(),
         bindings: configs.watch_bindings(),
@@ -346,7 +347,7 @@ async fn serve(
         audit: refusals.clone(),
         clock: clock.clone(),
         traffic: traffic.clone(),
-        limits: xds::Limits::default(),
+        limits: limits.clone(),
         identifier: concat!("credence/", env!("CARGO_PKG_VERSION")).into(),
     });
 
@@ -381,6 +382,7 @@ async fn serve(
         blocks: configs.watch_blocks(),
         began: clock.now(),
         awaited: observer::awaited(config.lifetimes.leaf),
+        admitted_per_second: limits.new_streams_per_second,
         sds: sds.status(),
         journal: journal.clone(),
         nodes: node_door.clone(),

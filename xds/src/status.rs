@@ -54,8 +54,10 @@ pub struct NodeStatus {
     pub revision: u64,
     /// The worst of all types.
     pub sync: Sync,
-    /// Its streams; after it left, the last one.
+    /// Its streams; after it left, the last one that says what it has.
     pub streams: Vec<StreamStatus>,
+    /// While none of its open streams has asked for secrets: the last one that had, as after a broken connection.
+    pub before: Option<StreamStatus>,
     /// The roots under which it has completed a handshake with us since the process began, with the last time.
     pub proven_roots: BTreeMap<AuthorityId, Timestamp>,
 }
@@ -359,8 +361,12 @@ impl Drop for Place {
     fn drop(&mut self) {
         let now = self.clock.now();
         self.board.change(&self.node, now, |node| {
-            let left = node.streams.remove(&self.stream).map(|stream| (self.stream, stream));
-            node.last = left.or(node.last.take());
+            let Some(left) = node.streams.remove(&self.stream) else { return };
+            // One that broke before it asked for anything tells nothing of what its node has.
+            let had = node.last.as_ref().is_some_and(|(_, last)| last.has_secrets());
+            if left.has_secrets() || !had {
+                node.last = Some((self.stream, left));
+            }
         });
     }
 }
@@ -462,6 +468,8 @@ impl Entry {
         let open = self.streams.iter().map(|(id, stream)| stream.read(*id));
         let last = self.last.iter().filter(|_| !is_connected).map(|(id, stream)| stream.read(*id));
         let streams: Vec<_> = open.chain(last).collect();
+        let is_new = is_connected && !self.streams.values().any(StreamEntry::has_secrets);
+        let before = self.last.as_ref().filter(|(_, last)| is_new && last.has_secrets());
         let types = streams.iter().flat_map(|stream| &stream.types);
         NodeStatus {
             node: node.clone(),
@@ -469,6 +477,7 @@ impl Entry {
             last_seen: self.last_seen,
             revision: self.revision,
             sync: types.map(|found| found.sync).max().unwrap_or(Sync::NotSent),
+            before: before.map(|(id, stream)| stream.read(*id)),
             streams,
             proven_roots: self.proven.clone(),
         }
@@ -485,6 +494,10 @@ impl Entry {
 }
 
 impl StreamEntry {
+    fn has_secrets(&self) -> bool {
+        self.types[TypeUrl::Secret as usize].is_some()
+    }
+
     fn read(&self, id: u64) -> StreamStatus {
         StreamStatus {
             id,

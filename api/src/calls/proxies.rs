@@ -78,6 +78,11 @@ impl Calls {
         })
     }
 
+    /// The identity of a node that is given none.
+    fn derived(&self, namespace: &Namespace, node: &NodeId) -> Result<SpiffeId, CallError> {
+        error::id("identity", self.domain.id(&format!("/{namespace}/{node}")))
+    }
+
     /// What is asked for; where it is not said, what is `kept` of the binding that this one replaces.
     async fn binding(
         &self,
@@ -95,11 +100,16 @@ impl Calls {
                 let ids = texts.iter().map(|text| error::id("identity", SpiffeId::parse(text)));
                 ids.collect::<Result<Vec<_>, _>>()?
             }
-            None => kept.map(|kept| kept.identities.clone()).unwrap_or_default(),
+            // One that was not chosen, but derived from the namespace, follows the namespace.
+            None => match kept {
+                Some(kept) if kept.identities != [self.derived(&kept.namespace, &node)?] => {
+                    kept.identities.clone()
+                }
+                _ => Vec::new(),
+            },
         };
         if identities.is_empty() {
-            let path = format!("/{namespace}/{node}");
-            identities.push(error::id("identity", self.domain.id(&path))?);
+            identities.push(self.derived(&namespace, &node)?);
         }
         let binding = Binding {
             node,

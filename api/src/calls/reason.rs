@@ -5,16 +5,22 @@ use spiffe::is_unprintable;
 use super::CallError;
 
 /// The longest, in characters.
-const MAX_REASON: usize = 200;
+const MAX_REASON: usize = 500;
 
 /// Checks a reason that somebody gives; it may be empty.
 ///
 /// # Errors
-/// When it has more than one line or 200 characters, or one that no terminal prints.
+/// When it has more than one line or 500 characters, or one that no terminal prints. What is around it does not count.
 pub(crate) fn check_reason(reason: &str) -> Result<(), CallError> {
-    if reason.chars().count() <= MAX_REASON && !reason.chars().any(is_unprintable) {
-        return Ok(());
-    }
-    let why = format!("a reason is one line of at most {MAX_REASON} characters, all of which can be printed");
+    let reason = reason.trim();
+    let length = reason.chars().count();
+    let why = match reason.chars().find(|one| is_unprintable(*one)) {
+        Some('\n' | '\r') => "a reason is one line".to_owned(),
+        Some(one) => format!("a reason can be printed: it has U+{:04X}", u32::from(one)),
+        None if length > MAX_REASON => {
+            format!("a reason has at most {MAX_REASON} characters, and this one {length}")
+        }
+        None => return Ok(()),
+    };
     Err(CallError::Parameter { what: "reason", why })
 }

@@ -39,7 +39,7 @@ pub struct Laggard {
 /// How far everybody is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RotationTally {
-    /// Nodes that are connected.
+    /// Nodes that are connected, or about to come back: after a break of their connection or a start of the server.
     pub connected: usize,
     /// Of these, those that acknowledged a bundle with the new root, or need none.
     pub bundle: usize,

@@ -221,7 +221,10 @@ fn taken(root: &AuthorityRecord) -> Option<&'static str> {
     match root.state {
         _ if root.tainted.is_some() => Some("is tainted"),
         AuthorityState::Prepared => Some("is prepared already"),
-        AuthorityState::Retired => Some("is the root that goes; roll back to let it sign again"),
+        AuthorityState::Retired => Some(
+            "is the root that goes: roll back to let it sign again, or, if it was rolled back, finish first and bring it \
+             then",
+        ),
         AuthorityState::Removed if root.offline.is_none() => {
             Some("was a root of ours, and its key is destroyed")
         }

@@ -452,6 +452,7 @@ mod tests {
             last_seen: Timestamp::EPOCH,
             revision: 1,
             sync: Delivered::Synced,
+            before: None,
             streams,
             proven_roots: BTreeMap::new(),
         }

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    slice,
     sync::Arc,
     time::Duration,
 };
@@ -17,15 +18,17 @@ use certs::{Profile, Timestamp};
 use sds::{LeafStatus, SdsStatus};
 use spiffe::{AuthorityId, Bindings, BlockList, NodeId, SpiffeId, Trust};
 use tokio::sync::watch;
-use xds::{Board, NodeStatus, ResourceStatus, TypeUrl};
+use xds::{Board, NodeStatus, ResourceStatus, StreamStatus, TypeUrl};
 
-/// For how long at most a node is awaited whose connection broke, or that the process before served: Envoy waits up to
-/// half a minute between two tries of its streams.
-const AWAITED: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
+/// For how long a node is awaited whose connection broke, or that the process before served: Envoy waits up to half a
+/// minute between two tries of its streams.
+const AWAITED: Duration = Duration::from_secs(60);
+/// Leaves that live for less are for development, where nobody waits as long.
+const SHORT_LEAF: Duration = Duration::from_secs(600);
 
-/// The same where leaves live for so long: a twentieth of that, so that short lives are not held up by it.
+/// For how long a node is awaited where leaves live for so long: a minute, but a twentieth of lives that are short.
 pub(super) fn awaited(leaf: Duration) -> Duration {
-    (leaf / 20).clamp(AWAITED.0, AWAITED.1)
+    if leaf < SHORT_LEAF { (leaf / 20).max(Duration::from_secs(2)) } else { AWAITED }
 }
 
 /// Observes nodes and operators.
@@ -35,8 +38,10 @@ pub(super) struct Observer {
     pub(super) blocks: watch::Receiver<Arc<BlockList>>,
     /// When this process began to serve.
     pub(super) began: Timestamp,
-    /// For how long a node that is gone is awaited; see [`awaited`].
+    /// For how long a node that is gone is awaited that is let in at once; see [`awaited`].
     pub(super) awaited: Duration,
+    /// How many streams are let in within a second, for ever: the last of a large fleet wait for that.
+    pub(super) admitted_per_second: u32,
     pub(super) sds: watch::Receiver<Arc<SdsStatus>>,
     pub(super) journal: Arc<dyn Journal>,
     pub(super) nodes: Arc<NodeDoor>,
@@ -48,8 +53,11 @@ impl Dependents for Observer {
     async fn observe(&self, unexpired: &[Unexpired], now: Timestamp) -> Result<Vec<Dependent>, JournalError> {
         let sds = self.sds.borrow().clone();
         let nodes = self.board.nodes();
-        let served: BTreeMap<&NodeId, (Presence, &NodeStatus)> =
-            nodes.iter().filter_map(|node| Some((&node.node, (self.presence(node, now)?, node)))).collect();
+        let awaited = self.awaited();
+        let served: BTreeMap<&NodeId, (Presence, &NodeStatus)> = nodes
+            .iter()
+            .filter_map(|node| Some((&node.node, (self.presence(node, awaited, now)?, node))))
+            .collect();
         let mut of_nodes: BTreeMap<&NodeId, Vec<&Unexpired>> = BTreeMap::new();
         for leaf in unexpired {
             if let Some(node) = &leaf.node {
@@ -69,7 +77,7 @@ impl Dependents for Observer {
         };
         let mut all: Vec<Dependent> =
             served.values().map(|(presence, node)| served_one(node, *presence, &sds, &seen(node))).collect();
-        let expected = self.expected(now).await?;
+        let expected = self.expected(awaited, now).await?;
         let away = of_nodes
             .keys()
             .map(|node| (*node, Presence::Away))
@@ -88,20 +96,33 @@ impl Dependents for Observer {
 }
 
 impl Observer {
+    fn awaited(&self) -> Duration {
+        let fleet = u32::try_from(self.bindings.borrow().len()).unwrap_or(u32::MAX);
+        self.awaited + Duration::from_secs((fleet / self.admitted_per_second.max(1)).into())
+    }
+
     /// `None` where nobody awaits it.
-    fn presence(&self, node: &NodeStatus, now: Timestamp) -> Option<Presence> {
+    fn presence(&self, node: &NodeStatus, awaited: Duration, now: Timestamp) -> Option<Presence> {
         if node.is_connected {
-            return Some(Presence::Here);
+            // Until it has asked for what it trusts, what it had before counts: else coming back would open a gate.
+            let since = node.streams.iter().map(|stream| stream.since).min().unwrap_or(now);
+            let has_asked = contexts(&node.streams).next().is_some();
+            return Some(match &node.before {
+                _ if has_asked || now >= since + awaited => Presence::Here,
+                Some(_) => Presence::JustLeft,
+                None if since < self.began + awaited => Presence::Expected,
+                None => Presence::Here,
+            });
         }
         let is_blocked =
             node.streams.iter().any(|stream| self.blocks.borrow().contains(&stream.certificate_id));
-        let is_awaited = now < node.last_seen + self.awaited && !is_blocked;
+        let is_awaited = now < node.last_seen + awaited && !is_blocked;
         (is_awaited && self.bindings.borrow().enabled(&node.node).is_some()).then_some(Presence::JustLeft)
     }
 
     /// Nodes that the process before may have served, as long as they are awaited.
-    async fn expected(&self, now: Timestamp) -> Result<BTreeSet<NodeId>, JournalError> {
-        if now >= self.began + self.awaited {
+    async fn expected(&self, awaited: Duration, now: Timestamp) -> Result<BTreeSet<NodeId>, JournalError> {
+        if now >= self.began + awaited {
             return Ok(BTreeSet::new());
         }
         let rows = self.journal.remaining(now).await?;
@@ -161,14 +182,15 @@ struct Seen<'a> {
     file: BundleFile,
 }
 
-/// A node that is here or has just left: what it acknowledged counts; where it acknowledged nothing, what the journal
-/// knows.
+/// A node that is served: what it acknowledged counts; where it acknowledged nothing, what the journal knows.
 fn served_one(node: &NodeStatus, presence: Presence, sds: &SdsStatus, seen: &Seen<'_>) -> Dependent {
     let mut holds = Vec::new();
-    if presence == Presence::JustLeft {
+    if presence != Presence::Here {
         // Which of its leaves it asked for ended with its streams.
         holds.extend(seen.unexpired.iter().map(|leaf| holding(leaf)));
     }
+    let streams = node.before.as_ref().filter(|_| presence == Presence::JustLeft).map(slice::from_ref);
+    let streams = streams.unwrap_or(&node.streams);
     let mut known: BTreeSet<&SpiffeId> = BTreeSet::new();
     for leaf in seen.leaves {
         if let (Some(authority), Some(until)) = (leaf.acknowledged_authority, leaf.acknowledged_until) {
@@ -180,18 +202,13 @@ fn served_one(node: &NodeStatus, presence: Presence, sds: &SdsStatus, seen: &See
         }
         known.insert(&leaf.identity);
     }
-    for stream in &node.streams {
+    for stream in streams.iter().chain(node.streams.iter().filter(|_| node.before.is_some())) {
         let (authority, until) = (stream.certificate_authority, stream.certificate_expires);
         holds.push(Holding { id: stream.certificate_id.clone(), authority, serial: None, until });
     }
-    let contexts = || {
-        let types = node.streams.iter().flat_map(|stream| &stream.types);
-        let secrets = types.filter(|one| one.type_url == TypeUrl::Secret.as_str());
-        secrets.flat_map(|one| &one.resources).filter(|resource| is_context(&resource.name))
-    };
     let mut roots: Option<BTreeSet<AuthorityId>> = None;
     let mut lists: Option<BTreeMap<AuthorityId, u64>> = None;
-    for context in contexts() {
+    for context in contexts(streams) {
         let acknowledged = acknowledged(context, sds);
         roots = Some(match roots {
             None => acknowledged.roots,
@@ -202,11 +219,11 @@ fn served_one(node: &NodeStatus, presence: Presence, sds: &SdsStatus, seen: &See
             (one, None) | (None, one) => one,
         };
     }
-    let refusal = contexts().find_map(|context| context.nack.as_ref()).map(|nack| nack.words.clone());
+    let refusal = contexts(streams).find_map(|context| context.nack.as_ref()).map(|nack| nack.words.clone());
     Dependent {
         name: node.node.to_string(),
         presence,
-        known: Some(Acknowledged {
+        known: (presence != Presence::Expected).then(|| Acknowledged {
             roots,
             lists,
             refusal,
@@ -215,6 +232,13 @@ fn served_one(node: &NodeStatus, presence: Presence, sds: &SdsStatus, seen: &See
         }),
         holds,
     }
+}
+
+/// The validation contexts that streams hold.
+fn contexts(streams: &[StreamStatus]) -> impl Iterator<Item = &ResourceStatus> {
+    let types = streams.iter().flat_map(|stream| &stream.types);
+    let secrets = types.filter(|one| one.type_url == TypeUrl::Secret.as_str());
+    secrets.flat_map(|one| &one.resources).filter(|resource| is_context(&resource.name))
 }
 
 /// What a node acknowledged of one context.

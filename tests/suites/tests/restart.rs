@@ -73,16 +73,23 @@ async fn neither_a_broken_connection_nor_a_restart_opens_a_gate() {
     refused(&world, "mute has not acknowledged a bundle with the new root").await;
 
     drop(stream);
-    eventually("its stream has ended", async || {
-        let status = world.proxy("mute").await["status"].clone();
-        if status["connected"] == false { Ok(()) } else { Err(status) }
-    })
-    .await;
+    connected(&world, false).await;
+    refused(&world, "mute has not acknowledged a bundle with the new root").await;
+    // Nor does one that is there and has not asked for anything yet.
+    let silent = world.xds(&node).delta(&node.id, &node.namespace);
+    connected(&world, true).await;
+    refused(&world, "mute has not acknowledged a bundle with the new root").await;
+    drop(silent);
+    connected(&world, false).await;
     refused(&world, "mute has not acknowledged a bundle with the new root").await;
 
     world.kill().await;
     world.start().await;
     refused(&world, "mute has not come back since the server began").await;
+    let silent = world.xds(&node).delta(&node.id, &node.namespace);
+    connected(&world, true).await;
+    refused(&world, "mute has not come back since the server began").await;
+    drop(silent);
     let status = world.rest().get("/api/v1/authorities/root/rotation").await;
     let tally = &status["tally"];
     assert_eq!((&tally["connected"], &tally["bundle"]), (&1.into(), &0.into()), "{status:#}");
@@ -100,6 +107,15 @@ async fn neither_a_broken_connection_nor_a_restart_opens_a_gate() {
     })
     .await;
     world.finish().await;
+}
+
+/// Waits until the node `mute` has a stream, or none.
+async fn connected(world: &TestWorld, wanted: bool) {
+    eventually("its stream is there, or has ended", async || {
+        let status = world.proxy("mute").await["status"].clone();
+        if status["connected"] == wanted { Ok(()) } else { Err(status) }
+    })
+    .await;
 }
 
 /// The root is not activated, for this reason.
