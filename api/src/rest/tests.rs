@@ -541,6 +541,9 @@ async fn a_binding_that_is_replaced_keeps_what_is_not_given_and_says_what_change
     assert_eq!(bare["changes"], json!([change("labels", "app=lag", ""), change("identities", id, own)]));
     let rows = world.get("/api/v1/audit?action=proxy-enroll").await.body;
     assert!(rows.to_string().contains("labels, identities"), "{rows}");
+    // One that was derived from the namespace follows it.
+    let moved = enroll(json!({"node": "web-1", "replace": true, "namespace": "staging"})).await;
+    assert_eq!(moved["proxy"]["identities"], json!(["spiffe://td.example/staging/web-1"]), "{moved}");
 }
 
 #[tokio::test]
@@ -559,7 +562,7 @@ async fn labels_and_reasons_that_a_terminal_would_obey_are_refused() {
         let body = json!({"node": "web-1", "labels": {key: value}}).to_string();
         world.refuses(request("POST", "/api/v1/proxies", "application/json", body), 400, "parameter").await;
     }
-    for reason in ["two\nlines", "\u{1b}[31mred", "\u{202e}turned", &"r".repeat(201)] {
+    for reason in ["two\nlines", "\u{1b}[31mred", "\u{202e}turned", &"r".repeat(501)] {
         for (path, body) in [
             ("authorities/root/rotation", json!({"step": "prepare", "reason": reason})),
             ("identities/block", json!({"id": "spiffe://td.example/web", "reason": reason})),
