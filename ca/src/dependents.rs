@@ -1,6 +1,9 @@
 //! Who depends on which authority, as it was observed: acknowledgements and handshakes, never assumptions.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use certs::{Serial, Timestamp};
@@ -28,12 +31,77 @@ pub struct Holding {
 pub enum Presence {
     /// A stream is open.
     Here,
-    /// One was until a moment ago, and its proxy tries again: what it acknowledged is what it has.
+    /// One was until a moment ago, and its proxy tries again, or has come back and asked for nothing yet: what it
+    /// acknowledged is what it has.
     JustLeft,
-    /// This process began a moment ago, and it has not come back: what it acknowledged before is not known.
+    /// This process began a moment ago, and it has not come back, or asked for nothing yet: what it acknowledged before is
+    /// not known.
     Expected,
     /// It has none, and none is awaited. Operators never have one.
     Away,
+}
+
+/// For how long a node is awaited: Envoy waits up to half a minute between two tries of its streams.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Leaves that live for less are for development, where nobody waits as long.
+const SHORT_LEAF: Duration = Duration::from_secs(600);
+/// However short they live.
+const LEAST_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Which nodes are awaited (PURE): those whose connection has just broken, and those that the process before served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Awaiting {
+    /// When this process began to serve.
+    pub began: Timestamp,
+    /// For how long.
+    pub period: Duration,
+}
+
+/// What is seen of a node that has a stream or had one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sighting {
+    /// When the oldest of its open streams began; `None` while it has none.
+    pub since: Option<Timestamp>,
+    /// When it was last heard of.
+    pub last_seen: Timestamp,
+    /// Whether an open stream has asked for what the node trusts.
+    pub has_asked: bool,
+    /// Whether an earlier one had, and none that is open has.
+    pub had_asked: bool,
+    /// Whether it may come back: its binding is enabled, and it is not blocked.
+    pub may_return: bool,
+}
+
+impl Awaiting {
+    /// From `began` on, where leaves live for `leaf` and `fleet` nodes are let in `per_second`: a minute, or a twentieth of
+    /// lives that are short, and as long as it takes to let in the last.
+    #[must_use]
+    pub fn new(began: Timestamp, leaf: Duration, fleet: usize, per_second: u32) -> Self {
+        let patience = if leaf < SHORT_LEAF { (leaf / 20).max(LEAST_PATIENCE) } else { PATIENCE };
+        let fleet = u64::try_from(fleet).unwrap_or(u64::MAX);
+        let admission = Duration::from_secs(fleet / u64::from(per_second.max(1)));
+        Self { began, period: patience.saturating_add(admission) }
+    }
+
+    /// Whether nodes that the process before served are awaited at `at`.
+    #[must_use]
+    pub fn is_beginning(&self, at: Timestamp) -> bool {
+        at < self.began + self.period
+    }
+
+    /// Where a node is at `now`. Until a stream has asked for what its node trusts, it tells nothing of that: what the node
+    /// had before counts, else coming back would open a gate.
+    #[must_use]
+    pub fn presence(&self, seen: &Sighting, now: Timestamp) -> Presence {
+        match seen.since {
+            None if seen.may_return && now < seen.last_seen + self.period => Presence::JustLeft,
+            None => Presence::Away,
+            Some(since) if seen.has_asked || now >= since + self.period => Presence::Here,
+            Some(_) if seen.had_asked => Presence::JustLeft,
+            Some(since) if self.is_beginning(since) => Presence::Expected,
+            Some(_) => Presence::Here,
+        }
+    }
 }
 
 /// What a node is known to trust.
@@ -104,9 +172,10 @@ impl Dependents for Unobserved {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Reason {
-    /// It is connected and has not acknowledged a bundle with the new root.
+    /// It is served and has not acknowledged a bundle with the new root.
     BundleNotAcknowledged,
-    /// It was connected before this process began, and has not come back since: what it acknowledged is not known.
+    /// The process before may have served it, and it has not come back since, or asked for nothing yet: what it
+    /// acknowledged is not known. See [`Presence::Expected`].
     NotBack,
     /// It refused the bundle with the new root.
     BundleRefused {
@@ -127,7 +196,7 @@ pub enum Reason {
         /// Its last second.
         until: Timestamp,
     },
-    /// It is connected, checks against revocation lists, and has not acknowledged that of the next issuing authority.
+    /// It is served, checks against revocation lists, and has not acknowledged that of the next issuing authority.
     ListNotAcknowledged,
     /// It has not completed a handshake with our certificate under the new root: its own trust bundle file may be
     /// stale.
@@ -277,4 +346,57 @@ fn depends(
         is_unproven.then(|| dependent.laggard(Reason::NotProven))
     };
     lacks(dependent, new).or_else(|| holds(dependent, signed, now)).or_else(unproven)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(secs: u64) -> Timestamp {
+        Timestamp::from_unix_secs(1_800_000_000) + Duration::from_secs(secs)
+    }
+
+    #[test]
+    fn a_node_is_where_it_was_until_it_has_asked_for_what_it_trusts() {
+        let awaiting = Awaiting { began: at(1000), period: Duration::from_secs(60) };
+        let new = Sighting {
+            since: Some(at(1010)),
+            last_seen: at(1010),
+            has_asked: false,
+            had_asked: false,
+            may_return: true,
+        };
+        let gone = Sighting { since: None, ..new };
+        let late = Sighting { since: Some(at(1060)), last_seen: at(1060), ..new };
+        for (seen, now, expected) in [
+            (Sighting { has_asked: true, ..new }, 1010, Presence::Here),
+            (Sighting { had_asked: true, ..new }, 1010, Presence::JustLeft),
+            (Sighting { had_asked: true, ..new }, 1069, Presence::JustLeft),
+            // One that asks for nothing in all that time needs nothing.
+            (Sighting { had_asked: true, ..new }, 1070, Presence::Here),
+            (new, 1010, Presence::Expected),
+            (new, 1069, Presence::Expected),
+            (new, 1070, Presence::Here),
+            // It joins later: nobody knows of anything that it had.
+            (late, 1060, Presence::Here),
+            (Sighting { had_asked: true, ..late }, 1060, Presence::JustLeft),
+            (gone, 1069, Presence::JustLeft),
+            (gone, 1070, Presence::Away),
+            (Sighting { may_return: false, ..gone }, 1011, Presence::Away),
+        ] {
+            assert_eq!(awaiting.presence(&seen, at(now)), expected, "{seen:?} at {now}");
+        }
+        assert!(awaiting.is_beginning(at(1059)) && !awaiting.is_beginning(at(1060)));
+    }
+
+    #[test]
+    fn nodes_are_awaited_for_a_minute_and_as_long_as_it_takes_to_let_them_in() {
+        for (leaf, fleet, secs) in
+            [(43_200, 0, 60), (600, 99, 60), (43_200, 20_000, 260), (599, 0, 29), (60, 50, 3), (5, 0, 2)]
+        {
+            let period = Awaiting::new(at(0), Duration::from_secs(leaf), fleet, 100).period;
+            assert_eq!(period.as_secs(), secs, "{leaf} {fleet}");
+        }
+        assert_eq!(Awaiting::new(at(0), Duration::from_secs(5), 7, 0).period, Duration::from_secs(9));
+    }
 }

@@ -381,7 +381,7 @@ async fn serve(
         bindings: configs.watch_bindings(),
         blocks: configs.watch_blocks(),
         began: clock.now(),
-        awaited: observer::awaited(config.lifetimes.leaf),
+        leaf_lifetime: config.lifetimes.leaf,
         admitted_per_second: limits.new_streams_per_second,
         sds: sds.status(),
         journal: journal.clone(),

@@ -1,7 +1,8 @@
 //! Text of strangers, as people may read it.
 
 /// Whether a terminal does something else with `letter` than to show it: control characters, what turns the direction
-/// of writing around (UTS 55), line separators, and spaces that nobody sees.
+/// of writing around (UTS 55), line separators, and the invisible ones among general punctuation. Other letters that
+/// nobody sees do no harm to a terminal, and are left.
 #[must_use]
 pub fn is_unprintable(letter: char) -> bool {
     letter.is_control()

@@ -389,7 +389,7 @@ impl Keeper {
     }
 }
 
-/// Whether a connected proxy shows the certificate, or may.
+/// Whether a proxy that is served shows the certificate, or may.
 fn is_shown(held: &Held, seen: &[Dependent]) -> bool {
     let served = seen.iter().filter(|one| one.is_served() && one.name == held.node.as_str());
     served.flat_map(|one| &one.holds).any(|holding| match &holding.serial {

@@ -11,7 +11,7 @@ use std::{
 use api::node::NodeDoor;
 use async_trait::async_trait;
 use ca::{
-    dependents::{Acknowledged, BundleFile, Dependent, Dependents, Holding, Presence},
+    dependents::{Acknowledged, Awaiting, BundleFile, Dependent, Dependents, Holding, Presence, Sighting},
     ports::{CertificateFilter, Journal, JournalError, Unexpired},
 };
 use certs::{Profile, Timestamp};
@@ -20,17 +20,6 @@ use spiffe::{AuthorityId, Bindings, BlockList, NodeId, SpiffeId, Trust};
 use tokio::sync::watch;
 use xds::{Board, NodeStatus, ResourceStatus, StreamStatus, TypeUrl};
 
-/// For how long a node is awaited whose connection broke, or that the process before served: Envoy waits up to half a
-/// minute between two tries of its streams.
-const AWAITED: Duration = Duration::from_secs(60);
-/// Leaves that live for less are for development, where nobody waits as long.
-const SHORT_LEAF: Duration = Duration::from_secs(600);
-
-/// For how long a node is awaited where leaves live for so long: a minute, but a twentieth of lives that are short.
-pub(super) fn awaited(leaf: Duration) -> Duration {
-    if leaf < SHORT_LEAF { (leaf / 20).max(Duration::from_secs(2)) } else { AWAITED }
-}
-
 /// Observes nodes and operators.
 pub(super) struct Observer {
     pub(super) board: Arc<Board>,
@@ -38,9 +27,9 @@ pub(super) struct Observer {
     pub(super) blocks: watch::Receiver<Arc<BlockList>>,
     /// When this process began to serve.
     pub(super) began: Timestamp,
-    /// For how long a node that is gone is awaited that is let in at once; see [`awaited`].
-    pub(super) awaited: Duration,
-    /// How many streams are let in within a second, for ever: the last of a large fleet wait for that.
+    /// How long leaves live.
+    pub(super) leaf_lifetime: Duration,
+    /// How many streams are let in within a second, for ever.
     pub(super) admitted_per_second: u32,
     pub(super) sds: watch::Receiver<Arc<SdsStatus>>,
     pub(super) journal: Arc<dyn Journal>,
@@ -53,10 +42,12 @@ impl Dependents for Observer {
     async fn observe(&self, unexpired: &[Unexpired], now: Timestamp) -> Result<Vec<Dependent>, JournalError> {
         let sds = self.sds.borrow().clone();
         let nodes = self.board.nodes();
-        let awaited = self.awaited();
+        let fleet = self.bindings.borrow().len();
+        let awaiting = Awaiting::new(self.began, self.leaf_lifetime, fleet, self.admitted_per_second);
         let served: BTreeMap<&NodeId, (Presence, &NodeStatus)> = nodes
             .iter()
-            .filter_map(|node| Some((&node.node, (self.presence(node, awaited, now)?, node))))
+            .map(|node| (&node.node, (awaiting.presence(&self.sighting(node), now), node)))
+            .filter(|(_, (presence, _))| *presence != Presence::Away)
             .collect();
         let mut of_nodes: BTreeMap<&NodeId, Vec<&Unexpired>> = BTreeMap::new();
         for leaf in unexpired {
@@ -77,7 +68,10 @@ impl Dependents for Observer {
         };
         let mut all: Vec<Dependent> =
             served.values().map(|(presence, node)| served_one(node, *presence, &sds, &seen(node))).collect();
-        let expected = self.expected(awaited, now).await?;
+        let expected = match awaiting.is_beginning(now) {
+            true => self.expected(now).await?,
+            false => BTreeSet::new(),
+        };
         let away = of_nodes
             .keys()
             .map(|node| (*node, Presence::Away))
@@ -96,35 +90,21 @@ impl Dependents for Observer {
 }
 
 impl Observer {
-    fn awaited(&self) -> Duration {
-        let fleet = u32::try_from(self.bindings.borrow().len()).unwrap_or(u32::MAX);
-        self.awaited + Duration::from_secs((fleet / self.admitted_per_second.max(1)).into())
-    }
-
-    /// `None` where nobody awaits it.
-    fn presence(&self, node: &NodeStatus, awaited: Duration, now: Timestamp) -> Option<Presence> {
-        if node.is_connected {
-            // Until it has asked for what it trusts, what it had before counts: else coming back would open a gate.
-            let since = node.streams.iter().map(|stream| stream.since).min().unwrap_or(now);
-            let has_asked = contexts(&node.streams).next().is_some();
-            return Some(match &node.before {
-                _ if has_asked || now >= since + awaited => Presence::Here,
-                Some(_) => Presence::JustLeft,
-                None if since < self.began + awaited => Presence::Expected,
-                None => Presence::Here,
-            });
-        }
+    fn sighting(&self, node: &NodeStatus) -> Sighting {
+        let open = node.streams.iter().filter(|_| node.is_connected);
         let is_blocked =
             node.streams.iter().any(|stream| self.blocks.borrow().contains(&stream.certificate_id));
-        let is_awaited = now < node.last_seen + awaited && !is_blocked;
-        (is_awaited && self.bindings.borrow().enabled(&node.node).is_some()).then_some(Presence::JustLeft)
+        Sighting {
+            since: open.map(|stream| stream.since).min(),
+            last_seen: node.last_seen,
+            has_asked: contexts(&node.streams).next().is_some(),
+            had_asked: node.before.is_some(),
+            may_return: !is_blocked && self.bindings.borrow().enabled(&node.node).is_some(),
+        }
     }
 
-    /// Nodes that the process before may have served, as long as they are awaited.
-    async fn expected(&self, awaited: Duration, now: Timestamp) -> Result<BTreeSet<NodeId>, JournalError> {
-        if now >= self.began + awaited {
-            return Ok(BTreeSet::new());
-        }
+    /// Nodes that the process before may have served.
+    async fn expected(&self, now: Timestamp) -> Result<BTreeSet<NodeId>, JournalError> {
         let rows = self.journal.remaining(now).await?;
         let (bindings, blocks) = (self.bindings.borrow().clone(), self.blocks.borrow().clone());
         let nodes = rows.into_iter().filter(|row| row.profile == Profile::Node && !blocks.contains(&row.id));
