@@ -10,7 +10,7 @@ use std::{
 use ca::ports::Remaining;
 use certs::{Serial, Timestamp};
 use spiffe::{AuthorityId, NodeId, SpiffeId};
-use sqlx::{AssertSqlSafe, Row, sqlite::SqliteRow};
+use sqlx::{AssertSqlSafe, Row, SqliteConnection, sqlite::SqliteRow};
 
 use crate::{
     Store,
@@ -66,20 +66,29 @@ impl Newest {
         self.since.is_some_and(|since| since <= at)
     }
 
+    /// Behind which row to read on, where what ended at `at` or later is all here.
+    fn mark(&self, at: Timestamp) -> Option<i64> {
+        self.reaches(at).then_some(self.mark)
+    }
+
     /// Begins anew with the newest certificates that ended at `since` or later. Rows behind `mark` are told afterwards.
     fn begin(since: Timestamp, newest: Vec<Entry>, mark: i64) -> Self {
         let known = newest.into_iter().map(|entry| (entry.pair(), entry));
         Self { known: known.collect(), mark, since: Some(since) }
     }
 
-    /// Takes all rows behind the mark, in their order.
-    fn follow(&mut self, rows: Vec<Entry>) {
+    /// Takes all rows behind `mark`, in their order. Of two that looked at the same time the one may have read them before
+    /// the other.
+    fn follow(&mut self, mark: i64, rows: Vec<Entry>) {
         let Some(last) = rows.last().map(|row| row.sequence) else { return };
         let latest = rows.iter().map(|row| row.certificate.issued).max();
         let is_pending = |row: &&Entry| {
             row.standing == Standing::Unknown && latest <= Some(row.certificate.issued + PATIENCE)
         };
-        self.mark = rows.iter().find(is_pending).map_or(last, |row| row.sequence - 1);
+        // Those between were not read; those up to the mark are told already.
+        if mark <= self.mark {
+            self.mark = self.mark.max(rows.iter().find(is_pending).map_or(last, |row| row.sequence - 1));
+        }
         for row in rows.into_iter().filter(|row| row.standing == Standing::Issued) {
             let pair = row.pair();
             if self.known.get(&pair).is_none_or(|known| known.sequence < row.sequence) {
@@ -135,40 +144,54 @@ impl Entry {
 impl Store {
     /// See [`ca::ports::Journal::remaining`].
     pub(crate) async fn list_remaining(&self, now: Timestamp) -> Result<Vec<Remaining>, sqlx::Error> {
-        let mut newest = self.newest_certificates().lock().await;
         let mut connection = self.read().await?;
-        if !newest.reaches(now) {
-            let since = now - KEPT;
-            // What is issued while the others are read stands behind the mark, and is told once more.
-            let mark: i64 = sqlx::query(
-                "WITH last AS (SELECT sequence, state, at FROM certificates ORDER BY sequence DESC LIMIT ?1)
-                 SELECT coalesce((SELECT min(sequence) - 1 FROM last
-                                   WHERE state = 'unknown' AND at + ?2 >= (SELECT max(at) FROM last)),
-                                 (SELECT max(sequence) FROM last), 0) AS mark",
-            )
-            .bind(number(MAX_PENDING))
-            .bind(i64::try_from(PATIENCE.as_millis()).unwrap_or(i64::MAX))
-            .fetch_one(&mut *connection)
-            .await?
-            .try_get("mark")?;
-            let query = format!("{COLUMNS} WHERE c.not_after >= ? AND {NEWEST}");
-            let query = sqlx::query(AssertSqlSafe(query)).bind(since.unix_millis());
-            let rows = query.fetch_all(&mut *connection).await?;
-            *newest = Newest::begin(since, rows.iter().map(Entry::read).collect::<Result<_, _>>()?, mark);
+        loop {
+            let known = self.newest_certificates().mark(now);
+            let begun = match known {
+                Some(_) => None,
+                None => Some(begin(&mut connection, now - KEPT).await?),
+            };
+            let mark = known.or(begun.as_ref().map(|begun| begun.mark)).unwrap_or_default();
+            let query = format!("{COLUMNS} WHERE c.sequence > ? ORDER BY c.sequence");
+            let rows = sqlx::query(AssertSqlSafe(query)).bind(mark).fetch_all(&mut *connection).await?;
+            let rows = rows.iter().map(Entry::read).collect::<Result<_, _>>()?;
+            let revoked = sqlx::query("SELECT authority, serial FROM revocations WHERE not_after >= ?")
+                .bind(now.unix_millis())
+                .fetch_all(&mut *connection)
+                .await?;
+            let revoked = revoked.iter().map(|row| Ok((parsed(row, "authority")?, serial(row)?)));
+            let revoked = revoked.collect::<Result<_, sqlx::Error>>()?;
+            let mut newest = self.newest_certificates();
+            if let Some(begun) = begun.filter(|_| !newest.reaches(now)) {
+                *newest = begun;
+            }
+            newest.follow(mark, rows);
+            // Somebody else who looks back less far may have begun anew in between.
+            if newest.reaches(now) {
+                return Ok(newest.at(now, &revoked));
+            }
         }
-        let query = format!("{COLUMNS} WHERE c.sequence > ? ORDER BY c.sequence");
-        let query = sqlx::query(AssertSqlSafe(query)).bind(newest.mark);
-        let rows = query.fetch_all(&mut *connection).await?;
-        newest.follow(rows.iter().map(Entry::read).collect::<Result<_, _>>()?);
-        let rows = sqlx::query("SELECT authority, serial FROM revocations WHERE not_after >= ?")
-            .bind(now.unix_millis())
-            .fetch_all(&mut *connection)
-            .await?;
-        let revoked = rows.iter().map(|row| Ok((parsed(row, "authority")?, serial(row)?)));
-        let revoked = revoked.collect::<Result<_, sqlx::Error>>()?;
-        drop(connection);
-        Ok(newest.at(now, &revoked))
     }
+}
+
+/// Begins with what ended at `since` or later. What is issued while the others are read stands behind the mark, and is
+/// told once more.
+async fn begin(connection: &mut SqliteConnection, since: Timestamp) -> Result<Newest, sqlx::Error> {
+    let mark = sqlx::query(
+        "WITH last AS (SELECT sequence, state, at FROM certificates ORDER BY sequence DESC LIMIT ?1)
+         SELECT coalesce((SELECT min(sequence) - 1 FROM last
+                           WHERE state = 'unknown' AND at + ?2 >= (SELECT max(at) FROM last)),
+                         (SELECT max(sequence) FROM last), 0) AS mark",
+    )
+    .bind(number(MAX_PENDING))
+    .bind(i64::try_from(PATIENCE.as_millis()).unwrap_or(i64::MAX))
+    .fetch_one(&mut *connection)
+    .await?
+    .try_get("mark")?;
+    let query = format!("{COLUMNS} WHERE c.not_after >= ? AND {NEWEST}");
+    let query = sqlx::query(AssertSqlSafe(query)).bind(since.unix_millis());
+    let rows = query.fetch_all(connection).await?;
+    Ok(Newest::begin(since, rows.iter().map(Entry::read).collect::<Result<_, _>>()?, mark))
 }
 
 #[cfg(test)]
@@ -218,9 +241,23 @@ mod tests {
             let row = |(place, (standing, from)): (usize, (&Standing, &u64))| {
                 entry(8 + i64::try_from(place).unwrap(), 1, *standing, *from, HOUR)
             };
-            newest.follow(rows.map(row).collect());
+            newest.follow(7, rows.map(row).collect());
             assert_eq!(newest.mark, mark, "{standings:?} at {times:?}");
         }
+    }
+
+    #[test]
+    fn rows_that_were_read_at_another_time_move_the_mark_over_nothing_and_not_back() {
+        use Standing::{Issued, Unknown};
+        let row = |sequence, standing| entry(sequence, 1, standing, 0, HOUR);
+        let mut newest = Newest::begin(at(0), Vec::new(), 7);
+        newest.follow(9, vec![row(10, Issued)]);
+        assert_eq!((newest.mark, newest.known.len()), (7, 1), "8 and 9 were not read");
+        newest.follow(7, vec![row(8, Issued), row(9, Issued), row(10, Issued)]);
+        assert_eq!(newest.mark, 10);
+        newest.follow(7, vec![row(8, Unknown), row(9, Unknown)]);
+        assert_eq!(newest.mark, 10, "their results were told");
+        assert_eq!(newest.at(at(0), &HashSet::new())[0].serial, row(10, Issued).certificate.serial);
     }
 
     #[test]
@@ -258,7 +295,7 @@ mod tests {
         for seed in 0..200 {
             let mut random = StdRng::seed_from_u64(seed);
             let (mut table, mut revoked): (Vec<Entry>, HashSet<_>) = (Vec::new(), HashSet::new());
-            let (mut newest, mut now) = (Newest::default(), 30 * HOUR);
+            let (mut newest, mut now, mut late) = (Newest::default(), 30 * HOUR, None);
             for step in 0..240 {
                 now += random.random_range(0..400_u64);
                 match random.random_range(0..8) {
@@ -301,7 +338,19 @@ mod tests {
                     let rows = last.into_values().filter(|row| row.certificate.not_after >= since);
                     newest = Newest::begin(since, rows.collect(), mark);
                 }
-                newest.follow(table.iter().filter(|row| row.sequence > newest.mark).cloned().collect());
+                // Somebody who looked at the same time read before, and comes after.
+                let read =
+                    (newest.mark, table.iter().filter(|row| row.sequence > newest.mark).cloned().collect());
+                let (mark, rows): (i64, Vec<Entry>) = read;
+                if random.random_range(0..4) == 0 {
+                    late = Some((mark, rows.clone()));
+                }
+                newest.follow(mark, rows);
+                if random.random_range(0..4) == 0
+                    && let Some((mark, rows)) = late.take()
+                {
+                    newest.follow(mark, rows);
+                }
                 let answer = newest.at(asked, &revoked);
                 assert!(answer.is_sorted_by_key(|one| one.not_after), "seed {seed} step {step}");
                 let mut serials: Vec<Serial> = answer.into_iter().map(|one| one.serial).collect();

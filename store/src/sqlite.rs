@@ -3,7 +3,7 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -195,7 +195,8 @@ struct Inner {
     anchor_state: Mutex<AnchorStatus>,
     /// How far the audit chain was followed.
     followed: Mutex<Head>,
-    newest: tokio::sync::Mutex<Newest>,
+    /// Never held across an await.
+    newest: Mutex<Newest>,
     topics: Arc<Topics>,
     broken: watch::Receiver<Option<String>>,
     clock: Arc<dyn Clock>,
@@ -267,8 +268,8 @@ impl Store {
         &self.0.anchor_state
     }
 
-    pub(crate) fn newest_certificates(&self) -> &tokio::sync::Mutex<Newest> {
-        &self.0.newest
+    pub(crate) fn newest_certificates(&self) -> MutexGuard<'_, Newest> {
+        self.0.newest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn followed(&self) -> &Mutex<Head> {
@@ -454,7 +455,7 @@ pub(crate) async fn open_as(options: OpenOptions, schema: Schema) -> Result<(Sto
         anchor: options.anchor,
         anchor_state: Mutex::default(),
         followed: Mutex::new(Head::GENESIS),
-        newest: tokio::sync::Mutex::default(),
+        newest: Mutex::default(),
         topics,
         broken: is_broken,
         clock: options.clock,

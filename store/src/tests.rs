@@ -24,6 +24,7 @@ mod issuers;
 mod nodes;
 mod promises;
 mod recovery;
+mod remaining;
 mod rollback;
 mod rotation;
 mod secrets;
