@@ -131,7 +131,7 @@ enum Command {
     Enroll {
         binding: Box<Binding>,
         token: Box<StoredToken>,
-        replace: bool,
+        replaces: Option<Box<Binding>>,
         event: Box<Event>,
         reply: Reply<()>,
     },
@@ -215,19 +215,20 @@ impl Handle {
         self.ask(|reply| Command::Explain(node, reply)).await
     }
 
-    /// Writes a binding and its join token.
+    /// Writes a binding and its join token, in the place of the one that it `replaces`, if it does.
     ///
     /// # Errors
-    /// When documents that would now meet at this node contradict each other, or the store does not commit.
+    /// When there is another binding of the node by now, or none that it could replace; when documents that would now meet at this node contradict each other, or the store does not commit.
     pub async fn enroll(
         &self,
         binding: Binding,
         token: StoredToken,
-        replace: bool,
+        replaces: Option<Binding>,
         event: Event,
     ) -> Result<(), CallError> {
         let (binding, token, event) = (Box::new(binding), Box::new(token), Box::new(event));
-        self.ask(|reply| Command::Enroll { binding, token, replace, event, reply }).await
+        let replaces = replaces.map(Box::new);
+        self.ask(|reply| Command::Enroll { binding, token, replaces, event, reply }).await
     }
 
     /// Removes a binding.
@@ -405,8 +406,8 @@ impl Manager {
                 let explained = self.catalog.explain(&node).unwrap_or_default();
                 drop(reply.send(Ok(explained.into_iter().map(explained_line).collect())));
             }
-            Command::Enroll { binding, token, replace, event, reply } => {
-                drop(reply.send(self.enroll(*binding, &token, replace, *event).await));
+            Command::Enroll { binding, token, replaces, event, reply } => {
+                drop(reply.send(self.enroll(*binding, &token, replaces.as_deref(), *event).await));
             }
             Command::Remove(node, event, reply) => drop(reply.send(self.remove(&node, *event).await)),
             Command::SetIssuer(node, issuer, event, reply) => {
@@ -597,20 +598,28 @@ impl Manager {
         &mut self,
         mut binding: Binding,
         token: &StoredToken,
-        replace: bool,
+        replaces: Option<&Binding>,
         event: Event,
     ) -> Result<(), CallError> {
-        // A node whose binding is written anew goes on with its certificate; one that was removed does not.
-        if let Some(replaced) = self.bindings.borrow().get(&binding.node).filter(|_| replace) {
+        if let Some(replaced) = replaces {
+            // What the new one keeps was read from it: one that was removed meanwhile must not come back by that.
+            if self.bindings.borrow().get(&binding.node) != Some(replaced) {
+                let why =
+                    "its binding was changed or removed meanwhile: look at it, and ask again".to_owned();
+                return Err(CallError::Conflict { what: "node", name: binding.node.to_string(), why });
+            }
+            // A node whose binding is written anew goes on with its certificate; one that was removed does not.
             binding.created = replaced.created;
         }
         let mut next = self.bindings.borrow().iter().cloned().collect::<Vec<_>>();
         next.push(binding.clone());
         let next = Arc::new(Bindings::new(next));
         let planned = self.with_bindings(&next, Some(&binding.node))?;
-        self.stores.nodes.enroll(&binding, token, replace, event).await.map_err(|error| match error {
-            StoreError::Exists { name, .. } => CallError::Exists { what: "node", name },
-            other => other.into(),
+        self.stores.nodes.enroll(&binding, token, replaces.is_some(), event).await.map_err(|error| {
+            match error {
+                StoreError::Exists { name, .. } => CallError::Exists { what: "node", name },
+                other => other.into(),
+            }
         })?;
         self.rebind(planned, next);
         Ok(())

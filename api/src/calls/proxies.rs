@@ -65,7 +65,8 @@ impl Calls {
                 changed if changed.is_empty() => event,
                 changed => event.with("changed", changed.join(", ")),
             };
-            self.configs.enroll(binding.clone(), stored, wanted.replace, event).await?;
+            let replaces = known.filter(|_| wanted.replace);
+            self.configs.enroll(binding.clone(), stored, replaces, event).await?;
             token = Some(join.to_clear_text());
         }
         Ok(wire::Enrolled {

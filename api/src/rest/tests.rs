@@ -67,6 +67,7 @@ spec:
 
 struct World {
     router: Router,
+    configs: crate::calls::configs::Handle,
     store: MemoryStore,
     still: Still,
     journal: Arc<ca::testing::MemoryStore>,
@@ -160,7 +161,7 @@ async fn world_with(recoveries: impl FnOnce(MemoryStore) -> Arc<dyn RecoveryStor
         facts: Arc::new(facts),
         clock: Arc::new(clock.clone()),
         time: time.subscribe(),
-        configs,
+        configs: configs.clone(),
         documents: shared.clone(),
         nodes: shared.clone(),
         audit: shared.clone(),
@@ -190,6 +191,7 @@ async fn world_with(recoveries: impl FnOnce(MemoryStore) -> Arc<dyn RecoveryStor
     let peer = Some(peer("/credence/operator/ann"));
     World {
         router: router(calls),
+        configs,
         store,
         still,
         journal: ca,
@@ -544,6 +546,36 @@ async fn a_binding_that_is_replaced_keeps_what_is_not_given_and_says_what_change
     // One that was derived from the namespace follows it.
     let moved = enroll(json!({"node": "web-1", "replace": true, "namespace": "staging"})).await;
     assert_eq!(moved["proxy"]["identities"], json!(["spiffe://td.example/staging/web-1"]), "{moved}");
+}
+
+#[tokio::test]
+async fn a_binding_that_was_changed_or_removed_meanwhile_is_not_written_back() {
+    let world = world().await;
+    let node = spiffe::NodeId::parse("web-1").unwrap();
+    let read = || world.configs.bindings().get(&node).cloned();
+    let write_back = async |known: spiffe::Binding| {
+        let now = world.clock.now();
+        let token = crate::token::JoinToken::generate(known.tenant.clone());
+        let token = token.to_stored(&[7; 32], node.clone(), "ann".into(), now, now + Duration::from_secs(60));
+        let event = Event::done(now, Actor::System, Action::ProxyEnroll, "web-1");
+        world.configs.enroll(known.clone(), token, Some(known), event).await
+    };
+    let enroll = async |labels: Value| {
+        world
+            .json("POST", "/api/v1/proxies", json!({"node": "web-1", "labels": labels, "replace": true}))
+            .await
+    };
+    assert_eq!(enroll(json!({"app": "old"})).await.status, StatusCode::CREATED);
+    let old = read().unwrap();
+    write_back(old.clone()).await.expect("it is the same still");
+    let old = read().unwrap();
+    assert_eq!(enroll(json!({"app": "new"})).await.status, StatusCode::CREATED);
+    assert!(matches!(write_back(old.clone()).await, Err(CallError::Conflict { .. })), "changed");
+    assert_eq!(read().unwrap().labels["app"], "new");
+    let removed = world.send(Request::delete("/api/v1/proxies/web-1").body(Body::empty()).unwrap()).await;
+    assert_eq!(removed.status, StatusCode::OK, "{}", removed.body);
+    assert!(matches!(write_back(old).await, Err(CallError::Conflict { .. })), "removed");
+    assert_eq!(read(), None);
 }
 
 #[tokio::test]
