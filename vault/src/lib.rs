@@ -1,6 +1,5 @@
-//! A client of a HashiCorp Vault, as Credence needs it: authorities that its PKI engine signs below one of its issuers.
-//! Slots of key-encryption keys in its Transit engine are another use. Leaves that it signs by a role are understood as
-//! well; nothing in the product asks for them yet.
+//! A client of a HashiCorp Vault, as Credence needs it: authorities that its PKI engine signs below one of its issuers,
+//! leaves that it signs by a role, and slots of key-encryption keys in its Transit engine.
 //!
 //! It knows no identity, no store and no configuration file: what is asked for is told to it, and what comes back are
 //! values of `certs`. It asks no environment, has no clock of its own and spawns nothing. A token goes to the addresses

@@ -20,6 +20,11 @@ use crate::{
     thorough::variable,
 };
 
+/// How many lines of the log, and rows of the audit, a failure shows; all of them are in the evidence.
+const MAX_SHOWN: usize = 20;
+/// How much of each.
+const MAX_WIDTH: usize = 500;
+
 /// The root of the workspace.
 #[must_use]
 pub fn workspace() -> PathBuf {
@@ -529,7 +534,18 @@ impl Drop for TestWorld {
         let target = self.keep_evidence(sandbox);
         #[expect(clippy::print_stderr, reason = "whoever reads the failure must find the evidence")]
         {
-            eprintln!("evidence is kept in {}", target.display());
+            eprintln!("evidence is kept in {}; what went wrong, and what happened last:", target.display());
+            let is_trouble = |line: &&str| line.contains("\"WARN\"") || line.contains("\"ERROR\"");
+            let log = std::fs::read_to_string(target.join("serve.log")).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().filter(is_trouble).collect();
+            for line in &lines[lines.len().saturating_sub(MAX_SHOWN)..] {
+                eprintln!("{}", line.chars().take(MAX_WIDTH).collect::<String>());
+            }
+            let audit = std::fs::read(target.join("audit.json")).unwrap_or_default();
+            let rows: Vec<Value> = serde_json::from_slice(&audit).unwrap_or_default();
+            for row in rows.iter().take(MAX_SHOWN) {
+                eprintln!("{}", row.to_string().chars().take(MAX_WIDTH).collect::<String>());
+            }
         }
     }
 }

@@ -6,7 +6,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use kit::{
-    Config, LeafVault, Load, LoadPlan, Outcome, Pair, ROLE, TestWorld, WorldOptions, envoy, eventually,
+    Config, LeafVault, Load, LoadPlan, Outcome, Pair, ROLE, TestWorld, WorldOptions, envoy,
     listed_issuer as issuer, try_http, within,
 };
 use serde_json::{Value, json};
@@ -226,18 +226,18 @@ async fn a_role_or_a_policy_that_cannot_work_is_refused_with_what_to_write_and_n
 
 /// Points the issuer at another authority of its mount, and waits until both proxies have leaves of that one.
 async fn point(world: &TestWorld, corp: &LeafVault, id: &str) -> String {
-    let begun = now(world).await;
     let update = ["issuer", "update", "corp", "--issuer", id];
     corp.grant_printed(world, &[&update[..], &["--print-policy"]].concat()).await;
     let (code, out, words) = world.run(&update).await;
     assert!(code == 0 && out.contains("as before; those of another authority are replaced"), "{out} {words}");
     let next = issuer(world, "corp").await;
     assert_eq!(next["state"], "signs", "{next:#}");
-    eventually("leaves of the next authority", async || {
+    within(LONG, "leaves of the next authority", async || {
         // The one before may have renewed one meanwhile.
-        let leaves = renewed(world, json!("corp"), &begun).await;
-        let is_next = |one: &Value| one["authority"] == next["authority"];
-        if leaves.iter().all(is_next) { Ok(()) } else { Err(leaves) }
+        let leaves = leaves(world).await;
+        let is_next = |one: &Value| one["issuer"] == "corp" && one["authority"] == next["authority"];
+        let are_new = leaves.len() == 2 && leaves.iter().all(is_next);
+        if are_new { Ok(()) } else { Err(leaves) }
     })
     .await;
     next["authority"].as_str().unwrap().to_owned()
