@@ -14,6 +14,12 @@ use crate::{calls::CallError, wire};
 pub const MEDIA_TYPE: &str = "application/problem+json";
 const PREFIX: &str = "urn:credence:problem:";
 
+/// The type of a problem by its last word.
+#[must_use]
+pub fn type_uri(word: &str) -> String {
+    format!("{PREFIX}{word}")
+}
+
 /// One thing wrong with a text: what, where, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Fault {
@@ -109,7 +115,7 @@ impl Problem {
         };
         Self {
             ladder,
-            type_uri: format!("{PREFIX}{}", face.word),
+            type_uri: type_uri(face.word),
             title: face.title.to_owned(),
             status: face.status.as_u16(),
             detail,

@@ -1,8 +1,11 @@
 //! What people type: every command with its options and examples, in one place. No behaviour here.
 
-use std::path::{Path, PathBuf};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 mod authorities;
 mod certificates;
@@ -38,13 +41,26 @@ pub use self::sealing::*;
     about = "A control plane for Envoy in which identity comes first",
     max_term_width = 100,
     after_help = "Exit codes: 0 ok, 1 failed, 2 usage, 3 refused by policy, 4 not found, 5 conflict, 6 unavailable, \
-                  7 partial.\n\nStart with:\n  credence demo\n  credence init --trust-domain prod.example && \
+                  7 partial.\nWith -o json and -o yaml a command that fails ends standard error with one object of JSON.\n\nStart with:\n  credence demo\n  credence init --trust-domain prod.example && \
                   credence serve"
 )]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Cli {
+    /// Reads what was typed, and how the command is to print.
+    ///
+    /// # Errors
+    /// When it is no command of ours, or asks for help.
+    pub fn read(typed: &[OsString]) -> Result<(Self, Format), clap::Error> {
+        let mut command = Self::command();
+        let matches = command.try_get_matches_from_mut(typed)?;
+        let format = Format::of(&matches);
+        Ok((Self::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?, format))
+    }
 }
 
 /// Every command.
@@ -173,6 +189,34 @@ pub enum Format {
     Json,
     /// For both.
     Yaml,
+}
+
+impl Format {
+    /// What the command below `matches` was given with `-o`.
+    fn of(matches: &ArgMatches) -> Self {
+        let mut matches = matches;
+        while let Some((_, below)) = matches.subcommand() {
+            matches = below;
+        }
+        matches.try_get_one("output").ok().flatten().copied().unwrap_or_default()
+    }
+
+    /// What seems to be asked for where nothing of it can be read.
+    #[must_use]
+    pub fn guess(typed: &[OsString]) -> Self {
+        let mut after = None;
+        let mut found = Self::default();
+        for word in typed.iter().filter_map(|word| word.to_str()) {
+            let inner = ["--output=", "-o"].iter().find_map(|option| word.strip_prefix(option));
+            let value = match after {
+                Some("-o" | "--output") => word,
+                _ => inner.map_or("", |value| value.trim_start_matches('=')),
+            };
+            found = Self::from_str(value, false).unwrap_or(found);
+            after = Some(word);
+        }
+        found
+    }
 }
 
 /// How to reach the server.

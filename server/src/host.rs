@@ -15,7 +15,7 @@ use spiffe::attestation::JoinToken;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    cli::{AgentCommand, Command, DemoArgs, DoctorArgs, InitArgs, JoinArgs, RunArgs, ServeArgs},
+    cli::{AgentCommand, Command, DemoArgs, DoctorArgs, Format, InitArgs, JoinArgs, RunArgs, ServeArgs},
     clock::SystemClock,
     commands,
     config::{self, Config, KekSource},
@@ -34,36 +34,46 @@ use crate::{
 const JOIN_PATIENCE: Duration = Duration::from_secs(120);
 const DEMO_DURATION: Duration = Duration::from_secs(60);
 
-/// Carries out what was typed.
+/// Carries out what was typed; a failure is said in `format`.
 #[must_use]
-pub fn main(command: Command) -> ExitCode {
+pub fn main(command: Command, format: Format) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            output::note(&format!("credence: error: cannot start the runtime: {error}"));
-            return Exit::Failed.into();
+            let failure = Failure::new(Exit::Failed, format!("cannot start the runtime: {error}"), "");
+            failure.print(format);
+            return failure.exit.into();
         }
     };
     match runtime.block_on(run(command)) {
         Ok(exit) => exit.into(),
         Err(failure) => {
-            failure.print();
+            failure.print(format);
             failure.exit.into()
         }
     }
 }
 
-/// Says what is wrong with what was typed, or the help that was asked for.
+/// Says in `format` what is wrong with what was typed, or the help that was asked for.
 #[must_use]
-pub fn misread(error: &clap::Error) -> ExitCode {
+pub fn misread(error: &clap::Error, format: Format) -> ExitCode {
     if !error.use_stderr() || error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
     {
         let _ = error.print();
+    } else if format != Format::Table {
+        mistyped(&error.to_string()).print(format);
     } else {
         // Every error of ours begins alike, so that scripts and people find it.
         output::note(format!("credence: {}", error.render()).trim_end());
     }
     if error.use_stderr() { Exit::Usage.into() } else { Exit::Ok.into() }
+}
+
+/// What is wrong with what was typed, without the usage that people read below it.
+fn mistyped(text: &str) -> Failure {
+    let wrong = text.split("\n\n").next().unwrap_or_default();
+    let wrong: Vec<&str> = wrong.trim_start_matches("error: ").split_whitespace().collect();
+    Failure::usage(wrong.join(" "), "--help says what the command takes")
 }
 
 async fn run(command: Command) -> Result<Exit, Failure> {

@@ -2,16 +2,19 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use mimalloc::MiMalloc;
-use server::{cli::Cli, host};
+use server::{
+    cli::{Cli, Format},
+    host,
+};
 
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
-    match Cli::try_parse() {
-        Ok(cli) => host::main(cli.command),
-        Err(error) => host::misread(&error),
+    let typed: Vec<_> = std::env::args_os().collect();
+    match Cli::read(&typed) {
+        Ok((cli, format)) => host::main(cli.command, format),
+        Err(error) => host::misread(&error, Format::guess(&typed)),
     }
 }

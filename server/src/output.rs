@@ -6,7 +6,7 @@ use std::{
 };
 
 use api::{
-    problem::{Fault, Problem},
+    problem::{self, Fault, Problem},
     wire,
 };
 use comfy_table::{ContentArrangement, Table, presets};
@@ -37,6 +37,21 @@ pub enum Exit {
     Partial = 7,
 }
 
+impl Exit {
+    /// What programs read of a failure that no server has named.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Ok | Self::Failed => "failed",
+            Self::Usage => "usage",
+            Self::Refused => "refused",
+            Self::NotFound => "not-found",
+            Self::Conflict => "conflict",
+            Self::Unavailable => "unavailable",
+            Self::Partial => "partial",
+        }
+    }
+}
+
 impl From<Exit> for std::process::ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit as u8)
@@ -55,7 +70,9 @@ pub struct Failure {
     /// Everything wrong with a text, if it was the text.
     pub faults: Vec<Fault>,
     /// Finds the call in the server's log and audit.
-    pub request_id: String,
+    pub request_id: Box<str>,
+    /// The last word of the problem's type; empty where no server has said one.
+    pub word: Box<str>,
     /// Every rule that was asked, if it was a chain of certificates.
     pub ladder: Option<Box<wire::Ladder>>,
 }
@@ -65,7 +82,15 @@ impl Failure {
     #[must_use]
     pub fn new(exit: Exit, message: impl Into<String>, hint: impl Into<String>) -> Self {
         let (message, hint) = (message.into(), hint.into());
-        Self { exit, message, hint, faults: Vec::new(), request_id: String::new(), ladder: None }
+        Self {
+            exit,
+            message,
+            hint,
+            faults: Vec::new(),
+            request_id: Box::default(),
+            word: Box::default(),
+            ladder: None,
+        }
     }
 
     /// What the command line itself has wrong.
@@ -74,8 +99,31 @@ impl Failure {
         Self::new(Exit::Usage, message, hint)
     }
 
-    /// Prints it to standard error, in the form that STYLE promises.
-    pub fn print(&self) {
+    /// Prints it to standard error: for people, or as the one line that ends what programs read.
+    pub fn print(&self, format: Format) {
+        match format {
+            Format::Table => self.print_lines(),
+            Format::Json | Format::Yaml => note(&self.to_object()),
+        }
+    }
+
+    /// The failure in one line of JSON, which is YAML as well, by the names of the API's problem documents.
+    fn to_object(&self) -> String {
+        let is_bare = self.message.is_empty();
+        let detail = self.faults.first().filter(|_| is_bare).map_or(&self.message, |fault| &fault.message);
+        let word = if self.word.is_empty() { self.exit.word() } else { &self.word };
+        let error = Reported {
+            type_uri: problem::type_uri(word),
+            detail,
+            hint: &self.hint,
+            request_id: &self.request_id,
+            errors: &self.faults,
+            exit: self.exit as u8,
+        };
+        escaped(serde_json::json!({ "error": error }).to_string())
+    }
+
+    fn print_lines(&self) {
         for fault in &self.faults {
             note(&format!("credence: error: {}", place(fault)));
             if !fault.fix.is_empty() {
@@ -92,6 +140,21 @@ impl Failure {
             note(&format!("credence: request id: {}", self.request_id));
         }
     }
+}
+
+/// A failure for programs.
+#[derive(Debug, Serialize)]
+struct Reported<'a> {
+    #[serde(rename = "type")]
+    type_uri: String,
+    detail: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    hint: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    request_id: &'a str,
+    #[serde(skip_serializing_if = "<[Fault]>::is_empty")]
+    errors: &'a [Fault],
+    exit: u8,
 }
 
 /// A fault as one line: what, then where.
@@ -112,10 +175,11 @@ impl From<Problem> for Failure {
         let exit = exit_of(&problem);
         Self {
             exit,
+            word: problem.word().into(),
             hint: in_options(&problem),
             message: problem.detail,
             faults: problem.errors,
-            request_id: problem.request_id,
+            request_id: problem.request_id.into(),
             ladder: problem.ladder,
         }
     }
@@ -388,6 +452,37 @@ mod tests {
             let failure = Failure::from(Problem::new(&error, "id"));
             assert_eq!(failure.exit as u8, expected, "{error}");
         }
+    }
+
+    #[test]
+    fn programs_read_a_failure_as_one_line_with_the_words_of_the_api() {
+        let read = |failure: &Failure| {
+            let line = failure.to_object();
+            assert!(!line.contains('\n') && !line.contains('\x1b'), "{line}");
+            let read: serde_json::Value = serde_json::from_str(&line).unwrap();
+            assert_eq!(serde_saphyr::from_str::<serde_json::Value>(&line).unwrap(), read);
+            read["error"].clone()
+        };
+        let found = read(&Failure::from(Problem::new(&CallError::Policy("no\x1b[2J\n".into()), "00ff")));
+        assert_eq!((&found["type"], &found["exit"]), (&"urn:credence:problem:policy".into(), &3.into()));
+        assert_eq!((&found["detail"], &found["request_id"]), (&"no\x1b[2J\n".into(), &"00ff".into()));
+        assert!(found["hint"].is_string() && found["errors"].is_null(), "{found}");
+        let found = read(&Failure::usage("no", ""));
+        assert_eq!((&found["type"], &found["hint"]), (&"urn:credence:problem:usage".into(), &().into()));
+        // Where only the text is wrong, the first fault says what.
+        let fault = Fault {
+            file: "web.yaml".into(),
+            line: 3,
+            column: 1,
+            path: String::new(),
+            value: String::new(),
+            rule: "required".into(),
+            message: "a name is missing".into(),
+            fix: String::new(),
+        };
+        let found = read(&Failure { faults: vec![fault], ..Failure::new(Exit::Failed, "", "") });
+        assert_eq!(found["detail"], "a name is missing");
+        assert_eq!(found["errors"][0]["file"], "web.yaml");
     }
 
     #[test]

@@ -166,3 +166,27 @@ fn reads_the_lines_of_the_contract() {
         assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
     }
 }
+
+#[test]
+fn failures_are_said_as_the_command_was_told_to_print_also_where_it_cannot_be_read() {
+    let typed = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
+    for (line, expected) in [
+        ("credence status", Format::Table),
+        ("credence status -o json", Format::Json),
+        ("credence kek rotate root -ojson", Format::Json),
+        ("credence doctor --output=yaml", Format::Yaml),
+        ("credence agent run", Format::Table),
+    ] {
+        assert_eq!(Cli::read(&typed(line)).unwrap().1, expected, "{line}");
+    }
+    for (line, expected) in [
+        ("credence nothing", Format::Table),
+        ("credence cert show -o json", Format::Json),
+        ("credence cert show --output yaml", Format::Yaml),
+        ("credence cert show -o=json --nothing", Format::Json),
+        ("credence cert show -o xml", Format::Table),
+    ] {
+        assert!(Cli::read(&typed(line)).is_err(), "{line}");
+        assert_eq!(Format::guess(&typed(line)), expected, "{line}");
+    }
+}
