@@ -157,6 +157,15 @@ impl Client {
         parsed(&self.send(Method::GET, path, None).await?)
     }
 
+    /// Reads `path` and leaves every file as it is, whatever the server says of the operator's certificate.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn look<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        let (status, headers, body) = self.ask(Method::GET, path, None).await?;
+        parsed(&self.judged(Answer { headers, body }, status)?)
+    }
+
     /// Reads every page of a listing.
     ///
     /// # Errors
@@ -238,6 +247,22 @@ impl Client {
         path: &str,
         body: Option<(&'static str, Bytes)>,
     ) -> Result<Answer, Failure> {
+        let (status, headers, body) = self.ask(method, path, body).await?;
+        // A refusal too: it may be the operator's own certificate that a step of a rotation waits for.
+        let is_admitted = headers.contains_key(api::rest::BUNDLE_SHA256);
+        if status.is_success() || (status.is_client_error() && is_admitted) {
+            self.hear(&headers).await;
+            self.renew_if_due().await;
+        }
+        self.judged(Answer { headers, body }, status)
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<(&'static str, Bytes)>,
+    ) -> Result<(StatusCode, HeaderMap, Bytes), Failure> {
         let mut request = Request::builder()
             .method(method)
             .uri(format!("/api/v1{path}"))
@@ -259,18 +284,17 @@ impl Client {
                 "look at \"credence status\" before you try a change again",
             )
         };
-        let (status, headers, body) = exchange.await.map_err(|_| late())??;
-        say_banners(&headers);
-        // A refusal too: it may be the operator's own certificate that a step of a rotation waits for.
-        let is_admitted = headers.contains_key(api::rest::BUNDLE_SHA256);
-        if status.is_success() || (status.is_client_error() && is_admitted) {
-            self.hear(&headers).await;
-            self.renew_if_due().await;
-        }
+        let answer = exchange.await.map_err(|_| late())??;
+        say_banners(&answer.1);
+        Ok(answer)
+    }
+
+    /// The answer, or the problem that it is.
+    fn judged(&self, answer: Answer, status: StatusCode) -> Result<Answer, Failure> {
         if status.is_success() {
-            return Ok(Answer { headers, body });
+            return Ok(answer);
         }
-        match serde_json::from_slice::<Problem>(&body) {
+        match serde_json::from_slice::<Problem>(&answer.body) {
             Ok(problem) => Err(problem.into()),
             Err(_) => {
                 let message = format!("{} answered {status}", self.endpoint);

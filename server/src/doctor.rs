@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use api::wire;
 use certs::{Certificate, Clock, certificates_from_pem, format_duration};
 use serde::Serialize;
 use tokio::{net::TcpStream, time::timeout};
@@ -21,9 +22,14 @@ use crate::{
     envoys,
     http_get::get,
     init::{OPERATOR_CERTIFICATE, OPERATOR_KEY, with_store},
+    key_slots::{self, Held},
+    keys::{self, Asking, Pipes},
     output::Exit,
     serve::load_config,
+    transit::BRISK,
 };
+
+const KEY_SLOTS: &str = "key slots";
 
 /// How one check ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -84,13 +90,13 @@ pub async fn run(config_path: &Path, dev: bool) -> Vec<Check> {
     let running = reaches(config.probes.unwrap_or(config.rest)).await;
     let (store, is_open) = if running {
         // It may have been opened by a key that has gone since: nothing proves that another does.
-        (vec![readiness(&config).await], false)
+        (served(&config).await, false)
     } else {
         let start = if dev { "start it: credence serve --dev" } else { "start it: credence serve" };
         let mut store = vec![warning("server", "does not run", start)];
         store.extend(ports(&config).await);
         let (found, is_open) = integrity(&config).await;
-        store.push(found);
+        store.extend(found);
         (store, is_open)
     };
     checks.push(data_directory(&config));
@@ -181,12 +187,12 @@ fn passphrase(path: &Path) -> Check {
                 "without it its slot does not open the store: restore the file",
             )
         },
-        Ok(_) if crate::keys::is_open_to_others(path) => problem(
+        Ok(_) if keys::is_open_to_others(path) => problem(
             subject,
             format!("the passphrase in {} is open to others", path.display()),
             format!("chmod 600 {}", path.display()),
         ),
-        Ok(_) => ok(subject, format!("a passphrase from {}; it is not tried here", path.display())),
+        Ok(_) => ok(subject, format!("a passphrase from {}", path.display())),
     }
 }
 
@@ -287,10 +293,11 @@ async fn reaches(listen: Listen) -> bool {
     timeout(Duration::from_secs(2), connect).await.is_ok_and(|connected| connected.is_ok())
 }
 
-async fn readiness(config: &Config) -> Check {
-    let Some(probes) = config.probes else { return ok("server", "runs; its probes are switched off") };
-    match get(SocketAddr::new(probes.address, probes.port), "/readyz").await {
-        Ok((status, _)) if status.is_success() => answers(config).await,
+/// How the server stands that runs, and its key slots where it is ours.
+async fn served(config: &Config) -> Vec<Check> {
+    let Some(probes) = config.probes else { return vec![ok("server", "runs; its probes are switched off")] };
+    let check = match get(SocketAddr::new(probes.address, probes.port), "/readyz").await {
+        Ok((status, _)) if status.is_success() => return answers(config).await,
         // While its store waits for a key, it says so here and has no other door.
         Ok((_, body)) if body.contains("store waits for its key") => {
             problem("server", format!("runs and is {}", body.trim()), "its log says what to do")
@@ -301,29 +308,80 @@ async fn readiness(config: &Config) -> Check {
             format!("something answers on the port of the probes, and not as they do: {error}"),
             "another program may hold the port",
         ),
-    }
+    };
+    vec![check]
 }
 
 /// Whether what is ready there is the server of this configuration: a probe says nothing of that.
-async fn answers(config: &Config) -> Check {
+async fn answers(config: &Config) -> Vec<Check> {
     let args = ServerArgs { server: None, admin_dir: config.admin_dir.clone() };
     let recognised = match Client::read(&args) {
-        Ok(client) => client.recognise().await.map_err(|failure| (failure.exit == Exit::Refused, failure)),
+        Ok(client) => client
+            .recognise()
+            .await
+            .map(|()| client)
+            .map_err(|failure| (failure.exit == Exit::Refused, failure)),
         Err(unread) => Err((false, unread)),
     };
     match recognised {
-        Ok(()) => ok("server", "runs and is ready"),
-        Err((true, failure)) => problem(
+        Ok(client) => {
+            let mut checks = vec![ok("server", "runs and is ready")];
+            match client.look::<wire::Sealing>("/kek").await {
+                Ok(sealing) => {
+                    checks.extend(slots(config, &sealing.slots.iter().map(Held::from).collect::<Vec<_>>()));
+                }
+                Err(failure) => {
+                    let found = format!("the server was not asked for them: {}", failure.message);
+                    checks.push(warning(KEY_SLOTS, found, failure.hint));
+                }
+            }
+            checks
+        }
+        Err((true, failure)) => vec![problem(
             "server",
             format!("something is ready there, and is not ours: {}", failure.message),
             "another Credence may hold the ports: stop it, or configure others",
-        ),
+        )],
         Err((false, failure)) => {
             let found =
                 format!("runs and is ready; whether it is ours was not found out: {}", failure.message);
-            warning("server", found, failure.hint)
+            vec![warning("server", found, failure.hint)]
         }
     }
+}
+
+/// What the configuration names to open the store, held against the slots that it has.
+fn slots(config: &Config, held: &[Held]) -> Vec<Check> {
+    let idle = key_slots::idle(config, held).into_iter().map(|found| {
+        // What to do stands behind the colon, as "credence kek status" has it in one line.
+        let (found, hint) =
+            found.rsplit_once(": ").map_or((found.as_str(), ""), |(found, hint)| (found, hint));
+        warning(KEY_SLOTS, found, hint)
+    });
+    let unnamed = key_slots::unnamed(config, held).into_iter().map(|slot| Check {
+        hint: format!("where nobody has its key any more: credence kek remove-slot {}", slot.name),
+        ..ok(
+            KEY_SLOTS,
+            format!(
+                "{} ({}) is not named in the configuration, which is right for a key that is kept elsewhere",
+                slot.name, slot.kind
+            ),
+        )
+    });
+    idle.chain(unnamed).collect()
+}
+
+/// How the slots stand by the keys at hand. Tokens and Vaults are left alone: who tries a PIN too often locks the token.
+async fn held(config: &Config, clock: &Arc<dyn Clock>, store: &store::Store) -> Vec<Held> {
+    let is_at_hand = |source: &KekSource| matches!(source, KekSource::File(_) | KekSource::PassphraseFile(_));
+    let near = Config {
+        kek: config.kek.clone().filter(is_at_hand),
+        slots: config.slots.iter().filter(|slot| is_at_hand(&slot.source)).cloned().collect(),
+        ..config.clone()
+    };
+    let asking = Asking { clock: clock.clone(), patience: BRISK, pipes: Pipes::Left };
+    let sources = keys::sources(&near, &asking).unwrap_or_default();
+    store.slot_status(&sources).await.unwrap_or_default().iter().map(Held::from).collect()
 }
 
 async fn ports(config: &Config) -> Vec<Check> {
@@ -345,25 +403,35 @@ async fn ports(config: &Config) -> Vec<Check> {
 
 /// With nobody else at it, the store is opened and read through: pages, audit chain, sealed rows. Answers too whether
 /// it could be opened.
-async fn integrity(config: &Config) -> (Check, bool) {
+async fn integrity(config: &Config) -> (Vec<Check>, bool) {
     let subject = "store";
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let looked = with_store(config, &clock, async |store: store::Store| Ok(store.integrity().await)).await;
-    let is_open = looked.is_ok();
-    let found = match looked {
-        Err(error) => problem(subject, format!("{error:#}"), "the message names the file and the reason"),
-        Ok(Ok(found)) if found.is_sound() && found.slots < 2 => warning(
+    let looked = with_store(config, &clock, async |store: store::Store| {
+        Ok((store.integrity().await, held(config, &clock, &store).await))
+    })
+    .await;
+    let (found, held) = match looked {
+        Err(error) => {
+            let hint = "the message names the file and the reason";
+            return (vec![problem(subject, format!("{error:#}"), hint)], false);
+        }
+        Ok(looked) => looked,
+    };
+    let found = match found {
+        Ok(found) if found.is_sound() && found.slots < 2 => warning(
             subject,
             format!("sound; {} audit rows in an unbroken chain; one key slot only", found.audit_rows),
             "a lost key would be the loss of the store: credence kek add-slot recovery",
         ),
-        Ok(Ok(found)) if found.is_sound() => {
+        Ok(found) if found.is_sound() => {
             ok(subject, format!("sound; {} audit rows in an unbroken chain", found.audit_rows))
         }
-        Ok(Ok(found)) => problem(subject, found.problems().join("; "), "restore the database from a backup"),
-        Ok(Err(error)) => problem(subject, error.to_string(), "restore the database from a backup"),
+        Ok(found) => problem(subject, found.problems().join("; "), "restore the database from a backup"),
+        Err(error) => problem(subject, error.to_string(), "restore the database from a backup"),
     };
-    (found, is_open)
+    let mut checks = vec![found];
+    checks.extend(slots(config, &held));
+    (checks, true)
 }
 
 fn envoy() -> Check {
@@ -391,7 +459,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let config = installed(directory.path()).await;
         let (found, is_open) = timeout(Duration::from_secs(30), integrity(&config)).await.expect("it ends");
-        assert!(is_open);
+        assert!(is_open && found.len() == 1, "{found:?}");
+        let found = &found[0];
         assert_eq!(found.finding, Finding::Warning, "{found:?}");
         assert!(found.detail.contains("unbroken") && found.detail.contains("one key slot only"), "{found:?}");
     }
@@ -422,6 +491,35 @@ mod tests {
         fs::remove_file(&recovery).unwrap();
         let found = keys().await;
         assert!(found.iter().all(|check| check.finding == Finding::Problem), "{found:?}");
+    }
+
+    #[tokio::test]
+    async fn key_files_are_held_against_the_slots_of_the_store() {
+        let directory = tempfile::tempdir().unwrap();
+        let recovery = directory.path().join("recovery.kek");
+        let config = config::parse("test", "trust_domain: td.example", &[], directory.path(), true).unwrap();
+        let path = directory.path().join("credence.yaml");
+        init::initialise(&config, Some(&recovery), &path, Arc::new(SystemClock)).await.unwrap();
+        let said = async |config: &Config| {
+            let (found, _) = timeout(Duration::from_secs(30), integrity(config)).await.expect("it ends");
+            found.into_iter().filter(|check| check.subject == KEY_SLOTS).collect::<Vec<_>>()
+        };
+        let found = said(&config).await;
+        assert_eq!((found.len(), found[0].finding), (1, Finding::Ok), "{found:?}");
+        assert!(found[0].hint.ends_with("credence kek remove-slot recovery"), "{found:?}");
+        // Keys that were exchanged by mistake, and a slot that was never added.
+        let kek = |name: &str, path: &Path| config::SlotConfig {
+            name: name.into(),
+            source: KekSource::File(path.to_owned()),
+        };
+        let Some(KekSource::File(primary)) = &config.kek else { unreachable!("a file by default") };
+        let slots = vec![kek(init::RECOVERY, primary), kek("usb", &recovery)];
+        let found = said(&Config { slots, ..config.clone() }).await;
+        assert!(found.iter().all(|check| check.finding == Finding::Warning), "{found:?}");
+        let hints: Vec<&str> = found.iter().map(|check| check.hint.as_str()).collect();
+        assert_eq!(hints.len(), 2, "{found:?}");
+        assert!(hints[0].starts_with("put the right key back"), "{found:?}");
+        assert!(hints[1].starts_with("credence kek add-slot usb"), "{found:?}");
     }
 
     #[tokio::test]

@@ -17,6 +17,7 @@ mod hooks;
 pub mod host;
 mod http_get;
 pub mod init;
+mod key_slots;
 mod keys;
 mod lifecycle;
 mod logging;

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::waiting::read_again;
 use crate::{
     config::Config,
-    init::PRIMARY,
+    key_slots::{self, Held, named_in},
     keys::{self, Asking, Pipes},
     serve::load_config,
     transit::{BRISK, PATIENT},
@@ -222,15 +222,6 @@ impl StoreKeys {
     }
 }
 
-/// The key of the configuration by which a slot is opened, if one is.
-fn named_in(config: &Config, name: &str) -> Option<&'static str> {
-    if config.slots.iter().any(|slot| slot.name == name) {
-        return Some("secrets.slots");
-    }
-    // What `init` made the first slot for names no slot.
-    (name == PRIMARY && config.kek.is_some()).then_some("secrets")
-}
-
 /// By blame, with what to do about it.
 fn refused(error: RotationError) -> CallError {
     let words = || {
@@ -269,7 +260,8 @@ impl Sealing for StoreKeys {
         // Without any source the slots are shown as offline.
         let sources = self.sources().unwrap_or_default();
         let found = self.store.sealing(&sources).await.map_err(refused)?;
-        let mut warnings = Vec::new();
+        let held: Vec<Held> = found.slots.iter().map(Held::from).collect();
+        let mut warnings = self.config().map(|config| key_slots::idle(&config, &held)).unwrap_or_default();
         if found.slots.len() < 2 {
             warnings.push(
                 "there is one key slot only: a lost key is the loss of the store; add another".to_owned(),
@@ -447,22 +439,5 @@ impl Sealing for StoreKeys {
 
     async fn accept(&self, event: Event) -> Result<(), CallError> {
         Ok(self.store.accept(event).await?)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn knows_where_the_configuration_names_a_slot() {
-        let parse = |secrets: &str| {
-            let text = format!("trust_domain: td.example\n{secrets}");
-            crate::config::parse("test", &text, &[], std::path::Path::new("/"), true).unwrap()
-        };
-        let slots = parse("secrets:\n  slots:\n    - {name: hsm, kek_file: a}\n");
-        assert_eq!(named_in(&slots, "hsm"), Some("secrets.slots"));
-        assert_eq!((named_in(&slots, "other"), named_in(&slots, PRIMARY)), (None, None));
-        assert_eq!(named_in(&parse(""), PRIMARY), Some("secrets"));
     }
 }
