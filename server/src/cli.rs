@@ -70,7 +70,8 @@ pub enum Command {
     #[command(after_help = "Examples:\n  credence demo\n  credence demo --duration 60s --json out.json")]
     Demo(DemoArgs),
     /// Make the authority, the database, the key-encryption key, the operator's certificate and credence.yaml
-    #[command(after_help = "Examples:\n  credence init --trust-domain prod.example\n  credence init \
+    #[command(after_help = "Examples:\n  credence init --trust-domain prod.example\n  credence init --from \
+                            credence.yaml    # by a configuration that is written already\n  credence init \
                             --reissue-admin    # on the host, when the operator's certificate has expired")]
     Init(InitArgs),
     /// Run the control plane
@@ -287,8 +288,15 @@ pub struct DemoArgs {
 #[derive(Debug, Clone, Args)]
 pub struct InitArgs {
     /// The trust domain, such as prod.example
-    #[arg(long, value_name = "NAME", required_unless_present = "reissue_admin")]
+    #[arg(long, value_name = "NAME", required_unless_present_any = ["reissue_admin", "from"])]
     pub trust_domain: Option<String>,
+    /// Take everything from this configuration, which stays as it is: a key slot is made for each key that its secrets name
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with_all = ["trust_domain", "config", "data_dir", "kek_file", "admin_dir", "reissue_admin"]
+    )]
+    pub from: Option<PathBuf>,
     /// Where to write the configuration
     #[arg(long, default_value = "credence.yaml", value_name = "FILE")]
     pub config: PathBuf,
@@ -301,6 +309,9 @@ pub struct InitArgs {
     /// Where a second key goes that opens the store as well, to be taken off this host
     #[arg(long, value_name = "FILE")]
     pub recovery_kek_file: Option<PathBuf>,
+    /// Vault's Transit may be all that opens the store
+    #[arg(long, conflicts_with_all = ["trust_domain", "reissue_admin"])]
+    pub insecure_single_slot: bool,
     /// Where the operator's certificate goes
     #[arg(long, default_value = "./credence-admin", value_name = "DIR")]
     pub admin_dir: PathBuf,

@@ -12,17 +12,21 @@ use agent::{
 };
 use certs::{Clock, format_duration, parse_duration};
 use spiffe::attestation::JoinToken;
+use store::OnlyTransit;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    cli::{AgentCommand, Command, DemoArgs, DoctorArgs, Format, InitArgs, JoinArgs, RunArgs, ServeArgs},
+    cli::{
+        AgentCommand, Command, DEFAULT_CONFIG, DemoArgs, DoctorArgs, Format, InitArgs, JoinArgs, RunArgs,
+        ServeArgs,
+    },
     clock::SystemClock,
     commands,
     config::{self, Config, KekSource},
     demo::{self, DemoOptions, MIN_DURATION},
     doctor::{self, Finding},
     envoys,
-    init::{self, Exists, FIRST_OPERATOR, Made},
+    init::{self, Exists, FIRST_OPERATOR, Made, PRIMARY},
     keys::SecretError,
     lifecycle::{Parts, watch_signals},
     logging,
@@ -118,10 +122,16 @@ fn hint_of(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     if let Some(error) = cause.downcast_ref::<SecretError>() {
         return Some(error.hint());
     }
-    if cause.is::<Exists>() {
-        return Some(
-            "`credence init` never overwrites: name other paths, or remove what is no longer needed".into(),
-        );
+    if let Some(exists) = cause.downcast_ref::<Exists>() {
+        let otherwise = match exists.what {
+            "configuration" => {
+                format!(", or take it as it is: credence init --from {}", exists.path.display())
+            }
+            _ => String::new(),
+        };
+        return Some(format!(
+            "`credence init` never overwrites: name other paths, or remove what is no longer needed{otherwise}"
+        ));
     }
     let io = cause.downcast_ref::<std::io::Error>()?;
     match io.kind() {
@@ -149,11 +159,23 @@ async fn make(args: &InitArgs) -> Result<Exit, Failure> {
         ));
         return Ok(Exit::Ok);
     }
-    let config = new_config(args)?;
-    let made = Box::pin(init::initialise(&config, args.recovery_kek_file.as_deref(), &args.config, clock))
-        .await
-        .map_err(|error| failed(&error))?;
-    output::say(&summary(args, &config, &made));
+    let recovery = args.recovery_kek_file.as_deref();
+    let (config, path, made) = match &args.from {
+        None => {
+            let config = new_config(args)?;
+            let made = Box::pin(init::initialise(&config, recovery, &args.config, clock)).await;
+            (config, &args.config, made)
+        }
+        Some(from) => {
+            let config = serve::load_config(from, false).map_err(|error| failed(&error))?;
+            let only_transit =
+                if args.insecure_single_slot { OnlyTransit::Accepted } else { OnlyTransit::Refused };
+            let made = Box::pin(init::initialise_by(&config, recovery, only_transit, clock)).await;
+            (config, from, made)
+        }
+    };
+    let made = made.map_err(|error| failed(&error))?;
+    output::say(&summary(recovery, path, &config, &made));
     Ok(Exit::Ok)
 }
 
@@ -178,16 +200,44 @@ fn plain(path: &Path) -> PathBuf {
     path.components().filter(|part| !matches!(part, std::path::Component::CurDir)).collect()
 }
 
-fn summary(args: &InitArgs, config: &Config, made: &Made) -> String {
-    let kek = args.kek_file.display();
-    let recovery = args.recovery_kek_file.as_ref().map_or_else(
-        || "none; \"credence init --recovery-kek-file\" or \"credence kek add-slot\" makes one".to_owned(),
-        |path| {
-            format!("{}: take it off this host, it opens the store when the other is lost", path.display())
-        },
-    );
+/// What opens the store from now on, a line for each.
+fn keys_made(recovery: Option<&Path>, config: &Config) -> Vec<(&'static str, String)> {
+    let named = config.slots.iter().map(|slot| (slot.name.as_str(), &slot.source));
+    let all: Vec<_> = config.kek.iter().map(|kek| (PRIMARY, kek)).chain(named).collect();
+    let is_alone = all.len() == 1;
+    let line = |(name, source): (&str, &KekSource)| {
+        let what = match source {
+            KekSource::File(path) if is_alone => {
+                return format!("{}: keep a copy elsewhere, nothing opens without it", path.display());
+            }
+            KekSource::File(path) => format!("key file {}", path.display()),
+            KekSource::PassphraseFile(path) => format!("the passphrase in {}", path.display()),
+            KekSource::Token { token, key, .. } => format!("key {key} on the token {token}"),
+            KekSource::Transit(transit) => {
+                format!("key {} of Vault's Transit engine {}", transit.key, transit.mount)
+            }
+        };
+        format!("slot {name}: {what}")
+    };
+    let titles = ["key-encryption key"].into_iter().chain(std::iter::repeat(""));
+    let mut rows: Vec<_> = titles.zip(all.into_iter().map(line)).collect();
+    match recovery {
+        Some(path) => rows.push((
+            "recovery key",
+            format!("{}: take it off this host, it opens the store when the other is lost", path.display()),
+        )),
+        None if is_alone => {
+            let words = "none; \"credence init --recovery-kek-file\" or \"credence kek add-slot\" makes one";
+            rows.push(("recovery key", words.to_owned()));
+        }
+        None => {}
+    }
+    rows
+}
+
+fn summary(recovery: Option<&Path>, path: &Path, config: &Config, made: &Made) -> String {
     let rotation = made.issuing.not_before() + made.issuing.not_after().since(made.issuing.not_before()) / 2;
-    let rows = [
+    let mut rows = vec![
         ("trust domain", config.trust_domain.to_string()),
         (
             "root",
@@ -203,12 +253,17 @@ fn summary(args: &InitArgs, config: &Config, made: &Made) -> String {
         ),
         ("operator", format!("{}, ends {}", config.admin_dir.display(), made.operator.not_after())),
         ("data directory", config.data_dir.display().to_string()),
-        ("key-encryption key", format!("{kek}: keep a copy elsewhere, nothing opens without it")),
-        ("recovery key", recovery),
-        ("configuration", args.config.display().to_string()),
     ];
-    let table = output::table(&["made", ""], rows.map(|(what, value)| vec![what.to_owned(), value]));
-    format!("{table}\n\nnext:\n  credence serve\n  credence doctor")
+    rows.extend(keys_made(recovery, config));
+    rows.push(("configuration", path.display().to_string()));
+    let rows = rows.into_iter().map(|(what, value)| vec![what.to_owned(), value]);
+    let table = output::table(&["made", ""], rows);
+    let option = if path == Path::new(DEFAULT_CONFIG) {
+        String::new()
+    } else {
+        format!(" --config {}", path.display())
+    };
+    format!("{table}\n\nnext:\n  credence serve{option}\n  credence doctor{option}")
 }
 
 async fn serve(args: ServeArgs) -> Result<Exit, Failure> {
@@ -394,7 +449,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::cli::{ConfigArgs, DEFAULT_CONFIG};
+    use crate::cli::ConfigArgs;
 
     #[tokio::test]
     async fn a_configuration_that_is_named_must_be_there() {

@@ -11,7 +11,7 @@ use anyhow::Context;
 use audit::{Actor, Event, Refusals};
 use certs::{Certificate, Clock, Profile, SecretKey, SpkiHash, certificates_to_pem};
 use spiffe::{Purpose, RequestId, SvidIssuer, SvidRequest, Tenant, Trust};
-use store::{Cost, NewSlot, Store};
+use store::{Cost, NewSlot, OnlyTransit, SlotSource, Store};
 use thiserror::Error;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -72,33 +72,80 @@ pub async fn initialise(
     config_path: &Path,
     clock: Arc<dyn Clock>,
 ) -> anyhow::Result<Made> {
-    let mut makes =
-        vec![("configuration", config_path.to_owned()), ("data directory", config.data_dir.clone())];
-    if let Some(KekSource::File(path)) = &config.kek {
-        makes.push(("key-encryption key", path.clone()));
-    }
-    makes.extend(recovery.map(|path| ("recovery key", path.to_owned())));
-    makes.push(("admin directory", config.admin_dir.clone()));
+    let beside = Beside { recovery, only_transit: OnlyTransit::Refused, config_path: Some(config_path) };
+    make_all_or_nothing(config, &beside, clock).await
+}
+
+/// The same by a configuration that is there already, with a slot for each key that it names.
+///
+/// # Errors
+/// As [`initialise`]; what the configuration names as a key file must not exist either.
+pub async fn initialise_by(
+    config: &Config,
+    recovery: Option<&Path>,
+    only_transit: OnlyTransit,
+    clock: Arc<dyn Clock>,
+) -> anyhow::Result<Made> {
+    make_all_or_nothing(config, &Beside { recovery, only_transit, config_path: None }, clock).await
+}
+
+/// What the configuration does not say.
+struct Beside<'a> {
+    /// A key file that is kept elsewhere.
+    recovery: Option<&'a Path>,
+    only_transit: OnlyTransit,
+    /// Where the configuration is written to, unless it is there.
+    config_path: Option<&'a Path>,
+}
+
+async fn make_all_or_nothing(
+    config: &Config,
+    beside: &Beside<'_>,
+    clock: Arc<dyn Clock>,
+) -> anyhow::Result<Made> {
+    let mut makes: Vec<(&str, &Path)> =
+        beside.config_path.map(|path| ("configuration", path)).into_iter().collect();
+    makes.push(("data directory", &config.data_dir));
+    let named = config.slots.iter().map(|slot| &slot.source);
+    makes.extend(config.kek.iter().chain(named).filter_map(|source| match source {
+        KekSource::File(path) => Some(("key-encryption key", path.as_path())),
+        KekSource::PassphraseFile(_) | KekSource::Token { .. } | KekSource::Transit(_) => None,
+    }));
+    makes.extend(beside.recovery.map(|path| ("recovery key", path)));
+    makes.push(("admin directory", &config.admin_dir));
+    // A volume is mounted, and systemd makes a directory, before anything is in it.
+    let was_empty = is_empty_directory(&config.data_dir);
     for (what, path) in &makes {
-        if fs::symlink_metadata(path).is_ok() {
-            return Err(Exists { what, path: path.clone() }.into());
+        if fs::symlink_metadata(path).is_ok() && !(was_empty && *path == config.data_dir) {
+            return Err(Exists { what, path: path.to_path_buf() }.into());
         }
     }
-    let made = make(config, recovery, config_path, clock).await;
+    let made = make(config, beside, clock).await;
     if made.is_err() {
         for (_, path) in &makes {
-            let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+            let _ = match path.is_dir() {
+                true if was_empty && *path == config.data_dir => empty_directory(path),
+                true => fs::remove_dir_all(path),
+                false => fs::remove_file(path),
+            };
         }
     }
     made
 }
 
-async fn make(
-    config: &Config,
-    recovery: Option<&Path>,
-    config_path: &Path,
-    clock: Arc<dyn Clock>,
-) -> anyhow::Result<Made> {
+fn is_empty_directory(path: &Path) -> bool {
+    fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
+}
+
+fn empty_directory(path: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let path = entry?.path();
+        if path.is_dir() { fs::remove_dir_all(path)? } else { fs::remove_file(path)? }
+    }
+    Ok(())
+}
+
+async fn make(config: &Config, beside: &Beside<'_>, clock: Arc<dyn Clock>) -> anyhow::Result<Made> {
     let slot = |name: &str, source| NewSlot { name: name.to_owned(), source, cost: Cost::default() };
     let mut slots = Vec::new();
     let asking = Asking { clock: clock.clone(), patience: PATIENT, pipes: Pipes::Read };
@@ -108,21 +155,29 @@ async fn make(
     for named in &config.slots {
         slots.push(slot(&named.name, keys::source(&named.source, &asking)?));
     }
-    slots.extend(recovery.map(|path| slot(RECOVERY, store::KekSource::File(path.to_owned()))));
+    slots.extend(beside.recovery.map(|path| slot(RECOVERY, store::KekSource::File(path.to_owned()))));
+    // What stood in a pipe is read once only.
+    let keys =
+        slots.iter().map(|slot| SlotSource { name: Some(slot.name.clone()), source: slot.source.clone() });
+    let keys = keys.collect();
     store::initialise(store::InitOptions {
         directory: config.data_dir.clone(),
         slots,
+        only_transit: beside.only_transit,
         created: clock.now(),
         dev: config.dev,
     })
     .await?;
-    let made = with_store(config, &clock, async |store: Store| {
+    let opened = open_store_by(config, clock.clone(), keys).await?;
+    let made = use_store(opened, async |store: Store| {
         let deps = ca_deps(config, &store, clock.clone());
         ca::Manager::initialise(&deps, Actor::Host).await?;
         issue_operator(config, deps, FIRST_OPERATOR).await
     })
     .await?;
-    write_file(config_path, config.to_yaml().as_bytes())?;
+    if let Some(path) = beside.config_path {
+        write_file(path, config.to_yaml().as_bytes())?;
+    }
     Ok(made)
 }
 
@@ -145,7 +200,13 @@ pub(crate) async fn with_store<T>(
     clock: &Arc<dyn Clock>,
     work: impl AsyncFnOnce(Store) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
-    let (store, writer) = open_store(config, clock.clone(), Pipes::Read).await?;
+    use_store(open_store(config, clock.clone(), Pipes::Read).await?, work).await
+}
+
+async fn use_store<T>(
+    (store, writer): (Store, store::Writer),
+    work: impl AsyncFnOnce(Store) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
     let shutdown = CancellationToken::new();
     let mut parts = Parts::default();
     parts.spawn("store", writer.run(shutdown.clone()));
@@ -164,9 +225,18 @@ pub(crate) async fn open_store(
     clock: Arc<dyn Clock>,
     pipes: Pipes,
 ) -> anyhow::Result<(Store, store::Writer)> {
+    let keys = keys::sources(config, &Asking { clock: clock.clone(), patience: PATIENT, pipes })?;
+    open_store_by(config, clock, keys).await
+}
+
+async fn open_store_by(
+    config: &Config,
+    clock: Arc<dyn Clock>,
+    keys: Vec<SlotSource>,
+) -> anyhow::Result<(Store, store::Writer)> {
     let options = store::OpenOptions {
         directory: config.data_dir.clone(),
-        keys: keys::sources(config, &Asking { clock: clock.clone(), patience: PATIENT, pipes })?,
+        keys,
         anchor: config.anchor_file.clone(),
         clock,
         dev: config.dev,
@@ -334,4 +404,69 @@ fn make_private_directory(path: &Path) -> anyhow::Result<()> {
 /// Writes a file of mode 0600 by renaming a complete one into place.
 fn write_file(path: &Path, content: &[u8]) -> anyhow::Result<()> {
     agent::files::write_private(path, content).with_context(|| format!("cannot write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::{clock::SystemClock, config};
+
+    fn read(directory: &Path, secrets: &str) -> Config {
+        let text = format!("trust_domain: td.example\nsecrets:\n{secrets}");
+        config::parse("test", &text, &[], directory, false).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_store_is_made_with_a_slot_for_each_key_that_a_configuration_names() {
+        let directory = tempfile::tempdir().unwrap();
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        writer.write_all(b"a passphrase that is long enough\n").unwrap();
+        drop(writer);
+        let pipe = format!("/dev/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&reader));
+        let slots = format!(
+            "  slots:\n    - {{name: word, passphrase_file: {pipe}}}\n    - {{name: spare, kek_file: spare.kek}}\n"
+        );
+        let config = read(directory.path(), &slots);
+        // As a volume is mounted.
+        fs::create_dir(&config.data_dir).unwrap();
+        initialise_by(&config, None, OnlyTransit::Refused, Arc::new(SystemClock)).await.unwrap();
+        assert!(!directory.path().join("credence.yaml").exists());
+        let words = directory.path().join("words");
+        fs::write(&words, "a passphrase that is long enough\n").unwrap();
+        for source in ["{name: word, passphrase_file: words}", "{name: spare, kek_file: spare.kek}"] {
+            let config = read(directory.path(), &format!("  slots:\n    - {source}\n"));
+            let opened = reissue_operator(&config, FIRST_OPERATOR, Arc::new(SystemClock)).await;
+            opened.unwrap_or_else(|error| panic!("{source}: {error:#}"));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_configuration_names_and_is_there_already_stays_and_nothing_else_is_left() {
+        let directory = tempfile::tempdir().unwrap();
+        let (kek, spare) = (directory.path().join("one.kek"), directory.path().join("spare.kek"));
+        fs::write(&spare, "somebody's").unwrap();
+        let config = read(
+            directory.path(),
+            "  kek_file: one.kek\n  slots:\n    - {name: spare, kek_file: spare.kek}\n",
+        );
+        fs::create_dir(&config.data_dir).unwrap();
+        let made = async |config: &Config| {
+            initialise_by(config, None, OnlyTransit::Refused, Arc::new(SystemClock)).await.unwrap_err()
+        };
+        let error = made(&config).await;
+        assert_eq!(error.downcast::<Exists>().unwrap().path, spare);
+        let twice =
+            read(directory.path(), "  kek_file: one.kek\n  slots:\n    - {name: primary, kek_file: b.kek}\n");
+        let error = made(&twice).await;
+        assert!(error.to_string().contains("two key slots are called primary"), "{error:#}");
+        // The admin directory cannot be made: by then all the rest is there.
+        let config =
+            Config { admin_dir: spare.join("admin"), ..read(directory.path(), "  kek_file: one.kek\n") };
+        made(&config).await;
+        assert_eq!(fs::read_to_string(&spare).unwrap(), "somebody's");
+        assert!(!kek.exists());
+        assert!(is_empty_directory(&config.data_dir), "it was there, and empty");
+    }
 }

@@ -27,6 +27,7 @@ pub use self::{
 use crate::seal::random;
 
 /// Where the key-encryption key comes from.
+#[derive(Clone)]
 pub enum KekSource {
     /// A file of exactly 32 bytes, mode 0400, ours, apart from the database.
     File(PathBuf),

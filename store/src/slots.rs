@@ -15,6 +15,7 @@ use thiserror::Error;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
+pub(crate) use self::change::are_transit_only;
 pub use self::change::{OnlyTransit, RotationError};
 use crate::{
     kek::{

@@ -34,7 +34,7 @@ use crate::{
     schema::{APPLICATION, SCHEMA, Schema},
     seal::{SealError, random},
     sealed,
-    slots::{self, NewSlot, Slot, SlotSource, UnlockError},
+    slots::{self, NewSlot, OnlyTransit, Slot, SlotSource, UnlockError, are_transit_only},
     writer::{Change, Queue, Refusal, Topic, Topics, Writer},
 };
 
@@ -48,6 +48,8 @@ pub struct InitOptions {
     pub directory: PathBuf,
     /// What will open the store; at least one.
     pub slots: Vec<NewSlot>,
+    /// Whether slots of Vault's Transit engine only are enough.
+    pub only_transit: OnlyTransit,
     /// When it is made.
     pub created: Timestamp,
     /// For throwaway stores: the key file may lie in the data directory.
@@ -82,6 +84,18 @@ pub enum InitError {
     /// Nothing would ever open the store.
     #[error("a store needs at least one key slot")]
     NoSlot,
+    /// Two slots of one name.
+    #[error("two key slots are called {0}")]
+    SameName(String),
+    /// A slot that was just made could not be asked.
+    #[error(transparent)]
+    Unlock(#[from] UnlockError),
+    /// What a slot holds did not come out of it again.
+    #[error("key slot {0} was made and does not open: nothing was kept")]
+    NotProven(String),
+    /// Only slots of Transit would open it.
+    #[error("only Vault's Transit would open the store: whoever loses that Vault loses everything")]
+    OnlyTransit,
     /// The database could not be written.
     #[error("database {} cannot be made", path.display())]
     Database {
@@ -102,7 +116,14 @@ impl InitError {
         match self {
             Self::Directory(error) => Some(error.hint()),
             Self::Kek(error) => Some(error.hint()),
+            Self::Unlock(error) => Some(error.hint()),
             Self::NoSlot => Some("name a key file or give a passphrase".into()),
+            Self::SameName(_) => Some("give each a name of its own in secrets.slots".into()),
+            Self::NotProven(_) => Some("look at its source and try again".into()),
+            Self::OnlyTransit => Some(
+                "name a second slot, or --recovery-kek-file for a key that is kept elsewhere; --insecure-single-slot does without"
+                    .into(),
+            ),
             Self::Database { .. } => {
                 Some("look at the free space and the permissions of the directory".into())
             }
@@ -304,6 +325,16 @@ pub(crate) async fn initialise_as(options: InitOptions, schema: Schema) -> Resul
     if options.slots.is_empty() {
         return Err(InitError::NoSlot);
     }
+    let is_twice = |(place, slot): &(usize, &NewSlot)| {
+        options.slots[..*place].iter().any(|other| other.name == slot.name)
+    };
+    if let Some((_, slot)) = options.slots.iter().enumerate().find(is_twice) {
+        return Err(InitError::SameName(slot.name.clone()));
+    }
+    let kinds = options.slots.iter().map(|slot| slot.source.kind());
+    if options.only_transit == OnlyTransit::Refused && are_transit_only(kinds) {
+        return Err(InitError::OnlyTransit);
+    }
     for slot in &options.slots {
         if let KekSource::File(path) = &slot.source
             && path.symlink_metadata().is_ok()
@@ -344,10 +375,16 @@ async fn fill(options: &InitOptions, schema: Schema, made: &mut Vec<PathBuf>) ->
     let apart = slots::apart(options.dev, directory);
     let mut slots = Vec::with_capacity(options.slots.len());
     for slot in &options.slots {
-        slots.push(Slot::make(keyring.root(), id, slot, apart.as_deref(), false, options.created).await?);
         if let KekSource::File(path) = &slot.source {
             made.push(path.clone());
         }
+        let new = Slot::make(keyring.root(), id, slot, apart.as_deref(), false, options.created).await?;
+        // Asked anew, as at the next start: a slot that would not open is noticed while nothing depends on it.
+        let proof = new.open(id, keyring.root().id, &slot.source, apart.as_deref()).await?;
+        if !proof.is_some_and(|root| keyring.root().is(root.expose())) {
+            return Err(InitError::NotProven(slot.name.clone()));
+        }
+        slots.push(new);
     }
     let data_keys: Vec<DataKeyRow> =
         Class::ALL.iter().map(|class| keyring.make_data_key(TOKEN_KEY.tenant, *class)).collect();

@@ -73,6 +73,7 @@ impl Place {
         InitOptions {
             directory: self.data(),
             slots: vec![NewSlot { name: "primary".into(), source, cost: Cost::default() }],
+            only_transit: OnlyTransit::Refused,
             created: now(),
             dev: false,
         }

@@ -14,7 +14,9 @@ use std::{
 use api::ports::{DocumentChange, DocumentFilter, DocumentStore, StoreError};
 use audit::{Action, Actor, AuditFilter, AuditLog, Event};
 use certs::{ManualClock, Timestamp};
-use credence_store::{Cost, InitOptions, KekSource, NewSlot, OpenOptions, Store, Writer, initialise, open};
+use credence_store::{
+    Cost, InitOptions, KekSource, NewSlot, OnlyTransit, OpenOptions, Store, Writer, initialise, open,
+};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
@@ -29,7 +31,13 @@ fn now() -> Timestamp {
 fn make(folder: &Path) {
     let source = KekSource::File(folder.join("kek"));
     let slots = vec![NewSlot { name: "primary".into(), source, cost: Cost::default() }];
-    let options = InitOptions { directory: folder.join("data"), slots, created: now(), dev: false };
+    let options = InitOptions {
+        directory: folder.join("data"),
+        slots,
+        only_transit: OnlyTransit::Refused,
+        created: now(),
+        dev: false,
+    };
     Runtime::new().unwrap().block_on(initialise(options)).unwrap();
 }
 

@@ -9,7 +9,7 @@ use audit::{Action, Actor, Event};
 use ca::ports::{Authorities, AuthorityRecord, AuthorityState, Place};
 use certs::{ManualClock, Profile, SecretKey, Serial, SoftwareSigner, Template, Timestamp, Validity, sign};
 use credence_store::{
-    Cost, InitOptions, KekSource, NewSlot, OpenOptions, Store, initialise, open, testing::Sweep,
+    Cost, InitOptions, KekSource, NewSlot, OnlyTransit, OpenOptions, Store, initialise, open, testing::Sweep,
 };
 use ring::{rand::SystemRandom, signature};
 use spiffe::AuthorityId;
@@ -80,7 +80,15 @@ async fn no_secret_stands_in_the_data_directory() {
             cost: Cost::FLOOR,
         },
     ];
-    initialise(InitOptions { directory: data.clone(), slots, created: now(), dev: false }).await.unwrap();
+    initialise(InitOptions {
+        directory: data.clone(),
+        slots,
+        only_transit: OnlyTransit::Refused,
+        created: now(),
+        dev: false,
+    })
+    .await
+    .unwrap();
     let clock = Arc::new(ManualClock::new(now()));
     let options = OpenOptions {
         directory: data.clone(),

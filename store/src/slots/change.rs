@@ -25,7 +25,7 @@ pub enum OnlyTransit {
 }
 
 /// Whether slots of Transit only would be left.
-fn are_transit_only(kinds: impl IntoIterator<Item = SlotKind>) -> bool {
+pub(crate) fn are_transit_only(kinds: impl IntoIterator<Item = SlotKind>) -> bool {
     let mut kinds = kinds.into_iter().peekable();
     kinds.peek().is_some() && kinds.all(|kind| kind == SlotKind::Transit)
 }

@@ -314,3 +314,33 @@ async fn a_slot_whose_key_refuses_is_not_made() {
     add().await.unwrap();
     world.close().await;
 }
+
+#[tokio::test]
+async fn a_new_store_is_not_made_where_only_somebody_else_would_open_it_or_nobody_could() {
+    let place = Place::empty();
+    let key = FakeKey::new("kek");
+    let slot = |key: &Arc<FakeKey>| NewSlot {
+        name: "vault".into(),
+        source: KekSource::Transit(key.clone()),
+        cost: Cost::default(),
+    };
+    let options = |slots| InitOptions { slots, ..place.init_options() };
+    let nothing_is_left = || assert_eq!(fs::read_dir(place.folder.path()).unwrap().count(), 0);
+    let error = initialise(options(vec![slot(&key)])).await.unwrap_err();
+    assert!(matches!(error, InitError::OnlyTransit), "{error}");
+    assert_eq!(key.asked.load(Ordering::Relaxed), 0, "nobody is asked in vain");
+    let twice = vec![place.init_options().slots.remove(0), place.init_options().slots.remove(0)];
+    let error = initialise(options(twice)).await.unwrap_err();
+    assert!(matches!(error, InitError::SameName(_)), "{error}");
+    nothing_is_left();
+    // What it wraps, it would not unwrap.
+    key.set(|held| held.minimum = 2);
+    let beside = vec![place.init_options().slots.remove(0), slot(&key)];
+    let error = initialise(options(beside)).await.unwrap_err();
+    assert_eq!(error.hint().unwrap(), "mend too-old", "{error}");
+    nothing_is_left();
+    key.set(|held| held.minimum = 1);
+    let alone = InitOptions { only_transit: OnlyTransit::Accepted, ..options(vec![slot(&key)]) };
+    initialise(alone).await.unwrap();
+    open(OpenOptions { keys: vec![held("vault", &key)], ..place.open_options() }).await.unwrap();
+}

@@ -191,9 +191,47 @@ fn bytes_of(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     durable.map(|path| (path.clone(), fs::read(&path).unwrap())).collect()
 }
 
+/// A store is made with a slot in Vault; with nothing beside it only where somebody says that he wants that.
+async fn is_made_in_vault(stage: &Stage) {
+    let folder = stage.world.sandbox().path("made");
+    fs::create_dir(&folder).unwrap();
+    fs::copy(stage.world.sandbox().path("secret-id"), folder.join("secret-id")).unwrap();
+    let run = |arguments: &[&str]| {
+        let program = stage.world.sandbox().program();
+        let output = Command::new(program).args(arguments).current_dir(&folder).output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    };
+    let write = |slots: &str| {
+        let text = format!("trust_domain: made.example\nsecrets:\n  slots:\n{slots}");
+        fs::write(folder.join("credence.yaml"), text).unwrap();
+    };
+    let tokens = stage.tokens().await;
+    let from = ["init", "--from", "credence.yaml"];
+    write(&stage.slot("vault", &[]));
+    let (code, out, errors) = run(&from);
+    assert!(code == 1 && errors.contains("--insecure-single-slot"), "{code} {out} {errors}");
+    write(&stage.slot("vault", &[("key: credence", "key: nobody")]));
+    let (code, out, errors) = run(&[&from[..], &["--insecure-single-slot"]].concat());
+    assert!(code == 1 && errors.contains("nobody"), "{code} {out} {errors}");
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 2, "something was left behind");
+    write(&stage.slot("vault", &[]));
+    let (code, out, errors) = run(&[&from[..], &["--recovery-kek-file", "recovery.kek"]].concat());
+    assert!(code == 0 && out.contains("slot vault: key credence of Vault's"), "{code} {out} {errors}");
+    // By Vault, and without it by the key that is kept elsewhere.
+    fs::rename(folder.join("recovery.kek"), folder.join("safe.kek")).unwrap();
+    let (code, out, errors) = run(&["init", "--reissue-admin"]);
+    assert!(code == 0 && out.contains("issued again"), "{code} {out} {errors}");
+    write("    - {name: recovery, kek_file: safe.kek}\n");
+    let (code, out, errors) = run(&["init", "--reissue-admin"]);
+    assert!(code == 0 && out.contains("issued again"), "{code} {out} {errors}");
+    assert_eq!(stage.tokens().await, tokens, "every token was given back");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slot_in_vault_follows_its_key_opens_the_next_start_and_vault_gone_costs_nothing() {
     let Some(mut stage) = Stage::set("kek-transit").await else { return };
+    is_made_in_vault(&stage).await;
     stage.refused(&["kek", "add-slot", "vault"], &["is not in secrets.slots"]).await;
     stage.with_file(&stage.slot("vault", &[]));
     let tokens = stage.tokens().await;

@@ -4,7 +4,7 @@
 #![expect(clippy::panic, clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -496,6 +496,51 @@ fn on_token(module: &Path, token: &str, key: &str, pin: &Path) -> String {
     )
 }
 
+/// A store is made with that key alone, by a configuration that is there; a mistake in it leaves nothing behind.
+fn is_made_on_token(world: &TestWorld, hsm: &SoftHsm) {
+    let folder = world.sandbox().path("made");
+    fs::create_dir_all(folder.join("credence-data")).unwrap();
+    let path = folder.join("credence.yaml");
+    let run = |arguments: &[&str]| {
+        let output = Command::new(world.sandbox().program())
+            .args(arguments)
+            .envs(hsm.environment())
+            .current_dir(&folder)
+            .output()
+            .unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    };
+    let made = || {
+        let entries = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name());
+        entries.map(|name| name.into_string().unwrap()).collect::<BTreeSet<_>>()
+    };
+    let write = |pin: &str| {
+        let slot = on_token(hsm.module(), "credence", "kek-1", &hsm.path(pin));
+        let text = format!("trust_domain: made.example\nca:\n  root_lifetime: 3650d\nsecrets:\n{slot}");
+        fs::write(&path, &text).unwrap();
+        text
+    };
+    write("wrong-pin");
+    let before = made();
+    let (code, out, errors) = run(&["init", "--from", "credence.yaml"]);
+    assert!(code == 1 && errors.contains("token credence: login failed"), "{code} {out} {errors}");
+    assert_eq!(made(), before, "something was left behind");
+    assert_eq!(fs::read_dir(folder.join("credence-data")).unwrap().count(), 0);
+    let text = write("pin");
+    let (code, out, errors) = run(&["init"]);
+    assert!(code == 2 && errors.contains("--trust-domain"), "{code} {out} {errors}");
+    let (code, out, errors) = run(&["init", "--trust-domain", "made.example"]);
+    assert!(code == 5 && errors.contains("credence init --from credence.yaml"), "{code} {out} {errors}");
+    let (code, out, errors) = run(&["init", "--from", "credence.yaml"]);
+    assert!(code == 0 && out.contains("slot hsm: key kek-1 on the token credence"), "{code} {out} {errors}");
+    assert_eq!(fs::read_to_string(&path).unwrap(), text);
+    let expected = ["credence-admin", "credence-data", "credence.yaml"].map(String::from);
+    assert_eq!(made(), BTreeSet::from(expected), "no key lies in a file");
+    let (code, out, errors) = run(&["init", "--reissue-admin"]);
+    assert!(code == 0 && out.contains("issued again"), "{code} {out} {errors}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_on_a_token_alone_opens_the_store_and_its_likely_mistakes_leave_nothing_behind() {
     let Some(hsm) = SoftHsm::start() else { return };
@@ -520,6 +565,8 @@ async fn a_key_on_a_token_alone_opens_the_store_and_its_likely_mistakes_leave_no
         ("no module", module("/nonexistent.so"), "loading the module failed", "module"),
         ("no such module", module("/etc/hostname"), "loading the module failed", "module"),
     ];
+
+    is_made_on_token(&world, &hsm);
 
     // It is given a slot there; what does not work makes none.
     let beside = |slot: &str| format!("  kek_file: credence.kek\n{slot}");

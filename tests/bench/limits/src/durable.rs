@@ -6,7 +6,7 @@ use anyhow::Context;
 use audit::Actor;
 use ca::{Deps, Handle, Manager, testing::FakeDependents};
 use certs::{Clock, ManualClock};
-use store::{Cost, InitOptions, KekSource, NewSlot, OpenOptions, Store, initialise};
+use store::{Cost, InitOptions, KekSource, NewSlot, OnlyTransit, OpenOptions, Store, initialise};
 use tempfile::TempDir;
 use tokio::{runtime, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -37,7 +37,15 @@ impl Durable {
         let slot =
             NewSlot { name: "primary".into(), source: KekSource::File(key.clone()), cost: Cost::default() };
         let (created, dev) = (clock.now(), false);
-        initialise(InitOptions { directory: directory.clone(), slots: vec![slot], created, dev }).await?;
+        let only_transit = OnlyTransit::Refused;
+        initialise(InitOptions {
+            directory: directory.clone(),
+            slots: vec![slot],
+            only_transit,
+            created,
+            dev,
+        })
+        .await?;
         let keys = vec![KekSource::File(key).into()];
         let options = OpenOptions { directory, keys, anchor: None, clock: clock.clone(), dev };
         let (store, writer) = store::open(options).await?;
