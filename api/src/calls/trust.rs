@@ -284,6 +284,7 @@ fn shown_authority(
         not_after: certificate.not_after().to_string(),
         expires_in_secs: certificate.not_after().millis_since(now) / 1000,
         spki_sha256: format!("sha256:{}", hex::encode(certificate.spki_hash().0)),
+        tainted_since: record.tainted.map(|at| at.to_string()),
         stolen_since: record.stolen.map(|at| at.to_string()),
         live_leaves,
         rotates_at,

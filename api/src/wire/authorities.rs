@@ -24,7 +24,10 @@ pub struct Authority {
     pub expires_in_secs: i64,
     /// `sha256:HEX` of its public key: the pin of an agent, for a root.
     pub spki_sha256: String,
-    /// Since when its key is believed to be stolen.
+    /// Since when it is tainted: what it signed is replaced at once, and it signs nothing more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tainted_since: Option<String>,
+    /// Since when its key is believed to be stolen; it is tainted then, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stolen_since: Option<String>,
     /// How many unexpired leaves depend on it, where that is counted.

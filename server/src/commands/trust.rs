@@ -40,10 +40,7 @@ fn authorities_table(authorities: &[wire::Authority]) -> String {
         vec![
             one.id.clone(),
             one.place.clone(),
-            match one.waits_for.len() {
-                0 => one.state.clone(),
-                laggards => format!("{}, waits for {laggards}", one.state),
-            },
+            state_text(one),
             left(one.expires_in_secs),
             one.live_leaves.map_or_else(|| "-".into(), |count| count.to_string()),
             dash(one.rotates_at.as_deref()),
@@ -66,6 +63,20 @@ fn authorities_table(authorities: &[wire::Authority]) -> String {
     let mut text = output::table(&headers, rows);
     for laggard in authorities.iter().flat_map(|one| &one.waits_for) {
         text.push_str(&format!("{} {}\n", laggard.name, laggard.reason));
+    }
+    text
+}
+
+/// Where it stands, whether it is tainted, and whom it waits for.
+fn state_text(one: &wire::Authority) -> String {
+    let mut text = one.state.clone();
+    match (&one.stolen_since, &one.tainted_since) {
+        (Some(since), _) => text.push_str(&format!(", STOLEN since {since}")),
+        (None, Some(since)) => text.push_str(&format!(", tainted since {since}")),
+        (None, None) => {}
+    }
+    if !one.waits_for.is_empty() {
+        text.push_str(&format!(", waits for {}", one.waits_for.len()));
     }
     text
 }
@@ -321,4 +332,30 @@ fn since(text: &str) -> Result<String, Failure> {
         return Ok(text.to_owned());
     }
     Ok((SystemClock.now() - parse_duration("--since", text)?).to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_authority_that_is_not_believed_any_more_says_so_beside_its_state() {
+        let authority = |more: &str| -> wire::Authority {
+            let text = format!(
+                r#"{{"id": "aa", "place": "root", "state": "retired", "subject": "s", "not_before": "T0",
+                    "not_after": "T9", "expires_in_secs": 90, "spki_sha256": "p", "pem": ""{more}}}"#
+            );
+            serde_json::from_str(&text).unwrap()
+        };
+        let check = |more: &str, expected: &str| {
+            let one = authority(more);
+            assert_eq!(state_text(&one), expected);
+            assert!(authorities_table(&[one]).contains(expected));
+        };
+        check("", "retired");
+        check(r#", "tainted_since": "T1""#, "retired, tainted since T1");
+        check(r#", "tainted_since": "T1", "stolen_since": "T2""#, "retired, STOLEN since T2");
+        let laggard = r#", "waits_for": [{"name": "web-1", "connected": true, "reason": "lags"}]"#;
+        check(laggard, "retired, waits for 1");
+    }
 }

@@ -75,7 +75,11 @@ async fn how_far_an_emergency_is_can_be_asked_at_any_time() {
         (&json!("none"), &Value::Null, &json!(1))
     );
     assert_eq!(calm["root"], planted().to_string());
+    let shown = world.get("/api/v1/authorities").await.body;
+    assert!(shown["items"][0]["tainted_since"].is_null(), "{shown}");
     world.steal().await;
+    let shown = world.get("/api/v1/authorities").await.body;
+    assert!(shown["items"][0]["tainted_since"].is_string(), "{shown}");
     let stolen = world.get(&path).await.body;
     assert_eq!((&stolen["stage"], &stolen["left_behind_count"]), (&json!("replacing"), &json!(0)));
     assert_eq!(stolen["since"], world.clock.now().to_string());
