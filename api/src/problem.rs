@@ -287,6 +287,12 @@ fn conflict_hint(what: &str, name: &str) -> String {
             "credence ca status says at which step it is, and what comes next; a step that is past is not taken again"
                 .to_owned()
         }
+        "replacement of" => {
+            "it goes on by itself, also without those who lag once the one that signs gets old: see why they do not take \
+             their list (credence proxy show NODE --explain), or remove who is gone (credence proxy remove NODE); \
+             credence ca show says who is waited for"
+                .to_owned()
+        }
         _ => "what it says stands in the way is to be changed first, where it can be".to_owned(),
     }
 }
@@ -346,7 +352,8 @@ mod tests {
         assert!(hint("certificate", "7f01").ends_with("credence cert show 7f01"));
         assert!(hint("token", "a").contains("admits nobody"));
         assert!(hint("rotation of", "root").contains("credence ca status"));
-        for what in ["certificate", "token", "rotation of", "issuer"] {
+        assert!(hint("replacement of", "a").contains("goes on by itself"));
+        for what in ["certificate", "token", "rotation of", "replacement of", "issuer"] {
             assert!(!hint(what, "a").contains("the same again"), "{what}");
         }
     }

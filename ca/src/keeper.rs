@@ -250,7 +250,7 @@ impl Keeper {
                 self.look_after_lists().await;
             }
             if answer.is_some_and(|at| at <= now) {
-                self.answer(Err(RotateError::Behind(self.laggards.clone())));
+                self.answer(Err(self.is_behind()));
             }
         }
     }
@@ -261,7 +261,7 @@ impl Keeper {
                 let _ = reply.send(Err(Refusal::NoRootKey.into()));
             }
             Command::Issuing(Rotate { reply, .. }) if self.machine.is_barred() && self.begun.is_some() => {
-                let _ = reply.send(Err(Refusal::Busy.into()));
+                let _ = reply.send(Err(self.is_behind()));
             }
             Command::Issuing(Rotate { asked, reply }) => {
                 let until = self.deps.clock.now() + PATIENCE;
@@ -528,6 +528,20 @@ impl Keeper {
         self.last_failure = Some(format!("{what}: {error}"));
         self.answer(Err(RotateError::Failed(error.to_string())));
         self.begun = None;
+    }
+
+    /// Whom the next issuing authority waits for.
+    pub(super) fn is_behind(&self) -> RotateError {
+        let root = self.roots.active().map(|root| root.id);
+        let next = self.records.iter().filter(|one| {
+            one.place == Place::Issuing && one.state == AuthorityState::Prepared && one.parent == root
+        });
+        match next.max_by_key(|record| record.created) {
+            Some(next) => {
+                RotateError::Behind { next: next.id, since: next.created, laggards: self.laggards.clone() }
+            }
+            None => Refusal::Busy.into(),
+        }
     }
 
     fn answer(&mut self, answer: Result<AuthorityId, RotateError>) {

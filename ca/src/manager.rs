@@ -115,14 +115,28 @@ pub enum RotateError {
     Chain(Box<Ladder>),
     /// The next issuing authority is prepared, and these would refuse what it signs. The rotation goes on when they
     /// have its revocation list.
-    #[error(
-        "the next issuing authority is prepared, and signs when {} more have acknowledged its revocation list",
-        _0.len()
-    )]
-    Behind(Vec<Laggard>),
+    #[error("{}", behind(*next, *since, laggards.len()))]
+    Behind {
+        /// The one that waits.
+        next: AuthorityId,
+        /// Since when.
+        since: Timestamp,
+        /// For whom; nobody where that could not be found out.
+        laggards: Vec<Laggard>,
+    },
     /// Too many ask, or the process is shutting down.
     #[error("rotation cannot be asked for now")]
     Unavailable,
+}
+
+/// How far the next issuing authority is.
+fn behind(next: AuthorityId, since: Timestamp, laggards: usize) -> String {
+    let prepared = format!("{next} is prepared since {since}, and signs");
+    match laggards {
+        0 => format!("{prepared} when it is known that nobody would refuse it"),
+        1 => format!("{prepared} when 1 proxy more has acknowledged its revocation list"),
+        more => format!("{prepared} when {more} proxies more have acknowledged its revocation list"),
+    }
 }
 
 /// The rules that a ladder says are broken, and by what.

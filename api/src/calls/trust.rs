@@ -102,10 +102,19 @@ impl Calls {
         } else {
             Some(self.rotation.rotate_issuing(caller, &wanted.reason).await?.to_string())
         };
-        let steps = vec![
-            "make an issuing authority with a new key, signed by the same root".to_owned(),
-            "where proxies check against revocation lists, wait until every connected one has its list"
+        let waits_for = self.rotation.laggards();
+        let wait = match waits_for.len() {
+            0 => "where proxies check against revocation lists, wait until every connected one has its list"
                 .to_owned(),
+            1 => format!("go on waiting for {}, which has not acknowledged its list", waits_for[0].name),
+            more => format!("go on waiting for {more} proxies that have not acknowledged its list"),
+        };
+        let steps = vec![
+            match waits_for.is_empty() {
+                true => "make an issuing authority with a new key, signed by the same root".to_owned(),
+                false => "take the issuing authority with a new key that is prepared already".to_owned(),
+            },
+            wait,
             "sign every new leaf with it".to_owned(),
             format!("renew {count} unexpired leaves, each when its proxy has acknowledged the new one"),
             format!("retire {} and destroy its key when no unexpired leaf depends on it", next.active),

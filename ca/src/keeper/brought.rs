@@ -206,7 +206,7 @@ impl Keeper {
             Some(active) if active == id => Ok(()),
             _ if self.machine.is_barred() => {
                 self.begun = asked.map(|asked| Begun { asked, reply: None, until });
-                Err(RotateError::Behind(self.laggards.clone()))
+                Err(self.is_behind())
             }
             _ => {
                 let why = self.last_failure.clone().unwrap_or_default();

@@ -217,11 +217,14 @@ pub(super) fn refused(error: RotateError) -> CallError {
         }
         RotateError::Chain(ladder) => CallError::Chain(ladder),
         RotateError::NotFound(id) => CallError::NotFound { what: "authority", name: id.to_string() },
-        RotateError::Behind(ref laggards) => CallError::Conflict {
-            what,
-            name: "the issuing authority".to_owned(),
-            why: format!("is under way: {error}; it waits for {}", named(laggards)),
-        },
+        RotateError::Behind { ref laggards, .. } => {
+            let waits = match laggards.is_empty() {
+                true => String::new(),
+                false => format!("; it waits for {}", named(laggards)),
+            };
+            let why = format!("is under way: {error}{waits}");
+            CallError::Conflict { what: "replacement of", name: "the issuing authority".to_owned(), why }
+        }
         RotateError::Failed(why) => CallError::Unavailable { part: "authority", why },
         RotateError::Unavailable => CallError::stopped("authority"),
     }

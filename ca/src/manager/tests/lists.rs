@@ -232,11 +232,16 @@ async fn the_next_issuing_authority_signs_when_proxies_have_its_list() {
                 }
             };
             let (refused, ()) = tokio::join!(asked, look);
-            let Err(RotateError::Behind(laggards)) = refused else { panic!("{refused:?}") };
+            let Err(RotateError::Behind { next, laggards, .. }) = &refused else { panic!("{refused:?}") };
             assert_eq!(laggards[0].name, "web-1");
             assert_eq!(laggards[0].reason, Reason::ListNotAcknowledged);
-            let busy = handle.rotate_issuing(Actor::Host, "again").await;
-            assert_eq!(busy, Err(Refusal::Busy.into()));
+            let records = world.store.load().await.unwrap();
+            let waits = records.iter().find(|record| record.state == Prepared).unwrap();
+            assert_eq!(*next, waits.id);
+            assert!(refused.as_ref().unwrap_err().to_string().contains("when 1 proxy more"), "{refused:?}");
+            // Whoever asks again is told how far it is, and nothing else is begun.
+            assert_eq!(handle.rotate_issuing(Actor::Host, "again").await, refused);
+            assert_eq!(world.store.load().await.unwrap().len(), records.len());
 
             let both = shown(&handle, world.clock.now()).unwrap().numbers();
             world.dependents.set(vec![node(Some(both), &before)]);

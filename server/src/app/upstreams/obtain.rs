@@ -135,7 +135,7 @@ impl Obtaining {
         };
         match self.ca.install(wanted, self.asked()).await {
             Ok(installed) => Ok(installed),
-            Err(RotateError::Behind(laggards)) => Err(Failed::Waits(laggards.len())),
+            Err(RotateError::Behind { laggards, .. }) => Err(Failed::Waits(laggards.len())),
             Err(error) => Err(Failed::Install(error)),
         }
     }
