@@ -86,6 +86,7 @@ use crate::{access, problem, wire};
     wire::RotateRoot,
     wire::RootRotation,
     wire::RotationBarrier,
+    wire::RotationPlan,
     wire::RotationTally,
     wire::Laggard,
     wire::Emergency,

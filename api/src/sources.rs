@@ -13,7 +13,7 @@ use ca::{
     dependents::Laggard,
     migration::MigrationWish,
     ports::{AuthorityRequest, LeafRequest},
-    rotation::Wish,
+    rotation::{self, Wish},
 };
 use certs::{Certificate, SecretBytes, Timestamp};
 use spiffe::{AuthorityId, EdgeName, IssuerName, NodeId, Tenant};
@@ -73,7 +73,7 @@ pub trait Rotation: Send + Sync {
     /// How the rotation of the root stands; `None` before the first look.
     fn root_status(&self) -> Option<RotationStatus>;
 
-    /// Takes a step of the rotation of the root; with `dry_run` it only says whether it could be taken.
+    /// Takes a step of the rotation of the root.
     ///
     /// # Errors
     /// When it is not due, or somebody would break: by name and reason.
@@ -82,8 +82,13 @@ pub trait Rotation: Send + Sync {
         caller: &Caller,
         wish: Wish,
         reason: &str,
-        dry_run: bool,
     ) -> Result<RotationStatus, CallError>;
+
+    /// What such a step would do now, and where the rotation stands without it.
+    ///
+    /// # Errors
+    /// As [`Rotation::rotate_root`].
+    async fn simulate_root(&self, wish: Wish) -> Result<(RotationStatus, rotation::Action), CallError>;
 
     /// Treats the key of an authority as stolen; a dry run only asks whether it could.
     ///

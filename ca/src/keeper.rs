@@ -78,7 +78,7 @@ pub(crate) enum Command {
     /// What such a step would lead to.
     Simulate {
         wish: Wish,
-        reply: Reply<RotationStatus>,
+        reply: Reply<(RotationStatus, rotation::Action)>,
     },
     /// An authority's key is stolen.
     Emergency {

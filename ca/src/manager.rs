@@ -32,7 +32,7 @@ use crate::{
         Journal, JournalError, Place, Revocations,
     },
     revocation::{Revoke, RevokeRefusal},
-    rotation::{Refusal, Step, Wish},
+    rotation::{self, Refusal, Wish},
     status::{CaStatus, RotationStatus},
 };
 
@@ -478,17 +478,17 @@ impl Handle {
     /// # Errors
     /// When a gate is closed or the step is not due, with who or what is in the way; nothing changed then.
     pub async fn rotate_root(&self, wish: Wish, asked: Asked) -> Result<RotationStatus, RotateError> {
-        if matches!(wish.step, Step::Prepare | Step::Activate | Step::Finish) {
+        if wish.step.needs_time() {
             self.in_time()?;
         }
         self.ask(|reply| Command::Root { wish, asked, reply }).await
     }
 
-    /// Says what [`Handle::rotate_root`] would do, against what is observed now, and changes nothing.
+    /// What [`Handle::rotate_root`] would do, against what is observed now, and how the rotation stands; changes nothing.
     ///
     /// # Errors
     /// As [`Handle::rotate_root`].
-    pub async fn simulate_root(&self, wish: Wish) -> Result<RotationStatus, RotateError> {
+    pub async fn simulate_root(&self, wish: Wish) -> Result<(RotationStatus, rotation::Action), RotateError> {
         self.ask(|reply| Command::Simulate { wish, reply }).await
     }
 

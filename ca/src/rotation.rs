@@ -398,16 +398,23 @@ impl Rotation {
 
     /// Those of `laggards` whom the wish leaves behind, if that are all.
     fn leave(&self, wish: &Wish, laggards: Vec<Laggard>) -> Result<Vec<Laggard>, Refusal> {
-        let is_unknown = |name: &&String| !laggards.iter().any(|laggard| laggard.name == **name);
-        if let Some(name) = wish.leave_behind.iter().find(is_unknown) {
-            return Err(Refusal::Unknown(name.clone()));
-        }
         let (left, rest): (Vec<_>, Vec<_>) =
             laggards.into_iter().partition(|laggard| wish.leave_behind.contains(&laggard.name));
         match rest.is_empty() {
             true => Ok(left),
             false => Err(Refusal::Laggards { step: wish.step, laggards: rest }),
         }
+    }
+
+    /// Names that the wish leaves behind and that its step does not wait for: it would be taken without them too.
+    #[must_use]
+    pub fn needless(&self, wish: &Wish, observed: Observed<'_>, now: Timestamp) -> Vec<String> {
+        let waits_for = match wish.step {
+            Step::Activate | Step::Finish => self.behind(observed, now),
+            Step::Prepare | Step::Taint | Step::Rollback => Vec::new(),
+        };
+        let is_needless = |name: &&String| !waits_for.iter().any(|laggard| laggard.name == **name);
+        wish.leave_behind.iter().filter(is_needless).cloned().collect()
     }
 
     fn by_itself(&self, observed: Observed<'_>, now: Timestamp) -> Option<Action> {

@@ -117,6 +117,8 @@ pub struct RotationStatus {
     pub barrier: Option<Barrier>,
     /// When the last connection opened under the old root has ended by its age.
     pub settles: Option<Timestamp>,
+    /// Of a step that was just asked for: names that were to be left behind, and that it does not wait for.
+    pub needless: Vec<String>,
 }
 
 /// The newest revocation list of one issuing authority.

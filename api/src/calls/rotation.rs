@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use ca::{
     RotationStatus,
     dependents::{Laggard, Reason},
-    rotation::{Step, Wish},
+    rotation::{Action, Step, Wish},
 };
 use certs::Timestamp;
 use spiffe::{AuthorityId, Class};
@@ -42,8 +42,13 @@ impl Calls {
             automatic: wanted.automatic,
             alone: false,
         };
-        let status = self.rotation.rotate_root(caller, wish, &wanted.reason, wanted.dry_run).await?;
-        self.shown_rotation(&status, wanted.dry_run).await
+        if !wanted.dry_run {
+            let status = self.rotation.rotate_root(caller, wish, &wanted.reason).await?;
+            return self.shown_rotation(&status, false).await;
+        }
+        let (status, action) = self.rotation.simulate_root(wish).await?;
+        let plan = Some(plan(&action, &status));
+        Ok(wire::RootRotation { plan, ..self.shown_rotation(&status, true).await? })
     }
 
     pub(super) async fn shown_rotation(
@@ -70,6 +75,8 @@ impl Calls {
             phase: status.phase.clone(),
             standing: status.standing.clone(),
             dry_run,
+            plan: None,
+            remarks: status.needless.iter().map(|name| needless_text(name)).collect(),
             root: status.root.map(|id| id.to_string()),
             other: status.other.map(|id| id.to_string()),
             automatic: status.is_automatic,
@@ -139,6 +146,91 @@ fn step(word: &str) -> Result<Step, CallError> {
     })
 }
 
+fn needless_text(name: &str) -> String {
+    format!("{name} is in nobody's way: leaving it behind changes nothing")
+}
+
+/// What `action` does to whom, where the rotation stands as `status` says.
+fn plan(action: &Action, status: &RotationStatus) -> wire::RotationPlan {
+    let signs = status.root.map_or_else(|| "none".to_owned(), |root| root.to_string());
+    let holders = status.tally.holders - status.tally.renewed;
+    let (steps, left_behind) = match action {
+        Action::Prepare { automatic, alone } => {
+            let vouches = match alone {
+                true => "nobody vouches for it to those who do not know that root".to_owned(),
+                false => format!("{signs} vouches for it too"),
+            };
+            let then = match automatic {
+                true => {
+                    "go on by itself, as gates open: it signs once every connected proxy has acknowledged it"
+                }
+                false => {
+                    "wait for credence ca rotate root activate, which every connected proxy has to acknowledge it for"
+                }
+            };
+            let steps = vec![
+                format!("make a root with a new key, and an issuing authority under it; {vouches}"),
+                format!("put the root into every bundle; {signs} signs on"),
+                then.to_owned(),
+            ];
+            (steps, &[][..])
+        }
+        Action::Activate { new, old, left_behind } => {
+            let then = match status.is_automatic {
+                true => format!("finish by itself when nobody depends on {old} any more"),
+                false => format!("wait for finish, which takes {old} out, or for rollback"),
+            };
+            let steps = vec![
+                format!("{new} signs instead of {old}, which stays in every bundle and only verifies"),
+                format!("replace what {} hold from {old}, spread over ten minutes", holders_text(holders)),
+                then,
+            ];
+            (steps, left_behind.as_slice())
+        }
+        Action::Taint(old) => {
+            let steps = vec![
+                format!("replace at once what {} hold from {old}", holders_text(holders)),
+                format!("{old} never signs again: no rollback is possible after that"),
+            ];
+            (steps, &[][..])
+        }
+        Action::Finish { old, left_behind } => {
+            let steps = vec![
+                format!("take {old} out of every bundle, with every authority under it"),
+                "destroy their keys: no rollback is possible after that".to_owned(),
+            ];
+            (steps, left_behind.as_slice())
+        }
+        Action::Withdraw(new) => {
+            let steps = vec![
+                format!(
+                    "take {new} out of every bundle, and destroy its key and that of the authority under it"
+                ),
+                format!("{signs} signs on; nobody holds anything from {new}"),
+            ];
+            (steps, &[][..])
+        }
+        Action::Return { old, new } => {
+            let steps = vec![
+                format!("{old} signs again instead of {new}, which stays in every bundle and only verifies"),
+                format!("replace what was signed under {new}, spread over ten minutes"),
+                format!("wait for finish, which takes {new} out; {new} does not sign again"),
+            ];
+            (steps, &[][..])
+        }
+        Action::Refuse(_) | Action::AtRisk => (Vec::new(), &[][..]),
+    };
+    wire::RotationPlan {
+        steps,
+        left_behind: left_behind.iter().take(MAX_LISTED).map(shown_laggard).collect(),
+        left_behind_count: left_behind.len(),
+    }
+}
+
+fn holders_text(number: usize) -> String {
+    if number == 1 { "1 node or operator".to_owned() } else { format!("{number} nodes and operators") }
+}
+
 pub(super) fn shown_laggard(laggard: &Laggard) -> wire::Laggard {
     wire::Laggard {
         name: laggard.name.clone(),
@@ -202,5 +294,49 @@ mod tests {
         };
         check("spiffe://td/credence/operator/admin", ": any command of this operator replaces it");
         check("spiffe://td/credence/node/edge", "from the old root, until 1970-01-01T00:00:00Z");
+    }
+
+    #[test]
+    fn every_step_says_what_it_would_do_and_who_would_break() {
+        let id = |first: u8| ca_id(first);
+        let status = RotationStatus {
+            phase: "prepared".into(),
+            standing: String::new(),
+            root: Some(id(1)),
+            other: Some(id(2)),
+            is_automatic: false,
+            emergency: None,
+            is_at_risk: false,
+            due: Vec::new(),
+            since: None,
+            tally: ca::Tally { holders: 5, renewed: 3, ..Default::default() },
+            laggards: Vec::new(),
+            barrier: None,
+            settles: None,
+            needless: Vec::new(),
+        };
+        let lags = Laggard { name: "web-1".into(), is_connected: true, reason: Reason::NotProven };
+        let check = |action: Action, breaks: usize, words: &[&str]| {
+            let plan = plan(&action, &status);
+            assert_eq!((plan.left_behind.len(), plan.left_behind_count), (breaks, breaks), "{plan:?}");
+            let text = plan.steps.join("\n");
+            for word in words {
+                assert!(text.contains(word), "{word}: {text}");
+            }
+        };
+        let (old, new) = (id(1), id(2));
+        let vouches = format!("{old} vouches for it too");
+        check(Action::Prepare { automatic: false, alone: false }, 0, &[&vouches, "root activate"]);
+        check(Action::Prepare { automatic: true, alone: true }, 0, &["nobody vouches", "by itself"]);
+        let activate = Action::Activate { new, old, left_behind: vec![lags.clone()] };
+        check(activate, 1, &["signs instead of", "what 2 nodes and operators hold"]);
+        check(Action::Taint(old), 0, &["at once", "no rollback"]);
+        check(Action::Finish { old, left_behind: vec![lags] }, 1, &["destroy their keys", "no rollback"]);
+        check(Action::Withdraw(new), 0, &["destroy its key", &format!("{old} signs on")]);
+        check(Action::Return { old, new }, 0, &[&format!("{old} signs again instead of {new}")]);
+    }
+
+    fn ca_id(first: u8) -> AuthorityId {
+        AuthorityId::of(certs::SpkiHash([first; 32]))
     }
 }

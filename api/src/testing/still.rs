@@ -147,8 +147,14 @@ impl Rotation for StillRotation {
         _: &Caller,
         _: ca::rotation::Wish,
         _: &str,
-        _: bool,
     ) -> Result<ca::RotationStatus, CallError> {
+        Err(CallError::stopped("authority"))
+    }
+
+    async fn simulate_root(
+        &self,
+        _: ca::rotation::Wish,
+    ) -> Result<(ca::RotationStatus, ca::rotation::Action), CallError> {
         Err(CallError::stopped("authority"))
     }
 

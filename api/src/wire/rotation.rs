@@ -14,10 +14,11 @@ pub struct RotateRoot {
     /// With `prepare`: the further steps follow by themselves as their gates open.
     #[serde(default)]
     pub automatic: bool,
-    /// Nodes and operators that need not be waited for, by the names that `laggards` gives them.
+    /// Nodes and operators that need not be waited for, by the names that `laggards` gives them. Who is in nobody's way is
+    /// not left behind by it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub leave_behind: Vec<String>,
-    /// Only say whether it could be done now, and who would break.
+    /// Only say what it would do now, and who would break by it.
     #[serde(default)]
     pub dry_run: bool,
     /// Why.
@@ -62,6 +63,17 @@ pub struct RotationBarrier {
     pub waiting_secs: u64,
 }
 
+/// What a step would do, by the judgement that the step itself goes by.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RotationPlan {
+    /// What happens, in order.
+    pub steps: Vec<String>,
+    /// Who would break by it, because they are to be left behind or nothing waits for them any more; at most 1,000.
+    pub left_behind: Vec<Laggard>,
+    /// How many would break.
+    pub left_behind_count: usize,
+}
+
 /// The rotation of the root as it stands.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RootRotation {
@@ -72,6 +84,12 @@ pub struct RootRotation {
     /// Whether it was only looked at.
     #[serde(default)]
     pub dry_run: bool,
+    /// What the step would do, where it was only looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<RotationPlan>,
+    /// Of a step: what should be known beside, such as whom it was not necessary to leave behind.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remarks: Vec<String>,
     /// The root that signs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub root: Option<String>,

@@ -71,20 +71,31 @@ impl Keeper {
         dependents: &dyn Dependents,
     ) -> Result<RotationStatus, RotateError> {
         let seen = self.observe(dependents).await?;
+        let needless = self.roots.needless(&wish, seen.observed(), self.deps.clock.now());
         let done = self.drive_roots(Event::Wanted(wish), &seen, &asked).await;
         let seen = self.observe(dependents).await?;
         self.publish_rotation(&seen);
-        done.map(|()| self.rotation_status(&seen))
+        done.map(|()| RotationStatus { needless, ..self.rotation_status(&seen) })
     }
 
+    /// What a step would do, by the judgement that the step itself goes by, and where the rotation stands without it.
     pub(super) async fn simulate_root(
         &mut self,
         wish: &Wish,
         dependents: &dyn Dependents,
-    ) -> Result<RotationStatus, RotateError> {
+    ) -> Result<(RotationStatus, Action), RotateError> {
+        let failed = |error: PrepareError| RotateError::Failed(error.to_string());
+        if wish.step.needs_time() {
+            self.in_time().map_err(failed)?;
+        }
         let seen = self.observe(dependents).await?;
-        self.roots.judge(wish, seen.observed(), self.deps.clock.now())?;
-        Ok(self.rotation_status(&seen))
+        let now = self.deps.clock.now();
+        let action = self.roots.judge(wish, seen.observed(), now)?;
+        if let Action::Return { old, .. } = action {
+            self.returns_by(old, now).map_err(failed)?;
+        }
+        let needless = self.roots.needless(wish, seen.observed(), now);
+        Ok((RotationStatus { needless, ..self.rotation_status(&seen) }, action))
     }
 
     /// Taints `authority`, its root and everything under that root, and lets the machine replace them.
@@ -229,6 +240,19 @@ impl Keeper {
     fn usable_below(&self, root: AuthorityId, now: Timestamp) -> Option<AuthorityId> {
         let id = self.newest_below(root, AuthorityState::Retired).ok()?;
         self.can_sign(self.record(id).ok()?, now).then_some(id)
+    }
+
+    /// The same, or nothing where one is to be made for it.
+    fn returns_by(&self, root: AuthorityId, now: Timestamp) -> Result<Option<AuthorityId>, PrepareError> {
+        if let Some(id) = self.usable_below(root, now) {
+            return Ok(Some(id));
+        }
+        // A new one would sign before anybody has its list. Where a key is stolen, nothing waits for lists.
+        if self.is_checked() && self.roots.emergency().is_none() {
+            return Err(PrepareError::NoListedAuthority(root));
+        }
+        self.in_time()?;
+        Ok(None)
     }
 
     /// `root` and every authority that it signed.
@@ -391,14 +415,9 @@ impl Keeper {
         asked: &Asked,
     ) -> Result<(), PrepareError> {
         let now = self.deps.clock.now();
-        // Where a key is stolen, nothing waits for lists.
-        let waits = self.is_checked() && self.roots.emergency().is_none();
-        let below = match self.usable_below(old, now) {
+        let below = match self.returns_by(old, now)? {
             Some(id) => id,
-            // A new one would sign before anybody has its list.
-            None if waits => return Err(PrepareError::NoListedAuthority(old)),
             None => {
-                self.in_time()?;
                 let key = self.root_key(old).await?;
                 let (issuing, key) = make_issuing(&self.deps.policy, self.record(old)?, &key, now)?;
                 let id = issuing.id;
@@ -530,6 +549,7 @@ impl Keeper {
             laggards: self.roots.behind(seen.observed(), now),
             barrier: self.roots.barrier(),
             settles: self.roots.settles(seen.observed(), &BTreeSet::new(), now),
+            needless: Vec::new(),
         }
     }
 }

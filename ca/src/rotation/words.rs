@@ -50,6 +50,11 @@ impl Step {
             Self::Rollback => "rollback",
         }
     }
+
+    /// Whether it waits for a clock that can be believed.
+    pub(crate) fn needs_time(self) -> bool {
+        matches!(self, Self::Prepare | Self::Activate | Self::Finish)
+    }
 }
 
 /// Where a rotation stands.
@@ -113,9 +118,6 @@ pub enum Refusal {
         /// Until when.
         until: Timestamp,
     },
-    /// A name to be left behind is nobody's.
-    #[error("{0:?} is in nobody's way, there is nothing to leave behind")]
-    Unknown(String),
     /// Nothing was signed by the old root any more.
     #[error(
         "nothing depends on the old root any more: finish, and begin another rotation if you want another root"

@@ -21,7 +21,7 @@ use ca::{
     clock::Reading,
     dependents::Laggard,
     ports::AuthorityRequest,
-    rotation::{Refusal, Wish},
+    rotation::{self, Refusal, Wish},
 };
 use certs::Clock;
 use http::Request;
@@ -126,14 +126,12 @@ impl Rotation for CaRotation {
         caller: &Caller,
         wish: Wish,
         reason: &str,
-        dry_run: bool,
     ) -> Result<RotationStatus, CallError> {
-        let step = if dry_run {
-            self.0.simulate_root(wish).await
-        } else {
-            self.0.rotate_root(wish, asked(caller, reason)).await
-        };
-        step.map_err(refused)
+        self.0.rotate_root(wish, asked(caller, reason)).await.map_err(refused)
+    }
+
+    async fn simulate_root(&self, wish: Wish) -> Result<(RotationStatus, rotation::Action), CallError> {
+        self.0.simulate_root(wish).await.map_err(refused)
     }
 
     async fn emergency(
@@ -206,9 +204,6 @@ pub(super) fn refused(error: RotateError) -> CallError {
             | Refusal::TooOld
             | Refusal::Emergency),
         ) => CallError::Policy(refusal.to_string()),
-        RotateError::Refused(Refusal::Unknown(name)) => {
-            CallError::Parameter { what: "leave_behind", why: format!("{name:?} is in nobody's way") }
-        }
         RotateError::Refused(refusal @ (Refusal::OutOfOrder { .. } | Refusal::Drained | Refusal::Busy)) => {
             CallError::Conflict { what, name, why: format!("is not at that step: {refusal}") }
         }

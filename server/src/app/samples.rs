@@ -409,6 +409,7 @@ mod tests {
                 laggards,
                 barrier,
                 settles: None,
+                needless: Vec::new(),
             }),
             ..CaStatus::default()
         };

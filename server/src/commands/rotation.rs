@@ -43,11 +43,11 @@ async fn step(word: &str, automatic: bool, args: &RootStepArgs, question: &str) 
     };
     let planned: wire::RootRotation = client.post(PATH, &wanted).await?;
     if args.change.dry_run {
-        output::show(args.change.output, &planned, |planned| format!("would {word}\n{}", text(planned)))?;
+        output::show(args.change.output, &planned, |planned| plan_text(word, planned))?;
         return Ok(Exit::Ok);
     }
     if !args.change.yes {
-        output::note(&text(&planned));
+        output::note(&plan_text(word, &planned));
         may_go_on(&args.change, question)?;
     }
     wanted.dry_run = false;
@@ -68,9 +68,38 @@ pub(super) fn is_over(now: &wire::RootRotation) -> bool {
     now.phase == "steady"
 }
 
+/// What a step would do, who would break by it, and where the rotation stands now.
+fn plan_text(word: &str, planned: &wire::RootRotation) -> String {
+    let mut shown = format!("would {word}:\n");
+    if let Some(plan) = &planned.plan {
+        for (index, step) in plan.steps.iter().enumerate() {
+            shown.push_str(&format!("  {}. {step}\n", index + 1));
+        }
+        match plan.left_behind_count {
+            0 => shown.push_str("nobody would break by that\n"),
+            left => shown.push_str(&format!("LEFT BEHIND, and would break by that: {left}\n")),
+        }
+        shown.push_str(&laggards_table(&plan.left_behind));
+    }
+    format!("{shown}\nnow: {}", text(planned))
+}
+
+fn laggards_table(laggards: &[wire::Laggard]) -> String {
+    if laggards.is_empty() {
+        return String::new();
+    }
+    let rows = laggards.iter().map(|one| {
+        vec![one.name.clone(), if one.connected { "yes" } else { "no" }.to_owned(), one.reason.clone()]
+    });
+    output::table(&["name", "connected", "why"], rows) + "\n"
+}
+
 /// Bars, and laggards by name.
 pub(super) fn text(now: &wire::RootRotation) -> String {
     let mut text = format!("{}\n", now.standing);
+    for remark in &now.remarks {
+        text.push_str(&format!("look: {remark}\n"));
+    }
     if let Some(since) = &now.emergency_since {
         text.push_str(&format!("EMERGENCY since {since}: the old root's key is believed to be stolen\n"));
     }
@@ -112,11 +141,7 @@ pub(super) fn text(now: &wire::RootRotation) -> String {
             }
             None => format!("who would break by the next step now: {}\n", now.laggard_count),
         });
-        let rows = now.laggards.iter().map(|one| {
-            vec![one.name.clone(), if one.connected { "yes" } else { "no" }.to_owned(), one.reason.clone()]
-        });
-        text.push_str(&output::table(&["name", "connected", "why"], rows));
-        text.push('\n');
+        text.push_str(&laggards_table(&now.laggards));
     }
     text
 }
@@ -187,6 +212,29 @@ mod tests {
         now.by_hand = Some(wire::ByHand { is_due: false, ..of_issuer });
         let asked = text(&now);
         assert!(asked.contains("issuer corp is asked") && asked.contains("at T1, by itself"), "{asked}");
+    }
+
+    #[test]
+    fn a_plan_says_what_happens_who_breaks_and_where_it_stands() {
+        let lags = wire::Laggard { name: "web-1".into(), connected: true, reason: "lags".into() };
+        let plan = |left_behind: Vec<wire::Laggard>| wire::RootRotation {
+            phase: "active".into(),
+            standing: "root a signs".into(),
+            remarks: vec!["web-9 is in nobody's way".into()],
+            plan: Some(wire::RotationPlan {
+                steps: vec!["take b out".into(), "destroy its key".into()],
+                left_behind_count: left_behind.len(),
+                left_behind,
+            }),
+            ..Default::default()
+        };
+        let text = plan_text("finish", &plan(vec![lags]));
+        for words in ["would finish:\n  1. take b out\n  2. destroy", "would break by that: 1", "web-1"] {
+            assert!(text.contains(words), "{words}: {text}");
+        }
+        assert!(text.contains("now: root a signs\nlook: web-9 is in nobody's way"), "{text}");
+        let text = plan_text("finish", &plan(Vec::new()));
+        assert!(text.contains("nobody would break by that"), "{text}");
     }
 
     #[test]

@@ -107,8 +107,11 @@ impl Calls {
             automatic: wanted.automatic,
             alone: true,
         };
-        let status = self.rotation.rotate_root(caller, wish, &wanted.reason, wanted.dry_run).await?;
-        let summary = match status.other.filter(|_| !wanted.dry_run) {
+        let root = match wanted.dry_run {
+            true => self.rotation.simulate_root(wish).await.map(|_| None)?,
+            false => self.rotation.rotate_root(caller, wish, &wanted.reason).await?.other,
+        };
+        let summary = match root {
             Some(root) => format!("root {root} of our own is prepared: credence ca status shows who has it"),
             None => "would make a root of our own, which enters every bundle, prepared: credence ca rotate root activate \
                      and finish go on with it"

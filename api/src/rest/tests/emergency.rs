@@ -49,6 +49,7 @@ impl World {
             laggards: Vec::new(),
             barrier: None,
             settles: None,
+            needless: Vec::new(),
         });
     }
 

@@ -443,6 +443,7 @@ async fn every_listing_names_the_one_day_on_which_an_issuer_is_asked_for_the_nex
         laggards: Vec::new(),
         barrier: None,
         settles: None,
+        needless: Vec::new(),
     });
     let day = json!(next.to_string());
     assert_eq!(world.get("/api/v1/issuers/corp").await.body["next"], day);

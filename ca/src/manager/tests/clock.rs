@@ -1,5 +1,8 @@
 use super::*;
-use crate::clock::{State, Why};
+use crate::{
+    clock::{State, Why},
+    rotation::Step,
+};
 
 #[tokio::test]
 async fn nothing_but_our_own_certificate_is_signed_while_the_clock_is_wrong() {
@@ -29,7 +32,13 @@ async fn nothing_but_our_own_certificate_is_signed_while_the_clock_is_wrong() {
             assert!(matches!(rotated, Err(RotateError::Failed(_))), "{rotated:?}");
             for step in [Step::Prepare, Step::Activate, Step::Finish] {
                 let wish = Wish { step, leave_behind: BTreeSet::new(), automatic: false, alone: false };
+                let simulated = handle.simulate_root(wish.clone()).await.map(drop);
                 let rotated = handle.rotate_root(wish, asked()).await;
+                assert_eq!(
+                    simulated,
+                    rotated.clone().map(drop),
+                    "asked about it is what it is when it is done"
+                );
                 assert!(
                     matches!(&rotated, Err(RotateError::Failed(why)) if why.contains("NTP")),
                     "{rotated:?}"

@@ -10,6 +10,7 @@ use crate::{
     Revoke,
     dependents::{Acknowledged, BundleFile, Dependent, Holding, Presence, Reason},
     ports::{ListRecord, RevokeError},
+    rotation::{Action as Planned, Step},
 };
 
 const WEEK: u64 = 7 * DAY;
@@ -294,6 +295,34 @@ async fn the_next_root_waits_for_the_list_of_what_it_signed() {
             handle.rotate_root(wish(Step::Activate), asked()).await.unwrap();
             let after = issue(&handle, "/web").await;
             assert!(shown(&handle, world.clock.now()).unwrap().numbers().contains_key(&after.authority));
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_dry_run_is_judged_as_the_step_itself_also_where_lists_stand_in_the_way() {
+    let world = World::with_lists().await;
+    world
+        .life(async |handle| {
+            let wish = |step| Wish { step, leave_behind: BTreeSet::new(), automatic: false, alone: false };
+            let asked = || Asked { actor: Actor::Host, reason: "drill".to_owned() };
+            let (status, plan) = handle.simulate_root(wish(Step::Prepare)).await.unwrap();
+            assert_eq!((plan, status.other), (Planned::Prepare { automatic: false, alone: false }, None));
+            let old = handle.anchor().borrow().root.unwrap();
+            let new = handle.rotate_root(wish(Step::Prepare), asked()).await.unwrap().other.unwrap();
+            handle.rotate_root(wish(Step::Activate), asked()).await.unwrap();
+            let (_, plan) = handle.simulate_root(wish(Step::Rollback)).await.unwrap();
+            assert_eq!(plan, Planned::Return { old, new });
+            // What it could sign again by has gone, and proxies have no list of another.
+            world.after(2 * DAY);
+            until(&handle, |status| issuing(status).len() == 1).await;
+            let simulated = handle.simulate_root(wish(Step::Rollback)).await.map(drop);
+            let failed = handle.rotate_root(wish(Step::Rollback), asked()).await.map(drop);
+            assert!(
+                matches!(&failed, Err(RotateError::Failed(why)) if why.contains("revocation list")),
+                "{failed:?}"
+            );
+            assert_eq!(simulated, failed);
         })
         .await;
 }

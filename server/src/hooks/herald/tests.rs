@@ -83,6 +83,7 @@ fn world() -> World {
         laggards: vec![Laggard { name: "web-2".into(), is_connected: true, reason }],
         barrier: Some(ca::rotation::Barrier { step: Step::Activate, since: now }),
         settles: None,
+        needless: Vec::new(),
     };
     let ca = watch::Sender::new(Arc::new(CaStatus { rotation: Some(rotation), ..CaStatus::default() }));
     let failed = wire::FailedRenewal {
