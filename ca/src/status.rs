@@ -76,8 +76,10 @@ impl From<&AuthorityRequest> for Requested {
 /// How far those who depend on authorities are with a rotation of the root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Tally {
-    /// Nodes that are connected.
+    /// Nodes that are connected, or about to come back.
     pub connected: usize,
+    /// Of these, those that are not connected now and are awaited.
+    pub awaited: usize,
     /// Of these, those that acknowledged a bundle with the new root, or need none.
     pub bundle: usize,
     /// Nodes and operators who are known to hold something, connected or not.

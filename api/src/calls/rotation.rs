@@ -86,6 +86,7 @@ impl Calls {
             since: status.since.map(text),
             tally: wire::RotationTally {
                 connected: status.tally.connected,
+                awaited: status.tally.awaited,
                 bundle: status.tally.bundle,
                 holders: status.tally.holders,
                 renewed: status.tally.renewed,

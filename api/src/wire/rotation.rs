@@ -42,7 +42,10 @@ pub struct Laggard {
 pub struct RotationTally {
     /// Nodes that are connected, or about to come back: after a break of their connection or a start of the server.
     pub connected: usize,
-    /// Of these, those that acknowledged a bundle with the new root, or need none.
+    /// Of these, those that are not connected now and are awaited.
+    #[serde(default)]
+    pub awaited: usize,
+    /// Of the connected and awaited, those that acknowledged a bundle with the new root, or need none.
     pub bundle: usize,
     /// Nodes and operators that hold certificates.
     pub holders: usize,

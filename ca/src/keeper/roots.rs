@@ -9,7 +9,7 @@ use spiffe::AuthorityId;
 use super::Keeper;
 use crate::{
     authority::{PrepareError, cross_sign, event, make_issuing, make_root, records},
-    dependents::{Acknowledged, Dependent, Dependents, Laggard},
+    dependents::{Acknowledged, Dependent, Dependents, Laggard, Presence},
     manager::{Asked, RotateError, vouched},
     ports::{AuthorityError, AuthorityRecord, AuthorityState, Place, Taint, Transition},
     rotation::{Action, Event, Observed, Phase, Refusal, Root, Wish},
@@ -557,6 +557,7 @@ impl Keeper {
 fn tally(seen: &Seen, new: Option<AuthorityId>, now: Timestamp) -> Tally {
     // Those that are expected count as connected that have acknowledged nothing: as such they are in the way.
     let served = seen.dependents.iter().filter(|one| one.is_served()).count();
+    let here = seen.dependents.iter().filter(|one| one.presence == Presence::Here).count();
     let known = || seen.dependents.iter().filter_map(|one| one.known.as_ref());
     let trusts = |one: &&Acknowledged| match (&one.roots, new) {
         (Some(roots), Some(new)) => roots.contains(&new),
@@ -568,6 +569,7 @@ fn tally(seen: &Seen, new: Option<AuthorityId>, now: Timestamp) -> Tally {
     let holders = seen.dependents.len();
     Tally {
         connected: served,
+        awaited: served - here,
         bundle: known().filter(trusts).count(),
         holders,
         renewed: holders - seen.dependents.iter().filter(holds_old).count(),

@@ -5,7 +5,7 @@ use std::{fs, path::Path, time::Duration};
 use api::wire;
 use serde::Serialize;
 
-use super::may_go_on;
+use super::{may_go_on, rotation};
 use crate::{
     cli::EmergencyArgs,
     client::{Client, encode},
@@ -101,8 +101,9 @@ fn progress(now: &wire::EmergencyStatus) -> String {
     match now.stage.as_str() {
         "replacing" => {
             let tally = &now.rotation.tally;
+            let awaited = rotation::awaited(tally).map_or_else(String::new, |words| format!(" ({words})"));
             format!(
-                "credence: {}; bundle acknowledged by {}/{}, certificates of {}/{} replaced",
+                "credence: {}; bundle acknowledged by {}/{}{awaited}, certificates of {}/{} replaced",
                 now.rotation.standing, tally.bundle, tally.connected, tally.renewed, tally.holders,
             )
         }
@@ -237,6 +238,18 @@ mod tests {
             assert!(text.contains(words), "{words}: {text}");
         }
         assert!(!text.contains("03"), "what has expired is in nobody's way: {text}");
+    }
+
+    #[test]
+    fn nodes_that_are_only_awaited_are_called_that() {
+        let now = |awaited| {
+            let tally = wire::RotationTally { connected: 5, bundle: 3, awaited, ..Default::default() };
+            let rotation = wire::RootRotation { tally, ..Default::default() };
+            progress(&wire::EmergencyStatus { stage: "replacing".into(), rotation, ..Default::default() })
+        };
+        assert!(now(2).contains("by 3/5 (2 are not connected now, and are awaited), cert"), "{}", now(2));
+        assert!(now(1).contains("(1 is not connected now"), "{}", now(1));
+        assert!(now(0).contains("by 3/5, cert"), "{}", now(0));
     }
 
     #[test]

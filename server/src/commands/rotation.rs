@@ -84,6 +84,15 @@ fn plan_text(word: &str, planned: &wire::RootRotation) -> String {
     format!("{shown}\nnow: {}", text(planned))
 }
 
+/// How many of those that are counted as served are only awaited.
+pub(super) fn awaited(tally: &wire::RotationTally) -> Option<String> {
+    match tally.awaited {
+        0 => None,
+        1 => Some("1 is not connected now, and is awaited".to_owned()),
+        more => Some(format!("{more} are not connected now, and are awaited")),
+    }
+}
+
 fn laggards_table(laggards: &[wire::Laggard]) -> String {
     if laggards.is_empty() {
         return String::new();
@@ -126,6 +135,9 @@ pub(super) fn text(now: &wire::RootRotation) -> String {
         ];
         for (name, part, whole) in bars {
             text.push_str(&format!("  {name:<24}{}\n", bar(part, whole)));
+        }
+        if let Some(awaited) = awaited(tally) {
+            text.push_str(&format!("  {:<24}{awaited}\n", "of those"));
         }
         if let Some(settles) = &now.settles {
             text.push_str(&format!("  {:<24}{settles}\n", "old connections end by"));
@@ -245,7 +257,14 @@ mod tests {
             phase: "active".into(),
             standing: "root a signs, b still verifies".into(),
             due: vec!["finish".into()],
-            tally: wire::RotationTally { connected: 4, bundle: 3, holders: 5, renewed: 5, proven: 0 },
+            tally: wire::RotationTally {
+                connected: 4,
+                awaited: 1,
+                bundle: 3,
+                holders: 5,
+                renewed: 5,
+                proven: 0,
+            },
             laggards: vec![laggard],
             laggard_count: 1,
             barrier: Some(wire::RotationBarrier {
@@ -260,6 +279,7 @@ mod tests {
             "finish has waited 12m for 1 who would break:",
             "[###############.....] 3/4",
             "[####################] 5/5",
+            "1 is not connected now, and is awaited",
             "web-1",
             "due: finish",
         ] {

@@ -315,3 +315,23 @@ async fn a_step_that_was_kept_and_not_read_back_is_taken_up_where_the_store_says
         })
         .await;
 }
+
+#[tokio::test]
+async fn nodes_that_are_only_awaited_are_counted_as_such() {
+    let world = World::new().await;
+    world
+        .life(async |handle| {
+            let (old, leaf) = (root_of(&handle), issue(&handle, "/web").await);
+            let new = handle.rotate_root(wish(Step::Prepare), asked()).await.unwrap().other.unwrap();
+            let here = node(&[old, new], &leaf, &[old]);
+            let left = Dependent { name: "web-2".into(), presence: Presence::JustLeft, ..here.clone() };
+            let away =
+                Dependent { name: "web-3".into(), presence: Presence::Away, known: None, ..here.clone() };
+            world.dependents.set(vec![here, left, away]);
+            let (status, plan) = handle.simulate_root(wish(Step::Activate)).await.unwrap();
+            assert!(matches!(plan, rotation::Action::Activate { .. }), "{plan:?}");
+            let tally = status.tally;
+            assert_eq!((tally.connected, tally.awaited, tally.bundle, tally.holders), (2, 1, 2, 3));
+        })
+        .await;
+}
