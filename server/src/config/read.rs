@@ -273,10 +273,41 @@ impl Reader<'_> {
             log_format,
             dev: self.dev,
         };
+        self.doors_are_apart(&config);
         self.dev_is_local(&config);
         self.hooks_get_no_descriptor(&config);
         self.edges_get_no_descriptor(&config);
         Some(config)
+    }
+
+    /// Two doors cannot listen at one place.
+    fn doors_are_apart(&mut self, config: &Config) {
+        let doors = [
+            ("server.grpc", Some(config.grpc)),
+            ("server.rest", Some(config.rest)),
+            ("enrolment", Some(config.enrolment)),
+            ("observability.metrics", config.probes),
+        ];
+        let doors: Vec<(&str, Listen)> =
+            doors.into_iter().filter_map(|(name, listen)| Some((name, listen?))).collect();
+        let meet = |one: &Listen, other: &Listen| {
+            let is_same = one.address == other.address
+                || one.address.is_unspecified()
+                || other.address.is_unspecified();
+            one.port != 0 && one.port == other.port && is_same
+        };
+        for (place, (name, listen)) in doors.iter().enumerate() {
+            let other = doors[..place].iter().find(|(_, other)| meet(listen, other));
+            if let Some((other, _)) = other {
+                let node = Node { position: None, content: Content::Null };
+                self.refuse(
+                    &node,
+                    &format!("{name}.port"),
+                    format!("port {} is that of {other} as well", listen.port),
+                    Some("give each a port of its own".to_owned()),
+                );
+            }
+        }
     }
 
     /// Switches that are unsafe by choice never leave the host.
@@ -550,7 +581,26 @@ impl Reader<'_> {
         self.close(metrics);
         let mut logging = self.sub(&mut observability, "logging");
         let level = match logging.take("level") {
-            Some(node) => self.text(node, "observability.logging.level").unwrap_or_else(|| "info".to_owned()),
+            Some(node) => {
+                let text =
+                    self.text(node, "observability.logging.level").unwrap_or_else(|| "info".to_owned());
+                if let Some(wrong) = wrong_level(&text) {
+                    let begun =
+                        LEVELS.into_iter().find(|level| wrong.to_ascii_lowercase().starts_with(level));
+                    let hint = match begun.or_else(|| nearest(wrong, LEVELS.into_iter())) {
+                        Some(level) => format!("did you mean {level:?}?"),
+                        None => {
+                            format!(
+                                "write one of {}; of one part, such as credence_xds=debug,info",
+                                LEVELS.join(", ")
+                            )
+                        }
+                    };
+                    let message = format!("{wrong:?} is no log level");
+                    self.refuse(node, "observability.logging.level", message, Some(hint));
+                }
+                text
+            }
             None => "info".to_owned(),
         };
         let mut format = None;
@@ -620,6 +670,26 @@ pub(super) fn kind(node: &Node) -> &'static str {
         Content::List(_) => "a list",
         Content::Map(_) => "a map",
     }
+}
+
+/// The levels of log lines, and none of them.
+const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+
+/// The part of a filter of log lines that is none, if one is: a word alone is a level, and one of a part of the program
+/// stands behind `=`. What reads it later takes a word that is no level for the name of a part, and is silent then.
+fn wrong_level(filter: &str) -> Option<&str> {
+    filter.split(',').find_map(|part| {
+        let (target, level) =
+            part.rsplit_once('=').map_or((None, part), |(target, level)| (Some(target), level));
+        let is_target = |text: &str| {
+            !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == ':')
+        };
+        match target {
+            Some(target) if !is_target(target) => Some(part),
+            _ if LEVELS.iter().any(|known| known.eq_ignore_ascii_case(level)) => None,
+            _ => Some(level),
+        }
+    })
 }
 
 #[cfg(test)]

@@ -90,6 +90,48 @@ fn revocation_lists_are_an_opt_in_and_outlive_two_leaves() {
 }
 
 #[test]
+fn a_log_level_is_one_and_a_misspelt_one_is_said_and_not_silence() {
+    for level in ["info", "WARN", "off", "credence_xds=debug,info", "server::app=trace"] {
+        let text = format!("trust_domain: td\nobservability: {{logging: {{level: \"{level}\"}}}}");
+        assert_eq!(parse("f", &text, &[], Path::new("/"), false).unwrap().log_level, level);
+        assert!(tracing_subscriber::EnvFilter::builder().parse(level).is_ok());
+    }
+    let refused = |level: &str, words: &str, hint: &str| {
+        let text = format!("trust_domain: td\nobservability: {{logging: {{level: \"{level}\"}}}}");
+        let problems = parse("f", &text, &[], Path::new("/"), false).unwrap_err();
+        assert_eq!(
+            problems[0].to_string(),
+            format!("{words} is no log level (f:2:34, observability.logging.level)")
+        );
+        assert!(problems[0].hint.as_ref().unwrap().contains(hint), "{problems:?}");
+    };
+    refused("warning", "\"warning\"", "did you mean \"warn\"");
+    refused("verbose", "\"verbose\"", "error, warn, info");
+    refused("credence_xds", "\"credence_xds\"", "credence_xds=debug");
+    refused("credence_xds=foo,info", "\"foo\"", "debug");
+    refused("=info", "\"=info\"", "info");
+    refused("info,", "\"\"", "error, warn");
+}
+
+#[test]
+fn two_doors_are_not_at_one_place() {
+    let check = |text: &str, expected: &[&str]| {
+        let text = format!("trust_domain: td\n{text}");
+        let read = parse("f", &text, &[], Path::new("/"), false);
+        let problems: Vec<String> = read.err().unwrap_or_default().iter().map(ToString::to_string).collect();
+        assert_eq!(problems, expected, "{text}");
+    };
+    check("enrolment: {port: 18000}", &["port 18000 is that of server.grpc as well (f, enrolment.port)"]);
+    check("enrolment: {port: 18000, address: 127.0.0.2}", &[]);
+    check(
+        "enrolment: {port: 8080, address: 0.0.0.0}",
+        &["port 8080 is that of server.rest as well (f, enrolment.port)"],
+    );
+    check("server: {grpc: {port: 0}, rest: {port: 0}}", &[]);
+    check("server: {grpc: {port: 9090}}\nobservability: {metrics: {enabled: false}}", &[]);
+}
+
+#[test]
 fn the_environment_overlays_the_file() {
     let overlay = environment(
         [("CREDENCE_SERVER__GRPC__PORT", "19000"), ("CREDENCE_LIMBO_JSON", "x"), ("HOME", "/")]
