@@ -239,6 +239,13 @@ impl Face {
                 "refused by policy",
                 "nothing was changed: what stands in the way is to be changed, or waited for, first",
             ),
+            CallError::Unavailable { why, .. } if why.contains("STORE_ROLLBACK") => face(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "unavailable",
+                "temporarily unavailable",
+                "trying again does not help: \"credence status\" says how the store is not what it was, and \"credence \
+                 audit accept\" takes it as it is, so that signing goes on",
+            ),
             CallError::Unavailable { .. } => face(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "unavailable",

@@ -58,7 +58,7 @@ pub use self::kek::{
 pub use self::keyring::{Class, KeyState};
 pub use self::ledger::RowFault;
 pub use self::live::Written;
-pub use self::rollback::{AnchorStatus, Finding};
+pub use self::rollback::{AnchorStatus, Finding, HINT as ROLLBACK_HINT};
 pub use self::rotation::{BATCH, DataKeyStatus, Progress, SealingStatus};
 pub use self::seal::SealError;
 pub use self::secrets::MAX_SECRETS;

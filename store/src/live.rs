@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use crate::{
     keyring::Keyring,
     ledger::{Entry, Ledger, Print, RowFault, RowKey},
-    rollback::Finding,
+    rollback::{Finding, HINT},
 };
 
 /// The most findings that are kept and shown.
@@ -69,8 +69,8 @@ impl Live {
         let mut new = Vec::new();
         self.findings.send_if_modified(|all| {
             for finding in found {
-                if all.len() + new.len() < MAX_FINDINGS && !all.contains(&finding) && !new.contains(&finding)
-                {
+                let is_known = all.iter().chain(&new).any(|known| finding.is_same_as(known));
+                if all.len() + new.len() < MAX_FINDINGS && !is_known {
                     new.push(finding);
                 }
             }
@@ -80,7 +80,7 @@ impl Live {
             !new.is_empty()
         });
         for finding in &new {
-            tracing::error!(%finding, "STORE_ROLLBACK: signing stops");
+            tracing::error!(%finding, hint = HINT, "STORE_ROLLBACK: signing stops");
         }
         new
     }

@@ -26,6 +26,9 @@ use crate::{
 };
 use api::ports::StoreError;
 
+/// What is to be done about a finding.
+pub const HINT: &str = "if an older copy was put back on purpose, credence audit accept takes it as it is; else \
+                        restore the database";
 /// How often the anchor is written at most.
 const ANCHOR_PACE: Duration = Duration::from_secs(1);
 
@@ -65,6 +68,19 @@ pub enum Finding {
         /// Why.
         reason: String,
     },
+}
+
+impl Finding {
+    /// Whether it is the same matter as `other`: what is put back is found once, although the log grows by what is
+    /// written of it.
+    pub(crate) fn is_same_as(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::BehindAnchor { anchored, .. }, Self::BehindAnchor { anchored: before, .. }) => {
+                anchored == before
+            }
+            _ => self == other,
+        }
+    }
 }
 
 impl fmt::Display for Finding {
@@ -268,7 +284,7 @@ impl Store {
     pub async fn note_findings(&self) -> Result<(), StoreError> {
         let found = Vec::clone(&self.findings().borrow());
         for finding in &found {
-            tracing::error!(%finding, "STORE_ROLLBACK: signing stops");
+            tracing::error!(%finding, hint = HINT, "STORE_ROLLBACK: signing stops");
         }
         if found.is_empty() { Ok(()) } else { self.write(Note(found, self.now())).await }
     }

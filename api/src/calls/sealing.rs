@@ -156,7 +156,12 @@ impl Calls {
             self.sealing.accept(event.with("findings", findings.join("; "))).await?;
         }
         let word = if wanted.dry_run { "would accept" } else { "accepted" };
-        let summary = format!("{word}: {}; signing goes on", findings.join("; "));
+        // Nobody can say what an older copy lacks: it is what would.
+        let summary = format!(
+            "{word}: {}; signing goes on; of an older copy, what was done after it is undone (blocks, revocations, \
+             enrolments, documents): do again what is to hold",
+            findings.join("; ")
+        );
         Ok(wire::Done { dry_run: wanted.dry_run, summary })
     }
 

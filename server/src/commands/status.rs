@@ -79,6 +79,9 @@ fn text(status: &wire::Status) -> String {
     for finding in &status.store.findings {
         text.push_str(&format!("\n\nSTORE_ROLLBACK, nothing is signed: {finding}"));
     }
+    if !status.store.findings.is_empty() {
+        text.push_str(&format!("\n{}", store::ROLLBACK_HINT));
+    }
     if !status.store.anchor.is_empty() {
         text.push_str(&format!("\n\nanchor of the store: {}", status.store.anchor));
     }
@@ -133,6 +136,7 @@ mod tests {
             "90",
             "issuer is unavailable",
             "STORE_ROLLBACK",
+            "credence audit accept",
         ] {
             assert!(text.contains(words), "{text}");
         }

@@ -317,6 +317,9 @@ async fn older_copy_of_the_whole_store_is_found_by_its_anchor_only() {
     world.store.note_findings().await.unwrap();
     let filter = AuditFilter { action: Some(Action::StoreRollback), ..Default::default() };
     assert_eq!(world.store.list(&filter).await.unwrap().len(), 1);
+    // The row that says so has made the log longer: it is the same matter.
+    assert_eq!(world.store.check_rollback().await.unwrap().len(), 1);
+    assert_eq!(world.store.list(&filter).await.unwrap().len(), 1);
 
     // The anchor is not written over by what it accuses; an operator's word is needed.
     let before = fs::read(&anchor).unwrap();
