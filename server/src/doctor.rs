@@ -156,13 +156,20 @@ fn keys(config: &Config) -> Vec<Check> {
 /// Whether the anchor is where it helps.
 fn anchor(config: &Config) -> Check {
     let volume = |path: &Path| fs::metadata(path).ok().map(|found| found.dev());
+    let folder = config.anchor_file.as_deref().and_then(Path::parent);
     match &config.anchor_file {
         None => warning(
             "anchor",
             "none: an older copy of the whole store would not be noticed",
             "name a file on another volume in storage.anchor_file",
         ),
-        Some(path) if volume(path).is_some() && volume(path) == volume(&config.data_dir) => warning(
+        Some(path) if folder.and_then(volume).is_none() => problem(
+            "anchor",
+            format!("the folder of {} is not there: it cannot be written", path.display()),
+            "make the folder, on another volume than the database",
+        ),
+        // It is made by the server: until then its folder says where it will be.
+        Some(path) if volume(path).or(folder.and_then(volume)) == volume(&config.data_dir) => warning(
             "anchor",
             format!("{} is on the same volume as the database", path.display()),
             "whoever puts the volume back puts back both: keep it on another one",
@@ -407,17 +414,22 @@ async fn integrity(config: &Config) -> (Vec<Check>, bool) {
     let subject = "store";
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let looked = with_store(config, &clock, async |store: store::Store| {
-        Ok((store.integrity().await, held(config, &clock, &store).await))
+        let records = ca::ports::Authorities::load(&store).await?;
+        let signs = records.iter().any(|record| record.state == ca::ports::AuthorityState::Active);
+        Ok((store.integrity().await, held(config, &clock, &store).await, signs))
     })
     .await;
-    let (found, held) = match looked {
+    let (found, held, signs) = match looked {
         Err(error) => {
-            let hint = "the message names the file and the reason";
-            return (vec![problem(subject, format!("{error:#}"), hint)], false);
+            let failure = crate::host::failed(&error);
+            return (vec![problem(subject, failure.message, failure.hint)], false);
         }
         Ok(looked) => looked,
     };
     let found = match found {
+        Ok(found) if found.is_sound() && !signs => {
+            problem(subject, "it has no authority that signs", "restore the database from a backup")
+        }
         Ok(found) if found.is_sound() && found.slots < 2 => warning(
             subject,
             format!("sound; {} audit rows in an unbroken chain; one key slot only", found.audit_rows),
@@ -426,7 +438,11 @@ async fn integrity(config: &Config) -> (Vec<Check>, bool) {
         Ok(found) if found.is_sound() => {
             ok(subject, format!("sound; {} audit rows in an unbroken chain", found.audit_rows))
         }
-        Ok(found) => problem(subject, found.problems().join("; "), "restore the database from a backup"),
+        Ok(found) => problem(
+            subject,
+            found.problems().join("; "),
+            format!("restore the database from a backup; {}", store::ROLLBACK_HINT),
+        ),
         Err(error) => problem(subject, error.to_string(), "restore the database from a backup"),
     };
     let mut checks = vec![found];
@@ -452,6 +468,31 @@ mod tests {
         let path = directory.join("credence.yaml");
         init::initialise(&config, None, &path, Arc::new(SystemClock)).await.unwrap();
         config
+    }
+
+    #[test]
+    fn an_anchor_is_looked_at_where_it_will_be() {
+        let directory = tempfile::tempdir().unwrap();
+        let check = |path: &Path| {
+            let text =
+                format!("trust_domain: td\nstorage: {{type: sqlite, path: data, anchor_file: {path:?}}}");
+            let config = config::parse("test", &text, &[], directory.path(), true).unwrap();
+            fs::create_dir_all(&config.data_dir).unwrap();
+            anchor(&config)
+        };
+        let nowhere = check(&directory.path().join("nowhere/anchor"));
+        assert!(
+            nowhere.finding == Finding::Problem && nowhere.hint.contains("make the folder"),
+            "{nowhere:?}"
+        );
+        for beside in ["anchor", "data/anchor"] {
+            let found = check(&directory.path().join(beside));
+            assert!(
+                found.finding == Finding::Warning && found.detail.contains("same volume"),
+                "{beside}: {found:?}"
+            );
+        }
+        assert_eq!(check(Path::new("/dev/shm/anchor")).finding, Finding::Ok);
     }
 
     #[tokio::test]
