@@ -315,8 +315,9 @@ pub struct InitArgs {
     /// Where the operator's certificate goes
     #[arg(long, default_value = "./credence-admin", value_name = "DIR")]
     pub admin_dir: PathBuf,
-    /// Issue the operator's certificate again, on the host, with the server stopped
-    #[arg(long)]
+    /// Issue the operator's certificate again, on the host, with the server stopped, into the folder that the
+    /// configuration names
+    #[arg(long, conflicts_with_all = ["trust_domain", "data_dir", "kek_file", "recovery_kek_file", "admin_dir"])]
     pub reissue_admin: bool,
 }
 

@@ -157,6 +157,11 @@ async fn make(args: &InitArgs) -> Result<Exit, Failure> {
             config.admin_dir.display(),
             made.operator.not_after()
         ));
+        for (serial, end) in &made.earlier {
+            output::say(&format!(
+                "one of before is believed until {end}; if somebody else may have it: credence cert revoke {serial}"
+            ));
+        }
         return Ok(Exit::Ok);
     }
     let recovery = args.recovery_kek_file.as_deref();
@@ -277,15 +282,20 @@ async fn serve(args: ServeArgs) -> Result<Exit, Failure> {
     // Nothing is configured: an authority and a store that end with the process.
     let directory = tempfile::Builder::new().prefix("credence-dev-").tempdir();
     let directory = directory.map_err(|error| failed(&anyhow::anyhow!(error)))?;
-    let config = config::parse("--dev", "trust_domain: dev.test", &[], directory.path(), true);
-    let config = config.map_err(|problems| Failure::usage(problems[0].to_string(), ""))?;
+    let overlay = config::environment(std::env::vars());
+    let config = config::parse("--dev", "trust_domain: dev.test", &overlay, directory.path(), true);
+    let config = config.map_err(|problems| {
+        let hint = problems[0].hint.clone().unwrap_or_default();
+        Failure::usage(problems[0].to_string(), hint)
+    })?;
     let path = directory.path().join("credence.yaml");
     Box::pin(init::initialise(&config, None, &path, Arc::new(SystemClock)))
         .await
         .map_err(|error| failed(&error))?;
     output::note(&format!(
-        "credence: throwaway authority for dev.test; it ends with this process\n\
+        "credence: throwaway authority for {}; it ends with this process\n\
          credence: in another terminal: export CREDENCE_ADMIN_DIR={}",
+        config.trust_domain,
         config.admin_dir.display()
     ));
     serve::run(&path, true, false).await.map(|()| Exit::Ok).map_err(|error| failed(&error))

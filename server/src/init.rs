@@ -9,7 +9,8 @@ use std::{
 
 use anyhow::Context;
 use audit::{Actor, Event, Refusals};
-use certs::{Certificate, Clock, Profile, SecretKey, SpkiHash, certificates_to_pem};
+use ca::ports::{CertificateFilter, CertificateState, Journal};
+use certs::{Certificate, Clock, Profile, SecretKey, Serial, SpkiHash, Timestamp, certificates_to_pem};
 use spiffe::{Purpose, RequestId, SvidIssuer, SvidRequest, Tenant, Trust};
 use store::{Cost, NewSlot, OnlyTransit, SlotSource, Store};
 use thiserror::Error;
@@ -49,6 +50,8 @@ pub struct Made {
     pub operator: Certificate,
     /// What agents pin.
     pub pin: SpkiHash,
+    /// Certificates of the same operator that were issued before and are believed still, with when they end.
+    pub earlier: Vec<(Serial, Timestamp)>,
 }
 
 /// Why nothing was made.
@@ -189,7 +192,18 @@ pub async fn reissue_operator(config: &Config, name: &str, clock: Arc<dyn Clock>
     with_store(config, &clock, async |store: Store| {
         let event = Event::done(clock.now(), Actor::Host, audit::Action::OperatorReissue, name);
         audit::AuditLog::append(&store, vec![event]).await?;
-        issue_operator(config, ca_deps(config, &store, clock.clone()), name).await
+        let made = issue_operator(config, ca_deps(config, &store, clock.clone()), name).await?;
+        let filter = CertificateFilter {
+            id: Some(config.trust_domain.operator_id(name)?),
+            profile: Some(Profile::Operator),
+            valid_at: Some(clock.now()),
+            ..CertificateFilter::default()
+        };
+        let rows = store.certificates(&filter).await?.into_iter();
+        let rows = rows.filter(|row| row.state == CertificateState::Issued && row.revoked.is_none());
+        let all = rows.map(|row| (row.intent.serial, row.intent.not_after));
+        let earlier = all.filter(|(serial, _)| serial != made.operator.serial()).collect();
+        Ok(Made { earlier, ..made })
     })
     .await
 }
@@ -322,7 +336,8 @@ async fn issue_operator(config: &Config, deps: ca::Deps, name: &str) -> anyhow::
     parts.finish().await?;
     let issued = issued.context("the operator's certificate was not issued")?;
     write_operator(config, &issued.chain, &root, &key)?;
-    Ok(Made { pin: root.spki_hash(), root, issuing, operator: issued.chain.leaf().clone() })
+    let operator = issued.chain.leaf().clone();
+    Ok(Made { pin: root.spki_hash(), root, issuing, operator, earlier: Vec::new() })
 }
 
 fn write_operator(
@@ -438,7 +453,9 @@ mod tests {
         for source in ["{name: word, passphrase_file: words}", "{name: spare, kek_file: spare.kek}"] {
             let config = read(directory.path(), &format!("  slots:\n    - {source}\n"));
             let opened = reissue_operator(&config, FIRST_OPERATOR, Arc::new(SystemClock)).await;
-            opened.unwrap_or_else(|error| panic!("{source}: {error:#}"));
+            let made = opened.unwrap_or_else(|error| panic!("{source}: {error:#}"));
+            assert!(!made.earlier.is_empty(), "the first one is believed still");
+            assert!(made.earlier.iter().all(|(serial, _)| serial != made.operator.serial()));
         }
     }
 
