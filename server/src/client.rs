@@ -479,7 +479,9 @@ fn refusal(endpoint: &str, error: &(dyn Error + 'static)) -> Option<Failure> {
                 AlertDescription::CertificateExpired => "it has expired",
                 AlertDescription::CertificateRevoked => "it is revoked or blocked",
                 AlertDescription::UnknownCA => "no authority of the server vouches for it",
-                AlertDescription::AccessDenied => "it is blocked, or not of class operator",
+                AlertDescription::AccessDenied => {
+                    "it is blocked, or not of class operator; or this is not the management port (8080)"
+                }
                 AlertDescription::BadCertificate | AlertDescription::CertificateUnknown => {
                     "it is not an operator certificate of this trust domain, or it is blocked"
                 }
@@ -495,10 +497,15 @@ fn refusal(endpoint: &str, error: &(dyn Error + 'static)) -> Option<Failure> {
             };
             (format!("{endpoint} refused the operator certificate: {why} (alert {alert:?})"), REISSUE)
         }
-        rustls::Error::InvalidCertificate(why) => (
-            format!("the server at {endpoint} is not who it must be: {}", reason(why)),
-            "--admin-dir must be of this server; its bundle.crt names the root that is trusted",
-        ),
+        rustls::Error::InvalidCertificate(why) => {
+            let why = reason(why);
+            let hint = if why.contains("valid from") {
+                "is this machine's clock right? `date` says what it holds to be the time"
+            } else {
+                "--admin-dir must be of this server; its bundle.crt names the root that is trusted"
+            };
+            (format!("the server at {endpoint} is not who it must be: {why}"), hint)
+        }
         rustls::Error::InvalidMessage(_) => {
             let message = format!("{endpoint} does not speak TLS");
             return Some(Failure::new(Exit::Unavailable, message, "is it the management port (8080)?"));

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use api::problem::Fault;
+use api::{problem::Fault, rest::MAX_BODY_BYTES};
 use serde::Serialize;
 use spiffe::{Namespace, TrustDomain};
 use xds::{
@@ -68,6 +68,9 @@ fn check(args: &CheckArgs) -> Result<Report, Failure> {
                 config = read_config(&source, path, &mut report).or(config);
                 continue;
             }
+            if source.text.len() > MAX_BODY_BYTES {
+                report.problems.push(too_long(&source.file));
+            }
             match model::parse_in(&scope, &source.file, &source.text) {
                 Ok(found) if found.is_empty() => report.warnings.push(empty(&source.file)),
                 Ok(found) => documents.extend(found),
@@ -75,6 +78,11 @@ fn check(args: &CheckArgs) -> Result<Report, Failure> {
             }
             texts.push(source.text);
         }
+    }
+    let all: usize = texts.iter().map(String::len).sum();
+    if texts.len() > 1 && all > MAX_BODY_BYTES && texts.iter().all(|text| text.len() <= MAX_BODY_BYTES) {
+        let file = format!("all {} files", texts.len());
+        report.warnings.push(Fault { line: 0, column: 0, ..too_long(&file) });
     }
     report.documents = documents.len();
     if documents.is_empty() && !holds_config {
@@ -92,6 +100,20 @@ fn check_whole(documents: Vec<Document>, context: Context, report: &mut Report) 
     match catalog::check(documents, context) {
         Ok(warnings) => report.warnings.extend(warnings.into_iter().map(|warning| fault(warning.0))),
         Err(problems) => report.problems.extend(problems.0.into_iter().map(fault)),
+    }
+}
+
+/// What of a text is to be said that no server takes in one call.
+fn too_long(file: &str) -> Fault {
+    Fault {
+        file: file.to_owned(),
+        line: 1,
+        column: 1,
+        path: String::new(),
+        value: String::new(),
+        rule: "limit.text".into(),
+        message: format!("longer than {MAX_BODY_BYTES} bytes, more than is applied at once"),
+        fix: "split it into several files, and apply them one after another".into(),
     }
 }
 

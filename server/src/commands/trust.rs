@@ -3,10 +3,7 @@
 use api::wire;
 use certs::Clock;
 
-use super::{
-    brought, dash, done, dry, emergency, expiry, ladders, may_go_on, parse_duration, revoke, root_key,
-    rotation,
-};
+use super::{brought, dash, done, dry, emergency, expiry, ladders, may_go_on, revoke, root_key, rotation};
 use crate::{
     cli::{
         AuditCommand, AuditListArgs, BlockArgs, CaCommand, CertCommand, CertListArgs, ChangeArgs, Format,
@@ -326,17 +323,33 @@ async fn audit_rows(client: &Client, args: &AuditListArgs) -> Result<Vec<wire::A
     Ok(rows)
 }
 
-/// A point in time, or how long ago.
+/// A point in time, the beginning of a day in UTC, or how long ago.
 fn since(text: &str) -> Result<String, Failure> {
-    if certs::Timestamp::parse_rfc3339(text).is_some() {
-        return Ok(text.to_owned());
+    for time in [text.to_owned(), format!("{text}T00:00:00Z")] {
+        if certs::Timestamp::parse_rfc3339(&time).is_some() {
+            return Ok(time);
+        }
     }
-    Ok((SystemClock.now() - parse_duration("--since", text)?).to_string())
+    let ago = certs::parse_duration(text).ok_or_else(|| {
+        Failure::usage(
+            format!("--since {text:?} is neither a time nor a duration"),
+            "write 2026-07-31T12:00:00Z, 2026-07-31, or how long ago, such as 2h",
+        )
+    })?;
+    Ok((SystemClock.now() - ago).to_string())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_audit_log_is_read_from_a_time_a_day_or_so_long_ago() {
+        assert_eq!(since("2026-07-31T12:00:00Z").unwrap(), "2026-07-31T12:00:00Z");
+        assert_eq!(since("2026-07-31").unwrap(), "2026-07-31T00:00:00Z");
+        assert!(certs::Timestamp::parse_rfc3339(&since("2h").unwrap()).unwrap() < SystemClock.now());
+        assert!(since("yesterday").err().unwrap().message.contains("neither a time nor a duration"));
+    }
 
     #[test]
     fn an_authority_that_is_not_believed_any_more_says_so_beside_its_state() {
