@@ -11,18 +11,57 @@ use std::{
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric, text::encode},
-    metrics::{counter::ConstCounter, counter::Counter, gauge::ConstGauge, gauge::Gauge},
+    metrics::{counter::ConstCounter, counter::Counter, family::Family, gauge::ConstGauge, gauge::Gauge},
     registry::{Registry, Unit},
 };
 
 /// What one accept loop counts.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct DoorMetrics {
     pub(crate) accepted: Counter,
     pub(crate) refused: Counter,
     pub(crate) overloaded: Counter,
     pub(crate) disbelieved: Counter,
     pub(crate) open: Gauge,
+}
+
+/// Which door counted.
+type DoorLabel = [(&'static str, &'static str); 1];
+
+/// What all accept loops count: each number is one family, whose members differ by their door.
+#[derive(Debug, Default)]
+struct Doors {
+    accepted: Family<DoorLabel, Counter>,
+    refused: Family<DoorLabel, Counter>,
+    overloaded: Family<DoorLabel, Counter>,
+    disbelieved: Family<DoorLabel, Counter>,
+    open: Family<DoorLabel, Gauge>,
+}
+
+impl Doors {
+    fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "connections_accepted",
+            "Connections that passed their handshake",
+            self.accepted.clone(),
+        );
+        registry.register(
+            "connections_refused",
+            "Connections refused in their handshake",
+            self.refused.clone(),
+        );
+        registry.register(
+            "connections_overloaded",
+            "Connections dropped because a limit was reached",
+            self.overloaded.clone(),
+        );
+        registry.register(
+            "connections_disbelieved",
+            "Handshakes in which the client did not believe our certificate while the root before was in force",
+            self.disbelieved.clone(),
+        );
+        registry.register("connections_open", "Open connections", self.open.clone());
+    }
 }
 
 /// One number at the time of a scrape.
@@ -48,11 +87,14 @@ type Source = Box<dyn Fn() -> Vec<Sample> + Send + Sync>;
 /// All metrics of the process.
 pub(crate) struct Metrics {
     registry: Mutex<Registry>,
+    doors: Doors,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
-        Self { registry: Mutex::new(Registry::with_prefix("credence")) }
+        let (mut registry, doors) = (Registry::with_prefix("credence"), Doors::default());
+        doors.register(&mut registry);
+        Self { registry: Mutex::new(registry), doors }
     }
 }
 
@@ -65,31 +107,14 @@ impl fmt::Debug for Metrics {
 impl Metrics {
     /// The counters of the door `name`.
     pub(crate) fn door(&self, name: &'static str) -> Arc<DoorMetrics> {
-        let metrics = Arc::new(DoorMetrics::default());
-        let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
-        let labelled = registry.sub_registry_with_label(("door".into(), name.into()));
-        labelled.register(
-            "connections_accepted",
-            "Connections that passed their handshake",
-            metrics.accepted.clone(),
-        );
-        labelled.register(
-            "connections_refused",
-            "Connections refused in their handshake",
-            metrics.refused.clone(),
-        );
-        labelled.register(
-            "connections_overloaded",
-            "Connections dropped because a limit was reached",
-            metrics.overloaded.clone(),
-        );
-        labelled.register(
-            "connections_disbelieved",
-            "Handshakes in which the client did not believe our certificate while the root before was in force",
-            metrics.disbelieved.clone(),
-        );
-        labelled.register("connections_open", "Open connections", metrics.open.clone());
-        metrics
+        let (label, doors) = ([("door", name)], &self.doors);
+        Arc::new(DoorMetrics {
+            accepted: doors.accepted.get_or_create_owned(&label),
+            refused: doors.refused.get_or_create_owned(&label),
+            overloaded: doors.overloaded.get_or_create_owned(&label),
+            disbelieved: doors.disbelieved.get_or_create_owned(&label),
+            open: doors.open.get_or_create_owned(&label),
+        })
     }
 
     /// Adds numbers that are read at each scrape.
@@ -172,5 +197,22 @@ mod tests {
         assert!(text.contains("credence_connections_accepted_total{door=\"xds\"} 1"), "{text}");
         assert!(text.contains("credence_expiry_seconds{kind=\"authority\",name=\"issuing\"} 12.5"), "{text}");
         assert_eq!(text.matches("# TYPE credence_expiry_seconds gauge").count(), 1, "{text}");
+    }
+    /// As OpenMetrics demands: scrapers refuse a text in which a family begins twice.
+    #[test]
+    fn all_doors_count_in_one_family_of_each_number() {
+        let metrics = Metrics::default();
+        for name in ["xds", "enrolment"] {
+            metrics.door(name).open.set(1);
+        }
+        let text = metrics.to_text();
+        let of_open: Vec<&str> = text.lines().filter(|line| line.contains("connections_open")).collect();
+        let [help, kind, one, other] = of_open[..] else { panic!("{text}") };
+        assert_eq!(help, "# HELP credence_connections_open Open connections.");
+        assert_eq!(kind, "# TYPE credence_connections_open gauge");
+        let mut members = [one, other];
+        members.sort_unstable();
+        let member = |door: &str| format!("credence_connections_open{{door=\"{door}\"}} 1");
+        assert_eq!(members, [member("enrolment"), member("xds")]);
     }
 }

@@ -2,6 +2,8 @@
 
 #![expect(clippy::panic, clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
+use std::collections::HashSet;
+
 use kit::{
     Answer, Envoy, Identity, LDS, NetworkNamespace, Outcome, Pair, TestWorld, Upstream, WorldOptions,
     endpoints, envoy, eventually, get, not_run, plaintext, try_http,
@@ -49,9 +51,33 @@ async fn smoke(name: &'static str, envoy: Envoy) {
     }
     let metrics = world.metrics().await;
     assert!(metrics.lines().filter(|line| line.starts_with("credence_")).count() > 10, "{metrics}");
+    every_family_stands_in_one_piece(&metrics);
     assert!(!plaintext(pair.pay).await.starts_with(b"HTTP/"), "pay answered plaintext");
     assert!(pair.upstream.requests() >= 1);
     world.finish().await;
+}
+
+/// OpenMetrics: a family begins once, with its help and its type, and nothing of another stands in it.
+fn every_family_stands_in_one_piece(metrics: &str) {
+    let (mut seen, mut family) = (HashSet::new(), "");
+    for line in metrics.lines() {
+        let words: Vec<&str> = line.splitn(4, ' ').collect();
+        match words[..] {
+            ["#", "EOF"] => assert!(metrics.ends_with("\n# EOF\n"), "{metrics}"),
+            ["#", keyword, name, _] => {
+                assert!(seen.insert((keyword, name)), "a second {keyword} of {name}");
+                assert!(family == name || keyword == "HELP", "{line}: after {family}");
+                family = name;
+            }
+            _ => {
+                let name = line.split([' ', '{']).next().unwrap_or_default();
+                assert_eq!(name.strip_suffix("_total").unwrap_or(name), family, "{line}");
+            }
+        }
+    }
+    for (_, name) in &seen {
+        assert!(["HELP", "TYPE"].iter().all(|keyword| seen.contains(&(*keyword, *name))), "{name}");
+    }
 }
 
 async fn dump_shows_what_was_applied(world: &TestWorld, node: &str) {
