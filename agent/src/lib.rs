@@ -12,8 +12,8 @@
 //!           `--syncing--18000--> bundle -------'
 //! ```
 //!
-//! Start reading at [`join`], then [`StateDir`] (what is on disk), [`renewal`], [`syncing`] and [`recovery`] (when) and
-//! [`Agent`] (the loop).
+//! Start reading at [`join`], then [`StateDir`] (what is on disk), [`renewal`], [`syncing`] and [`recovery`] (when),
+//! [`outage`] (what is said of it) and [`Agent`] (the loop).
 
 mod address;
 pub mod bootstrap;
@@ -22,6 +22,7 @@ pub mod envoy;
 pub mod files;
 mod join;
 mod link;
+pub mod outage;
 pub mod recovery;
 pub mod renewal;
 mod run;

@@ -6,8 +6,9 @@ use certs::Clock;
 use proto::credence::v1::{
     RenewRequest, RenewResponse, SyncRequest, SyncResponse, renewal_service_client::RenewalServiceClient,
 };
-use spiffe::Trust;
+use spiffe::{NodeId, Trust};
 use thiserror::Error;
+use tokio::time::timeout;
 use tonic::{Code, Status};
 
 use crate::{
@@ -16,11 +17,14 @@ use crate::{
     },
     files::{Credentials, Membership},
     join::{chain_text, status_text},
+    outage::Reason,
 };
 
 const RENEW_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longer than the server holds a call.
 const SYNC_TIMEOUT: Duration = Duration::from_secs(75);
+/// A server that refuses does so sooner: one that is silent for this long over an open connection holds the call.
+const HELD: Duration = Duration::from_secs(1);
 
 /// Why a call brought nothing.
 #[derive(Debug, Error)]
@@ -33,6 +37,26 @@ pub(crate) enum CallError {
     Unanswered(String),
     #[error("server does not know this call")]
     Unsupported,
+}
+
+impl CallError {
+    /// What kind of outage it tells of. `None` from a server that answers and does not know the call.
+    pub(crate) fn reason(&self) -> Option<Reason> {
+        match self {
+            Self::Connect(ConnectError::Refused { .. }) => Some(Reason::Disbelieved),
+            Self::Connect(_) | Self::Unanswered(_) => Some(Reason::Away),
+            Self::Refused(_) => Some(Reason::Refused),
+            Self::Unsupported => None,
+        }
+    }
+
+    /// What to do about it, if more can be said than the error says.
+    pub(crate) fn hint(&self, node: &NodeId) -> Option<String> {
+        match self {
+            Self::Connect(error) => error.hint_of_member(node),
+            Self::Refused(_) | Self::Unanswered(_) | Self::Unsupported => None,
+        }
+    }
 }
 
 impl From<Status> for CallError {
@@ -82,16 +106,26 @@ impl Link {
         Ok(answer?.into_inner())
     }
 
-    /// Says what is held and waits for news. Given up half-way, the connection is given up with it.
+    /// Says what is held and waits for news; tells `held` once the server has taken the call and has none. Given up
+    /// half-way, the connection is given up with it.
     pub(crate) async fn sync(
         &mut self,
         ends: Ends<'_>,
         request: SyncRequest,
+        held: impl FnOnce(),
     ) -> Result<SyncResponse, CallError> {
         let mut connection = self.take(ends).await?;
         let mut client = client(&connection);
         let call = Box::pin(async move { client.sync(request).await });
-        let answer = connection.call_within(SYNC_TIMEOUT, call).await;
+        let mut call = Box::pin(connection.call_within(SYNC_TIMEOUT, call));
+        let answer = match timeout(HELD, call.as_mut()).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                held();
+                call.as_mut().await
+            }
+        };
+        drop(call);
         self.keep(connection, answer.as_ref().err());
         Ok(answer?.into_inner())
     }

@@ -10,9 +10,11 @@ use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    ServerAddress,
     files::{Credentials, Membership, StateDir, StateError},
     join::{AnswerError, accept_chain, come_back, read_bundle, with_causes},
     link::{CallError, Ends, Link},
+    outage::{self, Outage, Reason},
     recovery::{self, Recovery},
     renewal::{Action, Event, Renewal},
     syncing::{self, Syncing},
@@ -79,6 +81,7 @@ pub struct Agent {
     credentials: Credentials,
     renewal: Renewal,
     syncing: Syncing,
+    outage: Outage,
     link: Link,
     renewals: u64,
     bundles: u64,
@@ -113,6 +116,7 @@ impl Agent {
             membership,
             credentials,
             renewal,
+            outage: Outage::default(),
             link: Link::default(),
             renewals: 0,
             bundles: 0,
@@ -192,12 +196,43 @@ impl Agent {
     async fn sync(&mut self) -> Result<SyncResponse, CallError> {
         let request = SyncRequest { bundle_sha256: self.credentials.bundle.content_hash().to_vec() };
         let ends = Ends { membership: &self.membership, credentials: &self.credentials, clock: &self.clock };
-        self.link.sync(ends, request).await
+        let (outage, server) = (&mut self.outage, &self.membership.xds_server);
+        let held = || conclude_outage(outage, server, self.clock.now());
+        self.link.sync(ends, request, held).await
+    }
+
+    /// Says of a call that brought nothing what is worth a word.
+    fn mention(&mut self, error: &CallError, reason: Reason) {
+        let now = self.clock.now();
+        let (id, server) = (&self.membership.spiffe_id, &self.membership.xds_server);
+        let (text, expires) = (with_causes(error), self.renewal.life().expires);
+        tracing::debug!(spiffe_id = %id, error = text, "server brought no news");
+        for action in self.outage.step(outage::Event::Failed(reason), now) {
+            let outage::Action::Warn(reason) = action else { continue };
+            let hint = error.hint(&self.membership.node_id);
+            let what = match reason {
+                Reason::Away => "server is out of reach",
+                Reason::Disbelieved => "whoever answers as the server is not believed",
+                Reason::Refused => "server refuses this node",
+            };
+            tracing::warn!(
+                spiffe_id = %id,
+                %server,
+                error = text,
+                certificate_until = %expires,
+                hint,
+                "{what}; the agent goes on trying, and proxies keep what they have"
+            );
+        }
     }
 
     /// Takes an answer; says whether the server wants the certificate renewed.
     fn take_news(&mut self, answered: Result<SyncResponse, CallError>) -> bool {
-        let id = &self.membership.spiffe_id;
+        let failed = answered.as_ref().err().and_then(|error| Some((error, error.reason()?)));
+        match failed {
+            Some((error, reason)) => self.mention(error, reason),
+            None => conclude_outage(&mut self.outage, &self.membership.xds_server, self.clock.now()),
+        }
         let event = match answered {
             Ok(news) => match self.take_bundle(&news.bundle_der) {
                 Ok(()) => syncing::Event::Answered { renew: news.renew },
@@ -208,11 +243,7 @@ impl Agent {
                 }
             },
             Err(CallError::Unsupported) => syncing::Event::Unsupported,
-            Err(error) => {
-                let text = with_causes(&error);
-                tracing::debug!(spiffe_id = %id, error = text, "server brought no news");
-                syncing::Event::Failed { jitter: Jitter::random() }
-            }
+            Err(_) => syncing::Event::Failed { jitter: Jitter::random() },
         };
         let actions = self.syncing.step(event, self.clock.now());
         actions.contains(&syncing::Action::Renew)
@@ -261,10 +292,8 @@ impl Agent {
                 let text = with_causes(&error);
                 let expires = self.renewal.life().expires;
                 let hint = match &error {
-                    RenewError::Call(CallError::Connect(error)) => {
-                        error.hint_of_member(&self.membership.node_id)
-                    }
-                    RenewError::Call(_) | RenewError::Answer(_) | RenewError::State(_) => None,
+                    RenewError::Call(error) => error.hint(&self.membership.node_id),
+                    RenewError::Answer(_) | RenewError::State(_) => None,
                 };
                 tracing::warn!(spiffe_id = %id, error = text, %expires, hint, "node certificate not renewed");
                 self.last_error = Some(text);
@@ -362,6 +391,7 @@ impl Agent {
         self.link.close();
         self.renewal = Renewal::new(self.credentials.life(self.clock.now()), Jitter::random());
         self.syncing.step(syncing::Event::Renewed, self.clock.now());
+        self.outage = Outage::default();
         self.recoveries += 1;
         self.last_error = None;
         let leaf = self.credentials.chain.leaf();
@@ -382,6 +412,16 @@ impl Agent {
             bundles: self.bundles,
             recoveries: self.recoveries,
         }));
+    }
+}
+
+/// Takes note that the server answers, and says so if it was said that it did not.
+fn conclude_outage(outage: &mut Outage, server: &ServerAddress, now: Timestamp) {
+    for action in outage.step(outage::Event::Answered, now) {
+        if let outage::Action::Back(after) = action {
+            let after = format_duration(after);
+            tracing::info!(%server, after, "server answers again");
+        }
     }
 }
 

@@ -64,6 +64,45 @@ impl Clock for LeapingClock {
     }
 }
 
+/// What is logged on this thread while its guard lives, a line for each event.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Logged(Arc<Mutex<Vec<String>>>);
+
+impl Logged {
+    /// Listens on this thread.
+    pub(crate) fn listen(&self) -> tracing::subscriber::DefaultGuard {
+        tracing::subscriber::set_default(self.clone())
+    }
+
+    /// The lines so far that hold `text`.
+    pub(crate) fn with(&self, text: &str) -> Vec<String> {
+        self.0.lock().unwrap().iter().filter(|line| line.contains(text)).cloned().collect()
+    }
+}
+
+impl tracing::Subscriber for Logged {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        metadata.is_event() && metadata.level() <= &tracing::Level::INFO
+    }
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        let mut line = event.metadata().level().to_string();
+        event.record(&mut |field: &tracing::field::Field, value: &dyn fmt::Debug| {
+            line.push_str(&format!(" {field}={value:?}"));
+        });
+        self.0.lock().unwrap().push(line);
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
 /// The system's time, for tests with programs that have no other.
 #[derive(Debug)]
 pub(crate) struct RealClock;
@@ -246,6 +285,11 @@ impl FakeServer {
             done = Box::pin(work) => done,
             () = Box::pin(self.serve()) => unreachable!("the server ends with the test"),
         }
+    }
+
+    /// Ends the next connection at once, as when nobody is there to answer.
+    pub(crate) async fn refuse_one(&self) {
+        drop(self.listener.accept().await.unwrap());
     }
 
     async fn serve(self: &Arc<Self>) {

@@ -11,7 +11,7 @@ use tonic::Status;
 use super::*;
 use crate::{
     EnvoyOptions,
-    testing::{DAY, FakeServer, NOW, TestAuthority, Turn, reopen},
+    testing::{DAY, FakeServer, Logged, NOW, TestAuthority, Turn, reopen},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -87,6 +87,50 @@ async fn keeps_a_valid_certificate_through_an_outage() {
             }
         })
         .await;
+}
+
+#[tokio::test]
+async fn an_outage_is_said_once_with_its_end_and_so_is_its_end() {
+    let logged = Logged::default();
+    let _guard = logged.listen();
+    let (server, tick) = ticking(SECOND).await;
+    server.news.send_replace(Some((server.authority.bundle(), false)));
+    let folder = tempfile::tempdir().unwrap();
+    let agent = joined(&server, &folder);
+    let expires = agent.status().borrow().expires;
+    let (shutdown, stop) = (CancellationToken::new(), CancellationToken::new());
+    let (clock, log) = (server.clock.clone(), logged.clone());
+    let run = async {
+        tokio::select! {
+            ended = agent.run(shutdown) => panic!("{ended:?}"),
+            () = tick => unreachable!("time goes on"),
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(Duration::from_secs(20)) => panic!("{logged:?}"),
+        }
+    };
+    // Nobody accepts what is dialled; after a minute the server is there.
+    let serve = async {
+        while clock.now().since(NOW) < SECOND * 60 {
+            server.refuse_one().await;
+        }
+        let back = async {
+            while log.with("answers again").is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            stop.cancel();
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = server.during(back) => {}
+            () = stop.cancelled() => {}
+        }
+    };
+    tokio::join!(run, serve);
+    let [said] = &logged.with("goes on trying")[..] else { panic!("{logged:?}") };
+    assert!(said.starts_with("WARN"), "{said}");
+    let facts = [server.address().to_string(), expires.to_string(), "out of reach".to_owned()];
+    assert!(facts.iter().all(|fact| said.contains(fact)), "{said}");
+    assert_eq!(logged.with("answers again").len(), 1, "{logged:?}");
 }
 
 #[tokio::test]

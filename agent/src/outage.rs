@@ -1,0 +1,134 @@
+//! When an outage of the server is worth a word (PURE): once after some seconds, again when its reason is another, and
+//! once when it is over; never for each try.
+//!
+//! ```text
+//! Well --Failed--> Failing --Failed, after 5 s--> Failing, said
+//!   ^------------Answered----|----------------------'
+//! ```
+
+use std::time::Duration;
+
+use certs::Timestamp;
+
+/// A restart of the server within this time is nobody's business.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why a call brought nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// Nobody answers, or not to the end.
+    Away,
+    /// Somebody answers who is not believed.
+    Disbelieved,
+    /// The server answers, and refuses.
+    Refused,
+}
+
+/// What happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// A call brought nothing.
+    Failed(Reason),
+    /// A call was answered, or the server holds it.
+    Answered,
+}
+
+/// What the shell must do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Say that calls fail, why, and that they go on.
+    Warn(Reason),
+    /// Say that the server answers again, after this long.
+    Back(Duration),
+}
+
+/// The outage of one node's server, if there is one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Outage {
+    /// When the first call failed.
+    since: Option<Timestamp>,
+    /// Which reasons were said.
+    said: Vec<Reason>,
+}
+
+impl Outage {
+    /// Takes one event.
+    pub fn step(&mut self, event: Event, now: Timestamp) -> Vec<Action> {
+        match event {
+            Event::Failed(reason) => {
+                let since = *self.since.get_or_insert(now);
+                if now.since(since) < PATIENCE || self.said.contains(&reason) {
+                    return Vec::new();
+                }
+                self.said.push(reason);
+                vec![Action::Warn(reason)]
+            }
+            Event::Answered => {
+                let ended = std::mem::take(self);
+                let since = ended.since.filter(|_| !ended.said.is_empty());
+                since.map(|since| Action::Back(now.since(since))).into_iter().collect()
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: Timestamp = Timestamp::from_unix_secs(1_800_000_000);
+
+    fn check(events: &[(u64, Event, &[Action])]) {
+        let mut machine = Outage::default();
+        for (secs, event, actions) in events {
+            let now = START + Duration::from_secs(*secs);
+            assert_eq!(machine.step(*event, now), *actions, "at {secs}: {event:?}");
+        }
+    }
+
+    #[test]
+    fn warns_once_and_says_once_that_it_is_over() {
+        let away = Event::Failed(Reason::Away);
+        check(&[
+            (0, Event::Answered, &[]),
+            (10, away, &[]),
+            (11, away, &[]),
+            (14, away, &[]),
+            (17, away, &[Action::Warn(Reason::Away)]),
+            (25, away, &[]),
+            (3_600, away, &[]),
+            (3_610, Event::Answered, &[Action::Back(Duration::from_secs(3_600))]),
+            (3_611, Event::Answered, &[]),
+            (3_620, away, &[]),
+            (3_630, away, &[Action::Warn(Reason::Away)]),
+        ]);
+    }
+
+    #[test]
+    fn says_nothing_of_a_short_restart() {
+        let away = Event::Failed(Reason::Away);
+        check(&[(0, away, &[]), (4, away, &[]), (6, Event::Answered, &[]), (7, away, &[]), (11, away, &[])]);
+    }
+
+    #[test]
+    fn says_each_reason_once() {
+        let failed = Event::Failed;
+        check(&[
+            (0, failed(Reason::Refused), &[]),
+            (5, failed(Reason::Away), &[Action::Warn(Reason::Away)]),
+            (60, failed(Reason::Disbelieved), &[Action::Warn(Reason::Disbelieved)]),
+            (120, failed(Reason::Away), &[]),
+            (121, failed(Reason::Disbelieved), &[]),
+            (122, failed(Reason::Refused), &[Action::Warn(Reason::Refused)]),
+        ]);
+    }
+
+    #[test]
+    fn a_clock_that_is_put_back_only_delays_the_word() {
+        let mut machine = Outage::default();
+        let away = Event::Failed(Reason::Away);
+        machine.step(away, START);
+        assert_eq!(machine.step(away, START - Duration::from_secs(3_600)), []);
+        assert_eq!(machine.step(away, START + PATIENCE), [Action::Warn(Reason::Away)]);
+    }
+}
