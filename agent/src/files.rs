@@ -79,6 +79,10 @@ impl StateError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
+            Self::Io { path, source, .. } if is_full(source) => Some(format!(
+                "the disk that holds {} is full: make room, then do the same again; nothing is lost",
+                path.display()
+            )),
             Self::Io { .. } => None,
             Self::InUse(path) => Some(format!(
                 "stop the other agent, or give this one its own directory instead of {}",
@@ -90,6 +94,10 @@ impl StateError {
             }
         }
     }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateError {
@@ -225,12 +233,12 @@ impl StateDir {
     /// When it cannot be read or written.
     pub fn joining_key(&self, token_id: &str) -> Result<(SecretKey, KeyOrigin), StateError> {
         let path = self.joining_path(token_id);
-        if path.exists() {
+        // Older versions left an empty one behind where the disk was full. Nobody has heard of a key that is not there.
+        if fs::metadata(&path).is_ok_and(|file| file.len() > 0) {
             return Ok((read_key(&path)?, KeyOrigin::EarlierTry));
         }
         let key = SecretKey::generate(KeyKind::P256);
-        write_new(&path, key_pem(&key).as_bytes())?;
-        sync_directory(&self.root.join(JOINING))?;
+        write_private_key(&path, &key)?;
         Ok((key, KeyOrigin::New))
     }
 
@@ -377,7 +385,10 @@ pub fn write_private(path: &Path, content: &[u8]) -> Result<(), StateError> {
     next.push(".next");
     let next = PathBuf::from(next);
     remove_if_there(&next)?;
-    write_new(&next, content)?;
+    write_new(&next, content).inspect_err(|_| {
+        // What is half there takes room from the next try, which removes it anyway.
+        let _ = fs::remove_file(&next);
+    })?;
     fs::rename(&next, path).map_err(failed("replace", path))?;
     sync_directory(path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")))
 }

@@ -293,7 +293,8 @@ impl Agent {
                 let expires = self.renewal.life().expires;
                 let hint = match &error {
                     RenewError::Call(error) => error.hint(&self.membership.node_id),
-                    RenewError::Answer(_) | RenewError::State(_) => None,
+                    RenewError::State(error) => error.hint(),
+                    RenewError::Answer(_) => None,
                 };
                 tracing::warn!(spiffe_id = %id, error = text, %expires, hint, "node certificate not renewed");
                 self.last_error = Some(text);
@@ -370,7 +371,7 @@ impl Agent {
 
     /// Asks once to come back, and puts what it got on disk. A failure comes with what an operator can do, if anything.
     async fn try_to_come_back(&mut self) -> Result<Credentials, (String, Option<String>)> {
-        let unkept = |error: StateError| (with_causes(&error), None);
+        let unkept = |error: StateError| (with_causes(&error), error.hint());
         let ended = self.credentials.chain.leaf().serial();
         // On disk before anybody hears of it, so that a lost answer, or one that cannot be kept, costs nothing: whoever
         // asks again with the same key gets the same certificate.

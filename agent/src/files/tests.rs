@@ -107,6 +107,36 @@ fn the_same_token_finds_the_same_key() {
 }
 
 #[test]
+fn a_key_that_could_not_be_written_is_made_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = StateDir::open(folder.path()).unwrap();
+    let joining = folder.path().join(JOINING);
+    // As a full disk left it before.
+    fs::write(joining.join("0011.pem"), "").unwrap();
+    let (key, origin) = state.joining_key("0011").unwrap();
+    assert_eq!(origin, KeyOrigin::New);
+    assert_eq!(state.joining_key("0011").unwrap().0.public(), key.public());
+
+    // A key that cannot be written whole is not there at all.
+    let blocked = joining.join("0022.pem.next");
+    fs::create_dir(&blocked).unwrap();
+    assert!(matches!(state.joining_key("0022"), Err(StateError::Io { .. })));
+    assert!(!joining.join("0022.pem").exists());
+    fs::remove_dir(&blocked).unwrap();
+    assert_eq!(state.joining_key("0022").unwrap().1, KeyOrigin::New);
+    assert_eq!(mode(&joining.join("0022.pem")), 0o600);
+}
+
+#[test]
+fn says_what_to_do_about_a_full_disk() {
+    let hint = |kind: io::ErrorKind| failed("write", Path::new("/state/x"))(kind.into()).hint();
+    for full in [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded] {
+        assert!(hint(full).is_some_and(|hint| hint.contains("/state/x is full")), "{full}");
+    }
+    assert_eq!(hint(io::ErrorKind::PermissionDenied), None);
+}
+
+#[test]
 fn life_is_counted_from_issue() {
     let credentials =
         TestAuthority::new("td", NOW).credentials("/credence/node/web-1", NOW, Duration::from_secs(12));
