@@ -270,30 +270,22 @@ impl StateDir {
         credentials: &Credentials,
         envoy: EnvoyOptions,
     ) -> Result<(), StateError> {
-        let paths = self.secret_paths();
-        let node = serde_json::to_value(membership).expect("names serialize");
-        write_json(&self.root.join(NODE), &node)?;
-        write_json(&paths.node_secret, &node_secret(&paths))?;
-        write_json(&paths.bundle_secret, &bundle_secret(&paths))?;
-        self.write_bootstrap(membership, envoy)?;
+        self.write_membership(membership)?;
+        for (path, content) in self.envoy_files(membership, envoy).contents() {
+            write_json(&path, &content)?;
+        }
         self.install(credentials)
     }
 
-    /// Writes the bootstrap anew, for instance with another port.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub fn write_bootstrap(&self, membership: &Membership, envoy: EnvoyOptions) -> Result<(), StateError> {
-        let bootstrap = Bootstrap {
-            node: membership.node_id.clone(),
-            namespace: membership.namespace.clone(),
-            xds_server: membership.xds_server.clone(),
-            server_id: membership.server_id.clone(),
-            admin_port: envoy.admin_port,
-            discovery: envoy.discovery,
-            paths: self.secret_paths(),
-        };
-        write_json(&self.envoy_config(), &bootstrap.to_json())
+    fn write_membership(&self, membership: &Membership) -> Result<(), StateError> {
+        let node = serde_json::to_value(membership).expect("names serialize");
+        write_json(&self.root.join(NODE), &node)
+    }
+
+    /// What an Envoy of this node is started with.
+    #[must_use]
+    pub fn envoy_files(&self, membership: &Membership, options: EnvoyOptions) -> EnvoyFiles {
+        EnvoyFiles { root: self.root.clone(), membership: membership.clone(), options }
     }
 
     /// Puts the next certificate, key and bundle in place, all at once. The version before stays beside it, for a
@@ -359,6 +351,48 @@ impl StateDir {
         }
         let bundle = TrustBundle::new(membership.trust_domain.clone(), roots, 0);
         Ok((membership, Credentials { chain, key, bundle }))
+    }
+}
+
+/// The files that Envoy is started with, beside the certificate: what a node learned by joining is enough to make them.
+#[derive(Debug, Clone)]
+pub struct EnvoyFiles {
+    root: PathBuf,
+    membership: Membership,
+    options: EnvoyOptions,
+}
+
+impl EnvoyFiles {
+    /// Writes again what is gone or empty, and says what that was. What somebody changed stays as it is.
+    ///
+    /// # Errors
+    /// When something cannot be written.
+    pub fn restore(&self) -> Result<Vec<PathBuf>, StateError> {
+        let mut restored = Vec::new();
+        for (path, content) in self.contents() {
+            if fs::metadata(&path).is_ok_and(|file| file.len() > 0) {
+                continue;
+            }
+            write_json(&path, &content)?;
+            restored.push(path);
+        }
+        Ok(restored)
+    }
+
+    fn contents(&self) -> [(PathBuf, serde_json::Value); 3] {
+        let (node, paths) = (&self.membership, SecretPaths::below(&self.root));
+        let secrets = (node_secret(&paths), bundle_secret(&paths));
+        let named = (paths.node_secret.clone(), paths.bundle_secret.clone());
+        let bootstrap = Bootstrap {
+            node: node.node_id.clone(),
+            namespace: node.namespace.clone(),
+            xds_server: node.xds_server.clone(),
+            server_id: node.server_id.clone(),
+            admin_port: self.options.admin_port,
+            discovery: self.options.discovery,
+            paths,
+        };
+        [(named.0, secrets.0), (named.1, secrets.1), (self.root.join(ENVOY), bootstrap.to_json())]
     }
 }
 

@@ -8,7 +8,8 @@ use std::{
 };
 
 use agent::{
-    Agent, EnvoyOptions, JoinRequest, Pin, Progress, ServerAddress, StateDir, Step, envoy::Supervisor,
+    Agent, EnvoyFiles, EnvoyOptions, JoinRequest, Pin, Progress, ServerAddress, StateDir, StateError, Step,
+    envoy::Supervisor,
 };
 use certs::{Clock, format_duration, parse_duration};
 use spiffe::attestation::JoinToken;
@@ -358,9 +359,11 @@ impl Progress for Told {
 }
 
 fn open_state(directory: &Path) -> Result<StateDir, Failure> {
-    StateDir::open(directory).map_err(|error| {
-        Failure::new(Exit::Failed, agent::with_causes(&error), error.hint().unwrap_or_default())
-    })
+    StateDir::open(directory).map_err(unusable)
+}
+
+fn unusable(error: StateError) -> Failure {
+    Failure::new(Exit::Failed, agent::with_causes(&error), error.hint().unwrap_or_default())
 }
 
 async fn join(args: JoinArgs) -> Result<Exit, Failure> {
@@ -418,11 +421,19 @@ async fn stay(state: StateDir, args: &RunArgs) -> Result<Exit, Failure> {
         output::note(&format!("credence: its log is {}", state.path().join("envoy.log").display()));
     }
     output::note("credence: renews the certificate at half of its life, until Ctrl-C");
-    let supervisor =
-        envoy.map(|program| Supervisor::envoy(&program, &state.envoy_config(), state.path(), clock.clone()));
-    let agent = Agent::open(state, clock).map_err(|error| {
-        Failure::new(Exit::Failed, agent::with_causes(&error), error.hint().unwrap_or_default())
-    })?;
+    let agent = Agent::open(state, clock.clone()).map_err(unusable)?;
+    let state = agent.state();
+    let options = EnvoyOptions { admin_port: args.envoy_admin_port, ..EnvoyOptions::default() };
+    let files = state.envoy_files(&agent.status().borrow().membership, options);
+    restore(&files).map_err(unusable)?;
+    let supervisor = envoy.map(|program| {
+        Supervisor::envoy(&program, &state.envoy_config(), state.path(), clock).with_preparation(move || {
+            if let Err(error) = restore(&files) {
+                let (error, hint) = (agent::with_causes(&error), error.hint());
+                tracing::warn!(error, hint, "a file that Envoy needs is gone and cannot be written");
+            }
+        })
+    });
     let shutdown = CancellationToken::new();
     let mut parts = Parts::default();
     parts.spawn("renewal", agent.run(shutdown.clone()));
@@ -438,6 +449,14 @@ async fn stay(state: StateDir, args: &RunArgs) -> Result<Exit, Failure> {
             error.downcast_ref::<agent::RunError>().and_then(agent::RunError::hint).unwrap_or_default();
         Failure::new(Exit::Failed, format!("{error:#}"), hint)
     })
+}
+
+/// Writes again what Envoy is started with, where it is gone.
+fn restore(files: &EnvoyFiles) -> Result<(), StateError> {
+    for file in files.restore()? {
+        tracing::warn!(file = %file.display(), "file was gone: written again from node.json");
+    }
+    Ok(())
 }
 
 async fn envoy(given: Option<&Path>) -> Result<PathBuf, Failure> {

@@ -2,6 +2,7 @@
 
 use std::{
     ffi::OsString,
+    fmt,
     fs::{File, OpenOptions},
     io,
     os::unix::fs::OpenOptionsExt,
@@ -74,12 +75,21 @@ pub enum Phase {
     Stopped,
 }
 
+struct Preparation(Box<dyn Fn() + Send + Sync>);
+
+impl fmt::Debug for Preparation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Preparation")
+    }
+}
+
 /// A program with its arguments and logs.
 #[derive(Debug)]
 pub struct Supervisor {
     program: PathBuf,
     arguments: Vec<OsString>,
     log: PathBuf,
+    preparation: Preparation,
     clock: Arc<dyn Clock>,
     phase: watch::Sender<Phase>,
 }
@@ -97,6 +107,7 @@ impl Supervisor {
             program: program.to_owned(),
             arguments: arguments.into_iter().map(Into::into).collect(),
             log: log.to_owned(),
+            preparation: Preparation(Box::new(|| {})),
             clock,
             phase: watch::Sender::new(Phase::Idle),
         }
@@ -130,6 +141,13 @@ impl Supervisor {
         self
     }
 
+    /// What is to be done before each start, such as making again what the program needs and somebody removed.
+    #[must_use]
+    pub fn with_preparation(mut self, preparation: impl Fn() + Send + Sync + 'static) -> Self {
+        self.preparation = Preparation(Box::new(preparation));
+        self
+    }
+
     /// What the program does, now and after every change.
     #[must_use]
     pub fn phase(&self) -> watch::Receiver<Phase> {
@@ -145,6 +163,7 @@ impl Supervisor {
         let mut short_runs = 0;
         let mut has_started = false;
         while !shutdown.is_cancelled() {
+            (self.preparation.0)();
             let since = self.clock.now();
             let ended = match self.start() {
                 Ok(mut child) => {
@@ -164,7 +183,8 @@ impl Supervisor {
             let now = self.clock.now();
             short_runs = if now.since(since) >= RAN_WELL { 1 } else { short_runs + 1 };
             let until = now + pause(short_runs);
-            tracing::warn!(program = %self.program.display(), ended, again = %until, "program ended by itself");
+            let (program, log) = (self.program.display(), self.log.display());
+            tracing::warn!(%program, ended, again = %until, %log, "program ended by itself; its log says why");
             self.phase.send_replace(Phase::Waiting { until, ended });
             tokio::select! {
                 () = self.clock.sleep_until(until) => {}

@@ -137,6 +137,31 @@ fn says_what_to_do_about_a_full_disk() {
 }
 
 #[test]
+fn what_envoy_is_started_with_is_made_again_from_what_the_node_learned() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = StateDir::open(folder.path()).unwrap();
+    let authority = TestAuthority::new("td", NOW);
+    let membership = authority.membership("web-1", "localhost:18000");
+    let options = EnvoyOptions { admin_port: 9901, ..EnvoyOptions::default() };
+    state.join(&membership, &authority.credentials("/credence/node/web-1", NOW, DAY), options).unwrap();
+    let files = state.envoy_files(&membership, options);
+    assert_eq!(files.restore().unwrap(), [] as [PathBuf; 0], "nothing is gone");
+
+    let paths = [state.secret_paths().node_secret, state.secret_paths().bundle_secret, state.envoy_config()];
+    let read = || paths.each_ref().map(|path| fs::read_to_string(path).unwrap());
+    let before = read();
+    fs::remove_file(&paths[0]).unwrap();
+    fs::write(&paths[1], "").unwrap();
+    fs::remove_file(&paths[2]).unwrap();
+    assert_eq!(files.restore().unwrap(), paths);
+    assert_eq!(read(), before);
+    assert!(paths.iter().all(|path| mode(path) == 0o600));
+
+    fs::write(&paths[2], "{ \"changed\": true }").unwrap();
+    assert_eq!(files.restore().unwrap(), [] as [PathBuf; 0], "an operator's own words stay");
+}
+
+#[test]
 fn life_is_counted_from_issue() {
     let credentials =
         TestAuthority::new("td", NOW).credentials("/credence/node/web-1", NOW, Duration::from_secs(12));

@@ -1,9 +1,13 @@
-use std::{fs, os::unix::fs::PermissionsExt};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 use certs::ManualClock;
 
 use super::*;
-use crate::testing::{LeapingClock, NOW};
+use crate::testing::{LeapingClock, Logged, NOW};
 
 struct Script {
     folder: tempfile::TempDir,
@@ -39,8 +43,14 @@ async fn starts_again_what_ends_and_stops_when_told() {
         "cd \"$1\"; echo run >> runs; [ $(wc -l < runs) -ge 3 ] || { echo ends; exit 7; }; trap 'echo term; exit 0' TERM; \
          echo ready > ready; while :; do read -r line < /dev/null; sleep 0.01; done",
     );
+    let logged = Logged::default();
+    let _guard = logged.listen();
     let clock = ManualClock::new(NOW);
-    let supervisor = script.supervisor(Arc::new(clock.clone()));
+    let prepared = Arc::new(AtomicU32::new(0));
+    let count = prepared.clone();
+    let supervisor = script.supervisor(Arc::new(clock.clone())).with_preparation(move || {
+        count.fetch_add(1, Ordering::Relaxed);
+    });
     let mut phase = supervisor.phase();
     let shutdown = CancellationToken::new();
     let ready = script.folder.path().join("ready");
@@ -64,6 +74,10 @@ async fn starts_again_what_ends_and_stops_when_told() {
     let (ran, ()) = tokio::join!(supervisor.run(shutdown.clone()), watcher);
     ran.unwrap();
     assert_eq!(fs::read_to_string(script.log()).unwrap(), "ends\nends\nterm\n");
+    assert_eq!(prepared.load(Ordering::Relaxed), 3, "before each start");
+    let said = logged.with("ended by itself");
+    let names_log = |line: &String| line.contains(&script.log().display().to_string());
+    assert!(said.len() == 2 && said.iter().all(names_log), "{said:?}");
 }
 
 #[tokio::test]
