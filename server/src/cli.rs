@@ -319,6 +319,9 @@ pub struct InitArgs {
     /// configuration names
     #[arg(long, conflicts_with_all = ["trust_domain", "data_dir", "kek_file", "recovery_kek_file", "admin_dir"])]
     pub reissue_admin: bool,
+    /// The configuration is one of `serve --dev`: short lives are allowed, loopback only
+    #[arg(long, conflicts_with = "trust_domain")]
+    pub dev: bool,
 }
 
 /// `serve`.

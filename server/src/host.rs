@@ -150,7 +150,7 @@ fn hint_of(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
 async fn make(args: &InitArgs) -> Result<Exit, Failure> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     if args.reissue_admin {
-        let config = serve::load_config(&args.config, false).map_err(|error| failed(&error))?;
+        let config = serve::load_config(&args.config, args.dev).map_err(|error| failed(&error))?;
         let made = Box::pin(init::reissue_operator(&config, FIRST_OPERATOR, clock)).await;
         let made = made.map_err(|error| failed(&error))?;
         output::say(&format!(
@@ -173,7 +173,7 @@ async fn make(args: &InitArgs) -> Result<Exit, Failure> {
             (config, &args.config, made)
         }
         Some(from) => {
-            let config = serve::load_config(from, false).map_err(|error| failed(&error))?;
+            let config = serve::load_config(from, args.dev).map_err(|error| failed(&error))?;
             let only_transit =
                 if args.insecure_single_slot { OnlyTransit::Accepted } else { OnlyTransit::Refused };
             let made = Box::pin(init::initialise_by(&config, recovery, only_transit, clock)).await;

@@ -139,7 +139,9 @@ fn is_config(text: &str) -> bool {
 
 fn read_config(source: &Source, path: &Path, report: &mut Report) -> Option<Config> {
     let base = path.parent().unwrap_or(Path::new("."));
-    match config::parse(&source.file, &source.text, &[], base, false) {
+    // What `serve` would read here.
+    let overlay = config::environment(std::env::vars());
+    match config::parse(&source.file, &source.text, &overlay, base, false) {
         Ok(config) => Some(config),
         Err(problems) => {
             report.problems.extend(problems.into_iter().map(config_fault));
