@@ -117,20 +117,11 @@ impl Bootstrap {
     }
 
     fn xds_cluster(&self) -> Value {
-        let server = &self.xds_server;
-        let kind = if server.is_literal() { "STATIC" } else { "STRICT_DNS" };
         json!({
             "name": XDS_CLUSTER,
-            "type": kind,
+            "type": discovery_type(&self.xds_server),
             "connect_timeout": "5s",
-            "load_assignment": {
-                "cluster_name": XDS_CLUSTER,
-                "endpoints": [{
-                    "lb_endpoints": [{
-                        "endpoint": { "address": socket_address(server.host(), server.port()) },
-                    }],
-                }],
-            },
+            "load_assignment": load_assignment(&self.xds_server),
             "typed_extension_protocol_options": {
                 HTTP_OPTIONS: {
                     "@type": format!("type.googleapis.com/{HTTP_OPTIONS}"),
@@ -173,6 +164,32 @@ impl Bootstrap {
             },
         })
     }
+}
+
+/// The same bootstrap with another address of the server. `None` if it is no bootstrap of ours.
+#[must_use]
+pub fn with_server(bootstrap: &Value, server: &ServerAddress) -> Option<Value> {
+    let mut next = bootstrap.clone();
+    let clusters = next.pointer_mut("/static_resources/clusters")?.as_array_mut()?;
+    let cluster = clusters.iter_mut().find(|cluster| cluster["name"] == XDS_CLUSTER)?.as_object_mut()?;
+    cluster.insert("type".to_owned(), discovery_type(server).into());
+    cluster.insert("load_assignment".to_owned(), load_assignment(server));
+    Some(next)
+}
+
+fn discovery_type(server: &ServerAddress) -> &'static str {
+    if server.is_literal() { "STATIC" } else { "STRICT_DNS" }
+}
+
+fn load_assignment(server: &ServerAddress) -> Value {
+    json!({
+        "cluster_name": XDS_CLUSTER,
+        "endpoints": [{
+            "lb_endpoints": [{
+                "endpoint": { "address": socket_address(server.host(), server.port()) },
+            }],
+        }],
+    })
 }
 
 /// The SDS file with the node's certificate. It names the PEM files and the directory to watch; Envoy reads chain

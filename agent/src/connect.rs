@@ -121,7 +121,7 @@ impl ConnectError {
         Some(match self {
             Self::Unreachable { server, .. } => format!(
                 "is `credence serve` running, does it listen on {server}, and does a firewall stand between? \
-                 The address is `listen` in credence.yaml"
+                 The addresses are `enrolment` and `server.grpc` in credence.yaml"
             ),
             Self::Refused { source: ServerRefusal::Pin { .. }, .. } => {
                 "the pin or the server is wrong: compare with the line that `credence proxy enroll` prints; if the \

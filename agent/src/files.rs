@@ -32,7 +32,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     Pin, ServerAddress,
-    bootstrap::{Bootstrap, Discovery, SecretPaths, bundle_secret, node_secret},
+    bootstrap::{Bootstrap, Discovery, SecretPaths, bundle_secret, node_secret, with_server},
 };
 
 const NODE: &str = "node.json";
@@ -286,6 +286,33 @@ impl StateDir {
     #[must_use]
     pub fn envoy_files(&self, membership: &Membership, options: EnvoyOptions) -> EnvoyFiles {
         EnvoyFiles { root: self.root.clone(), membership: membership.clone(), options }
+    }
+
+    /// Keeps where the server is now, in the bootstrap for Envoy and in what the node knows; says whether that changed
+    /// anything. All else in the bootstrap stays.
+    ///
+    /// # Errors
+    /// When a file cannot be written; then the same may be tried again.
+    pub fn relocate(&self, membership: &Membership, envoy: EnvoyOptions) -> Result<bool, StateError> {
+        let (node, config) = (self.root.join(NODE), self.envoy_config());
+        let held = read(&config).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        let next = held.as_ref().and_then(|held| with_server(held, &membership.xds_server));
+        match next {
+            Some(next) if held.as_ref() != Some(&next) => write_json(&config, &next)?,
+            Some(_) => {
+                let before: Membership = serde_json::from_slice(&read(&node)?).map_err(damaged(&node))?;
+                if before == *membership {
+                    return Ok(false);
+                }
+            }
+            None => {
+                let [.., (path, content)] = self.envoy_files(membership, envoy).contents();
+                write_json(&path, &content)?;
+            }
+        }
+        // Last, so that whoever tries again after a failure finds that there is something left to do.
+        self.write_membership(membership)?;
+        Ok(true)
     }
 
     /// Puts the next certificate, key and bundle in place, all at once. The version before stays beside it, for a

@@ -25,7 +25,7 @@ use tonic::{Code, Status};
 
 use crate::{
     Pin, ServerAddress,
-    connect::{ConnectError, Connection, Expected, MAX_ANSWER_BYTES, is_broken_connection},
+    connect::{Channel, ConnectError, Connection, Expected, MAX_ANSWER_BYTES, is_broken_connection},
     files::{Credentials, EnvoyOptions, KeyOrigin, Membership, StateDir, StateError},
 };
 
@@ -319,9 +319,6 @@ async fn exchange(
     evidence: Evidence<'_>,
     challenged: impl FnOnce(&BeginResponse),
 ) -> Result<FinishResponse, JoinError> {
-    let (channel, origin) = connection.channel();
-    let mut client =
-        EnrolmentServiceClient::with_origin(channel, origin).max_decoding_message_size(MAX_ANSWER_BYTES);
     let (method, tenant) = match evidence {
         Evidence::Token(token) => (METHOD_JOIN_TOKEN, token.tenant().clone()),
         // The server goes by the node's binding.
@@ -330,7 +327,7 @@ async fn exchange(
     let spki = key.public().hash();
     let begin =
         BeginRequest { method: method.to_owned(), tenant: tenant.to_string(), spki_sha256: spki.0.to_vec() };
-    let challenge = connection.call(Box::pin(client.begin(begin))).await.map_err(judge)?.into_inner();
+    let challenge = challenge(connection, begin).await?;
     challenged(&challenge);
     let (nonce, exporter) = (&challenge.nonce, connection.exporter());
     let claim = Claim { nonce, exporter, spki, method, tenant: &tenant };
@@ -351,7 +348,22 @@ async fn exchange(
         }
     }
     finish.cookie = challenge.cookie;
+    let mut client = client(connection);
     Ok(connection.call(Box::pin(client.finish(finish))).await.map_err(judge)?.into_inner())
+}
+
+/// Asks for a challenge, with which the server says where discovery is.
+pub(crate) async fn challenge(
+    connection: &mut Connection,
+    begin: BeginRequest,
+) -> Result<BeginResponse, JoinError> {
+    let mut client = client(connection);
+    Ok(connection.call(Box::pin(client.begin(begin))).await.map_err(judge)?.into_inner())
+}
+
+fn client(connection: &Connection) -> EnrolmentServiceClient<Channel> {
+    let (channel, origin) = connection.channel();
+    EnrolmentServiceClient::with_origin(channel, origin).max_decoding_message_size(MAX_ANSWER_BYTES)
 }
 
 fn signer(key: &SecretKey) -> SoftwareSigner {

@@ -221,6 +221,8 @@ pub(crate) struct FakeServer {
     pub(crate) authority: TestAuthority,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) life: Duration,
+    /// Where it says that discovery is served; `None` beside enrolment.
+    pub(crate) discovery: Option<String>,
     /// Under which path it presents itself.
     pub(crate) path: &'static str,
     pub(crate) presents_root: bool,
@@ -262,6 +264,7 @@ impl FakeServer {
             authority: TestAuthority::new("td", now),
             clock: LeapingClock::start(now),
             life: DAY,
+            discovery: None,
             path: "/credence/server",
             presents_root: true,
             news: watch::Sender::new(None),
@@ -413,6 +416,7 @@ impl EnrolmentService for FakeServer {
             cookie: nonce.clone(),
             nonce,
             expires_unix_ms: expires.unix_millis(),
+            xds_server: self.discovery.clone().unwrap_or_else(|| self.address().to_string()),
         }))
     }
 

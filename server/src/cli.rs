@@ -381,7 +381,12 @@ pub enum AgentCommand {
     )]
     Join(JoinArgs),
     /// Renew the node's certificate at half of its life, for ever
-    Run(RunArgs),
+    #[command(
+        after_help = "Examples:\n  credence agent run --envoy\n  credence agent run --envoy --server new.example:18001\n\n\
+                            --server is for a server that has moved. It must prove to be the one that the node knows;\n\
+                            then node.json and envoy.json keep its address, else nothing is changed."
+    )]
+    Run(StayArgs),
 }
 
 /// `agent join`.
@@ -404,6 +409,17 @@ pub struct JoinArgs {
 }
 
 /// `agent run`.
+#[derive(Debug, Clone, Args)]
+pub struct StayArgs {
+    /// Where the server is now, if it has moved: where nodes enrol
+    #[arg(long, value_name = "HOST:18001")]
+    pub server: Option<String>,
+    /// What `join` takes too.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// How an agent runs.
 #[derive(Debug, Clone, Args)]
 pub struct RunArgs {
     /// Where key, certificate and Envoy bootstrap are kept

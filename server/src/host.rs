@@ -90,8 +90,11 @@ async fn run(command: Command) -> Result<Exit, Failure> {
         Command::Agent(AgentCommand::Join(args)) => Box::pin(join(args)).await,
         Command::Agent(AgentCommand::Run(args)) => {
             logging::start("info", None).map_err(|error| failed(&error))?;
-            let state = open_state(&args.state_dir)?;
-            Box::pin(stay(state, &args)).await
+            let state = open_state(&args.run.state_dir)?;
+            if let Some(server) = &args.server {
+                follow(server, &state, &args.run).await?;
+            }
+            Box::pin(stay(state, &args.run)).await
         }
         Command::Operate(command) => commands::run(command).await,
     }
@@ -374,7 +377,7 @@ async fn join(args: JoinArgs) -> Result<Exit, Failure> {
             .map_err(|error| usage(format!("the join token: {error}"), again))?,
         server: ServerAddress::parse(&args.server).map_err(|error| usage(error.to_string(), again))?,
         pin: Pin::parse(&args.pin).map_err(|error| usage(error.to_string(), again))?,
-        envoy: EnvoyOptions { admin_port: args.run.envoy_admin_port, ..EnvoyOptions::default() },
+        envoy: envoy_options(&args.run),
         patience: JOIN_PATIENCE,
     };
     logging::start("info", None).map_err(|error| failed(&error))?;
@@ -409,6 +412,45 @@ async fn join(args: JoinArgs) -> Result<Exit, Failure> {
     Box::pin(stay(state, &args.run)).await
 }
 
+/// Goes where the server is now. One that is kept already and is away only now is waited for like any other.
+async fn follow(server: &str, state: &StateDir, args: &RunArgs) -> Result<(), Failure> {
+    let server = ServerAddress::parse(server)
+        .map_err(|error| Failure::usage(error.to_string(), "--server takes the address of enrolment"))?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let (node, _) = state.load().map_err(unusable)?;
+    match Box::pin(agent::move_to(&server, state, envoy_options(args), &clock)).await {
+        Ok(Some(next)) => {
+            output::note(&format!(
+                "credence: server is at {server} now, its discovery at {}",
+                next.xds_server
+            ));
+            if args.envoy.is_none() {
+                let bootstrap = state.envoy_config();
+                output::note(&format!(
+                    "credence: next, start Envoy again: it reads {} once",
+                    bootstrap.display()
+                ));
+            }
+            Ok(())
+        }
+        Ok(None) => Ok(()),
+        Err(error) if node.enrolment() == server => {
+            let (error, hint) = (agent::with_causes(&error), error.hint());
+            tracing::warn!(%server, error, hint, "server was not asked where it is; what was kept is kept");
+            Ok(())
+        }
+        Err(error) => Err(Failure::new(
+            Exit::Failed,
+            format!("node stays with its server at {}: {}", node.enrolment(), agent::with_causes(&error)),
+            error.hint().unwrap_or_default(),
+        )),
+    }
+}
+
+fn envoy_options(args: &RunArgs) -> EnvoyOptions {
+    EnvoyOptions { admin_port: args.envoy_admin_port, ..EnvoyOptions::default() }
+}
+
 /// Renews for ever, and keeps an Envoy running beside it if asked to.
 async fn stay(state: StateDir, args: &RunArgs) -> Result<Exit, Failure> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -423,8 +465,7 @@ async fn stay(state: StateDir, args: &RunArgs) -> Result<Exit, Failure> {
     output::note("credence: renews the certificate at half of its life, until Ctrl-C");
     let agent = Agent::open(state, clock.clone()).map_err(unusable)?;
     let state = agent.state();
-    let options = EnvoyOptions { admin_port: args.envoy_admin_port, ..EnvoyOptions::default() };
-    let files = state.envoy_files(&agent.status().borrow().membership, options);
+    let files = state.envoy_files(&agent.status().borrow().membership, envoy_options(args));
     restore(&files).map_err(unusable)?;
     let supervisor = envoy.map(|program| {
         Supervisor::envoy(&program, &state.envoy_config(), state.path(), clock).with_preparation(move || {

@@ -104,6 +104,7 @@ impl Enrolment {
             nonce: nonce.to_vec(),
             cookie: self.door.cookies.seal(&nonce, subject, expires),
             expires_unix_ms: expires.unix_millis(),
+            xds_server: self.door.settings.xds_server.clone(),
         })
     }
 

@@ -58,6 +58,7 @@ fn reads_the_lines_of_the_contract() {
         "credence proxy remove web-1 --yes",
         "credence agent join crd1_x --server cp:18001 --pin sha256:00 --state-dir d --envoy",
         "credence agent run",
+        "credence agent run --envoy --server cp:18001",
         "credence expose http://127.0.0.1:3001 --as web --on web-1 --listen 8443 --mtls strict --allow spiffe://td/a",
         "credence verify web",
         "credence ca show",

@@ -143,6 +143,7 @@ impl World {
     async fn prepare(&self, who: &Applicant, held: &Held) -> Result<Attempt, Status> {
         let spki = who.key.public().hash();
         let challenge = self.begin(who).await?;
+        assert_eq!(challenge.xds_server, "127.0.0.1:18000", "a node that looks for us is told");
         let tenant = Tenant::default();
         let (nonce, exporter) = (&challenge.nonce, &who.exporter);
         let claim = Claim { nonce, exporter, spki, method: METHOD_EXPIRED, tenant: &tenant };
