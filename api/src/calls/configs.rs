@@ -17,7 +17,7 @@ use std::{
 };
 
 use audit::{Actor, Event};
-use spiffe::{Binding, Bindings, BlockList, IssuerName, Namespace, NodeId, SpiffeId, Tenant};
+use spiffe::{Binding, Bindings, BlockList, IssuerName, Namespace, NodeId, SecretName, SpiffeId, Tenant};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -128,6 +128,7 @@ type Reply<T> = oneshot::Sender<Result<T, CallError>>;
 enum Command {
     Change(Box<Request>, Reply<wire::Plan>),
     Explain(NodeId, Reply<Vec<wire::ExplainedResource>>),
+    Showing(Tenant, SecretName, Reply<Vec<String>>),
     Enroll {
         binding: Box<Binding>,
         token: Box<StoredToken>,
@@ -213,6 +214,14 @@ impl Handle {
     /// When the manager has stopped.
     pub async fn explain(&self, node: NodeId) -> Result<Vec<wire::ExplainedResource>, CallError> {
         self.ask(|reply| Command::Explain(node, reply)).await
+    }
+
+    /// The listeners that show an imported certificate, each with its document.
+    ///
+    /// # Errors
+    /// When the manager has stopped.
+    pub async fn showing(&self, tenant: Tenant, secret: SecretName) -> Result<Vec<String>, CallError> {
+        self.ask(|reply| Command::Showing(tenant, secret, reply)).await
     }
 
     /// Writes a binding and its join token, in the place of the one that it `replaces`, if it does.
@@ -405,6 +414,10 @@ impl Manager {
             Command::Explain(node, reply) => {
                 let explained = self.catalog.explain(&node).unwrap_or_default();
                 drop(reply.send(Ok(explained.into_iter().map(explained_line).collect())));
+            }
+            Command::Showing(tenant, secret, reply) => {
+                let documents = self.catalog.documents().filter(|document| document.key.tenant == tenant);
+                drop(reply.send(Ok(shown::listeners_with(documents, &secret))));
             }
             Command::Enroll { binding, token, replaces, event, reply } => {
                 drop(reply.send(self.enroll(*binding, &token, replaces.as_deref(), *event).await));

@@ -147,13 +147,18 @@ impl Calls {
     ) -> Result<wire::Done, CallError> {
         let name = secret_name(namespace, name)?;
         self.find_secret(caller, &name).await?;
+        let showing = self.configs.showing(caller.tenant.clone(), name.clone()).await?;
         if !dry_run {
             let event = caller.event(self.clock.now(), Action::SecretRemove, name.to_string());
             self.secrets.remove_secret(&caller.tenant, &name, event).await?;
         }
         let word = if dry_run { "would remove" } else { "removed" };
         let uri = name.to_uri();
-        let summary = format!("{word} {uri}: what proxies hold of it they keep until they restart");
+        let kept = format!("{word} {uri}: what proxies hold of it they keep until they restart");
+        let summary = match showing.as_slice() {
+            [] => kept,
+            showing => format!("{kept}, and then they close every connection to {}", showing.join(", ")),
+        };
         Ok(wire::Done { dry_run, summary })
     }
 

@@ -63,6 +63,15 @@ impl Manager {
     }
 }
 
+/// The listeners that show a secret, each with its document.
+pub(super) fn listeners_with<'a>(
+    documents: impl Iterator<Item = &'a Document>,
+    secret: &SecretName,
+) -> Vec<String> {
+    let all = documents.flat_map(shown).filter(|(_, _, name)| *name == secret);
+    all.map(|(document, listener, _)| format!("listener {listener} of {}", document.key)).collect()
+}
+
 /// The imported certificates that the listeners of a document show, each with the name of the listener.
 fn shown(document: &Document) -> impl Iterator<Item = (&Document, &str, &SecretName)> {
     let listeners = match &document.spec {

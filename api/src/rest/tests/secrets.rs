@@ -131,4 +131,18 @@ async fn a_plan_warns_of_a_certificate_that_a_node_would_not_get() {
     world.plant_certificate("shop", web).await;
     assert_eq!(warns("default/shop").await, [""; 0]);
     says(&warns("default/shpo").await, "default/shpo, which does not exist");
+
+    // Whoever removes one hears who shows it, before and after.
+    let remove = async |dry: &str| {
+        let answer = world.call("DELETE", &format!("/api/v1/secrets/default/shop{dry}"), "", "").await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        answer.body["summary"].as_str().unwrap().to_owned()
+    };
+    assert!(!remove("?dry_run=true").await.contains("listener"));
+    let applied = world.yaml("POST", "/api/v1/apply", &edge("default/shop")).await;
+    assert_eq!(applied.status, 200, "{}", applied.body);
+    for dry in ["?dry_run=true", ""] {
+        let summary = remove(dry).await;
+        assert!(summary.ends_with("connection to listener edge of ProxyConfig default/edge"), "{summary}");
+    }
 }
