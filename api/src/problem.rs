@@ -264,7 +264,7 @@ impl Face {
 
 fn not_found_hint(what: &str) -> String {
     if what == "certificate" {
-        return "\"credence cert list\" shows what there is; a serial number is written whole".to_owned();
+        return "\"credence cert list\" shows what there is; the first 8 digits of a serial number are enough".to_owned();
     }
     let command = match what {
         "node" | "proxy" => "credence proxy list",

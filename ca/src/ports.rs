@@ -6,7 +6,7 @@ mod revocations;
 
 use async_trait::async_trait;
 use audit::Event;
-use certs::{Certificate, Profile, SecretKey, Serial, SpkiHash, Timestamp};
+use certs::{Certificate, Profile, SecretKey, Serial, SerialStart, SpkiHash, Timestamp};
 use serde::{Deserialize, Serialize};
 use spiffe::{
     AuthorityId, NodeId, Purpose, RecoveryRefusal, RequestId, Spend, SpiffeId, Tenant, TokenRefusal,
@@ -148,6 +148,8 @@ pub struct CertificateRow {
 pub struct CertificateFilter {
     /// With this serial number, under any authority.
     pub serial: Option<Serial>,
+    /// With a serial number that begins so.
+    pub serial_start: Option<SerialStart>,
     /// Of this identity.
     pub id: Option<SpiffeId>,
     /// For this node.

@@ -53,7 +53,7 @@ pub use self::profile::Profile;
 pub use self::rehearsal::{Rehearsal, Rehearser};
 pub use self::revocation::{CrlTemplate, Revocation, RevocationReason, UnknownReason, sign_crl};
 pub use self::secret::{EncryptedKeyError, KeyError, KeyKind, PublicKey, SecretKey, SpkiHash};
-pub use self::serial::{Serial, SerialError};
+pub use self::serial::{Serial, SerialError, SerialStart};
 pub use self::signer::{SignError, Signer, SoftwareSigner};
 pub use self::template::{IssueError, Template, Validity, rehearse, rehearse_twin, request, sign, sign_twin};
 #[cfg(any(test, feature = "testing"))]

@@ -23,6 +23,9 @@ pub enum SerialError {
     /// Not hexadecimal.
     #[error("serial number is not hexadecimal")]
     NotHex,
+    /// Too little of one.
+    #[error("the beginning of a serial number has {0} hexadecimal digits, and {least} at least", least = SerialStart::LEAST)]
+    Short(usize),
     /// Hexadecimal, and a digit is missing or too many.
     #[error("serial number has {0} hexadecimal digits, which come in pairs: one is missing, or one too many")]
     Odd(usize),
@@ -90,6 +93,57 @@ impl Serial {
     }
 }
 
+/// How a serial number begins, as an operator writes it: by hexadecimal digits that need not come in pairs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SerialStart(String);
+
+impl SerialStart {
+    /// The fewest digits that are a beginning.
+    pub const LEAST: usize = 8;
+
+    /// Whether `serial` begins so.
+    #[must_use]
+    pub fn is_of(&self, serial: &Serial) -> bool {
+        serial.to_string().starts_with(&self.0)
+    }
+
+    /// The octets at or behind which, and before which, every number that begins so stands.
+    #[must_use]
+    pub fn range(&self) -> (Vec<u8>, Option<Vec<u8>>) {
+        let octets = |digits: &str| {
+            let pairs = if digits.len().is_multiple_of(2) { digits.to_owned() } else { format!("{digits}0") };
+            hex::decode(pairs).expect("only hexadecimal digits are taken")
+        };
+        let grows = self.0.trim_end_matches('f');
+        let end = grows.char_indices().last().and_then(|(at, last)| {
+            let next = char::from_digit(last.to_digit(16)? + 1, 16)?;
+            Some(octets(&format!("{}{next}", &grows[..at])))
+        });
+        (octets(&self.0), end)
+    }
+}
+
+impl fmt::Display for SerialStart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for SerialStart {
+    type Err = SerialError;
+    fn from_str(text: &str) -> Result<Self, SerialError> {
+        let digits = text.replace(':', "").to_ascii_lowercase();
+        if !digits.chars().all(|digit| digit.is_ascii_hexdigit()) {
+            return Err(SerialError::NotHex);
+        }
+        match digits.len() {
+            short if short < Self::LEAST => Err(SerialError::Short(short)),
+            long if long > 40 => Err(SerialError::Length(long.div_ceil(2))),
+            _ => Ok(Self(digits)),
+        }
+    }
+}
+
 impl fmt::Display for Serial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&hex::encode(&self.0))
@@ -138,6 +192,34 @@ mod tests {
         assert_eq!(read(&"7".repeat(39)), Err(SerialError::Odd(39)));
         assert_eq!(read("7f620g"), Err(SerialError::NotHex));
         assert_eq!(read(""), Err(SerialError::Length(0)));
+    }
+
+    #[test]
+    fn the_beginning_of_a_serial_number_finds_it_and_no_other() {
+        let start = |text: &str| text.parse::<SerialStart>();
+        assert_eq!(start("7f:62:03"), Err(SerialError::Short(6)));
+        assert_eq!(start("7f62031g"), Err(SerialError::NotHex));
+        assert_eq!(start(&"7".repeat(41)), Err(SerialError::Length(21)));
+        let check = |text: &str, serial: &str, expected: bool| {
+            let (start, serial) = (start(text).unwrap(), serial.parse::<Serial>().unwrap());
+            assert_eq!(start.is_of(&serial), expected, "{text} {serial}");
+            let (from, to) = start.range();
+            let octets = serial.as_bytes();
+            let is_inside = octets >= &from[..] && to.is_none_or(|to| octets < &to[..]);
+            assert_eq!(is_inside, expected, "{text} {serial}");
+        };
+        let whole = "7f62035c1de84b90";
+        for length in 8..=16 {
+            check(&whole[..length], whole, true);
+            check(&whole[..length].to_uppercase(), whole, true);
+        }
+        check("7f62035c1", "7f62035c0fffffff", false);
+        check("7f62035c1", "7f62035c20000000", false);
+        check("7f62035f", "7f62035fffffffff", true);
+        check("7f62035f", "7f620360", false);
+        check("7fffffff", "80000000", false);
+        check("ffffffff", "ffffffffff", true);
+        check("ffffffff", "fffffffeff", false);
     }
 
     #[test]

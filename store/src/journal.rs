@@ -369,6 +369,13 @@ fn listing(filter: &CertificateFilter) -> Result<QueryBuilder<Sqlite>, sqlx::Err
     if let Some(serial) = &filter.serial {
         query.push(" AND c.serial = ").push_bind(serial.as_bytes().to_vec());
     }
+    if let Some(start) = &filter.serial_start {
+        let (from, to) = start.range();
+        query.push(" AND c.serial >= ").push_bind(from);
+        if let Some(to) = to {
+            query.push(" AND c.serial < ").push_bind(to);
+        }
+    }
     if let Some(id) = &filter.id {
         query.push(" AND c.id = ").push_bind(id.as_str().to_owned());
     }

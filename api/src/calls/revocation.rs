@@ -8,7 +8,7 @@ use ca::{
     ports::{AuthorityState, CertificateFilter, CertificateRow, RevokeError},
     revocable,
 };
-use certs::{Profile, RevocationReason, Serial};
+use certs::{Profile, RevocationReason, Serial, SerialStart};
 use spiffe::Class;
 
 use super::{CallError, Caller, Calls, trust::unavailable};
@@ -35,12 +35,12 @@ impl Calls {
         wanted: &wire::Revoke,
     ) -> Result<wire::Revocation, CallError> {
         let bad = |what, why: String| CallError::Parameter { what, why };
-        let serial = super::trust::parse_serial(serial)?;
         let code: RevocationReason = match wanted.code.as_str() {
             "" => RevocationReason::default(),
             word => word.parse().map_err(|error: certs::UnknownReason| bad("code", error.to_string()))?,
         };
-        let row = self.certificate_row(caller, &serial).await?;
+        let row = self.certificate_row(caller, serial).await?;
+        let serial = row.intent.serial.clone();
         let now = self.clock.now();
         revocable(&row, now).map_err(|refusal| refused(&serial, refusal))?;
         let is_newest = self.is_newest(&row).await?;
@@ -99,18 +99,16 @@ impl Calls {
         Ok(outcome)
     }
 
-    async fn certificate_row(&self, caller: &Caller, serial: &Serial) -> Result<CertificateRow, CallError> {
-        let filter =
-            CertificateFilter { serial: Some(serial.clone()), limit: 1, ..CertificateFilter::default() };
-        let rows =
-            self.journal.certificates(&filter).await.map_err(|error| unavailable("journal", &error))?;
-        if let Some(row) = rows.into_iter().find(|row| row.intent.tenant == caller.tenant) {
+    async fn certificate_row(&self, caller: &Caller, serial: &str) -> Result<CertificateRow, CallError> {
+        if let Some(row) = self.find_certificate(caller, serial).await? {
             return Ok(row);
         }
+        let start = serial.parse::<SerialStart>();
         let authorities =
             self.authorities.load().await.map_err(|error| unavailable("authorities", &error))?;
         let is_it = |record: &&ca::ports::AuthorityRecord| {
-            record.certificate.serial() == serial && record.state != AuthorityState::Removed
+            let is_meant = start.as_ref().is_ok_and(|start| start.is_of(record.certificate.serial()));
+            is_meant && record.state != AuthorityState::Removed
         };
         match authorities.iter().find(is_it) {
             Some(authority) => Err(CallError::Policy(format!(

@@ -8,7 +8,7 @@ use ca::ports::{
     AuthorityRecord, AuthorityState, CertificateFilter, CertificateRow, CertificateState, Place,
 };
 use ca::rotation::Refusal;
-use certs::{Chain, Csr, Profile, Serial, Timestamp, certificates_to_pem};
+use certs::{Chain, Csr, Profile, Serial, SerialError, SerialStart, Timestamp, certificates_to_pem};
 use spiffe::{AuthorityId, Class, NodeId, Purpose, SpiffeId, SvidRequest};
 
 use super::{CallError, Caller, Calls, error, rotation::shown_laggard};
@@ -17,6 +17,8 @@ use crate::wire;
 /// How long a probe certificate lives.
 pub const PROBE_LIFETIME: Duration = Duration::from_secs(600);
 const PROBE_PATH: &str = "/credence-probe";
+/// Certificates that begin alike and are named.
+const MAX_NAMED: usize = 10;
 
 /// Which certificates to list. Absent fields do not restrict.
 #[derive(Debug, Clone, Default)]
@@ -165,11 +167,7 @@ impl Calls {
         caller: &Caller,
         serial: &str,
     ) -> Result<wire::Certificate, CallError> {
-        let parsed = parse_serial(serial)?;
-        let filter = CertificateFilter { serial: Some(parsed), limit: 1, ..CertificateFilter::default() };
-        let rows =
-            self.journal.certificates(&filter).await.map_err(|error| unavailable("journal", &error))?;
-        let row = rows.into_iter().find(|row| row.intent.tenant == caller.tenant);
+        let row = self.find_certificate(caller, serial).await?;
         let row = row.ok_or_else(|| CallError::NotFound { what: "certificate", name: serial.to_owned() })?;
         let pem = certificates_to_pem(row.chain.iter().map(Vec::as_slice));
         let issuer = self.outside_authorities().await?.remove(&row.intent.authority);
@@ -179,6 +177,54 @@ impl Calls {
             issuer: issuer.map(|issuer| issuer.name.to_string()),
             ..shown_certificate(&row, self.clock.now())
         })
+    }
+
+    /// The certificate of that serial number, or else the only one whose number begins so.
+    ///
+    /// # Errors
+    /// When it is no serial number and the beginning of none, or several begin so.
+    pub(super) async fn find_certificate(
+        &self,
+        caller: &Caller,
+        text: &str,
+    ) -> Result<Option<CertificateRow>, CallError> {
+        let (whole, start) = (text.parse::<Serial>(), text.parse::<SerialStart>());
+        let find = async |filter: CertificateFilter| {
+            let rows = self.journal.certificates(&filter).await;
+            let mut rows = rows.map_err(|error| unavailable("journal", &error))?;
+            rows.retain(|row| row.intent.tenant == caller.tenant);
+            Ok::<_, CallError>(rows)
+        };
+        if let Ok(serial) = &whole {
+            let serial = Some(serial.clone());
+            let rows = find(CertificateFilter { serial, limit: 1, ..CertificateFilter::default() }).await?;
+            if let Some(row) = rows.into_iter().next() {
+                return Ok(Some(row));
+            }
+        }
+        match (whole, start) {
+            (_, Ok(start)) => {
+                let filter =
+                    CertificateFilter { serial_start: Some(start.clone()), ..CertificateFilter::default() };
+                let mut rows = find(filter).await?;
+                if rows.len() > 1 {
+                    return Err(several(&start, &rows));
+                }
+                Ok(rows.pop())
+            }
+            // Too little for a beginning, and nobody has that number.
+            (Ok(_), Err(_)) => Ok(None),
+            (Err(whole), Err(start)) => {
+                let error = if matches!(start, SerialError::Short(_)) && matches!(whole, SerialError::Odd(_))
+                {
+                    start
+                } else {
+                    whole
+                };
+                let why = format!("{text:?}: {error}; cert list shows serial numbers");
+                Err(CallError::Parameter { what: "serial", why })
+            }
+        }
     }
 
     /// Issues a short certificate of `spiffe://TD/credence-probe` for `credence verify`. No node speaks for it,
@@ -330,12 +376,18 @@ pub(super) fn shown_certificate(row: &CertificateRow, now: Timestamp) -> wire::C
     }
 }
 
-/// A serial number as an operator writes it.
-pub(super) fn parse_serial(text: &str) -> Result<Serial, CallError> {
-    text.parse().map_err(|error: certs::SerialError| CallError::Parameter {
+/// None of them is meant for sure.
+fn several(start: &SerialStart, rows: &[CertificateRow]) -> CallError {
+    let named = rows.iter().take(MAX_NAMED).map(|row| {
+        let node = row.intent.node.as_ref().map_or_else(String::new, |node| format!(" at {node}"));
+        format!("{} of {}{node}", row.intent.serial, row.intent.id)
+    });
+    let named = named.collect::<Vec<_>>().join(", ");
+    let more = if rows.len() > MAX_NAMED { ", and more" } else { "" };
+    CallError::Parameter {
         what: "serial",
-        why: format!("{text:?}: {error}; write it whole, as cert list shows it"),
-    })
+        why: format!("several certificates begin with {start}: {named}{more}; write more of it"),
+    }
 }
 
 fn authority_text(id: AuthorityId) -> String {

@@ -231,9 +231,21 @@ impl World {
         node: Option<&str>,
         life: Duration,
     ) -> certs::Serial {
+        self.planted(certs::Serial::random(), id, profile, node, life).await
+    }
+
+    /// The same, with that serial number.
+    async fn planted(
+        &self,
+        serial: certs::Serial,
+        id: SpiffeId,
+        profile: certs::Profile,
+        node: Option<&str>,
+        life: Duration,
+    ) -> certs::Serial {
         let now = self.clock.now();
         let intent = ca::ports::Intent {
-            serial: certs::Serial::random(),
+            serial: serial.clone(),
             authority: AuthorityId::of(certs::SpkiHash([1; 32])),
             epoch: 1,
             tbs_sha256: [0; 32],
@@ -249,7 +261,6 @@ impl World {
             request_id: RequestId::random(),
         };
         let event = || Event::done(now, Actor::System, Action::CertificateIntent, "planted");
-        let serial = intent.serial.clone();
         let result = ca::ports::ResultRecord {
             serial: serial.clone(),
             authority: intent.authority,

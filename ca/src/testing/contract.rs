@@ -190,6 +190,14 @@ async fn listing(store: &dyn StoreFixture) {
     list(CertificateFilter { limit: 2, offset: 1, ..all() }, &[5, 4]).await;
     list(CertificateFilter { id: Some(api), ..all() }, &[5, 4, 3]).await;
     list(CertificateFilter { serial: Some(Serial::from_random([4; 20])), ..all() }, &[4]).await;
+    for number in 1..=6 {
+        let whole = Serial::from_random([number; 20]).to_string();
+        for length in [8, 9, 40] {
+            let serial_start = Some(whole[..length].parse().expect("digits"));
+            list(CertificateFilter { serial_start, ..all() }, &[number]).await;
+        }
+    }
+    list(CertificateFilter { serial_start: "ffffffff".parse().ok(), ..all() }, &[]).await;
     list(CertificateFilter { node: NodeId::parse("web-1").ok(), ..all() }, &[5, 4, 3, 2, 1]).await;
     list(CertificateFilter { profile: Some(Profile::Server), ..all() }, &[6]).await;
     list(CertificateFilter { authorities: vec![authority(2)], ..all() }, &[6]).await;

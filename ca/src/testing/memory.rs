@@ -531,6 +531,7 @@ fn is_unexpired(row: &CertificateRow, authorities: &[AuthorityId], now: Timestam
 
 fn matches(filter: &CertificateFilter, intent: &Intent) -> bool {
     filter.serial.as_ref().is_none_or(|serial| *serial == intent.serial)
+        && filter.serial_start.as_ref().is_none_or(|start| start.is_of(&intent.serial))
         && filter.id.as_ref().is_none_or(|id| *id == intent.id)
         && filter.node.as_ref().is_none_or(|node| Some(node) == intent.node.as_ref())
         && filter.profile.is_none_or(|profile| profile == intent.profile)

@@ -21,7 +21,7 @@ pub enum CertCommand {
                       The plan says which.",
         after_help = "Examples:\n  credence cert revoke 7f62035c1de84b90a6c2f5310e97d84b6a2c1f03 --dry-run\n  \
                       credence cert revoke 7f62035c1de84b90a6c2f5310e97d84b6a2c1f03 --code key-compromise --reason \
-                      \"laptop lost\"\n\nThe serial number is written whole, as credence cert list shows it."
+                      \"laptop lost\"\n\nThe beginning of a serial number is enough where no other begins so, 8 digits at least."
     )]
     Revoke(CertRevokeArgs),
     /// Every rule that a chain must keep, what breaks it, and what Envoy and rustls would say
@@ -64,7 +64,7 @@ pub struct CertListArgs {
 /// `cert show`.
 #[derive(Debug, Clone, Args)]
 pub struct CertShowArgs {
-    /// The serial number, in hexadecimal
+    /// The serial number in hexadecimal, or its beginning
     pub serial: String,
     /// How to list.
     #[command(flatten)]
@@ -74,7 +74,7 @@ pub struct CertShowArgs {
 /// `cert revoke`.
 #[derive(Debug, Clone, Args)]
 pub struct CertRevokeArgs {
-    /// The serial number, in hexadecimal
+    /// The serial number in hexadecimal, or its beginning
     pub serial: String,
     /// Why, for the list: unspecified, key-compromise, superseded, cessation-of-operation or privilege-withdrawn
     #[arg(long, default_value = "unspecified", value_name = "WORD")]

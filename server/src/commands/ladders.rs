@@ -4,8 +4,8 @@ use std::{io::Read, path::Path};
 
 use api::wire;
 use certs::{
-    Certificate, Clock, Context, Ladder, MAX_FILE_BYTES, Part, Profile, RevocationState, SpkiHash,
-    SubjectAltName, Timestamp, Usage, explain_profile, read_certificates,
+    Certificate, Clock, Context, Ladder, MAX_FILE_BYTES, Part, Profile, RevocationState, Serial, SerialStart,
+    SpkiHash, SubjectAltName, Timestamp, Usage, explain_profile, read_certificates,
 };
 use serde::Serialize;
 use spiffe::{Class, Expected, SpiffeId, TrustDomain};
@@ -104,7 +104,8 @@ fn part(args: &ExplainArgs) -> Result<Part, Failure> {
 async fn question(args: &ExplainArgs) -> Result<Question, Failure> {
     let path = Path::new(&args.subject);
     if args.subject != "-" && !path.exists() {
-        if let Err(error) = args.subject.parse::<certs::Serial>() {
+        let (whole, start) = (args.subject.parse::<Serial>(), args.subject.parse::<SerialStart>());
+        if let (Err(_), Err(error)) = (whole, start) {
             let message = format!("there is no file {:?}, and it is no serial number: {error}", args.subject);
             return Err(Failure::new(Exit::NotFound, message, "credence cert list shows serial numbers"));
         }

@@ -132,9 +132,40 @@ async fn refuses_what_cannot_be_revoked_and_changes_nothing() {
     check("00", json!({}), 400, "not positive").await;
     check(&"ab".repeat(21), json!({}), 400, "21 octets").await;
     check("0a0b", json!({}), 404, "certificate 0a0b").await;
+    check("0a0b0c0d", json!({}), 404, "certificate 0a0b0c0d").await;
+    check("0a0b0", json!({}), 400, "has 5 hexadecimal digits, and 8 at least").await;
     check(&serial.to_string(), json!({"code": "ca-compromise"}), 400, "is no reason").await;
     check(&serial.to_string(), json!({"now": true}), 400, "now").await;
     world.clock.advance(HOUR + Duration::from_secs(1));
     check(&serial.to_string(), json!({}), 409, "expired at").await;
     assert!(world.journal.events().iter().all(|event| event.action != Action::CertificateRevoke));
+}
+
+#[tokio::test]
+async fn the_beginning_of_a_serial_number_is_enough_where_no_other_begins_so() {
+    let world = world().await;
+    let serial = world.issued(id("/web"), Profile::Workload, Some("web-1"), HOUR).await;
+    let start = &serial.to_string()[..9];
+    let shown = world.get(&format!("/api/v1/certificates/{start}")).await;
+    assert_eq!(shown.body["serial"], serial.to_string(), "{}", shown.body);
+    let body = json!({"dry_run": true});
+    let plan = world.json("POST", &format!("/api/v1/certificates/{start}/revoke"), body).await;
+    assert_eq!(plan.body["certificate"]["serial"], serial.to_string(), "{}", plan.body);
+    let done = world.json("POST", &format!("/api/v1/certificates/{start}/revoke"), json!({})).await;
+    assert_eq!(done.body["certificate"]["state"], "revoked", "{}", done.body);
+    // Two that begin alike: both are listed, and neither is touched.
+    let twin = |last: u8| certs::Serial::from_bytes(&[0x0a, 1, 2, 3, 4, last]).unwrap();
+    for last in [1, 2] {
+        world.planted(twin(last), id("/api"), Profile::Workload, None, HOUR).await;
+    }
+    let path = "/api/v1/certificates/0a010203/revoke";
+    let refused = world.json("POST", path, json!({})).await;
+    let words = refused.body.to_string();
+    assert_eq!(refused.status, StatusCode::BAD_REQUEST, "{words}");
+    assert!([1, 2].iter().all(|last| words.contains(&twin(*last).to_string())), "{words}");
+    let whole = world.get(&format!("/api/v1/certificates/{}", twin(2))).await;
+    assert_eq!(
+        (&whole.body["serial"], &whole.body["state"]),
+        (&json!(twin(2).to_string()), &json!("issued"))
+    );
 }
