@@ -105,6 +105,7 @@ use crate::{access, problem, wire};
     wire::Revoke,
     wire::Revocation,
     wire::ListUptake,
+    wire::StillRevoked,
     wire::RevocationList,
     wire::Probe,
     wire::Probed,

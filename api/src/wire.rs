@@ -44,7 +44,7 @@ pub use self::issuers::*;
 pub use self::ladder::{Ladder, Link, Rung};
 pub use self::proxies::*;
 pub use self::recovery::*;
-pub use self::revocation::{ListUptake, Revocation, RevocationList, Revoke};
+pub use self::revocation::{ListUptake, Revocation, RevocationList, Revoke, StillRevoked};
 pub use self::rollouts::{PauseRollouts, Paused, PlannedRollout, ResumeRollouts, Rollouts};
 pub use self::rotation::*;
 pub use self::sealing::*;

@@ -160,6 +160,8 @@ pub struct CertificateFilter {
     pub authorities: Vec<AuthorityId>,
     /// Whose last valid second is not before this time.
     pub valid_at: Option<Timestamp>,
+    /// Only those that were revoked.
+    pub revoked_only: bool,
     /// Only issued ones, and of those only the newest of each pair of identity and node. Which is the newest is
     /// decided before the other fields restrict.
     pub newest_only: bool,

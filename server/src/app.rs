@@ -249,6 +249,17 @@ async fn serve(
              --to builtin, and turn them on when credence issuer list says that it is idle and named by nobody"
         ));
     }
+    if config.revocation_lists.is_none()
+        && let Some(revoked) = api::calls::still_revoked(&store, &store, clock.now()).await?
+    {
+        let (certificates, first, last) = (revoked.certificates, revoked.first_ends, revoked.last_ends);
+        tracing::warn!(
+            certificates,
+            first_ends = first,
+            last_ends = last,
+            "revocation lists are off: proxies believe revoked certificates until they end"
+        );
+    }
     let leaf_desk = leaves.desk();
     let issuer: Arc<dyn spiffe::SvidIssuer> = Arc::new(ca.clone());
 

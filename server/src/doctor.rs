@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use api::wire;
+use api::{calls::still_revoked, wire};
 use certs::{Certificate, Clock, certificates_from_pem, format_duration};
 use serde::Serialize;
 use tokio::{net::TcpStream, time::timeout};
@@ -333,6 +333,9 @@ async fn answers(config: &Config) -> Vec<Check> {
     match recognised {
         Ok(client) => {
             let mut checks = vec![ok("server", "runs and is ready")];
+            if let Ok(status) = client.look::<wire::Status>("/status").await {
+                checks.extend(status.still_revoked.as_ref().and_then(|revoked| believed(config, revoked)));
+            }
             match client.look::<wire::Sealing>("/kek").await {
                 Ok(sealing) => {
                     checks.extend(slots(config, &sealing.slots.iter().map(Held::from).collect::<Vec<_>>()));
@@ -355,6 +358,18 @@ async fn answers(config: &Config) -> Vec<Check> {
             vec![warning("server", found, failure.hint)]
         }
     }
+}
+
+/// Revoked certificates that this configuration has proxies believe: it says so before the start that does it.
+fn believed(config: &Config, revoked: &wire::StillRevoked) -> Option<Check> {
+    config.revocation_lists.is_none().then(|| {
+        warning(
+            "revocation lists",
+            format!("off in the configuration, by which proxies believe {revoked}"),
+            "ca.revocation_lists: true turns them on; credence identity block ID --now has every certificate of an \
+             identity refused",
+        )
+    })
 }
 
 /// What the configuration names to open the store, held against the slots that it has.
@@ -416,10 +431,11 @@ async fn integrity(config: &Config) -> (Vec<Check>, bool) {
     let looked = with_store(config, &clock, async |store: store::Store| {
         let records = ca::ports::Authorities::load(&store).await?;
         let signs = records.iter().any(|record| record.state == ca::ports::AuthorityState::Active);
-        Ok((store.integrity().await, held(config, &clock, &store).await, signs))
+        let revoked = still_revoked(&store, &store, clock.now()).await.ok().flatten();
+        Ok((store.integrity().await, held(config, &clock, &store).await, signs, revoked))
     })
     .await;
-    let (found, held, signs) = match looked {
+    let (found, held, signs, revoked) = match looked {
         Err(error) => {
             let failure = crate::host::failed(&error);
             return (vec![problem(subject, failure.message, failure.hint)], false);
@@ -447,6 +463,7 @@ async fn integrity(config: &Config) -> (Vec<Check>, bool) {
     };
     let mut checks = vec![found];
     checks.extend(slots(config, &held));
+    checks.extend(revoked.as_ref().and_then(|revoked| believed(config, revoked)));
     (checks, true)
 }
 
@@ -532,6 +549,21 @@ mod tests {
         fs::remove_file(&recovery).unwrap();
         let found = keys().await;
         assert!(found.iter().all(|check| check.finding == Finding::Problem), "{found:?}");
+    }
+
+    #[tokio::test]
+    async fn says_before_a_start_without_lists_which_revoked_certificates_are_believed_by_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = installed(directory.path()).await;
+        let revoked = wire::StillRevoked { certificates: 1, first_ends: "T".into(), last_ends: "T".into() };
+        let found = believed(&config, &revoked).unwrap();
+        assert_eq!(found.finding, Finding::Warning);
+        assert!(found.detail.ends_with("believe 1 revoked certificate, which ends at T"), "{found:?}");
+        let lists = Config { revocation_lists: Some(Duration::from_secs(604_800)), ..config.clone() };
+        assert_eq!(believed(&lists, &revoked), None);
+        // Nothing was revoked in a store that was just made.
+        let (found, _) = timeout(Duration::from_secs(30), integrity(&config)).await.expect("it ends");
+        assert!(found.iter().all(|check| check.subject != "revocation lists"), "{found:?}");
     }
 
     #[tokio::test]

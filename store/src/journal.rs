@@ -396,6 +396,9 @@ fn listing(filter: &CertificateFilter) -> Result<QueryBuilder<Sqlite>, sqlx::Err
     if let Some(at) = filter.valid_at {
         query.push(" AND c.not_after >= ").push_bind(at.unix_millis());
     }
+    if filter.revoked_only {
+        query.push(" AND (c.authority, c.serial) IN (SELECT authority, serial FROM revocations)");
+    }
     if filter.newest_only {
         query.push(" AND ").push(NEWEST);
     }

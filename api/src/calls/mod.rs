@@ -55,6 +55,7 @@ pub(crate) use self::issuers::upstream_of_now;
 pub use self::proxies::{DEFAULT_TTL, MAX_TTL, ProxyFilter};
 pub(crate) use self::reason::check_reason;
 pub use self::recovery::{DEFAULT_REACH, MAX_REACH, MAX_WINDOW, Recoveries};
+pub use self::revocation::still_revoked;
 pub use self::rollouts::{MAX_PAUSE, Pauses};
 pub use self::rotation::reason_text;
 pub(crate) use self::tokens::state as token_state;

@@ -5,11 +5,11 @@ use std::time::Duration;
 use audit::Action;
 use ca::{
     ListsStatus, Revoke, RevokeRefusal,
-    ports::{AuthorityState, CertificateFilter, CertificateRow, RevokeError},
+    ports::{Authorities, AuthorityState, CertificateFilter, CertificateRow, Journal, RevokeError},
     revocable,
 };
-use certs::{Profile, RevocationReason, Serial, SerialStart};
-use spiffe::Class;
+use certs::{Profile, RevocationReason, Serial, SerialStart, Timestamp};
+use spiffe::{AuthorityId, Class};
 
 use super::{CallError, Caller, Calls, trust::unavailable};
 use crate::{sources::ListUptake, wire};
@@ -18,6 +18,8 @@ use crate::{sources::ListUptake, wire};
 const PATIENCE: Duration = Duration::from_secs(8);
 /// How often it looks.
 const LOOK: Duration = Duration::from_millis(50);
+/// Rows that are read at a time.
+const PAGE: usize = 500;
 /// Names of one list in an answer.
 const MAX_NAMES: usize = 100;
 
@@ -164,6 +166,44 @@ impl Calls {
         });
         Ok(())
     }
+}
+
+/// The revoked certificates of workloads that have not ended at `now`, of our own authorities: an issuer beside has lists
+/// of its own.
+///
+/// # Errors
+/// When the store cannot read.
+pub async fn still_revoked(
+    authorities: &dyn Authorities,
+    journal: &dyn Journal,
+    now: Timestamp,
+) -> Result<Option<wire::StillRevoked>, CallError> {
+    let records = authorities.load().await.map_err(|error| unavailable("authorities", &error))?;
+    let ours: Vec<AuthorityId> = records.iter().map(|record| record.id).collect();
+    let (mut ends, mut offset) = (Vec::new(), 0);
+    while !ours.is_empty() {
+        let filter = CertificateFilter {
+            authorities: ours.clone(),
+            profile: Some(Profile::Workload),
+            valid_at: Some(now),
+            revoked_only: true,
+            limit: PAGE,
+            offset,
+            ..CertificateFilter::default()
+        };
+        let rows = journal.certificates(&filter).await.map_err(|error| unavailable("journal", &error))?;
+        ends.extend(rows.iter().map(|row| row.intent.not_after));
+        if rows.len() < PAGE {
+            break;
+        }
+        offset += PAGE;
+    }
+    let ended = ends.iter().min().zip(ends.iter().max());
+    Ok(ended.map(|(first, last)| wire::StillRevoked {
+        certificates: ends.len(),
+        first_ends: first.to_string(),
+        last_ends: last.to_string(),
+    }))
 }
 
 /// Why a revoked certificate is on no list that is shown, if it is on none.

@@ -9,7 +9,7 @@ use ca::{
 use certs::Timestamp;
 use spiffe::IssuerName;
 
-use super::{CallError, Caller, Calls, ProxyFilter, tokens};
+use super::{CallError, Caller, Calls, ProxyFilter, still_revoked, tokens};
 use crate::{
     expiry::Ending,
     ports::{DocumentFilter, RevisionState},
@@ -39,6 +39,8 @@ impl Calls {
         let endings = self.endings(caller).await?;
         let expiries = self.next_expiries(&endings);
         let time = *self.time.borrow();
+        let still_revoked = still_revoked(&*self.authorities, &*self.journal, now).await?;
+        let lists = self.revoking.lists();
         let filter = ProxyFilter { limit: MAX_SHOWN, ..ProxyFilter::default() };
         Ok(wire::Status {
             version: self.facts.version.clone(),
@@ -50,10 +52,12 @@ impl Calls {
             warnings: warnings(&expiries)
                 .into_iter()
                 .chain(by_hand(&endings, now))
-                .chain(list_warnings(self.revoking.lists()))
+                .chain(still_revoked.as_ref().filter(|_| lists.is_none()).map(unlisted))
+                .chain(list_warnings(lists))
                 .chain((time.state == State::Drifting).then(|| time.to_string()))
                 .chain(replaced_issuers(&self.upstreams.leaves().health))
                 .collect(),
+            still_revoked,
             stats: self.count(caller, now, &expiries).await?,
             expiries,
             failing_renewals: self.renewals.failing(),
@@ -120,6 +124,14 @@ fn replaced_issuers(health: &BTreeMap<IssuerName, Health>) -> Vec<String> {
         ))
     });
     replaced.collect()
+}
+
+/// What is said where nothing tells proxies what was revoked.
+fn unlisted(revoked: &wire::StillRevoked) -> String {
+    format!(
+        "revocation lists are off, and proxies believe {revoked}: ca.revocation_lists turns them on, credence identity \
+         block ID --now has every certificate of an identity refused"
+    )
 }
 
 /// What is wrong with revocation lists, where they are wanted.

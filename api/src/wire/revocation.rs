@@ -1,5 +1,7 @@
 //! Revoked certificates and revocation lists.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -30,6 +32,30 @@ pub struct ListUptake {
     pub acknowledged: usize,
     /// Those that did not, by name; at most 100.
     pub waiting: Vec<String>,
+}
+
+/// Revoked certificates of workloads that have not ended. Proxies refuse them by revocation lists alone.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StillRevoked {
+    /// How many.
+    pub certificates: usize,
+    /// When the first of them ends.
+    pub first_ends: String,
+    /// When the last of them ends.
+    pub last_ends: String,
+}
+
+impl fmt::Display for StillRevoked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { certificates, first_ends, last_ends } = self;
+        match certificates {
+            1 => write!(f, "1 revoked certificate, which ends at {first_ends}"),
+            more => write!(
+                f,
+                "{more} revoked certificates, the first of which ends at {first_ends} and the last at {last_ends}"
+            ),
+        }
+    }
 }
 
 /// What came of revoking a certificate.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Paused, Proxy, RecoveryWindow, StoreState};
+use super::{Paused, Proxy, RecoveryWindow, StillRevoked, StoreState};
 
 /// A service: one EDS cluster with addresses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -90,6 +90,9 @@ pub struct Status {
     /// What needs somebody's attention and does not make the process unready.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// Revoked certificates of workloads that have not ended, if there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub still_revoked: Option<StillRevoked>,
     /// The numbers.
     pub stats: Stats,
     /// The next end of each class.

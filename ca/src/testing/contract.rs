@@ -593,6 +593,12 @@ async fn revoked_certificates(store: &dyn StoreFixture) {
     assert_eq!(revocations.revoked(after(51)).await.expect("unexpired"), [first]);
     let rows = journal.certificates(&CertificateFilter::default()).await.expect("rows");
     assert_eq!(rows.iter().map(|row| row.revoked).collect::<Vec<_>>(), [Some(after(10)), None]);
+    for (valid_at, expected) in [(None, 1), (Some(after(100)), 1), (Some(after(101)), 0)] {
+        let only = CertificateFilter { revoked_only: true, valid_at, ..CertificateFilter::default() };
+        let rows = journal.certificates(&only).await.expect("revoked ones");
+        assert_eq!(rows.len(), expected, "{rows:?}");
+        assert!(rows.iter().all(|row| row.revoked == Some(after(10))), "{rows:?}");
+    }
     assert!(journal.remaining(now()).await.expect("remaining").is_empty(), "nobody counts on a revoked one");
     let objects: Vec<String> = store.events().await.split_off(before).into_iter().map(|e| e.object).collect();
     assert_eq!(objects, ["revoke", "the same number"]);

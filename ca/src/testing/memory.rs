@@ -376,7 +376,7 @@ impl Journal for MemoryStore {
                     || row.state == CertificateState::Issued
                         && seen.insert((row.intent.id.clone(), row.intent.node.clone()))
             })
-            .filter(|row| matches(filter, &row.intent))
+            .filter(|row| matches(filter, &row.intent) && (!filter.revoked_only || row.revoked.is_some()))
             .skip(filter.offset)
             .take(limit)
             .cloned()

@@ -107,6 +107,7 @@ mod tests {
             paused: None,
             recovery: Some(wire::RecoveryWindow { until: "U".into(), in_secs: 90, ..Default::default() }),
             warnings: vec!["certificate of ann ends".into()],
+            still_revoked: None,
             stats: wire::Stats::default(),
             expiries: vec![wire::Expiry {
                 class: "operator".into(),

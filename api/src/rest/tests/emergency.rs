@@ -11,7 +11,7 @@ fn planted() -> AuthorityId {
 
 impl World {
     /// A root of that name, active, and a rotation that stands still.
-    async fn plant_root(&self) {
+    pub(super) async fn plant_root(&self) {
         let issuer = FakeIssuer::new("td.example", Arc::new(self.clock.clone()));
         let now = self.clock.now();
         let record = AuthorityRecord {

@@ -169,3 +169,35 @@ async fn the_beginning_of_a_serial_number_is_enough_where_no_other_begins_so() {
         (&json!(twin(2).to_string()), &json!("issued"))
     );
 }
+
+#[tokio::test]
+async fn without_lists_the_status_says_which_revoked_certificates_are_believed() {
+    let world = world().await;
+    let warned = async || world.get("/api/v1/status").await.body["warnings"].to_string();
+    world.plant_root().await;
+    let node = id("/credence/node/web-1");
+    let serials = [
+        world.issued(id("/web"), Profile::Workload, Some("web-1"), HOUR).await,
+        world.issued(id("/api"), Profile::Workload, Some("web-1"), 2 * HOUR).await,
+        world.issued(node, Profile::Node, Some("web-1"), HOUR).await,
+    ];
+    assert!(!warned().await.contains("revocation lists are off"), "{}", warned().await);
+    for serial in &serials {
+        let done = world.revoke(serial, json!({})).await;
+        assert_eq!(done.status, StatusCode::OK, "{}", done.body);
+    }
+    let (first, last) = (world.clock.now() + HOUR, world.clock.now() + 2 * HOUR);
+    let both = format!("2 revoked certificates, the first of which ends at {first} and the last at {last}:");
+    let said = warned().await;
+    assert!(said.contains("revocation lists are off, and proxies believe") && said.contains(&both), "{said}");
+    *world.revoking.lists.lock().unwrap() = Some(lists(&world));
+    assert!(!warned().await.contains("revocation lists are off"), "{}", warned().await);
+    let status = world.get("/api/v1/status").await.body;
+    assert_eq!(status["still_revoked"]["certificates"], 2, "{status}");
+    *world.revoking.lists.lock().unwrap() = None;
+    world.clock.advance(HOUR + Duration::from_secs(1));
+    let said = warned().await;
+    assert!(said.contains(&format!("1 revoked certificate, which ends at {last}:")), "{said}");
+    world.clock.advance(HOUR);
+    assert!(!warned().await.contains("revocation lists are off"), "{}", warned().await);
+}
