@@ -243,8 +243,7 @@ impl Face {
                 StatusCode::SERVICE_UNAVAILABLE,
                 "unavailable",
                 "temporarily unavailable",
-                "trying again does not help: \"credence status\" says how the store is not what it was, and \"credence \
-                 audit accept\" takes it as it is, so that signing goes on",
+                "trying again does not help: \"credence status\" says how the store is not what it was, and what to do",
             ),
             CallError::Unavailable { .. } => face(
                 StatusCode::SERVICE_UNAVAILABLE,

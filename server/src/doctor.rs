@@ -103,7 +103,7 @@ pub async fn run(config_path: &Path, dev: bool) -> Vec<Check> {
     let keys = keys(&config);
     let is_spared = is_open && keys.iter().any(|key| !key.is_absent && key.finding != Finding::Problem);
     checks.extend(keys.into_iter().map(|key| if is_spared { spared(key) } else { key }));
-    checks.push(anchor(&config));
+    checks.push(anchor(&config, |path| fs::metadata(path).ok().map(|found| found.dev())));
     checks.extend(operator(&config));
     checks.extend(store);
     checks.push(envoy());
@@ -154,8 +154,7 @@ fn keys(config: &Config) -> Vec<Check> {
 }
 
 /// Whether the anchor is where it helps.
-fn anchor(config: &Config) -> Check {
-    let volume = |path: &Path| fs::metadata(path).ok().map(|found| found.dev());
+fn anchor(config: &Config, volume: impl Fn(&Path) -> Option<u64>) -> Check {
     let folder = config.anchor_file.as_deref().and_then(Path::parent);
     match &config.anchor_file {
         None => warning(
@@ -163,13 +162,13 @@ fn anchor(config: &Config) -> Check {
             "none: an older copy of the whole store would not be noticed",
             "name a file on another volume in storage.anchor_file",
         ),
-        Some(path) if folder.and_then(volume).is_none() => problem(
+        Some(path) if folder.and_then(&volume).is_none() => problem(
             "anchor",
             format!("the folder of {} is not there: it cannot be written", path.display()),
             "make the folder, on another volume than the database",
         ),
         // It is made by the server: until then its folder says where it will be.
-        Some(path) if volume(path).or(folder.and_then(volume)) == volume(&config.data_dir) => warning(
+        Some(path) if volume(path).or(folder.and_then(&volume)) == volume(&config.data_dir) => warning(
             "anchor",
             format!("{} is on the same volume as the database", path.display()),
             "whoever puts the volume back puts back both: keep it on another one",
@@ -430,7 +429,9 @@ async fn integrity(config: &Config) -> (Vec<Check>, bool) {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let looked = with_store(config, &clock, async |store: store::Store| {
         let records = ca::ports::Authorities::load(&store).await?;
-        let signs = records.iter().any(|record| record.state == ca::ports::AuthorityState::Active);
+        let signs = records.iter().any(|record| {
+            record.place == ca::ports::Place::Issuing && record.state == ca::ports::AuthorityState::Active
+        });
         let revoked = still_revoked(&store, &store, clock.now()).await.ok().flatten();
         Ok((store.integrity().await, held(config, &clock, &store).await, signs, revoked))
     })
@@ -443,9 +444,11 @@ async fn integrity(config: &Config) -> (Vec<Check>, bool) {
         Ok(looked) => looked,
     };
     let found = match found {
-        Ok(found) if found.is_sound() && !signs => {
-            problem(subject, "it has no authority that signs", "restore the database from a backup")
-        }
+        Ok(found) if found.is_sound() && !signs => problem(
+            subject,
+            "it has no authority that signs",
+            "restore the database from a backup; what an `init` that was interrupted has left is to be removed",
+        ),
         Ok(found) if found.is_sound() && found.slots < 2 => warning(
             subject,
             format!("sound; {} audit rows in an unbroken chain; one key slot only", found.audit_rows),
@@ -457,7 +460,7 @@ async fn integrity(config: &Config) -> (Vec<Check>, bool) {
         Ok(found) => problem(
             subject,
             found.problems().join("; "),
-            format!("restore the database from a backup; {}", store::ROLLBACK_HINT),
+            found.rollback.first().map_or("restore the database from a backup", store::Finding::hint),
         ),
         Err(error) => problem(subject, error.to_string(), "restore the database from a backup"),
     };
@@ -489,27 +492,30 @@ mod tests {
 
     #[test]
     fn an_anchor_is_looked_at_where_it_will_be() {
-        let directory = tempfile::tempdir().unwrap();
-        let check = |path: &Path| {
+        let check = |path: &str| {
             let text =
                 format!("trust_domain: td\nstorage: {{type: sqlite, path: data, anchor_file: {path:?}}}");
-            let config = config::parse("test", &text, &[], directory.path(), true).unwrap();
-            fs::create_dir_all(&config.data_dir).unwrap();
-            anchor(&config)
+            let config = config::parse("test", &text, &[], Path::new("/srv"), true).unwrap();
+            // On which volume what is there lies.
+            anchor(&config, |path| match path.to_str().unwrap() {
+                "/srv" | "/srv/data" | "/other/linked" => Some(1),
+                "/other" => Some(2),
+                _ => None,
+            })
         };
-        let nowhere = check(&directory.path().join("nowhere/anchor"));
+        let nowhere = check("/srv/nowhere/anchor");
         assert!(
             nowhere.finding == Finding::Problem && nowhere.hint.contains("make the folder"),
             "{nowhere:?}"
         );
-        for beside in ["anchor", "data/anchor"] {
-            let found = check(&directory.path().join(beside));
+        for beside in ["/srv/anchor", "/srv/data/anchor", "/other/linked"] {
+            let found = check(beside);
             assert!(
                 found.finding == Finding::Warning && found.detail.contains("same volume"),
                 "{beside}: {found:?}"
             );
         }
-        assert_eq!(check(Path::new("/dev/shm/anchor")).finding, Finding::Ok);
+        assert_eq!(check("/other/anchor").finding, Finding::Ok);
     }
 
     #[tokio::test]

@@ -104,6 +104,14 @@ impl DirectoryError {
     }
 }
 
+/// Whether a store can be made in a directory: nothing is in it, or nothing but the lock of somebody who was ended before
+/// he had made anything.
+#[must_use]
+pub fn is_free(directory: &Path) -> bool {
+    fs::read_dir(directory)
+        .is_ok_and(|mut entries| entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == LOCK)))
+}
+
 /// Makes the data directory, or takes an empty one that a service manager or a volume mount has made.
 pub(crate) fn create(directory: &Path) -> Result<(), DirectoryError> {
     let io = |source| DirectoryError::Io { path: directory.into(), source };
@@ -112,8 +120,11 @@ pub(crate) fn create(directory: &Path) -> Result<(), DirectoryError> {
             if !directory.is_dir() {
                 return Err(DirectoryError::NotDirectory(directory.into()));
             }
-            if let Some(entry) = fs::read_dir(directory).map_err(io)?.next() {
-                return Err(DirectoryError::Exists(entry.map_err(io)?.path()));
+            for entry in fs::read_dir(directory).map_err(io)? {
+                let entry = entry.map_err(io)?;
+                if entry.file_name() != LOCK {
+                    return Err(DirectoryError::Exists(entry.path()));
+                }
             }
         }
         Err(error) => return Err(io(error)),

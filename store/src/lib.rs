@@ -49,7 +49,7 @@ mod slots;
 mod sqlite;
 mod writer;
 
-pub use self::directory::DirectoryError;
+pub use self::directory::{DirectoryError, is_free};
 pub use self::integrity::Integrity;
 pub use self::kek::{
     Cost, KekError, KekSource, Outlook, RemoteError, RemoteKey, RemoteState, SlotKind, TokenError, TokenKey,
@@ -58,7 +58,7 @@ pub use self::kek::{
 pub use self::keyring::{Class, KeyState};
 pub use self::ledger::RowFault;
 pub use self::live::Written;
-pub use self::rollback::{AnchorStatus, Finding, HINT as ROLLBACK_HINT};
+pub use self::rollback::{AnchorStatus, Finding};
 pub use self::rotation::{BATCH, DataKeyStatus, Progress, SealingStatus};
 pub use self::seal::SealError;
 pub use self::secrets::MAX_SECRETS;

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use crate::{
     keyring::Keyring,
     ledger::{Entry, Ledger, Print, RowFault, RowKey},
-    rollback::{Finding, HINT},
+    rollback::Finding,
 };
 
 /// The most findings that are kept and shown.
@@ -80,7 +80,7 @@ impl Live {
             !new.is_empty()
         });
         for finding in &new {
-            tracing::error!(%finding, hint = HINT, "STORE_ROLLBACK: signing stops");
+            tracing::error!(%finding, hint = finding.hint(), "STORE_ROLLBACK: signing stops");
         }
         new
     }

@@ -26,9 +26,6 @@ use crate::{
 };
 use api::ports::StoreError;
 
-/// What is to be done about a finding.
-pub const HINT: &str = "if an older copy was put back on purpose, credence audit accept takes it as it is; else \
-                        restore the database";
 /// How often the anchor is written at most.
 const ANCHOR_PACE: Duration = Duration::from_secs(1);
 
@@ -71,6 +68,24 @@ pub enum Finding {
 }
 
 impl Finding {
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::BehindAnchor { .. } | Self::AuditEnd { .. } => {
+                "if an older copy was put back on purpose, credence audit accept takes it as it is; else restore the \
+                 database"
+            }
+            Self::Row { .. } | Self::AuditBroken { .. } => {
+                "somebody has changed the database: find out who, and restore it; credence audit accept takes it as it is"
+            }
+            Self::ForeignAnchor => {
+                "storage.anchor_file names that of another store: name one of this store, or where none is yet"
+            }
+            Self::AnchorUnreadable { .. } => "let the user who runs the server read storage.anchor_file",
+        }
+    }
+
     /// Whether it is the same matter as `other`: what is put back is found once, although the log grows by what is
     /// written of it.
     pub(crate) fn is_same_as(&self, other: &Self) -> bool {
@@ -284,7 +299,7 @@ impl Store {
     pub async fn note_findings(&self) -> Result<(), StoreError> {
         let found = Vec::clone(&self.findings().borrow());
         for finding in &found {
-            tracing::error!(%finding, hint = HINT, "STORE_ROLLBACK: signing stops");
+            tracing::error!(%finding, hint = finding.hint(), "STORE_ROLLBACK: signing stops");
         }
         if found.is_empty() { Ok(()) } else { self.write(Note(found, self.now())).await }
     }

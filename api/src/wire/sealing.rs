@@ -155,6 +155,9 @@ pub struct StoreState {
     /// How it differs. While there is any, nothing is signed; serving goes on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub findings: Vec<String>,
+    /// What to do about them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub advice: Vec<String>,
     /// How the outside anchor stands, in a sentence.
     pub anchor: String,
     /// How many key slots open the store.

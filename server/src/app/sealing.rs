@@ -429,8 +429,12 @@ impl Sealing for StoreKeys {
                 (None, None) => "not written yet".to_owned(),
             },
         };
+        let findings = self.store.findings().borrow().clone();
+        let mut advice: Vec<String> = findings.iter().map(|finding| finding.hint().to_owned()).collect();
+        advice.dedup();
         wire::StoreState {
-            findings: self.store.findings().borrow().iter().map(ToString::to_string).collect(),
+            findings: findings.iter().map(ToString::to_string).collect(),
+            advice,
             anchor,
             slots: status.slots,
             rows_on_old_key: status.rows_on_old_key,

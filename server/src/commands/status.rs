@@ -79,8 +79,8 @@ fn text(status: &wire::Status) -> String {
     for finding in &status.store.findings {
         text.push_str(&format!("\n\nSTORE_ROLLBACK, nothing is signed: {finding}"));
     }
-    if !status.store.findings.is_empty() {
-        text.push_str(&format!("\n{}", store::ROLLBACK_HINT));
+    for advice in &status.store.advice {
+        text.push_str(&format!("\n{advice}"));
     }
     if !status.store.anchor.is_empty() {
         text.push_str(&format!("\n\nanchor of the store: {}", status.store.anchor));
@@ -125,7 +125,11 @@ mod tests {
                 expires: None,
             }],
             clock: wire::ClockState::default(),
-            store: wire::StoreState { findings: vec!["sealed x is missing".into()], ..Default::default() },
+            store: wire::StoreState {
+                findings: vec!["sealed x is missing".into()],
+                advice: vec!["find out who: credence audit accept".into()],
+                ..Default::default()
+            },
             proxies: Vec::new(),
         };
         let text = text(&status);
