@@ -319,6 +319,9 @@ pub struct InitArgs {
     /// configuration names
     #[arg(long, conflicts_with_all = ["trust_domain", "data_dir", "kek_file", "recovery_kek_file", "admin_dir"])]
     pub reissue_admin: bool,
+    /// Take the store as it is after STORE_ROLLBACK, for this reason: as `audit accept`, where nobody has a certificate
+    #[arg(long, value_name = "REASON", requires = "reissue_admin")]
+    pub accept_store: Option<String>,
     /// The configuration is one of `serve --dev`: short lives are allowed, loopback only
     #[arg(long, conflicts_with = "trust_domain")]
     pub dev: bool,

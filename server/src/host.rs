@@ -27,7 +27,7 @@ use crate::{
     demo::{self, DemoOptions, MIN_DURATION},
     doctor::{self, Finding},
     envoys,
-    init::{self, Exists, FIRST_OPERATOR, Made, PRIMARY},
+    init::{self, Exists, FIRST_OPERATOR, Made, NotWhatItWas, PRIMARY},
     keys::SecretError,
     lifecycle::{Parts, watch_signals},
     logging,
@@ -126,6 +126,12 @@ fn hint_of(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     if let Some(error) = cause.downcast_ref::<SecretError>() {
         return Some(error.hint());
     }
+    if cause.is::<NotWhatItWas>() {
+        return Some(
+            "if an older copy was put back on purpose, --accept-store REASON takes it as it is; else restore the database"
+                .into(),
+        );
+    }
     if let Some(exists) = cause.downcast_ref::<Exists>() {
         let otherwise = match exists.what {
             "configuration" => {
@@ -154,7 +160,8 @@ async fn make(args: &InitArgs) -> Result<Exit, Failure> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     if args.reissue_admin {
         let config = serve::load_config(&args.config, args.dev).map_err(|error| failed(&error))?;
-        let made = Box::pin(init::reissue_operator(&config, FIRST_OPERATOR, clock)).await;
+        let accepting = args.accept_store.as_deref();
+        let made = Box::pin(init::reissue_operator(&config, FIRST_OPERATOR, accepting, clock)).await;
         let made = made.map_err(|error| failed(&error))?;
         output::say(&format!(
             "operator certificate issued again, in {}; it ends {}",
@@ -287,6 +294,15 @@ async fn serve(args: ServeArgs) -> Result<Exit, Failure> {
     let directory = tempfile::Builder::new().prefix("credence-dev-").tempdir();
     let directory = directory.map_err(|error| failed(&anyhow::anyhow!(error)))?;
     let overlay = config::environment(std::env::vars());
+    let lasting = ["CREDENCE_STORAGE", "CREDENCE_SECRETS"];
+    if let Some((name, _)) =
+        overlay.iter().find(|(name, _)| lasting.iter().any(|section| name.starts_with(section)))
+    {
+        return Err(Failure::usage(
+            format!("{name} names what stays, and everything here ends with this process"),
+            "unset it, or name a configuration: credence serve --dev --config FILE",
+        ));
+    }
     let config = config::parse("--dev", "trust_domain: dev.test", &overlay, directory.path(), true);
     let config = config.map_err(|problems| {
         let hint = problems[0].hint.clone().unwrap_or_default();

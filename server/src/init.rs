@@ -106,63 +106,111 @@ async fn make_all_or_nothing(
     beside: &Beside<'_>,
     clock: Arc<dyn Clock>,
 ) -> anyhow::Result<Made> {
-    let mut makes: Vec<(&str, &Path)> =
-        beside.config_path.map(|path| ("configuration", path)).into_iter().collect();
-    makes.push(("data directory", &config.data_dir));
-    let named = config.slots.iter().map(|slot| &slot.source);
-    makes.extend(config.kek.iter().chain(named).filter_map(|source| match source {
-        KekSource::File(path) => Some(("key-encryption key", path.as_path())),
-        KekSource::PassphraseFile(_) | KekSource::Token { .. } | KekSource::Transit(_) => None,
-    }));
-    makes.extend(beside.recovery.map(|path| ("recovery key", path)));
-    makes.push(("admin directory", &config.admin_dir));
-    // A volume is mounted, and systemd makes a directory, before anything is in it.
-    let was_empty = is_empty_directory(&config.data_dir);
-    for (what, path) in &makes {
-        if fs::symlink_metadata(path).is_ok() && !(was_empty && *path == config.data_dir) {
-            return Err(Exists { what, path: path.to_path_buf() }.into());
+    // Before anything is looked at: somebody may take his time to hand over a secret.
+    let slots = new_slots(config, beside.recovery, &clock)?;
+    for (what, path) in wanted_paths(config, beside) {
+        // A volume is mounted, and systemd makes a directory, before anything is in it.
+        let is_free = path == config.data_dir && store::is_free(path);
+        if fs::symlink_metadata(path).is_ok() && !is_free {
+            return Err(Exists { what, path: path.to_owned() }.into());
         }
     }
-    let made = make(config, beside, clock).await;
+    let mut ours = Ours::default();
+    let made = make(config, beside, clock, slots, &mut ours).await;
     if made.is_err() {
-        for (_, path) in &makes {
-            let _ = match path.is_dir() {
-                true if was_empty && *path == config.data_dir => empty_directory(path),
-                true => fs::remove_dir_all(path),
-                false => fs::remove_file(path),
-            };
-        }
+        ours.remove();
     }
     made
 }
 
-fn is_empty_directory(path: &Path) -> bool {
-    fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
+/// What must not be there before.
+fn wanted_paths<'a>(config: &'a Config, beside: &'a Beside<'_>) -> Vec<(&'static str, &'a Path)> {
+    let mut paths: Vec<(&str, &Path)> =
+        beside.config_path.map(|path| ("configuration", path)).into_iter().collect();
+    paths.push(("data directory", &config.data_dir));
+    let named = config.slots.iter().map(|slot| &slot.source);
+    paths.extend(config.kek.iter().chain(named).filter_map(|source| match source {
+        KekSource::File(path) => Some(("key-encryption key", path.as_path())),
+        KekSource::PassphraseFile(_) | KekSource::Token { .. } | KekSource::Transit(_) => None,
+    }));
+    paths.extend(beside.recovery.map(|path| ("recovery key", path)));
+    // That of an earlier store would accuse this one.
+    paths.extend(config.anchor_file.as_deref().map(|path| ("anchor", path)));
+    paths.push(("admin directory", &config.admin_dir));
+    paths
 }
 
-fn empty_directory(path: &Path) -> std::io::Result<()> {
-    for entry in fs::read_dir(path)? {
-        let path = entry?.path();
-        if path.is_dir() { fs::remove_dir_all(path)? } else { fs::remove_file(path)? }
+/// What this process has made so far, and nobody else: that is removed when it cannot go on.
+#[derive(Debug, Default)]
+struct Ours {
+    /// Files and directories, whole.
+    paths: Vec<PathBuf>,
+    /// A directory that was there before, and empty.
+    emptied: Option<PathBuf>,
+}
+
+impl Ours {
+    /// Best effort: what stays is named by the next attempt.
+    fn remove(&self) {
+        if let Some(entries) = self.emptied.as_ref().and_then(|path| fs::read_dir(path).ok()) {
+            entries.flatten().for_each(|entry| remove(&entry.path()));
+        }
+        self.paths.iter().for_each(|path| remove(path));
     }
-    Ok(())
 }
 
-async fn make(config: &Config, beside: &Beside<'_>, clock: Arc<dyn Clock>) -> anyhow::Result<Made> {
+fn remove(path: &Path) {
+    let is_directory = fs::symlink_metadata(path).is_ok_and(|found| found.is_dir());
+    let _ = if is_directory { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+}
+
+fn new_slots(
+    config: &Config,
+    recovery: Option<&Path>,
+    clock: &Arc<dyn Clock>,
+) -> anyhow::Result<Vec<NewSlot>> {
     let slot = |name: &str, source| NewSlot { name: name.to_owned(), source, cost: Cost::default() };
-    let mut slots = Vec::new();
     let asking = Asking { clock: clock.clone(), patience: PATIENT, pipes: Pipes::Read };
+    let mut slots = Vec::new();
     if let Some(kek) = &config.kek {
         slots.push(slot(PRIMARY, keys::source(kek, &asking)?));
     }
     for named in &config.slots {
         slots.push(slot(&named.name, keys::source(&named.source, &asking)?));
     }
-    slots.extend(beside.recovery.map(|path| slot(RECOVERY, store::KekSource::File(path.to_owned()))));
+    slots.extend(recovery.map(|path| slot(RECOVERY, store::KekSource::File(path.to_owned()))));
+    Ok(slots)
+}
+
+async fn make(
+    config: &Config,
+    beside: &Beside<'_>,
+    clock: Arc<dyn Clock>,
+    slots: Vec<NewSlot>,
+    ours: &mut Ours,
+) -> anyhow::Result<Made> {
+    // Whoever makes this directory goes on: of two that begin together one ends here, and has made nothing.
+    if let Some(parent) = config.admin_dir.parent() {
+        fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+    }
+    match private_directory().create(&config.admin_dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            return Err(Exists { what: "admin directory", path: config.admin_dir.clone() }.into());
+        }
+        made => made.with_context(|| format!("cannot make {}", config.admin_dir.display()))?,
+    }
+    ours.paths.push(config.admin_dir.clone());
     // What stood in a pipe is read once only.
     let keys =
         slots.iter().map(|slot| SlotSource { name: Some(slot.name.clone()), source: slot.source.clone() });
     let keys = keys.collect();
+    let files = slots.iter().filter_map(|slot| match &slot.source {
+        store::KekSource::File(path) => Some(path.clone()),
+        _ => None,
+    });
+    let files: Vec<PathBuf> = files.collect();
+    let was_there = config.data_dir.exists();
+    // It removes by itself what it made in vain.
     store::initialise(store::InitOptions {
         directory: config.data_dir.clone(),
         slots,
@@ -171,6 +219,12 @@ async fn make(config: &Config, beside: &Beside<'_>, clock: Arc<dyn Clock>) -> an
         dev: config.dev,
     })
     .await?;
+    ours.paths.extend(files);
+    if was_there {
+        ours.emptied = Some(config.data_dir.clone());
+    } else {
+        ours.paths.push(config.data_dir.clone());
+    }
     let opened = open_store_by(config, clock.clone(), keys).await?;
     let made = use_store(opened, async |store: Store| {
         let deps = ca_deps(config, &store, clock.clone());
@@ -184,15 +238,36 @@ async fn make(config: &Config, beside: &Beside<'_>, clock: Arc<dyn Clock>) -> an
     Ok(made)
 }
 
-/// Issues an operator's certificate on the host, for `init` and for an operator whose certificate has expired.
+/// The store is not what it was, and nothing is signed by it until somebody takes it as it is.
+#[derive(Debug, Error)]
+#[error("STORE_ROLLBACK, nothing is signed: {0}")]
+pub struct NotWhatItWas(String);
+
+/// Issues an operator's certificate on the host, for `init` and for an operator whose certificate has expired. With a
+/// reason for `accepting` it, a store that is not what it was is taken as it is first: whoever restores one may have no
+/// certificate by which to say so to the server.
 ///
 /// # Errors
-/// When the store does not open (a running server holds it) or a file cannot be written.
-pub async fn reissue_operator(config: &Config, name: &str, clock: Arc<dyn Clock>) -> anyhow::Result<Made> {
+/// [`NotWhatItWas`] without that reason. When the store does not open (a running server holds it) or a file cannot be written.
+pub async fn reissue_operator(
+    config: &Config,
+    name: &str,
+    accepting: Option<&str>,
+    clock: Arc<dyn Clock>,
+) -> anyhow::Result<Made> {
     with_store(config, &clock, async |store: Store| {
+        let findings = store.findings().borrow().clone();
+        if let Some(reason) = accepting.filter(|_| !findings.is_empty()) {
+            let words: Vec<String> = findings.iter().map(ToString::to_string).collect();
+            let mut event = Event::done(clock.now(), Actor::Host, audit::Action::StoreAccept, "store");
+            reason.clone_into(&mut event.reason);
+            store.accept(event.with("findings", words.join("; "))).await?;
+        } else if let Some(finding) = findings.first() {
+            return Err(NotWhatItWas(finding.to_string()).into());
+        }
+        let made = issue_operator(config, ca_deps(config, &store, clock.clone()), name).await?;
         let event = Event::done(clock.now(), Actor::Host, audit::Action::OperatorReissue, name);
         audit::AuditLog::append(&store, vec![event]).await?;
-        let made = issue_operator(config, ca_deps(config, &store, clock.clone()), name).await?;
         let filter = CertificateFilter {
             id: Some(config.trust_domain.operator_id(name)?),
             profile: Some(Profile::Operator),
@@ -407,13 +482,15 @@ fn reachable(address: std::net::IpAddr) -> std::net::IpAddr {
     }
 }
 
+fn private_directory() -> fs::DirBuilder {
+    let mut builder = fs::DirBuilder::new();
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder
+}
+
 fn make_private_directory(path: &Path) -> anyhow::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .with_context(|| format!("cannot make {}", path.display()))
+    let made = private_directory().recursive(true).create(path);
+    made.with_context(|| format!("cannot make {}", path.display()))
 }
 
 /// Writes a file of mode 0600 by renaming a complete one into place.
@@ -452,11 +529,68 @@ mod tests {
         fs::write(&words, "a passphrase that is long enough\n").unwrap();
         for source in ["{name: word, passphrase_file: words}", "{name: spare, kek_file: spare.kek}"] {
             let config = read(directory.path(), &format!("  slots:\n    - {source}\n"));
-            let opened = reissue_operator(&config, FIRST_OPERATOR, Arc::new(SystemClock)).await;
+            let opened = reissue_operator(&config, FIRST_OPERATOR, None, Arc::new(SystemClock)).await;
             let made = opened.unwrap_or_else(|error| panic!("{source}: {error:#}"));
             assert!(!made.earlier.is_empty(), "the first one is believed still");
             assert!(made.earlier.iter().all(|(serial, _)| serial != made.operator.serial()));
         }
+    }
+
+    /// One waits for its passphrase while another makes everything: it ends, and takes nothing of that away.
+    #[tokio::test]
+    async fn of_two_that_begin_together_one_makes_everything_and_the_other_removes_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let fifo = directory.path().join("word");
+        assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+        let slow = read(
+            directory.path(),
+            "  slots:\n    - {name: spare, kek_file: spare.kek}\n    - {name: word, passphrase_file: word}\n",
+        );
+        let waiting = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let made = initialise_by(&slow, None, OnlyTransit::Refused, Arc::new(SystemClock));
+            runtime.block_on(made).map(drop).unwrap_err().to_string()
+        });
+        let quick = read(directory.path(), "  slots:\n    - {name: spare, kek_file: spare.kek}\n");
+        let made = initialise_by(&quick, None, OnlyTransit::Refused, Arc::new(SystemClock)).await.unwrap();
+        fs::write(&fifo, "a passphrase that is long enough\n").unwrap();
+        let error = waiting.join().unwrap();
+        assert!(error.ends_with("exists already"), "{error}");
+        let again = reissue_operator(&quick, FIRST_OPERATOR, None, Arc::new(SystemClock)).await.unwrap();
+        assert_eq!(again.pin, made.pin);
+    }
+
+    #[tokio::test]
+    async fn an_anchor_of_an_earlier_store_stops_init_and_a_lock_that_was_left_does_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let text = "trust_domain: td.example\nstorage: {type: sqlite, path: data, anchor_file: anchor}\n";
+        let config = config::parse("test", text, &[], directory.path(), false).unwrap();
+        fs::create_dir(&config.data_dir).unwrap();
+        fs::write(config.data_dir.join("credence.lock"), "").unwrap();
+        let anchor = config.anchor_file.clone().unwrap();
+        fs::write(&anchor, "of another").unwrap();
+        let made = async || initialise_by(&config, None, OnlyTransit::Refused, Arc::new(SystemClock)).await;
+        assert_eq!(made().await.unwrap_err().downcast::<Exists>().unwrap().path, anchor);
+        fs::remove_file(&anchor).unwrap();
+        made().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_store_that_is_older_than_its_anchor_gets_a_certificate_only_where_somebody_takes_it_so() {
+        let directory = tempfile::tempdir().unwrap();
+        let text = "trust_domain: td.example\nstorage: {type: sqlite, path: data, anchor_file: anchor}\n";
+        let config = config::parse("test", text, &[], directory.path(), false).unwrap();
+        initialise_by(&config, None, OnlyTransit::Refused, Arc::new(SystemClock)).await.unwrap();
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let id = with_store(&config, &clock, async |store| Ok(store.id())).await.unwrap();
+        let newer = serde_json::json!({"store": id.to_string(), "sequence": 900, "hash": "ab".repeat(32), "at": clock.now()});
+        fs::write(config.anchor_file.as_ref().unwrap(), newer.to_string()).unwrap();
+        let reissue = async |why| reissue_operator(&config, FIRST_OPERATOR, why, Arc::new(SystemClock)).await;
+        let error = reissue(None).await.unwrap_err();
+        assert!(error.is::<NotWhatItWas>(), "{error:#}");
+        let made = reissue(Some("restored")).await.unwrap();
+        assert_eq!(made.earlier.len(), 1);
+        reissue(None).await.expect("accepted once is accepted");
     }
 
     #[tokio::test]
@@ -484,6 +618,6 @@ mod tests {
         made(&config).await;
         assert_eq!(fs::read_to_string(&spare).unwrap(), "somebody's");
         assert!(!kek.exists());
-        assert!(is_empty_directory(&config.data_dir), "it was there, and empty");
+        assert_eq!(fs::read_dir(&config.data_dir).unwrap().count(), 0, "it was there, and empty");
     }
 }

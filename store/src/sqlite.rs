@@ -364,21 +364,27 @@ async fn fill(options: &InitOptions, schema: Schema, made: &mut Vec<PathBuf>) ->
     let path = directory.join(DATABASE);
     let fresh = directory.join(format!("{DATABASE}.new"));
     let io = |source| DirectoryError::Io { path: path.clone(), source };
+    let _lock = DirectoryLock::acquire(directory)?;
+    // Somebody else may have been faster.
+    directory::create(directory)?;
     // The directory was empty and is ours: whatever is in it now, we have made.
     made.extend(
         ["", ".new", ".new-wal", ".new-shm"].map(|suffix| directory.join(format!("{DATABASE}{suffix}"))),
     );
     made.push(directory.join(LOCK));
-    let _lock = DirectoryLock::acquire(directory)?;
     let id = new_id();
     let mut keyring = Keyring::new(id, new_root());
     let apart = slots::apart(options.dev, directory);
     let mut slots = Vec::with_capacity(options.slots.len());
     for slot in &options.slots {
-        if let KekSource::File(path) = &slot.source {
+        let new = Slot::make(keyring.root(), id, slot, apart.as_deref(), false, options.created).await;
+        // One that came in between is somebody else's.
+        if let KekSource::File(path) = &slot.source
+            && !matches!(new, Err(KekError::Exists(_)))
+        {
             made.push(path.clone());
         }
-        let new = Slot::make(keyring.root(), id, slot, apart.as_deref(), false, options.created).await?;
+        let new = new?;
         // Asked anew, as at the next start: a slot that would not open is noticed while nothing depends on it.
         let proof = new.open(id, keyring.root().id, &slot.source, apart.as_deref()).await?;
         if !proof.is_some_and(|root| keyring.root().is(root.expose())) {
