@@ -98,7 +98,7 @@ impl Link {
         ends: Ends<'_>,
         request: RenewRequest,
     ) -> Result<RenewResponse, CallError> {
-        let mut connection = self.take(ends).await?;
+        let (mut connection, _) = self.take(ends).await?;
         let mut client = client(&connection);
         let call = Box::pin(async move { client.renew(request).await });
         let answer = connection.call_within(RENEW_TIMEOUT, call).await;
@@ -106,22 +106,24 @@ impl Link {
         Ok(answer?.into_inner())
     }
 
-    /// Says what is held and waits for news; tells `held` once the server has taken the call and has none. Given up
-    /// half-way, the connection is given up with it.
+    /// Says what is held and waits for news; tells `held` once the server has let us in anew, has taken the call and has
+    /// none. Silence on a connection of before proves nothing. Given up half-way, the connection is given up with it.
     pub(crate) async fn sync(
         &mut self,
         ends: Ends<'_>,
         request: SyncRequest,
         held: impl FnOnce(),
     ) -> Result<SyncResponse, CallError> {
-        let mut connection = self.take(ends).await?;
+        let (mut connection, is_new) = self.take(ends).await?;
         let mut client = client(&connection);
         let call = Box::pin(async move { client.sync(request).await });
         let mut call = Box::pin(connection.call_within(SYNC_TIMEOUT, call));
         let answer = match timeout(HELD, call.as_mut()).await {
             Ok(answer) => answer,
             Err(_) => {
-                held();
+                if is_new {
+                    held();
+                }
                 call.as_mut().await
             }
         };
@@ -130,18 +132,20 @@ impl Link {
         Ok(answer?.into_inner())
     }
 
-    async fn take(&mut self, ends: Ends<'_>) -> Result<Connection, ConnectError> {
+    /// The connection, and whether it was made just now.
+    async fn take(&mut self, ends: Ends<'_>) -> Result<(Connection, bool), ConnectError> {
         if let Some(mut held) = self.open.take()
             && held.is_usable().await
         {
-            return Ok(held);
+            return Ok((held, false));
         }
         let expected = Expected::Trusted {
             trust: Trust::new(ends.credentials.bundle.clone()),
             server: ends.membership.server_id.clone(),
         };
         let identity = ClientIdentity::new(&ends.credentials.chain, &ends.credentials.key);
-        Box::pin(Connection::open(&ends.membership.xds_server, expected, Some(identity), ends.clock)).await
+        let open = Connection::open(&ends.membership.xds_server, expected, Some(identity), ends.clock);
+        Ok((Box::pin(open).await?, true))
     }
 
     fn keep(&mut self, connection: Connection, failed: Option<&Status>) {
