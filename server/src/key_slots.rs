@@ -49,7 +49,7 @@ pub(crate) fn named_in(config: &Config, name: &str) -> Option<&'static str> {
 pub(crate) fn idle(config: &Config, slots: &[Held]) -> Vec<String> {
     let mut found = Vec::new();
     if let Some(KekSource::File(path) | KekSource::PassphraseFile(path)) = &config.kek
-        && !slots.iter().any(|slot| is_opened_by_kek(config, slot))
+        && !slots.iter().any(|slot| is_opened_by_kek(config, slot) || is_kek_elsewhere(config, slot))
     {
         let but = if config.slots.is_empty() { "" } else { " but those that secrets.slots names" };
         found.push(format!(
@@ -98,7 +98,11 @@ fn is_kek_elsewhere(config: &Config, slot: &Held) -> bool {
     match &config.kek {
         Some(KekSource::Token { .. }) => slot.kind == SlotKind::Token.to_string(),
         Some(KekSource::Transit(_)) => slot.kind == SlotKind::Transit.to_string(),
-        Some(KekSource::File(_) | KekSource::PassphraseFile(_)) | None => false,
+        // One that stood in a pipe is not tried again: the slot was asked by nobody.
+        Some(KekSource::PassphraseFile(_)) => {
+            slot.kind == SlotKind::Passphrase.to_string() && slot.health == SlotHealth::Offline
+        }
+        Some(KekSource::File(_)) | None => false,
     }
 }
 
@@ -151,6 +155,12 @@ mod tests {
         check(&both, &[file(PRIMARY, SlotHealth::Offline), file("b", SlotHealth::Opens)], &["/a opens no"]);
         let twice = config("secrets:\n  kek_file: b\n  slots:\n    - {name: b, kek_file: b}\n");
         check(&twice, &[file("b", SlotHealth::Opens)], &[]);
+        // A passphrase from a pipe is not read again, and opens the store all the same.
+        let word = config("secrets: {passphrase_file: /dev/fd/3}\n");
+        let of = |health| [slot(PRIMARY, SlotKind::Passphrase, health)];
+        check(&word, &of(SlotHealth::Offline), &[]);
+        assert!(unnamed(&word, &of(SlotHealth::Offline)).is_empty());
+        check(&word, &of(wrong()), &["/dev/fd/3 opens no key slot"]);
         let token =
             "secrets:\n  slots:\n    - name: t\n      pkcs11: {module: /m, token: t, key: k, pin_file: p}\n";
         check(&config(token), &[slot("t", SlotKind::Token, wrong())], &[]);
