@@ -291,9 +291,11 @@ impl Reader<'_> {
         let doors: Vec<(&str, Listen)> =
             doors.into_iter().filter_map(|(name, listen)| Some((name, listen?))).collect();
         let meet = |one: &Listen, other: &Listen| {
+            // All addresses of IPv6 are those of IPv4 too.
+            let covers = |all: IpAddr, one: IpAddr| all.is_unspecified() && (all.is_ipv6() || one.is_ipv4());
             let is_same = one.address == other.address
-                || one.address.is_unspecified()
-                || other.address.is_unspecified();
+                || covers(one.address, other.address)
+                || covers(other.address, one.address);
             one.port != 0 && one.port == other.port && is_same
         };
         for (place, (name, listen)) in doors.iter().enumerate() {

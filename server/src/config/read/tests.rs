@@ -127,6 +127,11 @@ fn two_doors_are_not_at_one_place() {
         "enrolment: {port: 8080, address: 0.0.0.0}",
         &["port 8080 is that of server.rest as well (f, enrolment.port)"],
     );
+    check("enrolment: {port: 8080, address: 0.0.0.0}\nserver: {rest: {address: \"::1\"}}", &[]);
+    check(
+        "enrolment: {port: 8080, address: \"::\"}",
+        &["port 8080 is that of server.rest as well (f, enrolment.port)"],
+    );
     check("server: {grpc: {port: 0}, rest: {port: 0}}", &[]);
     check("server: {grpc: {port: 9090}}\nobservability: {metrics: {enabled: false}}", &[]);
 }
