@@ -273,7 +273,9 @@ impl Rotation {
             (Step::Taint, Phase::Active { old }) => Ok(Action::Taint(old)),
             (Step::Finish, Phase::Active { old }) => {
                 let left_behind = self.leave(wish, self.behind(observed, now))?;
-                match self.settles(observed, &wish.leave_behind, now) {
+                // Whoever is named and is in nobody's way is waited for: its connections of before may be open still.
+                let left = left_behind.iter().map(|laggard| laggard.name.clone()).collect();
+                match self.settles(observed, &left, now) {
                     Some(until) if until > now && self.emergency().is_none() => {
                         Err(Refusal::Settling { until })
                     }

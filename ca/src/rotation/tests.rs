@@ -283,6 +283,10 @@ fn finishing_waits_for_everybody_by_name_and_for_the_age_of_connections() {
     assert_eq!(machine.step(Event::Tick, seen(&fell_back, &old), at(700)), []);
     assert_eq!(machine.step(Event::Tick, seen(&clear, &old), at(800)), []);
     assert_eq!(machine.step(Event::Tick, seen(&clear, &old), until), []);
+    // Naming it shortens that only while it is in the way.
+    let named = Event::Wanted(leaving(Step::Finish, &["a", "c", "nobody"]));
+    let refused = machine.step(named, seen(&clear, &old), until);
+    assert!(matches!(refused[..], [Action::Refuse(Refusal::Settling { .. })]), "{refused:?}");
     let finish = [Action::Finish { old: id(1), left_behind: Vec::new() }];
     assert_eq!(machine.step(Event::Tick, seen(&clear, &old), at(800 + MAX_CONNECTION)), finish);
     // One begun by an operator waits for the command.
