@@ -234,7 +234,7 @@ impl StateDir {
     pub fn joining_key(&self, token_id: &str) -> Result<(SecretKey, KeyOrigin), StateError> {
         let path = self.joining_path(token_id);
         // Older versions left an empty one behind where the disk was full. Nobody has heard of a key that is not there.
-        if fs::metadata(&path).is_ok_and(|file| file.len() > 0) {
+        if !is_gone_or_empty(&path)? {
             return Ok((read_key(&path)?, KeyOrigin::EarlierTry));
         }
         let key = SecretKey::generate(KeyKind::P256);
@@ -292,22 +292,26 @@ impl StateDir {
     /// anything. All else in the bootstrap stays.
     ///
     /// # Errors
-    /// When a file cannot be written; then the same may be tried again.
+    /// When a file cannot be written; then the same may be tried again. When there is a bootstrap that is not ours: then
+    /// nothing was written.
     pub fn relocate(&self, membership: &Membership, envoy: EnvoyOptions) -> Result<bool, StateError> {
         let (node, config) = (self.root.join(NODE), self.envoy_config());
-        let held = read(&config).ok().and_then(|text| serde_json::from_slice(&text).ok());
-        let next = held.as_ref().and_then(|held| with_server(held, &membership.xds_server));
-        match next {
-            Some(next) if held.as_ref() != Some(&next) => write_json(&config, &next)?,
-            Some(_) => {
+        if is_gone_or_empty(&config)? {
+            let [.., (path, content)] = self.envoy_files(membership, envoy).contents();
+            write_json(&path, &content)?;
+        } else {
+            let held = serde_json::from_slice(&read(&config)?).map_err(damaged(&config))?;
+            let Some(next) = with_server(&held, &membership.xds_server) else {
+                let what = "it does not say where the server is, as this program would".to_owned();
+                return Err(StateError::Damaged { path: config, what });
+            };
+            if held == next {
                 let before: Membership = serde_json::from_slice(&read(&node)?).map_err(damaged(&node))?;
                 if before == *membership {
                     return Ok(false);
                 }
-            }
-            None => {
-                let [.., (path, content)] = self.envoy_files(membership, envoy).contents();
-                write_json(&path, &content)?;
+            } else {
+                write_json(&config, &next)?;
             }
         }
         // Last, so that whoever tries again after a failure finds that there is something left to do.
@@ -389,6 +393,15 @@ pub struct EnvoyFiles {
     options: EnvoyOptions,
 }
 
+/// Whether there is nothing to be read. What cannot be looked at may be there.
+fn is_gone_or_empty(path: &Path) -> Result<bool, StateError> {
+    match fs::metadata(path) {
+        Ok(file) => Ok(file.len() == 0),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(failed("look at", path)(error)),
+    }
+}
+
 impl EnvoyFiles {
     /// Writes again what is gone or empty, and says what that was. What somebody changed stays as it is.
     ///
@@ -397,7 +410,7 @@ impl EnvoyFiles {
     pub fn restore(&self) -> Result<Vec<PathBuf>, StateError> {
         let mut restored = Vec::new();
         for (path, content) in self.contents() {
-            if fs::metadata(&path).is_ok_and(|file| file.len() > 0) {
+            if !is_gone_or_empty(&path)? {
                 continue;
             }
             write_json(&path, &content)?;

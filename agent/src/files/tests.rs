@@ -162,6 +162,35 @@ fn what_envoy_is_started_with_is_made_again_from_what_the_node_learned() {
 }
 
 #[test]
+fn a_server_that_moved_changes_its_address_alone_and_nothing_that_is_not_ours() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = StateDir::open(folder.path()).unwrap();
+    let authority = TestAuthority::new("td", NOW);
+    let membership = authority.membership("web-1", "localhost:18000");
+    let options = EnvoyOptions { admin_port: 9901, ..EnvoyOptions::default() };
+    state.join(&membership, &authority.credentials("/credence/node/web-1", NOW, DAY), options).unwrap();
+    let moved =
+        Membership { xds_server: ServerAddress::parse("new.example:18000").unwrap(), ..membership.clone() };
+    let (node, envoy) = (folder.path().join(NODE), state.envoy_config());
+    let read = |path: &Path| fs::read_to_string(path).unwrap();
+
+    let before = read(&node);
+    for foreign in ["{ \"changed\": true }", "{", "[]"] {
+        fs::write(&envoy, foreign).unwrap();
+        let refused = state.relocate(&moved, EnvoyOptions::default());
+        assert!(matches!(&refused, Err(StateError::Damaged { path, .. }) if *path == envoy), "{refused:?}");
+        assert_eq!((read(&envoy).as_str(), read(&node)), (foreign, before.clone()));
+    }
+    fs::remove_file(&envoy).unwrap();
+    state.envoy_files(&membership, options).restore().unwrap();
+    assert!(state.relocate(&moved, EnvoyOptions::default()).unwrap());
+    assert!(!state.relocate(&moved, EnvoyOptions::default()).unwrap(), "once");
+    let text = read(&envoy);
+    assert!(text.contains("new.example") && text.contains("9901") && !text.contains("localhost"), "{text}");
+    assert!(read(&node).contains("new.example"));
+}
+
+#[test]
 fn life_is_counted_from_issue() {
     let credentials =
         TestAuthority::new("td", NOW).credentials("/credence/node/web-1", NOW, Duration::from_secs(12));
