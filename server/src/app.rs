@@ -249,9 +249,14 @@ async fn serve(
              --to builtin, and turn them on when credence issuer list says that it is idle and named by nobody"
         ));
     }
-    if config.revocation_lists.is_none()
-        && let Some(revoked) = api::calls::still_revoked(&store, &store, clock.now()).await?
-    {
+    let revoked = match config.revocation_lists {
+        Some(_) => None,
+        None => api::calls::still_revoked(&store, &store, clock.now()).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "how many revoked certificates are believed is not known");
+            None
+        }),
+    };
+    if let Some(revoked) = revoked {
         let (certificates, first, last) = (revoked.certificates, revoked.first_ends, revoked.last_ends);
         tracing::warn!(
             certificates,

@@ -179,7 +179,9 @@ pub async fn still_revoked(
     now: Timestamp,
 ) -> Result<Option<wire::StillRevoked>, CallError> {
     let records = authorities.load().await.map_err(|error| unavailable("authorities", &error))?;
-    let ours: Vec<AuthorityId> = records.iter().map(|record| record.id).collect();
+    // What a removed one signed nobody believes.
+    let believed = records.iter().filter(|record| record.state != AuthorityState::Removed);
+    let ours: Vec<AuthorityId> = believed.map(|record| record.id).collect();
     let (mut ends, mut offset) = (Vec::new(), 0);
     while !ours.is_empty() {
         let filter = CertificateFilter {
