@@ -1,6 +1,8 @@
 //! What the configuration names to open the store, held against the key slots that the store has. No key is asked here:
 //! what the slots said is told by whoever asked.
 
+use std::path::Path;
+
 use api::wire;
 use store::{SlotHealth, SlotKind, SlotStatus};
 
@@ -99,11 +101,19 @@ fn is_kek_elsewhere(config: &Config, slot: &Held) -> bool {
         Some(KekSource::Token { .. }) => slot.kind == SlotKind::Token.to_string(),
         Some(KekSource::Transit(_)) => slot.kind == SlotKind::Transit.to_string(),
         // One that stood in a pipe is not tried again: the slot was asked by nobody.
-        Some(KekSource::PassphraseFile(_)) => {
-            slot.kind == SlotKind::Passphrase.to_string() && slot.health == SlotHealth::Offline
+        Some(KekSource::PassphraseFile(path)) => {
+            slot.kind == SlotKind::Passphrase.to_string()
+                && slot.health == SlotHealth::Offline
+                && is_handed_over(path)
         }
         Some(KekSource::File(_)) | None => false,
     }
+}
+
+/// Whether it is no file that stays: a pipe, or what only the process had that was started with it.
+fn is_handed_over(path: &Path) -> bool {
+    let is_descriptor = ["/dev/fd", "/proc/self/fd"].iter().any(|folder| path.starts_with(folder));
+    is_descriptor || std::fs::metadata(path).is_ok_and(|found| !found.is_file())
 }
 
 #[cfg(test)]
@@ -112,7 +122,7 @@ mod tests {
 
     fn config(secrets: &str) -> Config {
         let text = format!("trust_domain: td.example\n{secrets}");
-        crate::config::parse("test", &text, &[], std::path::Path::new("/"), true).unwrap()
+        crate::config::parse("test", &text, &[], Path::new("/"), true).unwrap()
     }
 
     fn slot(name: &str, kind: SlotKind, health: SlotHealth) -> Held {
@@ -161,6 +171,9 @@ mod tests {
         check(&word, &of(SlotHealth::Offline), &[]);
         assert!(unnamed(&word, &of(SlotHealth::Offline)).is_empty());
         check(&word, &of(wrong()), &["/dev/fd/3 opens no key slot"]);
+        // A file that is gone is not.
+        let gone = config("secrets: {passphrase_file: /nowhere/word}\n");
+        check(&gone, &of(SlotHealth::Offline), &["/nowhere/word opens no key slot"]);
         let token =
             "secrets:\n  slots:\n    - name: t\n      pkcs11: {module: /m, token: t, key: k, pin_file: p}\n";
         check(&config(token), &[slot("t", SlotKind::Token, wrong())], &[]);
