@@ -126,11 +126,9 @@ fn hint_of(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     if let Some(error) = cause.downcast_ref::<SecretError>() {
         return Some(error.hint());
     }
-    if cause.is::<NotWhatItWas>() {
-        return Some(
-            "if an older copy was put back on purpose, --accept-store REASON takes it as it is; else restore the database"
-                .into(),
-        );
+    if let Some(NotWhatItWas(finding)) = cause.downcast_ref::<NotWhatItWas>() {
+        let here = if finding.is_about_store() { "; here by --accept-store REASON" } else { "" };
+        return Some(format!("{}{here}", finding.hint()));
     }
     if let Some(exists) = cause.downcast_ref::<Exists>() {
         let otherwise = match exists.what {
@@ -161,6 +159,13 @@ async fn make(args: &InitArgs) -> Result<Exit, Failure> {
     if args.reissue_admin {
         let config = serve::load_config(&args.config, args.dev).map_err(|error| failed(&error))?;
         let accepting = args.accept_store.as_deref();
+        if let Some(reason) = accepting {
+            api::calls::check_reason(reason)
+                .map_err(|error| Failure::usage(format!("--accept-store: {error}"), "say why in one line"))?;
+            if reason.trim().is_empty() {
+                return Err(Failure::usage("--accept-store: the reason is empty", "say why in one line"));
+            }
+        }
         let made = Box::pin(init::reissue_operator(&config, FIRST_OPERATOR, accepting, clock)).await;
         let made = made.map_err(|error| failed(&error))?;
         output::say(&format!(
@@ -450,6 +455,11 @@ async fn follow(server: &str, state: &StateDir, args: &RunArgs) -> Result<(), Fa
             Ok(())
         }
         Ok(None) => Ok(()),
+        Err(agent::MoveError::State(error)) => Err(Failure::new(
+            Exit::Failed,
+            format!("not everything of the move to {server} was kept: {}", agent::with_causes(&error)),
+            error.hint().unwrap_or_else(|| "mend that, and give the same command again".to_owned()),
+        )),
         Err(error) if node.enrolment() == server => {
             let (error, hint) = (agent::with_causes(&error), error.hint());
             tracing::warn!(%server, error, hint, "server was not asked where it is; what was kept is kept");

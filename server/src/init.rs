@@ -12,7 +12,7 @@ use audit::{Actor, Event, Refusals};
 use ca::ports::{CertificateFilter, CertificateState, Journal};
 use certs::{Certificate, Clock, Profile, SecretKey, Serial, SpkiHash, Timestamp, certificates_to_pem};
 use spiffe::{Purpose, RequestId, SvidIssuer, SvidRequest, Tenant, Trust};
-use store::{Cost, NewSlot, OnlyTransit, SlotSource, Store};
+use store::{Cost, Finding, NewSlot, OnlyTransit, SlotSource, Store};
 use thiserror::Error;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -155,7 +155,8 @@ impl Ours {
         if let Some(entries) = self.emptied.as_ref().and_then(|path| fs::read_dir(path).ok()) {
             entries.flatten().for_each(|entry| remove(&entry.path()));
         }
-        self.paths.iter().for_each(|path| remove(path));
+        // What keeps others out goes last.
+        self.paths.iter().rev().for_each(|path| remove(path));
     }
 }
 
@@ -189,17 +190,12 @@ async fn make(
     slots: Vec<NewSlot>,
     ours: &mut Ours,
 ) -> anyhow::Result<Made> {
-    // Whoever makes this directory goes on: of two that begin together one ends here, and has made nothing.
-    if let Some(parent) = config.admin_dir.parent() {
-        fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+    // Whoever makes this directory goes on: of two that begin together one ends here, and has made nothing. Within the
+    // data directory it comes after that, which only one can make as well.
+    let is_inside = config.admin_dir.starts_with(&config.data_dir);
+    if !is_inside {
+        claim_admin_directory(&config.admin_dir, ours)?;
     }
-    match private_directory().create(&config.admin_dir) {
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-            return Err(Exists { what: "admin directory", path: config.admin_dir.clone() }.into());
-        }
-        made => made.with_context(|| format!("cannot make {}", config.admin_dir.display()))?,
-    }
-    ours.paths.push(config.admin_dir.clone());
     // What stood in a pipe is read once only.
     let keys =
         slots.iter().map(|slot| SlotSource { name: Some(slot.name.clone()), source: slot.source.clone() });
@@ -225,6 +221,9 @@ async fn make(
     } else {
         ours.paths.push(config.data_dir.clone());
     }
+    if is_inside {
+        claim_admin_directory(&config.admin_dir, ours)?;
+    }
     let opened = open_store_by(config, clock.clone(), keys).await?;
     let made = use_store(opened, async |store: Store| {
         let deps = ca_deps(config, &store, clock.clone());
@@ -238,17 +237,33 @@ async fn make(
     Ok(made)
 }
 
+fn claim_admin_directory(path: &Path, ours: &mut Ours) -> anyhow::Result<()> {
+    let cannot = |path: &Path| format!("cannot make {}", path.display());
+    if let Some(parent) = path.parent() {
+        make_private_directory(parent)?;
+    }
+    match private_directory().create(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            return Err(Exists { what: "admin directory", path: path.to_owned() }.into());
+        }
+        made => made.with_context(|| cannot(path))?,
+    }
+    ours.paths.push(path.to_owned());
+    Ok(())
+}
+
 /// The store is not what it was, and nothing is signed by it until somebody takes it as it is.
 #[derive(Debug, Error)]
 #[error("STORE_ROLLBACK, nothing is signed: {0}")]
-pub struct NotWhatItWas(String);
+pub struct NotWhatItWas(pub Finding);
 
 /// Issues an operator's certificate on the host, for `init` and for an operator whose certificate has expired. With a
 /// reason for `accepting` it, a store that is not what it was is taken as it is first: whoever restores one may have no
 /// certificate by which to say so to the server.
 ///
 /// # Errors
-/// [`NotWhatItWas`] without that reason. When the store does not open (a running server holds it) or a file cannot be written.
+/// [`NotWhatItWas`] without that reason. When the store does not open (a running server holds it) or a file cannot be
+/// written.
 pub async fn reissue_operator(
     config: &Config,
     name: &str,
@@ -257,13 +272,17 @@ pub async fn reissue_operator(
 ) -> anyhow::Result<Made> {
     with_store(config, &clock, async |store: Store| {
         let findings = store.findings().borrow().clone();
+        // What lies beside the store is not overwritten: it may be another's.
+        if let Some(beside) = findings.iter().find(|finding| !finding.is_about_store()) {
+            return Err(NotWhatItWas(beside.clone()).into());
+        }
         if let Some(reason) = accepting.filter(|_| !findings.is_empty()) {
             let words: Vec<String> = findings.iter().map(ToString::to_string).collect();
             let mut event = Event::done(clock.now(), Actor::Host, audit::Action::StoreAccept, "store");
             reason.clone_into(&mut event.reason);
             store.accept(event.with("findings", words.join("; "))).await?;
         } else if let Some(finding) = findings.first() {
-            return Err(NotWhatItWas(finding.to_string()).into());
+            return Err(NotWhatItWas(finding.clone()).into());
         }
         let made = issue_operator(config, ca_deps(config, &store, clock.clone()), name).await?;
         let event = Event::done(clock.now(), Actor::Host, audit::Action::OperatorReissue, name);
@@ -561,6 +580,14 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_admin_directory_may_lie_in_that_of_the_data() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = read(directory.path(), "  kek_file: one.kek\n  admin_dir: credence-data/admin\n");
+        initialise_by(&config, None, OnlyTransit::Refused, Arc::new(SystemClock)).await.unwrap();
+        assert!(config.admin_dir.join(OPERATOR_KEY).exists());
+    }
+
+    #[tokio::test]
     async fn an_anchor_of_an_earlier_store_stops_init_and_a_lock_that_was_left_does_not() {
         let directory = tempfile::tempdir().unwrap();
         let text = "trust_domain: td.example\nstorage: {type: sqlite, path: data, anchor_file: anchor}\n";
@@ -612,12 +639,21 @@ mod tests {
             read(directory.path(), "  kek_file: one.kek\n  slots:\n    - {name: primary, kek_file: b.kek}\n");
         let error = made(&twice).await;
         assert!(error.to_string().contains("two key slots are called primary"), "{error:#}");
-        // The admin directory cannot be made: by then all the rest is there.
-        let config =
-            Config { admin_dir: spare.join("admin"), ..read(directory.path(), "  kek_file: one.kek\n") };
-        made(&config).await;
         assert_eq!(fs::read_to_string(&spare).unwrap(), "somebody's");
         assert!(!kek.exists());
-        assert_eq!(fs::read_dir(&config.data_dir).unwrap().count(), 0, "it was there, and empty");
+        // The configuration is written last: by then all the rest is there.
+        let config = read(directory.path(), "  kek_file: one.kek\n");
+        for was_there in [true, false] {
+            if !was_there {
+                fs::remove_dir(&config.data_dir).unwrap();
+            }
+            let nowhere = directory.path().join("nowhere/credence.yaml");
+            let error = initialise(&config, None, &nowhere, Arc::new(SystemClock)).await.unwrap_err();
+            assert!(error.to_string().contains("nowhere"), "{error:#}");
+            assert!(!kek.exists() && !config.admin_dir.exists());
+            assert_eq!(config.data_dir.exists(), was_there);
+            let entries = fs::read_dir(&config.data_dir).map_or(0, Iterator::count);
+            assert_eq!(entries, 0, "it was there, and empty");
+        }
     }
 }

@@ -82,8 +82,16 @@ impl Finding {
             Self::ForeignAnchor => {
                 "storage.anchor_file names that of another store: name one of this store, or where none is yet"
             }
-            Self::AnchorUnreadable { .. } => "let the user who runs the server read storage.anchor_file",
+            Self::AnchorUnreadable { .. } => {
+                "let the user who runs the server read storage.anchor_file; where it is damaged, move it away"
+            }
         }
+    }
+
+    /// Whether it tells of the store itself, and not of what lies beside it: then it can be taken as it is.
+    #[must_use]
+    pub fn is_about_store(&self) -> bool {
+        !matches!(self, Self::ForeignAnchor | Self::AnchorUnreadable { .. })
     }
 
     /// Whether it is the same matter as `other`: what is put back is found once, although the log grows by what is

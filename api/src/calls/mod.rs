@@ -53,7 +53,7 @@ pub use self::edges::MAX_EDGE_NAMES;
 pub use self::error::CallError;
 pub(crate) use self::issuers::upstream_of_now;
 pub use self::proxies::{DEFAULT_TTL, MAX_TTL, ProxyFilter};
-pub(crate) use self::reason::check_reason;
+pub use self::reason::check_reason;
 pub use self::recovery::{DEFAULT_REACH, MAX_REACH, MAX_WINDOW, Recoveries};
 pub use self::revocation::still_revoked;
 pub use self::rollouts::{MAX_PAUSE, Pauses};

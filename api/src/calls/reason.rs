@@ -11,7 +11,7 @@ const MAX_REASON: usize = 500;
 ///
 /// # Errors
 /// When it has more than one line or 500 characters, or one that no terminal prints. What is around it does not count.
-pub(crate) fn check_reason(reason: &str) -> Result<(), CallError> {
+pub fn check_reason(reason: &str) -> Result<(), CallError> {
     let reason = reason.trim();
     let length = reason.chars().count();
     let why = match reason.chars().find(|one| is_unprintable(*one)) {

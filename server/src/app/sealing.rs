@@ -1,7 +1,7 @@
 //! The keys that seal the store: operators' calls meet the store, with the sources that the configuration names at
 //! that moment; and the task that carries rotations on and asks every hour whether the store is what it was.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
 use api::{
     calls::CallError,
@@ -430,11 +430,10 @@ impl Sealing for StoreKeys {
             },
         };
         let findings = self.store.findings().borrow().clone();
-        let mut advice: Vec<String> = findings.iter().map(|finding| finding.hint().to_owned()).collect();
-        advice.dedup();
+        let advice: BTreeSet<&str> = findings.iter().map(store::Finding::hint).collect();
         wire::StoreState {
             findings: findings.iter().map(ToString::to_string).collect(),
-            advice,
+            advice: advice.into_iter().map(str::to_owned).collect(),
             anchor,
             slots: status.slots,
             rows_on_old_key: status.rows_on_old_key,
