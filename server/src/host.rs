@@ -455,16 +455,16 @@ async fn follow(server: &str, state: &StateDir, args: &RunArgs) -> Result<(), Fa
             Ok(())
         }
         Ok(None) => Ok(()),
+        Err(error) if node.enrolment() == server => {
+            let (error, hint) = (agent::with_causes(&error), error.hint());
+            tracing::warn!(%server, error, hint, "whether the server has moved was not found out, or not kept; the agent goes on with what it has");
+            Ok(())
+        }
         Err(agent::MoveError::State(error)) => Err(Failure::new(
             Exit::Failed,
             format!("not everything of the move to {server} was kept: {}", agent::with_causes(&error)),
             error.hint().unwrap_or_else(|| "mend that, and give the same command again".to_owned()),
         )),
-        Err(error) if node.enrolment() == server => {
-            let (error, hint) = (agent::with_causes(&error), error.hint());
-            tracing::warn!(%server, error, hint, "server was not asked where it is; what was kept is kept");
-            Ok(())
-        }
         Err(error) => Err(Failure::new(
             Exit::Failed,
             format!("node stays with its server at {}: {}", node.enrolment(), agent::with_causes(&error)),
