@@ -180,7 +180,7 @@ fn anchor(config: &Config, volume: impl Fn(&Path) -> Option<u64>) -> Check {
 /// Whether the file of a passphrase is there and is nobody else's. What a process is handed at its start only it can see.
 fn passphrase(path: &Path) -> Check {
     let subject = "key-encryption key";
-    if ["/dev/fd", "/proc/self/fd", "/run/credentials"].iter().any(|handed| path.starts_with(handed)) {
+    if keys::is_handed_over(path) {
         let found = format!("a passphrase from {}, which only the server is handed", path.display());
         return ok(subject, found);
     }
@@ -373,13 +373,13 @@ fn believed(config: &Config, revoked: &wire::StillRevoked) -> Option<Check> {
 
 /// What the configuration names to open the store, held against the slots that it has.
 fn slots(config: &Config, held: &[Held]) -> Vec<Check> {
-    let idle = key_slots::idle(config, held).into_iter().map(|found| {
+    let idle = key_slots::idle(config, held, keys::is_handed_over).into_iter().map(|found| {
         // What to do stands behind the colon, as "credence kek status" has it in one line.
         let (found, hint) =
             found.rsplit_once(": ").map_or((found.as_str(), ""), |(found, hint)| (found, hint));
         warning(KEY_SLOTS, found, hint)
     });
-    let unnamed = key_slots::unnamed(config, held).into_iter().map(|slot| Check {
+    let unnamed = key_slots::unnamed(config, held, keys::is_handed_over).into_iter().map(|slot| Check {
         hint: format!("where nobody has its key any more: credence kek remove-slot {}", slot.name),
         ..ok(
             KEY_SLOTS,

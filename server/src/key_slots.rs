@@ -1,5 +1,5 @@
 //! What the configuration names to open the store, held against the key slots that the store has. No key is asked here:
-//! what the slots said is told by whoever asked.
+//! what the slots said, and which secrets only another process finds, is told by whoever asked (PURE).
 
 use std::path::Path;
 
@@ -48,10 +48,12 @@ pub(crate) fn named_in(config: &Config, name: &str) -> Option<&'static str> {
 
 /// What is named and opens nothing, each with what to do. A key on a token or in Vault may be out of reach for a while:
 /// of those it is only said where no slot is.
-pub(crate) fn idle(config: &Config, slots: &[Held]) -> Vec<String> {
+pub(crate) fn idle(config: &Config, slots: &[Held], is_handed_over: fn(&Path) -> bool) -> Vec<String> {
     let mut found = Vec::new();
     if let Some(KekSource::File(path) | KekSource::PassphraseFile(path)) = &config.kek
-        && !slots.iter().any(|slot| is_opened_by_kek(config, slot) || is_kek_elsewhere(config, slot))
+        && !slots
+            .iter()
+            .any(|slot| is_opened_by_kek(config, slot) || is_kek_elsewhere(config, slot, is_handed_over))
     {
         let but = if config.slots.is_empty() { "" } else { " but those that secrets.slots names" };
         found.push(format!(
@@ -80,10 +82,14 @@ pub(crate) fn idle(config: &Config, slots: &[Held]) -> Vec<String> {
 }
 
 /// The slots that nothing opens which the configuration names.
-pub(crate) fn unnamed<'a>(config: &Config, slots: &'a [Held]) -> Vec<&'a Held> {
+pub(crate) fn unnamed<'a>(
+    config: &Config,
+    slots: &'a [Held],
+    is_handed_over: fn(&Path) -> bool,
+) -> Vec<&'a Held> {
     let is_known = |slot: &Held| {
         let is_named = config.slots.iter().any(|named| named.name == slot.name);
-        is_named || is_opened_by_kek(config, slot) || is_kek_elsewhere(config, slot)
+        is_named || is_opened_by_kek(config, slot) || is_kek_elsewhere(config, slot, is_handed_over)
     };
     slots.iter().filter(|slot| !is_known(slot)).collect()
 }
@@ -96,7 +102,7 @@ fn is_opened_by_kek(config: &Config, slot: &Held) -> bool {
 }
 
 /// Whether it may be opened by a key that names no slot and that was not asked.
-fn is_kek_elsewhere(config: &Config, slot: &Held) -> bool {
+fn is_kek_elsewhere(config: &Config, slot: &Held, is_handed_over: fn(&Path) -> bool) -> bool {
     match &config.kek {
         Some(KekSource::Token { .. }) => slot.kind == SlotKind::Token.to_string(),
         Some(KekSource::Transit(_)) => slot.kind == SlotKind::Transit.to_string(),
@@ -108,12 +114,6 @@ fn is_kek_elsewhere(config: &Config, slot: &Held) -> bool {
         }
         Some(KekSource::File(_)) | None => false,
     }
-}
-
-/// Whether it is no file that stays: a pipe, or what only the process had that was started with it.
-fn is_handed_over(path: &Path) -> bool {
-    let is_descriptor = ["/dev/fd", "/proc/self/fd"].iter().any(|folder| path.starts_with(folder));
-    is_descriptor || std::fs::metadata(path).is_ok_and(|found| !found.is_file())
 }
 
 #[cfg(test)]
@@ -129,6 +129,10 @@ mod tests {
         Held { name: name.into(), kind: kind.to_string(), health }
     }
 
+    fn is_descriptor(path: &Path) -> bool {
+        path.starts_with("/dev/fd")
+    }
+
     #[test]
     fn knows_where_the_configuration_names_a_slot() {
         let slots = config("secrets:\n  slots:\n    - {name: hsm, kek_file: a}\n");
@@ -142,7 +146,7 @@ mod tests {
         let file = |name, health| slot(name, SlotKind::KeyFile, health);
         let wrong = || SlotHealth::Fails("wrong key".into());
         let check = |config: &Config, slots: &[Held], expected: &[&str]| {
-            let found = idle(config, slots);
+            let found = idle(config, slots, is_descriptor);
             assert_eq!(found.len(), expected.len(), "{found:?}");
             for (found, expected) in found.iter().zip(expected) {
                 assert!(found.contains(expected), "{found:?}");
@@ -169,7 +173,7 @@ mod tests {
         let word = config("secrets: {passphrase_file: /dev/fd/3}\n");
         let of = |health| [slot(PRIMARY, SlotKind::Passphrase, health)];
         check(&word, &of(SlotHealth::Offline), &[]);
-        assert!(unnamed(&word, &of(SlotHealth::Offline)).is_empty());
+        assert!(unnamed(&word, &of(SlotHealth::Offline), is_descriptor).is_empty());
         check(&word, &of(wrong()), &["/dev/fd/3 opens no key slot"]);
         // A file that is gone is not.
         let gone = config("secrets: {passphrase_file: /nowhere/word}\n");
@@ -184,7 +188,8 @@ mod tests {
     fn names_the_slots_that_no_configuration_names() {
         let file = |name, health| slot(name, SlotKind::KeyFile, health);
         let check = |config: &Config, slots: &[Held], expected: &[&str]| {
-            let found: Vec<&str> = unnamed(config, slots).iter().map(|slot| slot.name.as_str()).collect();
+            let found: Vec<&str> =
+                unnamed(config, slots, is_descriptor).iter().map(|slot| slot.name.as_str()).collect();
             assert_eq!(found, expected);
         };
         let plain = config("");

@@ -174,6 +174,14 @@ fn secret(what: &'static str, path: &Path, pipes: Pipes) -> Result<Zeroizing<Vec
     Ok(Zeroizing::new(text[..end].to_vec()))
 }
 
+/// Whether a secret stands where only the process finds it that is started with it: in a descriptor, a pipe, or a
+/// credential of systemd. Nobody else can tell whether it is right.
+pub(crate) fn is_handed_over(path: &Path) -> bool {
+    let is_handed =
+        ["/dev/fd", "/proc/self/fd", "/run/credentials"].iter().any(|folder| path.starts_with(folder));
+    is_handed || fs::metadata(path).is_ok_and(|found| !found.is_file())
+}
+
 /// Whether others of this host may read a file. What a process is handed at its start is not meant.
 pub(crate) fn is_open_to_others(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o077 != 0)

@@ -261,7 +261,10 @@ impl Sealing for StoreKeys {
         let sources = self.sources().unwrap_or_default();
         let found = self.store.sealing(&sources).await.map_err(refused)?;
         let held: Vec<Held> = found.slots.iter().map(Held::from).collect();
-        let mut warnings = self.config().map(|config| key_slots::idle(&config, &held)).unwrap_or_default();
+        let mut warnings = self
+            .config()
+            .map(|config| key_slots::idle(&config, &held, keys::is_handed_over))
+            .unwrap_or_default();
         if found.slots.len() < 2 {
             warnings.push(
                 "there is one key slot only: a lost key is the loss of the store; add another".to_owned(),
