@@ -393,15 +393,6 @@ pub struct EnvoyFiles {
     options: EnvoyOptions,
 }
 
-/// Whether there is nothing to be read. What cannot be looked at may be there.
-fn is_gone_or_empty(path: &Path) -> Result<bool, StateError> {
-    match fs::metadata(path) {
-        Ok(file) => Ok(file.len() == 0),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
-        Err(error) => Err(failed("look at", path)(error)),
-    }
-}
-
 impl EnvoyFiles {
     /// Writes again what is gone or empty, and says what that was. What somebody changed stays as it is.
     ///
@@ -433,6 +424,15 @@ impl EnvoyFiles {
             paths,
         };
         [(named.0, secrets.0), (named.1, secrets.1), (self.root.join(ENVOY), bootstrap.to_json())]
+    }
+}
+
+/// Whether there is nothing to be read. What cannot be looked at may be there.
+fn is_gone_or_empty(path: &Path) -> Result<bool, StateError> {
+    match fs::metadata(path) {
+        Ok(file) => Ok(file.len() == 0),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(failed("look at", path)(error)),
     }
 }
 

@@ -102,7 +102,7 @@ mod tests {
         let state = StateDir::open(folder).unwrap();
         let credentials = of.authority.credentials("/credence/node/web-1", NOW, DAY);
         let options = EnvoyOptions { admin_port: ADMIN_PORT, ..EnvoyOptions::default() };
-        state.join(&of.authority.membership("web-1", "old.example:18000"), &credentials, options).unwrap();
+        state.join(&of.authority.membership("web-1", "old.example:1"), &credentials, options).unwrap();
         state
     }
 
@@ -160,6 +160,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let state = joined(&server, folder.path());
         let error = moved(&server, &state).await.unwrap_err();
-        assert!(error.to_string().ends_with("127.0.0.1:18000"), "{error}");
+        assert!(error.to_string().ends_with("127.0.0.1:1"), "{error}");
     }
 }

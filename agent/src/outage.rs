@@ -74,6 +74,8 @@ impl Outage {
 
 #[cfg(test)]
 mod tests {
+    use rand::{RngExt, SeedableRng, rngs::StdRng};
+
     use super::*;
 
     const START: Timestamp = Timestamp::from_unix_secs(1_800_000_000);
@@ -121,6 +123,34 @@ mod tests {
             (121, failed(Reason::Disbelieved), &[]),
             (122, failed(Reason::Refused), &[Action::Warn(Reason::Refused)]),
         ]);
+    }
+
+    /// Whatever happens: nothing is said before it lasted, each reason once, and the end once, of what was said.
+    #[test]
+    fn a_walk_says_each_outage_once_and_its_end_once() {
+        for seed in 0..200 {
+            let mut random = StdRng::seed_from_u64(seed);
+            let (mut machine, mut now) = (Outage::default(), START);
+            let (mut began, mut said) = (None, Vec::new());
+            for _ in 0..300 {
+                now = now + Duration::from_secs(random.random_range(0..4));
+                let reasons = [Reason::Away, Reason::Disbelieved, Reason::Refused];
+                if random.random_range(0..8) == 0 {
+                    let back = machine.step(Event::Answered, now);
+                    let lasted = began.take().map(|began| now.since(began));
+                    let expected = lasted.filter(|_| !said.is_empty()).map(Action::Back);
+                    assert_eq!(back, expected.into_iter().collect::<Vec<_>>(), "seed {seed}");
+                    said.clear();
+                    continue;
+                }
+                let reason = reasons[random.random_range(0..reasons.len())];
+                let lasts = now.since(*began.get_or_insert(now));
+                let is_new = lasts >= PATIENCE && !said.contains(&reason);
+                let expected = if is_new { vec![Action::Warn(reason)] } else { Vec::new() };
+                assert_eq!(machine.step(Event::Failed(reason), now), expected, "seed {seed}");
+                said.extend(is_new.then_some(reason));
+            }
+        }
     }
 
     #[test]

@@ -136,14 +136,20 @@ fn says_what_to_do_about_a_full_disk() {
     assert_eq!(hint(io::ErrorKind::PermissionDenied), None);
 }
 
-#[test]
-fn what_envoy_is_started_with_is_made_again_from_what_the_node_learned() {
-    let folder = tempfile::tempdir().unwrap();
-    let state = StateDir::open(folder.path()).unwrap();
+/// A node that has joined, with another port of Envoy's admin interface than any.
+fn joined(folder: &Path) -> (StateDir, Membership, EnvoyOptions) {
+    let state = StateDir::open(folder).unwrap();
     let authority = TestAuthority::new("td", NOW);
     let membership = authority.membership("web-1", "localhost:18000");
     let options = EnvoyOptions { admin_port: 9901, ..EnvoyOptions::default() };
     state.join(&membership, &authority.credentials("/credence/node/web-1", NOW, DAY), options).unwrap();
+    (state, membership, options)
+}
+
+#[test]
+fn what_envoy_is_started_with_is_made_again_from_what_the_node_learned() {
+    let folder = tempfile::tempdir().unwrap();
+    let (state, membership, options) = joined(folder.path());
     let files = state.envoy_files(&membership, options);
     assert_eq!(files.restore().unwrap(), [] as [PathBuf; 0], "nothing is gone");
 
@@ -164,11 +170,7 @@ fn what_envoy_is_started_with_is_made_again_from_what_the_node_learned() {
 #[test]
 fn a_server_that_moved_changes_its_address_alone_and_nothing_that_is_not_ours() {
     let folder = tempfile::tempdir().unwrap();
-    let state = StateDir::open(folder.path()).unwrap();
-    let authority = TestAuthority::new("td", NOW);
-    let membership = authority.membership("web-1", "localhost:18000");
-    let options = EnvoyOptions { admin_port: 9901, ..EnvoyOptions::default() };
-    state.join(&membership, &authority.credentials("/credence/node/web-1", NOW, DAY), options).unwrap();
+    let (state, membership, options) = joined(folder.path());
     let moved =
         Membership { xds_server: ServerAddress::parse("new.example:18000").unwrap(), ..membership.clone() };
     let (node, envoy) = (folder.path().join(NODE), state.envoy_config());
