@@ -15,6 +15,8 @@ use super::{
 };
 use crate::{ports::NewSecret, wire};
 
+/// The most listeners that an answer names.
+const MAX_SHOWING: usize = 5;
 /// The most identities that one secret is granted to.
 const MAX_GRANTS: usize = 256;
 
@@ -157,7 +159,15 @@ impl Calls {
         let kept = format!("{word} {uri}: what proxies hold of it they keep until they restart");
         let summary = match showing.as_slice() {
             [] => kept,
-            showing => format!("{kept}, and then they close every connection to {}", showing.join(", ")),
+            showing => {
+                let named =
+                    showing.iter().take(MAX_SHOWING).map(String::as_str).collect::<Vec<_>>().join(", ");
+                let more = match showing.len().saturating_sub(MAX_SHOWING) {
+                    0 => String::new(),
+                    more => format!(" and {}", count(more, "more listener", "more listeners")),
+                };
+                format!("{kept}, and then they close every connection to {named}{more}")
+            }
         };
         Ok(wire::Done { dry_run, summary })
     }
