@@ -106,29 +106,27 @@ fn check_whole(documents: Vec<Document>, context: Context, report: &mut Report) 
 
 /// What of a text is to be said that no server takes in one call.
 fn too_long(file: &str) -> Fault {
-    Fault {
-        file: file.to_owned(),
-        line: 1,
-        column: 1,
-        path: String::new(),
-        value: String::new(),
-        rule: "limit.text".into(),
-        message: format!("longer than {MAX_BODY_BYTES} bytes, more than is applied at once"),
-        fix: "split it into several files, and apply them one after another".into(),
-    }
+    let message = format!("longer than {MAX_BODY_BYTES} bytes, more than is applied at once");
+    of_file(file, "limit.text", &message, "split it into several files, and apply them one after another")
 }
 
 /// What of a file that holds nothing is to be said.
 fn empty(file: &str) -> Fault {
+    let fix = "name another file, or write a document into it: docs/reference/documents.md";
+    of_file(file, "empty", "the file holds no document", fix)
+}
+
+/// What is to be said of a whole file.
+fn of_file(file: &str, rule: &str, message: &str, fix: &str) -> Fault {
     Fault {
         file: file.to_owned(),
         line: 1,
         column: 1,
         path: String::new(),
         value: String::new(),
-        rule: "empty".into(),
-        message: "the file holds no document".into(),
-        fix: "name another file, or write a document into it: docs/reference/documents.md".into(),
+        rule: rule.into(),
+        message: message.into(),
+        fix: fix.into(),
     }
 }
 
