@@ -29,14 +29,22 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use spiffe::{Class, NodeId, SpiffeId, SvidError, Trust, TrustBundle, attestation, verify_svid};
 use thiserror::Error;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::TcpStream,
+    time::{sleep, timeout},
+};
 use tonic::{Status, body::Body};
 
-use crate::{Pin, ServerAddress};
+use crate::{
+    Pin, ServerAddress,
+    ending::{Ending, Watched},
+};
 
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a call may go on over a connection whose bytes have ended.
+const CALL_AFTER_END: Duration = Duration::from_secs(1);
 /// The largest answer that is read: a chain and a bundle.
 pub(crate) const MAX_ANSWER_BYTES: usize = 1 << 20;
 
@@ -229,6 +237,7 @@ pub(crate) struct Connection {
     channel: Channel,
     driver: StdPin<Box<dyn Future<Output = ()> + Send>>,
     driver_ended: bool,
+    ending: Ending,
     server: SpiffeId,
     exporter: [u8; attestation::EXPORTER_OCTETS],
     origin: http::Uri,
@@ -277,9 +286,10 @@ impl Connection {
             .1
             .export_keying_material([0; attestation::EXPORTER_OCTETS], attestation::EXPORTER_LABEL, None)
             .map_err(|error| ConnectError::Handshake { server: server(), source: io::Error::other(error) })?;
+        let (watched, ending) = Watched::new(tls);
         let (send, driver) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
-            .handshake(TokioIo::new(tls))
+            .handshake(TokioIo::new(watched))
             .await
             .map_err(|source| ConnectError::Http { server: server(), source })?;
         let origin = format!("https://{address}").parse().expect("a ServerAddress makes an authority");
@@ -290,6 +300,7 @@ impl Connection {
                 let _ = driver.await.inspect_err(|error| tracing::debug!(%error, "connection ended"));
             }),
             driver_ended: false,
+            ending,
             server: proven,
             exporter,
             origin,
@@ -347,7 +358,21 @@ impl Connection {
                 }
             }
         };
-        timeout(limit, driven).await.unwrap_or_else(|elapsed| Err(Status::from_error(Box::new(elapsed))))
+        let mut ending = self.ending.clone();
+        let cut_off = async {
+            let why = ending.reached().await;
+            // What came before the end is the better answer.
+            sleep(CALL_AFTER_END).await;
+            Err(Status::from_error(Box::new(io::Error::other(why))))
+        };
+        let ended = async {
+            tokio::select! {
+                biased;
+                answer = driven => answer,
+                answer = cut_off => answer,
+            }
+        };
+        timeout(limit, ended).await.unwrap_or_else(|elapsed| Err(Status::from_error(Box::new(elapsed))))
     }
 }
 

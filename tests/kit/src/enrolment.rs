@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use agent::ending::{Ending, Watched};
 use bytes::Bytes;
 use certs::{Csr, SecretKey, SoftwareSigner};
 use http_body_util::{BodyExt, Full};
@@ -21,7 +22,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use crate::{Identity, Outcome, connect};
+use crate::{Identity, Outcome, connect, tls::or_end};
 
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(15);
 const RESOURCE_EXHAUSTED: i32 = 8;
@@ -183,18 +184,20 @@ pub(crate) fn rustls_key(key: &SecretKey) -> PrivateKeyDer<'static> {
 pub(crate) struct Channel {
     send: http2::SendRequest<Full<Bytes>>,
     driver: JoinSet<Option<hyper::Error>>,
+    ending: Ending,
 }
 
 impl Channel {
     pub(crate) async fn over(
         tls: tokio_rustls::client::TlsStream<tokio::net::TcpStream>,
     ) -> Result<Self, Outcome> {
+        let (tls, ending) = Watched::new(tls);
         let (send, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(tls))
             .await
             .map_err(|error| Outcome::of(&error))?;
         let mut driver = JoinSet::new();
         driver.spawn(async move { connection.await.err() });
-        Ok(Self { send, driver })
+        Ok(Self { send, driver, ending })
     }
 
     pub(crate) async fn unary<A: Message + Default>(
@@ -202,7 +205,7 @@ impl Channel {
         method: &str,
         request: &impl Message,
     ) -> Result<A, Outcome> {
-        timeout(PATIENCE, self.exchange(method, request))
+        timeout(PATIENCE, or_end(self.ending.clone(), self.exchange(method, request)))
             .await
             .unwrap_or_else(|_| Err(Outcome::Nothing("no answer in time".into())))
     }

@@ -2,12 +2,14 @@
 
 use std::{
     error::Error,
+    io,
     net::SocketAddr,
     path::Path,
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
+use agent::ending::{Ending, Watched};
 use bytes::Bytes;
 use certs::{Certificate, SubjectAltName, Timestamp};
 use fixtures::Credential;
@@ -29,7 +31,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     task::JoinSet,
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
@@ -310,6 +312,7 @@ pub async fn try_stream(address: SocketAddr, identity: Option<&Identity>, method
         Ok(tls) => tls,
         Err(outcome) => return outcome,
     };
+    let (tls, ending) = Watched::new(tls);
     let exchange = async {
         let (mut send, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(tls))
             .await
@@ -349,10 +352,28 @@ pub async fn try_stream(address: SocketAddr, identity: Option<&Identity>, method
         };
         Ok(Outcome::Grpc { code: text("grpc-status").parse().unwrap_or(-1), message: text("grpc-message") })
     };
-    timeout(PATIENCE * 2, exchange)
+    timeout(PATIENCE * 2, or_end(ending, exchange))
         .await
         .unwrap_or_else(|_| Err(Outcome::Nothing("no answer in time".into())))
         .unwrap_or_else(|outcome| outcome)
+}
+
+/// What an HTTP/2 exchange came to, or how its connection ended: after an end it may wait for ever.
+pub(crate) async fn or_end<T>(
+    mut ending: Ending,
+    exchange: impl Future<Output = Result<T, Outcome>>,
+) -> Result<T, Outcome> {
+    let cut_off = async {
+        let words = ending.reached().await;
+        // What came before the end is the better answer.
+        sleep(Duration::from_secs(1)).await;
+        Err(Outcome::of(&io::Error::other(words)))
+    };
+    tokio::select! {
+        biased;
+        outcome = exchange => outcome,
+        outcome = cut_off => outcome,
+    }
 }
 
 fn is_grpc(value: &http::HeaderValue) -> bool {

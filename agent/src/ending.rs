@@ -1,0 +1,181 @@
+//! Tells when the bytes under a connection have ended, whatever the protocol above makes of it.
+//!
+//! In TLS 1.3 a server judges the client's certificate after the client may speak already, so that the first request
+//! and the refusal often cross. Where they do, an HTTP/2 client can wait for ever: a request that was taken when the
+//! connection failed, and not yet written, is neither answered nor given up.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::watch,
+};
+
+/// What is under a connection, with an eye on its end.
+#[derive(Debug)]
+pub struct Watched<S> {
+    io: S,
+    ended: watch::Sender<Option<String>>,
+}
+
+/// When and by what the bytes under a connection ended.
+#[derive(Debug, Clone)]
+pub struct Ending(watch::Receiver<Option<String>>);
+
+impl<S> Watched<S> {
+    /// `io`, and what tells its end.
+    pub fn new(io: S) -> (Self, Ending) {
+        let (ended, ending) = watch::channel(None);
+        (Self { io, ended }, Ending(ending))
+    }
+
+    fn note(&self, error: &io::Error) {
+        self.end(|| error.to_string());
+    }
+
+    /// The first end is the one that tells why.
+    fn end(&self, words: impl FnOnce() -> String) {
+        self.ended.send_if_modified(|ended| {
+            let is_first = ended.is_none();
+            ended.get_or_insert_with(words);
+            is_first
+        });
+    }
+}
+
+impl Ending {
+    /// Waits for the end: the words of the error that was read or met in writing, or that the peer closed.
+    pub async fn reached(&mut self) -> String {
+        match self.0.wait_for(Option::is_some).await {
+            Ok(ended) => ended.clone().unwrap_or_default(),
+            Err(_) => "it was given up on this side".to_owned(),
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let (before, room) = (buffer.filled().len(), buffer.remaining());
+        let polled = Pin::new(&mut self.io).poll_read(context, buffer);
+        match &polled {
+            Poll::Ready(Ok(())) if room > 0 && buffer.filled().len() == before => {
+                self.end(|| "the peer closed it".to_owned());
+            }
+            Poll::Ready(Err(error)) => self.note(error),
+            Poll::Ready(Ok(())) | Poll::Pending => {}
+        }
+        polled
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.io).poll_write(context, bytes);
+        if let Poll::Ready(Err(error)) = &polled {
+            self.note(error);
+        }
+        polled
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.io).poll_flush(context);
+        if let Poll::Ready(Err(error)) = &polled {
+            self.note(error);
+        }
+        polled
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.io).poll_write_vectored(context, slices);
+        if let Poll::Ready(Err(error)) = &polled {
+            self.note(error);
+        }
+        polled
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+
+    use super::*;
+
+    /// Fails whatever is done with it.
+    struct Broken;
+
+    impl AsyncRead for Broken {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Err(io::Error::other("read an alert")))
+        }
+    }
+
+    impl AsyncWrite for Broken {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Err(io::Error::other("wrote to nobody")))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Err(io::Error::other("flushed to nobody")))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn the_first_end_is_told_and_nothing_before_it_is_one() {
+        let (near, mut far) = duplex(64);
+        let (mut near, mut ending) = Watched::new(near);
+        far.write_all(b"news").await.unwrap();
+        let mut read = [0; 4];
+        near.read_exact(&mut read).await.unwrap();
+        assert_eq!(near.read(&mut []).await.unwrap(), 0, "no room to read into is no end");
+        assert!(ending.0.borrow_and_update().is_none());
+        drop(far);
+        assert_eq!(near.read(&mut read).await.unwrap(), 0);
+        assert_eq!(ending.reached().await, "the peer closed it");
+        near.write_all(b"more").await.unwrap_err();
+        assert_eq!(ending.reached().await, "the peer closed it");
+    }
+
+    #[tokio::test]
+    async fn the_words_of_an_error_are_kept() {
+        let (mut io, mut ending) = Watched::new(Broken);
+        io.read(&mut [0; 8]).await.unwrap_err();
+        assert_eq!(ending.reached().await, "read an alert");
+        let (mut io, mut ending) = Watched::new(Broken);
+        io.write(b"x").await.unwrap_err();
+        assert_eq!(ending.reached().await, "wrote to nobody");
+        let (mut io, mut ending) = Watched::new(Broken);
+        io.flush().await.unwrap_err();
+        assert_eq!(ending.reached().await, "flushed to nobody");
+        let (io, mut ending) = Watched::new(Broken);
+        drop(io);
+        assert_eq!(ending.reached().await, "it was given up on this side");
+    }
+}
