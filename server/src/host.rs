@@ -50,7 +50,7 @@ pub fn main(command: Command, format: Format) -> ExitCode {
             return failure.exit.into();
         }
     };
-    match runtime.block_on(run(command)) {
+    match runtime.block_on(run(command)).and_then(output::ended) {
         Ok(exit) => exit.into(),
         Err(failure) => {
             failure.print(format);
@@ -365,6 +365,17 @@ async fn demo(args: DemoArgs) -> Result<Exit, Failure> {
             format!("the demo needs at least {least} to show everything"),
             format!("write --duration {least} or more"),
         ));
+    }
+    if let Some(path) = &args.json {
+        // Known now, and not after the minute that the demo takes.
+        let opened = std::fs::OpenOptions::new().append(true).create(true).open(path);
+        opened.map_err(|error| {
+            Failure::new(
+                Exit::Failed,
+                format!("cannot write {}: {error}", path.display()),
+                "--json names the file that the report is written to",
+            )
+        })?;
     }
     let options = DemoOptions { duration, json: args.json, envoy: args.envoy };
     match Box::pin(demo::run(options)).await {

@@ -2,7 +2,8 @@
 
 use std::{
     borrow::Cow,
-    io::{IsTerminal, Write},
+    io::{self, IsTerminal, Write},
+    sync::OnceLock,
 };
 
 use api::{
@@ -260,12 +261,43 @@ pub fn clear() {
 }
 
 fn put(text: &str) {
-    let _ = writeln!(std::io::stdout().lock(), "{text}");
+    LOSS.note(writeln!(io::stdout().lock(), "{text}"));
+}
+
+static LOSS: Loss = Loss(OnceLock::new());
+
+/// The first failure to print a result: what was done stays done, but nobody has read what came of it, such as a join
+/// line that is shown once.
+struct Loss(OnceLock<String>);
+
+impl Loss {
+    fn note(&self, printed: io::Result<()>) {
+        if let Err(error) = printed
+            && error.kind() != io::ErrorKind::BrokenPipe
+        {
+            let _ = self.0.set(error.to_string());
+        }
+    }
+
+    fn failure(&self) -> Option<Failure> {
+        let message = format!("cannot write the result to standard output: {}", self.0.get()?);
+        let hint = "what was asked for may be done already: look before it is done again";
+        Some(Failure::new(Exit::Failed, message, hint))
+    }
+}
+
+/// How the process ends: as the command did, unless a part of its result could not be printed.
+///
+/// # Errors
+/// When standard output failed, as a full disk does. A reader that has gone away is no error of ours.
+pub fn ended(exit: Exit) -> Result<Exit, Failure> {
+    LOSS.note(io::stdout().flush());
+    LOSS.failure().map_or(Ok(exit), Err)
 }
 
 /// Prints a remark beside the result.
 pub fn note(text: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{}", printable(text));
+    let _ = writeln!(io::stderr().lock(), "{}", printable(text));
 }
 
 /// `text` with a sign in the place of each character that a terminal would obey: whoever wrote it, it is shown and
@@ -286,7 +318,7 @@ fn one_line(text: &str) -> String {
 /// Asks a yes-or-no question on the terminal. Without a terminal the answer is no.
 #[must_use]
 pub fn confirmed(question: &str) -> bool {
-    let (mut stderr, stdin) = (std::io::stderr().lock(), std::io::stdin());
+    let (mut stderr, stdin) = (io::stderr().lock(), io::stdin());
     if !stdin.is_terminal() {
         return false;
     }
@@ -299,7 +331,7 @@ pub fn confirmed(question: &str) -> bool {
 /// Whether standard output is a person.
 #[must_use]
 pub fn is_terminal() -> bool {
-    std::io::stdout().is_terminal()
+    io::stdout().is_terminal()
 }
 
 /// A value as JSON or YAML.
@@ -534,6 +566,19 @@ mod tests {
         let text = structured(Format::Yaml, &value).unwrap();
         assert_eq!(serde_saphyr::from_str::<Vec<String>>(&text).unwrap(), value, "{text:?}");
         assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
+    }
+
+    #[test]
+    fn a_result_that_nobody_could_read_is_a_failure_and_a_reader_that_left_is_none() {
+        let loss = Loss(OnceLock::new());
+        loss.note(Ok(()));
+        loss.note(Err(io::ErrorKind::BrokenPipe.into()));
+        assert!(loss.failure().is_none());
+        loss.note(Err(io::Error::other("no space left")));
+        loss.note(Err(io::Error::other("later")));
+        let failure = loss.failure().unwrap();
+        assert_eq!(failure.exit, Exit::Failed);
+        assert_eq!(failure.message, "cannot write the result to standard output: no space left");
     }
 
     #[test]

@@ -127,7 +127,8 @@ async fn list(args: &ProxyListArgs) -> Result<Exit, Failure> {
     let client = Client::open(&args.list.server)?;
     let proxies = fetch(&client, args.namespace.as_deref()).await?;
     output::show(args.list.output, &proxies, |proxies| proxies_table(proxies))?;
-    output::remark_if_empty(args.list.output, &proxies, NO_PROXIES);
+    let none = args.namespace.as_ref().map(|namespace| format!("no proxies in the namespace {namespace}"));
+    output::remark_if_empty(args.list.output, &proxies, none.as_deref().unwrap_or(NO_PROXIES));
     Ok(Exit::Ok)
 }
 
