@@ -102,7 +102,8 @@ fn to_wire(node: &NodeStatus) -> wire::ProxyStatus {
     let sync = if node.is_connected { word(node.sync) } else { "OFFLINE" };
     wire::ProxyStatus {
         connected: node.is_connected,
-        streams: node.streams.len(),
+        // Of a node that is away the last stream is known, and none is open.
+        streams: if node.is_connected { node.streams.len() } else { 0 },
         since: Some(
             node.streams.iter().map(|stream| stream.since).min().unwrap_or(node.last_seen).to_string(),
         ),
