@@ -500,7 +500,8 @@ fn refusal(endpoint: &str, error: &(dyn Error + 'static)) -> Option<Failure> {
         rustls::Error::InvalidCertificate(why) => {
             let why = reason(why);
             let hint = if why.contains("valid from") {
-                "is this machine's clock right? `date` says what it holds to be the time"
+                "is this machine's clock right? `date` tells it; if it is, the server's ran ahead, and its log says how \
+                 it goes on: `credence serve --accept-clock`"
             } else {
                 "--admin-dir must be of this server; its bundle.crt names the root that is trusted"
             };
