@@ -454,6 +454,7 @@ async fn serve(
     let ready: Arc<Ready> = Arc::new(Ready {
         readiness: readiness.clone(),
         broken: store.broken(),
+        full: store.full(),
         findings: store.findings(),
         own: own_status_read.clone(),
         ca: ca.status(),

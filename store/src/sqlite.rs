@@ -220,6 +220,7 @@ struct Inner {
     newest: Mutex<Newest>,
     topics: Arc<Topics>,
     broken: watch::Receiver<Option<String>>,
+    full: watch::Receiver<bool>,
     clock: Arc<dyn Clock>,
     _lock: Arc<DirectoryLock>,
 }
@@ -259,6 +260,12 @@ impl Store {
     #[must_use]
     pub fn broken(&self) -> watch::Receiver<Option<String>> {
         self.0.broken.clone()
+    }
+
+    /// Whether the disk had no room for what was written last. It is asked every two seconds whether it has.
+    #[must_use]
+    pub fn full(&self) -> watch::Receiver<bool> {
+        self.0.full.clone()
     }
 
     pub(crate) async fn write<C: Change>(&self, change: C) -> Result<C::Answer, C::Refusal> {
@@ -476,6 +483,7 @@ pub(crate) async fn open_as(options: OpenOptions, schema: Schema) -> Result<(Sto
     let (lock, topics) = (Arc::new(lock), Arc::new(Topics::new()));
     let (queue, receiver) = Queue::new();
     let (broken, is_broken) = watch::channel(None);
+    let (full, is_full) = watch::channel(false);
     let writer = Writer {
         connection,
         queue: receiver,
@@ -483,6 +491,7 @@ pub(crate) async fn open_as(options: OpenOptions, schema: Schema) -> Result<(Sto
         head,
         topics: topics.clone(),
         broken,
+        full,
         readers: readers.clone(),
         lock: lock.clone(),
         gathering: Gathering::default(),
@@ -501,6 +510,7 @@ pub(crate) async fn open_as(options: OpenOptions, schema: Schema) -> Result<(Sto
         newest: Mutex::default(),
         topics,
         broken: is_broken,
+        full: is_full,
         clock: options.clock,
         _lock: lock,
     };

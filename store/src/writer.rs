@@ -13,15 +13,16 @@ use std::{
     any::{Any, TypeId},
     collections::BTreeMap,
     sync::Arc,
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use audit::{Actor, AuditRow, Event, Head};
 use certs::Timestamp;
-use sqlx::{Connection, Executor, SqliteConnection, SqlitePool};
+use sqlx::{AssertSqlSafe, Connection, Executor, SqliteConnection, SqlitePool};
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -34,6 +35,7 @@ use crate::{
     live::Live,
     many::AT_ONCE,
     rollback::Finding,
+    sqlite::pragma,
 };
 
 /// How many changes wait at most.
@@ -59,6 +61,9 @@ pub enum Topic {
 }
 
 const TOPICS: usize = 6;
+
+/// How often a full disk is asked whether it has room again.
+const FULL_PROBE: Duration = Duration::from_secs(2);
 
 /// One counter per topic, raised after each commit that touched it.
 #[derive(Debug)]
@@ -420,6 +425,8 @@ pub struct Writer {
     pub(crate) head: Head,
     pub(crate) topics: Arc<Topics>,
     pub(crate) broken: watch::Sender<Option<String>>,
+    /// Whether the disk had no room for what was written last.
+    pub(crate) full: watch::Sender<bool>,
     pub(crate) readers: SqlitePool,
     pub(crate) lock: Arc<DirectoryLock>,
     pub(crate) gathering: Gathering,
@@ -439,6 +446,7 @@ impl Writer {
     /// not need to write went on.
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), WriterError> {
         loop {
+            let is_full = *self.full.borrow();
             let first = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => {
@@ -446,6 +454,10 @@ impl Writer {
                     self.queue.recv().await
                 }
                 queued = self.queue.recv() => queued,
+                () = sleep(FULL_PROBE), if is_full => {
+                    self.look_for_room().await;
+                    continue;
+                }
             };
             let Some(first) = first else { break };
             self.write(first, &shutdown).await;
@@ -463,6 +475,7 @@ impl Writer {
             None => match self.transact(&mut group, shutdown).await {
                 Ok(state) => {
                     self.head = state.head;
+                    self.full.send_if_modified(std::mem::take);
                     self.live.commit(state.keyring, state.entries, state.head);
                     let standing = group.iter().filter(|member| member.stays);
                     self.live.count(u64::try_from(standing.count()).unwrap_or_default());
@@ -561,6 +574,9 @@ impl Writer {
             _ => error.to_string(),
         };
         tracing::error!(%reason, "changes were not written");
+        if primary_code(error) == Some(SQLITE_FULL) {
+            self.full.send_replace(true);
+        }
         let passes = matches!(
             primary_code(error),
             Some(SQLITE_FULL | SQLITE_BUSY | SQLITE_LOCKED | SQLITE_CONSTRAINT)
@@ -569,6 +585,25 @@ impl Writer {
             self.broken.send_replace(Some(reason.clone()));
         }
         reason
+    }
+
+    /// Writes the page that holds the schema's version as it is: whoever waits for room on a full disk need not ask for
+    /// a change to learn that there is some.
+    async fn look_for_room(&mut self) {
+        let version = match pragma(&mut self.connection, "PRAGMA user_version").await {
+            Ok(version) => version,
+            Err(error) => return tracing::warn!(%error, "cannot look whether the disk has room again"),
+        };
+        let same = format!("BEGIN IMMEDIATE; PRAGMA user_version = {version}; COMMIT");
+        match self.connection.execute(AssertSqlSafe(same)).await {
+            Ok(_) => {
+                tracing::info!("the disk has room again");
+                self.full.send_replace(false);
+            }
+            Err(error) => {
+                self.abort(&error).await;
+            }
+        }
     }
 
     /// Of a whole group only the audit rows can stand in the way of others: what a change runs into by itself is its own

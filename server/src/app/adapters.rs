@@ -262,6 +262,7 @@ impl Renewals for FailingRenewals {
 pub(super) struct Ready {
     pub(super) readiness: Readiness,
     pub(super) broken: watch::Receiver<Option<String>>,
+    pub(super) full: watch::Receiver<bool>,
     pub(super) findings: watch::Receiver<Arc<Vec<store::Finding>>>,
     pub(super) own: watch::Receiver<OwnStatus>,
     pub(super) ca: watch::Receiver<Arc<CaStatus>>,
@@ -280,6 +281,10 @@ impl Ready {
         reasons.extend(
             self.broken.borrow().as_ref().map(|why| Reason { part: "store", why: format!("store: {why}") }),
         );
+        reasons.extend(self.full.borrow().then(|| Reason {
+            part: "store",
+            why: "store: the disk is full; it goes on by itself once there is room".to_owned(),
+        }));
         let findings = self.findings.borrow().clone();
         reasons.extend(findings.first().map(|finding| Reason {
             part: "store",

@@ -1,6 +1,6 @@
 //! What the store promises about files, keys and commits.
 
-use std::{os::unix::fs::PermissionsExt, pin::Pin};
+use std::{os::unix::fs::PermissionsExt, pin::Pin, time::Duration};
 
 use api::ports::{BlockStore, StoreError};
 use audit::{AuditFilter, AuditLog};
@@ -9,7 +9,7 @@ use certs::{Profile, Serial, SpkiHash};
 use spiffe::{AuthorityId, Purpose, RequestId, SpiffeId, Tenant};
 use sqlx::{ConnectOptions, Connection, Executor, SqliteConnection, sqlite::SqliteConnectOptions};
 
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::timeout};
 
 use super::*;
 
@@ -427,7 +427,14 @@ async fn full_disk_is_an_answer_and_not_the_end() {
     let error =
         world.store.block(&id(1), &reason, false, event(Action::IdentityBlock, "w")).await.unwrap_err();
     assert_eq!(error.to_string(), "store is unavailable: disk is full");
+    let mut full = world.store.full();
+    assert!(*full.borrow(), "a full disk is told");
+    // Nobody has to write for it to be known that there is room.
+    timeout(Duration::from_secs(30), full.wait_for(|full| !full)).await.unwrap().unwrap();
+    world.store.block(&id(1), &reason, false, event(Action::IdentityBlock, "w")).await.unwrap_err();
+    assert!(*full.borrow());
     block(&world.store, 2).await.unwrap();
+    assert!(!*full.borrow(), "what was written since tells that there is room");
     assert_eq!(world.store.blocks().await.unwrap().iter().count(), 1);
     assert_eq!(*world.store.broken().borrow(), None);
     assert!(world.store.integrity().await.unwrap().is_sound());
