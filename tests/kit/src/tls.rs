@@ -352,7 +352,7 @@ pub async fn try_stream(address: SocketAddr, identity: Option<&Identity>, method
         };
         Ok(Outcome::Grpc { code: text("grpc-status").parse().unwrap_or(-1), message: text("grpc-message") })
     };
-    timeout(PATIENCE * 2, or_end(ending, exchange))
+    timeout(PATIENCE * 2, Box::pin(or_end(ending, exchange)))
         .await
         .unwrap_or_else(|_| Err(Outcome::Nothing("no answer in time".into())))
         .unwrap_or_else(|outcome| outcome)
@@ -371,7 +371,7 @@ pub(crate) async fn or_end<T>(
     };
     tokio::select! {
         biased;
-        outcome = exchange => outcome,
+        outcome = Box::pin(exchange) => outcome,
         outcome = cut_off => outcome,
     }
 }
