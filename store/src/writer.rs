@@ -561,14 +561,19 @@ impl Writer {
         Ok(state)
     }
 
-    /// Undoes the group. Unless it was only that the disk is full, that another program holds the database for too long,
-    /// or that somebody else has written an audit row, nothing is written from now on.
-    async fn abort(&mut self, error: &sqlx::Error) -> String {
-        let undone = match self.connection.execute("ROLLBACK").await {
+    /// Ends the transaction without a trace. Answers whether that is certain.
+    async fn roll_back(&mut self) -> bool {
+        match self.connection.execute("ROLLBACK").await {
             Ok(_) => true,
             // SQLite has rolled back by itself.
             Err(rollback) => primary_code(&rollback) == Some(SQLITE_ERROR),
-        };
+        }
+    }
+
+    /// Undoes the group. Unless it was only that the disk is full, that another program holds the database for too long,
+    /// or that somebody else has written an audit row, nothing is written from now on.
+    async fn abort(&mut self, error: &sqlx::Error) -> String {
+        let undone = self.roll_back().await;
         let reason = match primary_code(error) {
             Some(SQLITE_FULL) => "disk is full".to_owned(),
             _ => error.to_string(),
@@ -599,6 +604,12 @@ impl Writer {
             Ok(_) => {
                 tracing::info!("the disk has room again");
                 self.full.send_replace(false);
+            }
+            // Nothing was to be written, so nothing is said as often as it is tried.
+            Err(error) if primary_code(&error) == Some(SQLITE_FULL) => {
+                if !self.roll_back().await {
+                    self.broken.send_replace(Some(error.to_string()));
+                }
             }
             Err(error) => {
                 self.abort(&error).await;
