@@ -29,10 +29,7 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use spiffe::{Class, NodeId, SpiffeId, SvidError, Trust, TrustBundle, attestation, verify_svid};
 use thiserror::Error;
-use tokio::{
-    net::TcpStream,
-    time::{sleep, timeout},
-};
+use tokio::{net::TcpStream, time::timeout};
 use tonic::{Status, body::Body};
 
 use crate::{
@@ -43,8 +40,6 @@ use crate::{
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a call may go on over a connection whose bytes have ended.
-const CALL_AFTER_END: Duration = Duration::from_secs(1);
 /// The largest answer that is read: a chain and a bundle.
 pub(crate) const MAX_ANSWER_BYTES: usize = 1 << 20;
 
@@ -347,6 +342,7 @@ impl Connection {
         limit: Duration,
         call: impl Future<Output = Result<T, Status>> + Send,
     ) -> Result<T, Status> {
+        let ending = self.ending.clone();
         let driven = async {
             tokio::pin!(call);
             tokio::select! {
@@ -358,19 +354,9 @@ impl Connection {
                 }
             }
         };
-        let mut ending = self.ending.clone();
-        let cut_off = async {
-            let why = ending.reached().await;
-            // What came before the end is the better answer.
-            sleep(CALL_AFTER_END).await;
-            Err(Status::from_error(Box::new(io::Error::other(why))))
-        };
         let ended = async {
-            tokio::select! {
-                biased;
-                answer = driven => answer,
-                answer = cut_off => answer,
-            }
+            let answer = ending.cutting_off(driven).await;
+            answer.unwrap_or_else(|why| Err(Status::from_error(Box::new(io::Error::other(why)))))
         };
         timeout(limit, ended).await.unwrap_or_else(|elapsed| Err(Status::from_error(Box::new(elapsed))))
     }

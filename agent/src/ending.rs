@@ -8,12 +8,17 @@ use std::{
     io,
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::watch,
+    time::sleep,
 };
+
+/// How long an exchange may go on over bytes that have ended.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// What is under a connection, with an eye on its end.
 #[derive(Debug)]
@@ -53,6 +58,24 @@ impl Ending {
         match self.0.wait_for(Option::is_some).await {
             Ok(ended) => ended.clone().unwrap_or_default(),
             Err(_) => "it was given up on this side".to_owned(),
+        }
+    }
+
+    /// What `exchange` comes to. It may go on for a second after the end, because what came before the end is the better
+    /// answer.
+    ///
+    /// # Errors
+    /// How the bytes ended, when it came to nothing until then.
+    pub async fn cutting_off<F: Future>(mut self, exchange: F) -> Result<F::Output, String> {
+        let cut_off = async {
+            let why = self.reached().await;
+            sleep(GRACE).await;
+            why
+        };
+        tokio::select! {
+            biased;
+            outcome = exchange => Ok(outcome),
+            why = cut_off => Err(why),
         }
     }
 }
@@ -177,5 +200,18 @@ mod tests {
         let (io, mut ending) = Watched::new(Broken);
         drop(io);
         assert_eq!(ending.reached().await, "it was given up on this side");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_exchange_is_cut_off_after_the_end_unless_it_had_its_answer() {
+        let ended = || {
+            let (io, ending) = Watched::new(Broken);
+            io.note(&io::Error::other("an alert"));
+            ending
+        };
+        assert_eq!(ended().cutting_off(std::future::pending::<()>()).await, Err("an alert".into()));
+        assert_eq!(ended().cutting_off(sleep(GRACE / 2)).await, Ok(()));
+        let (_open, ending) = Watched::new(Broken);
+        assert_eq!(ending.cutting_off(sleep(GRACE * 60)).await, Ok(()), "without an end there is no bound");
     }
 }

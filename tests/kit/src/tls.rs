@@ -31,7 +31,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     task::JoinSet,
-    time::{sleep, timeout},
+    time::timeout,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
@@ -360,20 +360,11 @@ pub async fn try_stream(address: SocketAddr, identity: Option<&Identity>, method
 
 /// What an HTTP/2 exchange came to, or how its connection ended: after an end it may wait for ever.
 pub(crate) async fn or_end<T>(
-    mut ending: Ending,
+    ending: Ending,
     exchange: impl Future<Output = Result<T, Outcome>>,
 ) -> Result<T, Outcome> {
-    let cut_off = async {
-        let words = ending.reached().await;
-        // What came before the end is the better answer.
-        sleep(Duration::from_secs(1)).await;
-        Err(Outcome::of(&io::Error::other(words)))
-    };
-    tokio::select! {
-        biased;
-        outcome = Box::pin(exchange) => outcome,
-        outcome = cut_off => outcome,
-    }
+    let cut_off = |why| Err(Outcome::of(&io::Error::other(why)));
+    ending.cutting_off(Box::pin(exchange)).await.unwrap_or_else(cut_off)
 }
 
 fn is_grpc(value: &http::HeaderValue) -> bool {
