@@ -1,9 +1,9 @@
 //! The command line's way to 8080: HTTP over mutual TLS 1.3 with the operator's certificate. The server is known
 //! by its SPIFFE ID and not by its address. A TLS alert is turned into a hint.
 
+mod belief;
 mod news;
 mod pair;
-mod verifier;
 
 use std::{
     error::Error,
@@ -37,9 +37,9 @@ use crate::{
     cli::ServerArgs,
     clock::SystemClock,
     output::{Exit, Failure, note},
-    tls,
+    tls::{self, Believing},
 };
-use verifier::ServerVerifier;
+use belief::ServerBelief;
 
 const CERTIFICATE: &str = "operator.crt";
 const KEY: &str = "operator.key";
@@ -420,12 +420,12 @@ fn tls_config(
     let key = read_key(&directory.join(KEY))?;
     let certified =
         tls::certified_key(chain, &key).map_err(|error| damaged(&directory.join(KEY), &error.to_string()))?;
-    let verifier = ServerVerifier { trust: Trust::new(bundle), expected: id.trust_domain().server_id() };
+    let belief = ServerBelief { trust: Trust::new(bundle), expected: id.trust_domain().server_id() };
     let config = ClientConfig::builder_with_provider(tls::provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|error| Failure::new(Exit::Failed, format!("cannot set up TLS: {error}"), ""))?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_custom_certificate_verifier(Believing::new(Arc::new(belief)))
         .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
     Ok((Arc::new(config), held))
 }

@@ -25,6 +25,9 @@ use spiffe::{BlockList, Class, SpiffeId, SvidError, Trust, VerifiedSvid, verify_
 use thiserror::Error;
 use tokio::sync::watch;
 
+mod belief;
+
+pub use self::belief::{Belief, Believing, Noting};
 use crate::presentation::{Offer, OwnCertificate, Shown};
 
 /// The one crypto provider of the whole binary.

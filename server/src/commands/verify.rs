@@ -1,11 +1,7 @@
 //! `verify NAME`: real handshakes against a listener of a proxy. What must be refused is tried, and must be
 //! refused; then a good certificate is tried, if the listener would let one in that we may have.
 
-use std::{
-    net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use api::wire;
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -14,12 +10,10 @@ use certs::{
     Usage, Validity, certificates_from_pem, sign,
 };
 use rustls::{
-    ClientConfig, DigitallySignedStruct, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{verify_tls12_signature, verify_tls13_signature},
+    ClientConfig,
     sign::{CertifiedKey, SingleCertAndKey},
 };
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls_pki_types::ServerName;
 use serde::Serialize;
 use spiffe::{SpiffeId, Trust, TrustBundle, TrustDomain, verify_svid};
 use tokio::{
@@ -33,7 +27,7 @@ use crate::{
     client::{Client, encode},
     clock::SystemClock,
     output::{self, Exit, Failure},
-    tls,
+    tls::{self, Believing, Noting},
 };
 
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -199,10 +193,10 @@ async fn plaintext(target: &Target) -> Verdict {
     judge("plaintext", target.mode != MtlsMode::Strict, &found)
 }
 
-async fn handshake(target: &Target, certificate: Option<CertifiedKey>, seen: &Arc<Seen>) -> Found {
+async fn handshake(target: &Target, certificate: Option<CertifiedKey>, seen: &Arc<Noting>) -> Found {
     let builder = ClientConfig::builder_with_provider(tls::provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
-        .map(|builder| builder.dangerous().with_custom_certificate_verifier(seen.clone()));
+        .map(|builder| builder.dangerous().with_custom_certificate_verifier(Believing::new(seen.clone())));
     let Ok(builder) = builder else { return Found::Refused("cannot set up TLS".into()) };
     let config = match certificate {
         Some(one) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(one))),
@@ -291,7 +285,7 @@ async fn good(client: &Client, target: &Target) -> Result<Verdict, Failure> {
     let chain = Chain::from_ders(ders.iter().map(Vec::as_slice)).map_err(|error| bad(error.to_string()))?;
     let certified = tls::certified_key(&chain, &key).map_err(|error| bad(error.to_string()))?;
     let is_allowed = target.allow.is_empty() || target.allow.iter().any(|id| id.as_str() == probed.id);
-    let seen = Arc::new(Seen::default());
+    let seen = Arc::new(Noting::default());
     let found = handshake(target, Some(certified), &seen).await;
     if !is_allowed {
         return Ok(judge("good certificate of an identity that is not allowed", false, &found));
@@ -314,61 +308,16 @@ async fn good(client: &Client, target: &Target) -> Result<Verdict, Failure> {
 }
 
 /// Whom the listener proved to be, held against the bundle and the document.
-fn server(seen: &Seen, bundle: &str, domain: &TrustDomain, target: &Target) -> Result<SpiffeId, String> {
-    let shown = seen.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+fn server(seen: &Noting, bundle: &str, domain: &TrustDomain, target: &Target) -> Result<SpiffeId, String> {
     let roots = certificates_from_pem(bundle.as_bytes()).map_err(|error| error.to_string())?;
     let roots: Result<Vec<_>, _> = roots.iter().map(|der| Certificate::from_der(der)).collect();
     let trust = Trust::new(TrustBundle::new(domain.clone(), roots.map_err(|error| error.to_string())?, 0));
-    let chain = Chain::from_ders(shown.iter().map(Vec::as_slice)).map_err(|error| error.to_string())?;
+    let chain = seen.chain().map_err(|error| error.to_string())?;
     let svid =
         verify_svid(&chain, &trust, SystemClock.now(), Usage::Server).map_err(|error| error.to_string())?;
     match &target.identity {
         Some(wanted) if wanted != svid.id() => Err(format!("it is {}, not {wanted}", svid.id())),
         _ => Ok(svid.id().clone()),
-    }
-}
-
-/// Takes any server certificate and remembers it: what is tried here is the other side's judgement. What it showed
-/// is judged afterwards.
-#[derive(Debug, Default)]
-struct Seen(Mutex<Vec<Vec<u8>>>);
-
-impl ServerCertVerifier for Seen {
-    fn verify_server_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let all = std::iter::once(leaf).chain(intermediates).map(|der| der.to_vec()).collect();
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = all;
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &tls::provider().signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signature, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &tls::provider().signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signature, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        tls::provider().signature_verification_algorithms.supported_schemes()
     }
 }
 

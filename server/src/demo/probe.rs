@@ -4,16 +4,13 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use certs::{Certificate, Clock, Serial, SubjectAltName, Timestamp};
-use rustls::{
-    ClientConfig, DigitallySignedStruct, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use certs::{Clock, Serial, SubjectAltName, Timestamp};
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -22,7 +19,7 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
-use crate::tls::provider;
+use crate::tls::{Believing, Noting, provider};
 
 /// Between two handshakes with the same proxy: the resolution of "rotation to new handshake".
 const PACE: Duration = Duration::from_millis(50);
@@ -86,12 +83,12 @@ pub(super) async fn watch(
 
 /// One handshake; `None` when there was no certificate to see.
 pub(super) async fn shake_hands(address: SocketAddr) -> Option<Shown> {
-    let recorder = Arc::new(Recorder::default());
+    let noting = Arc::new(Noting::default());
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .ok()?
         .dangerous()
-        .with_custom_certificate_verifier(recorder.clone())
+        .with_custom_certificate_verifier(Believing::new(noting.clone()))
         .with_no_client_auth();
     config.resumption = rustls::client::Resumption::disabled();
     let connector = TlsConnector::from(Arc::new(config));
@@ -100,7 +97,7 @@ pub(super) async fn shake_hands(address: SocketAddr) -> Option<Shown> {
         connector.connect(ServerName::IpAddress(address.ip().into()), tcp).await.ok()
     })
     .await;
-    let certificate = recorder.0.get()?;
+    let certificate = noting.leaf()?;
     Some(Shown {
         serial: certificate.serial().clone(),
         spiffe_id: certificate.subject_alt_names().iter().find_map(|name| match name {
@@ -126,51 +123,5 @@ pub(super) async fn refuses_plaintext(address: SocketAddr) -> bool {
         Ok(Ok((answer, _))) => !answer.starts_with(b"HTTP/"),
         Ok(Err(error)) => error.kind() == std::io::ErrorKind::ConnectionReset,
         Err(_) => false,
-    }
-}
-
-#[derive(Debug, Default)]
-struct Recorder(OnceLock<Certificate>);
-
-impl ServerCertVerifier for Recorder {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let certificate = Certificate::from_der(end_entity)
-            .map_err(|_| rustls::Error::InvalidCertificate(rustls::CertificateError::BadEncoding))?;
-        let _ = self.0.set(certificate);
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _certificate: &CertificateDer<'_>,
-        _signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::Error::PeerIncompatible(rustls::PeerIncompatible::Tls12NotOfferedOrEnabled))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(
-            message,
-            certificate,
-            signature,
-            &provider().signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider().signature_verification_algorithms.supported_schemes()
     }
 }

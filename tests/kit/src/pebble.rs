@@ -23,7 +23,7 @@ use rustls::{
 };
 use rustls_pki_types::CertificateDer;
 use serde_json::{Value, json};
-use server::{clock::SystemClock, sandbox::free_ports};
+use server::{clock::SystemClock, sandbox::free_ports, tls::provider};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -33,9 +33,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use crate::{
-    Identity, Outcome, Recorder, https, not_run, thorough::variable, tls::provider, within, workspace,
-};
+use crate::{Identity, Outcome, Recorder, https, not_run, thorough::variable, within, workspace};
 
 /// How long it has to start, on a machine that is shared.
 const START: Duration = Duration::from_secs(30);

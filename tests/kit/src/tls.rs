@@ -1,13 +1,6 @@
 //! TLS clients that no honest program would be: they trust anybody, present anything, and tell what came back.
 
-use std::{
-    error::Error,
-    io,
-    net::SocketAddr,
-    path::Path,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{error::Error, io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use agent::ending::{Ending, Watched};
 use bytes::Bytes;
@@ -18,15 +11,12 @@ use http_body_util::{BodyExt, Full};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::{
-    ClientConfig, DigitallySignedStruct, SignatureScheme,
-    client::{
-        ResolvesClientCert, Resumption,
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    },
-    crypto::CryptoProvider,
+    ClientConfig, SignatureScheme,
+    client::{ResolvesClientCert, Resumption},
     sign::CertifiedKey,
 };
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
+use server::tls::{Believing, Noting, provider};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -167,10 +157,6 @@ impl Outcome {
     }
 }
 
-pub(crate) fn provider() -> Arc<CryptoProvider> {
-    server::tls::provider()
-}
-
 /// Presents a chain and key that may not fit what the server wants: rustls's own resolver would check.
 #[derive(Debug)]
 struct Presents(Arc<CertifiedKey>);
@@ -185,12 +171,12 @@ impl ResolvesClientCert for Presents {
     }
 }
 
-pub(crate) fn config(identity: Option<&Identity>, alpn: &[&[u8]], seen: Arc<Recorder>) -> ClientConfig {
+pub(crate) fn config(identity: Option<&Identity>, alpn: &[&[u8]], seen: Arc<Noting>) -> ClientConfig {
     let builder = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap_or_else(|error| panic!("{error}"))
         .dangerous()
-        .with_custom_certificate_verifier(seen);
+        .with_custom_certificate_verifier(Believing::new(seen));
     let mut config = match identity {
         None => builder.with_no_client_auth(),
         Some(identity) => {
@@ -225,7 +211,7 @@ async fn open(
     address: SocketAddr,
     identity: Option<&Identity>,
     alpn: &[&[u8]],
-    seen: Arc<Recorder>,
+    seen: Arc<Noting>,
 ) -> Result<TlsStream<TcpStream>, Outcome> {
     let connector = TlsConnector::from(Arc::new(config(identity, alpn, seen)));
     let attempt = async {
@@ -239,9 +225,9 @@ async fn open(
 
 /// One handshake without an identity; which certificate was shown. In TLS 1.3 it comes before ours is judged.
 pub async fn probe(address: SocketAddr) -> Option<Shown> {
-    let seen = Arc::new(Recorder::default());
+    let seen = Arc::new(Noting::default());
     let _ = open(address, None, &[b"h2", b"http/1.1"], seen.clone()).await;
-    let certificate = seen.0.get()?;
+    let certificate = seen.leaf()?;
     Some(Shown {
         serial: certificate.serial().to_string(),
         id: certificate.subject_alt_names().iter().find_map(|name| match name {
@@ -414,46 +400,4 @@ pub async fn strikes_tls12(address: SocketAddr) -> Vec<u8> {
         Some(answer)
     };
     timeout(PATIENCE, attempt).await.ok().flatten().unwrap_or_default()
-}
-
-#[derive(Debug, Default)]
-pub(crate) struct Recorder(OnceLock<Certificate>);
-
-impl ServerCertVerifier for Recorder {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        if let Ok(certificate) = Certificate::from_der(end_entity) {
-            let _ = self.0.set(certificate);
-        }
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _certificate: &CertificateDer<'_>,
-        _signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::Error::PeerIncompatible(rustls::PeerIncompatible::Tls12NotOfferedOrEnabled))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = provider().signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, &algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider().signature_verification_algorithms.supported_schemes()
-    }
 }

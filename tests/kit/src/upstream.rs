@@ -21,10 +21,11 @@ use hyper_util::{
 };
 use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
+use server::tls::provider;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_rustls::TlsAcceptor;
 
-use crate::{Identity, tls::provider};
+use crate::Identity;
 
 /// Between two lines of a long answer.
 pub(crate) const BEAT: Duration = Duration::from_millis(250);

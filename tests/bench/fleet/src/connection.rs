@@ -5,7 +5,7 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     pin::Pin,
-    sync::{Arc, OnceLock},
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -15,15 +15,12 @@ use certs::{Chain, Clock, SecretKey, Usage};
 use hyper::{body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, OtherError, SignatureScheme,
-    client::{
-        ResolvesClientCert, Resumption,
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    },
-    crypto::CryptoProvider,
+    CertificateError, ClientConfig, OtherError, SignatureScheme,
+    client::{ResolvesClientCert, Resumption},
     sign::CertifiedKey,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use server::tls::{Belief, Believing, provider};
 use spiffe::{
     Class, SvidError, Trust, TrustBundle,
     attestation::{EXPORTER_LABEL, EXPORTER_OCTETS},
@@ -108,8 +105,8 @@ impl Connection {
             socket.bind((from, 0).into()).with_context(|| format!("cannot bind {from}"))?;
             let tcp = socket.connect(to).await.with_context(|| format!("cannot reach {to}"))?;
             tcp.set_nodelay(true)?;
-            let verifier = ServerVerifier { trust: Trust::new(bundle.clone()), clock: Arc::clone(clock) };
-            let connector = tokio_rustls::TlsConnector::from(Arc::new(config(verifier, identity)?));
+            let belief = ServerBelief { trust: Trust::new(bundle.clone()), clock: Arc::clone(clock) };
+            let connector = tokio_rustls::TlsConnector::from(Arc::new(config(belief, identity)?));
             let tls = connector.connect(ServerName::IpAddress(to.ip().into()), tcp).await?;
             let exporter =
                 tls.get_ref().1.export_keying_material([0; EXPORTER_OCTETS], EXPORTER_LABEL, None)?;
@@ -157,16 +154,11 @@ impl tower::Service<http::Request<Body>> for Channel {
     }
 }
 
-fn provider() -> Arc<CryptoProvider> {
-    static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
-    PROVIDER.get_or_init(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider())).clone()
-}
-
-fn config(verifier: ServerVerifier, identity: Option<&Identity>) -> Result<ClientConfig, rustls::Error> {
+fn config(belief: ServerBelief, identity: Option<&Identity>) -> Result<ClientConfig, rustls::Error> {
     let builder = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier));
+        .with_custom_certificate_verifier(Believing::new(Arc::new(belief)));
     let mut config = match identity {
         Some(identity) => builder.with_client_cert_resolver(Arc::new(identity.clone())),
         None => builder.with_no_client_auth(),
@@ -179,66 +171,27 @@ fn config(verifier: ServerVerifier, identity: Option<&Identity>) -> Result<Clien
 
 /// Believes the server of the trust domain, by its SPIFFE ID.
 #[derive(Debug)]
-struct ServerVerifier {
+struct ServerBelief {
     trust: Trust,
     clock: Arc<dyn Clock>,
 }
 
-impl ServerVerifier {
-    fn judge(&self, ders: &[&[u8]]) -> Result<(), io::Error> {
-        let chain = Chain::from_ders(ders.iter().copied()).map_err(io::Error::other)?;
+impl Belief for ServerBelief {
+    fn judge(&self, shown: &[&[u8]], _: UnixTime) -> Result<(), rustls::Error> {
+        let refused = |error: io::Error| {
+            rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(error))))
+        };
+        let chain = Chain::from_ders(shown.iter().copied()).map_err(io::Error::other).map_err(refused)?;
         // In front of its root the server presents the root too, for nodes that only have a pin.
         let roots = self.trust.own().authorities();
         let above = chain.intermediates().iter().filter(|one| !roots.contains(one)).cloned().collect();
         let chain = Chain::new(chain.leaf().clone(), above);
         let svid = verify_svid(&chain, &self.trust, self.clock.now(), Usage::Server)
-            .map_err(|error: SvidError| io::Error::other(error))?;
+            .map_err(|error: SvidError| refused(io::Error::other(error)))?;
         if svid.class() == &Class::Server {
             Ok(())
         } else {
-            Err(io::Error::other(format!("{} is not the server", svid.id())))
+            Err(refused(io::Error::other(format!("{} is not the server", svid.id()))))
         }
-    }
-}
-
-impl ServerCertVerifier for ServerVerifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let ders: Vec<&[u8]> = std::iter::once(end_entity).chain(intermediates).map(AsRef::as_ref).collect();
-        match self.judge(&ders) {
-            Ok(()) => Ok(ServerCertVerified::assertion()),
-            Err(error) => {
-                Err(rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(error)))))
-            }
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _certificate: &CertificateDer<'_>,
-        _signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::Error::PeerIncompatible(rustls::PeerIncompatible::Tls12NotOfferedOrEnabled))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = provider().signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, &algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider().signature_verification_algorithms.supported_schemes()
     }
 }
