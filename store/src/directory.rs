@@ -8,7 +8,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::FlockOperation;
+use rustix::{
+    fs::{FallocateFlags, FlockOperation, Mode, OFlags},
+    io::Errno,
+};
 use thiserror::Error;
 
 /// The database's name in the data directory.
@@ -227,8 +230,12 @@ pub(crate) fn in_use(directory: &Path) -> Option<DirectoryError> {
 #[derive(Debug)]
 pub(crate) struct DirectoryLock {
     file: File,
+    directory: PathBuf,
     is_signed: bool,
 }
+
+/// What a change of an ordinary size takes: many pages of the write-ahead log, a secret, a document.
+const ROOM: u64 = 1 << 20;
 
 impl DirectoryLock {
     /// Takes the lock, or says who holds it. Writes nothing into an existing lock file.
@@ -244,13 +251,28 @@ impl DirectoryLock {
             .open(&path)
             .map_err(io)?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { file, is_signed: false }),
-            Err(rustix::io::Errno::WOULDBLOCK) => {
+            Ok(()) => Ok(Self { file, directory: directory.into(), is_signed: false }),
+            Err(Errno::WOULDBLOCK) => {
                 let mut text = String::new();
                 (&mut file).take(20).read_to_string(&mut text).map_err(io)?;
                 Err(DirectoryError::InUse { path: directory.into(), pid: text.trim().parse().ok() })
             }
             Err(error) => Err(io(error.into())),
+        }
+    }
+
+    /// Whether a change of an ordinary size would find room here, whoever limits it: the disk or a quota. Where the file
+    /// system does not tell before it is written to, the answer is yes.
+    pub(crate) fn has_room(&self) -> io::Result<bool> {
+        // A file without a name is gone when it is closed, however we end.
+        let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+        let taken = rustix::fs::open(&self.directory, flags, Mode::RUSR | Mode::WUSR)
+            .and_then(|file| rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, ROOM));
+        match taken {
+            Ok(()) => Ok(true),
+            Err(Errno::NOSPC | Errno::DQUOT) => Ok(false),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::ISDIR) => Ok(true),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -308,6 +330,15 @@ mod tests {
         drop(first);
         assert!(in_use(folder.path()).is_none());
         DirectoryLock::acquire(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn room_is_looked_for_without_a_trace() {
+        let folder = tempfile::tempdir().unwrap();
+        let lock = DirectoryLock::acquire(folder.path()).unwrap();
+        assert!(lock.has_room().unwrap());
+        let left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|one| one.unwrap().file_name()).collect();
+        assert_eq!(left, [LOCK]);
     }
 
     #[test]

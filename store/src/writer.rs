@@ -446,7 +446,7 @@ impl Writer {
     /// not need to write went on.
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), WriterError> {
         loop {
-            let is_full = *self.full.borrow();
+            let is_full = *self.full.borrow() && self.broken.borrow().is_none();
             let first = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => {
@@ -475,10 +475,13 @@ impl Writer {
             None => match self.transact(&mut group, shutdown).await {
                 Ok(state) => {
                     self.head = state.head;
-                    self.full.send_if_modified(std::mem::take);
                     self.live.commit(state.keyring, state.entries, state.head);
-                    let standing = group.iter().filter(|member| member.stays);
-                    self.live.count(u64::try_from(standing.count()).unwrap_or_default());
+                    let standing = group.iter().filter(|member| member.stays).count();
+                    self.live.count(u64::try_from(standing).unwrap_or_default());
+                    // Where all were refused nothing was written, which a full disk has room for.
+                    if standing > 0 {
+                        self.full.send_if_modified(std::mem::take);
+                    }
                     self.topics.bump(state.touched);
                     if state.destroyed {
                         self.empty_log().await;
@@ -587,14 +590,29 @@ impl Writer {
             Some(SQLITE_FULL | SQLITE_BUSY | SQLITE_LOCKED | SQLITE_CONSTRAINT)
         );
         if !(undone && passes) {
-            self.broken.send_replace(Some(reason.clone()));
+            self.write_no_more(&reason);
         }
         reason
     }
 
-    /// Writes the page that holds the schema's version as it is: whoever waits for room on a full disk need not ask for
-    /// a change to learn that there is some.
+    /// The first reason stays: what comes after it follows from it.
+    pub(crate) fn write_no_more(&self, reason: &str) {
+        self.full.send_if_modified(std::mem::take);
+        self.broken.send_if_modified(|broken| {
+            let is_first = broken.is_none();
+            broken.get_or_insert_with(|| reason.to_owned());
+            is_first
+        });
+    }
+
+    /// Whoever waits for room on a full disk need not ask for a change to learn that there is some: where a change of
+    /// an ordinary size would fit, the page that holds the schema's version is written as it is.
     async fn look_for_room(&mut self) {
+        match self.lock.has_room() {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => return tracing::warn!(%error, "cannot look whether the disk has room again"),
+        }
         let version = match pragma(&mut self.connection, "PRAGMA user_version").await {
             Ok(version) => version,
             Err(error) => return tracing::warn!(%error, "cannot look whether the disk has room again"),
@@ -608,7 +626,7 @@ impl Writer {
             // Nothing was to be written, so nothing is said as often as it is tried.
             Err(error) if primary_code(&error) == Some(SQLITE_FULL) => {
                 if !self.roll_back().await {
-                    self.broken.send_replace(Some(error.to_string()));
+                    self.write_no_more(&error.to_string());
                 }
             }
             Err(error) => {

@@ -433,11 +433,27 @@ async fn full_disk_is_an_answer_and_not_the_end() {
     timeout(Duration::from_secs(30), full.wait_for(|full| !full)).await.unwrap().unwrap();
     world.store.block(&id(1), &reason, false, event(Action::IdentityBlock, "w")).await.unwrap_err();
     assert!(*full.borrow());
+    world.store.unblock(&id(7), event(Action::IdentityUnblock, "w")).await.unwrap_err();
+    assert!(*full.borrow(), "a refusal writes nothing, and tells nothing of room");
     block(&world.store, 2).await.unwrap();
     assert!(!*full.borrow(), "what was written since tells that there is room");
     assert_eq!(world.store.blocks().await.unwrap().iter().count(), 1);
     assert_eq!(*world.store.broken().borrow(), None);
     assert!(world.store.integrity().await.unwrap().is_sound());
+}
+
+#[tokio::test]
+async fn a_database_that_failed_stays_so_for_its_first_reason_and_is_no_full_disk_any_more() {
+    let place = Place::made().await;
+    let (store, writer) = open(place.open_options()).await.unwrap();
+    writer.full.send_replace(true);
+    writer.write_no_more("disk I/O error");
+    writer.write_no_more("cannot start a transaction");
+    let world = World::run(place, (store, writer));
+    assert!(!*world.store.full().borrow());
+    let error = block(&world.store, 1).await.unwrap_err();
+    assert_eq!(error.to_string(), "store is unavailable: disk I/O error");
+    assert_eq!(world.store.broken().borrow().as_deref(), Some("disk I/O error"));
 }
 
 #[tokio::test]
