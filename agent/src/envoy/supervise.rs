@@ -4,7 +4,7 @@ use std::{
     ffi::OsString,
     fmt,
     fs::{File, OpenOptions},
-    io,
+    io::{self, Read, Seek, SeekFrom},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
@@ -30,6 +30,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 pub const DRAIN_TIME: Duration = Duration::from_secs(5);
 /// How long a program may take to end after SIGTERM before it is killed.
 const STOP_GRACE: Duration = Duration::from_secs(10);
+/// How much of the end of a log is looked at, in octets: more than an Envoy writes after it said why it ends.
+const LOOKED_AT: u64 = 64 << 10;
+/// How much of what a program said is told, in characters.
+const TOLD: usize = 400;
 
 /// Why the program is not kept running.
 #[derive(Debug, Error)]
@@ -165,6 +169,7 @@ impl Supervisor {
         while !shutdown.is_cancelled() {
             (self.preparation.0)();
             let since = self.clock.now();
+            let begin = self.log_len();
             let ended = match self.start() {
                 Ok(mut child) => {
                     has_started = true;
@@ -184,7 +189,14 @@ impl Supervisor {
             short_runs = if now.since(since) >= RAN_WELL { 1 } else { short_runs + 1 };
             let until = now + pause(short_runs);
             let (program, log) = (self.program.display(), self.log.display());
-            tracing::warn!(%program, ended, again = %until, %log, "program ended by itself; its log says why");
+            match self.last_words(begin) {
+                Some(said) => {
+                    tracing::warn!(%program, ended, said, again = %until, %log, "program ended by itself")
+                }
+                None => {
+                    tracing::warn!(%program, ended, again = %until, %log, "program ended by itself; its log says why");
+                }
+            }
             self.phase.send_replace(Phase::Waiting { until, ended });
             tokio::select! {
                 () = self.clock.sleep_until(until) => {}
@@ -209,9 +221,35 @@ impl Supervisor {
             .map_err(|source| SuperviseError::Start { program: self.program.clone(), source })
     }
 
+    /// What a program said last, of what it wrote since its log was `begin` octets long.
+    fn last_words(&self, begin: u64) -> Option<String> {
+        let mut log = File::open(&self.log).ok()?;
+        let len = log.metadata().ok()?.len();
+        // Somebody may have emptied it meanwhile.
+        let begin = if begin <= len { begin } else { 0 };
+        log.seek(SeekFrom::Start(begin.max(len.saturating_sub(LOOKED_AT)))).ok()?;
+        let mut end = Vec::new();
+        log.take(LOOKED_AT).read_to_end(&mut end).ok()?;
+        critical(&String::from_utf8_lossy(&end))
+    }
+
+    fn log_len(&self) -> u64 {
+        self.log.metadata().map_or(0, |log| log.len())
+    }
+
     fn open_log(&self) -> io::Result<File> {
         OpenOptions::new().create(true).append(true).mode(0o600).open(&self.log)
     }
+}
+
+/// Why an Envoy ends, as it says in its log: the last critical line that is no part of a backtrace, without the time, the
+/// thread, the level and the place in its source.
+fn critical(log: &str) -> Option<String> {
+    let mut lines = log.lines().rev();
+    let line = lines.find(|line| line.contains("][critical]") && !line.contains("][critical][backtrace]"))?;
+    // [time][thread][critical][component] [file:line] words
+    let words = line.splitn(3, "] ").nth(2).unwrap_or(line);
+    Some(words.chars().take(TOLD).collect())
 }
 
 /// How an Envoy is told its drain time ([`DRAIN_TIME`]), and to tell the control plane of it.

@@ -80,6 +80,59 @@ async fn starts_again_what_ends_and_stops_when_told() {
     assert!(said.len() == 2 && said.iter().all(names_log), "{said:?}");
 }
 
+#[test]
+fn the_reason_of_an_envoy_is_its_last_critical_line() {
+    let line = "[2026-11-27 13:04:45.155][2126][critical][assert] [source/common/filesystem/inotify/watcher_impl.cc:25] \
+                assert failure: inotify_fd_ >= 0. Details: Consider increasing value of fs.inotify.max_user_instances";
+    let log = format!(
+        "[2026-11-27 13:04:45.100][2126][info][main] [source/server/server.cc:463] initializing\n{line}\n\
+         [2026-11-27 13:04:45.170][2126][error][envoy_bug] [./source/common/common/assert.h:66] #0 UNKNOWN [0x55]\n\
+         [2026-11-27 13:04:45.170][2126][critical][backtrace] [./source/server/backtrace.h:173] Caught Aborted\n"
+    );
+    let told = "assert failure: inotify_fd_ >= 0. Details: Consider increasing value of fs.inotify.max_user_instances";
+    assert_eq!(critical(&log).as_deref(), Some(told));
+    for (log, told) in [
+        ("", None),
+        ("[2026][1][info][main] [a.cc:1] exiting\n", None),
+        ("[2026][1][critical][main] odd", Some("[2026][1][critical][main] odd")),
+        (
+            "[2026][1][critical][main] [a.cc:1] first\n[2026][1][critical][main] [a.cc:2] last [x] y\n",
+            Some("last [x] y"),
+        ),
+    ] {
+        assert_eq!(critical(log).as_deref(), told, "{log}");
+    }
+    let long = format!("[2026][1][critical][main] [a.cc:1] {}", "é".repeat(5000));
+    assert_eq!(critical(&long).map(|told| told.chars().count()), Some(TOLD));
+}
+
+#[tokio::test]
+async fn says_why_the_last_run_ended_and_not_the_one_before() {
+    let script = Script::new(
+        "cd \"$1\"; echo run >> runs; [ $(wc -l < runs) -ge 2 ] || { echo '[1][2][critical][main] [a.cc:1] no such port'; exit 1; }; exit 2",
+    );
+    let logged = Logged::default();
+    let _guard = logged.listen();
+    let clock = ManualClock::new(NOW);
+    let supervisor = script.supervisor(Arc::new(clock.clone()));
+    let mut phase = supervisor.phase();
+    let shutdown = CancellationToken::new();
+    let watcher = async {
+        for status in [1, 2] {
+            let ends = format!("exit status: {status}");
+            let waits = |phase: &Phase| matches!(phase, Phase::Waiting { ended, .. } if *ended == ends);
+            phase.wait_for(waits).await.unwrap();
+            clock.advance(Duration::from_secs(1));
+        }
+        shutdown.cancel();
+    };
+    let (ran, ()) = tokio::join!(supervisor.run(shutdown.clone()), watcher);
+    ran.unwrap();
+    let said = logged.with("ended by itself");
+    assert!(said[0].contains("no such port") && !said[0].contains("its log says why"), "{said:?}");
+    assert!(said[1].contains("its log says why") && !said[1].contains("no such port"), "{said:?}");
+}
+
 #[tokio::test]
 async fn a_dropped_supervisor_leaves_no_process() {
     let script = Script::new("exec sleep 1000");
