@@ -21,7 +21,7 @@ pub(crate) use self::world::World;
 use crate::{
     LeafKey, SdsSettings,
     access::{self, Grant},
-    rotation::{Action, Event, Leaf},
+    rotation::{Action, Event, Leaf, Used},
     schedule::Life,
     secret::Material,
     status::SdsStatus,
@@ -480,8 +480,17 @@ impl Deliveries {
                     leaf.resources.clear();
                     is_offer_changed = true;
                 }
-                Action::AtRisk => {
-                    tracing::warn!(node_id = %key.node, spiffe_id = %key.identity, "leaf has passed 70 % of its life unrenewed");
+                Action::AtRisk => match leaf.rotation.held().map(|held| held.used) {
+                    None | Some(Used::None | Used::Offered) => {
+                        tracing::warn!(node_id = %key.node, spiffe_id = %key.identity, "leaf has passed 70 % of its life unrenewed");
+                    }
+                    Some(Used::Earlier(_) | Used::Ended) => {
+                        tracing::warn!(node_id = %key.node, spiffe_id = %key.identity, "leaf has passed 70 % of its life, and the proxy has not taken the newer one");
+                    }
+                },
+                Action::Outlived => {
+                    self.status.counters.expired += 1;
+                    tracing::error!(node_id = %key.node, spiffe_id = %key.identity, "leaf that the proxy uses has expired, and it has not taken the newer one");
                 }
             }
         }

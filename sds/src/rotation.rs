@@ -73,8 +73,10 @@ pub enum Action {
     Expire,
     /// Drop the leaf and its key from memory.
     Forget,
-    /// Say once that the leaf has passed 70 % of its life unrenewed.
+    /// Say once that the leaf that the node uses has passed 70 % of its life, and it took no newer one.
     AtRisk,
+    /// The leaf that the node uses has ended, and it did not take the newer one that is on offer.
+    Outlived,
 }
 
 /// A leaf in hand.
@@ -84,8 +86,58 @@ pub struct Held {
     pub leaf: Leaf,
     /// Whether the node took it; `None` while it has not answered.
     pub accepted: Option<bool>,
-    /// Whether it passed 70 % of its life unrenewed.
+    /// What the node uses.
+    pub used: Used,
+    /// Whether that has passed 70 % of its life without a successor that the node took.
     pub at_risk: bool,
+}
+
+/// Which leaf a node uses while one is on offer: the last that it took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Used {
+    /// It has taken none so far.
+    None,
+    /// The one on offer.
+    Offered,
+    /// One before it, which lives so long.
+    Earlier(Life),
+    /// One before it, which has ended.
+    Ended,
+}
+
+impl Held {
+    /// A leaf that was just issued, in the place of `before`.
+    fn after(before: Option<&Self>, leaf: Leaf) -> Self {
+        let used = match before.map(|before| (before.used, before.leaf.life)) {
+            None => Used::None,
+            Some((Used::Offered, life)) => Used::Earlier(life),
+            Some((used, _)) => used,
+        };
+        let at_risk = used != Used::None && before.is_some_and(|before| before.at_risk);
+        Self { leaf, accepted: None, used, at_risk }
+    }
+
+    /// Whether what the node uses is past 70 % of its life by then.
+    fn is_at_risk_at(&self, now: Timestamp) -> bool {
+        self.at_risk_at().is_none_or(|at| at <= now)
+    }
+
+    /// From when on what the node uses is at risk; `None` where it has ended.
+    fn at_risk_at(&self) -> Option<Timestamp> {
+        match self.used {
+            Used::None | Used::Offered => Some(self.leaf.life.at_risk_at()),
+            Used::Earlier(life) => Some(life.at_risk_at()),
+            Used::Ended => None,
+        }
+    }
+
+    fn settled(&mut self, accepted: bool, now: Timestamp) {
+        self.accepted = Some(accepted);
+        if accepted {
+            self.used = Used::Offered;
+            self.at_risk &= self.is_at_risk_at(now);
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,7 +202,7 @@ impl Rotation {
             },
             Event::Settled { accepted } => {
                 if let Some(held) = &mut self.held {
-                    held.accepted = Some(accepted);
+                    held.settled(accepted, now);
                 }
             }
             Event::Revoked(serial) => self.revoked(&serial, now, &mut actions),
@@ -166,13 +218,17 @@ impl Rotation {
     pub fn deadline(&self) -> Option<Timestamp> {
         let due = (self.standing == Standing::Wanted && self.in_flight.is_none()).then_some(self.due);
         let ends = self.held.as_ref().map(|held| held.leaf.life.expires);
+        let earlier = self.held.as_ref().and_then(|held| match held.used {
+            Used::Earlier(life) => Some(life.expires),
+            Used::None | Used::Offered | Used::Ended => None,
+        });
         let watched = self.held.as_ref().filter(|held| !held.at_risk && self.is_wanted());
-        let risk = watched.map(|held| held.leaf.life.at_risk_at());
+        let risk = watched.and_then(Held::at_risk_at);
         let grace = match self.standing {
             Standing::Grace(until) => Some(until),
             Standing::Idle | Standing::Wanted => None,
         };
-        [due, ends, risk, grace].into_iter().flatten().min()
+        [due, ends, earlier, risk, grace].into_iter().flatten().min()
     }
 
     /// The leaf in hand.
@@ -221,7 +277,7 @@ impl Rotation {
             return self.failed(now, jitter);
         }
         self.due = leaf.life.renew_at(jitter);
-        self.held = Some(Held { leaf, accepted: None, at_risk: false });
+        self.held = Some(Held::after(self.held.as_ref(), leaf));
         self.forced = false;
         self.failures = 0;
         actions.push(Action::Offer);
@@ -292,11 +348,16 @@ impl Rotation {
             actions.push(if self.is_wanted() { Action::Expire } else { Action::Forget });
         }
         let is_wanted = self.is_wanted();
-        if let Some(held) =
-            self.held.as_mut().filter(|held| is_wanted && !held.at_risk && held.leaf.life.at_risk_at() <= now)
-        {
-            held.at_risk = true;
-            actions.push(Action::AtRisk);
+        if let Some(held) = &mut self.held {
+            if is_wanted && !held.at_risk && held.is_at_risk_at(now) {
+                held.at_risk = true;
+                actions.push(Action::AtRisk);
+            }
+            if matches!(held.used, Used::Earlier(life) if life.is_over(now)) {
+                held.used = Used::Ended;
+                // Nobody misses a leaf of a node that is away.
+                actions.extend(is_wanted.then_some(Action::Outlived));
+            }
         }
         if self.standing == Standing::Wanted && self.in_flight.is_none() && self.due <= now {
             let purpose = match (&self.held, self.forced) {

@@ -46,7 +46,7 @@ pub struct LeafStatus {
     pub issued: Option<Timestamp>,
     /// When it ends.
     pub not_after: Option<Timestamp>,
-    /// Whether it passed 70 % of its life unrenewed.
+    /// Whether what the node uses has passed 70 % of its life without a successor that it took.
     pub at_risk: bool,
     /// When the next request is due.
     pub next_request: Option<Timestamp>,
@@ -86,7 +86,7 @@ pub struct SdsCounters {
     pub rotations_forced: u64,
     /// Requests that brought nothing.
     pub failures: u64,
-    /// Leaves that ended before a new one was in hand.
+    /// Leaves that ended while a node used them: before a new one was in hand, or before it took that.
     pub expired: u64,
     /// Names that were asked for and do not exist for the asker.
     pub refused_names: u64,

@@ -93,6 +93,49 @@ fn an_expired_leaf_is_withdrawn_and_asked_for_again() {
 }
 
 #[test]
+fn a_node_that_takes_no_newer_leaf_is_at_risk_by_the_one_that_it_uses() {
+    let took = |accepted| Event::Settled { accepted };
+    let begin = || {
+        vec![
+            (0, Event::Wanted, vec![request(Purpose::Delivery, None)]),
+            (0, Event::Issued(leaf(0, 100, OLD)), vec![Action::Offer]),
+            (1, took(true), vec![]),
+            (40, Event::Tick, vec![request(Purpose::Renewal, Some(100))]),
+            (41, Event::Issued(leaf(41, 100, OLD)), vec![Action::Offer]),
+        ]
+    };
+    let at_risk = |rotation: &Rotation| rotation.held().map(|held| held.at_risk);
+    let renewed = (81, Event::Tick, vec![request(Purpose::Renewal, Some(141))]);
+
+    let silent = [
+        (69, Event::Tick, vec![]),
+        (70, Event::Tick, vec![Action::AtRisk]),
+        (75, took(false), vec![]),
+        renewed.clone(),
+        (82, Event::Issued(leaf(82, 100, OLD)), vec![Action::Offer]),
+        (100, Event::Tick, vec![Action::Outlived]),
+        (122, Event::Tick, vec![request(Purpose::Renewal, Some(182))]),
+        (123, Event::Issued(leaf(123, 100, OLD)), vec![Action::Offer]),
+    ];
+    let mut rotation = check("it takes none", [begin(), silent.to_vec()].concat());
+    assert_eq!(at_risk(&rotation), Some(true));
+    assert_eq!(rotation.step(took(true), at(124), Jitter::NONE), []);
+    assert_eq!(at_risk(&rotation), Some(false));
+    assert_eq!(rotation.deadline(), Some(at(163)));
+
+    let late = [(60, took(true), vec![]), (70, Event::Tick, vec![]), renewed];
+    let rotation = check("it takes it late", [begin(), late.to_vec()].concat());
+    assert_eq!(at_risk(&rotation), Some(false));
+
+    let away = [
+        (69, Event::Unwanted, vec![]),
+        (101, Event::Tick, vec![]),
+        (102, Event::Wanted, vec![Action::AtRisk, request(Purpose::Renewal, Some(141))]),
+    ];
+    check("it is away when that ends", [begin(), away.to_vec()].concat());
+}
+
+#[test]
 fn a_revoked_leaf_is_replaced_at_once_and_kept_until_then() {
     let serial = |from: u8| Event::Revoked(Serial::from_random([from; 20]));
     let rotation = check(
@@ -237,6 +280,8 @@ struct Observer {
     in_flight: u32,
     offered: Option<Leaf>,
     incoming: Option<Leaf>,
+    /// What the node took last.
+    used: Option<Leaf>,
 }
 
 impl Observer {
@@ -252,8 +297,9 @@ impl Observer {
             Event::Unwanted
             | Event::SignerChanged { .. }
             | Event::Revoked(_)
-            | Event::Settled { .. }
+            | Event::Settled { accepted: false }
             | Event::Tick => {}
+            Event::Settled { accepted: true } => self.used.clone_from(&self.offered),
         }
     }
 
@@ -272,16 +318,26 @@ impl Observer {
                     assert!(!life.is_over(now), "an expired leaf is never offered");
                 }
                 Action::Expire => {
+                    self.used = None;
                     let gone = self.offered.take().expect("only an offered leaf expires");
                     assert!(gone.life.is_over(now), "a valid leaf is never withdrawn as expired");
                 }
                 Action::Forget => {
                     let gone = self.offered.take();
                     let over = gone.is_some_and(|leaf| leaf.life.is_over(now));
+                    self.used = None;
                     let is_ordered = matches!(event, Event::Barred | Event::Revoked(_));
                     assert!(is_ordered || grace_over || over, "a valid leaf is dropped by order only");
                 }
-                Action::AtRisk => assert!(self.offered.is_some(), "only a leaf in hand is at risk"),
+                Action::AtRisk => {
+                    assert!(self.offered.is_some(), "only a leaf in hand is at risk");
+                    let used = self.used.as_ref().or(self.offered.as_ref()).expect("one of them");
+                    assert!(used.life.at_risk_at() <= now, "what is used is young");
+                }
+                Action::Outlived => {
+                    let used = self.used.as_ref().expect("only what was taken is outlived");
+                    assert!(used.life.is_over(now) && self.offered.as_ref() != Some(used));
+                }
             }
         }
     }

@@ -238,8 +238,18 @@ impl Sources {
             rotations("forced", counters.rotations_forced),
             failed("workload", counters.failures),
             failed("server", self.own.borrow().failures),
-            counter("leaves_expired", "Leaves that ended without a successor", vec![], counters.expired),
-            gauge("leaves_at_risk", "Leaves past 70 % of their life without a successor", vec![], at_risk),
+            counter(
+                "leaves_expired",
+                "Leaves in use that ended without a successor",
+                vec![],
+                counters.expired,
+            ),
+            gauge(
+                "leaves_at_risk",
+                "Leaves in use past 70 % of their life without a successor",
+                vec![],
+                at_risk,
+            ),
             counter(
                 "secrets_refused",
                 "Secret names asked for and not granted",
