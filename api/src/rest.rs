@@ -41,12 +41,14 @@ mod rollouts;
 mod sealing;
 mod secrets;
 mod trust;
+mod unread;
 
 #[cfg(test)]
 mod tests;
 
 pub use self::extract::{MAX_BODY_BYTES, MAX_PAGE};
 pub use self::probes::probes;
+use self::unread::Unread;
 
 /// How long a call may take.
 pub const TIMEOUT: Duration = Duration::from_secs(10);
@@ -162,7 +164,18 @@ async fn no_route(request: Request) -> CallError {
 }
 
 /// Lets operators in, one at a time and not too often; gives everything that leaves its id and form.
-async fn guard(State(shared): App, mut request: Request, next: Next) -> Response {
+async fn guard(shared: App, request: Request, next: Next) -> Response {
+    let has_peer = peer(&request).is_some();
+    let (request, unread) = Unread::lend(request);
+    let response = answer(shared, request, next).await;
+    // Strangers have no claim to more than a moment of ours.
+    if has_peer {
+        unread.drop_rest().await;
+    }
+    response
+}
+
+async fn answer(State(shared): App, mut request: Request, next: Next) -> Response {
     let request_id = RequestId::random();
     let news = peer(&request).map(|peer| shared.news_of_trust(&peer));
     match shared.admit(&request, &request_id) {

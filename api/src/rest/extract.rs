@@ -64,31 +64,18 @@ struct Reasoned {
     reason: Option<String>,
 }
 
-/// What is read and dropped behind a body that is too long: a client that is still writing when we answer and
-/// close may see a broken pipe instead of the answer.
-const MAX_DROPPED_BYTES: usize = 8 << 20;
-
 async fn bounded(request: Request) -> Result<(HeaderMap, Bytes), CallError> {
     let too_large = || CallError::TooLarge { limit: MAX_BODY_BYTES };
     let (parts, mut body) = request.into_parts();
-    let declared =
-        parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    let hopeless = (MAX_BODY_BYTES + MAX_DROPPED_BYTES) as u64;
-    if declared.is_some_and(|length: u64| length > hopeless) {
-        return Err(too_large());
-    }
-    let (mut kept, mut seen) = (BytesMut::new(), 0);
+    let mut kept = BytesMut::new();
     while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
         let Ok(data) = frame.map_err(|_| too_large())?.into_data() else { continue };
-        seen += data.len();
-        if seen > MAX_BODY_BYTES + MAX_DROPPED_BYTES {
+        if kept.len() + data.len() > MAX_BODY_BYTES {
             return Err(too_large());
         }
-        if seen <= MAX_BODY_BYTES {
-            kept.extend_from_slice(&data);
-        }
+        kept.extend_from_slice(&data);
     }
-    if seen > MAX_BODY_BYTES { Err(too_large()) } else { Ok((parts.headers, kept.freeze())) }
+    Ok((parts.headers, kept.freeze()))
 }
 
 fn accepted(headers: &HeaderMap) -> Result<(), CallError> {
