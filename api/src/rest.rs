@@ -231,7 +231,12 @@ impl Shared {
         let actor = Actor::Identity { id: peer.id().clone() };
         self.judge(&peer, request)
             .inspect_err(|error| self.note(object_of(request), request_id, actor.clone(), error))?;
-        Ok(Caller { actor, tenant: Tenant::default(), request_id: request_id.clone() })
+        Ok(Caller {
+            actor,
+            certificate: Some(peer.svid().serial().clone()),
+            tenant: Tenant::default(),
+            request_id: request_id.clone(),
+        })
     }
 
     fn judge(&self, peer: &Peer, request: &Request) -> Result<(), CallError> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use audit::{Action, Actor, AuditLog, Event};
 use ca::Anchor;
-use certs::{Clock, Timestamp};
+use certs::{Clock, Serial, Timestamp};
 use spiffe::{RequestId, SvidIssuer, Tenant, Trust, TrustDomain};
 use tokio::sync::watch;
 
@@ -67,6 +67,8 @@ pub(crate) use self::trust::{unavailable, word};
 pub struct Caller {
     /// Who.
     pub actor: Actor,
+    /// The certificate by which an operator comes; nothing where none is needed.
+    pub certificate: Option<Serial>,
     /// Whose things it sees.
     pub tenant: Tenant,
     /// Follows the call through log, answer and audit.

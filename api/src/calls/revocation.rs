@@ -45,13 +45,13 @@ impl Calls {
         let serial = row.intent.serial.clone();
         let now = self.clock.now();
         revocable(&row, now).map_err(|refusal| refused(&serial, refusal))?;
-        let is_newest = self.is_newest(&row).await?;
-        if is_newest
-            && row.intent.profile == Profile::Operator
-            && caller.actor.to_string() == row.intent.id.as_str()
-        {
-            return Err(CallError::Policy(format!("{serial} is your own: you would lock yourself out")));
+        // Not by the name: whoever stole a copy may have renewed it, and the owner must be able to end that.
+        if caller.certificate.as_ref() == Some(&serial) {
+            return Err(CallError::Policy(format!(
+                "{serial} is your own, by which you come now: you would lock yourself out"
+            )));
         }
+        let is_newest = self.is_newest(&row).await?;
         let lists = self.revoking.lists();
         let issuer =
             self.outside_authorities().await?.remove(&row.intent.authority).map(|issuer| issuer.name);

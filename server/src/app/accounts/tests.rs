@@ -39,7 +39,12 @@ fn name() -> IssuerName {
 }
 
 fn caller() -> Caller {
-    Caller { actor: Actor::Host, tenant: Tenant::default(), request_id: RequestId::random() }
+    Caller {
+        actor: Actor::Host,
+        certificate: None,
+        tenant: Tenant::default(),
+        request_id: RequestId::random(),
+    }
 }
 
 fn draft() -> AcmeDraft {
