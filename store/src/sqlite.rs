@@ -492,6 +492,7 @@ pub(crate) async fn open_as(options: OpenOptions, schema: Schema) -> Result<(Sto
         topics: topics.clone(),
         broken,
         full,
+        empty_log_at: None,
         readers: readers.clone(),
         lock: lock.clone(),
         gathering: Gathering::default(),

@@ -62,6 +62,8 @@ pub enum Topic {
 
 const TOPICS: usize = 6;
 
+/// How soon it is tried again to empty the write-ahead log where that was held up. Each try may wait for readers.
+const EMPTY_AGAIN: Duration = Duration::from_secs(30);
 /// How often a full disk is asked whether it has room again.
 const FULL_PROBE: Duration = Duration::from_secs(2);
 
@@ -427,6 +429,8 @@ pub struct Writer {
     pub(crate) broken: watch::Sender<Option<String>>,
     /// Whether the disk had no room for what was written last.
     pub(crate) full: watch::Sender<bool>,
+    /// When the write-ahead log is to be emptied at the latest, since a key was destroyed and readers held it up.
+    pub(crate) empty_log_at: Option<Instant>,
     pub(crate) readers: SqlitePool,
     pub(crate) lock: Arc<DirectoryLock>,
     pub(crate) gathering: Gathering,
@@ -446,15 +450,21 @@ impl Writer {
     /// not need to write went on.
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), WriterError> {
         loop {
-            let is_full = *self.full.borrow() && self.broken.borrow().is_none();
+            let is_full = *self.full.borrow();
+            let is_broken = self.broken.borrow().is_some();
+            let empty_log_at = self.empty_log_at.filter(|_| !is_broken);
             let first = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => {
                     self.queue.close();
                     self.queue.recv().await
                 }
+                () = sleep_until(empty_log_at.unwrap_or_else(Instant::now)), if empty_log_at.is_some() => {
+                    self.empty_log().await;
+                    continue;
+                }
                 queued = self.queue.recv() => queued,
-                () = sleep(FULL_PROBE), if is_full => {
+                () = sleep(FULL_PROBE), if is_full && !is_broken => {
                     self.look_for_room().await;
                     continue;
                 }
@@ -624,7 +634,7 @@ impl Writer {
                 self.full.send_replace(false);
             }
             // Nothing was to be written, so nothing is said as often as it is tried.
-            Err(error) if primary_code(&error) == Some(SQLITE_FULL) => {
+            Err(error) if matches!(primary_code(&error), Some(SQLITE_FULL | SQLITE_BUSY)) => {
                 if !self.roll_back().await {
                     self.write_no_more(&error.to_string());
                 }
@@ -647,10 +657,20 @@ impl Writer {
         }
     }
 
-    /// Readers may hold the log for a moment; the next checkpoint gets it then.
-    async fn empty_log(&mut self) {
-        if let Err(error) = self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").await {
-            tracing::warn!(%error, "write-ahead log was not emptied after a key was destroyed");
+    /// What a destroyed key sealed goes, and the key with it. Where readers hold the log up, it is tried again: other
+    /// checkpoints write over what stands in the log, and do not empty it.
+    pub(crate) async fn empty_log(&mut self) {
+        let emptied =
+            sqlx::query_scalar("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut self.connection).await;
+        let was_waiting = self.empty_log_at.take().is_some();
+        let held_up = match emptied {
+            Ok(0) => return,
+            Ok(_) => "somebody reads for long".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        self.empty_log_at = Some(Instant::now() + EMPTY_AGAIN);
+        if !was_waiting {
+            tracing::warn!(because = held_up, "write-ahead log is not emptied yet after a key was destroyed");
         }
     }
 

@@ -96,7 +96,10 @@ impl Calls {
             ..outcome.certificate
         };
         if lists.is_some_and(|lists| lists.is_shown) {
-            self.await_lists(&serial, &mut outcome).await?;
+            // It is revoked whoever has it on a list.
+            if let Err(error) = self.await_lists(&serial, &mut outcome).await {
+                outcome.limits.push(format!("which proxies have its list cannot be told now: {error}"));
+            }
         }
         Ok(outcome)
     }

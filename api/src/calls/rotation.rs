@@ -44,7 +44,10 @@ impl Calls {
         };
         if !wanted.dry_run {
             let status = self.rotation.rotate_root(caller, wish, &wanted.reason).await?;
-            return self.shown_rotation(&status, false).await;
+            return self.shown_rotation(&status, false).await.map_err(|error| CallError::Unavailable {
+                part: "rotation",
+                why: format!("the step was taken, and where it stands now cannot be told: {error}"),
+            });
         }
         let (status, action) = self.rotation.simulate_root(wish).await?;
         let plan = Some(plan(&action, &status));

@@ -73,7 +73,11 @@ impl Keeper {
         let seen = self.observe(dependents).await?;
         let needless = self.roots.needless(&wish, seen.observed(), self.deps.clock.now());
         let done = self.drive_roots(Event::Wanted(wish), &seen, &asked).await;
-        let seen = self.observe(dependents).await?;
+        // What is done is done, also when it cannot be seen now who depends on what.
+        let seen = self.observe(dependents).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "who depends on authorities is not known after a step, and told as before it");
+            seen
+        });
         self.publish_rotation(&seen);
         done.map(|()| RotationStatus { needless, ..self.rotation_status(&seen) })
     }

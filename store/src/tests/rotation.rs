@@ -4,6 +4,7 @@ use audit::{AuditFilter, AuditLog};
 use ca::ports::{Authorities, Place as CaPlace};
 use spiffe::AuthorityId;
 use sqlx::Connection;
+use sqlx::Executor as _;
 
 use super::{
     promises::{files, meddle},
@@ -166,6 +167,25 @@ async fn data_key_is_followed_and_destroyed_and_nothing_of_it_stays() {
     }
     let filter = AuditFilter { action: Some(Action::DataKeyDestroy), ..Default::default() };
     assert_eq!(world.store.list(&filter).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_log_that_readers_hold_up_is_emptied_when_they_have_gone() {
+    let place = Place::made().await;
+    let log = place.data().join("credence.db-wal");
+    let (_store, mut writer) = open(place.open_options()).await.unwrap();
+    writer.connection.execute("PRAGMA busy_timeout = 1").await.unwrap();
+    let mut reader = meddle(&place).await;
+    reader.execute("BEGIN; SELECT count(*) FROM audit").await.unwrap();
+    let version: i64 =
+        sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut writer.connection).await.unwrap();
+    let same = sqlx::AssertSqlSafe(format!("PRAGMA user_version = {version}"));
+    writer.connection.execute(same).await.unwrap();
+    writer.empty_log().await;
+    assert!(writer.empty_log_at.is_some() && fs::metadata(&log).unwrap().len() > 0);
+    reader.close().await.unwrap();
+    writer.empty_log().await;
+    assert!(writer.empty_log_at.is_none() && fs::metadata(&log).unwrap().len() == 0);
 }
 
 #[tokio::test]
