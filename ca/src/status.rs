@@ -117,7 +117,7 @@ pub struct RotationStatus {
     pub laggards: Vec<Laggard>,
     /// The step that waits for them, and since when.
     pub barrier: Option<Barrier>,
-    /// When the last connection opened under the old root has ended by its age.
+    /// When the last connection opened under the old root has ended by its age, those of laggards aside.
     pub settles: Option<Timestamp>,
     /// Of a step that was just asked for: names that were to be left behind, and that it does not wait for.
     pub needless: Vec<String>,

@@ -120,7 +120,7 @@ pub struct RootRotation {
     /// The step that waits for them, and for how long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub barrier: Option<RotationBarrier>,
-    /// When the last connection that was opened under the old root has ended by its age.
+    /// When the last connection that was opened under the old root has ended by its age, those of laggards aside.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settles: Option<String>,
     /// In an emergency: how many unexpired certificates the old root's authorities signed. `GET /certificates` with

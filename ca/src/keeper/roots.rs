@@ -539,6 +539,9 @@ impl Keeper {
             Phase::Prepared { new } => Some(new),
             Phase::Steady | Phase::Active { .. } => active,
         };
+        let laggards = self.roots.behind(seen.observed(), now);
+        // As `finish` will judge it, whether they are replaced or left behind: a laggard is in the way by itself.
+        let in_the_way = laggards.iter().map(|laggard| laggard.name.clone()).collect();
         RotationStatus {
             phase: phase.to_owned(),
             standing: self.roots.standing(),
@@ -550,9 +553,9 @@ impl Keeper {
             due: self.roots.due(),
             since,
             tally: tally(seen, new, now),
-            laggards: self.roots.behind(seen.observed(), now),
+            laggards,
             barrier: self.roots.barrier(),
-            settles: self.roots.settles(seen.observed(), &BTreeSet::new(), now),
+            settles: self.roots.settles(seen.observed(), &in_the_way, now),
             needless: Vec::new(),
         }
     }

@@ -140,7 +140,8 @@ pub(super) fn text(now: &wire::RootRotation) -> String {
             text.push_str(&format!("  {:<24}{awaited}\n", "of those"));
         }
         if let Some(settles) = &now.settles {
-            text.push_str(&format!("  {:<24}{settles}\n", "old connections end by"));
+            let of_whom = if now.laggard_count > 0 { " (of all but the laggards)" } else { "" };
+            text.push_str(&format!("  {:<24}{settles}{of_whom}\n", "old connections end by"));
         }
         let mode = if now.automatic { "follow by themselves as gates open" } else { "wait for commands" };
         text.push_str(&format!("steps {mode}; due: {}\n", now.due.join(", ")));

@@ -335,3 +335,29 @@ async fn nodes_that_are_only_awaited_are_counted_as_such() {
         })
         .await;
 }
+
+#[tokio::test]
+async fn the_end_of_old_connections_is_told_as_finish_judges_it_when_laggards_are_left_behind() {
+    let world = World::new().await;
+    world
+        .life(async |handle| {
+            let (old, leaf) = (root_of(&handle), issue(&handle, "/web").await);
+            let new = handle.rotate_root(wish(Step::Prepare), asked()).await.unwrap().other.unwrap();
+            let here = node(&[old, new], &leaf, &[old]);
+            let dead = Dependent { name: "dead".into(), presence: Presence::Away, ..here.clone() };
+            world.dependents.set(vec![here, dead.clone()]);
+            handle.rotate_root(wish(Step::Activate), asked()).await.unwrap();
+            let renewed = issue(&handle, "/web").await;
+            world.dependents.set(vec![node(&[old, new], &renewed, &[old, new]), dead]);
+
+            let leave = Wish { leave_behind: ["dead".to_owned()].into(), ..wish(Step::Finish) };
+            let refused = handle.rotate_root(leave.clone(), asked()).await.unwrap_err();
+            let RotateError::Refused(Refusal::Settling { until }) = refused else { panic!("{refused:?}") };
+            world.after(100);
+            let later = handle.rotate_root(leave, asked()).await.unwrap_err();
+            assert_eq!(later.to_string(), RotateError::Refused(Refusal::Settling { until }).to_string());
+            let (status, _) = handle.simulate_root(wish(Step::Taint)).await.unwrap();
+            assert_eq!((status.laggards.len(), status.settles), (1, Some(until)));
+        })
+        .await;
+}
