@@ -471,6 +471,20 @@ fn reason(why: &rustls::CertificateError) -> String {
     }
 }
 
+/// What to do about a server that is not believed.
+fn disbelief(why: &str) -> &'static str {
+    if why.contains("valid from") {
+        "is this machine's clock right? `date` tells it; if it is, the server's ran ahead, and its log says how it goes \
+         on: `credence serve --accept-clock`"
+    } else if why.contains("ended at") {
+        "is this machine's clock right? `date` tells it; if it is, the server cannot renew its certificate: on its host, \
+         `credence doctor` and its log say why"
+    } else {
+        "--admin-dir must be of this server; its bundle.crt names the root that is trusted. A copy that nobody used while \
+         the root was replaced knows the root before: copy the directory anew from the server's host"
+    }
+}
+
 /// What a TLS error means to an operator; TLS 1.3 clients learn it with the first answer only.
 fn refusal(endpoint: &str, error: &(dyn Error + 'static)) -> Option<Failure> {
     let (message, hint) = match tls_error(error)? {
@@ -499,12 +513,7 @@ fn refusal(endpoint: &str, error: &(dyn Error + 'static)) -> Option<Failure> {
         }
         rustls::Error::InvalidCertificate(why) => {
             let why = reason(why);
-            let hint = if why.contains("valid from") {
-                "is this machine's clock right? `date` tells it; if it is, the server's ran ahead, and its log says how \
-                 it goes on: `credence serve --accept-clock`"
-            } else {
-                "--admin-dir must be of this server; its bundle.crt names the root that is trusted"
-            };
+            let hint = disbelief(&why);
             (format!("the server at {endpoint} is not who it must be: {why}"), hint)
         }
         rustls::Error::InvalidMessage(_) => {

@@ -24,6 +24,21 @@ fn turns_alerts_into_hints() {
 }
 
 #[test]
+fn says_what_to_do_about_a_server_that_is_not_believed() {
+    let now = Timestamp::EPOCH;
+    for (flaw, words) in [
+        (certs::Fault::NotYetValid { not_before: now, now }, "serve --accept-clock"),
+        (certs::Fault::Expired { not_after: now, now }, "credence doctor"),
+    ] {
+        assert!(disbelief(&flaw.to_string()).contains(words), "{flaw}");
+    }
+    assert!(
+        disbelief("no path from a certificate of \"CN=x\" to a trusted anchor")
+            .contains("copy the directory anew")
+    );
+}
+
+#[test]
 fn says_in_words_why_the_server_is_not_believed() {
     #[derive(Debug, thiserror::Error)]
     #[error("it is spiffe://td/web, not spiffe://td/credence/server")]
