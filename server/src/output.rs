@@ -3,7 +3,10 @@
 use std::{
     borrow::Cow,
     io::{self, IsTerminal, Write},
-    sync::OnceLock,
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use api::{
@@ -264,23 +267,36 @@ fn put(text: &str) {
     LOSS.note(writeln!(io::stdout().lock(), "{text}"));
 }
 
-static LOSS: Loss = Loss(OnceLock::new());
+static LOSS: Loss = Loss::new();
+
+/// Whether somebody may still read what is printed: not when standard output failed, or its reader has gone away.
+pub fn is_read() -> bool {
+    !LOSS.is_gone.load(Ordering::Relaxed)
+}
 
 /// The first failure to print a result: what was done stays done, but nobody has read what came of it, such as a join
 /// line that is shown once.
-struct Loss(OnceLock<String>);
+struct Loss {
+    failure: OnceLock<String>,
+    /// Whether nobody reads any more, be it that he has gone away.
+    is_gone: AtomicBool,
+}
 
 impl Loss {
+    const fn new() -> Self {
+        Self { failure: OnceLock::new(), is_gone: AtomicBool::new(false) }
+    }
+
     fn note(&self, printed: io::Result<()>) {
-        if let Err(error) = printed
-            && error.kind() != io::ErrorKind::BrokenPipe
-        {
-            let _ = self.0.set(error.to_string());
+        let Err(error) = printed else { return };
+        self.is_gone.store(true, Ordering::Relaxed);
+        if error.kind() != io::ErrorKind::BrokenPipe {
+            let _ = self.failure.set(error.to_string());
         }
     }
 
     fn failure(&self) -> Option<Failure> {
-        let message = format!("cannot write the result to standard output: {}", self.0.get()?);
+        let message = format!("cannot write the result to standard output: {}", self.failure.get()?);
         let hint = "what was asked for may be done already: look before it is done again";
         Some(Failure::new(Exit::Failed, message, hint))
     }
@@ -570,10 +586,11 @@ mod tests {
 
     #[test]
     fn a_result_that_nobody_could_read_is_a_failure_and_a_reader_that_left_is_none() {
-        let loss = Loss(OnceLock::new());
+        let loss = Loss::new();
         loss.note(Ok(()));
+        assert!(!loss.is_gone.load(Ordering::Relaxed));
         loss.note(Err(io::ErrorKind::BrokenPipe.into()));
-        assert!(loss.failure().is_none());
+        assert!(loss.failure().is_none() && loss.is_gone.load(Ordering::Relaxed));
         loss.note(Err(io::Error::other("no space left")));
         loss.note(Err(io::Error::other("later")));
         let failure = loss.failure().unwrap();

@@ -13,6 +13,8 @@ use crate::{
 };
 
 pub(super) const PATH: &str = "/authorities/root/rotation";
+/// The most laggards on a screen.
+pub(super) const LAGGARDS: usize = 15;
 
 pub(super) async fn root(command: RootCommand) -> Result<Exit, Failure> {
     match command {
@@ -79,7 +81,7 @@ fn plan_text(word: &str, planned: &wire::RootRotation) -> String {
             0 => shown.push_str("nobody would break by that\n"),
             left => shown.push_str(&format!("LEFT BEHIND, and would break by that: {left}\n")),
         }
-        shown.push_str(&laggards_table(&plan.left_behind));
+        shown.push_str(&laggards_table(&plan.left_behind, plan.left_behind_count));
     }
     format!("{shown}\nnow: {}", text(planned))
 }
@@ -93,14 +95,19 @@ pub(super) fn awaited(tally: &wire::RotationTally) -> Option<String> {
     }
 }
 
-fn laggards_table(laggards: &[wire::Laggard]) -> String {
+/// The first of them: what is above the table is to stay on the screen.
+fn laggards_table(laggards: &[wire::Laggard], count: usize) -> String {
     if laggards.is_empty() {
         return String::new();
     }
-    let rows = laggards.iter().map(|one| {
+    let rows = laggards.iter().take(LAGGARDS).map(|one| {
         vec![one.name.clone(), if one.connected { "yes" } else { "no" }.to_owned(), one.reason.clone()]
     });
-    output::table(&["name", "connected", "why"], rows) + "\n"
+    let table = output::table(&["name", "connected", "why"], rows) + "\n";
+    match count.saturating_sub(LAGGARDS) {
+        0 => table,
+        more => format!("{table}... and {more} more; -o json names {}\n", laggards.len()),
+    }
 }
 
 /// Bars, and laggards by name.
@@ -154,7 +161,7 @@ pub(super) fn text(now: &wire::RootRotation) -> String {
             }
             None => format!("who would break by the next step now: {}\n", now.laggard_count),
         });
-        text.push_str(&laggards_table(&now.laggards));
+        text.push_str(&laggards_table(&now.laggards, now.laggard_count));
     }
     text
 }
@@ -248,6 +255,24 @@ mod tests {
         assert!(text.contains("now: root a signs\nlook: web-9 is in nobody's way"), "{text}");
         let text = plan_text("finish", &plan(Vec::new()));
         assert!(text.contains("nobody would break by that"), "{text}");
+    }
+
+    #[test]
+    fn shows_so_many_laggards_that_the_rest_stays_on_the_screen() {
+        let named = |count: usize| -> Vec<wire::Laggard> {
+            let one = |number| wire::Laggard {
+                name: format!("web-{number}"),
+                connected: true,
+                reason: "lags".into(),
+            };
+            (0..count).map(one).collect()
+        };
+        let table = laggards_table(&named(LAGGARDS), LAGGARDS);
+        assert!(table.contains("web-14") && !table.contains("more"), "{table}");
+        let table = laggards_table(&named(200), 213);
+        assert_eq!(table.lines().count(), 1 + LAGGARDS + 1, "{table}");
+        assert!(table.ends_with("... and 198 more; -o json names 200\n"), "{table}");
+        assert_eq!(laggards_table(&[], 0), "");
     }
 
     #[test]

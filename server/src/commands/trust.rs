@@ -58,8 +58,12 @@ fn authorities_table(authorities: &[wire::Authority]) -> String {
         "pin",
     ];
     let mut text = output::table(&headers, rows);
-    for laggard in authorities.iter().flat_map(|one| &one.waits_for) {
+    let all: Vec<_> = authorities.iter().flat_map(|one| &one.waits_for).collect();
+    for laggard in all.iter().take(rotation::LAGGARDS) {
         text.push_str(&format!("{} {}\n", laggard.name, laggard.reason));
+    }
+    if all.len() > rotation::LAGGARDS {
+        text.push_str(&format!("... and {} more; -o json names them\n", all.len() - rotation::LAGGARDS));
     }
     text
 }

@@ -24,7 +24,7 @@ pub(super) struct Watch {
 
 impl Watch {
     /// Shows what `look` finds whenever it differs from what was shown last, until `is_over` says so of it or
-    /// somebody presses Ctrl-C. A person sees the last one only; programs get one after the other.
+    /// somebody presses Ctrl-C, or nobody reads it any more. A person sees the last one only; programs get one after the other.
     ///
     /// # Errors
     /// As `look`.
@@ -51,7 +51,8 @@ impl Watch {
                 }
                 shown = now;
             }
-            if is_over(&found) {
+            // Whoever left, as `head` does, waits for nothing more.
+            if is_over(&found) || !output::is_read() {
                 return Ok(Exit::Ok);
             }
             tokio::select! {
