@@ -30,6 +30,11 @@ use crate::{
 };
 
 const KEY_SLOTS: &str = "key slots";
+/// Where less is free, in octets, a store may be unable to take its next change.
+const NO_ROOM: u64 = 4 << 20;
+/// Where less is free, in octets, somebody should make room: the write-ahead log alone takes 16 MiB and more, and a copy
+/// before an upgrade as much as the store.
+const LITTLE_ROOM: u64 = 512 << 20;
 
 /// How one check ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -100,6 +105,7 @@ pub async fn run(config_path: &Path, dev: bool) -> Vec<Check> {
         (store, is_open)
     };
     checks.push(data_directory(&config));
+    checks.extend(room(&config));
     let keys = keys(&config);
     let is_spared = is_open && keys.iter().any(|key| !key.is_absent && key.finding != Finding::Problem);
     checks.extend(keys.into_iter().map(|key| if is_spared { spared(key) } else { key }));
@@ -120,6 +126,29 @@ fn data_directory(config: &Config) -> Check {
             format!("chmod 700 {}", path.display()),
         ),
         Ok(_) => ok(subject, path.display().to_string()),
+    }
+}
+
+/// How much the store can grow.
+fn room(config: &Config) -> Option<Check> {
+    // What is not there was said.
+    let found = rustix::fs::statvfs(&config.data_dir).ok()?;
+    let is_without_files = found.f_files > 0 && found.f_favail == 0;
+    Some(judge_room(&config.data_dir, found.f_bavail.saturating_mul(found.f_frsize), is_without_files))
+}
+
+/// By the octets that are free, and whether no file can be made any more.
+fn judge_room(directory: &Path, free: u64, is_without_files: bool) -> Check {
+    let subject = "disk";
+    let hint = format!(
+        "make room on the disk of {}: nothing is signed where it cannot be kept",
+        directory.display()
+    );
+    match free {
+        _ if is_without_files => problem(subject, "no file can be made any more (no inode is free)", hint),
+        0..NO_ROOM => problem(subject, format!("full: {} KiB are free", free >> 10), hint),
+        NO_ROOM..LITTLE_ROOM => warning(subject, format!("{} MiB are free", free >> 20), hint),
+        _ => ok(subject, format!("{} MiB are free", free >> 20)),
     }
 }
 
@@ -488,6 +517,23 @@ mod tests {
         let path = directory.join("credence.yaml");
         init::initialise(&config, None, &path, Arc::new(SystemClock)).await.unwrap();
         config
+    }
+
+    #[test]
+    fn a_disk_is_judged_before_it_is_full() {
+        for (free, is_without_files, finding, words) in [
+            (u64::MAX, false, Finding::Ok, "MiB are free"),
+            (LITTLE_ROOM, false, Finding::Ok, "512 MiB are free"),
+            (LITTLE_ROOM - 1, false, Finding::Warning, "511 MiB are free"),
+            (NO_ROOM - 1, false, Finding::Problem, "full: 4095 KiB"),
+            (0, false, Finding::Problem, "full: 0 KiB"),
+            (u64::MAX, true, Finding::Problem, "no inode"),
+        ] {
+            let check = judge_room(Path::new("/var/lib/credence"), free, is_without_files);
+            assert_eq!(check.finding, finding, "{free}");
+            assert!(check.detail.contains(words), "{free}: {}", check.detail);
+            assert_eq!(check.hint.contains("/var/lib/credence"), finding != Finding::Ok);
+        }
     }
 
     #[test]
