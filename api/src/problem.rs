@@ -124,6 +124,19 @@ impl Problem {
             errors,
         }
     }
+
+    /// The same of something that is not there because the server is not ready, which `reasons` say: what they name is
+    /// to be seen to, and not waited for.
+    #[must_use]
+    pub fn while_not_ready(self, reasons: &[String]) -> Self {
+        match reasons {
+            [] => self,
+            reasons => Self {
+                hint: format!("not ready: {}; \"credence status\" says what to do", reasons.join("; ")),
+                ..self
+            },
+        }
+    }
 }
 
 struct Face {
@@ -337,6 +350,17 @@ mod tests {
         let problem = Problem::new(&error, "0011223344556677");
         assert_eq!((problem.status, problem.word()), (503, "unavailable"));
         assert!(!serde_json::to_string(&problem).unwrap().contains("disk"));
+    }
+
+    #[test]
+    fn what_stands_in_the_way_is_named_where_it_is_known() {
+        let error = CallError::Unavailable { part: "authority", why: "clock".into() };
+        let problem = Problem::new(&error, "");
+        assert!(problem.clone().while_not_ready(&[]).hint.starts_with("try again in a few seconds"));
+        let problem =
+            problem.while_not_ready(&["the clock is off".to_owned(), "the disk is full".to_owned()]);
+        let hint = "not ready: the clock is off; the disk is full; \"credence status\" says what to do";
+        assert_eq!((problem.hint.as_str(), problem.detail.as_str()), (hint, "authority is unavailable"));
     }
 
     #[test]

@@ -25,6 +25,7 @@ use crate::{
     calls::{CallError, Caller, Calls},
     limit::RateLimit,
     problem::{MEDIA_TYPE, Problem},
+    sources::Readiness,
 };
 
 mod acme;
@@ -191,7 +192,7 @@ async fn answer(State(shared): App, mut request: Request, next: Next) -> Respons
             {
                 shared.note(object, &request_id, actor, &error.0);
             }
-            let mut response = finish(response, &request_id);
+            let mut response = finish(response, &request_id, &*shared.calls.readiness);
             response.headers_mut().extend(news.unwrap_or_default());
             for (name, banner) in banners {
                 if let Some(banner) = banner.and_then(|banner| HeaderValue::from_str(&banner).ok()) {
@@ -200,7 +201,7 @@ async fn answer(State(shared): App, mut request: Request, next: Next) -> Respons
             }
             response
         }
-        Err(error) => finish(error.into_response(), &request_id),
+        Err(error) => finish(error.into_response(), &request_id, &*shared.calls.readiness),
     }
 }
 
@@ -298,12 +299,12 @@ impl IntoResponse for CallError {
     }
 }
 
-fn finish(mut response: Response, request_id: &RequestId) -> Response {
+fn finish(mut response: Response, request_id: &RequestId, readiness: &dyn Readiness) -> Response {
     let failure = response.extensions_mut().remove::<Failure>().map(|failure| failure.0);
     let failure = failure.or_else(|| unexplained(&response).map(Arc::new));
     if let Some(error) = failure {
         tell(&error, request_id);
-        response = problem(&error, request_id);
+        response = problem(&error, request_id, readiness);
     }
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -331,8 +332,11 @@ fn tell(error: &CallError, request_id: &RequestId) {
     }
 }
 
-fn problem(error: &CallError, request_id: &RequestId) -> Response {
-    let document = Problem::new(error, request_id.as_str());
+fn problem(error: &CallError, request_id: &RequestId, readiness: &dyn Readiness) -> Response {
+    let mut document = Problem::new(error, request_id.as_str());
+    if let CallError::Unavailable { .. } = error {
+        document = document.while_not_ready(&readiness.not_ready());
+    }
     let status = StatusCode::from_u16(document.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = (status, Json(document)).into_response();
     let headers = response.headers_mut();

@@ -98,7 +98,10 @@ impl Calls {
         if lists.is_some_and(|lists| lists.is_shown) {
             // It is revoked whoever has it on a list.
             if let Err(error) = self.await_lists(&serial, &mut outcome).await {
-                outcome.limits.push(format!("which proxies have its list cannot be told now: {error}"));
+                tracing::warn!(%error, "which proxies have the list of a revocation is not known");
+                outcome.limits.push(
+                    "which proxies have its list cannot be told now; the server's log says why".to_owned(),
+                );
             }
         }
         Ok(outcome)

@@ -44,9 +44,10 @@ impl Calls {
         };
         if !wanted.dry_run {
             let status = self.rotation.rotate_root(caller, wish, &wanted.reason).await?;
+            // Whoever asks again must not take it for a step that was not taken.
             return self.shown_rotation(&status, false).await.map_err(|error| CallError::Unavailable {
-                part: "rotation",
-                why: format!("the step was taken, and where it stands now cannot be told: {error}"),
+                part: "the step was taken, and where it stands now",
+                why: error.to_string(),
             });
         }
         let (status, action) = self.rotation.simulate_root(wish).await?;
