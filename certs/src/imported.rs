@@ -281,6 +281,15 @@ impl Imported {
         }
     }
 
+    /// When its certificate begins, if it has one.
+    #[must_use]
+    pub fn not_before(&self) -> Option<Timestamp> {
+        match self {
+            Self::Tls { chain, .. } => Some(chain.leaf().not_before()),
+            Self::Generic(_) => None,
+        }
+    }
+
     /// When its certificate ends, if it has one.
     #[must_use]
     pub fn not_after(&self) -> Option<Timestamp> {

@@ -497,7 +497,7 @@ impl Manager {
         if let Some((tenant, namespace)) = &request.prune {
             self.plan_prune(tenant, namespace, &mut draft);
         }
-        let mut warnings = self.unserved(&draft.puts).await?;
+        let mut warnings = self.unserved(&draft.puts, request.event.at).await?;
         let (next, applied) = self.staged(draft.puts, draft.removes)?;
         warnings.extend(applied.warnings.iter().cloned());
         let plan = wire::Plan {

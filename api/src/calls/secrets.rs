@@ -131,8 +131,13 @@ impl Calls {
             (false, true) => "replaced",
         };
         let nodes = count(shown.nodes.len(), "node is", "nodes are");
-        let summary =
+        let mut summary =
             format!("{word} {}: {nodes} bound to an identity that it is granted to", shown.sds_name);
+        if let Some(begins) = &shown.begins {
+            summary += &format!(
+                "; ITS CERTIFICATE BEGINS AT {begins} ONLY: until then whoever verifies it refuses it"
+            );
+        }
         Ok(wire::SecretChange { dry_run: wanted.dry_run, summary, secret: shown })
     }
 
@@ -219,6 +224,7 @@ impl Calls {
             created: facts.created.to_string(),
             updated: facts.updated.to_string(),
             subject: subject.filter(|subject| !subject.is_empty()),
+            begins: value.not_before().filter(|at| *at > self.clock.now()).map(|at| at.to_string()),
             expires: value.not_after().map(|at| at.to_string()),
             expires_in_secs: value.not_after().map(|at| at.millis_since(self.clock.now()).div_euclid(1000)),
         }

@@ -274,7 +274,12 @@ impl World {
 
     /// Imports a certificate of that name into the namespace `default`, granted to one identity.
     async fn plant_certificate(&self, name: &str, grant: &str) {
-        let issuer = FakeIssuer::new("web.example", Arc::new(self.clock.clone()));
+        self.plant_certificate_at(name, grant, self.clock.clone()).await;
+    }
+
+    /// The same, made by another clock.
+    async fn plant_certificate_at(&self, name: &str, grant: &str, clock: ManualClock) {
+        let issuer = FakeIssuer::new("web.example", Arc::new(clock));
         let chain = certs::Chain::new(issuer.trust().own().authorities()[0].clone(), Vec::new());
         let key = certs::SecretBytes::new(zeroize::Zeroizing::new(vec![1]));
         let secret = crate::ports::NewSecret {

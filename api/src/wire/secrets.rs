@@ -114,6 +114,9 @@ pub struct Secret {
     /// The subject of its certificate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<String>,
+    /// When its certificate begins, where that is to come: until then whoever verifies it refuses it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begins: Option<String>,
     /// When its certificate ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<String>,

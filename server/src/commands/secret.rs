@@ -159,7 +159,10 @@ fn table(secrets: &[wire::Secret]) -> String {
             one.name.clone(),
             one.kind.clone(),
             one.version.to_string(),
-            one.expires_in_secs.map_or_else(|| "-".into(), left),
+            match &one.begins {
+                Some(begins) => format!("begins at {begins}"),
+                None => one.expires_in_secs.map_or_else(|| "-".into(), left),
+            },
             one.grants.join(", "),
             one.nodes.len().to_string(),
         ]

@@ -1,7 +1,7 @@
 //! Whether the certificates that listeners show are there for the nodes that show them. Envoy takes a listener without
 //! its certificate all the same, and closes the connections that come: so whoever applies one hears of it first.
 
-use certs::Imported;
+use certs::{Imported, Timestamp};
 use sds::ImportedSecret;
 use spiffe::{BindingState, SecretName};
 use xds::model::{Document, Spec, Warning};
@@ -14,15 +14,21 @@ const MAX_NAMED: usize = 3;
 
 impl Manager {
     /// A warning for each certificate that a listener of `documents` shows, and that a node which they reach does not
-    /// get.
-    pub(super) async fn unserved(&self, documents: &[Document]) -> Result<Vec<Warning>, CallError> {
+    /// get, or whose time has not come by `now`.
+    pub(super) async fn unserved(
+        &self,
+        documents: &[Document],
+        now: Timestamp,
+    ) -> Result<Vec<Warning>, CallError> {
         let shown: Vec<_> = documents.iter().flat_map(shown).collect();
         if shown.is_empty() {
             return Ok(Vec::new());
         }
         let secrets = self.stores.secrets.secrets().await?;
-        let warning = |(document, listener, name)| {
-            let why = self.missing(document, name, &secrets)?;
+        let warning = |(document, listener, name): (&Document, &str, &SecretName)| {
+            let Some(why) = self.missing(document, name, &secrets) else {
+                return too_early(document, listener, name, &secrets, now);
+            };
             let message = format!(
                 "listener {listener:?} shows secret {name}, {why}: nodes take the listener all the same, and close every \
                  connection to it"
@@ -35,9 +41,9 @@ impl Manager {
 
     /// Why the nodes of a document do not get a certificate, if so.
     fn missing(&self, document: &Document, name: &SecretName, secrets: &[ImportedSecret]) -> Option<String> {
-        let is_it =
-            |one: &&ImportedSecret| one.facts.tenant == document.key.tenant && one.facts.name == *name;
-        let Some(secret) = secrets.iter().find(is_it) else { return Some("which does not exist".to_owned()) };
+        let Some(secret) = of(document, name, secrets) else {
+            return Some("which does not exist".to_owned());
+        };
         if matches!(secret.value, Imported::Generic(_)) {
             return Some("which holds no certificate".to_owned());
         }
@@ -61,6 +67,32 @@ impl Manager {
             _ => Some(format!("which is granted to no identity of {named}")),
         }
     }
+}
+
+/// A warning of a certificate whose time has not come.
+fn too_early(
+    document: &Document,
+    listener: &str,
+    name: &SecretName,
+    secrets: &[ImportedSecret],
+    now: Timestamp,
+) -> Option<Warning> {
+    let begins = of(document, name, secrets)?.value.not_before().filter(|begins| *begins > now)?;
+    let message = format!(
+        "listener {listener:?} shows secret {name}, whose certificate begins at {begins} only: until then whoever verifies \
+         it refuses it"
+    );
+    let hint = "set a certificate that is valid now: credence secret rotate";
+    Some(Warning(document.problem("certificate-too-early", message, hint)))
+}
+
+/// The secret of that name, as the document's owner has it.
+fn of<'a>(
+    document: &Document,
+    name: &SecretName,
+    secrets: &'a [ImportedSecret],
+) -> Option<&'a ImportedSecret> {
+    secrets.iter().find(|one| one.facts.tenant == document.key.tenant && one.facts.name == *name)
 }
 
 /// The listeners that show a secret, each with its document.

@@ -130,6 +130,16 @@ async fn a_plan_warns_of_a_certificate_that_a_node_would_not_get() {
     says(&warns("default/shop").await, "default/shop, which is granted to no identity of edge-1, edge-2");
     world.plant_certificate("shop", web).await;
     assert_eq!(warns("default/shop").await, [""; 0]);
+    let later = ManualClock::new(world.clock.now() + Duration::from_secs(86_400));
+    world.plant_certificate_at("soon", web, later).await;
+    let warnings = warns("default/soon").await;
+    assert!(
+        warnings.len() == 1 && warnings[0].contains("shows secret default/soon, whose certificate begins at"),
+        "{warnings:?}"
+    );
+    let soon = world.get("/api/v1/secrets/default/soon").await;
+    assert!(warnings[0].contains(soon.body["begins"].as_str().unwrap()), "{warnings:?} {}", soon.body);
+    assert_eq!(world.get("/api/v1/secrets/default/shop").await.body.get("begins"), None);
     says(&warns("default/shpo").await, "default/shpo, which does not exist");
 
     // Whoever removes one hears who shows it, before and after.
