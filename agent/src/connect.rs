@@ -312,6 +312,11 @@ impl Connection {
         &self.exporter
     }
 
+    /// What tells whether and why the bytes under it have ended.
+    pub(crate) fn ending(&self) -> &Ending {
+        &self.ending
+    }
+
     /// For the constructors of generated clients.
     pub(crate) fn channel(&self) -> (Channel, http::Uri) {
         (self.channel.clone(), self.origin.clone())

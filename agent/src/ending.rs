@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use rustls::AlertDescription;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::watch,
@@ -24,12 +25,19 @@ const GRACE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Watched<S> {
     io: S,
-    ended: watch::Sender<Option<String>>,
+    ended: watch::Sender<Option<End>>,
 }
 
 /// When and by what the bytes under a connection ended.
 #[derive(Debug, Clone)]
-pub struct Ending(watch::Receiver<Option<String>>);
+pub struct Ending(watch::Receiver<Option<End>>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct End {
+    why: String,
+    /// Whether the peer said by an alert that it does not let us in.
+    is_refusal: bool,
+}
 
 impl<S> Watched<S> {
     /// `io`, and what tells its end.
@@ -39,26 +47,69 @@ impl<S> Watched<S> {
     }
 
     fn note(&self, error: &io::Error) {
-        self.end(|| error.to_string());
+        self.end(|| match refusal(error) {
+            Some(why) => End { why, is_refusal: true },
+            None => End { why: error.to_string(), is_refusal: false },
+        });
     }
 
     /// The first end is the one that tells why.
-    fn end(&self, words: impl FnOnce() -> String) {
+    fn end(&self, end: impl FnOnce() -> End) {
         self.ended.send_if_modified(|ended| {
             let is_first = ended.is_none();
-            ended.get_or_insert_with(words);
+            ended.get_or_insert_with(end);
             is_first
         });
     }
 }
 
+impl<S: AsyncRead + Unpin> Watched<S> {
+    /// An error of writing. Who refuses us says so and closes, and what we write into that breaks before we have read
+    /// the reason: it may be there.
+    fn note_written(&mut self, context: &mut Context<'_>, error: &io::Error) {
+        let mut room = [0; 1];
+        if let Poll::Ready(Err(read)) =
+            Pin::new(&mut self.io).poll_read(context, &mut ReadBuf::new(&mut room))
+            && refusal(&read).is_some()
+        {
+            self.note(&read);
+        }
+        self.note(error);
+    }
+}
+
+/// In words, if the peer said by an alert that it does not let us in (RFC 8446 6.2).
+fn refusal(error: &io::Error) -> Option<String> {
+    let rustls::Error::AlertReceived(alert) = error.get_ref()?.downcast_ref()? else { return None };
+    let why = match alert {
+        AlertDescription::CertificateExpired => "our certificate has expired",
+        AlertDescription::CertificateRevoked => "our certificate is revoked",
+        AlertDescription::UnknownCA => "no authority of the server vouches for our certificate",
+        AlertDescription::AccessDenied => "our identity is blocked, or not let in there",
+        AlertDescription::BadCertificate
+        | AlertDescription::CertificateUnknown
+        | AlertDescription::UnsupportedCertificate
+        | AlertDescription::CertificateRequired => "our certificate is not accepted",
+        _ => return None,
+    };
+    Some(format!("{why} (alert {alert:?})"))
+}
+
 impl Ending {
     /// Waits for the end: the words of the error that was read or met in writing, or that the peer closed.
     pub async fn reached(&mut self) -> String {
-        match self.0.wait_for(Option::is_some).await {
-            Ok(ended) => ended.clone().unwrap_or_default(),
-            Err(_) => "it was given up on this side".to_owned(),
-        }
+        let ended = self.0.wait_for(Option::is_some).await.ok().and_then(|ended| ended.clone());
+        ended.map_or_else(|| "it was given up on this side".to_owned(), |end| end.why)
+    }
+
+    /// Whether it is reached.
+    pub(crate) fn is_reached(&self) -> bool {
+        self.0.borrow().is_some()
+    }
+
+    /// Why the peer does not let us in, where it ended by that.
+    pub(crate) fn refusal(&self) -> Option<String> {
+        self.0.borrow().as_ref().filter(|end| end.is_refusal).map(|end| end.why.clone())
     }
 
     /// What `exchange` comes to. It may go on for a second after the end, because what came before the end is the better
@@ -90,7 +141,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         let polled = Pin::new(&mut self.io).poll_read(context, buffer);
         match &polled {
             Poll::Ready(Ok(())) if room > 0 && buffer.filled().len() == before => {
-                self.end(|| "the peer closed it".to_owned());
+                self.end(|| End { why: "the peer closed it".to_owned(), is_refusal: false });
             }
             Poll::Ready(Err(error)) => self.note(error),
             Poll::Ready(Ok(())) | Poll::Pending => {}
@@ -99,7 +150,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -107,7 +158,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.io).poll_write(context, bytes);
         if let Poll::Ready(Err(error)) = &polled {
-            self.note(error);
+            self.note_written(context, error);
         }
         polled
     }
@@ -115,7 +166,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.io).poll_flush(context);
         if let Poll::Ready(Err(error)) = &polled {
-            self.note(error);
+            self.note_written(context, error);
         }
         polled
     }
@@ -131,7 +182,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.io).poll_write_vectored(context, slices);
         if let Poll::Ready(Err(error)) = &polled {
-            self.note(error);
+            self.note_written(context, error);
         }
         polled
     }
@@ -184,6 +235,52 @@ mod tests {
         assert_eq!(ending.reached().await, "the peer closed it");
         near.write_all(b"more").await.unwrap_err();
         assert_eq!(ending.reached().await, "the peer closed it");
+    }
+
+    /// Refuses by an alert that nobody has read when writing breaks.
+    struct Refuses(AlertDescription);
+
+    impl AsyncRead for Refuses {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Err(io::Error::other(rustls::Error::AlertReceived(self.0))))
+        }
+    }
+
+    impl AsyncWrite for Refuses {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn who_was_refused_is_told_so_whether_he_read_or_wrote() {
+        let told = "our identity is blocked, or not let in there (alert AccessDenied)";
+        let (mut io, mut ending) = Watched::new(Refuses(AlertDescription::AccessDenied));
+        assert!(!ending.is_reached() && ending.refusal().is_none());
+        io.write(b"x").await.unwrap_err();
+        assert!(ending.is_reached());
+        assert_eq!((ending.reached().await, ending.refusal()), (told.into(), Some(told.into())));
+        let (mut io, ending) = Watched::new(Refuses(AlertDescription::AccessDenied));
+        io.flush().await.unwrap_err();
+        assert_eq!(ending.refusal().as_deref(), Some(told));
+        let (mut io, ending) = Watched::new(Refuses(AlertDescription::CertificateRevoked));
+        io.read(&mut [0; 8]).await.unwrap_err();
+        assert_eq!(
+            ending.refusal().as_deref(),
+            Some("our certificate is revoked (alert CertificateRevoked)")
+        );
+        // A fault of the peer is no verdict of his.
+        let (mut io, ending) = Watched::new(Refuses(AlertDescription::InternalError));
+        io.write(b"x").await.unwrap_err();
+        assert!(ending.is_reached() && ending.refusal().is_none());
     }
 
     #[tokio::test]

@@ -59,10 +59,11 @@ impl CallError {
     }
 }
 
-impl From<Status> for CallError {
-    fn from(status: Status) -> Self {
+impl CallError {
+    /// Of a call that ended by `status`, on a connection that the server may have refused.
+    fn of(status: Status, refusal: Option<String>) -> Self {
         if is_broken_connection(&status) {
-            Self::Unanswered(chain_text(&status))
+            refusal.map_or_else(|| Self::Unanswered(chain_text(&status)), Self::Refused)
         } else if status.code() == Code::Unimplemented {
             Self::Unsupported
         } else {
@@ -102,8 +103,9 @@ impl Link {
         let mut client = client(&connection);
         let call = Box::pin(async move { client.renew(request).await });
         let answer = connection.call_within(RENEW_TIMEOUT, call).await;
+        let refusal = connection.ending().refusal();
         self.keep(connection, answer.as_ref().err());
-        Ok(answer?.into_inner())
+        Ok(answer.map_err(|status| CallError::of(status, refusal))?.into_inner())
     }
 
     /// Says what is held and waits for news; tells `held` once the server has let us in anew, has taken the call and has
@@ -116,12 +118,14 @@ impl Link {
     ) -> Result<SyncResponse, CallError> {
         let (mut connection, is_new) = self.take(ends).await?;
         let mut client = client(&connection);
+        let ending = connection.ending().clone();
         let call = Box::pin(async move { client.sync(request).await });
         let mut call = Box::pin(connection.call_within(SYNC_TIMEOUT, call));
         let answer = match timeout(HELD, call.as_mut()).await {
             Ok(answer) => answer,
             Err(_) => {
-                if is_new {
+                // A call may go on for a while over bytes that have ended.
+                if is_new && !ending.is_reached() {
                     held();
                 }
                 call.as_mut().await
@@ -129,7 +133,7 @@ impl Link {
         };
         drop(call);
         self.keep(connection, answer.as_ref().err());
-        Ok(answer?.into_inner())
+        Ok(answer.map_err(|status| CallError::of(status, ending.refusal()))?.into_inner())
     }
 
     /// The connection, and whether it was made just now.
