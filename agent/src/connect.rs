@@ -29,7 +29,11 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use spiffe::{Class, NodeId, SpiffeId, SvidError, Trust, TrustBundle, attestation, verify_svid};
 use thiserror::Error;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::timeout,
+};
 use tonic::{Status, body::Body};
 
 use crate::{
@@ -107,6 +111,14 @@ pub enum ConnectError {
         /// What the TLS library says.
         source: io::Error,
     },
+    /// The server says that it does not let this node in.
+    #[error("{server} does not let this node in: {why}")]
+    NotLetIn {
+        /// Who was dialled.
+        server: ServerAddress,
+        /// Why, as its alert says.
+        why: String,
+    },
     /// The connection ended before the first call.
     #[error("{server} does not speak HTTP/2")]
     Http {
@@ -145,7 +157,7 @@ impl ConnectError {
             Self::Handshake { server, .. } => {
                 format!("is {server} the right port, and a Credence server?")
             }
-            Self::Http { .. } => return None,
+            Self::NotLetIn { .. } | Self::Http { .. } => return None,
         })
     }
 
@@ -281,12 +293,30 @@ impl Connection {
             .1
             .export_keying_material([0; attestation::EXPORTER_OCTETS], attestation::EXPORTER_LABEL, None)
             .map_err(|error| ConnectError::Handshake { server: server(), source: io::Error::other(error) })?;
+        Self::over(tls, address, proven, exporter).await
+    }
+
+    async fn over<S>(
+        tls: S,
+        address: &ServerAddress,
+        server: SpiffeId,
+        exporter: [u8; attestation::EXPORTER_OCTETS],
+    ) -> Result<Self, ConnectError>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
         let (watched, ending) = Watched::new(tls);
         let (send, driver) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .handshake(TokioIo::new(watched))
             .await
-            .map_err(|source| ConnectError::Http { server: server(), source })?;
+            .map_err(|source| {
+                let server = address.clone();
+                match ending.refusal() {
+                    Some(why) => ConnectError::NotLetIn { server, why },
+                    None => ConnectError::Http { server, source },
+                }
+            })?;
         let origin = format!("https://{address}").parse().expect("a ServerAddress makes an authority");
         Ok(Self {
             channel: Channel(send),
@@ -296,7 +326,7 @@ impl Connection {
             }),
             driver_ended: false,
             ending,
-            server: proven,
+            server,
             exporter,
             origin,
         })
@@ -525,5 +555,43 @@ impl ServerCertVerifier for ServerVerifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::AlertDescription;
+    use tokio::io::duplex;
+
+    use super::*;
+    use crate::ending::testing::Refuses;
+
+    async fn over(
+        tls: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    ) -> Result<Connection, ConnectError> {
+        let address = ServerAddress::parse("localhost:1").unwrap();
+        let server = SpiffeId::parse("spiffe://td/credence/server").unwrap();
+        Connection::over(tls, &address, server, [0; attestation::EXPORTER_OCTETS]).await
+    }
+
+    #[tokio::test]
+    async fn a_node_that_is_refused_before_its_first_call_is_told_so() {
+        let error = over(Refuses(AlertDescription::CertificateRevoked)).await.unwrap_err();
+        let told =
+            "localhost:1 does not let this node in: our certificate is revoked (alert CertificateRevoked)";
+        assert_eq!((error.to_string().as_str(), error.hint()), (told, None));
+        let error = over(Refuses(AlertDescription::InternalError)).await.unwrap_err();
+        assert!(matches!(error, ConnectError::Http { .. }), "{error}");
+    }
+
+    /// An HTTP/2 client may wait for ever for the answer to what it has not written yet.
+    #[tokio::test(start_paused = true)]
+    async fn a_call_ends_with_its_connection_even_where_its_answer_never_comes() {
+        let (near, far) = duplex(1 << 16);
+        let mut connection = over(near).await.unwrap();
+        drop(far);
+        let status = connection.call(std::future::pending::<Result<(), Status>>()).await.unwrap_err();
+        assert!(is_broken_connection(&status));
+        assert_eq!(status.message(), "the peer closed it", "{status}");
     }
 }

@@ -15,6 +15,7 @@ use crate::{
     connect::{
         Channel, ClientIdentity, ConnectError, Connection, Expected, MAX_ANSWER_BYTES, is_broken_connection,
     },
+    ending::Ending,
     files::{Credentials, Membership},
     join::{chain_text, status_text},
     outage::Reason,
@@ -44,8 +45,8 @@ impl CallError {
     pub(crate) fn reason(&self) -> Option<Reason> {
         match self {
             Self::Connect(ConnectError::Refused { .. }) => Some(Reason::Disbelieved),
+            Self::Connect(ConnectError::NotLetIn { .. }) | Self::Refused(_) => Some(Reason::Refused),
             Self::Connect(_) | Self::Unanswered(_) => Some(Reason::Away),
-            Self::Refused(_) => Some(Reason::Refused),
             Self::Unsupported => None,
         }
     }
@@ -120,18 +121,13 @@ impl Link {
         let mut client = client(&connection);
         let ending = connection.ending().clone();
         let call = Box::pin(async move { client.sync(request).await });
-        let mut call = Box::pin(connection.call_within(SYNC_TIMEOUT, call));
-        let answer = match timeout(HELD, call.as_mut()).await {
-            Ok(answer) => answer,
-            Err(_) => {
-                // A call may go on for a while over bytes that have ended.
-                if is_new && !ending.is_reached() {
-                    held();
-                }
-                call.as_mut().await
+        let call = Box::pin(connection.call_within(SYNC_TIMEOUT, call));
+        let answer = holding(call, &ending, || {
+            if is_new {
+                held()
             }
-        };
-        drop(call);
+        })
+        .await;
         self.keep(connection, answer.as_ref().err());
         Ok(answer.map_err(|status| CallError::of(status, ending.refusal()))?.into_inner())
     }
@@ -159,7 +155,77 @@ impl Link {
     }
 }
 
+/// What `call` comes to; tells `held` if it is silent for a while over a connection that is open.
+async fn holding<F: Future + Unpin>(mut call: F, ending: &Ending, held: impl FnOnce()) -> F::Output {
+    if let Ok(answer) = timeout(HELD, &mut call).await {
+        return answer;
+    }
+    // A call may go on for a while over bytes that have ended.
+    if !ending.is_reached() {
+        held();
+    }
+    call.await
+}
+
 fn client(connection: &Connection) -> RenewalServiceClient<Channel> {
     let (channel, origin) = connection.channel();
     RenewalServiceClient::with_origin(channel, origin).max_decoding_message_size(MAX_ANSWER_BYTES)
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::CertificateError;
+    use tokio::time::sleep;
+
+    use super::*;
+    use crate::{
+        ending::Watched,
+        testing::{DAY, FakeServer, NOW},
+    };
+
+    /// What a call for news comes to at a server that takes the connection and then says that it lets nobody in.
+    async fn refused(why: CertificateError) -> CallError {
+        let mut server = FakeServer::start(NOW).await;
+        server.refuses = Some(why);
+        let server = Arc::new(server);
+        let membership = server.authority.membership("web-1", &server.address().to_string());
+        let credentials = server.authority.credentials("/credence/node/web-1", NOW, DAY);
+        let ends = Ends { membership: &membership, credentials: &credentials, clock: &server.clock };
+        let mut link = Link::default();
+        let asked = link.sync(ends, SyncRequest::default(), || panic!("nobody holds the call"));
+        let error = server.during(asked).await.unwrap_err();
+        let asked = link.renew(ends, RenewRequest::default());
+        let renewal = server.during(asked).await.unwrap_err();
+        assert_eq!((renewal.to_string(), renewal.reason()), (error.to_string(), error.reason()));
+        error
+    }
+
+    #[tokio::test]
+    async fn a_node_that_is_not_let_in_is_told_so_and_why() {
+        for (why, told) in [
+            (CertificateError::Revoked, "our certificate is revoked (alert CertificateRevoked)"),
+            (
+                CertificateError::ApplicationVerificationFailure,
+                "our identity is blocked, or not let in there (alert AccessDenied)",
+            ),
+        ] {
+            let error = refused(why).await;
+            assert_eq!(error.reason(), Some(Reason::Refused), "{error}");
+            assert!(error.to_string().ends_with(told), "{error}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_is_held_over_a_connection_that_is_open_and_over_no_other() {
+        let long = || Box::pin(sleep(SYNC_TIMEOUT));
+        let (open, ending) = Watched::new(tokio::io::empty());
+        let mut held = false;
+        holding(long(), &ending, || held = true).await;
+        assert!(held);
+        holding(Box::pin(sleep(HELD / 2)), &ending, || panic!("it was answered")).await;
+        drop(open);
+        let (mut closed, ending) = Watched::new(tokio::io::empty());
+        tokio::io::AsyncReadExt::read(&mut closed, &mut [0; 8]).await.unwrap();
+        holding(long(), &ending, || panic!("the connection has ended")).await;
+    }
 }

@@ -23,7 +23,7 @@ use proto::credence::v1::{
     enrolment_service_server::{EnrolmentService, EnrolmentServiceServer},
     renewal_service_server::{RenewalService, RenewalServiceServer},
 };
-use rustls::{DigitallySignedStruct, SignatureScheme, server::danger};
+use rustls::{CertificateError, DigitallySignedStruct, SignatureScheme, server::danger};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use spiffe::{
     NodeId, Tenant, Trust, TrustBundle, TrustDomain,
@@ -226,6 +226,8 @@ pub(crate) struct FakeServer {
     /// Under which path it presents itself.
     pub(crate) path: &'static str,
     pub(crate) presents_root: bool,
+    /// Why it lets no certificate in.
+    pub(crate) refuses: Option<CertificateError>,
     /// The bundle that nodes should hold, and whether they should renew; `None` as of servers that know no such
     /// call.
     pub(crate) news: watch::Sender<Option<(TrustBundle, bool)>>,
@@ -267,6 +269,7 @@ impl FakeServer {
             discovery: None,
             path: "/credence/server",
             presents_root: true,
+            refuses: None,
             news: watch::Sender::new(None),
             listener: TcpListener::bind("127.0.0.1:0").await.unwrap(),
             cut: Notify::new(),
@@ -299,8 +302,16 @@ impl FakeServer {
         loop {
             let (tcp, _) = self.listener.accept().await.unwrap();
             let (chain, key) = self.own_certificate();
-            let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(server_config(&chain, &key)));
-            let Ok(tls) = acceptor.accept(tcp).await else { continue };
+            let acceptor =
+                tokio_rustls::TlsAcceptor::from(Arc::new(server_config(&chain, &key, self.refuses.clone())));
+            let tls = match acceptor.accept(tcp).into_fallible().await {
+                Ok(tls) => tls,
+                // Whoever is refused must be able to read why.
+                Err((_, mut tcp)) => {
+                    let _ = tokio::io::copy(&mut tcp, &mut tokio::io::sink()).await;
+                    continue;
+                }
+            };
             let session = tls.get_ref().1;
             let mut exporter = [0; 32];
             session.export_keying_material(&mut exporter, spiffe::attestation::EXPORTER_LABEL, None).unwrap();
@@ -349,22 +360,28 @@ impl FakeServer {
     }
 }
 
-pub(crate) fn server_config(chain: &Chain, key: &SecretKey) -> rustls::ServerConfig {
+pub(crate) fn server_config(
+    chain: &Chain,
+    key: &SecretKey,
+    refuses: Option<CertificateError>,
+) -> rustls::ServerConfig {
     let identity = ClientIdentity::new(chain, key);
     let certified = rustls::client::ResolvesClientCert::resolve(&identity, &[], &[]).unwrap();
     let mut config =
         rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
             .with_protocol_versions(&[&rustls::version::TLS13])
             .unwrap()
-            .with_client_cert_verifier(Arc::new(AnyClient))
+            .with_client_cert_verifier(Arc::new(AnyClient { refuses }))
             .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(certified)));
     config.alpn_protocols = vec![b"h2".to_vec()];
     config
 }
 
-/// Takes any client: the fake looks at certificates itself.
+/// Takes any client, or none: the fake looks at certificates itself.
 #[derive(Debug)]
-struct AnyClient;
+struct AnyClient {
+    refuses: Option<CertificateError>,
+}
 
 impl danger::ClientCertVerifier for AnyClient {
     fn client_auth_mandatory(&self) -> bool {
@@ -379,7 +396,10 @@ impl danger::ClientCertVerifier for AnyClient {
         _: &[CertificateDer<'_>],
         _: UnixTime,
     ) -> Result<danger::ClientCertVerified, rustls::Error> {
-        Ok(danger::ClientCertVerified::assertion())
+        match &self.refuses {
+            Some(why) => Err(rustls::Error::InvalidCertificate(why.clone())),
+            None => Ok(danger::ClientCertVerified::assertion()),
+        }
     }
     fn verify_tls12_signature(
         &self,

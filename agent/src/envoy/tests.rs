@@ -69,7 +69,7 @@ async fn envoy_accepts_the_bootstrap() {
 async fn next_serial(listener: &TcpListener, chain: &Chain, key: &SecretKey) -> Serial {
     loop {
         let (tcp, _) = listener.accept().await.unwrap();
-        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(server_config(chain, key)));
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(server_config(chain, key, None)));
         let Ok(tls) = acceptor.accept(tcp).await else { continue };
         let ders = tls.get_ref().1.peer_certificates().unwrap();
         return Chain::from_ders(ders.iter().map(AsRef::as_ref)).unwrap().leaf().serial().clone();
