@@ -319,7 +319,10 @@ fn conflict_hint(what: &str, name: &str) -> String {
 fn exists_hint(what: &str, name: &str) -> String {
     match what {
         "node" | "binding" => {
-            return format!("\"credence proxy enroll {name} --replace\" writes its binding anew");
+            return format!(
+                "a node's name is unique over all namespaces: \"credence proxy show {name}\" shows whose it is; \"credence \
+                 proxy enroll {name} --replace\" writes its binding anew"
+            );
         }
         "issuer" if name == IssuerName::BUILTIN => {
             "choose another name: this is the issuer that is built in, and always there"

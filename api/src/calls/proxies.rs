@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use audit::{Action, Event};
+use audit::{Action, AuditFilter, Event};
 use ca::ports::CertificateFilter;
 use certs::{Timestamp, format_duration};
 use spiffe::{AuthorityId, Binding, BindingState, IssuerName, Namespace, NodeId, SpiffeId, check_labels};
@@ -211,6 +211,33 @@ impl Calls {
             },
             created: binding.created.to_string(),
             status: self.delivery.status(&binding.node),
+            refused: None,
+        }
+    }
+
+    /// Why a node that has no stream open is not let in: what it was told last, since it went away.
+    async fn refusal(&self, binding: &Binding, status: &wire::ProxyStatus) -> Option<String> {
+        let id = self.domain.node_id(&binding.node);
+        if self.configs.blocks().contains(&id) {
+            return Some(format!("its identity is blocked: credence identity unblock {id}"));
+        }
+        let since = status.since.as_deref().and_then(Timestamp::parse_rfc3339).unwrap_or(binding.created);
+        let filter = AuditFilter {
+            since: Some(since),
+            action: Some(Action::StreamRefuse),
+            actor: Some(id.to_string()),
+            limit: 1,
+            ..AuditFilter::default()
+        };
+        match self.audit.list(&filter).await {
+            Ok(rows) => {
+                let row = rows.into_iter().next()?;
+                Some(format!("its stream was refused at {}: {}", row.event.at, row.event.reason))
+            }
+            Err(error) => {
+                tracing::warn!(%error, "why a node is not let in is not known");
+                None
+            }
         }
     }
 
@@ -219,8 +246,12 @@ impl Calls {
     /// # Errors
     /// When it is not enrolled.
     pub async fn get_proxy(&self, caller: &Caller, node: &str) -> Result<wire::Proxy, CallError> {
-        let mut proxy = self.proxy(&self.known(caller, node)?);
+        let binding = self.known(caller, node)?;
+        let mut proxy = self.proxy(&binding);
         self.say_ends(std::slice::from_mut(&mut proxy)).await;
+        if !proxy.status.connected {
+            proxy.refused = self.refusal(&binding, &proxy.status).await;
+        }
         Ok(proxy)
     }
 

@@ -513,13 +513,29 @@ async fn enrols_shows_and_removes_a_node() {
     );
     let life = Duration::from_secs(86_400);
     let id = SpiffeId::parse("spiffe://td.example/credence/node/web-1").unwrap();
-    world.issued(id, certs::Profile::Node, Some("web-1"), life).await;
+    world.issued(id.clone(), certs::Profile::Node, Some("web-1"), life).await;
     let ends = json!((world.clock.now() + life).to_string());
     assert_eq!(offline().await["certificate_expires"], ends);
     assert_eq!(world.get("/api/v1/proxies/web-1/status").await.body["certificate_expires"], ends);
     assert_eq!(world.yaml("POST", "/api/v1/proxies/web-1/reload", "").await.status, StatusCode::OK);
     let identities = world.get("/api/v1/identities").await;
     assert_eq!(identities.body["items"].as_array().unwrap().len(), 2);
+
+    let refused = async || world.get("/api/v1/proxies/web-1").await.body["refused"].clone();
+    assert_eq!(refused().await, Value::Null);
+    for (id, why) in
+        [(&id, "another namespace"), (&SpiffeId::parse("spiffe://td.example/other").unwrap(), "other")]
+    {
+        let actor = Actor::Identity { id: id.clone() };
+        let row = Event::refused(world.clock.now(), actor, Action::StreamRefuse, "18000", why);
+        audit::AuditLog::append(&world.store, vec![row]).await.unwrap();
+    }
+    let told = format!("its stream was refused at {}: another namespace", world.clock.now());
+    assert_eq!(refused().await, json!(told));
+    assert_eq!(world.get("/api/v1/proxies").await.body["items"][0].get("refused"), None);
+    let block = json!({"id": id.as_str(), "reason": "stolen"});
+    assert_eq!(world.json("POST", "/api/v1/identities/block", block).await.status, StatusCode::OK);
+    assert!(refused().await.as_str().unwrap().starts_with("its identity is blocked"));
 
     let again = request("POST", "/api/v1/proxies", "application/json", r#"{"node": "web-1"}"#);
     world.refuses(again, 409, "exists").await;

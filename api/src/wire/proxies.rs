@@ -113,6 +113,9 @@ pub struct Proxy {
     pub created: String,
     /// How it stands.
     pub status: ProxyStatus,
+    /// Why it is not let in, as far as that is known; looked up for one node that has no stream open, and not in lists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
 }
 
 /// How a node stands.

@@ -58,13 +58,19 @@ async fn enroll(args: &EnrollArgs) -> Result<Exit, Failure> {
     let identities = enrolled.proxy.identities.join(", ") + &signs.unwrap_or_default();
     let (node, namespace) = (&enrolled.proxy.node_id, &enrolled.proxy.namespace);
     let changes: Vec<_> = enrolled.changes.iter().map(change_line).collect();
+    // A proxy says of which namespace it is, by the bootstrap that joining wrote.
+    let moved = enrolled.changes.iter().any(|change| change.what == "namespace").then(|| {
+        "  its proxy is refused from then on, until the node has joined again by the new line: a proxy names its namespace"
+    });
     let Some(token) = &enrolled.token else {
         say(&format!("would enrol {node} in namespace {namespace}, speaking for {identities}"));
         changes.iter().for_each(|line| say(line));
+        moved.iter().for_each(|line| say(line));
         return Ok(Exit::Ok);
     };
     note(&format!("enrolled {node} in namespace {namespace}, speaking for {identities}"));
     changes.iter().for_each(|line| note(line));
+    moved.iter().for_each(|line| note(line));
     note(&format!("the token is shown once, works once, and ends at {}; on the node run:", enrolled.expires));
     say(&format!("credence agent join {token} --server {} --pin {} --envoy", enrolled.server, enrolled.pin));
     Ok(Exit::Ok)
@@ -246,7 +252,8 @@ fn proxy_text(proxy: &wire::Proxy) -> String {
         ("bundle file", status.bundle.as_ref().map_or_else(|| dash(None), bundle_text)),
     ];
     let mut text = String::new();
-    for (name, value) in rows {
+    let refused = proxy.refused.as_ref().map(|why| ("NOT LET IN", why.clone()));
+    for (name, value) in rows.into_iter().chain(refused) {
         text.push_str(&format!("{name:<17} {value}\n"));
     }
     let resources = status.types.iter().flat_map(|of_type| {
@@ -332,6 +339,7 @@ mod tests {
             state: "enabled".into(),
             created: "T".into(),
             status,
+            refused: Some("its identity is blocked".into()),
         };
         let text = proxies_table(std::slice::from_ref(&proxy));
         assert!(text.contains("web-1 refused LDS v2 at T: bad route"), "{text}");
