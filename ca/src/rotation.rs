@@ -400,11 +400,12 @@ impl Rotation {
 
     /// Those of `laggards` whom the wish leaves behind, if that are all.
     fn leave(&self, wish: &Wish, laggards: Vec<Laggard>) -> Result<Vec<Laggard>, Refusal> {
+        let needless = in_nobodys_way(wish, &laggards);
         let (left, rest): (Vec<_>, Vec<_>) =
             laggards.into_iter().partition(|laggard| wish.leave_behind.contains(&laggard.name));
         match rest.is_empty() {
             true => Ok(left),
-            false => Err(Refusal::Laggards { step: wish.step, laggards: rest }),
+            false => Err(Refusal::Laggards { step: wish.step, laggards: rest, needless }),
         }
     }
 
@@ -415,8 +416,7 @@ impl Rotation {
             Step::Activate | Step::Finish => self.behind(observed, now),
             Step::Prepare | Step::Taint | Step::Rollback => Vec::new(),
         };
-        let is_needless = |name: &&String| !waits_for.iter().any(|laggard| laggard.name == **name);
-        wish.leave_behind.iter().filter(is_needless).cloned().collect()
+        in_nobodys_way(wish, &waits_for)
     }
 
     fn by_itself(&self, observed: Observed<'_>, now: Timestamp) -> Option<Action> {
@@ -485,6 +485,12 @@ impl Rotation {
     fn is_stuck(&self, now: Timestamp) -> bool {
         self.active().is_some_and(|root| now >= root.at_part(0.75))
     }
+}
+
+/// Who is to be left behind and is none of those who are waited for.
+fn in_nobodys_way(wish: &Wish, waits_for: &[Laggard]) -> Vec<String> {
+    let is_needless = |name: &&String| !waits_for.iter().any(|laggard| laggard.name == **name);
+    wish.leave_behind.iter().filter(is_needless).cloned().collect()
 }
 
 #[cfg(test)]

@@ -103,12 +103,14 @@ pub enum Refusal {
         due: Vec<Step>,
     },
     /// Somebody would break.
-    #[error("{} waits for {} that would break", step.word(), laggards.len())]
+    #[error("{} waits for {} that would break{}", step.word(), laggards.len(), not_among(needless))]
     Laggards {
         /// What was asked for.
         step: Step,
         /// Who, and why.
         laggards: Vec<Laggard>,
+        /// Names that were to be left behind, and are in nobody's way: misspelled, or not waited for any more.
+        needless: Vec<String>,
     },
     /// Connections that were opened under the old root may still be open.
     #[error(
@@ -288,4 +290,12 @@ pub struct Observed<'a> {
     pub is_paused: bool,
     /// Whether the clock cannot be believed, so that nobody is issued anything and no time has come.
     pub is_clock_stopped: bool,
+}
+
+fn not_among(needless: &[String]) -> String {
+    match needless {
+        [] => String::new(),
+        [one] => format!("; {one} is not among them"),
+        more => format!("; {} are not among them", more.join(", ")),
+    }
 }

@@ -192,11 +192,17 @@ fn named(laggards: &[Laggard]) -> String {
 pub(super) fn refused(error: RotateError) -> CallError {
     let (what, name) = ("rotation of", "the root".to_owned());
     match error {
-        RotateError::Refused(Refusal::Laggards { step, laggards }) => CallError::Policy(format!(
-            "{} would break: {}; it goes on when these are up to date, or without them by --leave-behind NAME",
-            step.word(),
-            named(&laggards)
-        )),
+        RotateError::Refused(Refusal::Laggards { step, laggards, needless }) => {
+            let stray = match needless.as_slice() {
+                [] => String::new(),
+                names => format!(" ({} is not among them)", names.join(", ")),
+            };
+            CallError::Policy(format!(
+                "{} would break: {}{stray}; it goes on when these are up to date, or without them by --leave-behind NAME",
+                step.word(),
+                named(&laggards)
+            ))
+        }
         RotateError::Refused(
             refusal @ (Refusal::Settling { .. }
             | Refusal::NoRootKey

@@ -59,9 +59,9 @@ async fn enroll(args: &EnrollArgs) -> Result<Exit, Failure> {
     let (node, namespace) = (&enrolled.proxy.node_id, &enrolled.proxy.namespace);
     let changes: Vec<_> = enrolled.changes.iter().map(change_line).collect();
     // A proxy says of which namespace it is, by the bootstrap that joining wrote.
-    let moved = enrolled.changes.iter().any(|change| change.what == "namespace").then(|| {
-        "  its proxy is refused from then on, until the node has joined again by the new line: a proxy names its namespace"
-    });
+    let moved = enrolled.changes.iter().any(|change| change.what == "namespace").then_some(
+        "  its proxy is refused from then on, until the node has joined again by the new line: a proxy names its namespace",
+    );
     let Some(token) = &enrolled.token else {
         say(&format!("would enrol {node} in namespace {namespace}, speaking for {identities}"));
         changes.iter().for_each(|line| say(line));
