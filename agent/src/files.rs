@@ -270,53 +270,18 @@ impl StateDir {
         credentials: &Credentials,
         envoy: EnvoyOptions,
     ) -> Result<(), StateError> {
-        self.write_membership(membership)?;
-        for (path, content) in self.envoy_files(membership, envoy).contents() {
+        let files = self.envoy_files(membership, envoy);
+        files.write_membership()?;
+        for (path, content) in files.contents() {
             write_json(&path, &content)?;
         }
         self.install(credentials)
-    }
-
-    fn write_membership(&self, membership: &Membership) -> Result<(), StateError> {
-        let node = serde_json::to_value(membership).expect("names serialize");
-        write_json(&self.root.join(NODE), &node)
     }
 
     /// What an Envoy of this node is started with.
     #[must_use]
     pub fn envoy_files(&self, membership: &Membership, options: EnvoyOptions) -> EnvoyFiles {
         EnvoyFiles { root: self.root.clone(), membership: membership.clone(), options }
-    }
-
-    /// Keeps where the server is now, in the bootstrap for Envoy and in what the node knows; says whether that changed
-    /// anything. All else in the bootstrap stays.
-    ///
-    /// # Errors
-    /// When a file cannot be written; then the same may be tried again. When there is a bootstrap that is not ours: then
-    /// nothing was written.
-    pub fn relocate(&self, membership: &Membership, envoy: EnvoyOptions) -> Result<bool, StateError> {
-        let (node, config) = (self.root.join(NODE), self.envoy_config());
-        if is_gone_or_empty(&config)? {
-            let [.., (path, content)] = self.envoy_files(membership, envoy).contents();
-            write_json(&path, &content)?;
-        } else {
-            let held = serde_json::from_slice(&read(&config)?).map_err(damaged(&config))?;
-            let Some(next) = with_server(&held, &membership.xds_server) else {
-                let what = "it does not say where the server is, as this program would".to_owned();
-                return Err(StateError::Damaged { path: config, what });
-            };
-            if held == next {
-                let before: Membership = serde_json::from_slice(&read(&node)?).map_err(damaged(&node))?;
-                if before == *membership {
-                    return Ok(false);
-                }
-            } else {
-                write_json(&config, &next)?;
-            }
-        }
-        // Last, so that whoever tries again after a failure finds that there is something left to do.
-        self.write_membership(membership)?;
-        Ok(true)
     }
 
     /// Puts the next certificate, key and bundle in place, all at once. The version before stays beside it, for a
@@ -394,6 +359,12 @@ pub struct EnvoyFiles {
 }
 
 impl EnvoyFiles {
+    /// The same of a node that has learned something else.
+    #[must_use]
+    pub fn of(self, membership: Membership) -> Self {
+        Self { membership, ..self }
+    }
+
     /// Writes again what is gone or empty, and says what that was. What somebody changed stays as it is.
     ///
     /// # Errors
@@ -408,6 +379,42 @@ impl EnvoyFiles {
             restored.push(path);
         }
         Ok(restored)
+    }
+
+    /// Keeps where the server is now, in the bootstrap for Envoy and in what the node knows; says whether that changed
+    /// anything. All else in the bootstrap stays.
+    ///
+    /// # Errors
+    /// When a file cannot be written; then the same may be tried again. When there is a bootstrap that is not ours: then
+    /// nothing was written.
+    pub fn relocate(&self) -> Result<bool, StateError> {
+        let (node, config) = (self.root.join(NODE), self.root.join(ENVOY));
+        if is_gone_or_empty(&config)? {
+            let [.., (path, content)] = self.contents();
+            write_json(&path, &content)?;
+        } else {
+            let held = serde_json::from_slice(&read(&config)?).map_err(damaged(&config))?;
+            let Some(next) = with_server(&held, &self.membership.xds_server) else {
+                let what = "it does not say where the server is, as this program would".to_owned();
+                return Err(StateError::Damaged { path: config, what });
+            };
+            if held == next {
+                let before: Membership = serde_json::from_slice(&read(&node)?).map_err(damaged(&node))?;
+                if before == self.membership {
+                    return Ok(false);
+                }
+            } else {
+                write_json(&config, &next)?;
+            }
+        }
+        // Last, so that whoever tries again after a failure finds that there is something left to do.
+        self.write_membership()?;
+        Ok(true)
+    }
+
+    fn write_membership(&self) -> Result<(), StateError> {
+        let node = serde_json::to_value(&self.membership).expect("names serialize");
+        write_json(&self.root.join(NODE), &node)
     }
 
     fn contents(&self) -> [(PathBuf, serde_json::Value); 3] {

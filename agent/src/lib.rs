@@ -36,5 +36,5 @@ pub use self::address::{AddressError, Pin, PinError, ServerAddress};
 pub use self::connect::{ConnectError, ServerRefusal};
 pub use self::files::{Credentials, EnvoyFiles, EnvoyOptions, KeyOrigin, Membership, StateDir, StateError};
 pub use self::join::{AnswerError, JoinError, JoinRequest, Progress, Step, join, with_causes};
-pub use self::moving::{MoveError, move_to};
+pub use self::moving::{MoveError, Question};
 pub use self::run::{Agent, AgentStatus, RunError};

@@ -1,17 +1,18 @@
 //! Another address of the same server (SHELL): asked for there, believed by what the node holds, and kept only then.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use certs::Clock;
 use proto::credence::v1::BeginRequest;
+use sds::schedule::{Jitter, retry_in};
 use spiffe::{Tenant, Trust, attestation::METHOD_JOIN_TOKEN};
 use thiserror::Error;
 
 use crate::{
     AnswerError, ServerAddress,
     connect::{ClientIdentity, ConnectError, Connection, Expected},
-    files::{Credentials, EnvoyOptions, Membership, StateDir, StateError},
-    join::{JoinError, challenge},
+    files::{Credentials, Membership, StateError},
+    join::{JoinError, Progress, Step, challenge, with_causes},
 };
 
 /// Why a node stays where it is.
@@ -33,6 +34,10 @@ impl MoveError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
+            Self::Asked(JoinError::Busy(_)) => Some(
+                "other nodes behind this address ask too: wait a minute and give the same command again"
+                    .to_owned(),
+            ),
             Self::Connect(error) | Self::Asked(JoinError::Connect(error)) => error.hint(),
             Self::Asked(JoinError::Refused(_)) => None,
             Self::Asked(error) => error.hint(),
@@ -41,24 +46,55 @@ impl MoveError {
     }
 }
 
-/// Has the node go on with its server at `server`, where enrolment is served; where discovery is, the server says. Both
-/// must prove to be the server that the node knows, by the roots that it holds. Says who the node is if anything changed.
-///
-/// # Errors
-/// See [`MoveError`]. Unless a file could not be written, nothing was changed.
-pub async fn move_to(
-    server: &ServerAddress,
-    state: &StateDir,
-    envoy: EnvoyOptions,
-    clock: &Arc<dyn Clock>,
-) -> Result<Option<Membership>, MoveError> {
-    let (membership, credentials) = state.load()?;
-    let xds_server = Box::pin(discovery_of(server, &membership, &credentials, clock)).await?;
-    let identity = ClientIdentity::new(&credentials.chain, &credentials.key);
-    let expected = expected(&membership, &credentials);
-    Box::pin(Connection::open(&xds_server, expected, Some(identity), clock)).await?;
-    let next = Membership { xds_server, enrolment_server: Some(server.clone()), ..membership };
-    Ok(state.relocate(&next, envoy)?.then_some(next))
+/// A node that asks where its server is.
+#[derive(Debug)]
+pub struct Question {
+    /// Who the node is, and where it took its server to be.
+    pub membership: Membership,
+    /// By what it knows the server, and the server the node.
+    pub credentials: Credentials,
+    /// Where it asks: where enrolment is served.
+    pub server: ServerAddress,
+    /// How long it goes on asking a server that has too many such calls just now.
+    pub patience: Duration,
+}
+
+impl Question {
+    /// Who the node is with its server at the address where it asked; where discovery is, the server says. Both must
+    /// prove to be the server that the node knows, by the roots that it holds. Nothing is written.
+    ///
+    /// # Errors
+    /// See [`MoveError`].
+    pub async fn ask(
+        &self,
+        clock: &Arc<dyn Clock>,
+        progress: &dyn Progress,
+    ) -> Result<Membership, MoveError> {
+        let give_up = clock.now() + self.patience;
+        let mut failures = 0;
+        loop {
+            let error = match Box::pin(self.ask_once(clock)).await {
+                Err(MoveError::Asked(error @ JoinError::Busy(_))) => error,
+                answer => return answer,
+            };
+            failures += 1;
+            let pause = retry_in(failures, None, Jitter::random());
+            if clock.now() + pause > give_up {
+                return Err(MoveError::Asked(error));
+            }
+            progress.say(Step::Waiting { reason: with_causes(&error), pause });
+            clock.sleep_until(clock.now() + pause).await;
+        }
+    }
+
+    async fn ask_once(&self, clock: &Arc<dyn Clock>) -> Result<Membership, MoveError> {
+        let (membership, credentials) = (&self.membership, &self.credentials);
+        let xds_server = Box::pin(discovery_of(&self.server, membership, credentials, clock)).await?;
+        let identity = ClientIdentity::new(&credentials.chain, &credentials.key);
+        let expected = expected(membership, credentials);
+        Box::pin(Connection::open(&xds_server, expected, Some(identity), clock)).await?;
+        Ok(Membership { xds_server, enrolment_server: Some(self.server.clone()), ..membership.clone() })
+    }
 }
 
 fn expected(membership: &Membership, credentials: &Credentials) -> Expected {
@@ -90,10 +126,15 @@ async fn discovery_of(
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, path::Path};
+    use std::{fs, path::Path, sync::Mutex};
+
+    use tonic::Status;
 
     use super::*;
-    use crate::testing::{DAY, FakeServer, NOW};
+    use crate::{
+        EnvoyOptions, StateDir,
+        testing::{DAY, FakeServer, NOW},
+    };
 
     const ADMIN_PORT: u16 = 9901;
 
@@ -110,9 +151,30 @@ mod tests {
         [state.path().join("node.json"), state.envoy_config()].map(|path| fs::read_to_string(path).unwrap())
     }
 
+    /// What is said while it asks.
+    #[derive(Default)]
+    struct Heard(Mutex<Vec<Step>>);
+
+    impl Progress for Heard {
+        fn say(&self, step: Step) {
+            self.0.lock().unwrap().push(step);
+        }
+    }
+
+    async fn ask(
+        server: &Arc<FakeServer>,
+        state: &StateDir,
+        patience: Duration,
+        heard: &Heard,
+    ) -> Result<Membership, MoveError> {
+        let (membership, credentials) = state.load()?;
+        let question = Question { membership, credentials, server: server.address(), patience };
+        server.during(question.ask(&server.clock, heard)).await
+    }
+
     async fn moved(server: &Arc<FakeServer>, state: &StateDir) -> Result<Option<Membership>, MoveError> {
-        let (address, options) = (server.address(), EnvoyOptions::default());
-        server.during(move_to(&address, state, options, &server.clock)).await
+        let next = ask(server, state, Duration::ZERO, &Heard::default()).await?;
+        Ok(state.envoy_files(&next, EnvoyOptions::default()).relocate()?.then_some(next))
     }
 
     #[tokio::test]
@@ -161,5 +223,37 @@ mod tests {
         let state = joined(&server, folder.path());
         let error = moved(&server, &state).await.unwrap_err();
         assert!(error.to_string().ends_with("127.0.0.1:1"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_has_too_many_calls_is_asked_again_and_not_for_ever() {
+        let server = Arc::new(FakeServer::start(NOW).await);
+        let folder = tempfile::tempdir().unwrap();
+        let state = joined(&server, folder.path());
+        let before = kept(&state);
+        let busy = |times: usize| {
+            let status = Status::resource_exhausted("refused, id 0123456789abcdef");
+            server.seen.lock().unwrap().begins.extend(vec![status; times]);
+        };
+        busy(3);
+        let heard = Heard::default();
+        let next = ask(&server, &state, Duration::from_secs(60), &heard).await.unwrap();
+        assert_eq!(next.xds_server, server.address());
+        let pauses: Vec<u64> = heard.0.into_inner().unwrap().iter().map(secs).collect();
+        assert_eq!(pauses, [1, 2, 4]);
+
+        busy(10);
+        let asked = server.clock.now();
+        let error = ask(&server, &state, Duration::from_secs(60), &Heard::default()).await.unwrap_err();
+        assert!(matches!(error, MoveError::Asked(JoinError::Busy(_))), "{error}");
+        assert!(error.hint().unwrap().contains("the same command again"));
+        assert!(server.clock.now().since(asked) <= Duration::from_secs(60));
+        assert_eq!(kept(&state), before, "to ask changes nothing");
+    }
+
+    /// How long it waits, without what jitter took off.
+    fn secs(step: &Step) -> u64 {
+        let Step::Waiting { pause, .. } = step else { panic!("{step}") };
+        pause.as_secs_f64().log2().ceil().exp2() as u64
     }
 }

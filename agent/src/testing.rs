@@ -239,6 +239,8 @@ pub(crate) struct FakeServer {
 #[derive(Default)]
 pub(crate) struct Seen {
     pub(crate) turns: VecDeque<Turn>,
+    /// What the next requests for a challenge are refused with.
+    pub(crate) begins: VecDeque<Status>,
     pub(crate) issued: HashMap<String, (SpkiHash, Chain)>,
     pub(crate) finishes: u32,
     pub(crate) renewals: Vec<SpkiHash>,
@@ -430,6 +432,9 @@ fn ders(chain: &Chain) -> Vec<Vec<u8>> {
 #[tonic::async_trait]
 impl EnrolmentService for FakeServer {
     async fn begin(&self, _: Request<BeginRequest>) -> Result<Response<BeginResponse>, Status> {
+        if let Some(refused) = self.seen.lock().unwrap().begins.pop_front() {
+            return Err(refused);
+        }
         let nonce = Serial::random().as_bytes().to_vec();
         let expires = self.clock.now() + Duration::from_secs(60);
         Ok(Response::new(BeginResponse {

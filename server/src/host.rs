@@ -8,8 +8,8 @@ use std::{
 };
 
 use agent::{
-    Agent, EnvoyFiles, EnvoyOptions, JoinRequest, Pin, Progress, ServerAddress, StateDir, StateError, Step,
-    envoy::Supervisor,
+    Agent, EnvoyFiles, EnvoyOptions, JoinRequest, Membership, Pin, Progress, Question, ServerAddress,
+    StateDir, StateError, Step, envoy::Supervisor,
 };
 use certs::{Clock, format_duration, parse_duration};
 use spiffe::attestation::JoinToken;
@@ -35,7 +35,7 @@ use crate::{
     serve::{self, BadConfig},
 };
 
-/// How long `agent join` keeps trying when the server does not answer.
+/// How long `agent join` keeps trying when the server does not answer, and `agent run --server` when it is busy.
 const JOIN_PATIENCE: Duration = Duration::from_secs(120);
 const DEMO_DURATION: Duration = Duration::from_secs(60);
 
@@ -91,10 +91,11 @@ async fn run(command: Command) -> Result<Exit, Failure> {
         Command::Agent(AgentCommand::Run(args)) => {
             logging::start("info", None).map_err(|error| failed(&error))?;
             let state = open_state(&args.run.state_dir)?;
-            if let Some(server) = &args.server {
-                follow(server, &state, &args.run).await?;
-            }
-            Box::pin(stay(state, &args.run)).await
+            let open = match &args.server {
+                Some(server) => Box::pin(follow(server, &state, &args.run)).await?,
+                None => None,
+            };
+            Box::pin(stay(state, &args.run, open)).await
         }
         Command::Operate(command) => commands::run(command).await,
     }
@@ -441,56 +442,81 @@ async fn join(args: JoinArgs) -> Result<Exit, Failure> {
             bootstrap.display()
         ));
     }
-    Box::pin(stay(state, &args.run)).await
+    Box::pin(stay(state, &args.run, None)).await
 }
 
-/// Goes where the server is now. One that is kept already and is away only now is waited for like any other.
-async fn follow(server: &str, state: &StateDir, args: &RunArgs) -> Result<(), Failure> {
+/// Goes where the server is now. Where that is kept already, everything starts with what is kept, and the question is
+/// left open: only discovery may be elsewhere, and a server that is away or busy is waited for like any other.
+async fn follow(server: &str, state: &StateDir, args: &RunArgs) -> Result<Option<Question>, Failure> {
     let server = ServerAddress::parse(server)
         .map_err(|error| Failure::usage(error.to_string(), "--server takes the address of enrolment"))?;
+    let (membership, credentials) = state.load().map_err(unusable)?;
+    let before = membership.enrolment();
+    if before == server {
+        // What was kept by half, or written over since, is put right without asking.
+        if let Err(error) = state.envoy_files(&membership, envoy_options(args)).relocate() {
+            not_followed(&server, &error, error.hint());
+        }
+        return Ok(Some(Question { membership, credentials, server, patience: JOIN_PATIENCE }));
+    }
+    let question = Question { membership, credentials, server, patience: JOIN_PATIENCE };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let (node, _) = state.load().map_err(unusable)?;
-    match Box::pin(agent::move_to(&server, state, envoy_options(args), &clock)).await {
-        Ok(Some(next)) => {
-            output::note(&format!(
-                "credence: server is at {server} now, its discovery at {}",
-                next.xds_server
-            ));
-            if args.envoy.is_none() {
-                let bootstrap = state.envoy_config();
-                output::note(&format!(
-                    "credence: next, start Envoy again: it reads {} once",
-                    bootstrap.display()
-                ));
-            }
-            Ok(())
-        }
-        Ok(None) => Ok(()),
-        Err(error) if node.enrolment() == server => {
-            let (error, hint) = (agent::with_causes(&error), error.hint());
-            tracing::warn!(%server, error, hint, "whether the server has moved was not found out, or not kept; the agent goes on with what it has");
-            Ok(())
-        }
-        Err(agent::MoveError::State(error)) => Err(Failure::new(
+    let next = Box::pin(question.ask(&clock, &Told)).await.map_err(|error| {
+        Failure::new(
+            Exit::Failed,
+            format!("node stays with its server at {before}: {}", agent::with_causes(&error)),
+            error.hint().unwrap_or_default(),
+        )
+    })?;
+    state.envoy_files(&next, envoy_options(args)).relocate().map_err(|error| {
+        let server = &question.server;
+        Failure::new(
             Exit::Failed,
             format!("not everything of the move to {server} was kept: {}", agent::with_causes(&error)),
             error.hint().unwrap_or_else(|| "mend that, and give the same command again".to_owned()),
-        )),
-        Err(error) => Err(Failure::new(
-            Exit::Failed,
-            format!("node stays with its server at {}: {}", node.enrolment(), agent::with_causes(&error)),
-            error.hint().unwrap_or_default(),
-        )),
+        )
+    })?;
+    followed(&next, state, args);
+    Ok(None)
+}
+
+fn followed(next: &Membership, state: &StateDir, args: &RunArgs) {
+    let (server, discovery) = (next.enrolment(), &next.xds_server);
+    output::note(&format!("credence: server is at {server} now, its discovery at {discovery}"));
+    if args.envoy.is_none() {
+        let bootstrap = state.envoy_config();
+        output::note(&format!("credence: next, start Envoy again: it reads {} once", bootstrap.display()));
     }
+}
+
+fn not_followed(server: &ServerAddress, error: &(dyn std::error::Error + 'static), hint: Option<String>) {
+    let error = agent::with_causes(error);
+    tracing::warn!(%server, error, hint, "whether the server has moved was not found out, or not kept; the agent goes on with what it has");
+}
+
+/// Keeps what the server says if its discovery is elsewhere, and says who the node is then. Else there is nothing to be
+/// done, and whoever waits for it waits for ever.
+async fn moved(question: Option<Question>, files: EnvoyFiles) -> Membership {
+    if let Some(question) = question {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        match Box::pin(question.ask(&clock, &Told)).await {
+            Ok(next) if next.xds_server == question.membership.xds_server => {}
+            Ok(next) => match files.of(next.clone()).relocate() {
+                Ok(_) => return next,
+                Err(error) => not_followed(&question.server, &error, error.hint()),
+            },
+            Err(error) => not_followed(&question.server, &error, error.hint()),
+        }
+    }
+    std::future::pending().await
 }
 
 fn envoy_options(args: &RunArgs) -> EnvoyOptions {
     EnvoyOptions { admin_port: args.envoy_admin_port, ..EnvoyOptions::default() }
 }
 
-/// Renews for ever, and keeps an Envoy running beside it if asked to.
-async fn stay(state: StateDir, args: &RunArgs) -> Result<Exit, Failure> {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+/// Renews for ever, and keeps an Envoy running beside it if asked to. Both start again where the server turns out to be.
+async fn stay(mut state: StateDir, args: &RunArgs, mut open: Option<Question>) -> Result<Exit, Failure> {
     let envoy = match &args.envoy {
         None => None,
         Some(given) => Some(envoy(given.as_deref()).await?),
@@ -500,26 +526,21 @@ async fn stay(state: StateDir, args: &RunArgs) -> Result<Exit, Failure> {
         output::note(&format!("credence: its log is {}", state.path().join("envoy.log").display()));
     }
     output::note("credence: renews the certificate at half of its life, until Ctrl-C");
-    let agent = Agent::open(state, clock.clone()).map_err(unusable)?;
-    let state = agent.state();
-    let files = state.envoy_files(&agent.status().borrow().membership, envoy_options(args));
-    restore(&files).map_err(unusable)?;
-    let supervisor = envoy.map(|program| {
-        Supervisor::envoy(&program, &state.envoy_config(), state.path(), clock).with_preparation(move || {
-            if let Err(error) = restore(&files) {
-                let (error, hint) = (agent::with_causes(&error), error.hint());
-                tracing::warn!(error, hint, "a file that Envoy needs is gone and cannot be written");
-            }
-        })
-    });
     let shutdown = CancellationToken::new();
     let mut parts = Parts::default();
-    parts.spawn("renewal", agent.run(shutdown.clone()));
-    if let Some(supervisor) = supervisor {
-        parts.spawn("envoy", supervisor.run(shutdown.clone()));
-    }
     parts.spawn("signals", watch_signals(shutdown.clone()));
-    let outcome = parts.watch(&shutdown).await;
+    let outcome = loop {
+        let life = shutdown.child_token();
+        let files = live(&mut parts, state, args, envoy.as_deref(), &life)?;
+        let next = tokio::select! {
+            outcome = parts.watch(&shutdown) => break outcome,
+            next = moved(open.take(), files) => next,
+        };
+        life.cancel();
+        parts.finish_named(&["renewal", "envoy"]).await;
+        state = open_state(&args.state_dir)?;
+        followed(&next, &state, args);
+    };
     shutdown.cancel();
     let finished = parts.finish().await;
     outcome.and(finished).map(|()| Exit::Ok).map_err(|error| {
@@ -527,6 +548,35 @@ async fn stay(state: StateDir, args: &RunArgs) -> Result<Exit, Failure> {
             error.downcast_ref::<agent::RunError>().and_then(agent::RunError::hint).unwrap_or_default();
         Failure::new(Exit::Failed, format!("{error:#}"), hint)
     })
+}
+
+/// Starts the agent, and the Envoy if there is one, until the end of `life`.
+fn live(
+    parts: &mut Parts,
+    state: StateDir,
+    args: &RunArgs,
+    envoy: Option<&Path>,
+    life: &CancellationToken,
+) -> Result<EnvoyFiles, Failure> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let agent = Agent::open(state, clock.clone()).map_err(unusable)?;
+    let state = agent.state();
+    let files = state.envoy_files(&agent.status().borrow().membership, envoy_options(args));
+    restore(&files).map_err(unusable)?;
+    let supervisor = envoy.map(|program| {
+        let files = files.clone();
+        Supervisor::envoy(program, &state.envoy_config(), state.path(), clock).with_preparation(move || {
+            if let Err(error) = restore(&files) {
+                let (error, hint) = (agent::with_causes(&error), error.hint());
+                tracing::warn!(error, hint, "a file that Envoy needs is gone and cannot be written");
+            }
+        })
+    });
+    parts.spawn("renewal", agent.run(life.clone()));
+    if let Some(supervisor) = supervisor {
+        parts.spawn("envoy", supervisor.run(life.clone()));
+    }
+    Ok(files)
 }
 
 /// Writes again what Envoy is started with, where it is gone.

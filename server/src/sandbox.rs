@@ -167,6 +167,20 @@ impl Sandbox {
         self.ports
     }
 
+    /// Has the control plane listen elsewhere for nodes from its next start on.
+    ///
+    /// # Errors
+    /// When its configuration cannot be written.
+    pub fn move_ports(&mut self, xds: SocketAddr, enrolment: SocketAddr) -> io::Result<()> {
+        let file = self.path("credence.yaml");
+        let port = |of: SocketAddr| format!("port: {}", of.port());
+        let text = std::fs::read_to_string(&file)?;
+        let text = text.replace(&port(self.ports.xds), &port(xds));
+        std::fs::write(file, text.replace(&port(self.ports.enrolment), &port(enrolment)))?;
+        self.ports = Ports { xds, enrolment, ..self.ports };
+        Ok(())
+    }
+
     /// The program that runs.
     #[must_use]
     pub fn program(&self) -> &Path {
@@ -276,8 +290,17 @@ impl Sandbox {
     /// # Errors
     /// When it does not start.
     pub fn restart_agent(&mut self, node: &str) -> anyhow::Result<()> {
+        self.restart_agent_with(node, &[])
+    }
+
+    /// The same with more arguments.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn restart_agent_with(&mut self, node: &str, more: &[&str]) -> anyhow::Result<()> {
         let envoy = format!("--envoy={}", self.options.envoy.display());
-        let child = self.spawn(node, &["agent", "run", "--state-dir", node, &envoy])?;
+        let arguments = [&["agent", "run", "--state-dir", node, &envoy], more].concat();
+        let child = self.spawn(node, &arguments)?;
         self.agents.push((node.to_owned(), child));
         Ok(())
     }

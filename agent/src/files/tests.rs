@@ -179,14 +179,14 @@ fn a_server_that_moved_changes_its_address_alone_and_nothing_that_is_not_ours() 
     let before = read(&node);
     for foreign in ["{ \"changed\": true }", "{", "[]"] {
         fs::write(&envoy, foreign).unwrap();
-        let refused = state.relocate(&moved, EnvoyOptions::default());
+        let refused = state.envoy_files(&moved, EnvoyOptions::default()).relocate();
         assert!(matches!(&refused, Err(StateError::Damaged { path, .. }) if *path == envoy), "{refused:?}");
         assert_eq!((read(&envoy).as_str(), read(&node)), (foreign, before.clone()));
     }
     fs::remove_file(&envoy).unwrap();
     state.envoy_files(&membership, options).restore().unwrap();
-    assert!(state.relocate(&moved, EnvoyOptions::default()).unwrap());
-    assert!(!state.relocate(&moved, EnvoyOptions::default()).unwrap(), "once");
+    assert!(state.envoy_files(&moved, EnvoyOptions::default()).relocate().unwrap());
+    assert!(!state.envoy_files(&moved, EnvoyOptions::default()).relocate().unwrap(), "once");
     let text = read(&envoy);
     assert!(text.contains("new.example") && text.contains("9901") && !text.contains("localhost"), "{text}");
     assert!(read(&node).contains("new.example"));

@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::SocketAddr};
 
 use kit::{Admin, Load, LoadPlan, Pair, SDS, TestWorld, WorldOptions, envoy, eventually};
 use serde_json::Value;
@@ -107,6 +107,53 @@ async fn neither_a_broken_connection_nor_a_restart_opens_a_gate() {
     })
     .await;
     world.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_moved_is_followed_and_one_that_is_silent_keeps_no_envoy_from_its_work() {
+    let Some(envoy) = envoy("1.40.0") else { return };
+    let options = WorldOptions { envoy: Some(envoy), ..WorldOptions::default() };
+    let mut world = TestWorld::boot("restart-moved", options).await;
+    world.start_proxy("web", "web", &["web"]).await;
+    world.synced("web").await;
+
+    // Both doors are elsewhere: whoever is started with the new address asks there before anything else.
+    let [xds, enrolment, later] = TestWorld::free_ports(3)[..] else { unreachable!("three were asked for") };
+    let server = enrolment.to_string();
+    moved(&mut world, xds, enrolment).await;
+    world.sandbox_mut().restart_agent_with("web", &["--server", &server]).unwrap();
+    world.synced("web").await;
+
+    // Discovery alone is elsewhere, and the address is kept already: Envoy starts with what there is, and again where
+    // discovery is.
+    moved(&mut world, later, enrolment).await;
+    world.sandbox_mut().restart_agent_with("web", &["--server", &server]).unwrap();
+    world.synced("web").await;
+    let node = std::fs::read_to_string(world.sandbox().path("web/node.json")).unwrap();
+    assert!(node.contains(&later.to_string()) && node.contains(&server), "{node}");
+
+    // Whoever takes connections and says nothing is waited for beside an Envoy that runs.
+    world.sandbox_mut().stop_agent("web").await.unwrap();
+    world.terminate().await;
+    let silent = std::net::TcpListener::bind(enrolment).unwrap();
+    std::fs::remove_file(world.sandbox().path("web/admin-address")).unwrap();
+    world.sandbox_mut().restart_agent_with("web", &["--server", &server]).unwrap();
+    world.admin("web").await;
+    let log = std::fs::read_to_string(world.sandbox().path("web.log")).unwrap();
+    let (kept, given_up) = (log.rfind("credence: keeps "), log.rfind("was not found out"));
+    assert!(given_up.is_none_or(|given_up| kept < Some(given_up)), "Envoy waited for an answer: {log}");
+    drop(silent);
+    world.start().await;
+    world.synced("web").await;
+    world.finish().await;
+}
+
+/// Starts the server again where it is now; the agent of `web` is stopped meanwhile.
+async fn moved(world: &mut TestWorld, xds: SocketAddr, enrolment: SocketAddr) {
+    world.sandbox_mut().stop_agent("web").await.unwrap();
+    world.terminate().await;
+    world.sandbox_mut().move_ports(xds, enrolment).unwrap();
+    world.start().await;
 }
 
 /// Waits until the node `mute` has a stream, or none.
