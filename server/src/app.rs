@@ -62,7 +62,7 @@ use crate::{
     clock::TrustedClock,
     config::{Config, Listen},
     door::{Door, Registry, Security, Service},
-    hooks::Watched,
+    hooks::{Watched, unusable},
     init::{ca_deps, follow_trust, refresh_endpoint},
     lifecycle::{Parts, Readiness},
     lookout::{self, Lookout, Seen},
@@ -465,6 +465,11 @@ async fn serve(
     let renewals: Arc<dyn Renewals> =
         Arc::new(FailingRenewals { sds: sds.status(), own: own_status_read.clone() });
     let watched = Watched { seen: seen_read.clone(), ca: ca.status(), renewals: renewals.clone() };
+    for (of, program) in config.programs() {
+        if let Some(why) = unusable(program) {
+            tracing::warn!(%of, why, "this command cannot be run when it is needed");
+        }
+    }
     let (herald, desk) = hooks::open(&config, &store, watched, clock.clone());
     let hooks_read = desk.status.clone();
     if let Some(herald) = herald {

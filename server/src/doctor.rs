@@ -20,6 +20,7 @@ use crate::{
     clock::SystemClock,
     config::{Config, KekSource, Listen},
     envoys,
+    hooks::unusable,
     http_get::get,
     init::{OPERATOR_CERTIFICATE, OPERATOR_KEY, with_store},
     key_slots::{self, Held},
@@ -112,6 +113,7 @@ pub async fn run(config_path: &Path, dev: bool) -> Vec<Check> {
     checks.push(anchor(&config, |path| fs::metadata(path).ok().map(|found| found.dev())));
     checks.extend(operator(&config));
     checks.extend(store);
+    checks.extend(programs(&config));
     checks.push(envoy());
     checks
 }
@@ -149,6 +151,27 @@ fn judge_room(directory: &Path, free: u64, is_without_files: bool) -> Check {
         0..NO_ROOM => problem(subject, format!("full: {} KiB are free", free >> 10), hint),
         NO_ROOM..LITTLE_ROOM => warning(subject, format!("{} MiB are free", free >> 20), hint),
         _ => ok(subject, format!("{} MiB are free", free >> 20)),
+    }
+}
+
+/// What the server runs by itself: nobody would learn before it is needed that it cannot be.
+fn programs(config: &Config) -> Vec<Check> {
+    let subject = "commands";
+    let all: Vec<_> = config.programs().collect();
+    let bad = all.iter().filter_map(|(of, program)| Some(format!("{of}: {}", unusable(program)?)));
+    let bad: Vec<_> = bad
+        .map(|detail| {
+            problem(
+                subject,
+                detail,
+                "name a program that the server's user may execute, by its absolute path",
+            )
+        })
+        .collect();
+    match (all.len(), bad.is_empty()) {
+        (0, _) => Vec::new(),
+        (count, true) => vec![ok(subject, format!("{count} that the server runs are there"))],
+        (_, false) => bad,
     }
 }
 

@@ -58,6 +58,17 @@ pub struct HookConfig {
 }
 
 impl Config {
+    /// The programs that the server runs by itself, each with what it is for.
+    pub fn programs(&self) -> impl Iterator<Item = (String, &Path)> {
+        let hooks = self.hooks.iter().filter_map(|hook| match &hook.target {
+            HookTarget::Command(words) => Some((format!("hook {}", hook.name), Path::new(words.first()?))),
+            HookTarget::Url { .. } => None,
+        });
+        hooks.chain(
+            self.dns_commands.iter().map(|program| ("edges.dns_commands".to_owned(), program.as_path())),
+        )
+    }
+
     /// A descriptor that a secret is read from, if one is: whatever is run would inherit it.
     pub(super) fn descriptor_of_a_secret(&self) -> Option<&PathBuf> {
         let sources = self.kek.iter().chain(self.slots.iter().map(|slot| &slot.source));

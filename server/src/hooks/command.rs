@@ -1,6 +1,9 @@
 //! A command that is told: no shell, an empty environment, one JSON object on its standard input.
 
 use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::Path,
     pin::pin,
     process::{ExitStatus, Stdio},
     time::Duration,
@@ -18,6 +21,18 @@ const MAX_OUTPUT: usize = 4096;
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// The most characters of it that are shown.
 const MAX_SHOWN: usize = 200;
+
+/// Why a program cannot be run, as far as its file tells, on this host and now: it is looked at before there is anything to
+/// tell.
+pub(crate) fn unusable(program: &Path) -> Option<String> {
+    let shown = program.display();
+    match fs::metadata(program) {
+        Err(error) => Some(format!("{shown}: {error}")),
+        Ok(found) if !found.is_file() => Some(format!("{shown} is not a file")),
+        Ok(found) if found.permissions().mode() & 0o111 == 0 => Some(format!("{shown} is not executable")),
+        Ok(_) => None,
+    }
+}
 
 /// Runs it to its end. It has taken the notice if it exits with 0. What it started ends with it, also when it is given
 /// up; what has left its process group lives on, and is not waited for.
@@ -109,13 +124,30 @@ mod tests {
         ["/bin/sh", "-c", script].map(str::to_owned).to_vec()
     }
 
+    #[test]
+    fn a_program_is_looked_at_before_it_is_needed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("page");
+        let check = |words: &str| {
+            let why = unusable(&path).unwrap();
+            assert!(why.contains(words) && why.contains("page"), "{why}");
+        };
+        check("No such file");
+        fs::write(&path, "#!/bin/sh\n").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        check("not executable");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+        assert_eq!(unusable(&path), None);
+        assert!(unusable(folder.path()).unwrap().contains("not a file"));
+    }
+
     #[tokio::test]
     async fn a_command_gets_the_json_and_nothing_of_our_environment() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("told");
         let script = format!("/bin/cat > {0}; /usr/bin/env >> {0}; pwd >> {0}", file.display());
         run(&shell(&script), b"{\"event\":\"test\"}\n").await.unwrap();
-        let told = std::fs::read_to_string(&file).unwrap();
+        let told = fs::read_to_string(&file).unwrap();
         let mut lines = told.lines();
         assert_eq!(lines.next(), Some("{\"event\":\"test\"}"));
         // What is left is what a shell sets by itself.
@@ -164,8 +196,8 @@ mod tests {
             let began = tokio::time::Instant::now();
             let judged =
                 run(&shell(&format!("PATH=/bin:/usr/bin; {daemon}; {end}")), &vec![b'x'; 1 << 20]).await;
-            let pid = std::fs::read_to_string(&file).unwrap().trim().parse::<i32>().unwrap();
-            std::fs::remove_file(&file).unwrap();
+            let pid = fs::read_to_string(&file).unwrap().trim().parse::<i32>().unwrap();
+            fs::remove_file(&file).unwrap();
             let pid = rustix::process::Pid::from_raw(pid).unwrap();
             rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("the daemon lives on");
             assert!(began.elapsed() < Duration::from_secs(30), "it was waited for");
@@ -184,16 +216,14 @@ mod tests {
         let mut running = Box::pin(run(&words, b"{}"));
         let pid = loop {
             let _ = timeout(Duration::from_millis(20), &mut running).await;
-            let text = std::fs::read_to_string(&file).unwrap_or_default();
+            let text = fs::read_to_string(&file).unwrap_or_default();
             if let Ok(pid) = text.trim().parse::<i32>() {
                 break pid;
             }
         };
         drop(running);
         let gone = async {
-            while std::fs::read_to_string(format!("/proc/{pid}/stat"))
-                .is_ok_and(|stat| !stat.contains(") Z "))
-            {
+            while fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z ")) {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
