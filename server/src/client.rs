@@ -3,7 +3,7 @@
 
 mod belief;
 mod news;
-mod pair;
+pub(crate) mod pair;
 
 use std::{
     error::Error,

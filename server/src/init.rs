@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    client::pair,
     config::{Config, KekSource},
     keys::{self, Asking, Pipes},
     lifecycle::Parts,
@@ -442,11 +443,11 @@ fn write_operator(
 ) -> anyhow::Result<()> {
     let directory = &config.admin_dir;
     make_private_directory(directory)?;
-    agent::files::write_private_key(&directory.join(OPERATOR_KEY), key)
-        .with_context(|| format!("cannot write {}", directory.join(OPERATOR_KEY).display()))?;
-    write_file(&directory.join(OPERATOR_CERTIFICATE), chain.to_pem().as_bytes())?;
     write_file(&directory.join(OPERATOR_BUNDLE), certificates_to_pem([root.der()]).as_bytes())?;
-    write_file(&directory.join(OPERATOR_ENDPOINT), endpoint(config).as_bytes())
+    write_file(&directory.join(OPERATOR_ENDPOINT), endpoint(config).as_bytes())?;
+    // Last, and together: a pair that works stays until the next one is whole.
+    pair::put(directory, key, &chain.to_pem())
+        .with_context(|| format!("cannot write into {}", directory.display()))
 }
 
 /// What the file says that tells commands on this host where management listens.
@@ -577,6 +578,27 @@ mod tests {
         assert!(error.ends_with("exists already"), "{error}");
         let again = reissue_operator(&quick, FIRST_OPERATOR, None, Arc::new(SystemClock)).await.unwrap();
         assert_eq!(again.pin, made.pin);
+    }
+
+    #[tokio::test]
+    async fn a_reissue_that_cannot_be_written_leaves_the_pair_that_works() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = read(directory.path(), "  kek_file: one.kek\n");
+        initialise_by(&config, None, OnlyTransit::Refused, Arc::new(SystemClock)).await.unwrap();
+        let pair = || {
+            [OPERATOR_KEY, OPERATOR_CERTIFICATE].map(|name| fs::read(config.admin_dir.join(name)).unwrap())
+        };
+        let before = pair();
+        // The key is written and the certificate is not, as on a disk that is full between them.
+        let in_the_way = config.admin_dir.join("operator.crt.next");
+        fs::create_dir(&in_the_way).unwrap();
+        let reissue = async || reissue_operator(&config, FIRST_OPERATOR, None, Arc::new(SystemClock)).await;
+        let error = format!("{:#}", reissue().await.unwrap_err());
+        assert!(error.starts_with(&format!("cannot write into {}", config.admin_dir.display())), "{error}");
+        assert!(pair() == before, "half of it was replaced");
+        fs::remove_dir(in_the_way).unwrap();
+        reissue().await.unwrap();
+        assert!(pair().iter().zip(&before).all(|(now, before)| now != before));
     }
 
     #[tokio::test]

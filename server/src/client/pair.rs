@@ -2,6 +2,7 @@
 
 use std::{fs, path::Path};
 
+use anyhow::Context;
 use certs::{Chain, SecretKey};
 
 use super::{CERTIFICATE, KEY, REISSUE, chain, operator_id, parse_chain, read_key};
@@ -35,19 +36,21 @@ pub(super) fn take_up_interrupted(directory: &Path) {
 /// not for this key, or not for the same operator, never replaces one that works.
 pub(super) fn replace(directory: &Path, key: &SecretKey, pem: &str) -> Result<(), Failure> {
     check(directory, key, pem)?;
-    put(directory, key, pem)
+    put(directory, key, pem).map_err(|error| {
+        Failure::new(Exit::Failed, format!("cannot write into {}: {error:#}", directory.display()), REISSUE)
+    })
 }
 
-pub(super) fn put(directory: &Path, key: &SecretKey, pem: &str) -> Result<(), Failure> {
-    let failed = |error: String| {
-        Failure::new(Exit::Failed, format!("cannot write into {}: {error}", directory.display()), REISSUE)
-    };
+/// The same without a look at what it replaces.
+pub(crate) fn put(directory: &Path, key: &SecretKey, pem: &str) -> anyhow::Result<()> {
     let (new_key, new_certificate) = (directory.join("operator.key.next"), directory.join(NEXT_CERTIFICATE));
-    agent::files::write_private_key(&new_key, key).map_err(|error| failed(error.to_string()))?;
-    agent::files::write_private(&new_certificate, pem.as_bytes())
-        .map_err(|error| failed(error.to_string()))?;
-    fs::rename(&new_key, directory.join(KEY)).map_err(|error| failed(error.to_string()))?;
-    fs::rename(&new_certificate, directory.join(CERTIFICATE)).map_err(|error| failed(error.to_string()))
+    agent::files::write_private_key(&new_key, key)?;
+    agent::files::write_private(&new_certificate, pem.as_bytes())?;
+    for (new, name) in [(new_key, KEY), (new_certificate, CERTIFICATE)] {
+        let path = directory.join(name);
+        fs::rename(&new, &path).with_context(|| format!("cannot replace {}", path.display()))?;
+    }
+    Ok(())
 }
 
 fn check(directory: &Path, key: &SecretKey, pem: &str) -> Result<(), Failure> {
