@@ -102,6 +102,11 @@ impl DirectoryError {
                     "one process serves one data directory: stop {other} first, or configure another and other ports"
                 )
             }
+            Self::Io { source, .. }
+                if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
+            {
+                "make room on its disk, then try again".into()
+            }
             Self::Io { .. } => "look at the permissions of the directories above it".into(),
         }
     }
@@ -226,6 +231,24 @@ pub(crate) fn in_use(directory: &Path) -> Option<DirectoryError> {
     DirectoryLock::acquire(directory).err().filter(|error| matches!(error, DirectoryError::InUse { .. }))
 }
 
+/// What a change of an ordinary size takes: many pages of the write-ahead log, a secret, a document.
+const ROOM: u64 = 1 << 20;
+
+/// Whether a change of an ordinary size would find room here, whoever limits it: the disk or a quota. Where the file
+/// system does not tell before it is written to, the answer is yes.
+pub(crate) fn has_room(directory: &Path) -> io::Result<bool> {
+    // A file without a name is gone when it is closed, however we end.
+    let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+    let taken = rustix::fs::open(directory, flags, Mode::RUSR | Mode::WUSR)
+        .and_then(|file| rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, ROOM));
+    match taken {
+        Ok(()) => Ok(true),
+        Err(Errno::NOSPC | Errno::DQUOT) => Ok(false),
+        Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::ISDIR) => Ok(true),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// The exclusive use of a data directory, until dropped or until the process ends, however it ends.
 #[derive(Debug)]
 pub(crate) struct DirectoryLock {
@@ -233,9 +256,6 @@ pub(crate) struct DirectoryLock {
     directory: PathBuf,
     is_signed: bool,
 }
-
-/// What a change of an ordinary size takes: many pages of the write-ahead log, a secret, a document.
-const ROOM: u64 = 1 << 20;
 
 impl DirectoryLock {
     /// Takes the lock, or says who holds it. Writes nothing into an existing lock file.
@@ -261,19 +281,9 @@ impl DirectoryLock {
         }
     }
 
-    /// Whether a change of an ordinary size would find room here, whoever limits it: the disk or a quota. Where the file
-    /// system does not tell before it is written to, the answer is yes.
+    /// See [`has_room`].
     pub(crate) fn has_room(&self) -> io::Result<bool> {
-        // A file without a name is gone when it is closed, however we end.
-        let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
-        let taken = rustix::fs::open(&self.directory, flags, Mode::RUSR | Mode::WUSR)
-            .and_then(|file| rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, ROOM));
-        match taken {
-            Ok(()) => Ok(true),
-            Err(Errno::NOSPC | Errno::DQUOT) => Ok(false),
-            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::ISDIR) => Ok(true),
-            Err(error) => Err(error.into()),
-        }
+        has_room(&self.directory)
     }
 
     /// Writes our process id where a second process looks for it.

@@ -35,7 +35,10 @@ use crate::{
     seal::{SealError, random},
     sealed,
     slots::{self, NewSlot, OnlyTransit, Slot, SlotSource, UnlockError, are_transit_only},
-    writer::{Change, Queue, Refusal, Topic, Topics, Writer},
+    writer::{
+        Change, Queue, Refusal, SQLITE_CANTOPEN, SQLITE_FULL, SQLITE_IOERR, Topic, Topics, Writer,
+        primary_code,
+    },
 };
 
 /// How many connections read at the same time.
@@ -164,6 +167,14 @@ pub enum OpenError {
         /// Why.
         source: io::Error,
     },
+    /// The disk has no room for what a start writes.
+    #[error("disk has no room to open database {}", path.display())]
+    Full {
+        /// Which file.
+        path: PathBuf,
+        /// What failed by it.
+        source: Box<Self>,
+    },
     /// It could not be read or written.
     #[error("database {} cannot be opened", path.display())]
     Database {
@@ -175,6 +186,25 @@ pub enum OpenError {
 }
 
 impl OpenError {
+    /// The same, as what it is where the disk of `directory` is full.
+    pub(crate) fn on_disk_of(self, directory: &Path) -> Self {
+        let may_be_full = match &self {
+            Self::Directory(DirectoryError::Io { .. }) | Self::Copy { .. } => true,
+            Self::Database { source, .. } => match primary_code(source) {
+                Some(SQLITE_FULL) => return self.full_disk(directory),
+                // Files beside it that cannot be made or grow.
+                code => matches!(code, Some(SQLITE_IOERR | SQLITE_CANTOPEN)),
+            },
+            _ => false,
+        };
+        let is_full = may_be_full && directory::has_room(directory).is_ok_and(|has_room| !has_room);
+        if is_full { self.full_disk(directory) } else { self }
+    }
+
+    fn full_disk(self, directory: &Path) -> Self {
+        Self::Full { path: directory.join(DATABASE), source: Box::new(self) }
+    }
+
     /// What to do about it.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
@@ -186,6 +216,9 @@ impl OpenError {
                 Some("run the newer version, or restore the copy it made before migrating".into())
             }
             Self::Copy { .. } => Some("look at the free space of the data directory".into()),
+            Self::Full { .. } => Some(
+                "make room on the disk of the data directory, and start again: nothing was damaged".into(),
+            ),
             Self::Database { .. } => Some("restore the database from a backup if it is damaged".into()),
         }
     }
@@ -458,7 +491,16 @@ pub async fn open(options: OpenOptions) -> Result<(Store, Writer), OpenError> {
 
 pub(crate) async fn open_as(options: OpenOptions, schema: Schema) -> Result<(Store, Writer), OpenError> {
     directory::check(&options.directory)?;
-    let mut lock = DirectoryLock::acquire(&options.directory)?;
+    let lock = DirectoryLock::acquire(&options.directory)?;
+    let directory = options.directory.clone();
+    Box::pin(open_alone(lock, options, schema)).await.map_err(|error| error.on_disk_of(&directory))
+}
+
+async fn open_alone(
+    mut lock: DirectoryLock,
+    options: OpenOptions,
+    schema: Schema,
+) -> Result<(Store, Writer), OpenError> {
     let path = options.directory.join(DATABASE);
     let failed = |source| OpenError::Database { path: path.clone(), source };
     let facts = Facts::read(&path, schema).await?;
@@ -634,8 +676,13 @@ async fn copy(connection: &mut SqliteConnection, path: &Path, version: u32) -> R
     directory::create_private(&fresh)?;
     let target = fresh.to_str().ok_or_else(|| failed(io::Error::other("path is not UTF-8")))?;
     let copied = sqlx::query("VACUUM INTO ?").bind(target).execute(connection).await;
-    copied.map_err(|source| OpenError::Database { path: path.into(), source })?;
-    fs::File::open(&fresh).and_then(|file| file.sync_all()).map_err(failed)?;
-    fs::rename(&fresh, &copy).map_err(failed)?;
+    let copied = copied.map_err(|source| OpenError::Database { path: path.into(), source }).and_then(|_| {
+        fs::File::open(&fresh).and_then(|file| file.sync_all()).map_err(failed)?;
+        fs::rename(&fresh, &copy).map_err(failed)
+    });
+    copied.inspect_err(|_| {
+        // Half a copy is none, and takes the room that the next one needs.
+        let _ = fs::remove_file(&fresh);
+    })?;
     path.parent().map_or(Ok(()), directory::sync).map_err(failed)
 }

@@ -233,6 +233,7 @@ fn facts(error: &anyhow::Error) -> (Outlook, &'static str, String) {
             let code = unlock.remote().first().map_or("no key opens it", |remote| remote.code);
             (unlock.outlook(), code, hint)
         }
+        OpenError::Full { .. } => (Outlook::Lasting, "the disk is full", hint),
         OpenError::Directory(_)
         | OpenError::Foreign(_)
         | OpenError::Newer { .. }

@@ -228,6 +228,37 @@ async fn older_schema_migrates_after_a_copy() {
 }
 
 #[tokio::test]
+async fn a_start_on_a_full_disk_says_that_it_needs_room_and_nothing_of_backups() {
+    let place = Place::made().await;
+    let failed = |source| OpenError::Database { path: place.database(), source }.on_disk_of(&place.data());
+    let mut connection = meddle(&place).await;
+    // Never below what it has.
+    connection.execute("PRAGMA max_page_count = 1").await.unwrap();
+    let full = connection.execute("CREATE TABLE more (x)").await.unwrap_err();
+    connection.close().await.unwrap();
+    let error = failed(full);
+    assert!(matches!(error, OpenError::Full { .. }), "{error:?}");
+    assert!(error.hint().unwrap().starts_with("make room on the disk"), "{error:?}");
+    // What may come from a full disk, where there is room.
+    let gone = SqliteConnectOptions::new().filename(place.data().join("gone")).connect().await.unwrap_err();
+    assert!(matches!(failed(gone), OpenError::Database { .. }));
+}
+
+#[tokio::test]
+async fn a_copy_that_cannot_be_finished_leaves_nothing_behind() {
+    let place = Place::made().await;
+    let mut bytes = fs::read(place.database()).unwrap();
+    let last = bytes.len() - 4096;
+    bytes[last..].fill(0xff);
+    fs::write(place.database(), bytes).unwrap();
+    let left =
+        || fs::read_dir(place.data()).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
+    let error = open_as(place.open_options(), next_schema()).await.unwrap_err();
+    assert!(matches!(error, OpenError::Database { .. }), "{error:?}");
+    assert!(!left().iter().any(|name| name.to_string_lossy().contains("bak")), "{:?}", left());
+}
+
+#[tokio::test]
 async fn failed_migration_leaves_the_older_schema() {
     let step = "CREATE TABLE half (x) STRICT; nonsense";
     let broken = Schema(Vec::leak(schema::SCHEMA.0.iter().copied().chain([step]).collect()));
