@@ -260,6 +260,26 @@ pub(crate) struct DirectoryLock {
 impl DirectoryLock {
     /// Takes the lock, or says who holds it. Writes nothing into an existing lock file.
     pub(crate) fn acquire(directory: &Path) -> Result<Self, DirectoryError> {
+        loop {
+            let lock = Self::acquire_once(directory)?;
+            if lock.is_in_place() {
+                return Ok(lock);
+            }
+        }
+    }
+
+    /// Whether what is locked is what the next process would find: whoever made it in vain has removed it between our
+    /// opening and our locking it.
+    fn is_in_place(&self) -> bool {
+        let inode = |facts: fs::Metadata| (facts.dev(), facts.ino());
+        match (self.file.metadata().map(inode), fs::metadata(self.directory.join(LOCK)).map(inode)) {
+            (Ok(held), Ok(found)) => held == found,
+            (_, Err(error)) => error.kind() != io::ErrorKind::NotFound,
+            (Err(_), _) => true,
+        }
+    }
+
+    fn acquire_once(directory: &Path) -> Result<Self, DirectoryError> {
         let path = directory.join(LOCK);
         let io = |source| DirectoryError::Io { path: path.clone(), source };
         let mut file = File::options()

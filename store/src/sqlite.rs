@@ -384,15 +384,21 @@ pub(crate) async fn initialise_as(options: InitOptions, schema: Schema) -> Resul
     }
     let made_directory = !options.directory.exists();
     directory::create(&options.directory)?;
+    let store = fill_or_remove(&options, schema).await;
+    if store.is_err() && made_directory {
+        let _ = fs::remove_dir(&options.directory);
+    }
+    store
+}
+
+async fn fill_or_remove(options: &InitOptions, schema: Schema) -> Result<Uuid, InitError> {
+    let _lock = DirectoryLock::acquire(&options.directory)?;
     let mut made = Vec::new();
-    let store = fill(&options, schema, &mut made).await;
+    let store = fill(options, schema, &mut made).await;
     if store.is_err() {
-        // Best effort: what stays is named by the next attempt.
+        // Best effort: what stays is named by the next attempt. While the lock is held: what comes after it is another's.
         for path in &made {
             let _ = fs::remove_file(path);
-        }
-        if made_directory {
-            let _ = fs::remove_dir(&options.directory);
         }
     }
     store
@@ -404,7 +410,6 @@ async fn fill(options: &InitOptions, schema: Schema, made: &mut Vec<PathBuf>) ->
     let path = directory.join(DATABASE);
     let fresh = directory.join(format!("{DATABASE}.new"));
     let io = |source| DirectoryError::Io { path: path.clone(), source };
-    let _lock = DirectoryLock::acquire(directory)?;
     // Somebody else may have been faster.
     directory::create(directory)?;
     // The directory was empty and is ours: whatever is in it now, we have made.

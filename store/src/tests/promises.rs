@@ -1,6 +1,14 @@
 //! What the store promises about files, keys and commits.
 
-use std::{os::unix::fs::PermissionsExt, pin::Pin, time::Duration};
+use std::{
+    os::unix::fs::PermissionsExt,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use api::ports::{BlockStore, StoreError};
 use audit::{AuditFilter, AuditLog};
@@ -12,6 +20,7 @@ use sqlx::{ConnectOptions, Connection, Executor, SqliteConnection, sqlite::Sqlit
 use tokio::{task::JoinSet, time::timeout};
 
 use super::*;
+use crate::directory::DirectoryLock;
 
 fn id(number: usize) -> SpiffeId {
     SpiffeId::parse(&format!("spiffe://td/w{number}")).unwrap()
@@ -256,6 +265,32 @@ async fn a_copy_that_cannot_be_finished_leaves_nothing_behind() {
     let error = open_as(place.open_options(), next_schema()).await.unwrap_err();
     assert!(matches!(error, OpenError::Database { .. }), "{error:?}");
     assert!(!left().iter().any(|name| name.to_string_lossy().contains("bak")), "{:?}", left());
+}
+
+/// Whoever holds the lock meanwhile finds it in its place: else a third could hold another.
+#[tokio::test]
+async fn an_init_that_failed_removes_the_lock_of_nobody_else() {
+    let place = Place::empty();
+    fs::create_dir(place.data()).unwrap();
+    let (held, is_over) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicBool::new(false)));
+    let (data, counts, ends) = (place.data(), held.clone(), is_over.clone());
+    let other = std::thread::spawn(move || {
+        let mut lost = 0_u32;
+        while !ends.load(Ordering::Relaxed) {
+            let Ok(_lock) = DirectoryLock::acquire(&data) else { continue };
+            counts.fetch_add(1, Ordering::Relaxed);
+            lost += u32::from((0..100).any(|_| !data.join("credence.lock").exists()));
+        }
+        lost
+    });
+    let source = KekSource::File(place.folder.path().join("no/such/directory/kek"));
+    while held.load(Ordering::Relaxed) < 30 {
+        let mut options = place.init_options();
+        options.slots[0].source = source.clone();
+        initialise(options).await.unwrap_err();
+    }
+    is_over.store(true, Ordering::Relaxed);
+    assert_eq!(other.join().unwrap(), 0);
 }
 
 #[tokio::test]
