@@ -250,7 +250,7 @@ pub fn reason_text(reason: &Reason) -> String {
     match reason {
         Reason::BundleNotAcknowledged => "has not acknowledged a bundle with the new root".to_owned(),
         Reason::NotBack => {
-            "has not come back since the server began, and nobody knows what it has: it is awaited for some minutes at most"
+            "has not come back since the server began, and nobody knows what it has: it is awaited for a minute or so"
                 .to_owned()
         }
         Reason::BundleRefused { words } => format!("refused the bundle with the new root: {words}"),
