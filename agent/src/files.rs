@@ -295,19 +295,14 @@ impl StateDir {
         let number = versions.last().map_or(1, |(last, _)| last + 1);
         let name = format!("{number:010}");
         let directory = certs.join(&name);
-        make_directory(&directory)?;
-        write_new(&directory.join("chain.pem"), credentials.chain.to_pem().as_bytes())?;
-        write_new(&directory.join("key.pem"), key_pem(&credentials.key).as_bytes())?;
-        let roots = credentials.bundle.authorities().iter().map(Certificate::der);
-        write_new(&directory.join("bundle.pem"), certificates_to_pem(roots).as_bytes())?;
-        sync_directory(&directory)?;
-
         let current = certs.join(CURRENT);
         let before = fs::read_link(&current).ok();
-        let next = self.root.join(".current.new");
-        remove_if_there(&next)?;
-        symlink(&name, &next).map_err(failed("link", &next))?;
-        fs::rename(&next, &current).map_err(failed("replace", &current))?;
+        write_version(&directory, credentials).and_then(|()| self.point(&current, &name)).inspect_err(
+            |_| {
+                // Nobody follows it: no key stays behind that no renewal would remove before it succeeds.
+                let _ = fs::remove_dir_all(&directory);
+            },
+        )?;
         sync_directory(&certs)?;
         for (_, old) in versions {
             if before.as_deref() != old.file_name().map(Path::new) {
@@ -315,6 +310,14 @@ impl StateDir {
             }
         }
         Ok(())
+    }
+
+    /// Has `current` lead to the version of that name.
+    fn point(&self, current: &Path, name: &str) -> Result<(), StateError> {
+        let next = self.root.join(".current.new");
+        remove_if_there(&next)?;
+        symlink(name, &next).map_err(failed("link", &next))?;
+        fs::rename(&next, current).map_err(failed("replace", current))
     }
 
     /// What is here.
@@ -538,6 +541,16 @@ fn read(path: &Path) -> Result<Vec<u8>, StateError> {
         return Err(damaged(path)(format!("it has {size} bytes, at most {MAX_FILE_BYTES} are read")));
     }
     fs::read(path).map_err(failed("read", path))
+}
+
+/// Writes a certificate with its key and the bundle into a directory of their own.
+fn write_version(directory: &Path, credentials: &Credentials) -> Result<(), StateError> {
+    make_directory(directory)?;
+    write_new(&directory.join("chain.pem"), credentials.chain.to_pem().as_bytes())?;
+    write_new(&directory.join("key.pem"), key_pem(&credentials.key).as_bytes())?;
+    let roots = credentials.bundle.authorities().iter().map(Certificate::der);
+    write_new(&directory.join("bundle.pem"), certificates_to_pem(roots).as_bytes())?;
+    sync_directory(directory)
 }
 
 fn make_directory(path: &Path) -> Result<(), StateError> {

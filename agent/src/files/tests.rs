@@ -56,6 +56,29 @@ fn a_reader_never_sees_a_key_beside_another_certificate() {
 }
 
 #[test]
+fn a_version_that_cannot_be_put_in_place_leaves_no_key_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let (state, ..) = joined(folder.path());
+    let held = state.load().unwrap().1.chain;
+    let files = || {
+        let mut found = Vec::new();
+        every_file(folder.path(), &mut |path| found.push(path.to_owned()));
+        found.sort();
+        found
+    };
+    let blocked = folder.path().join(".current.new");
+    fs::create_dir(&blocked).unwrap();
+    let before = files();
+    let next = TestAuthority::new("td", NOW).credentials("/credence/node/web-1", NOW, DAY);
+    assert!(matches!(state.install(&next), Err(StateError::Io { .. })));
+    assert_eq!((files(), state.load().unwrap().1.chain), (before, held));
+
+    fs::remove_dir(&blocked).unwrap();
+    state.install(&next).unwrap();
+    assert_eq!(state.load().unwrap().1.chain, next.chain);
+}
+
+#[test]
 fn refuses_files_that_do_not_belong_together() {
     let check = |spoil: &dyn Fn(&SecretPaths, &Path)| {
         let folder = tempfile::tempdir().unwrap();
