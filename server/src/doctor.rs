@@ -245,6 +245,11 @@ fn passphrase(path: &Path) -> Check {
                 "without it its slot does not open the store: restore the file",
             )
         },
+        Ok(found) if !found.is_file() => problem(
+            subject,
+            format!("the passphrase cannot be read from {}: it is no file", path.display()),
+            "name the file that holds it in passphrase_file",
+        ),
         Ok(_) if keys::is_open_to_others(path) => problem(
             subject,
             format!("the passphrase in {} is open to others", path.display()),

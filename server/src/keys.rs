@@ -3,7 +3,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{FileTypeExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -162,7 +162,7 @@ pub(crate) fn export_passphrase(path: &Path) -> anyhow::Result<Zeroizing<Vec<u8>
 fn secret(what: &'static str, path: &Path, pipes: Pipes) -> Result<Zeroizing<Vec<u8>>, SecretError> {
     let named = || path.to_owned();
     // It is not even opened, which a writer at the other end would notice.
-    if pipes == Pipes::Left && fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+    if pipes == Pipes::Left && is_stream(path) {
         return Err(SecretError::Pipe { what, path: named() });
     }
     let text = fs::read(path).map_err(|source| SecretError::Unreadable { what, path: named(), source })?;
@@ -179,7 +179,15 @@ fn secret(what: &'static str, path: &Path, pipes: Pipes) -> Result<Zeroizing<Vec
 pub(crate) fn is_handed_over(path: &Path) -> bool {
     let is_handed =
         ["/dev/fd", "/proc/self/fd", "/run/credentials"].iter().any(|folder| path.starts_with(folder));
-    is_handed || fs::metadata(path).is_ok_and(|found| !found.is_file())
+    is_handed || is_stream(path)
+}
+
+/// Whether what stands there is read once, by whoever comes first: a pipe, a socket or a device.
+fn is_stream(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|found| {
+        let kind = found.file_type();
+        kind.is_fifo() || kind.is_socket() || kind.is_char_device()
+    })
 }
 
 /// Whether others of this host may read a file. What a process is handed at its start is not meant.
@@ -207,6 +215,26 @@ mod tests {
             assert_eq!(is_open_to_others(&path), is_open, "{mode:o}");
         }
         assert!(!is_open_to_others(folder.path()), "it is no file");
+    }
+
+    #[test]
+    fn a_folder_is_no_passphrase_that_is_handed_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RWXU).unwrap();
+        for (path, is_handed) in [
+            (folder.path(), false),
+            (&folder.path().join("nothing"), false),
+            (&pipe, true),
+            (Path::new("/dev/null"), true),
+            (Path::new("/dev/fd/63"), true),
+        ] {
+            assert_eq!(is_handed_over(path), is_handed, "{}", path.display());
+        }
+        for pipes in [Pipes::Left, Pipes::Read] {
+            let error = secret("passphrase", folder.path(), pipes).unwrap_err();
+            assert!(matches!(error, SecretError::Unreadable { .. }), "{error}");
+        }
     }
 
     #[test]
