@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     FieldPath, Problem,
-    node::{Content, Node, Place, Scalar},
+    node::{Content, Node, Place, Scalar, is_not_text, shorten},
     path::Step,
 };
 
@@ -66,7 +66,7 @@ impl<'a> Reader<'a> {
                 Scalar::Null => String::new(),
                 _ => format!("write {text:?}, with quotes"),
             },
-            (Content::Scalar { text, plain: false }, _) => {
+            (Content::Scalar { text, plain: false }, _) if is_not_text(text) => {
                 format!("write {text} without quotes, if it is one")
             }
             _ => String::new(),
@@ -197,7 +197,15 @@ impl<T: Field> Field for Option<T> {
 
 impl<T: Field> Field for Vec<T> {
     fn read(node: &Node, reader: &mut Reader<'_>) -> Option<Self> {
-        let Content::List(items) = &node.content else { return reader.expected(node, "a list") };
+        let Content::List(items) = &node.content else {
+            return match node.scalar() {
+                Some(Scalar::Text(text)) if T::schema()["type"] == "string" => {
+                    let message = format!("expected a list, found {}", node.describe());
+                    reader.refuse(node, "type", message, format!("write a list: [{:?}]", shorten(text)))
+                }
+                _ => reader.expected(node, "a list"),
+            };
+        };
         if items.len() > MAX_ITEMS {
             let message = format!("list has {} items, at most {MAX_ITEMS} are allowed", items.len());
             return reader.refuse(node, "limit.items", message, "");

@@ -130,7 +130,12 @@ fn resolve(text: &str) -> Scalar<'_> {
     }
 }
 
-fn shorten(text: &str) -> String {
+/// Whether a word means something else than a text where it has no quotes.
+pub(crate) fn is_not_text(word: &str) -> bool {
+    !matches!(resolve(word), Scalar::Text(_))
+}
+
+pub(crate) fn shorten(text: &str) -> String {
     const LONGEST: usize = 80;
     match text.char_indices().nth(LONGEST) {
         Some((cut, _)) => format!("{}...", &text[..cut]),

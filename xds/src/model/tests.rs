@@ -47,3 +47,34 @@ fn text_without_documents_has_none() {
         assert!(parse("empty", text).unwrap().is_empty(), "{text:?}");
     }
 }
+
+#[test]
+fn what_is_not_read_as_it_was_meant_is_told_how_to_be_written() {
+    let check = |domains: &str, expected: (&str, &str)| {
+        let text = EXAMPLE.replace("domains: [\"example.com\"]", &format!("domains: {domains}"));
+        let problems = parse("bad.yaml", &text).unwrap_err().0;
+        let found: Vec<_> = problems.iter().map(|one| (one.message.as_str(), one.hint.as_str())).collect();
+        assert_eq!(found, [expected], "{domains}");
+    };
+    check("\"*\"", ("expected a list, found the text \"*\"", "write a list: [\"*\"]"));
+    check("shop", ("expected a list, found the text \"shop\"", "write a list: [\"shop\"]"));
+    let quotes = "a word that begins with * or & needs quotes, such as \"*\" or \"*.example.com\"";
+    let nameless =
+        "not YAML: while scanning an anchor or alias, did not find expected alphabetic or numeric character";
+    check("*", (nameless, quotes));
+    check("[*.example.com]", ("not YAML: while parsing node, found unknown anchor", quotes));
+    let deep = "no field of a document is that deep: close what was opened before";
+    for levels in [40, 100, 5000] {
+        check(&("[".repeat(levels) + &"]".repeat(levels)), ("nested deeper than 32 levels", deep));
+    }
+}
+
+#[test]
+fn only_what_is_no_text_without_quotes_is_to_be_written_without_them() {
+    let hint = |port: &str| {
+        let text = EXAMPLE.replace("port: 8080", &format!("port: {port}"));
+        parse("bad.yaml", &text).unwrap_err().0.remove(0).hint
+    };
+    assert_eq!(hint("\"8080\""), "write 8080 without quotes, if it is one");
+    assert_eq!(hint("\"*\""), "");
+}

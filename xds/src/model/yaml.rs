@@ -3,7 +3,9 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use serde_saphyr::granit_parser::{self as yaml, Event, Marker, Parser, ScalarStyle, ScanError, StrInput};
+use serde_saphyr::granit_parser::{
+    self as yaml, ErrorKind, Event, Marker, Parser, ScalarStyle, ScanError, StrInput,
+};
 
 use super::{
     Problem,
@@ -118,8 +120,25 @@ impl Reading<'_> {
     }
 
     fn syntax<T>(&mut self, error: &ScanError) -> Result<T, Stop> {
-        let hint = "check indentation, quotes and brackets near this place";
+        let hint = match error.kind() {
+            // The parser looks ahead of what we read, and has a limit of its own behind ours.
+            ErrorKind::RecursionLimitExceeded => return self.too_deep(place(error.marker())),
+            ErrorKind::UnknownAnchor | ErrorKind::MissingAnchorOrAliasName => {
+                "a word that begins with * or & needs quotes, such as \"*\" or \"*.example.com\""
+            }
+            _ => "check indentation, quotes and brackets near this place",
+        };
         self.stop(place(error.marker()), "syntax", format!("not YAML: {}", error.info()), hint)
+    }
+
+    fn too_deep<T>(&mut self, place: Place) -> Result<T, Stop> {
+        let message = format!("nested deeper than {MAX_DEPTH} levels");
+        self.stop(
+            place,
+            "limit.depth",
+            message,
+            "no field of a document is that deep: close what was opened before",
+        )
     }
 
     /// The value that begins with `event`.
@@ -132,8 +151,7 @@ impl Reading<'_> {
         budget: &mut Budget,
     ) -> Result<Node, Stop> {
         if depth > MAX_DEPTH {
-            let message = format!("nested deeper than {MAX_DEPTH} levels");
-            return self.stop(place, "limit.depth", message, "");
+            return self.too_deep(place);
         }
         if let Some(tag) = event.tag() {
             let message = format!("tag {}{} is not used in documents", tag.handle(), tag.suffix());
