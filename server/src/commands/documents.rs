@@ -1,11 +1,11 @@
 //! `apply`, `diff`, `get`, `delete`, `history`, `rollback`.
 
-use std::{fs, io::Read, path::Path};
+use std::{fs, path::Path};
 
 use api::wire::{self, PlanAction};
 use similar::TextDiff;
 
-use super::{dry, may_go_on};
+use super::{dry, may_go_on, texts};
 use crate::{
     cli::{
         ApplyArgs, ChangeArgs, DeleteArgs, DiffArgs, FileArgs, Format, GetArgs, HistoryArgs, NameArgs,
@@ -24,13 +24,10 @@ pub(super) struct Source {
 /// Reads a file, the documents of a folder in the order of their names, or standard input.
 pub(super) fn read(path: &Path) -> Result<Vec<Source>, Failure> {
     let failed = |path: &Path, error: std::io::Error| {
-        let exit = if error.kind() == std::io::ErrorKind::NotFound { Exit::NotFound } else { Exit::Failed };
-        Failure::new(exit, format!("cannot read {}: {error}", path.display()), "check the path")
+        Failure::new(Exit::Failed, format!("cannot read {}: {error}", path.display()), "check the path")
     };
     if path == Path::new("-") {
-        let mut text = String::new();
-        std::io::stdin().lock().read_to_string(&mut text).map_err(|error| failed(path, error))?;
-        return Ok(vec![Source { file: "stdin".into(), text }]);
+        return Ok(vec![Source { file: "stdin".into(), text: texts::read(path)? }]);
     }
     let mut paths = vec![path.to_owned()];
     if path.is_dir() {
@@ -43,10 +40,8 @@ pub(super) fn read(path: &Path) -> Result<Vec<Source>, Failure> {
             return Err(Failure::usage(message, "name a file, or a folder with documents"));
         }
     }
-    let one = |path: &std::path::PathBuf| {
-        let text = fs::read_to_string(path).map_err(|error| failed(path, error))?;
-        Ok(Source { file: path.display().to_string(), text })
-    };
+    let one =
+        |path: &std::path::PathBuf| Ok(Source { file: path.display().to_string(), text: texts::read(path)? });
     paths.iter().map(one).collect()
 }
 

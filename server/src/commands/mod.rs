@@ -27,6 +27,7 @@ mod root_key;
 mod rotation;
 mod secret;
 mod status;
+mod texts;
 mod trust;
 mod verify;
 mod watch;
