@@ -216,6 +216,15 @@ impl Face {
             CallError::Exists { what, name } => {
                 face(StatusCode::CONFLICT, "exists", "exists already", &exists_hint(what, name))
             }
+            CallError::NodeExists { node, .. } => face(
+                StatusCode::CONFLICT,
+                "exists",
+                "exists already",
+                &format!(
+                    "a node's name is unique over all namespaces: \"credence proxy show {node}\" shows whose it is; \
+                     \"credence proxy enroll {node} --replace\" writes its binding anew"
+                ),
+            ),
             CallError::Conflict { what, name, .. } => face(
                 StatusCode::CONFLICT,
                 "conflict",
@@ -318,12 +327,6 @@ fn conflict_hint(what: &str, name: &str) -> String {
 
 fn exists_hint(what: &str, name: &str) -> String {
     match what {
-        "node" | "binding" => {
-            return format!(
-                "a node's name is unique over all namespaces: \"credence proxy show {name}\" shows whose it is; \"credence \
-                 proxy enroll {name} --replace\" writes its binding anew"
-            );
-        }
         "issuer" if name == IssuerName::BUILTIN => {
             "choose another name: this is the issuer that is built in, and always there"
         }
@@ -400,7 +403,14 @@ mod tests {
                 && !hint("issuer", "builtin").contains("update")
         );
         assert!(hint("edge", "shop").contains("credence edge remove shop"));
-        assert!(hint("node", "web-1").contains("enroll web-1 --replace"));
+        let node = |namespace: Option<&str>| {
+            let namespace = namespace.map(|text| spiffe::Namespace::parse(text).unwrap());
+            let node = spiffe::NodeId::parse("web-1").unwrap();
+            Problem::new(&CallError::NodeExists { node, namespace }, "")
+        };
+        assert!(node(None).hint.contains("enroll web-1 --replace"));
+        assert_eq!(node(None).detail, "node web-1 exists already");
+        assert_eq!(node(Some("team-a")).detail, "node web-1 exists already, in namespace team-a");
     }
 
     #[test]

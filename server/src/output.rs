@@ -490,7 +490,7 @@ mod tests {
             (CallError::Forbidden { id: String::new(), operation: String::new() }, 3),
             (CallError::NotFound { what: "node", name: String::new() }, 4),
             (CallError::NoRoute("/x".into()), 4),
-            (CallError::Exists { what: "node", name: String::new() }, 5),
+            (CallError::Exists { what: "issuer", name: String::new() }, 5),
             (CallError::Conflict { what: "token", name: String::new(), why: String::new() }, 5),
             (stale(), 5),
             (CallError::Unavailable { part: "store", why: String::new() }, 6),

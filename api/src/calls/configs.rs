@@ -630,7 +630,7 @@ impl Manager {
         let planned = self.with_bindings(&next, Some(&binding.node))?;
         self.stores.nodes.enroll(&binding, token, replaces.is_some(), event).await.map_err(|error| {
             match error {
-                StoreError::Exists { name, .. } => CallError::Exists { what: "node", name },
+                StoreError::Exists { .. } => CallError::NodeExists { node: binding.node, namespace: None },
                 other => other.into(),
             }
         })?;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ca::migration::WishRefusal;
-use spiffe::{BindingError, IdError, IssueError, NameError};
+use spiffe::{BindingError, IdError, IssueError, NameError, Namespace, NodeId};
 use thiserror::Error;
 
 use crate::{ports::StoreError, problem::Fault, wire};
@@ -80,6 +80,14 @@ pub enum CallError {
         what: &'static str,
         /// Its name or id.
         name: String,
+    },
+    /// There is a node of that name already, whose namespace is told to whoever may see it.
+    #[error("node {node} exists already{}", .namespace.as_ref().map_or_else(String::new, |of| format!(", in namespace {of}")))]
+    NodeExists {
+        /// Which.
+        node: NodeId,
+        /// Its namespace.
+        namespace: Option<Namespace>,
     },
     /// It is not in a state that allows this.
     #[error("{what} {name} {why}")]

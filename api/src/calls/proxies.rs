@@ -45,8 +45,9 @@ impl Calls {
             let why = format!("{} is not between 1s and {}", format_duration(ttl), format_duration(MAX_TTL));
             return Err(CallError::Parameter { what: "ttl_secs", why });
         }
-        if known.is_some() && !wanted.replace {
-            return Err(CallError::Exists { what: "node", name: binding.node.to_string() });
+        if let Some(known) = known.as_ref().filter(|_| !wanted.replace) {
+            let namespace = (known.tenant == caller.tenant).then(|| known.namespace.clone());
+            return Err(CallError::NodeExists { node: binding.node, namespace });
         }
         let changes = kept.map(|kept| changes(kept, &binding)).unwrap_or_default();
         let expires = now + ttl;

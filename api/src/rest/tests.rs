@@ -537,8 +537,10 @@ async fn enrols_shows_and_removes_a_node() {
     assert_eq!(world.json("POST", "/api/v1/identities/block", block).await.status, StatusCode::OK);
     assert!(refused().await.as_str().unwrap().starts_with("its identity is blocked"));
 
-    let again = request("POST", "/api/v1/proxies", "application/json", r#"{"node": "web-1"}"#);
-    world.refuses(again, 409, "exists").await;
+    let again =
+        request("POST", "/api/v1/proxies", "application/json", r#"{"node": "web-1", "namespace": "shop"}"#);
+    let again = world.refuses(again, 409, "exists").await;
+    assert_eq!(again.body["detail"], "node web-1 exists already, in namespace default");
     let revoke = Request::delete(format!("/api/v1/tokens/{}", token.id()));
     assert_eq!(world.send(revoke.body(Body::empty()).unwrap()).await.status, StatusCode::OK);
     let removed = world.send(Request::delete("/api/v1/proxies/web-1").body(Body::empty()).unwrap()).await;

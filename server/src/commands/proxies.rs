@@ -83,7 +83,12 @@ fn labels(args: &EnrollArgs) -> Result<Option<BTreeMap<String, String>>, Failure
         let (key, value) = label.split_once('=').ok_or_else(|| {
             Failure::usage(format!("label {label:?} is not KEY=VALUE"), "write it as --label app=web")
         })?;
-        labels.insert(key.to_owned(), value.to_owned());
+        if let Some(first) = labels.insert(key.to_owned(), value.to_owned()) {
+            return Err(Failure::usage(
+                format!("label {key} is given twice: {key}={first} and {label}"),
+                "keep one of the two: a label has one value",
+            ));
+        }
     }
     Ok((args.no_labels || !labels.is_empty()).then_some(labels))
 }
@@ -361,13 +366,16 @@ mod tests {
 
     #[test]
     fn asks_to_take_labels_away_only_where_that_is_said() {
-        let asked = |line: &str| {
+        let read = |line: &str| {
             let cli = Cli::try_parse_from(line.split(' ')).unwrap();
             let Command::Operate(Operate::Proxy(ProxyCommand::Enroll(args))) = cli.command else {
                 panic!("{line}")
             };
-            labels(&args).unwrap()
+            labels(&args)
         };
+        let asked = |line: &str| read(line).unwrap();
+        let twice = read("credence proxy enroll web-1 --label a=1 --label b=1 --label a=2").unwrap_err();
+        assert_eq!(twice.message, "label a is given twice: a=1 and a=2");
         assert_eq!(asked("credence proxy enroll web-1 --replace"), None);
         assert_eq!(asked("credence proxy enroll web-1 --replace --no-labels"), Some(BTreeMap::new()));
         let given = BTreeMap::from([("app".to_owned(), "a=b".to_owned())]);
