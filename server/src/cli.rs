@@ -489,12 +489,19 @@ pub struct AuditListArgs {
     /// With this text anywhere
     #[arg(long)]
     pub text: Option<String>,
-    /// At most this many
-    #[arg(long, default_value_t = 100)]
+    /// At most this many rows, 1 to 100000
+    #[arg(long, default_value_t = 100, allow_negative_numbers = true, value_parser = rows)]
     pub limit: usize,
     /// How to list.
     #[command(flatten)]
     pub list: ListArgs,
+}
+
+/// A number of rows that a listing may have.
+fn rows(text: &str) -> Result<usize, String> {
+    const MOST: usize = 100_000;
+    let number = text.parse().ok().filter(|number| (1..=MOST).contains(number));
+    number.ok_or_else(|| format!("it is not a number from 1 to {MOST}"))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::{
     App,
-    extract::{Body, DryRun, IfMatch, Nothing, Params, Text, namespace, page, uuid},
+    extract::{Body, DryRun, IfMatch, Limit, Nothing, Params, Text, namespace, page, uuid},
     insert_etag,
 };
 use crate::{
@@ -28,7 +28,7 @@ pub(super) struct ListParams {
     name: Option<String>,
     #[serde(default)]
     text: bool,
-    limit: Option<usize>,
+    limit: Option<Limit>,
     after: Option<String>,
 }
 

@@ -189,15 +189,18 @@ pub(super) struct Ending {
     pub(super) reason: String,
 }
 
+/// How many items a page is to have, as it was written.
+#[derive(Debug, Deserialize)]
+#[serde(transparent)]
+pub(super) struct Limit(String);
+
 /// How many items a page has.
-pub(super) fn page(limit: Option<usize>) -> Result<usize, CallError> {
-    match limit.unwrap_or(DEFAULT_PAGE) {
-        limit if (1..=MAX_PAGE).contains(&limit) => Ok(limit),
-        limit => Err(CallError::Parameter {
-            what: "limit",
-            why: format!("{limit} is not between 1 and {MAX_PAGE}"),
-        }),
-    }
+pub(super) fn page(limit: Option<Limit>) -> Result<usize, CallError> {
+    let Some(Limit(text)) = limit else { return Ok(DEFAULT_PAGE) };
+    text.parse().ok().filter(|limit| (1..=MAX_PAGE).contains(limit)).ok_or_else(|| CallError::Parameter {
+        what: "limit",
+        why: format!("{text:?} is not a number from 1 to {MAX_PAGE}"),
+    })
 }
 
 pub(super) fn uuid(text: &str) -> Result<Uuid, CallError> {

@@ -11,7 +11,7 @@ use spiffe::NodeId;
 
 use super::{
     App,
-    extract::{Body, DryRun, Nothing, Params, namespace, page},
+    extract::{Body, DryRun, Limit, Nothing, Params, namespace, page},
 };
 use crate::{
     calls::{CallError, Caller, ProxyFilter},
@@ -24,7 +24,7 @@ type Answer<T> = Result<Json<T>, CallError>;
 #[serde(deny_unknown_fields)]
 pub(super) struct ListParams {
     namespace: Option<String>,
-    limit: Option<usize>,
+    limit: Option<Limit>,
     after: Option<String>,
 }
 

@@ -806,6 +806,19 @@ async fn refuses_bad_input_and_leaves_everything_as_it_was() {
 }
 
 #[tokio::test]
+async fn a_limit_out_of_bounds_hears_the_bounds() {
+    let world = world().await;
+    for path in ["audit", "proxies", "configs", "certificates", "expiries"] {
+        for limit in ["-1", "0", "501", "x", "99999999999999999999"] {
+            let get = Request::get(format!("/api/v1/{path}?limit={limit}")).body(Body::empty()).unwrap();
+            let told = format!("limit is not valid: {limit:?} is not a number from 1 to 500");
+            assert_eq!(world.refuses(get, 400, "parameter").await.body["detail"], told, "{path}");
+            world.clock.advance(Duration::from_secs(1));
+        }
+    }
+}
+
+#[tokio::test]
 async fn places_syntax_errors_by_line_and_column() {
     let world = world().await;
     let broken = request("POST", "/api/v1/configs", "application/yaml", "apiVersion: v1\nkind: [\n");

@@ -13,7 +13,7 @@ use spiffe::{NodeId, SpiffeId};
 
 use super::{
     App,
-    extract::{Body, Nothing, Params, page},
+    extract::{Body, Limit, Nothing, Params, page},
 };
 use crate::{
     calls::{CallError, Caller, CertificateQuery},
@@ -49,7 +49,7 @@ pub(super) async fn identity(
 #[serde(deny_unknown_fields)]
 pub(super) struct ExpiryParams {
     within: Option<String>,
-    limit: Option<usize>,
+    limit: Option<Limit>,
     after: Option<usize>,
 }
 
@@ -143,7 +143,7 @@ pub(super) async fn emergency_status(
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PageParams {
-    limit: Option<usize>,
+    limit: Option<Limit>,
     after: Option<usize>,
 }
 
@@ -166,7 +166,7 @@ pub(super) struct CertificateParams {
     authority: Option<String>,
     #[serde(default)]
     all: bool,
-    limit: Option<usize>,
+    limit: Option<Limit>,
     after: Option<usize>,
 }
 
@@ -252,7 +252,7 @@ pub(super) struct AuditParams {
     actor: Option<String>,
     object: Option<String>,
     text: Option<String>,
-    limit: Option<usize>,
+    limit: Option<Limit>,
     after: Option<u64>,
 }
 

@@ -88,6 +88,7 @@ fn reads_the_lines_of_the_contract() {
         "credence token list",
         "credence token revoke 0011223344556677",
         "credence audit list --since 1h",
+        "credence audit list --limit 100000",
         "credence audit accept --reason restored",
         "credence secret set db -n prod --grant spiffe://td/web --grant spiffe://td/api --value-file /dev/fd/3",
         "credence secret set tls --grant spiffe://td/web --cert a.crt --key a.key --dry-run",
@@ -189,5 +190,16 @@ fn failures_are_said_as_the_command_was_told_to_print_also_where_it_cannot_be_re
     ] {
         assert!(Cli::read(&typed(line)).is_err(), "{line}");
         assert_eq!(Format::guess(&typed(line)), expected, "{line}");
+    }
+}
+
+#[test]
+fn a_number_of_rows_out_of_bounds_hears_the_bounds() {
+    for limit in ["0", "-1", "100001", "x"] {
+        let error = Cli::try_parse_from(["credence", "audit", "list", "--limit", limit]).unwrap_err();
+        let text = error.to_string();
+        let first = text.lines().next().unwrap();
+        let told = format!("'{limit}' for '--limit <LIMIT>': it is not a number from 1 to 100000");
+        assert!(first.ends_with(&told), "{text}");
     }
 }
