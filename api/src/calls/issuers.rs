@@ -17,7 +17,9 @@ use certs::{Certificate, Timestamp};
 use spiffe::{AuthorityId, IssuerName};
 
 use self::given::{anchor, credential, unwrappable};
-use super::{CallError, Caller, Calls, acme, error, rotation::shown_laggard, trust::unavailable};
+use super::{
+    CallError, Caller, Calls, acme, error, rotation::shown_laggard, trust::unavailable, trust::unexpired,
+};
 use crate::{
     ports::{Earlier, Issuer, IssuerStore, KeptIssuer, MAX_EARLIER, VaultSettings},
     sources::{Draft, Examined, IssuerStanding, Upstreams},
@@ -402,9 +404,9 @@ impl Calls {
                 let leaves = self.leaves_of(issuer).await?.unwrap_or_default();
                 let last = leaves.last.map_or_else(String::new, |last| format!(", the last until {last}"));
                 format!(
-                    "has {} unexpired leaves{last}: its root leaves the bundles of workloads two minutes after the \
+                    "has {}{last}: its root leaves the bundles of workloads two minutes after the \
                      last",
-                    leaves.unexpired
+                    unexpired(leaves.unexpired)
                 )
             }
         };

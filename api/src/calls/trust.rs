@@ -118,7 +118,7 @@ impl Calls {
             },
             wait,
             "sign every new leaf with it".to_owned(),
-            format!("renew {count} unexpired leaves, each when its proxy has acknowledged the new one"),
+            format!("renew {}, each when its proxy has acknowledged the new one", unexpired(count)),
             format!("retire {} and destroy its key when no unexpired leaf depends on it", next.active),
         ];
         Ok(wire::Rotation { dry_run: wanted.dry_run, from: next.active.to_string(), to, steps })
@@ -309,6 +309,11 @@ impl Calls {
             bundle: certificates_to_pem(trust.own().authorities().iter().map(certs::Certificate::der)),
         })
     }
+}
+
+/// How many leaves have not ended, in words.
+pub(super) fn unexpired(leaves: u64) -> String {
+    error::count(usize::try_from(leaves).unwrap_or(usize::MAX), "unexpired leaf", "unexpired leaves")
 }
 
 pub(crate) fn unavailable(part: &'static str, error: &impl ToString) -> CallError {
