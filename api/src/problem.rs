@@ -13,6 +13,8 @@ use crate::{calls::CallError, wire};
 /// The media type of a problem document.
 pub const MEDIA_TYPE: &str = "application/problem+json";
 const PREFIX: &str = "urn:credence:problem:";
+/// The rule that a body of named fields breaks, which is no document.
+pub(crate) const FIELDS: &str = "body";
 
 /// The type of a problem by its last word.
 #[must_use]
@@ -197,6 +199,13 @@ impl Face {
                 "parameter",
                 "parameter is not valid",
                 &format!("correct the {what}"),
+            ),
+            // What no file holds is not to be looked for in one.
+            CallError::Syntax(faults) if faults.iter().all(|fault| fault.rule == FIELDS) => face(
+                StatusCode::BAD_REQUEST,
+                "syntax",
+                "text cannot be read",
+                "correct what \"errors\" lists; GET /api/v1/openapi.json describes the body",
             ),
             CallError::Syntax(_) => face(
                 StatusCode::BAD_REQUEST,

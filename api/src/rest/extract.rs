@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::{
     calls::{CallError, check_reason},
-    problem::Fault,
+    problem::{FIELDS, Fault},
 };
 
 /// The longest body.
@@ -36,7 +36,8 @@ impl<S: Send + Sync> FromRequest<S> for Text {
     }
 }
 
-/// A body of named fields; an absent body has none.
+/// A body of named fields. One that is absent, or nothing, is refused: `{}` says that none is given, and no forgotten
+/// body changes anything.
 pub(super) struct Body<T>(pub(super) T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
@@ -44,12 +45,14 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
 
     async fn from_request(request: Request, _: &S) -> Result<Self, CallError> {
         let (headers, bytes) = bounded(request).await?;
+        let absent =
+            || CallError::Syntax(vec![fault(0, 0, FIELDS, "there is no body".into(), "send at least {}")]);
         if bytes.is_empty() {
-            return parse("{}").map(Self);
+            return Err(absent());
         }
         accepted(&headers)?;
         let text = utf8(bytes)?;
-        let read = parse(&text)?;
+        let read = parse::<Option<T>>(&text)?.ok_or_else(absent)?;
         // Whatever is asked for: the reason for it is checked in this one place.
         if let Ok(Reasoned { reason: Some(reason) }) = serde_saphyr::from_str(&text) {
             check_reason(&reason)?;
@@ -80,9 +83,13 @@ async fn bounded(request: Request) -> Result<(HeaderMap, Bytes), CallError> {
 
 fn accepted(headers: &HeaderMap) -> Result<(), CallError> {
     let found = headers.get(header::CONTENT_TYPE).map_or("", |value| value.to_str().unwrap_or("?"));
-    let essence = found.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let mut parts = found.split(';').map(|part| part.trim().to_ascii_lowercase());
+    let essence = parts.next().unwrap_or_default();
+    let is_utf8 = parts
+        .filter_map(|part| part.strip_prefix("charset=").map(str::to_owned))
+        .all(|charset| matches!(charset.trim_matches('"'), "utf-8" | "utf8" | "us-ascii"));
     match essence.as_str() {
-        "application/yaml" | "application/json" => Ok(()),
+        "application/yaml" | "application/json" if is_utf8 => Ok(()),
         _ => Err(CallError::ContentType { found: found.chars().take(100).collect() }),
     }
 }
@@ -101,7 +108,7 @@ fn parse<T: DeserializeOwned>(text: &str) -> Result<T, CallError> {
         let place = error.location().map_or((0, 0), |place| (place.line(), place.column()));
         let place = (u32::try_from(place.0).unwrap_or(0), u32::try_from(place.1).unwrap_or(0));
         let fix = "GET /api/v1/openapi.json describes the body";
-        CallError::Syntax(vec![fault(place.0, place.1, "body", error.to_string(), fix)])
+        CallError::Syntax(vec![fault(place.0, place.1, FIELDS, error.to_string(), fix)])
     })
 }
 

@@ -792,6 +792,12 @@ async fn refuses_bad_input_and_leaves_everything_as_it_was() {
         ),
         ("POST", "/api/v1/certificates/probe", json_type, "{\"csr\": \"AAAA\"}", 400, "parameter"),
         ("GET", "/api/v1/configs?limit=501", yaml, "", 400, "parameter"),
+        ("POST", "/api/v1/authorities/rotate", json_type, "", 400, "syntax"),
+        ("POST", "/api/v1/authorities/rotate", json_type, "null", 400, "syntax"),
+        ("POST", "/api/v1/authorities/rotate", yaml, "# nothing\n", 400, "syntax"),
+        ("POST", "/api/v1/authorities/rotate", "application/json; charset=latin1", "{}", 415, "content-type"),
+        ("POST", "/api/v1/authorities/request", json_type, "", 400, "syntax"),
+        ("POST", "/api/v1/rollouts/resume", json_type, "", 400, "syntax"),
         ("GET", "/api/v1/audit?since=yesterday", yaml, "", 400, "parameter"),
         ("GET", "/api/v1/certificates?class=root", yaml, "", 400, "parameter"),
         ("GET", "/api/v1/certificates/00", yaml, "", 400, "parameter"),
@@ -802,6 +808,22 @@ async fn refuses_bad_input_and_leaves_everything_as_it_was() {
     for (method, path, kind, body, status, word) in cases {
         world.refuses(request(method, path, kind, body.to_owned()), status, word).await;
         world.clock.advance(Duration::from_secs(1));
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_forgotten_changes_nothing_and_an_empty_one_is_written() {
+    let world = world().await;
+    let forgotten = request("POST", "/api/v1/authorities/rotate", JSON, "");
+    let answer = world.refuses(forgotten, 400, "syntax").await.body;
+    assert_eq!(
+        (answer["errors"][0]["message"].as_str(), answer["errors"][0]["fix"].as_str()),
+        (Some("there is no body"), Some("send at least {}"))
+    );
+    assert!(answer["hint"].as_str().unwrap().ends_with("openapi.json describes the body"), "{answer}");
+    for kind in [JSON, "application/json; charset=utf-8", "application/json;charset=\"UTF-8\""] {
+        let answer = world.call("POST", "/api/v1/authorities/rotate", kind, "{}").await;
+        assert_eq!(answer.status, StatusCode::OK, "{kind}: {}", answer.body);
     }
 }
 
