@@ -176,7 +176,7 @@ const ROUTES: &[Route] = &[
     ("get", "/services/{name}", "The services of one name", IN_NAMESPACE, Nothing, Page("Service")),
     ("get", "/endpoints", "Every address of every service", IN_NAMESPACE, Nothing, Page("Endpoint")),
     ("get", "/endpoints/{service}", "The addresses of one service", IN_NAMESPACE, Nothing, Page("Endpoint")),
-    ("get", "/proxies", "The nodes and how they stand", &["namespace", "limit", "after"], Nothing, Page("Proxy")),
+    ("get", "/proxies", "The nodes and how they stand; state restricts to those that are online, offline, synced, not-sent, stale or nack", &["namespace", "state", "limit", "after"], Nothing, Page("Proxy")),
     ("post", "/proxies", "Admit a node: write its binding and answer a join token, once", &[], One("Enroll"), One("Enrolled")),
     ("get", "/proxies/{node_id}", "One node, resource by resource", &[], Nothing, One("Proxy")),
     ("delete", "/proxies/{node_id}", "Remove a binding: streams end, tokens are revoked", DRY, Nothing, One("Done")),

@@ -52,7 +52,7 @@ pub use self::documents::{ConfigFilter, TextChange};
 pub use self::edges::MAX_EDGE_NAMES;
 pub use self::error::CallError;
 pub(crate) use self::issuers::upstream_of_now;
-pub use self::proxies::{DEFAULT_TTL, MAX_TTL, ProxyFilter};
+pub use self::proxies::{DEFAULT_TTL, MAX_TTL, ProxyFilter, Standing};
 pub use self::reason::check_reason;
 pub use self::recovery::{DEFAULT_REACH, MAX_REACH, MAX_WINDOW, Recoveries};
 pub use self::revocation::still_revoked;

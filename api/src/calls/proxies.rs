@@ -21,10 +21,70 @@ pub const MAX_TTL: Duration = Duration::from_secs(24 * 3600);
 pub struct ProxyFilter {
     /// In which namespace.
     pub namespace: Option<Namespace>,
+    /// How they stand.
+    pub standing: Option<Standing>,
     /// At most this many.
     pub limit: usize,
     /// After this node.
     pub after: Option<NodeId>,
+}
+
+/// How a node stands, in the words of listings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It has a stream open.
+    Online,
+    /// It has none.
+    Offline,
+    /// It has acknowledged all that it was sent.
+    Synced,
+    /// It asked for something that it was not sent.
+    NotSent,
+    /// It has not answered what it was sent last.
+    Stale,
+    /// It has refused something.
+    Nack,
+}
+
+impl Standing {
+    /// Every one of them.
+    pub const ALL: [Self; 6] =
+        [Self::Online, Self::Offline, Self::Synced, Self::NotSent, Self::Stale, Self::Nack];
+
+    /// Its word, as it is asked for.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Online => "online",
+            Self::Offline => "offline",
+            Self::Synced => "synced",
+            Self::NotSent => "not-sent",
+            Self::Stale => "stale",
+            Self::Nack => "nack",
+        }
+    }
+
+    /// Reads a word, also as listings show it: `NOT SENT`.
+    ///
+    /// # Errors
+    /// When there is no such word; names those that there are.
+    pub fn parse(text: &str) -> Result<Self, CallError> {
+        let folded = text.to_ascii_lowercase().replace([' ', '_'], "-");
+        Self::ALL.into_iter().find(|one| one.word() == folded).ok_or_else(|| {
+            let words = Self::ALL.map(Self::word).join(", ");
+            CallError::Parameter { what: "state", why: format!("{text:?} is not one of {words}") }
+        })
+    }
+
+    fn is_of(self, status: &wire::ProxyStatus) -> bool {
+        match self {
+            Self::Online => status.connected,
+            Self::Offline => !status.connected,
+            Self::Synced | Self::NotSent | Self::Stale | Self::Nack => {
+                Self::parse(&status.sync).is_ok_and(|found| found == self)
+            }
+        }
+    }
 }
 
 impl Calls {
@@ -158,9 +218,10 @@ impl Calls {
             .iter()
             .filter(|binding| binding.tenant == caller.tenant)
             .filter(|binding| filter.namespace.as_ref().is_none_or(|wanted| *wanted == binding.namespace))
-            .filter(|binding| filter.after.as_ref().is_none_or(|after| binding.node > *after));
-        let mut items: Vec<_> =
-            chosen.by_ref().take(filter.limit).map(|binding| self.listed(binding)).collect();
+            .filter(|binding| filter.after.as_ref().is_none_or(|after| binding.node > *after))
+            .map(|binding| self.listed(binding))
+            .filter(|proxy| filter.standing.is_none_or(|wanted| wanted.is_of(&proxy.status)));
+        let mut items: Vec<_> = chosen.by_ref().take(filter.limit).collect();
         let next = chosen.next().and(items.last()).map(|last| last.node_id.clone());
         self.say_ends(&mut items).await;
         wire::Page { items, next }

@@ -14,7 +14,7 @@ use super::{
     extract::{Body, DryRun, Limit, Nothing, Params, namespace, page},
 };
 use crate::{
-    calls::{CallError, Caller, ProxyFilter},
+    calls::{CallError, Caller, ProxyFilter, Standing},
     wire,
 };
 
@@ -24,6 +24,7 @@ type Answer<T> = Result<Json<T>, CallError>;
 #[serde(deny_unknown_fields)]
 pub(super) struct ListParams {
     namespace: Option<String>,
+    state: Option<String>,
     limit: Option<Limit>,
     after: Option<String>,
 }
@@ -36,6 +37,7 @@ pub(super) async fn list(
     let after = params.after.as_deref().map(NodeId::parse).transpose();
     let filter = ProxyFilter {
         namespace: namespace(params.namespace.as_deref())?,
+        standing: params.state.as_deref().map(Standing::parse).transpose()?,
         limit: page(params.limit)?,
         after: after.map_err(|error| CallError::Parameter { what: "after", why: error.to_string() })?,
     };

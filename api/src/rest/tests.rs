@@ -549,6 +549,35 @@ async fn enrols_shows_and_removes_a_node() {
 }
 
 #[tokio::test]
+async fn lists_the_nodes_that_stand_as_asked_over_all_pages() {
+    let world = world().await;
+    for node in ["a", "b", "c", "d", "e"] {
+        world.json("POST", "/api/v1/proxies", json!({"node": node})).await;
+    }
+    let stands =
+        |sync: &str| crate::wire::ProxyStatus { connected: true, sync: sync.into(), ..Default::default() };
+    for (node, sync) in [("b", "NOT SENT"), ("d", "SYNCED"), ("e", "NOT SENT")] {
+        world.still.nodes.lock().unwrap().insert(spiffe::NodeId::parse(node).unwrap(), stands(sync));
+    }
+    let check = async |query: &str, expected: &[&str], next: Option<&str>| {
+        let page = world.get(&format!("/api/v1/proxies?{query}")).await.body;
+        let nodes: Vec<_> =
+            page["items"].as_array().unwrap().iter().map(|one| one["node_id"].as_str().unwrap()).collect();
+        assert_eq!((nodes, page["next"].as_str()), (expected.to_vec(), next), "{query}");
+    };
+    check("state=online", &["b", "d", "e"], None).await;
+    check("state=OFFLINE", &["a", "c"], None).await;
+    check("state=not-sent&limit=1", &["b"], Some("b")).await;
+    check("state=not-sent&limit=1&after=b", &["e"], None).await;
+    check("state=NOT%20SENT&namespace=default", &["b", "e"], None).await;
+    check("state=nack", &[], None).await;
+    let unknown = Request::get("/api/v1/proxies?state=gone").body(Body::empty()).unwrap();
+    let answer = world.refuses(unknown, 400, "parameter").await;
+    let told = "state is not valid: \"gone\" is not one of online, offline, synced, not-sent, stale, nack";
+    assert_eq!(answer.body["detail"], told);
+}
+
+#[tokio::test]
 async fn a_binding_that_is_replaced_keeps_what_is_not_given_and_says_what_changes() {
     let world = world().await;
     let enroll = async |body: Value| world.json("POST", "/api/v1/proxies", body).await.body;

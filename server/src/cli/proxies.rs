@@ -2,7 +2,11 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use api::calls::Standing;
+use clap::{
+    Args, Subcommand,
+    builder::{PossibleValue, PossibleValuesParser},
+};
 
 use super::{ChangeArgs, ListArgs, ServerArgs};
 
@@ -18,6 +22,9 @@ pub enum ProxyCommand {
     /// Print the Envoy bootstrap of a node
     Bootstrap(BootstrapArgs),
     /// List nodes and how they stand
+    #[command(
+        after_help = "Examples:\n  credence proxy list -n production\n  credence proxy list --state offline -o json"
+    )]
     List(ProxyListArgs),
     /// One node: what it was sent, acknowledged and refused
     Show(ProxyShowArgs),
@@ -112,9 +119,21 @@ pub struct ProxyListArgs {
     /// One namespace
     #[arg(short, long)]
     pub namespace: Option<String>,
+    /// Only those that stand so, as column SYNC says; online are those that are not OFFLINE
+    #[arg(long, ignore_case = true, value_parser = PossibleValuesParser::new(states()))]
+    pub state: Option<String>,
     /// How to list.
     #[command(flatten)]
     pub list: ListArgs,
+}
+
+/// The words for how nodes stand, and as listings show them.
+fn states() -> Vec<PossibleValue> {
+    let value = |one: Standing| match one {
+        Standing::NotSent => PossibleValue::new(one.word()).alias("not sent"),
+        _ => PossibleValue::new(one.word()),
+    };
+    Standing::ALL.map(value).to_vec()
 }
 
 /// `proxy show`.

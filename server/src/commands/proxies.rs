@@ -129,18 +129,34 @@ async fn bootstrap(args: &BootstrapArgs) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-async fn fetch(client: &Client, namespace: Option<&str>) -> Result<Vec<wire::Proxy>, Failure> {
-    let query = namespace.map(|one| format!("?namespace={}", encode(one))).unwrap_or_default();
-    client.get_all(&format!("/proxies{query}")).await
+async fn fetch(
+    client: &Client,
+    namespace: Option<&str>,
+    state: Option<&str>,
+) -> Result<Vec<wire::Proxy>, Failure> {
+    let given = [("namespace", namespace), ("state", state)].into_iter();
+    let given = given.filter_map(|(name, value)| Some(format!("{name}={}", encode(value?))));
+    let query = given.collect::<Vec<_>>().join("&");
+    let mark = if query.is_empty() { "" } else { "?" };
+    client.get_all(&format!("/proxies{mark}{query}")).await
 }
 
 async fn list(args: &ProxyListArgs) -> Result<Exit, Failure> {
     let client = Client::open(&args.list.server)?;
-    let proxies = fetch(&client, args.namespace.as_deref()).await?;
+    let proxies = fetch(&client, args.namespace.as_deref(), args.state.as_deref()).await?;
     output::show(args.list.output, &proxies, |proxies| proxies_table(proxies))?;
-    let none = args.namespace.as_ref().map(|namespace| format!("no proxies in the namespace {namespace}"));
-    output::remark_if_empty(args.list.output, &proxies, none.as_deref().unwrap_or(NO_PROXIES));
+    output::remark_if_empty(args.list.output, &proxies, &none(args));
     Ok(Exit::Ok)
+}
+
+/// What an empty listing says.
+fn none(args: &ProxyListArgs) -> String {
+    if args.namespace.is_none() && args.state.is_none() {
+        return NO_PROXIES.to_owned();
+    }
+    let namespace = args.namespace.as_ref().map(|namespace| format!(" in the namespace {namespace}"));
+    let state = args.state.as_ref().map(|state| format!(" has the state {}", state.to_ascii_lowercase()));
+    format!("no proxy{}{}", namespace.unwrap_or_default(), state.unwrap_or_default())
 }
 
 pub(super) const NO_PROXIES: &str = "no proxies yet; admit one: credence proxy enroll NODE";
@@ -291,7 +307,7 @@ async fn watch(args: &WatchArgs) -> Result<Exit, Failure> {
     let every = parse_duration("--interval", &args.interval)?.max(Duration::from_millis(200));
     let look = async || match &args.node {
         Some(node) => Ok(vec![client.get::<wire::Proxy>(&format!("/proxies/{}", encode(node))).await?]),
-        None => fetch(&client, None).await,
+        None => fetch(&client, None, None).await,
     };
     let is_over = |proxies: &Vec<wire::Proxy>| {
         let synced = !proxies.is_empty() && proxies.iter().all(|proxy| proxy.status.sync == "SYNCED");
