@@ -197,7 +197,10 @@ pub(super) async fn get(args: &GetArgs) -> Result<Exit, Failure> {
         }
         let found: Vec<wire::Config> = client.get_all(&query).await?;
         output::show(args.list.output, &found, |found| configs_table(found))?;
-        output::remark_if_empty(args.list.output, &found, "none yet; store some: credence apply -f FILE");
+        if found.is_empty() && args.list.output == Format::Table {
+            let remark = none(&client, &kind(&args.kind)?, args.namespace.as_deref()).await?;
+            output::remark_if_empty(args.list.output, &found, &remark);
+        }
         return Ok(Exit::Ok);
     };
     let found = find(&client, &args.kind, args.namespace.as_deref().unwrap_or("default"), name).await?;
@@ -213,6 +216,28 @@ pub(super) async fn get(args: &GetArgs) -> Result<Exit, Failure> {
         }
     }
     Ok(Exit::Ok)
+}
+
+/// What an empty listing says: a namespace is there for as long as something is in it.
+async fn none(client: &Client, of_kind: &str, namespace: Option<&str>) -> Result<String, Failure> {
+    let Some(namespace) = namespace else {
+        return Ok("none yet; store some: credence apply -f FILE".to_owned());
+    };
+    let within = format!("?namespace={}&limit=1", encode(namespace));
+    let documents: wire::Page<wire::Config> = client.get(&format!("/configs{within}")).await?;
+    let proxies: wire::Page<wire::Proxy> = client.get(&format!("/proxies{within}")).await?;
+    Ok(none_in(of_kind, namespace, documents.items.is_empty() && proxies.items.is_empty()))
+}
+
+fn none_in(of_kind: &str, namespace: &str, is_unknown: bool) -> String {
+    match is_unknown {
+        true => format!("there is no namespace {namespace}: no document and no proxy is in it"),
+        false => {
+            format!(
+                "no {of_kind} in the namespace {namespace}; store some: credence apply -n {namespace} -f FILE"
+            )
+        }
+    }
 }
 
 /// Kinds as people write them: `endpoints` and `proxyconfigs` are understood.
@@ -298,6 +323,14 @@ mod tests {
 
     fn source(file: &str, text: &str) -> Source {
         Source { file: file.into(), text: text.into() }
+    }
+
+    #[test]
+    fn an_empty_listing_names_the_namespace_and_whether_there_is_one() {
+        let unknown = "there is no namespace nosuch: no document and no proxy is in it";
+        assert_eq!(none_in("ProxyConfig", "nosuch", true), unknown);
+        let empty = "no Endpoints in the namespace team-a; store some: credence apply -n team-a -f FILE";
+        assert_eq!(none_in("Endpoints", "team-a", false), empty);
     }
 
     #[test]
