@@ -331,11 +331,17 @@ fn one_line(text: &str) -> String {
     printable(text).replace(['\n', '\t'], " ")
 }
 
+/// Whether there is somebody who can be asked.
+#[must_use]
+pub fn is_anybody_there() -> bool {
+    io::stdin().is_terminal()
+}
+
 /// Asks a yes-or-no question on the terminal. Without a terminal the answer is no.
 #[must_use]
 pub fn confirmed(question: &str) -> bool {
     let (mut stderr, stdin) = (io::stderr().lock(), io::stdin());
-    if !stdin.is_terminal() {
+    if !is_anybody_there() {
         return false;
     }
     let _ = write!(stderr, "{} [y/N] ", printable(question));

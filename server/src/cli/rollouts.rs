@@ -17,7 +17,8 @@ pub enum RolloutCommand {
     /// Stop replacing authorities by itself for a while; leaves, nodes and our own certificate are renewed as before
     #[command(
         override_usage = "credence rollout pause [OPTIONS] --all --reason <TEXT> --for <D>",
-        after_help = "Examples:\n  credence rollout pause --all --reason \"Black Friday\" --for 4h\n\nIt ends by itself, and \
+        after_help = "Examples:\n  credence rollout pause --all --reason \"Black Friday\" --for 4h\n  credence rollout pause --all \
+                            --reason deployment --for 1h --yes    # in a script: nobody is asked\n\nIt ends by itself, and \
                             never lets an authority get too old to sign. Commands of operators still rotate."
     )]
     Pause(PauseArgs),

@@ -70,7 +70,16 @@ fn may_go_on(change: &ChangeArgs, question: &str) -> Result<(), Failure> {
     if change.yes || output::confirmed(question) {
         return Ok(());
     }
-    Err(Failure::new(Exit::Usage, "not done", "--yes does it without asking, --dry-run only shows it"))
+    Err(not_done(output::is_anybody_there(), "--yes does it without asking, --dry-run only shows it"))
+}
+
+/// What somebody hears who said no, or who could not be asked.
+fn not_done(was_asked: bool, hint: &str) -> Failure {
+    let message = match was_asked {
+        true => "not done",
+        false => "not done: it needs a yes, and standard input is no terminal to ask on; a script adds --yes",
+    };
+    Failure::new(Exit::Usage, message, hint)
 }
 
 /// Prints what was done to one thing.
@@ -104,4 +113,20 @@ fn pause_line(pause: &wire::Paused) -> String {
         "automatic rotation is PAUSED for {left} more, until {}, by {}: {}",
         pause.until, pause.by, pause.reason
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_script_that_nobody_answers_for_hears_what_to_add() {
+        let said = |was_asked| not_done(was_asked, "hint");
+        assert_eq!((said(true).message.as_str(), said(true).exit), ("not done", Exit::Usage));
+        let unasked = said(false);
+        assert!(
+            unasked.message.starts_with("not done: ") && unasked.message.ends_with("a script adds --yes")
+        );
+        assert_eq!((unasked.exit, unasked.hint.as_str()), (Exit::Usage, "hint"));
+    }
 }

@@ -27,6 +27,7 @@ use serde::Serialize;
 use store::Store;
 use zeroize::Zeroizing;
 
+use super::not_done;
 use crate::{
     cli::{RootExportArgs, RootKeyCommand},
     clock::SystemClock,
@@ -72,7 +73,7 @@ async fn export(args: &RootExportArgs) -> Result<Exit, Failure> {
     let question = "destroy the root's key in the store once the file is proven? Credence then keeps an issuing authority only";
     if !args.dry_run && !args.keep && !args.yes && !output::confirmed(question) {
         let hint = "--yes does it without asking, --keep only writes the file, --dry-run only shows it";
-        return Err(Failure::new(Exit::Usage, "not done", hint));
+        return Err(not_done(output::is_anybody_there(), hint));
     }
     let wanted = Wanted {
         out: args.out.clone(),
