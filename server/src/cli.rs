@@ -273,9 +273,9 @@ pub struct ChangeArgs {
 /// `demo`.
 #[derive(Debug, Clone, Args)]
 pub struct DemoArgs {
-    /// How long to keep the load up, such as 60s
-    #[arg(long, value_name = "D")]
-    pub duration: Option<String>,
+    /// How long to keep the load up, 30s to 1d
+    #[arg(long, value_name = "D", default_value = "60s")]
+    pub duration: String,
     /// Write what was measured to this file
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,

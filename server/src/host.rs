@@ -24,7 +24,7 @@ use crate::{
     clock::SystemClock,
     commands,
     config::{self, Config, KekSource},
-    demo::{self, DemoOptions, MIN_DURATION},
+    demo::{self, DemoOptions, MAX_DURATION, MIN_DURATION},
     doctor::{self, Finding},
     envoys,
     init::{self, Exists, FIRST_OPERATOR, Made, NotWhatItWas, PRIMARY},
@@ -37,7 +37,6 @@ use crate::{
 
 /// How long `agent join` keeps trying when the server does not answer, and `agent run --server` when it is busy.
 const JOIN_PATIENCE: Duration = Duration::from_secs(120);
-const DEMO_DURATION: Duration = Duration::from_secs(60);
 
 /// Carries out what was typed; a failure is said in `format`.
 #[must_use]
@@ -351,22 +350,7 @@ async fn examine(args: &DoctorArgs) -> Result<Exit, Failure> {
 }
 
 async fn demo(args: DemoArgs) -> Result<Exit, Failure> {
-    let duration = match &args.duration {
-        None => DEMO_DURATION,
-        Some(text) => parse_duration(text).ok_or_else(|| {
-            Failure::usage(
-                format!("--duration {text:?} is not a duration"),
-                "write a number and s or m, such as 60s",
-            )
-        })?,
-    };
-    if duration < MIN_DURATION {
-        let least = format_duration(MIN_DURATION);
-        return Err(Failure::usage(
-            format!("the demo needs at least {least} to show everything"),
-            format!("write --duration {least} or more"),
-        ));
-    }
+    let duration = demo_duration(&args.duration)?;
     if let Some(path) = &args.json {
         // Known now, and not after the minute that the demo takes.
         let opened = std::fs::OpenOptions::new().append(true).create(true).open(path);
@@ -384,6 +368,25 @@ async fn demo(args: DemoArgs) -> Result<Exit, Failure> {
         Ok(false) => Ok(Exit::Failed),
         Err(error) => Err(failed(&error)),
     }
+}
+
+/// How long the load is kept up: long enough to show everything, and not for ever.
+fn demo_duration(text: &str) -> Result<Duration, Failure> {
+    let duration = parse_duration(text).ok_or_else(|| {
+        Failure::usage(
+            format!("--duration {text:?} is not a duration"),
+            "write a number and s or m, such as 60s",
+        )
+    })?;
+    if (MIN_DURATION..=MAX_DURATION).contains(&duration) {
+        return Ok(duration);
+    }
+    let (least, most) = (format_duration(MIN_DURATION), format_duration(MAX_DURATION));
+    let message = match duration < MIN_DURATION {
+        true => format!("the demo needs at least {least} to show everything"),
+        false => format!("the demo runs for {most} at most"),
+    };
+    Err(Failure::usage(message, format!("write --duration with {least} to {most}")))
 }
 
 struct Told;
@@ -605,8 +608,10 @@ async fn envoy(given: Option<&Path>) -> Result<PathBuf, Failure> {
 mod tests {
     use std::path::PathBuf;
 
+    use clap::CommandFactory;
+
     use super::*;
-    use crate::cli::ConfigArgs;
+    use crate::cli::{Cli, ConfigArgs};
 
     #[tokio::test]
     async fn a_configuration_that_is_named_must_be_there() {
@@ -621,5 +626,26 @@ mod tests {
         assert!(!is_throwaway(&args(Some(DEFAULT_CONFIG), true)));
         let failure = serve(args(Some(DEFAULT_CONFIG), true)).await.err().unwrap();
         assert!(failure.message.contains("cannot read credence.yaml"), "{}", failure.message);
+    }
+
+    #[test]
+    fn the_demo_runs_as_long_as_it_says_that_it_may() {
+        let check = |text: &str, expected: Result<u64, &str>| {
+            let found = demo_duration(text).map(|length| length.as_secs());
+            assert_eq!(
+                found.as_ref().map_err(|failure| failure.message.as_str()),
+                expected.as_ref().map_err(|e| *e)
+            );
+        };
+        check("30s", Ok(30));
+        check("1d", Ok(86_400));
+        check("29s", Err("the demo needs at least 30s to show everything"));
+        check("99999d", Err("the demo runs for 1d at most"));
+        check("long", Err("--duration \"long\" is not a duration"));
+        let hint = demo_duration("25h").unwrap_err().hint;
+        assert_eq!(hint, "write --duration with 30s to 1d");
+        let help = Cli::command().find_subcommand_mut("demo").unwrap().render_long_help().to_string();
+        let bounds = format!("{} to {}", format_duration(MIN_DURATION), format_duration(MAX_DURATION));
+        assert!(help.contains(&bounds) && help.contains("[default: 60s]"), "{help}");
     }
 }

@@ -52,6 +52,8 @@ pub struct DemoOptions {
 
 /// The shortest run in which every step fits.
 pub const MIN_DURATION: Duration = Duration::from_secs(30);
+/// The longest one: nobody looks at it for longer.
+pub const MAX_DURATION: Duration = Duration::from_secs(24 * 3600);
 /// How long the control plane stays dead.
 const DEAD: Duration = Duration::from_secs(2);
 /// Leaves live this long, so that a minute shows many renewals.
