@@ -85,6 +85,13 @@ pub enum Command {
     /// Run on the node: join, then renew the node's certificate
     #[command(subcommand)]
     Agent(AgentCommand),
+    /// Print what completes the commands in a shell
+    #[command(
+        after_help = "Examples:\n  source <(credence completion bash)    # for this shell; in ~/.bashrc for every \
+                            one\n  credence completion zsh > \"${fpath[1]}/_credence\"\n  credence completion fish > \
+                            ~/.config/fish/completions/credence.fish"
+    )]
+    Completion(CompletionArgs),
     /// Everything that talks to a running server, or to nobody.
     #[command(flatten)]
     Operate(Operate),
@@ -434,6 +441,40 @@ pub struct RunArgs {
     /// The port of Envoy's admin page on 127.0.0.1; 0 lets the system choose
     #[arg(long, default_value_t = 0, value_name = "PORT")]
     pub envoy_admin_port: u16,
+}
+
+/// `completion`.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct CompletionArgs {
+    /// The shell
+    #[arg(value_enum)]
+    pub shell: Shell,
+}
+
+/// A shell that completes what is typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Shell {
+    /// GNU Bash.
+    Bash,
+    /// The Z shell.
+    Zsh,
+    /// The friendly interactive shell.
+    Fish,
+}
+
+impl Shell {
+    /// The script that completes every command.
+    #[must_use]
+    pub fn completion(self) -> String {
+        let shell = match self {
+            Self::Bash => clap_complete::Shell::Bash,
+            Self::Zsh => clap_complete::Shell::Zsh,
+            Self::Fish => clap_complete::Shell::Fish,
+        };
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut Cli::command(), "credence", &mut script);
+        String::from_utf8_lossy(&script).into_owned()
+    }
 }
 
 /// `token`.

@@ -96,6 +96,10 @@ async fn run(command: Command) -> Result<Exit, Failure> {
             };
             Box::pin(stay(state, &args.run, open)).await
         }
+        Command::Completion(args) => {
+            output::say_stored(args.shell.completion().trim_end());
+            Ok(Exit::Ok)
+        }
         Command::Operate(command) => commands::run(command).await,
     }
 }

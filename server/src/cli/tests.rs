@@ -91,6 +91,9 @@ fn reads_the_lines_of_the_contract() {
         "credence token revoke 0011223344556677",
         "credence audit list --since 1h",
         "credence audit list --limit 100000",
+        "credence completion bash",
+        "credence completion zsh",
+        "credence completion fish",
         "credence audit accept --reason restored",
         "credence secret set db -n prod --grant spiffe://td/web --grant spiffe://td/api --value-file /dev/fd/3",
         "credence secret set tls --grant spiffe://td/web --cert a.crt --key a.key --dry-run",
@@ -154,6 +157,7 @@ fn reads_the_lines_of_the_contract() {
         "credence proxy issuer web-1",
         "credence proxy issuer web-1 corp --default",
         "credence proxy list --state gone",
+        "credence completion tcsh",
         "credence issuer credentials corp",
         "credence edge add a.example --listener web --issuer public --challenge http-01",
         "credence edge add a.example --listener web --issuer public --challenge dns-01 --dns-server 192.0.2.1:53",
@@ -204,5 +208,16 @@ fn a_number_of_rows_out_of_bounds_hears_the_bounds() {
         let first = text.lines().next().unwrap();
         let told = format!("'{limit}' for '--limit <LIMIT>': it is not a number from 1 to 100000");
         assert!(first.ends_with(&told), "{text}");
+    }
+}
+
+#[test]
+fn every_shell_completes_commands_options_and_words() {
+    for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+        let script = shell.completion();
+        for word in ["credence", "proxy", "until-synced", "not-sent", "emergency"] {
+            assert!(script.contains(word), "{shell:?} knows no {word}");
+        }
+        assert!(!script.contains('\u{1b}'), "{shell:?}: colours of help");
     }
 }
