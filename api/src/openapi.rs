@@ -315,7 +315,7 @@ fn operation(route: &Route) -> Value {
         },
     });
     if !matches!(body, Nothing) {
-        operation["requestBody"] = json!({"content": content(*body)});
+        operation["requestBody"] = json!({"required": true, "content": content(*body)});
     }
     operation
 }
