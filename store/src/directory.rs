@@ -234,18 +234,59 @@ pub(crate) fn in_use(directory: &Path) -> Option<DirectoryError> {
 /// What a change of an ordinary size takes: many pages of the write-ahead log, a secret, a document.
 const ROOM: u64 = 1 << 20;
 
-/// Whether a change of an ordinary size would find room here, whoever limits it: the disk or a quota. Where the file
-/// system does not tell before it is written to, the answer is yes.
-pub(crate) fn has_room(directory: &Path) -> io::Result<bool> {
-    // A file without a name is gone when it is closed, however we end.
-    let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
-    let taken = rustix::fs::open(directory, flags, Mode::RUSR | Mode::WUSR)
-        .and_then(|file| rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, ROOM));
-    match taken {
-        Ok(()) => Ok(true),
-        Err(Errno::NOSPC | Errno::DQUOT) => Ok(false),
-        Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::ISDIR) => Ok(true),
-        Err(error) => Err(error.into()),
+/// Whether there is room in a data directory, whoever limits it: the disk or a quota.
+#[derive(Debug, Clone)]
+pub(crate) struct Room {
+    directory: PathBuf,
+    /// What a test says instead of the file system.
+    #[cfg(test)]
+    told: Option<Told>,
+}
+
+/// What taking room comes to, until a test says otherwise.
+#[cfg(test)]
+pub(crate) type Told = std::sync::Arc<std::sync::Mutex<Result<(), Errno>>>;
+
+impl Room {
+    pub(crate) fn of(directory: &Path) -> Self {
+        Self {
+            directory: directory.into(),
+            #[cfg(test)]
+            told: None,
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn told(directory: &Path, told: &Told) -> Self {
+        Self { directory: directory.into(), told: Some(told.clone()) }
+    }
+
+    /// The database that needs it.
+    pub(crate) fn database(&self) -> PathBuf {
+        self.directory.join(DATABASE)
+    }
+
+    /// Whether a change of an ordinary size would find it. Where the file system does not tell before it is written to,
+    /// the answer is yes.
+    pub(crate) fn is_there(&self) -> io::Result<bool> {
+        match self.take(ROOM) {
+            Ok(()) => Ok(true),
+            Err(Errno::NOSPC | Errno::DQUOT) => Ok(false),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::ISDIR) => Ok(true),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Takes so many octets for a moment.
+    fn take(&self, octets: u64) -> rustix::io::Result<()> {
+        #[cfg(test)]
+        if let Some(told) = &self.told {
+            return *told.lock().expect("no test panics while it tells");
+        }
+        // A file without a name is gone when it is closed, however we end.
+        let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+        let file = rustix::fs::open(&self.directory, flags, Mode::RUSR | Mode::WUSR)?;
+        rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, octets)
     }
 }
 
@@ -299,11 +340,6 @@ impl DirectoryLock {
             }
             Err(error) => Err(io(error.into())),
         }
-    }
-
-    /// See [`has_room`].
-    pub(crate) fn has_room(&self) -> io::Result<bool> {
-        has_room(&self.directory)
     }
 
     /// Writes our process id where a second process looks for it.
@@ -365,10 +401,37 @@ mod tests {
     #[test]
     fn room_is_looked_for_without_a_trace() {
         let folder = tempfile::tempdir().unwrap();
-        let lock = DirectoryLock::acquire(folder.path()).unwrap();
-        assert!(lock.has_room().unwrap());
-        let left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|one| one.unwrap().file_name()).collect();
-        assert_eq!(left, [LOCK]);
+        assert!(Room::of(folder.path()).is_there().unwrap());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_full_disk_and_an_exhausted_quota_have_no_room_and_what_cannot_be_asked_is_an_error() {
+        let told = Told::new(Ok(()).into());
+        let room = Room::told(Path::new("/"), &told);
+        let check = |taken, expected: Option<bool>| {
+            *told.lock().unwrap() = taken;
+            assert_eq!(room.is_there().ok(), expected, "{taken:?}");
+        };
+        check(Ok(()), Some(true));
+        check(Err(Errno::NOSPC), Some(false));
+        check(Err(Errno::DQUOT), Some(false));
+        check(Err(Errno::OPNOTSUPP), Some(true));
+        check(Err(Errno::INVAL), Some(true));
+        check(Err(Errno::MFILE), None);
+        check(Err(Errno::IO), None);
+        check(Err(Errno::ROFS), None);
+    }
+
+    /// In memory, where more than there is at all is refused before any of it is taken.
+    #[test]
+    fn a_file_system_is_asked_for_room_that_it_does_not_have() {
+        let folder = tempfile::tempdir_in("/dev/shm").unwrap();
+        let facts = rustix::fs::statvfs(folder.path()).unwrap();
+        assert!(facts.f_blocks > 0, "/dev/shm is a tmpfs without a limit");
+        let room = Room::of(folder.path());
+        assert_eq!(room.take((facts.f_blocks + 1) * facts.f_frsize), Err(Errno::NOSPC));
+        assert_eq!(room.take(1), Ok(()));
     }
 
     #[test]

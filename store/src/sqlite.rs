@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use crate::{
     audit_log,
-    directory::{self, DATABASE, DirectoryError, DirectoryLock, LOCK},
+    directory::{self, DATABASE, DirectoryError, DirectoryLock, LOCK, Room},
     gathering::Gathering,
     kek::{KekError, KekSource},
     keyring::{Class, DataKeyRow, Keyring, new_id, new_root},
@@ -186,23 +186,23 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    /// The same, as what it is where the disk of `directory` is full.
-    pub(crate) fn on_disk_of(self, directory: &Path) -> Self {
+    /// The same, as what it is where there is no room.
+    pub(crate) fn for_want_of(self, room: &Room) -> Self {
         let may_be_full = match &self {
             Self::Directory(DirectoryError::Io { .. }) | Self::Copy { .. } => true,
             Self::Database { source, .. } => match primary_code(source) {
-                Some(SQLITE_FULL) => return self.full_disk(directory),
+                Some(SQLITE_FULL) => return self.full_disk(room),
                 // Files beside it that cannot be made or grow.
                 code => matches!(code, Some(SQLITE_IOERR | SQLITE_CANTOPEN)),
             },
             _ => false,
         };
-        let is_full = may_be_full && directory::has_room(directory).is_ok_and(|has_room| !has_room);
-        if is_full { self.full_disk(directory) } else { self }
+        let is_full = may_be_full && room.is_there().is_ok_and(|is_there| !is_there);
+        if is_full { self.full_disk(room) } else { self }
     }
 
-    fn full_disk(self, directory: &Path) -> Self {
-        Self::Full { path: directory.join(DATABASE), source: Box::new(self) }
+    fn full_disk(self, room: &Room) -> Self {
+        Self::Full { path: room.database(), source: Box::new(self) }
     }
 
     /// What to do about it.
@@ -495,14 +495,23 @@ pub async fn open(options: OpenOptions) -> Result<(Store, Writer), OpenError> {
 }
 
 pub(crate) async fn open_as(options: OpenOptions, schema: Schema) -> Result<(Store, Writer), OpenError> {
+    let room = Room::of(&options.directory);
+    open_within(&room, options, schema).await
+}
+
+pub(crate) async fn open_within(
+    room: &Room,
+    options: OpenOptions,
+    schema: Schema,
+) -> Result<(Store, Writer), OpenError> {
     directory::check(&options.directory)?;
     let lock = DirectoryLock::acquire(&options.directory)?;
-    let directory = options.directory.clone();
-    Box::pin(open_alone(lock, options, schema)).await.map_err(|error| error.on_disk_of(&directory))
+    Box::pin(open_alone(lock, room, options, schema)).await.map_err(|error| error.for_want_of(room))
 }
 
 async fn open_alone(
     mut lock: DirectoryLock,
+    room: &Room,
     options: OpenOptions,
     schema: Schema,
 ) -> Result<(Store, Writer), OpenError> {
@@ -540,6 +549,7 @@ async fn open_alone(
         broken,
         full,
         empty_log_at: None,
+        room: room.clone(),
         readers: readers.clone(),
         lock: lock.clone(),
         gathering: Gathering::default(),

@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     audit_log,
-    directory::DirectoryLock,
+    directory::{DirectoryLock, Room},
     gathering::{Gathering, PATIENCE, Part},
     keyring::Keyring,
     ledger::{Entry, Ledger, Print, RowFault, RowKey},
@@ -431,6 +431,7 @@ pub struct Writer {
     pub(crate) full: watch::Sender<bool>,
     /// When the write-ahead log is to be emptied at the latest, since a key was destroyed and readers held it up.
     pub(crate) empty_log_at: Option<Instant>,
+    pub(crate) room: Room,
     pub(crate) readers: SqlitePool,
     pub(crate) lock: Arc<DirectoryLock>,
     pub(crate) gathering: Gathering,
@@ -617,8 +618,8 @@ impl Writer {
 
     /// Whoever waits for room on a full disk need not ask for a change to learn that there is some: where a change of
     /// an ordinary size would fit, the page that holds the schema's version is written as it is.
-    async fn look_for_room(&mut self) {
-        match self.lock.has_room() {
+    pub(crate) async fn look_for_room(&mut self) {
+        match self.room.is_there() {
             Ok(true) => {}
             Ok(false) => return,
             Err(error) => return tracing::warn!(%error, "cannot look whether the disk has room again"),

@@ -14,13 +14,14 @@ use api::ports::{BlockStore, StoreError};
 use audit::{AuditFilter, AuditLog};
 use ca::ports::{Intent, IssueOutcome, Journal, JournalError, ResultRecord};
 use certs::{Profile, Serial, SpkiHash};
+use rustix::io::Errno;
 use spiffe::{AuthorityId, Purpose, RequestId, SpiffeId, Tenant};
 use sqlx::{ConnectOptions, Connection, Executor, SqliteConnection, sqlite::SqliteConnectOptions};
 
 use tokio::{task::JoinSet, time::timeout};
 
 use super::*;
-use crate::directory::DirectoryLock;
+use crate::directory::{DirectoryLock, Room, Told};
 
 fn id(number: usize) -> SpiffeId {
     SpiffeId::parse(&format!("spiffe://td/w{number}")).unwrap()
@@ -239,7 +240,8 @@ async fn older_schema_migrates_after_a_copy() {
 #[tokio::test]
 async fn a_start_on_a_full_disk_says_that_it_needs_room_and_nothing_of_backups() {
     let place = Place::made().await;
-    let failed = |source| OpenError::Database { path: place.database(), source }.on_disk_of(&place.data());
+    let room = Room::of(&place.data());
+    let failed = |source| OpenError::Database { path: place.database(), source }.for_want_of(&room);
     let mut connection = meddle(&place).await;
     // Never below what it has.
     connection.execute("PRAGMA max_page_count = 1").await.unwrap();
@@ -251,6 +253,30 @@ async fn a_start_on_a_full_disk_says_that_it_needs_room_and_nothing_of_backups()
     // What may come from a full disk, where there is room.
     let gone = SqliteConnectOptions::new().filename(place.data().join("gone")).connect().await.unwrap_err();
     assert!(matches!(failed(gone), OpenError::Database { .. }));
+}
+
+#[tokio::test]
+async fn what_a_start_fails_at_is_a_full_disk_where_there_is_no_room_and_itself_where_there_is() {
+    let place = Place::made().await;
+    // In the place of the copy: it cannot be made.
+    let copy = format!("credence.db.v{}.bak.new", schema::SCHEMA.version());
+    fs::create_dir(place.data().join(copy)).unwrap();
+    let told = Told::new(Ok(()).into());
+    let start = async |room| {
+        *told.lock().unwrap() = room;
+        let room = Room::told(&place.data(), &told);
+        open_within(&room, place.open_options(), next_schema()).await.unwrap_err()
+    };
+    let error = start(Ok(())).await;
+    assert!(matches!(error, OpenError::Copy { .. }), "{error:?}");
+    let error = start(Err(Errno::NOSPC)).await;
+    let OpenError::Full { path, source } = error else { panic!("{error:?}") };
+    assert_eq!(path, place.database());
+    assert!(matches!(*source, OpenError::Copy { .. }), "{source:?}");
+    let error = start(Err(Errno::DQUOT)).await;
+    assert!(matches!(error, OpenError::Full { .. }), "{error:?}");
+    let error = start(Err(Errno::IO)).await;
+    assert!(matches!(error, OpenError::Copy { .. }), "what is not known is not said: {error:?}");
 }
 
 #[tokio::test]
@@ -506,6 +532,24 @@ async fn full_disk_is_an_answer_and_not_the_end() {
     assert_eq!(world.store.blocks().await.unwrap().iter().count(), 1);
     assert_eq!(*world.store.broken().borrow(), None);
     assert!(world.store.integrity().await.unwrap().is_sound());
+}
+
+#[tokio::test]
+async fn a_full_disk_stays_one_until_it_has_room() {
+    let place = Place::made().await;
+    let told = Told::new(Err(Errno::NOSPC).into());
+    let room = Room::told(&place.data(), &told);
+    let (store, mut writer) = open_within(&room, place.open_options(), schema::SCHEMA).await.unwrap();
+    writer.full.send_replace(true);
+    let full = store.full();
+    writer.look_for_room().await;
+    assert!(*full.borrow(), "there is none");
+    *told.lock().unwrap() = Err(Errno::MFILE);
+    writer.look_for_room().await;
+    assert!(*full.borrow(), "who cannot ask does not know");
+    *told.lock().unwrap() = Ok(());
+    writer.look_for_room().await;
+    assert!(!*full.borrow());
 }
 
 #[tokio::test]
