@@ -485,12 +485,13 @@ impl Writer {
             Some(reason) => Some(reason),
             None => match self.transact(&mut group, shutdown).await {
                 Ok(state) => {
+                    // Where no audit row was written there may have been nothing to write, which a full disk has room for.
+                    let is_written = state.head != self.head;
                     self.head = state.head;
                     self.live.commit(state.keyring, state.entries, state.head);
                     let standing = group.iter().filter(|member| member.stays).count();
                     self.live.count(u64::try_from(standing).unwrap_or_default());
-                    // Where all were refused nothing was written, which a full disk has room for.
-                    if standing > 0 {
+                    if is_written {
                         self.full.send_if_modified(std::mem::take);
                     }
                     self.topics.bump(state.touched);

@@ -535,7 +535,7 @@ async fn full_disk_is_an_answer_and_not_the_end() {
 }
 
 #[tokio::test]
-async fn a_full_disk_stays_one_until_it_has_room() {
+async fn a_full_disk_stays_one_until_it_has_room_or_something_was_written() {
     let place = Place::made().await;
     let told = Told::new(Err(Errno::NOSPC).into());
     let room = Room::told(&place.data(), &told);
@@ -549,6 +549,16 @@ async fn a_full_disk_stays_one_until_it_has_room() {
     assert!(*full.borrow(), "who cannot ask does not know");
     *told.lock().unwrap() = Ok(());
     writer.look_for_room().await;
+    assert!(!*full.borrow());
+
+    *told.lock().unwrap() = Err(Errno::NOSPC);
+    writer.full.send_replace(true);
+    let world = World::run(place, (store, writer));
+    world.store.check_rollback().await.unwrap();
+    assert!(*full.borrow(), "what was only read tells nothing of room");
+    assert_eq!(world.store.advance().await.unwrap(), Progress::Done);
+    assert!(*full.borrow(), "nor does a step that had nothing to do");
+    block(&world.store, 1).await.unwrap();
     assert!(!*full.borrow());
 }
 
