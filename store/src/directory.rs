@@ -243,9 +243,17 @@ pub(crate) struct Room {
     told: Option<Told>,
 }
 
-/// What taking room comes to, until a test says otherwise.
+/// What taking room comes to, as a test says at the time.
 #[cfg(test)]
-pub(crate) type Told = std::sync::Arc<std::sync::Mutex<Result<(), Errno>>>;
+#[derive(Clone)]
+struct Told(std::sync::Arc<dyn Fn() -> rustix::io::Result<()> + Send + Sync>);
+
+#[cfg(test)]
+impl std::fmt::Debug for Told {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Told")
+    }
+}
 
 impl Room {
     pub(crate) fn of(directory: &Path) -> Self {
@@ -257,8 +265,11 @@ impl Room {
     }
 
     #[cfg(test)]
-    pub(crate) fn told(directory: &Path, told: &Told) -> Self {
-        Self { directory: directory.into(), told: Some(told.clone()) }
+    pub(crate) fn told(
+        directory: &Path,
+        told: impl Fn() -> rustix::io::Result<()> + Send + Sync + 'static,
+    ) -> Self {
+        Self { directory: directory.into(), told: Some(Told(std::sync::Arc::new(told))) }
     }
 
     /// The database that needs it.
@@ -281,7 +292,7 @@ impl Room {
     fn take(&self, octets: u64) -> rustix::io::Result<()> {
         #[cfg(test)]
         if let Some(told) = &self.told {
-            return *told.lock().expect("no test panics while it tells");
+            return told.0();
         }
         // A file without a name is gone when it is closed, however we end.
         let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
@@ -407,10 +418,8 @@ mod tests {
 
     #[test]
     fn a_full_disk_and_an_exhausted_quota_have_no_room_and_what_cannot_be_asked_is_an_error() {
-        let told = Told::new(Ok(()).into());
-        let room = Room::told(Path::new("/"), &told);
-        let check = |taken, expected: Option<bool>| {
-            *told.lock().unwrap() = taken;
+        let check = |taken: Result<(), Errno>, expected: Option<bool>| {
+            let room = Room::told(Path::new("/"), move || taken);
             assert_eq!(room.is_there().ok(), expected, "{taken:?}");
         };
         check(Ok(()), Some(true));

@@ -516,7 +516,8 @@ async fn open_alone(
     schema: Schema,
 ) -> Result<(Store, Writer), OpenError> {
     let path = options.directory.join(DATABASE);
-    let failed = |source| OpenError::Database { path: path.clone(), source };
+    // Judged before anything is closed or removed that took the room.
+    let failed = |source| OpenError::Database { path: path.clone(), source }.for_want_of(room);
     let facts = Facts::read(&path, schema).await?;
     let apart = slots::apart(options.dev, &options.directory);
     let root = slots::open(facts.id, facts.root, &facts.slots, &options.keys, apart.as_deref()).await?;
@@ -526,7 +527,7 @@ async fn open_alone(
 
     let mut connection = writing(&path).connect().await.map_err(failed)?;
     if facts.version < schema.version() {
-        copy(&mut connection, &path, facts.version).await?;
+        copy(&mut connection, room, &path, facts.version).await?;
         schema.migrate(&mut connection, facts.version, options.clock.now()).await.map_err(failed)?;
     }
     let epoch = next_epoch(&mut connection).await.map_err(failed)?;
@@ -679,7 +680,12 @@ pub(crate) async fn pragma(
 }
 
 /// Copies the database beside itself, as `credence.db.v1.bak`, whole and synchronised, before it is migrated.
-async fn copy(connection: &mut SqliteConnection, path: &Path, version: u32) -> Result<(), OpenError> {
+async fn copy(
+    connection: &mut SqliteConnection,
+    room: &Room,
+    path: &Path,
+    version: u32,
+) -> Result<(), OpenError> {
     let copy = path.with_file_name(format!("{DATABASE}.v{version}.bak"));
     let fresh = path.with_file_name(format!("{DATABASE}.v{version}.bak.new"));
     let failed = |source| OpenError::Copy { path: path.into(), copy: copy.clone(), source };
@@ -695,9 +701,11 @@ async fn copy(connection: &mut SqliteConnection, path: &Path, version: u32) -> R
         fs::File::open(&fresh).and_then(|file| file.sync_all()).map_err(failed)?;
         fs::rename(&fresh, &copy).map_err(failed)
     });
-    copied.inspect_err(|_| {
+    copied.map_err(|error| {
+        let judged = error.for_want_of(room);
         // Half a copy is none, and takes the room that the next one needs.
         let _ = fs::remove_file(&fresh);
+        judged
     })?;
     path.parent().map_or(Ok(()), directory::sync).map_err(failed)
 }

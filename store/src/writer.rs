@@ -587,20 +587,16 @@ impl Writer {
 
     /// Undoes the group. Unless it was only that the disk is full, that another program holds the database for too long,
     /// or that somebody else has written an audit row, nothing is written from now on.
-    async fn abort(&mut self, error: &sqlx::Error) -> String {
+    pub(crate) async fn abort(&mut self, error: &sqlx::Error) -> String {
+        let is_full = lacks_room(error, &self.room);
         let undone = self.roll_back().await;
-        let reason = match primary_code(error) {
-            Some(SQLITE_FULL) => "disk is full".to_owned(),
-            _ => error.to_string(),
-        };
+        let reason = if is_full { "disk is full".to_owned() } else { error.to_string() };
         tracing::error!(%reason, "changes were not written");
-        if primary_code(error) == Some(SQLITE_FULL) {
+        if is_full {
             self.full.send_replace(true);
         }
-        let passes = matches!(
-            primary_code(error),
-            Some(SQLITE_FULL | SQLITE_BUSY | SQLITE_LOCKED | SQLITE_CONSTRAINT)
-        );
+        let passes =
+            is_full || matches!(primary_code(error), Some(SQLITE_BUSY | SQLITE_LOCKED | SQLITE_CONSTRAINT));
         if !(undone && passes) {
             self.write_no_more(&reason);
         }
@@ -636,7 +632,7 @@ impl Writer {
                 self.full.send_replace(false);
             }
             // Nothing was to be written, so nothing is said as often as it is tried.
-            Err(error) if matches!(primary_code(&error), Some(SQLITE_FULL | SQLITE_BUSY)) => {
+            Err(error) if primary_code(&error) == Some(SQLITE_BUSY) || lacks_room(&error, &self.room) => {
                 if !self.roll_back().await {
                     self.write_no_more(&error.to_string());
                 }
@@ -724,11 +720,28 @@ pub(crate) const SQLITE_FULL: i32 = 13;
 pub(crate) const SQLITE_CANTOPEN: i32 = 14;
 const SQLITE_CONSTRAINT: i32 = 19;
 const SQLITE_NOTADB: i32 = 26;
+const SQLITE_IOERR_WRITE: i32 = SQLITE_IOERR | 3 << 8;
+const SQLITE_IOERR_SHMSIZE: i32 = SQLITE_IOERR | 19 << 8;
 
-/// The low byte of SQLite's extended result code.
+/// SQLite's extended result code.
+fn extended_code(error: &sqlx::Error) -> Option<i32> {
+    error.as_database_error()?.code()?.parse().ok()
+}
+
+/// The low byte of it.
 pub(crate) fn primary_code(error: &sqlx::Error) -> Option<i32> {
-    let code: i32 = error.as_database_error()?.code()?.parse().ok()?;
-    Some(code & 0xff)
+    Some(extended_code(error)? & 0xff)
+}
+
+/// Whether nothing failed but that there was no room. To SQLite a full disk is one, but an exhausted quota is an error of
+/// writing, and so is a full disk where the log's index grows. What a failed synchronisation left behind stays unknown,
+/// whatever it failed for.
+fn lacks_room(error: &sqlx::Error, room: &Room) -> bool {
+    match extended_code(error) {
+        Some(SQLITE_FULL) => true,
+        Some(SQLITE_IOERR_WRITE | SQLITE_IOERR_SHMSIZE) => room.is_there().is_ok_and(|is_there| !is_there),
+        _ => false,
+    }
 }
 
 /// Whether the database itself failed, so that the other changes of the group cannot stand either.

@@ -1,10 +1,11 @@
 //! What the store promises about files, keys and commits.
 
 use std::{
+    borrow::Cow,
     os::unix::fs::PermissionsExt,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
@@ -16,12 +17,16 @@ use ca::ports::{Intent, IssueOutcome, Journal, JournalError, ResultRecord};
 use certs::{Profile, Serial, SpkiHash};
 use rustix::io::Errno;
 use spiffe::{AuthorityId, Purpose, RequestId, SpiffeId, Tenant};
-use sqlx::{ConnectOptions, Connection, Executor, SqliteConnection, sqlite::SqliteConnectOptions};
+use sqlx::{
+    ConnectOptions, Connection, Executor, SqliteConnection,
+    error::{DatabaseError, ErrorKind},
+    sqlite::SqliteConnectOptions,
+};
 
 use tokio::{task::JoinSet, time::timeout};
 
 use super::*;
-use crate::directory::{DirectoryLock, Room, Told};
+use crate::directory::{DirectoryLock, Room};
 
 fn id(number: usize) -> SpiffeId {
     SpiffeId::parse(&format!("spiffe://td/w{number}")).unwrap()
@@ -261,10 +266,8 @@ async fn what_a_start_fails_at_is_a_full_disk_where_there_is_no_room_and_itself_
     // In the place of the copy: it cannot be made.
     let copy = format!("credence.db.v{}.bak.new", schema::SCHEMA.version());
     fs::create_dir(place.data().join(copy)).unwrap();
-    let told = Told::new(Ok(()).into());
-    let start = async |room| {
-        *told.lock().unwrap() = room;
-        let room = Room::told(&place.data(), &told);
+    let start = async |taken: Result<(), Errno>| {
+        let room = Room::told(&place.data(), move || taken);
         open_within(&room, place.open_options(), next_schema()).await.unwrap_err()
     };
     let error = start(Ok(())).await;
@@ -277,6 +280,20 @@ async fn what_a_start_fails_at_is_a_full_disk_where_there_is_no_room_and_itself_
     assert!(matches!(error, OpenError::Full { .. }), "{error:?}");
     let error = start(Err(Errno::IO)).await;
     assert!(matches!(error, OpenError::Copy { .. }), "what is not known is not said: {error:?}");
+}
+
+#[tokio::test]
+async fn a_copy_that_has_taken_the_room_itself_is_a_full_disk() {
+    let place = Place::made().await;
+    let version = schema::SCHEMA.version();
+    let half = place.data().join(format!("credence.db.v{version}.bak.new"));
+    // In its place when it is whole.
+    fs::create_dir_all(place.data().join(format!("credence.db.v{version}.bak/taken"))).unwrap();
+    let copy = half.clone();
+    let room = Room::told(&place.data(), move || if copy.exists() { Err(Errno::DQUOT) } else { Ok(()) });
+    let error = open_within(&room, place.open_options(), next_schema()).await.unwrap_err();
+    assert!(matches!(error, OpenError::Full { .. }), "{error:?}");
+    assert!(!half.exists());
 }
 
 #[tokio::test]
@@ -537,8 +554,9 @@ async fn full_disk_is_an_answer_and_not_the_end() {
 #[tokio::test]
 async fn a_full_disk_stays_one_until_it_has_room_or_something_was_written() {
     let place = Place::made().await;
-    let told = Told::new(Err(Errno::NOSPC).into());
-    let room = Room::told(&place.data(), &told);
+    let told = Arc::new(Mutex::new(Err(Errno::NOSPC)));
+    let taken = told.clone();
+    let room = Room::told(&place.data(), move || *taken.lock().unwrap());
     let (store, mut writer) = open_within(&room, place.open_options(), schema::SCHEMA).await.unwrap();
     writer.full.send_replace(true);
     let full = store.full();
@@ -560,6 +578,65 @@ async fn a_full_disk_stays_one_until_it_has_room_or_something_was_written() {
     assert!(*full.borrow(), "nor does a step that had nothing to do");
     block(&world.store, 1).await.unwrap();
     assert!(!*full.borrow());
+}
+
+/// An error of SQLite by its extended code.
+#[derive(Debug)]
+struct Failed(i32);
+
+impl std::fmt::Display for Failed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("disk I/O error")
+    }
+}
+
+impl std::error::Error for Failed {}
+
+impl DatabaseError for Failed {
+    fn message(&self) -> &str {
+        "disk I/O error"
+    }
+
+    fn code(&self) -> Option<Cow<'_, str>> {
+        Some(self.0.to_string().into())
+    }
+
+    fn kind(&self) -> ErrorKind {
+        ErrorKind::Other
+    }
+
+    fn as_error(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
+        self
+    }
+
+    fn as_error_mut(&mut self) -> &mut (dyn std::error::Error + Send + Sync + 'static) {
+        self
+    }
+
+    fn into_error(self: Box<Self>) -> Box<dyn std::error::Error + Send + Sync + 'static> {
+        self
+    }
+}
+
+#[tokio::test]
+async fn an_exhausted_quota_is_a_full_disk_and_a_failed_synchronisation_is_the_end() {
+    let (write, synchronise, index) = (778, 1034, 4874);
+    let check = async |code, taken: Result<(), Errno>, is_full: bool| {
+        let place = Place::made().await;
+        let room = Room::told(&place.data(), move || taken);
+        let (store, mut writer) = open_within(&room, place.open_options(), schema::SCHEMA).await.unwrap();
+        let reason = writer.abort(&sqlx::Error::Database(Box::new(Failed(code)))).await;
+        assert_eq!(reason.contains("disk is full"), is_full, "{code}: {reason}");
+        assert_eq!(*store.full().borrow(), is_full, "{code}");
+        assert_eq!(store.broken().borrow().is_none(), is_full, "{code}");
+        let world = World::run(place, (store, writer));
+        assert_eq!(block(&world.store, 1).await.is_ok(), is_full, "{code}");
+    };
+    check(write, Err(Errno::DQUOT), true).await;
+    check(write, Ok(()), false).await;
+    check(write, Err(Errno::IO), false).await;
+    check(index, Err(Errno::NOSPC), true).await;
+    check(synchronise, Err(Errno::DQUOT), false).await;
 }
 
 #[tokio::test]
