@@ -41,6 +41,8 @@ use crate::{
     },
 };
 
+/// How long another program that holds the database is waited for.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 /// How many connections read at the same time.
 const READERS: u32 = 4;
 
@@ -581,7 +583,7 @@ fn options(path: &Path) -> SqliteConnectOptions {
         .filename(path)
         .create_if_missing(false)
         .foreign_keys(true)
-        .busy_timeout(Duration::from_secs(5))
+        .busy_timeout(PATIENCE)
         .pragma("trusted_schema", "OFF")
         .disable_statement_logging()
 }

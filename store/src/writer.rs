@@ -35,7 +35,7 @@ use crate::{
     live::Live,
     many::AT_ONCE,
     rollback::Finding,
-    sqlite::pragma,
+    sqlite::{self, pragma},
 };
 
 /// How many changes wait at most.
@@ -62,8 +62,10 @@ pub enum Topic {
 
 const TOPICS: usize = 6;
 
-/// How soon it is tried again to empty the write-ahead log where that was held up. Each try may wait for readers.
+/// How soon it is tried again to empty the write-ahead log where that was held up.
 const EMPTY_AGAIN: Duration = Duration::from_secs(30);
+/// How long each try waits for readers: nothing is written meanwhile, so nothing is signed.
+const EMPTY_WAIT: Duration = Duration::from_millis(50);
 /// How often a full disk is asked whether it has room again.
 const FULL_PROBE: Duration = Duration::from_secs(2);
 
@@ -658,18 +660,31 @@ impl Writer {
     /// What a destroyed key sealed goes, and the key with it. Where readers hold the log up, it is tried again: other
     /// checkpoints write over what stands in the log, and do not empty it.
     pub(crate) async fn empty_log(&mut self) {
-        let emptied =
-            sqlx::query_scalar("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut self.connection).await;
+        let emptied = self.try_to_empty_log().await;
         let was_waiting = self.empty_log_at.take().is_some();
         let held_up = match emptied {
-            Ok(0) => return,
-            Ok(_) => "somebody reads for long".to_owned(),
+            Ok(true) => return,
+            Ok(false) => "somebody reads for long".to_owned(),
             Err(error) => error.to_string(),
         };
         self.empty_log_at = Some(Instant::now() + EMPTY_AGAIN);
         if !was_waiting {
             tracing::warn!(because = held_up, "write-ahead log is not emptied yet after a key was destroyed");
         }
+    }
+
+    async fn try_to_empty_log(&mut self) -> Result<bool, sqlx::Error> {
+        self.set_patience(EMPTY_WAIT).await?;
+        let held_up: Result<i64, _> =
+            sqlx::query_scalar("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut self.connection).await;
+        self.set_patience(sqlite::PATIENCE).await?;
+        Ok(held_up? == 0)
+    }
+
+    /// How long our statements wait for others that hold the database.
+    async fn set_patience(&mut self, patience: Duration) -> Result<(), sqlx::Error> {
+        let statement = format!("PRAGMA busy_timeout = {}", patience.as_millis());
+        self.connection.execute(AssertSqlSafe(statement)).await.map(drop)
     }
 
     async fn close(self) -> Result<(), WriterError> {

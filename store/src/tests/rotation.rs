@@ -1,10 +1,13 @@
 //! Keys follow one another, and whoever pulls the plug in between finds every record readable.
 
+use std::time::Duration;
+
 use audit::{AuditFilter, AuditLog};
 use ca::ports::{Authorities, Place as CaPlace};
 use spiffe::AuthorityId;
 use sqlx::Connection;
 use sqlx::Executor as _;
+use tokio::time::Instant;
 
 use super::{
     promises::{files, meddle},
@@ -174,15 +177,18 @@ async fn a_log_that_readers_hold_up_is_emptied_when_they_have_gone() {
     let place = Place::made().await;
     let log = place.data().join("credence.db-wal");
     let (_store, mut writer) = open(place.open_options()).await.unwrap();
-    writer.connection.execute("PRAGMA busy_timeout = 1").await.unwrap();
     let mut reader = meddle(&place).await;
     reader.execute("BEGIN; SELECT count(*) FROM audit").await.unwrap();
     let version: i64 =
         sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut writer.connection).await.unwrap();
     let same = sqlx::AssertSqlSafe(format!("PRAGMA user_version = {version}"));
     writer.connection.execute(same).await.unwrap();
+    let before = Instant::now();
     writer.empty_log().await;
     assert!(writer.empty_log_at.is_some() && fs::metadata(&log).unwrap().len() > 0);
+    assert!(before.elapsed() < Duration::from_secs(4), "who writes waits for no reader");
+    let patience = pragma(&mut writer.connection, "PRAGMA busy_timeout").await.unwrap();
+    assert_eq!(patience, 5000, "and for another writer as long as before");
     reader.close().await.unwrap();
     writer.empty_log().await;
     assert!(writer.empty_log_at.is_none() && fs::metadata(&log).unwrap().len() == 0);
