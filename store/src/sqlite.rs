@@ -543,7 +543,7 @@ async fn open_alone(
     let (queue, receiver) = Queue::new();
     let (broken, is_broken) = watch::channel(None);
     let (full, is_full) = watch::channel(false);
-    let writer = Writer {
+    let mut writer = Writer {
         connection,
         queue: receiver,
         live: live.clone(),
@@ -557,6 +557,8 @@ async fn open_alone(
         lock: lock.clone(),
         gathering: Gathering::default(),
     };
+    // Who was ended after a key was destroyed may have left it in the log.
+    writer.empty_log().await;
     let inner = Inner {
         id: facts.id,
         epoch,

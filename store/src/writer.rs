@@ -669,7 +669,10 @@ impl Writer {
         };
         self.empty_log_at = Some(Instant::now() + EMPTY_AGAIN);
         if !was_waiting {
-            tracing::warn!(because = held_up, "write-ahead log is not emptied yet after a key was destroyed");
+            tracing::warn!(
+                because = held_up,
+                "write-ahead log is not emptied yet: it may hold a destroyed key"
+            );
         }
     }
 

@@ -195,6 +195,26 @@ async fn a_log_that_readers_hold_up_is_emptied_when_they_have_gone() {
 }
 
 #[tokio::test]
+async fn what_a_crash_left_of_a_destroyed_key_is_gone_once_the_store_is_open() {
+    let world = World::new().await;
+    let mut reader = meddle(&world.place).await;
+    let wrapped = sqlx::query_scalar("SELECT wrapped FROM data_keys WHERE class = 'ca'");
+    let old: Vec<u8> = wrapped.fetch_one(&mut reader).await.unwrap();
+    let rotate = event(Action::DataKeyPrepare, "ca");
+    world.store.prepare_data_keys(Some(Class::Ca), rotate).await.unwrap();
+    assert_eq!(world.store.advance().await.unwrap(), Progress::Activated);
+    reader.execute("BEGIN; SELECT count(*) FROM audit").await.unwrap();
+    assert_eq!(world.store.advance().await.unwrap(), Progress::Destroyed);
+    let lingers = |place: &Place| {
+        place.bytes().values().any(|bytes| bytes.windows(48).any(|window| window == &old[54..102]))
+    };
+    let crashed = files(&world);
+    assert!(lingers(&crashed), "the reader holds it");
+    let world = World::open(crashed).await;
+    assert!(!lingers(&world.place));
+}
+
+#[tokio::test]
 async fn record_that_does_not_open_keeps_its_key_and_holds_up_no_other() {
     let world = World::new().await;
     let ids = world.keys(5).await;
