@@ -36,6 +36,7 @@ mod many;
 mod newest;
 mod nodes;
 mod pause;
+mod probe;
 mod recovery;
 mod revocations;
 mod rollback;

@@ -15,7 +15,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use thiserror::Error;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use uuid::Uuid;
 
 use crate::{
@@ -29,6 +29,7 @@ use crate::{
     many::AT_ONCE,
     newest::Newest,
     nodes::TOKEN_KEY,
+    probe::Probe,
     rollback::{self, AnchorStatus},
     row::{unsigned, uuid},
     schema::{APPLICATION, SCHEMA, Schema},
@@ -553,6 +554,7 @@ async fn open_alone(
         full,
         empty_log_at: None,
         room: room.clone(),
+        probe: Probe::new(Instant::now()),
         readers: readers.clone(),
         lock: lock.clone(),
         gathering: Gathering::default(),

@@ -22,7 +22,7 @@ use certs::Timestamp;
 use sqlx::{AssertSqlSafe, Connection, Executor, SqliteConnection, SqlitePool};
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -34,6 +34,7 @@ use crate::{
     ledger::{Entry, Ledger, Print, RowFault, RowKey},
     live::Live,
     many::AT_ONCE,
+    probe::Probe,
     rollback::Finding,
     sqlite::{self, pragma},
 };
@@ -66,8 +67,6 @@ const TOPICS: usize = 6;
 const EMPTY_AGAIN: Duration = Duration::from_secs(30);
 /// How long each try waits for readers: nothing is written meanwhile, so nothing is signed.
 const EMPTY_WAIT: Duration = Duration::from_millis(50);
-/// How often a full disk is asked whether it has room again.
-const FULL_PROBE: Duration = Duration::from_secs(2);
 
 /// One counter per topic, raised after each commit that touched it.
 #[derive(Debug)]
@@ -434,6 +433,7 @@ pub struct Writer {
     /// When the write-ahead log is to be emptied at the latest, since a key was destroyed and readers held it up.
     pub(crate) empty_log_at: Option<Instant>,
     pub(crate) room: Room,
+    pub(crate) probe: Probe,
     pub(crate) readers: SqlitePool,
     pub(crate) lock: Arc<DirectoryLock>,
     pub(crate) gathering: Gathering,
@@ -453,8 +453,8 @@ impl Writer {
     /// not need to write went on.
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), WriterError> {
         loop {
-            let is_full = *self.full.borrow();
             let is_broken = self.broken.borrow().is_some();
+            let probe_at = (*self.full.borrow() && !is_broken).then(|| self.probe.due());
             let empty_log_at = self.empty_log_at.filter(|_| !is_broken);
             let first = tokio::select! {
                 biased;
@@ -466,11 +466,11 @@ impl Writer {
                     self.empty_log().await;
                     continue;
                 }
-                queued = self.queue.recv() => queued,
-                () = sleep(FULL_PROBE), if is_full && !is_broken => {
+                () = sleep_until(probe_at.unwrap_or_else(Instant::now)), if probe_at.is_some() => {
                     self.look_for_room().await;
                     continue;
                 }
+                queued = self.queue.recv() => queued,
             };
             let Some(first) = first else { break };
             self.write(first, &shutdown).await;
@@ -594,8 +594,8 @@ impl Writer {
         let undone = self.roll_back().await;
         let reason = if is_full { "disk is full".to_owned() } else { error.to_string() };
         tracing::error!(%reason, "changes were not written");
-        if is_full {
-            self.full.send_replace(true);
+        if is_full && !self.full.send_replace(true) {
+            self.probe.put_off(Instant::now());
         }
         let passes =
             is_full || matches!(primary_code(error), Some(SQLITE_BUSY | SQLITE_LOCKED | SQLITE_CONSTRAINT));
@@ -618,15 +618,17 @@ impl Writer {
     /// Whoever waits for room on a full disk need not ask for a change to learn that there is some: where a change of
     /// an ordinary size would fit, the page that holds the schema's version is written as it is.
     pub(crate) async fn look_for_room(&mut self) {
+        self.probe.put_off(Instant::now());
         match self.room.is_there() {
             Ok(true) => {}
-            Ok(false) => return,
-            Err(error) => return tracing::warn!(%error, "cannot look whether the disk has room again"),
+            Ok(false) => return self.probe.answered(),
+            Err(error) => return self.cannot_ask(&error.to_string()),
         }
         let version = match pragma(&mut self.connection, "PRAGMA user_version").await {
             Ok(version) => version,
-            Err(error) => return tracing::warn!(%error, "cannot look whether the disk has room again"),
+            Err(error) => return self.cannot_ask(&error.to_string()),
         };
+        self.probe.answered();
         let same = format!("BEGIN IMMEDIATE; PRAGMA user_version = {version}; COMMIT");
         match self.connection.execute(AssertSqlSafe(same)).await {
             Ok(_) => {
@@ -642,6 +644,12 @@ impl Writer {
             Err(error) => {
                 self.abort(&error).await;
             }
+        }
+    }
+
+    fn cannot_ask(&mut self, error: &str) {
+        if self.probe.is_news(error) {
+            tracing::warn!(error, "cannot look whether the disk has room again");
         }
     }
 

@@ -23,7 +23,10 @@ use sqlx::{
     sqlite::SqliteConnectOptions,
 };
 
-use tokio::{task::JoinSet, time::timeout};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, timeout},
+};
 
 use super::*;
 use crate::directory::{DirectoryLock, Room};
@@ -565,6 +568,7 @@ async fn a_full_disk_stays_one_until_it_has_room_or_something_was_written() {
     *told.lock().unwrap() = Err(Errno::MFILE);
     writer.look_for_room().await;
     assert!(*full.borrow(), "who cannot ask does not know");
+    assert!(!writer.probe.is_news(&std::io::Error::from(Errno::MFILE).to_string()), "and has said so");
     *told.lock().unwrap() = Ok(());
     writer.look_for_room().await;
     assert!(!*full.borrow());
@@ -578,6 +582,22 @@ async fn a_full_disk_stays_one_until_it_has_room_or_something_was_written() {
     assert!(*full.borrow(), "nor does a step that had nothing to do");
     block(&world.store, 1).await.unwrap();
     assert!(!*full.borrow());
+}
+
+#[tokio::test]
+async fn a_full_disk_is_asked_for_room_however_often_somebody_is_refused_meanwhile() {
+    let place = Place::made().await;
+    let (store, mut writer) = open(place.open_options()).await.unwrap();
+    writer.full.send_replace(true);
+    writer.probe.put_off(Instant::now());
+    let world = World::run(place, (store, writer));
+    let full = world.store.full();
+    let refused = async {
+        while *full.borrow() {
+            world.store.unblock(&id(7), event(Action::IdentityUnblock, "w")).await.unwrap_err();
+        }
+    };
+    timeout(Duration::from_secs(30), refused).await.unwrap();
 }
 
 /// An error of SQLite by its extended code.
