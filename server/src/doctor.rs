@@ -20,7 +20,7 @@ use crate::{
     clock::SystemClock,
     config::{Config, KekSource, Listen},
     envoys,
-    hooks::unusable,
+    hooks::{User, unusable, unusable_for},
     http_get::get,
     init::{OPERATOR_CERTIFICATE, OPERATOR_KEY, with_store},
     key_slots::{self, Held},
@@ -158,7 +158,9 @@ fn judge_room(directory: &Path, free: u64, is_without_files: bool) -> Check {
 fn programs(config: &Config) -> Vec<Check> {
     let subject = "commands";
     let all: Vec<_> = config.programs().collect();
-    let bad = all.iter().filter_map(|(of, program)| Some(format!("{of}: {}", unusable(program)?)));
+    let server = fs::metadata(&config.data_dir).ok().map(|found| User::owner_of(&found));
+    let why = |program| server.map_or_else(|| unusable(program), |server| unusable_for(program, server));
+    let bad = all.iter().filter_map(|(of, program)| Some(format!("{of}: {}", why(program)?)));
     let bad: Vec<_> = bad
         .map(|detail| {
             problem(

@@ -17,7 +17,7 @@ mod notice;
 mod teller;
 mod telling;
 
-pub(crate) use self::command::{run as run_command, unusable};
+pub(crate) use self::command::{User, run as run_command, unusable, unusable_for};
 pub(crate) use self::herald::{Desk, Herald, HookStatus, Watched};
 pub use self::notice::Topic;
 pub(crate) use self::teller::Teller;

@@ -2,13 +2,14 @@
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::Path,
     pin::pin,
     process::{ExitStatus, Stdio},
     time::Duration,
 };
 
+use rustix::fs::{Access, access};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     process::Command,
@@ -22,9 +23,72 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// The most characters of it that are shown.
 const MAX_SHOWN: usize = 200;
 
-/// Why a program cannot be run, as far as its file tells, on this host and now: it is looked at before there is anything to
-/// tell.
+/// Why a program cannot be run by us, as far as its file tells, on this host and now: it is looked at before there is
+/// anything to tell.
 pub(crate) fn unusable(program: &Path) -> Option<String> {
+    unusable_by_anybody(program).or_else(|| {
+        let error = access(program, Access::EXEC_OK).err()?;
+        Some(format!("{} may not be executed by our user: {error}", program.display()))
+    })
+}
+
+/// The same of a server that runs as another user.
+pub(crate) fn unusable_for(program: &Path, user: User) -> Option<String> {
+    if rustix::process::geteuid().as_raw() == user.id {
+        return unusable(program);
+    }
+    unusable_by_anybody(program).or_else(|| {
+        let is_barred =
+            |path: &&Path| fs::metadata(path).is_ok_and(|found| !user.may_execute(&Modes::of(&found)));
+        let (shown, barred, id) = (program.display(), program.ancestors().find(is_barred)?, user.id);
+        Some(if barred == program {
+            format!("{shown} may not be executed by user {id}")
+        } else {
+            format!("{shown}: {} may not be entered by user {id}", barred.display())
+        })
+    })
+}
+
+/// Whose process runs a program.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct User {
+    id: u32,
+    group: u32,
+}
+
+impl User {
+    /// Whoever owns a data directory, as its server does.
+    pub(crate) fn owner_of(directory: &fs::Metadata) -> Self {
+        Self { id: directory.uid(), group: directory.gid() }
+    }
+
+    /// Which other groups he is in is not known: he may what they may, but for root's, which no service is in.
+    fn may_execute(self, modes: &Modes) -> bool {
+        let mask = match self {
+            Self { id: 0, .. } => 0o111,
+            Self { id, .. } if id == modes.user => 0o100,
+            Self { group, .. } if group == modes.group => 0o010,
+            _ if modes.group == 0 => 0o001,
+            _ => 0o011,
+        };
+        modes.mode & mask != 0
+    }
+}
+
+/// Who may do what with a file.
+struct Modes {
+    user: u32,
+    group: u32,
+    mode: u32,
+}
+
+impl Modes {
+    fn of(found: &fs::Metadata) -> Self {
+        Self { user: found.uid(), group: found.gid(), mode: found.permissions().mode() }
+    }
+}
+
+fn unusable_by_anybody(program: &Path) -> Option<String> {
     let shown = program.display();
     match fs::metadata(program) {
         Err(error) => Some(format!("{shown}: {error}")),
@@ -139,6 +203,49 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
         assert_eq!(unusable(&path), None);
         assert!(unusable(folder.path()).unwrap().contains("not a file"));
+        // Executable, but not by its owner: unless he is root.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o611)).unwrap();
+        let is_root = rustix::process::geteuid().is_root();
+        assert_eq!(unusable(&path).is_none(), is_root, "{:?}", unusable(&path));
+    }
+
+    /// The likeliest mistake is a program of root's that the server's user may not execute, and root does not notice it.
+    #[test]
+    fn what_the_user_of_the_server_may_not_execute_is_seen_by_whoever_looks() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("page");
+        fs::write(&path, "#!/bin/sh\n").unwrap();
+        let ours = User::owner_of(&fs::metadata(&path).unwrap());
+        let other = User { id: ours.id + 1, group: ours.group + 1 };
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+        assert_eq!(unusable_for(&path, ours), None);
+        let why = unusable_for(&path, other).unwrap();
+        assert!(why.ends_with(&format!("page may not be executed by user {}", other.id)), "{why}");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        let why = unusable_for(&path, other).unwrap();
+        let expected = format!("page: {} may not be entered by", folder.path().display());
+        assert!(why.contains(&expected), "{why}");
+    }
+
+    #[test]
+    fn a_user_may_execute_what_its_mode_opens_to_him_and_to_groups_that_he_may_be_in() {
+        let check = |user: u32, group: u32, mode: u32, expected: bool| {
+            let may = User { id: 998, group: 997 }.may_execute(&Modes { user, group, mode });
+            assert_eq!(may, expected, "{user}:{group} {mode:o}");
+        };
+        check(0, 0, 0o700, false);
+        check(0, 0, 0o750, false);
+        check(0, 0, 0o755, true);
+        check(998, 0, 0o700, true);
+        check(998, 0, 0o655, false);
+        check(0, 997, 0o750, true);
+        check(0, 997, 0o745, false);
+        check(0, 27, 0o750, true);
+        check(0, 27, 0o700, false);
+        let root = User { id: 0, group: 0 };
+        assert!(root.may_execute(&Modes { user: 998, group: 997, mode: 0o100 }));
+        assert!(!root.may_execute(&Modes { user: 0, group: 0, mode: 0o644 }));
     }
 
     #[tokio::test]
