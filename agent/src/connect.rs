@@ -577,8 +577,8 @@ mod tests {
     #[tokio::test]
     async fn a_node_that_is_refused_before_its_first_call_is_told_so() {
         let error = over(Refuses(AlertDescription::CertificateRevoked)).await.unwrap_err();
-        let told =
-            "localhost:1 does not let this node in: our certificate is revoked (alert CertificateRevoked)";
+        let told = "localhost:1 does not let this node in: our certificate is revoked, or of an authority that is not \
+                    trusted any more (alert CertificateRevoked)";
         assert_eq!((error.to_string().as_str(), error.hint()), (told, None));
         let error = over(Refuses(AlertDescription::InternalError)).await.unwrap_err();
         assert!(matches!(error, ConnectError::Http { .. }), "{error}");

@@ -82,14 +82,19 @@ impl<S: AsyncRead + Unpin> Watched<S> {
 fn refusal(error: &io::Error) -> Option<String> {
     let rustls::Error::AlertReceived(alert) = error.get_ref()?.downcast_ref()? else { return None };
     let why = match alert {
-        AlertDescription::CertificateExpired => "our certificate has expired",
-        AlertDescription::CertificateRevoked => "our certificate is revoked",
+        AlertDescription::CertificateExpired => {
+            "our certificate has expired, or has not begun by the server's clock"
+        }
+        AlertDescription::CertificateRevoked => {
+            "our certificate is revoked, or of an authority that is not trusted any more"
+        }
         AlertDescription::UnknownCA => "no authority of the server vouches for our certificate",
         AlertDescription::AccessDenied => "our identity is blocked, or not let in there",
         AlertDescription::BadCertificate
         | AlertDescription::CertificateUnknown
         | AlertDescription::UnsupportedCertificate
-        | AlertDescription::CertificateRequired => "our certificate is not accepted",
+        | AlertDescription::CertificateRequired
+        | AlertDescription::DecryptError => "our certificate is not accepted",
         _ => return None,
     };
     Some(format!("{why} (alert {alert:?})"))
@@ -222,6 +227,7 @@ pub(crate) mod testing {
 
 #[cfg(test)]
 mod tests {
+    use rustls::CertificateError;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
 
     use super::{testing::Refuses, *};
@@ -278,14 +284,27 @@ mod tests {
         assert_eq!(ending.refusal().as_deref(), Some(told));
         let (mut io, ending) = Watched::new(Refuses(AlertDescription::CertificateRevoked));
         io.read(&mut [0; 8]).await.unwrap_err();
-        assert_eq!(
-            ending.refusal().as_deref(),
-            Some("our certificate is revoked (alert CertificateRevoked)")
-        );
+        assert!(ending.refusal().unwrap().ends_with("(alert CertificateRevoked)"));
         // A fault of the peer is no verdict of his.
         let (mut io, ending) = Watched::new(Refuses(AlertDescription::InternalError));
         io.write(b"x").await.unwrap_err();
         assert!(ending.is_reached() && ending.refusal().is_none());
+    }
+
+    /// One alert may mean several things, and nobody is sent to look for the one that it is not.
+    #[test]
+    fn a_refusal_says_all_that_the_server_may_mean_by_it() {
+        let check = |error: CertificateError, words: &str| {
+            let alert = AlertDescription::from(error);
+            let told = refusal(&io::Error::other(rustls::Error::AlertReceived(alert))).unwrap();
+            assert!(told.contains(words), "{told}");
+        };
+        check(CertificateError::Expired, "has expired");
+        check(CertificateError::NotValidYet, "has not begun by the server's clock");
+        check(CertificateError::Revoked, "of an authority that is not trusted any more");
+        check(CertificateError::BadSignature, "is not accepted");
+        check(CertificateError::UnknownIssuer, "no authority");
+        check(CertificateError::ApplicationVerificationFailure, "blocked");
     }
 
     #[tokio::test]

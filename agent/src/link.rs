@@ -203,7 +203,10 @@ mod tests {
     #[tokio::test]
     async fn a_node_that_is_not_let_in_is_told_so_and_why() {
         for (why, told) in [
-            (CertificateError::Revoked, "our certificate is revoked (alert CertificateRevoked)"),
+            (
+                CertificateError::Revoked,
+                "our certificate is revoked, or of an authority that is not trusted any more (alert CertificateRevoked)",
+            ),
             (
                 CertificateError::ApplicationVerificationFailure,
                 "our identity is blocked, or not let in there (alert AccessDenied)",

@@ -490,8 +490,12 @@ fn refusal(endpoint: &str, error: &(dyn Error + 'static)) -> Option<Failure> {
     let (message, hint) = match tls_error(error)? {
         rustls::Error::AlertReceived(alert) => {
             let why = match alert {
-                AlertDescription::CertificateExpired => "it has expired",
-                AlertDescription::CertificateRevoked => "it is revoked or blocked",
+                AlertDescription::CertificateExpired => {
+                    "it has expired, or has not begun by the server's clock"
+                }
+                AlertDescription::CertificateRevoked => {
+                    "it is revoked, or of an authority that is not trusted any more"
+                }
                 AlertDescription::UnknownCA => "no authority of the server vouches for it",
                 AlertDescription::AccessDenied => {
                     "it is blocked, or not of class operator; or this is not the management port (8080)"

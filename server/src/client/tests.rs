@@ -17,7 +17,8 @@ fn turns_alerts_into_hints() {
         assert_eq!(failure.exit, Exit::Refused);
         assert!(failure.hint.contains("--reissue-admin"));
     };
-    check(AlertDescription::CertificateExpired, "expired");
+    check(AlertDescription::CertificateExpired, "expired, or has not begun");
+    check(AlertDescription::CertificateRevoked, "authority that is not trusted any more");
     check(AlertDescription::UnknownCA, "vouches");
     check(AlertDescription::CertificateUnknown, "not an operator certificate");
     assert_eq!(refusal("cp:8080", &std::io::Error::other("reset")), None);
