@@ -33,6 +33,7 @@ use zeroize::Zeroizing;
 use crate::{
     Pin, ServerAddress,
     bootstrap::{Bootstrap, Discovery, SecretPaths, bundle_secret, node_secret, with_server},
+    join::with_causes,
 };
 
 const NODE: &str = "node.json";
@@ -285,7 +286,7 @@ impl StateDir {
     }
 
     /// Puts the next certificate, key and bundle in place, all at once. The version before stays beside it, for a
-    /// reader that has just followed the old link.
+    /// reader that has just followed the old link. Older ones go; one that cannot be removed is left to the next time.
     ///
     /// # Errors
     /// When something cannot be written; then the old version is still in place.
@@ -303,11 +304,16 @@ impl StateDir {
                 let _ = fs::remove_dir_all(&directory);
             },
         )?;
-        sync_directory(&certs)?;
-        for (_, old) in versions {
-            if before.as_deref() != old.file_name().map(Path::new) {
-                fs::remove_dir_all(&old).map_err(failed("remove", &old))?;
-            }
+        // From here on Envoy reads the next version, whatever fails: an error would have us take it for not there.
+        let synchronised = sync_directory(&certs);
+        let olds = versions.iter().map(|(_, old)| old);
+        let olds = olds.filter(|old| before.as_deref() != old.file_name().map(Path::new));
+        let removed = olds.map(|old| fs::remove_dir_all(old).map_err(failed("remove", old)));
+        for error in std::iter::once(synchronised).chain(removed).filter_map(Result::err) {
+            tracing::warn!(
+                error = with_causes(&error),
+                "certificate is in place, but not all is tidy behind it"
+            );
         }
         Ok(())
     }

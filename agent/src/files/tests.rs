@@ -78,6 +78,24 @@ fn a_version_that_cannot_be_put_in_place_leaves_no_key_behind() {
     assert_eq!(state.load().unwrap().1.chain, next.chain);
 }
 
+/// Else the next one would be asked for while Envoy has this one, and each try would leave one more behind.
+#[test]
+fn a_version_is_in_place_though_an_older_one_cannot_be_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (state, ..) = joined(folder.path());
+    let certs = folder.path().join(CERTS);
+    // No directory, so that it is not removed as one.
+    fs::write(certs.join("0000000000"), "").unwrap();
+    let authority = TestAuthority::new("td", NOW);
+    for _ in 0..3 {
+        let next = authority.credentials("/credence/node/web-1", NOW, DAY);
+        state.install(&next).unwrap();
+        assert_eq!(state.load().unwrap().1.chain, next.chain);
+    }
+    let left = versions(&certs).unwrap();
+    assert_eq!(left.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [0, 3, 4], "the others are gone");
+}
+
 #[test]
 fn refuses_files_that_do_not_belong_together() {
     let check = |spoil: &dyn Fn(&SecretPaths, &Path)| {
