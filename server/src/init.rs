@@ -445,6 +445,8 @@ fn write_operator(
     make_private_directory(directory)?;
     write_file(&directory.join(OPERATOR_BUNDLE), certificates_to_pem([root.der()]).as_bytes())?;
     write_file(&directory.join(OPERATOR_ENDPOINT), endpoint(config).as_bytes())?;
+    // Where there are no locks nobody else is kept out, which harms nothing unless a command comes at this moment.
+    let _alone = pair::in_turn_in(directory).ok();
     // Last, and together: a pair that works stays until the next one is whole.
     pair::put(directory, key, &chain.to_pem())
         .with_context(|| format!("cannot write into {}", directory.display()))

@@ -1,6 +1,6 @@
 //! The operator's key and certificate on disk, replaced while other commands may run.
 
-use std::{fs, path::Path};
+use std::{fs, io, os::unix::fs::OpenOptionsExt, path::Path};
 
 use anyhow::Context;
 use certs::{Chain, SecretKey};
@@ -12,10 +12,22 @@ const NEXT_CERTIFICATE: &str = "operator.crt.next";
 const LOCK: &str = ".lock";
 
 /// Held while the files of an admin directory are replaced: commands may run side by side.
-pub(super) fn alone_in(directory: &Path) -> std::io::Result<fs::File> {
-    let file = fs::File::options().create(true).truncate(false).write(true).open(directory.join(LOCK))?;
+pub(super) fn alone_in(directory: &Path) -> io::Result<fs::File> {
+    let file = lock_file(directory)?;
     file.try_lock()?;
     Ok(file)
+}
+
+/// The same for whoever cannot do without, and waits.
+pub(crate) fn in_turn_in(directory: &Path) -> io::Result<fs::File> {
+    let file = lock_file(directory)?;
+    file.lock()?;
+    Ok(file)
+}
+
+fn lock_file(directory: &Path) -> io::Result<fs::File> {
+    let mut options = fs::File::options();
+    options.create(true).truncate(false).write(true).mode(0o600).open(directory.join(LOCK))
 }
 
 /// Takes up a replacement that was interrupted between its two renames: the new key has its name, and its certificate
@@ -25,8 +37,9 @@ pub(super) fn take_up_interrupted(directory: &Path) {
     let (Ok(_alone), Ok(waiting)) = (alone_in(directory), chain(&next)) else { return };
     let Ok(key) = read_key(&directory.join(KEY)) else { return };
     let is_of_key = |chain: &Chain| chain.leaf().spki_hash() == key.public().hash();
-    let is_behind = chain(&directory.join(CERTIFICATE)).is_ok_and(|held| !is_of_key(&held));
-    if is_behind && is_of_key(&waiting) {
+    // At the first init there is none yet.
+    let is_in_place = chain(&directory.join(CERTIFICATE)).is_ok_and(|held| is_of_key(&held));
+    if !is_in_place && is_of_key(&waiting) {
         // What fails here is said when the pair is read.
         let _ = fs::rename(&next, directory.join(CERTIFICATE));
     }

@@ -179,6 +179,15 @@ async fn a_pair_is_replaced_whole_and_only_by_one_of_the_same_operator() {
     fs::write(path.join("operator.crt.next"), new.to_pem()).unwrap();
     open(&directory);
     assert_eq!(files()[1], new.to_pem().into_bytes());
+    // Also at the first init, which has no certificate to replace.
+    fs::rename(path.join(CERTIFICATE), path.join("operator.crt.next")).unwrap();
+    open(&directory);
+    assert_eq!(files()[1], new.to_pem().into_bytes());
+    // What waits for another key is not taken up.
+    fs::write(path.join("operator.crt.next"), of_eve.to_pem()).unwrap();
+    fs::remove_file(path.join(CERTIFICATE)).unwrap();
+    let args = ServerArgs { admin_dir: path.to_owned(), server: None };
+    assert!(Client::open(&args).unwrap_err().message.contains("operator.crt"));
     // Two commands do not replace it at once.
     let first = pair::alone_in(path).unwrap();
     assert!(pair::alone_in(path).is_err());
