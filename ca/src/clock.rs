@@ -18,12 +18,19 @@
 use std::{fmt, time::Duration};
 
 use audit::{Action as Audited, AuditRow};
-use certs::{Timestamp, format_duration};
+use certs::{Profile, Timestamp, format_duration};
 
 /// Off by more than this, somebody should look (security reference 5.5).
 pub const ALARM: Duration = Duration::from_secs(2);
 /// Off by more than this, nothing is signed (security reference 5.5).
 pub const LIMIT: Duration = Duration::from_secs(30);
+
+/// Whether one certificate of a server, asked for with `lifetime`, can be good by the time to go by and by a clock that is
+/// `behind`: half of that life at least is left, and it lives for no longer than any may.
+#[must_use]
+pub fn is_bridged(behind: Duration, lifetime: Duration) -> bool {
+    behind + lifetime / 2 <= Profile::Server.max_lifetime()
+}
 
 /// What two clocks say at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,6 +177,13 @@ impl Reading {
     #[must_use]
     pub fn is_stopped(&self) -> bool {
         matches!(self.state, State::Stopped { .. })
+    }
+
+    /// By how much the system's clock is behind, while it is not believed.
+    #[must_use]
+    pub fn behind(&self) -> Option<Duration> {
+        let is_behind = self.is_stopped() && self.skew_millis < 0;
+        is_behind.then(|| Duration::from_millis(self.skew_millis.unsigned_abs()))
     }
 
     /// Why nothing is signed and what to do about it, in words; `None` while signing is allowed.

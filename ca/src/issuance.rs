@@ -51,7 +51,7 @@ impl Authorized {
         let template = Template {
             profile: self.request.profile,
             serial,
-            validity: Validity::starting(now, self.request.lifetime, Some(bounds)),
+            validity: self.validity(now, bounds),
             public_key: self.request.public_key.clone(),
             subject: None,
             uri: self.request.id.as_str().to_owned(),

@@ -348,6 +348,7 @@ async fn serve(
         authority: ca.active(),
         status: own_status,
         clock: clock.clone(),
+        time: time.clone(),
         unready: Some(readiness.guard("own certificate")),
     };
     parts.spawn("own certificate", renewal.run(parts_shutdown.clone()));

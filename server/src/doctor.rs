@@ -367,7 +367,7 @@ async fn served(config: &Config) -> Vec<Check> {
         Ok((_, body)) if body.contains("store waits for its key") => {
             problem("server", format!("runs and is {}", body.trim()), "its log says what to do")
         }
-        Ok(_) => problem("server", "runs and is not ready", "credence status says why, and so does its log"),
+        Ok(_) => unready(config).await,
         Err(error) => warning(
             "server",
             format!("something answers on the port of the probes, and not as they do: {error}"),
@@ -375,6 +375,31 @@ async fn served(config: &Config) -> Vec<Check> {
         ),
     };
     vec![check]
+}
+
+/// Why what answers there is not ready: the probes tell nobody.
+async fn unready(config: &Config) -> Check {
+    let args = ServerArgs { server: None, admin_dir: config.admin_dir.clone() };
+    let seen = match Client::read(&args) {
+        Ok(client) => client.look::<wire::Status>("/status").await,
+        Err(unread) => Err(unread),
+    };
+    match seen {
+        Ok(status) if status.not_ready.is_empty() => {
+            problem("server", "runs, and was not ready a moment ago", "try again")
+        }
+        Ok(status) => problem(
+            "server",
+            format!("runs and is not ready: {}", status.not_ready.join("; ")),
+            "its log says more",
+        ),
+        Err(failure) => {
+            let found = format!("runs and is not ready; it was not asked why: {}", failure.message);
+            let hints = [failure.hint.as_str(), "its log says why it is not ready"];
+            let hints: Vec<&str> = hints.into_iter().filter(|hint| !hint.is_empty()).collect();
+            problem("server", found, hints.join("; "))
+        }
+    }
 }
 
 /// Whether what is ready there is the server of this configuration: a probe says nothing of that.

@@ -4,7 +4,10 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use ca::Anchor;
+use ca::{
+    Anchor,
+    clock::{Reading, is_bridged},
+};
 use certs::{Clock, Profile, SecretKey, Timestamp};
 use sds::schedule::{Jitter, Life, retry_in};
 use serde::Serialize;
@@ -53,6 +56,8 @@ pub(crate) struct OwnRenewal {
     pub(crate) authority: watch::Receiver<Option<ActiveAuthority>>,
     pub(crate) status: watch::Sender<OwnStatus>,
     pub(crate) clock: Arc<dyn Clock>,
+    /// How far the system's clock is to be believed.
+    pub(crate) time: watch::Receiver<Reading>,
     /// Dropped when the first certificate is in place.
     pub(crate) unready: Option<Guard>,
 }
@@ -63,6 +68,7 @@ impl OwnRenewal {
         let mut held: Option<(IssuedSvid, SecretKey)> = None;
         let mut failures = 0;
         let mut due = self.clock.now();
+        let mut was_behind = false;
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
@@ -79,6 +85,16 @@ impl OwnRenewal {
                         due = self.clock.now();
                     }
                     self.show(held.as_ref());
+                    continue
+                }
+                Ok(()) = self.time.changed() => {
+                    // A clock that was ahead was set right, perhaps: whoever goes by it does not believe what we hold yet.
+                    let behind = self.time.borrow_and_update().behind();
+                    let is_behind = behind.is_some_and(|behind| is_bridged(behind, self.lifetime));
+                    if is_behind && !was_behind {
+                        due = self.clock.now();
+                    }
+                    was_behind = is_behind;
                     continue
                 }
                 Ok(()) = self.anchor.changed() => { self.show(held.as_ref()); continue }

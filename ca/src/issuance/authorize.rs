@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use certs::{Profile, SpkiHash, format_duration};
+use certs::{Profile, SpkiHash, Timestamp, Validity, format_duration};
 use spiffe::{Class, NodeId, Purpose, Spend, SpiffeId, SvidRequest, TrustDomain};
 use thiserror::Error;
 
-use crate::policy::Policy;
+use crate::{clock::is_bridged, policy::Policy};
 
 /// Why policy forbids a certificate.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -42,9 +42,33 @@ pub(crate) struct Authorized {
     pub(super) request: Box<SvidRequest>,
     /// The node that it is for; of a node's own certificate, that node.
     pub(super) node: Option<NodeId>,
+    /// What the system's clock says where it is behind the time to go by, and must be able to believe the certificate.
+    by_clock: Option<Timestamp>,
 }
 
 impl Authorized {
+    /// The same, for whoever goes by a clock that says `at` too.
+    pub(crate) fn by_clock(self, at: Option<Timestamp>) -> Self {
+        Self { by_clock: at, ..self }
+    }
+
+    /// What the certificate will say of its life. Where somebody goes by a clock that is behind it begins by that one, if
+    /// one certificate can be good by both; it ends no later for that.
+    pub(super) fn validity(&self, now: Timestamp, issuer: Validity) -> Validity {
+        let lifetime = self.request.lifetime;
+        let validity = Validity::starting(now, lifetime, Some(issuer));
+        match self.by_clock {
+            Some(clock) if is_bridged(now.since(clock), lifetime) => {
+                let earlier = Validity::starting(clock, self.request.profile.max_lifetime(), Some(issuer));
+                Validity {
+                    not_before: earlier.not_before.min(validity.not_before),
+                    not_after: earlier.not_after.min(validity.not_after),
+                }
+            }
+            _ => validity,
+        }
+    }
+
     /// Holds `request` against policy; `authority_keys` are the keys of every authority there ever was.
     pub(crate) fn authorize(
         request: SvidRequest,
@@ -74,7 +98,7 @@ impl Authorized {
         if !spend_fits(&request, spki) {
             return Err(Refusal::Spend);
         }
-        Ok(Self { request: Box::new(request), node })
+        Ok(Self { request: Box::new(request), node, by_clock: None })
     }
 }
 

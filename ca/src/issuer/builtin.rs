@@ -63,6 +63,7 @@ impl Pipeline {
             let now = self.clock.now();
             self.in_time(&request)?;
             let prepared = authorized
+                .by_clock(self.behind(request.profile, now))
                 .prepare(authority, &self.policy, Serial::random(), self.epoch, now)
                 .map_err(|error| match error {
                     IssueError::Refused(reason) => self.refuse(&request, reason),
@@ -90,6 +91,12 @@ impl Pipeline {
     fn in_time(&self, request: &SvidRequest) -> Result<(), IssueError> {
         let stopped = self.time.borrow().stopped().filter(|_| request.profile != Profile::Server);
         stopped.map_or(Ok(()), |why| Err(IssueError::Unavailable(why)))
+    }
+
+    /// What the system's clock says while it is behind and not believed. Nobody knows then whether it is wrong, or the
+    /// records are: our own certificate must be good by both, so that operators can connect either way.
+    fn behind(&self, profile: Profile, now: Timestamp) -> Option<Timestamp> {
+        self.time.borrow().behind().filter(|_| profile == Profile::Server).map(|behind| now - behind)
     }
 
     fn refuse(&self, request: &SvidRequest, reason: String) -> IssueError {

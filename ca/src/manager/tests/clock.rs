@@ -1,3 +1,5 @@
+use certs::Validity;
+
 use super::*;
 use crate::{
     clock::{State, Why},
@@ -61,6 +63,48 @@ async fn nothing_but_our_own_certificate_is_signed_while_the_clock_is_wrong() {
     }
     let rows = world.store.certificates(&CertificateFilter::default()).await.unwrap();
     assert_eq!(rows.len(), 4, "what was not signed was not intended either");
+}
+
+#[tokio::test]
+async fn our_own_certificate_is_good_by_a_clock_that_is_behind_as_well_as_by_the_time_to_go_by() {
+    let world = World::new().await;
+    let (time, reading) = watch::channel(Reading::default());
+    let manager = Manager::open(world.deps()).await.unwrap().minding(reading);
+    let handle = manager.handle();
+    world.after(3 * DAY);
+    let (now, since) = (world.clock.now(), world.clock.now());
+    let hours = |hours: i64| hours * 3_600_000;
+    let body = async {
+        let check = async |state: State, skew_millis: i64, begins_by: i64, lives: u64| {
+            time.send_replace(Reading { state, skew_millis });
+            let asked = SvidRequest {
+                lifetime: Duration::from_secs(12 * 3600),
+                ..request("/credence/server", Purpose::Server)
+            };
+            let leaf = handle.issue(asked).await.unwrap().chain.leaf().clone();
+            let backdate = i64::try_from(Validity::BACKDATE.as_millis()).unwrap();
+            assert_eq!(leaf.not_before().millis_since(now), begins_by - backdate, "{skew_millis}");
+            assert_eq!(leaf.not_after().since(now), Duration::from_secs(lives * 3600), "{skew_millis}");
+        };
+        for why in [Why::Stepped, Why::Behind { newest: now }] {
+            let stopped = State::Stopped { why, since };
+            check(stopped, hours(-1), hours(-1), 12).await;
+            check(stopped, hours(-12), hours(-12), 12).await;
+            // No certificate of a server lives for longer than a day.
+            check(stopped, hours(-18), hours(-18), 6).await;
+            // Too far apart to be good by both: then by the one that everything else goes by.
+            check(stopped, hours(-19), 0, 12).await;
+            check(stopped, hours(-24 * 365), 0, 12).await;
+            // Never for the future, and so for nobody who sets the clock ahead.
+            check(stopped, hours(1), 0, 12).await;
+        }
+        check(State::Drifting, -20_000, 0, 12).await;
+        check(State::Good, hours(-1), 0, 12).await;
+    };
+    tokio::select! {
+        () = Box::pin(manager.run(Arc::new(world.dependents.clone()), CancellationToken::new())) => unreachable!("nothing shuts it down"),
+        () = Box::pin(body) => {}
+    }
 }
 
 #[tokio::test]
