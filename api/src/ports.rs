@@ -12,8 +12,8 @@ use certs::{Timestamp, format_duration};
 use sds::ImportedSecret;
 use serde::{Deserialize, Serialize};
 use spiffe::{
-    Binding, BlockList, IssuerName, Namespace, NodeId, RecoveryRefusal, SecretName, SpiffeId, Tenant,
-    TrustDomain,
+    Binding, Block, BlockList, Eviction, IssuerName, Namespace, NodeId, RecoveryRefusal, SecretName,
+    SpiffeId, Tenant, TrustDomain,
 };
 use thiserror::Error;
 use uuid::Uuid;
@@ -251,19 +251,19 @@ pub trait BlockStore: Send + Sync {
     /// All blocks.
     async fn blocks(&self) -> Result<BlockList, StoreError>;
 
-    /// Blocks an identity, or makes its block one that proxies enforce. [`StoreError::Exists`] when it is blocked so
-    /// already.
+    /// Blocks an identity, or makes its block one that proxies enforce. Answers the block as it is kept.
+    /// [`StoreError::Exists`] when it is blocked so already.
     async fn block(
         &self,
         id: &SpiffeId,
         reason: &str,
         is_enforced: bool,
         event: Event,
-    ) -> Result<(), StoreError>;
+    ) -> Result<Block, StoreError>;
 
-    /// Notes that the TCP sessions of an identity whose block is enforced are ended: it gets the next generation.
-    /// [`StoreError::NotFound`] when there is no such block.
-    async fn evict(&self, id: &SpiffeId, event: Event) -> Result<(), StoreError>;
+    /// Notes that the TCP sessions of an identity whose block is enforced are ended: it gets the next generation, which
+    /// is answered. [`StoreError::NotFound`] when there is no such block.
+    async fn evict(&self, id: &SpiffeId, event: Event) -> Result<Eviction, StoreError>;
 
     /// Lifts a block.
     async fn unblock(&self, id: &SpiffeId, event: Event) -> Result<(), StoreError>;

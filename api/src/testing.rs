@@ -51,6 +51,7 @@ struct State {
     expired: Vec<Expired>,
     recovered: Vec<(u64, Recovered)>,
     failing: bool,
+    hides_blocks: bool,
 }
 
 /// Documents, nodes, blocks and audit rows in memory.
@@ -67,6 +68,11 @@ impl MemoryStore {
     /// Lets every write fail from now on, or no more.
     pub fn fail(&self, failing: bool) {
         self.lock().failing = failing;
+    }
+
+    /// Lets every look at the blocks fail from now on.
+    pub fn hide_blocks(&self) {
+        self.lock().hides_blocks = true;
     }
 
     /// Plants a node whose certificate has ended.
@@ -364,6 +370,9 @@ impl State {
 impl BlockStore for MemoryStore {
     async fn blocks(&self) -> Result<BlockList, StoreError> {
         let state = self.lock();
+        if state.hides_blocks {
+            return Err(StoreError::Unavailable("told to fail".into()));
+        }
         let entries = state.blocks.iter();
         let blocks = BlockList::new(entries.map(|(id, block)| (id.clone(), block.clone())));
         Ok(blocks.with_evictions(state.evictions.clone()))
@@ -375,18 +384,18 @@ impl BlockStore for MemoryStore {
         reason: &str,
         is_enforced: bool,
         event: Event,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Block, StoreError> {
         let block = Block { since: event.at, reason: reason.to_owned(), is_enforced };
         self.write(event, |state| {
             if state.blocks.get(id).is_some_and(|old| old.is_enforced || !is_enforced) {
                 return Err(StoreError::Exists { what: "block of", name: id.to_string() });
             }
-            state.blocks.insert(id.clone(), block);
-            Ok(())
+            state.blocks.insert(id.clone(), block.clone());
+            Ok(block)
         })
     }
 
-    async fn evict(&self, id: &SpiffeId, event: Event) -> Result<(), StoreError> {
+    async fn evict(&self, id: &SpiffeId, event: Event) -> Result<Eviction, StoreError> {
         let at = event.at;
         self.write(event, |state| {
             if !state.blocks.get(id).is_some_and(|block| block.is_enforced) {
@@ -395,7 +404,7 @@ impl BlockStore for MemoryStore {
             let last = state.evictions.values().map(|eviction| eviction.generation).max();
             let eviction = Eviction { generation: last.unwrap_or_default() + 1, at };
             state.evictions.insert(id.clone(), eviction);
-            Ok(())
+            Ok(eviction)
         })
     }
 

@@ -48,6 +48,27 @@ impl BlockList {
         Self { evictions: evictions.into_iter().collect(), ..self }
     }
 
+    /// The same, with a block more, or with another one in the place of the one that there was.
+    #[must_use]
+    pub fn with(mut self, id: SpiffeId, block: Block) -> Self {
+        self.entries.insert(id, block);
+        self
+    }
+
+    /// The same without the block of `id`. That its sessions were ended stays.
+    #[must_use]
+    pub fn without(mut self, id: &SpiffeId) -> Self {
+        self.entries.remove(id);
+        self
+    }
+
+    /// The same, with the last end of the sessions of `id`.
+    #[must_use]
+    pub fn with_eviction(mut self, id: SpiffeId, eviction: Eviction) -> Self {
+        self.evictions.insert(id, eviction);
+        self
+    }
+
     /// The generation of the last eviction of each identity that ever was evicted.
     #[must_use]
     pub fn evicted(&self) -> BTreeMap<SpiffeId, u64> {

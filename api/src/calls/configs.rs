@@ -688,18 +688,21 @@ impl Manager {
     }
 
     async fn block(&mut self, id: &SpiffeId, verdict: &Verdict, event: Event) -> Result<(), CallError> {
-        self.stores.blocks.block(id, &verdict.reason, verdict.is_enforced, event).await?;
-        self.reload_blocks().await
+        let block = self.stores.blocks.block(id, &verdict.reason, verdict.is_enforced, event).await?;
+        self.show_blocks(|blocks| blocks.with(id.clone(), block));
+        Ok(())
     }
 
     async fn unblock(&mut self, id: &SpiffeId, event: Event) -> Result<(), CallError> {
         self.stores.blocks.unblock(id, event).await?;
-        self.reload_blocks().await
+        self.show_blocks(|blocks| blocks.without(id));
+        Ok(())
     }
 
-    /// Views first: a blocked node's own proxy is still sent what makes it refuse, before its streams end.
-    async fn reload_blocks(&mut self) -> Result<(), CallError> {
-        let blocks = self.stores.blocks.blocks().await?;
+    /// Acts on a change that is kept, without asking the store again: that could fail, and what is kept would be done by
+    /// nobody. Views first: a blocked node's own proxy is still sent what makes it refuse, before its streams end.
+    fn show_blocks(&mut self, change: impl FnOnce(BlockList) -> BlockList) {
+        let blocks = change(BlockList::clone(&self.blocks.borrow()));
         let denied = Denied::new(blocks.enforced());
         let drains = Drains::new(self.catalog.drains().all(), blocks.evicted());
         if denied != *self.catalog.denied() || drains != *self.catalog.drains() {
@@ -709,7 +712,6 @@ impl Manager {
             self.publish(next);
         }
         self.blocks.send_replace(Arc::new(blocks));
-        Ok(())
     }
 }
 

@@ -703,6 +703,24 @@ async fn blocks_and_frees_identities() {
 }
 
 #[tokio::test]
+async fn a_block_that_is_kept_holds_though_the_store_cannot_be_read_then() {
+    let world = world().await;
+    let id = "spiffe://td.example/web";
+    let blocked = || world.configs.blocks().iter().map(|(id, _)| id.to_string()).collect::<Vec<_>>();
+    world.store.hide_blocks();
+    let call = async |path, body| {
+        let answer = world.json("POST", path, body).await;
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
+    };
+    call("/api/v1/identities/block", json!({"id": id, "now": true})).await;
+    assert_eq!(blocked(), [id]);
+    call("/api/v1/identities/block", json!({"id": id, "now": true, "evict": true})).await;
+    assert_eq!(world.configs.blocks().evicted().len(), 1);
+    call("/api/v1/identities/unblock", json!({"id": id})).await;
+    assert!(blocked().is_empty());
+}
+
+#[tokio::test]
 async fn a_block_that_holds_now_says_on_how_many_proxies_it_is_acknowledged() {
     let world = world().await;
     let id = "spiffe://td.example/web";

@@ -140,12 +140,13 @@ async fn blocks_are_set_once_and_lifted_once() {
     assert_eq!(blocks.iter().collect::<Vec<_>>(), [(&id, &expected)]);
     assert!(blocks.enforced().is_empty());
     // It can be made to hold on open connections, and not be made to hold less.
-    store.block(&id, "", true, event(Action::IdentityBlock, "web")).await.unwrap();
+    let kept = store.block(&id, "", true, event(Action::IdentityBlock, "web")).await.unwrap();
     let twice = store.block(&id, "again", true, event(Action::IdentityBlock, "web")).await;
     assert!(matches!(twice, Err(StoreError::Exists { .. })));
     let less = store.block(&id, "again", false, event(Action::IdentityBlock, "web")).await;
     assert!(matches!(less, Err(StoreError::Exists { .. })));
     expected.is_enforced = true;
+    assert_eq!(kept, expected);
     let blocks = store.blocks().await.unwrap();
     assert_eq!(blocks.iter().collect::<Vec<_>>(), [(&id, &expected)]);
     assert!(blocks.enforced().contains(&id));
@@ -155,7 +156,8 @@ async fn blocks_are_set_once_and_lifted_once() {
     let unknown = store.evict(&other, event(Action::IdentityBlock, "other")).await;
     assert!(matches!(unknown, Err(StoreError::NotFound { .. })), "{unknown:?}");
     for generation in [1, 2] {
-        store.evict(&id, event(Action::IdentityBlock, "web")).await.unwrap();
+        let kept = store.evict(&id, event(Action::IdentityBlock, "web")).await.unwrap();
+        assert_eq!(kept.generation, generation);
         let blocks = store.blocks().await.unwrap();
         assert!(blocks.is_evicted(&id));
         assert_eq!(blocks.evicted(), [(id.clone(), generation)].into());

@@ -76,8 +76,9 @@ impl Manager {
     }
 
     pub(super) async fn evict(&mut self, id: &SpiffeId, event: Event) -> Result<(), CallError> {
-        self.stores.blocks.evict(id, event).await?;
-        self.reload_blocks().await
+        let eviction = self.stores.blocks.evict(id, event).await?;
+        self.show_blocks(|blocks| blocks.with_eviction(id.clone(), eviction));
+        Ok(())
     }
 }
 
