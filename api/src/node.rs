@@ -240,6 +240,12 @@ impl NodeDoor {
         self.syncs.report(node)
     }
 
+    /// Forgets what a node said that was removed; but what it said since `again`, when another one was enrolled by its
+    /// name.
+    pub fn forget(&self, node: &NodeId, again: Option<Timestamp>) {
+        self.syncs.forget(node, again);
+    }
+
     /// What 18001 serves.
     #[must_use]
     pub fn enrolment_service(self: &Arc<Self>) -> EnrolmentServiceServer<Enrolment> {

@@ -16,6 +16,7 @@ mod edges;
 mod following;
 mod hooks;
 mod observer;
+mod removed;
 mod revoking;
 mod samples;
 mod sealing;
@@ -393,6 +394,13 @@ async fn serve(
         },
     );
 
+    let forgetting = removed::forget(
+        configs.watch_bindings(),
+        status.clone(),
+        node_door.clone(),
+        parts_shutdown.clone(),
+    );
+    spawn(&mut parts, "removed nodes", forgetting);
     let observer = Arc::new(Observer {
         board: status.clone(),
         bindings: configs.watch_bindings(),

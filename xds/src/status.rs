@@ -264,9 +264,16 @@ impl Board {
         watchers.entry(node.clone()).or_insert_with(|| watch::Sender::new(0)).subscribe()
     }
 
-    /// Forgets a node, as when its binding was removed.
-    pub fn forget(&self, node: &NodeId) {
-        lock(&self.nodes).remove(node);
+    /// Forgets a node that was removed, though its streams are still to end; but what it did since `again`, when another
+    /// one was enrolled by its name.
+    pub fn forget(&self, node: &NodeId, again: Option<Timestamp>) {
+        let mut nodes = lock(&self.nodes);
+        let newer = nodes.get_mut(node).is_some_and(|entry| {
+            again.is_some_and(|again| Arc::make_mut(entry).forget_before(again))
+        });
+        if !newer {
+            nodes.remove(node);
+        }
     }
 
     /// Notes that a stream is open. The answer's end is the stream's.
@@ -294,6 +301,7 @@ impl Board {
             types: Default::default(),
         };
         self.make_room();
+        lock(&self.nodes).entry(place.node.clone()).or_default();
         self.change(&place.node, place.clock.now(), |node| {
             node.streams.insert(stream, entry);
             if let Some(proof) = proof {
@@ -315,10 +323,11 @@ impl Board {
         }
     }
 
+    /// Of a node that was forgotten meanwhile nothing is noted.
     fn change(&self, node: &NodeId, now: Timestamp, change: impl FnOnce(&mut Entry)) {
         let revision = {
             let mut nodes = lock(&self.nodes);
-            let entry = Arc::make_mut(nodes.entry(node.clone()).or_default());
+            let Some(entry) = nodes.get_mut(node).map(Arc::make_mut) else { return };
             change(entry);
             entry.last_seen = now;
             entry.revision += 1;
@@ -481,6 +490,14 @@ impl Entry {
             streams,
             proven_roots: self.proven.clone(),
         }
+    }
+
+    /// Whether anything is left that was not before `time`.
+    fn forget_before(&mut self, time: Timestamp) -> bool {
+        self.streams.retain(|_, stream| stream.since >= time);
+        self.last.take_if(|(_, stream)| stream.since < time);
+        self.proven.retain(|_, at| *at >= time);
+        !self.streams.is_empty() || self.last.is_some()
     }
 
     fn prove(&mut self, proof: Proof) {

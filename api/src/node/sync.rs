@@ -137,6 +137,13 @@ impl Syncs {
         reports.insert(node.clone(), report);
     }
 
+    pub(super) fn forget(&self, node: &NodeId, again: Option<Timestamp>) {
+        let reports = &mut self.lock().reports;
+        if reports.get(node).is_some_and(|report| again.is_none_or(|again| report.at < again)) {
+            reports.remove(node);
+        }
+    }
+
     fn enter(&self, node: &NodeId) -> Seat<'_> {
         let superseded = CancellationToken::new();
         let mut state = self.lock();

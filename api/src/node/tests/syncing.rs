@@ -38,6 +38,12 @@ async fn a_held_call_is_answered_when_the_bundle_or_the_root_changes() {
     let authority = AuthorityId::of(peer.svid().authority());
     assert_eq!(report, BundleReport { bundle: Some(held), at: world.clock.now(), authority });
     assert!(world.heard.0.lock().unwrap().is_empty());
+    // Whoever is enrolled by this name later has said nothing yet.
+    let door = &world.renewal.door;
+    door.forget(&node("web-1"), Some(world.clock.now()));
+    assert!(door.reported_bundle(&node("web-1")).is_some(), "it said so since");
+    door.forget(&node("web-1"), None);
+    assert!(door.reported_bundle(&node("web-1")).is_none());
 }
 
 #[tokio::test]

@@ -55,3 +55,25 @@ async fn a_stream_proves_the_root_under_which_its_connection_was_made() {
     assert_eq!(proven.len(), 8);
     assert!(proven.values().all(|time| *time >= at(22)), "the newest proofs stay");
 }
+
+#[tokio::test]
+async fn a_node_that_is_removed_leaves_nothing_to_whoever_is_enrolled_by_its_name() {
+    let world = World::new(2);
+    let node = NodeId::parse("n0").unwrap();
+    let before = open(&world, "n0", Some(Proof { root: root(1), at: at(1) }));
+    world.board.forget(&node, None);
+    assert!(world.board.node(&node).is_none());
+    drop(before);
+    assert!(world.board.nodes().is_empty(), "nor does a stream that ends only then");
+    // Another one came before anybody heard that the first was gone.
+    let old = open(&world, "n0", Some(Proof { root: root(1), at: at(1) }));
+    world.clock.advance(Duration::from_secs(10));
+    let enrolled = world.clock.now();
+    let new = open(&world, "n0", Some(Proof { root: root(2), at: enrolled }));
+    world.board.forget(&node, Some(enrolled));
+    let left = world.board.node(&node).unwrap();
+    assert_eq!((left.streams.len(), left.proven_roots), (1, [(root(2), enrolled)].into()));
+    drop((old, new));
+    world.board.forget(&node, Some(enrolled + Duration::from_secs(1)));
+    assert!(world.board.node(&node).is_none());
+}
