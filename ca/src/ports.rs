@@ -271,7 +271,8 @@ pub trait Journal: Send + Sync {
     async fn certificates(&self, filter: &CertificateFilter) -> Result<Vec<CertificateRow>, JournalError>;
 
     /// The newest issued leaf of each pair of identity and node, as far as it has not expired at `now` and was not
-    /// revoked.
+    /// revoked. Of an operator whose newest was revoked it is the newest that was not: a thief renews too, and what is
+    /// revoked then is his, while its owner goes on by the one before.
     async fn remaining(&self, now: Timestamp) -> Result<Vec<Remaining>, JournalError>;
 }
 

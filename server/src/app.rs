@@ -394,12 +394,8 @@ async fn serve(
         },
     );
 
-    let forgetting = removed::forget(
-        configs.watch_bindings(),
-        status.clone(),
-        node_door.clone(),
-        parts_shutdown.clone(),
-    );
+    let forgetting =
+        removed::forget(configs.watch_bindings(), status.clone(), node_door.clone(), parts_shutdown.clone());
     spawn(&mut parts, "removed nodes", forgetting);
     let observer = Arc::new(Observer {
         board: status.clone(),

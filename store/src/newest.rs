@@ -8,7 +8,7 @@ use std::{
 };
 
 use ca::ports::Remaining;
-use certs::{Serial, Timestamp};
+use certs::{Profile, Serial, Timestamp};
 use spiffe::{AuthorityId, NodeId, SpiffeId};
 use sqlx::{AssertSqlSafe, Row, SqliteConnection, sqlite::SqliteRow};
 
@@ -97,6 +97,21 @@ impl Newest {
         }
     }
 
+    /// The operators whose newest certificate is `revoked`, as far as it has not ended at `at`.
+    fn revoked_operators(&self, at: Timestamp, revoked: &HashSet<(AuthorityId, Serial)>) -> Vec<SpiffeId> {
+        if revoked.is_empty() {
+            return Vec::new();
+        }
+        let operators = self
+            .known
+            .values()
+            .map(|entry| &entry.certificate)
+            .filter(|one| one.profile == Profile::Operator);
+        let ended = operators
+            .filter(|one| one.not_after >= at && revoked.contains(&(one.authority, one.serial.clone())));
+        ended.map(|one| one.id.clone()).collect()
+    }
+
     /// What has not ended at `at` and is not `revoked`, soonest first. Forgets what ended long before.
     fn at(&mut self, at: Timestamp, revoked: &HashSet<(AuthorityId, Serial)>) -> Vec<Remaining> {
         let horizon = at - KEPT;
@@ -161,17 +176,44 @@ impl Store {
                 .await?;
             let revoked = revoked.iter().map(|row| Ok((parsed(row, "authority")?, serial(row)?)));
             let revoked = revoked.collect::<Result<_, sqlx::Error>>()?;
-            let mut newest = self.newest_certificates();
-            if let Some(begun) = begun.filter(|_| !newest.reaches(now)) {
-                *newest = begun;
+            let (mut remaining, operators) = {
+                let mut newest = self.newest_certificates();
+                if let Some(begun) = begun.filter(|_| !newest.reaches(now)) {
+                    *newest = begun;
+                }
+                newest.follow(mark, rows);
+                // Somebody else who looks back less far may have begun anew in between.
+                if !newest.reaches(now) {
+                    continue;
+                }
+                (newest.at(now, &revoked), newest.revoked_operators(now, &revoked))
+            };
+            for operator in operators {
+                remaining.extend(newest_of_operator(&mut connection, &operator, now).await?);
+                remaining.sort_by_key(|one| one.not_after);
             }
-            newest.follow(mark, rows);
-            // Somebody else who looks back less far may have begun anew in between.
-            if newest.reaches(now) {
-                return Ok(newest.at(now, &revoked));
-            }
+            return Ok(remaining);
         }
     }
+}
+
+/// The newest certificate of an operator that has not ended at `now` and is not revoked.
+async fn newest_of_operator(
+    connection: &mut SqliteConnection,
+    operator: &SpiffeId,
+    now: Timestamp,
+) -> Result<Option<Remaining>, sqlx::Error> {
+    let query = format!(
+        "{COLUMNS} WHERE c.id = ? AND c.profile = 'operator' AND c.state = 'issued' AND c.not_after >= ?
+            AND NOT EXISTS (SELECT 1 FROM revocations r WHERE r.authority = c.authority AND r.serial = c.serial)
+          ORDER BY c.sequence DESC LIMIT 1"
+    );
+    let found = sqlx::query(AssertSqlSafe(query))
+        .bind(operator.as_str())
+        .bind(now.unix_millis())
+        .fetch_optional(connection)
+        .await?;
+    found.map(|row| Ok(Entry::read(&row)?.certificate)).transpose()
 }
 
 /// Begins with what ended at `since` or later. What is issued while the others are read stands behind the mark, and is
@@ -196,7 +238,7 @@ async fn begin(connection: &mut SqliteConnection, since: Timestamp) -> Result<Ne
 
 #[cfg(test)]
 mod tests {
-    use certs::{Profile, SpkiHash};
+    use certs::SpkiHash;
     use rand::{RngExt, SeedableRng, rngs::StdRng};
     use spiffe::Tenant;
 

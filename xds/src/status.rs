@@ -268,9 +268,9 @@ impl Board {
     /// one was enrolled by its name.
     pub fn forget(&self, node: &NodeId, again: Option<Timestamp>) {
         let mut nodes = lock(&self.nodes);
-        let newer = nodes.get_mut(node).is_some_and(|entry| {
-            again.is_some_and(|again| Arc::make_mut(entry).forget_before(again))
-        });
+        let newer = nodes
+            .get_mut(node)
+            .is_some_and(|entry| again.is_some_and(|again| Arc::make_mut(entry).forget_before(again)));
         if !newer {
             nodes.remove(node);
         }

@@ -560,6 +560,7 @@ where
     S: StoreFixture,
 {
     revoked_certificates(&factory().await).await;
+    revoked_operators(&factory().await).await;
     numbered_lists(&factory().await).await;
 }
 
@@ -602,6 +603,29 @@ async fn revoked_certificates(store: &dyn StoreFixture) {
     assert!(journal.remaining(now()).await.expect("remaining").is_empty(), "nobody counts on a revoked one");
     let objects: Vec<String> = store.events().await.split_off(before).into_iter().map(|e| e.object).collect();
     assert_eq!(objects, ["revoke", "the same number"]);
+}
+
+/// A thief who holds a copy of an operator's certificate renews it too.
+async fn revoked_operators(store: &dyn StoreFixture) {
+    let (journal, revocations) = (store.journal(), store.revocations());
+    for serial in [1, 2, 3] {
+        let lifetime = 100 * u64::from(serial);
+        let intent = Intent { profile: Profile::Operator, node: None, ..intent(1, serial, "ann", lifetime) };
+        journal.record_intent(intent, None, event("intent")).await.expect("intent");
+        let issued = result(1, serial, IssueOutcome::Issued(chain()));
+        journal.record_result(issued, event("issued")).await.expect("result");
+    }
+    let counts = async |at: Timestamp| -> Vec<u8> {
+        let remaining = journal.remaining(at).await.expect("remaining");
+        remaining.iter().map(|one| one.serial.as_bytes()[1]).collect()
+    };
+    assert_eq!(counts(now()).await, [3]);
+    for (serial, expected) in [(3, vec![2]), (2, vec![1]), (1, vec![])] {
+        let one = revoked(1, serial, after(100 * u64::from(serial)));
+        revocations.revoke(one, now(), event("revoke")).await.expect("revoke");
+        assert_eq!(counts(now()).await, expected);
+        assert!(counts(after(201)).await.is_empty(), "what has ended counts no more");
+    }
 }
 
 async fn numbered_lists(store: &dyn StoreFixture) {

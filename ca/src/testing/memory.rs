@@ -384,8 +384,18 @@ impl Journal for MemoryStore {
     }
 
     async fn remaining(&self, now: Timestamp) -> Result<Vec<Remaining>, JournalError> {
-        let filter = CertificateFilter { newest_only: true, valid_at: Some(now), ..Default::default() };
-        let rows = self.certificates(&filter).await?;
+        let mut filter = CertificateFilter { newest_only: true, valid_at: Some(now), ..Default::default() };
+        let mut rows = self.certificates(&filter).await?;
+        rows.retain(|row| row.revoked.is_none());
+        filter = CertificateFilter { newest_only: false, profile: Some(Profile::Operator), ..filter };
+        for row in self.certificates(&filter).await? {
+            if row.state == CertificateState::Issued
+                && row.revoked.is_none()
+                && rows.iter().all(|known| known.intent.id != row.intent.id)
+            {
+                rows.push(row);
+            }
+        }
         let remaining = |row: CertificateRow| Remaining {
             id: row.intent.id,
             node: row.intent.node,
@@ -396,7 +406,7 @@ impl Journal for MemoryStore {
             issued: row.intent.at,
             not_after: row.intent.not_after,
         };
-        Ok(rows.into_iter().filter(|row| row.revoked.is_none()).map(remaining).collect())
+        Ok(rows.into_iter().map(remaining).collect())
     }
 }
 

@@ -12,7 +12,7 @@ use api::node::NodeDoor;
 use async_trait::async_trait;
 use ca::{
     dependents::{Acknowledged, Awaiting, BundleFile, Dependent, Dependents, Holding, Presence, Sighting},
-    ports::{CertificateFilter, Journal, JournalError, Unexpired},
+    ports::{CertificateFilter, CertificateState, Journal, JournalError, Unexpired},
 };
 use certs::{Profile, Timestamp};
 use sds::{LeafStatus, SdsStatus};
@@ -122,18 +122,20 @@ impl Observer {
         }
     }
 
-    /// Operators, each by the newest certificate: the command line replaces the one before.
+    /// Operators, each by the newest certificate that is not revoked: the command line replaces the one before, and one
+    /// that was revoked may have been a thief's.
     async fn operators(&self, now: Timestamp) -> Result<Vec<Dependent>, JournalError> {
         let filter = CertificateFilter {
             profile: Some(Profile::Operator),
             valid_at: Some(now),
-            newest_only: true,
             ..CertificateFilter::default()
         };
         let rows = self.journal.certificates(&filter).await?;
+        let mut known = BTreeSet::new();
         Ok(rows
             .into_iter()
-            .filter(|row| row.revoked.is_none())
+            .filter(|row| row.state == CertificateState::Issued && row.revoked.is_none())
+            .filter(|row| known.insert(row.intent.id.clone()))
             .map(|row| Dependent {
                 name: row.intent.id.path().trim_start_matches("/credence/").to_owned(),
                 presence: Presence::Away,

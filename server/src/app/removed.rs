@@ -44,10 +44,7 @@ fn enrolled(bindings: &Bindings) -> Enrolled {
 }
 
 /// Who of `before` is no more, each with when another one was enrolled by its name, if one was (PURE).
-fn gone<'a>(
-    before: &'a Enrolled,
-    now: &Enrolled,
-) -> impl Iterator<Item = (&'a NodeId, Option<Timestamp>)> {
+fn gone<'a>(before: &'a Enrolled, now: &Enrolled) -> impl Iterator<Item = (&'a NodeId, Option<Timestamp>)> {
     let ended = before.iter().filter(|(node, enrolled)| now.get(*node) != Some(*enrolled));
     ended.map(|(node, _)| (node, now.get(node).copied()))
 }
@@ -59,9 +56,8 @@ mod tests {
     #[test]
     fn who_was_removed_or_enrolled_anew_is_gone() {
         let of = |nodes: &[(&str, i64)]| -> Enrolled {
-            let enrolled = |(node, secs): &(&str, i64)| {
-                (NodeId::parse(node).unwrap(), Timestamp::from_unix_secs(*secs))
-            };
+            let enrolled =
+                |(node, secs): &(&str, i64)| (NodeId::parse(node).unwrap(), Timestamp::from_unix_secs(*secs));
             nodes.iter().map(enrolled).collect()
         };
         let before = of(&[("stays", 1), ("removed", 2), ("again", 3)]);

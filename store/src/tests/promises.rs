@@ -36,7 +36,7 @@ fn id(number: usize) -> SpiffeId {
 }
 
 async fn block(store: &Store, number: usize) -> Result<(), StoreError> {
-    store.block(&id(number), "test", false, event(Action::IdentityBlock, "w")).await
+    store.block(&id(number), "test", false, event(Action::IdentityBlock, "w")).await.map(drop)
 }
 
 pub(crate) async fn meddle(place: &Place) -> SqliteConnection {

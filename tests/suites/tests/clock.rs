@@ -345,6 +345,11 @@ async fn a_server_whose_clock_ran_ahead_lets_operators_in_who_read_what_to_do() 
     FakeTime::Right.set(&watched.world);
     let clock = watched.state("stopped").await;
     assert!(clock["problem"].as_str().is_some_and(|words| words.contains("restart the server")), "{clock}");
+    within(BOUND, "an operator is let in by a certificate that is good by both", async || {
+        let (code, text, errors) = watched.world.run(&["status"]).await;
+        if code == 0 && text.contains("restart the server") { Ok(()) } else { Err((text, errors)) }
+    })
+    .await;
     watched.world.terminate().await;
     watched.world.launch(&[]);
     watched.answers().await;
