@@ -43,6 +43,8 @@ pub use self::brought::{Install, Installed};
 /// How long an operator's wish for a new issuing authority waits at the barrier before it is answered. The rotation
 /// goes on.
 const PATIENCE: Duration = Duration::from_secs(8);
+/// How soon records are read again that could not be read after a change of theirs was kept.
+const SETTLE_AGAIN: Duration = Duration::from_secs(2);
 
 /// Where an answer goes.
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, RotateError>>;
@@ -226,10 +228,13 @@ impl Keeper {
         let first = self.paused();
         self.drive(first).await;
         self.look_after_roots(dependents.as_ref()).await;
+        let mut settling = None;
         loop {
+            settling = self.is_unsettled.then(|| settling.unwrap_or_else(|| clock.now() + SETTLE_AGAIN));
             let answer = self.begun.as_ref().filter(|begun| begun.reply.is_some()).map(|begun| begun.until);
             let machines = [self.machine.deadline(), self.roots.deadline(), self.listing.deadline()];
-            let deadline = machines.into_iter().chain([answer]).flatten().min().unwrap_or(Timestamp::MAX);
+            let deadline =
+                machines.into_iter().chain([answer, settling]).flatten().min().unwrap_or(Timestamp::MAX);
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 Some(command) = self.asked.recv() => self.command(command, dependents.as_ref()).await,
@@ -243,7 +248,8 @@ impl Keeper {
             if self.machine.deadline().is_some_and(|at| at <= now) {
                 self.drive(Event::Tick).await;
             }
-            if self.roots.deadline().is_some_and(|at| at <= now) {
+            let is_settling = settling.take_if(|at| *at <= now).is_some();
+            if is_settling || self.roots.deadline().is_some_and(|at| at <= now) {
                 self.look_after_roots(dependents.as_ref()).await;
             }
             if self.listing.deadline().is_some_and(|at| at <= now) {

@@ -221,6 +221,32 @@ async fn a_theft_after_a_rollback_is_a_theft() {
 }
 
 #[tokio::test]
+async fn a_theft_that_is_on_record_is_answered_by_itself_once_the_store_can_be_read_again() {
+    let world = World::new().await;
+    world
+        .life(async |handle| {
+            until(&handle, |status| status.active.is_some()).await;
+            let stolen = issuing_of(&handle);
+            world.store.fail(Call::Leaves);
+            let answer = handle.emergency(stolen, asked()).await;
+            assert!(matches!(answer, Err(RotateError::Failed(_))), "{answer:?}");
+            let taints = |event: &Event| event.action == Action::AuthorityTaint;
+            assert_eq!(
+                world.store.events().iter().filter(|event| taints(event)).count(),
+                2,
+                "it is on record"
+            );
+            // Nobody asks again, and the first try to read fails as well.
+            world.after(2);
+            world.store.heal(Call::Leaves);
+            world.after(2);
+            until(&handle, |status| status.active.is_some_and(|active| active != stolen)).await;
+            issue(&handle, "/web").await;
+        })
+        .await;
+}
+
+#[tokio::test]
 async fn a_theft_in_the_middle_of_a_rotation_leaves_somebody_who_signs() {
     // The root that signs: the one before takes over at once, and the stolen one goes.
     let world = World::new().await;
