@@ -510,6 +510,7 @@ async fn serve(
         facts: Arc::new(Facts {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             enrolment_address: advertised(&config, config.enrolment),
+            began: clock.now(),
         }),
         clock: clock.clone(),
         time,

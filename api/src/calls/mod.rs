@@ -92,6 +92,8 @@ pub struct Facts {
     pub version: String,
     /// `HOST:18001`, as nodes reach it: stands in the line that `proxy enroll` prints.
     pub enrolment_address: String,
+    /// When this process began.
+    pub began: Timestamp,
 }
 
 /// Everything that operations need. Cheap to clone.

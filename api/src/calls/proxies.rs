@@ -277,13 +277,15 @@ impl Calls {
         }
     }
 
-    /// Why a node that has no stream open is not let in: what it was told last, since it went away.
+    /// Why a node that has no stream open is not let in: what it was told last, since it went away. When that was is not
+    /// known of one that has not come since this process began; what it was told before may be long past.
     async fn refusal(&self, binding: &Binding, status: &wire::ProxyStatus) -> Option<String> {
         let id = self.domain.node_id(&binding.node);
         if self.configs.blocks().contains(&id) {
             return Some(format!("its identity is blocked: credence identity unblock {id}"));
         }
-        let since = status.since.as_deref().and_then(Timestamp::parse_rfc3339).unwrap_or(binding.created);
+        let left = status.since.as_deref().and_then(Timestamp::parse_rfc3339);
+        let since = left.unwrap_or(self.facts.began).max(binding.created);
         let filter = AuditFilter {
             since: Some(since),
             action: Some(Action::StreamRefuse),
