@@ -210,10 +210,11 @@ impl Calls {
             closed: None,
             reach,
         };
+        // Nothing is read once it is open: whoever heard of an error would open another one.
+        let shown = Some(shown_window(&window, now));
+        let mut answer = wire::Recovery { window: shown, ..wire::Recovery::default() };
+        self.show_standing(Some(&window), BTreeSet::new(), now, &mut answer).await?;
         if wanted.dry_run {
-            let shown = Some(shown_window(&window, now));
-            let mut answer = wire::Recovery { window: shown, ..wire::Recovery::default() };
-            self.show_standing(Some(&window), BTreeSet::new(), now, &mut answer).await?;
             return Ok(answer);
         }
         let mut event = caller
@@ -223,8 +224,10 @@ impl Calls {
         reason.clone_into(&mut event.reason);
         let window = self.recoveries.store.open_recovery(window, event).await?;
         tracing::warn!(until = %window.until, "nodes may come back with expired certificates");
+        answer.open = true;
+        answer.window = Some(shown_window(&window, now));
         self.recoveries.published.send_replace(Some(Arc::new(window)));
-        self.shown_recovery().await
+        Ok(answer)
     }
 
     /// Ends the window before its time.

@@ -1,5 +1,7 @@
 //! Recovery windows, for operators.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use spiffe::{NodeId, RecoveryRefusal};
 
 use super::*;
@@ -126,6 +128,65 @@ async fn a_call_that_is_dropped_midway_leaves_no_difference_behind() {
     cut(close(), async || kept().await.is_none()).await;
     world.refuses(request("DELETE", "/api/v1/recovery", JSON, ""), 404, "not-found").await;
     assert!(!world.get("/api/v1/status").await.headers.contains_key(RECOVERY));
+}
+
+/// Cannot be read from the moment when a window is open.
+struct Blind {
+    store: MemoryStore,
+    is_blind: AtomicBool,
+}
+
+impl Blind {
+    fn see(&self) -> Result<&MemoryStore, StoreError> {
+        match self.is_blind.load(Ordering::Relaxed) {
+            true => Err(StoreError::Unavailable("told to fail".into())),
+            false => Ok(&self.store),
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl RecoveryStore for Blind {
+    async fn recovery(&self) -> Result<Option<RecoveryWindow>, StoreError> {
+        self.see()?.recovery().await
+    }
+
+    async fn open_recovery(
+        &self,
+        window: RecoveryWindow,
+        event: Event,
+    ) -> Result<RecoveryWindow, StoreError> {
+        self.is_blind.store(true, Ordering::Relaxed);
+        self.store.open_recovery(window, event).await
+    }
+
+    async fn close_recovery(&self, event: Event) -> Result<(), StoreError> {
+        self.store.close_recovery(event).await
+    }
+
+    async fn expired(
+        &self,
+        domain: &TrustDomain,
+        since: Timestamp,
+        now: Timestamp,
+    ) -> Result<Vec<Expired>, StoreError> {
+        self.see()?.expired(domain, since, now).await
+    }
+
+    async fn recovered(&self, window: u64) -> Result<Vec<Recovered>, StoreError> {
+        self.see()?.recovered(window).await
+    }
+}
+
+#[tokio::test]
+async fn a_window_that_is_open_is_answered_so_though_nothing_can_be_read_then() {
+    let world = world_with(|store| Arc::new(Blind { store, is_blind: AtomicBool::new(false) })).await;
+    let opened = world.json("POST", "/api/v1/recovery", json!({"window": "1h"})).await;
+    assert_eq!((opened.status, &opened.body["open"]), (StatusCode::OK, &json!(true)), "{}", opened.body);
+    let another = world.json("POST", "/api/v1/recovery", json!({"window": "1h"})).await;
+    assert_eq!(another.status, StatusCode::SERVICE_UNAVAILABLE);
+    let opens = |event: &Event| event.action == Action::RecoveryOpen;
+    assert_eq!(world.store.events().iter().filter(|event| opens(event)).count(), 1);
 }
 
 #[tokio::test]
