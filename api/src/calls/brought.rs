@@ -138,6 +138,10 @@ impl Calls {
                     .to_owned(),
             );
         }
+        let rotation = match dry_run {
+            true => self.shown_rotation(&installed.rotation, true).await?,
+            false => self.kept_rotation(&installed.rotation).await,
+        };
         Ok(wire::Installed {
             dry_run,
             authority: issuing.to_string(),
@@ -147,7 +151,7 @@ impl Calls {
             is_new_root: installed.is_new_root,
             has_way_back: installed.has_way_back,
             steps,
-            rotation: self.shown_rotation(&installed.rotation, dry_run).await?,
+            rotation,
             ladder: wire::Ladder::from(&installed.ladder),
         })
     }

@@ -44,15 +44,27 @@ impl Calls {
         };
         if !wanted.dry_run {
             let status = self.rotation.rotate_root(caller, wish, &wanted.reason).await?;
-            // Whoever asks again must not take it for a step that was not taken.
-            return self.shown_rotation(&status, false).await.map_err(|error| CallError::Unavailable {
-                part: "the step was taken, and where it stands now",
-                why: error.to_string(),
-            });
+            return Ok(self.kept_rotation(&status).await);
         }
         let (status, action) = self.rotation.simulate_root(wish).await?;
         let plan = Some(plan(&action, &status));
         Ok(wire::RootRotation { plan, ..self.shown_rotation(&status, true).await? })
+    }
+
+    /// The same after a step that is kept. Whoever asks again must not take it for one that was not: so what cannot be
+    /// read now is left out, and that is said.
+    pub(super) async fn kept_rotation(&self, status: &RotationStatus) -> wire::RootRotation {
+        match self.shown_rotation(status, false).await {
+            Ok(shown) => shown,
+            Err(error) => {
+                tracing::warn!(%error, "step of the rotation is taken, and not all about it can be told");
+                let mut shown = self.plain_rotation(status, false);
+                shown.remarks.push(format!(
+                    "the step is taken; not all about it can be read now ({error}): credence ca status"
+                ));
+                shown
+            }
+        }
     }
 
     pub(super) async fn shown_rotation(
@@ -72,10 +84,23 @@ impl Calls {
                 Some(issued.map_err(|error| unavailable("journal", &error))?.len())
             }
         };
-        let text = |time: Timestamp| time.to_string();
-        let now = self.clock.now();
         let request = self.authorities.request().await.map_err(|error| unavailable("authorities", &error))?;
         Ok(wire::RootRotation {
+            signed,
+            by_hand: self.by_hand(self.clock.now()).await?,
+            request: request.map(|request| wire::PendingRequest {
+                authority: request.id.to_string(),
+                made: request.created.to_string(),
+                by: request.by,
+            }),
+            ..self.plain_rotation(status, dry_run)
+        })
+    }
+
+    /// What the machine says of itself.
+    fn plain_rotation(&self, status: &RotationStatus, dry_run: bool) -> wire::RootRotation {
+        let text = |time: Timestamp| time.to_string();
+        wire::RootRotation {
             phase: status.phase.clone(),
             standing: status.standing.clone(),
             dry_run,
@@ -104,14 +129,10 @@ impl Calls {
                 waiting_secs: self.clock.now().since(barrier.since).as_secs(),
             }),
             settles: status.settles.map(text),
-            signed,
-            by_hand: self.by_hand(now).await?,
-            request: request.map(|request| wire::PendingRequest {
-                authority: request.id.to_string(),
-                made: text(request.created),
-                by: request.by,
-            }),
-        })
+            signed: None,
+            by_hand: None,
+            request: None,
+        }
     }
 }
 

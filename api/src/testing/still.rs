@@ -148,7 +148,7 @@ impl Rotation for StillRotation {
         _: ca::rotation::Wish,
         _: &str,
     ) -> Result<ca::RotationStatus, CallError> {
-        Err(CallError::stopped("authority"))
+        self.root_status().ok_or_else(|| CallError::stopped("authority"))
     }
 
     async fn simulate_root(

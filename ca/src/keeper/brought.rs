@@ -108,12 +108,17 @@ impl Keeper {
         let is_new_root = self.roots.active().is_none_or(|active| active.id != root);
         let not_after = brought.issuing.not_after();
         let between = brought.intermediates.len();
+        let before = self.observe(dependents).await?;
         if is_new_root {
             self.bring_root(brought, &wanted, &asked, dependents).await?;
         } else if !wanted.dry_run {
             self.bring_issuing(brought, asked).await?;
         }
-        let seen = self.observe(dependents).await?;
+        // What is done is done, also when it cannot be seen now who depends on what.
+        let seen = self.observe(dependents).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "who depends on authorities is not known after a chain came, and told as before it");
+            before
+        });
         self.publish_rotation(&seen);
         let has_way_back = match self.record(issuing) {
             Ok(record) => record.cross.is_some(),

@@ -1,6 +1,9 @@
 //! The answer to a stolen key, as it is asked for again and again, and what the key signed.
 
-use ca::ports::{Authorities, AuthorityRecord, AuthorityState, Place, Taint};
+use ca::{
+    ports::{Authorities, AuthorityRecord, AuthorityState, Place, Taint},
+    testing::Call,
+};
 
 use super::*;
 
@@ -86,6 +89,24 @@ async fn how_far_an_emergency_is_can_be_asked_at_any_time() {
     assert_eq!(stolen["since"], world.clock.now().to_string());
     world.clock.advance(Duration::from_secs(601));
     assert_eq!(world.get(&path).await.body["unexpired"], 0, "what has ended needs no successor");
+}
+
+#[tokio::test]
+async fn a_step_that_is_taken_is_answered_so_though_not_all_about_it_can_be_read() {
+    let world = world().await;
+    world.plant_root().await;
+    let now = world.clock.now();
+    world.rotation.root.lock().unwrap().as_mut().unwrap().emergency = Some(now);
+    let path = "/api/v1/authorities/root/rotation";
+    let step = async || world.json("POST", path, json!({"step": "finish"})).await;
+    let whole = step().await;
+    assert_eq!((whole.status, &whole.body["signed"]), (StatusCode::OK, &json!(0)), "{}", whole.body);
+    world.journal.fail(Call::Leaves);
+    let taken = step().await;
+    assert_eq!(taken.status, StatusCode::OK, "{}", taken.body);
+    let remark = taken.body["remarks"][0].as_str().unwrap();
+    assert!(remark.starts_with("the step is taken") && remark.ends_with("credence ca status"), "{remark}");
+    assert_eq!(world.get(path).await.status, StatusCode::SERVICE_UNAVAILABLE, "who only looks hears why");
 }
 
 #[tokio::test]
