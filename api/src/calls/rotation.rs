@@ -271,7 +271,7 @@ pub fn reason_text(reason: &Reason) -> String {
     match reason {
         Reason::BundleNotAcknowledged => "has not acknowledged a bundle with the new root".to_owned(),
         Reason::NotBack => {
-            "has not come back since the server began, and nobody knows what it has: it is awaited for a minute or so"
+            "has not come back since the server began, and nobody knows what it has: it is awaited for a minute, in a large fleet for longer"
                 .to_owned()
         }
         Reason::BundleRefused { words } => format!("refused the bundle with the new root: {words}"),
