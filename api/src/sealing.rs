@@ -85,7 +85,7 @@ pub trait Sealing: Send + Sync {
 }
 
 /// Slots by name in memory, of a configuration that names every slot but `unknown`. Those whose names begin with `vault`
-/// are in one.
+/// are in one. While there is one called `stays`, none can be removed.
 #[cfg(any(test, feature = "testing"))]
 #[derive(Debug)]
 pub struct MemorySealing {
@@ -170,6 +170,9 @@ impl Sealing for MemorySealing {
             return Err(CallError::Policy("only Vault would open the store".into()));
         }
         if !removal.dry_run {
+            if slots.contains("stays") {
+                return Err(CallError::Unavailable { part: "key slot", why: "the one that stays".into() });
+            }
             slots.remove(name);
         }
         Ok(())

@@ -8,6 +8,21 @@ use crate::{
     wire::{self, RotatedKey},
 };
 
+/// The new slot stands, and the old one too: the same command again would be refused, by the new one's name.
+fn half_rotated(from: &str, to: &str, error: &CallError) -> CallError {
+    let why = match error {
+        CallError::Unavailable { part, why } => {
+            tracing::warn!(slot = from, %why, "key slot is not removed");
+            format!("{part} is unavailable")
+        }
+        other => other.to_string(),
+    };
+    let why = format!(
+        "was added and stands, and {from} was not removed: {why}; what is left to do: credence kek remove-slot {from}"
+    );
+    CallError::Conflict { what: "key slot", name: to.to_owned(), why }
+}
+
 impl Calls {
     /// Key slots and data keys.
     ///
@@ -95,7 +110,8 @@ impl Calls {
                 self.sealing.add_slot(to, dry_run, add).await?;
                 if !dry_run {
                     let removal = Removal { instead: None, insecure_single_slot, dry_run };
-                    self.sealing.remove_slot(from, removal, remove).await?;
+                    let removed = self.sealing.remove_slot(from, removal, remove).await;
+                    removed.map_err(|error| half_rotated(from, to, &error))?;
                 }
                 let mut steps = vec![
                     format!("add key slot {to} from where credence.yaml says"),

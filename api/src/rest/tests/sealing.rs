@@ -67,6 +67,20 @@ async fn slots_are_added_rotated_and_removed_by_name() {
 }
 
 #[tokio::test]
+async fn a_slot_that_was_added_is_told_of_where_the_old_one_stays() {
+    let world = world().await;
+    let rotated = r#"{"key": {"slot": {"from": "primary", "to": "stays"}}}"#;
+    let rotated = world.call("POST", "/api/v1/kek/rotate", JSON, rotated).await;
+    assert_eq!(rotated.status.as_u16(), 409, "{:?}", rotated.body);
+    assert_eq!(
+        rotated.body["detail"],
+        "key slot stays was added and stands, and primary was not removed: key slot is unavailable; what is left to do: \
+         credence kek remove-slot primary"
+    );
+    assert_eq!(world.get("/api/v1/kek").await.body["slots"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
 async fn vault_alone_is_left_only_where_somebody_says_so_and_its_slots_are_wrapped_anew() {
     let world = world().await;
     let rotate = async |body: &'static str| {
