@@ -99,11 +99,6 @@ impl Problem {
     #[must_use]
     pub fn new(error: &CallError, request_id: &str) -> Self {
         let face = Face::of(error);
-        let detail = match error {
-            // What our environment says may name paths and hosts: it stands in the log.
-            CallError::Unavailable { part, .. } => format!("{part} is unavailable"),
-            other => other.to_string(),
-        };
         let errors = match error {
             CallError::Syntax(faults) | CallError::Invalid(faults) => faults.clone(),
             CallError::Issuer { checks, .. } | CallError::Edge { checks, .. } => {
@@ -120,7 +115,7 @@ impl Problem {
             type_uri: type_uri(face.word),
             title: face.title.to_owned(),
             status: face.status.as_u16(),
-            detail,
+            detail: error.told(),
             hint: face.hint,
             request_id: request_id.to_owned(),
             errors,

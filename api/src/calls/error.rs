@@ -147,6 +147,15 @@ pub enum CallError {
 }
 
 impl CallError {
+    /// It as a caller may hear it. What our environment says may name paths and hosts: it stands in the log.
+    #[must_use]
+    pub fn told(&self) -> String {
+        match self {
+            Self::Unavailable { part, .. } => format!("{part} is unavailable"),
+            other => other.to_string(),
+        }
+    }
+
     /// Why leaves do not go where an operator wants them.
     #[must_use]
     pub fn wish(refusal: &WishRefusal) -> Self {

@@ -60,7 +60,8 @@ impl Calls {
                 tracing::warn!(%error, "step of the rotation is taken, and not all about it can be told");
                 let mut shown = self.plain_rotation(status, false);
                 shown.remarks.push(format!(
-                    "the step is taken; not all about it can be read now ({error}): credence ca status"
+                    "the step is taken; not all about it can be read now ({}): credence ca status",
+                    error.told()
                 ));
                 shown
             }
@@ -271,7 +272,8 @@ pub fn reason_text(reason: &Reason) -> String {
     match reason {
         Reason::BundleNotAcknowledged => "has not acknowledged a bundle with the new root".to_owned(),
         Reason::NotBack => {
-            "has not come back since the server began, and nobody knows what it has: it is awaited for a minute, in a large fleet for longer"
+            "has not come back since the server began, and nobody knows what it has: it is awaited for a minute, in \
+             a large fleet for longer"
                 .to_owned()
         }
         Reason::BundleRefused { words } => format!("refused the bundle with the new root: {words}"),

@@ -8,21 +8,6 @@ use crate::{
     wire::{self, RotatedKey},
 };
 
-/// The new slot stands, and the old one too: the same command again would be refused, by the new one's name.
-fn half_rotated(from: &str, to: &str, error: &CallError) -> CallError {
-    let why = match error {
-        CallError::Unavailable { part, why } => {
-            tracing::warn!(slot = from, %why, "key slot is not removed");
-            format!("{part} is unavailable")
-        }
-        other => other.to_string(),
-    };
-    let why = format!(
-        "was added and stands, and {from} was not removed: {why}; what is left to do: credence kek remove-slot {from}"
-    );
-    CallError::Conflict { what: "key slot", name: to.to_owned(), why }
-}
-
 impl Calls {
     /// Key slots and data keys.
     ///
@@ -191,4 +176,14 @@ impl Calls {
 /// What was accepted beside stands in the audit log.
 fn accepted(event: Event, insecure_single_slot: bool) -> Event {
     if insecure_single_slot { event.with("insecure_single_slot", true) } else { event }
+}
+
+/// The new slot stands, and the old one too: the same command again would be refused, by the new one's name.
+fn half_rotated(from: &str, to: &str, error: &CallError) -> CallError {
+    tracing::warn!(slot = from, %error, "key slot is not removed, and the one in its place stands");
+    let why = format!(
+        "was added and stands, and {from} was not removed: {error}; what is left to do: credence kek remove-slot {from}",
+        error = error.told()
+    );
+    CallError::Conflict { what: "key slot", name: to.to_owned(), why }
 }
