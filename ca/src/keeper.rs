@@ -43,7 +43,7 @@ pub use self::brought::{Install, Installed};
 /// How long an operator's wish for a new issuing authority waits at the barrier before it is answered. The rotation
 /// goes on.
 const PATIENCE: Duration = Duration::from_secs(8);
-/// How soon records are read again that could not be read after a change of theirs was kept.
+/// How soon records are read again that could not be read after a theft was kept.
 const SETTLE_AGAIN: Duration = Duration::from_secs(2);
 
 /// Where an answer goes.
@@ -154,6 +154,9 @@ pub(crate) struct Keeper {
     rotation: Option<RotationStatus>,
     /// Whether what the store holds may be newer than `records`: a change was made and not read back.
     is_unsettled: bool,
+    /// Whether a theft is kept that was not read since: the machine does not know of it, and waits for nothing. A step
+    /// that failed it tries again by itself.
+    is_theft_unread: bool,
     leaves: BTreeMap<AuthorityId, Leaves>,
     last_failure: Option<String>,
     published: Published,
@@ -193,6 +196,7 @@ impl Keeper {
             arriving: None,
             rotation: None,
             is_unsettled: false,
+            is_theft_unread: false,
             leaves: BTreeMap::new(),
             last_failure: None,
             published,
@@ -230,7 +234,7 @@ impl Keeper {
         self.look_after_roots(dependents.as_ref()).await;
         let mut settling = None;
         loop {
-            settling = self.is_unsettled.then(|| settling.unwrap_or_else(|| clock.now() + SETTLE_AGAIN));
+            settling = self.is_theft_unread.then(|| settling.unwrap_or_else(|| clock.now() + SETTLE_AGAIN));
             let answer = self.begun.as_ref().filter(|begun| begun.reply.is_some()).map(|begun| begun.until);
             let machines = [self.machine.deadline(), self.roots.deadline(), self.listing.deadline()];
             let deadline =

@@ -301,8 +301,7 @@ impl Board {
             types: Default::default(),
         };
         self.make_room();
-        lock(&self.nodes).entry(place.node.clone()).or_default();
-        self.change(&place.node, place.clock.now(), |node| {
+        self.change(&place.node, place.clock.now(), Unknown::Begins, |node| {
             node.streams.insert(stream, entry);
             if let Some(proof) = proof {
                 node.prove(proof);
@@ -323,10 +322,12 @@ impl Board {
         }
     }
 
-    /// Of a node that was forgotten meanwhile nothing is noted.
-    fn change(&self, node: &NodeId, now: Timestamp, change: impl FnOnce(&mut Entry)) {
+    fn change(&self, node: &NodeId, now: Timestamp, unknown: Unknown, change: impl FnOnce(&mut Entry)) {
         let revision = {
             let mut nodes = lock(&self.nodes);
+            if unknown == Unknown::Begins {
+                nodes.entry(node.clone()).or_default();
+            }
             let Some(entry) = nodes.get_mut(node).map(Arc::make_mut) else { return };
             change(entry);
             entry.last_seen = now;
@@ -337,6 +338,15 @@ impl Board {
             sender.send_replace(revision);
         }
     }
+}
+
+/// What becomes of a node that is not on the board.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unknown {
+    /// It is from now on.
+    Begins,
+    /// Nothing is noted: it was forgotten meanwhile.
+    StaysSo,
 }
 
 /// A stream's place on the board, left when it is dropped.
@@ -354,7 +364,7 @@ impl Place {
         let Some(progress) = session.progress(type_url) else { return };
         let now = self.clock.now();
         let (agent, agent_version) = session.agent();
-        self.board.change(&self.node, now, |node| {
+        self.board.change(&self.node, now, Unknown::StaysSo, |node| {
             let Some(stream) = node.streams.get_mut(&self.stream) else { return };
             if *stream.agent != *agent || *stream.agent_version != *agent_version {
                 (stream.agent, stream.agent_version) = (agent.into(), agent_version.into());
@@ -369,7 +379,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let now = self.clock.now();
-        self.board.change(&self.node, now, |node| {
+        self.board.change(&self.node, now, Unknown::StaysSo, |node| {
             let Some(left) = node.streams.remove(&self.stream) else { return };
             // One that broke before it asked for anything tells nothing of what its node has.
             let had = node.last.as_ref().is_some_and(|(_, last)| last.has_secrets());

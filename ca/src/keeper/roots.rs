@@ -188,6 +188,7 @@ impl Keeper {
         }
         let kept = self.deps.authorities.taint(below, Taint::Stolen, now, rows).await;
         kept.map_err(|error| RotateError::Failed(error.to_string()))?;
+        self.is_theft_unread = true;
         self.settle_records(None).await.map_err(|error| RotateError::Failed(error.to_string()))?;
         self.tell_the_machine(now);
         tracing::warn!(authority_id = %named, root = %root, "authority is tainted, its root is being replaced");
@@ -518,7 +519,7 @@ impl Keeper {
         self.machine = self.issuing_machine();
         self.settle_lists().await;
         self.publish(authority);
-        self.is_unsettled = false;
+        (self.is_unsettled, self.is_theft_unread) = (false, false);
         Ok(())
     }
 

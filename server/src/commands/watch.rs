@@ -24,7 +24,8 @@ pub(super) struct Watch {
 
 impl Watch {
     /// Shows what `look` finds whenever it differs from what was shown last, until `is_over` says so of it or
-    /// somebody presses Ctrl-C, or nobody read the last change any more. A person sees the last one only; programs get one after the other.
+    /// somebody presses Ctrl-C, or nobody read the last change any more. A person sees the last one only; programs get
+    /// one after the other.
     ///
     /// # Errors
     /// As `look`.
