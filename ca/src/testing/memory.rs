@@ -80,6 +80,7 @@ struct State {
     requests: Vec<(LeafRequest, Answered)>,
     events: Vec<Event>,
     failing: HashSet<Call>,
+    failed: HashMap<Call, usize>,
 }
 
 /// A journal and authorities that live as long as the process. Clones share one state, so that "the process
@@ -99,8 +100,18 @@ impl MemoryStore {
     }
 
     fn reachable(&self, call: Call) -> Result<MutexGuard<'_, State>, String> {
-        let state = self.state();
-        if state.failing.contains(&call) { Err(format!("{call:?} fails in this test")) } else { Ok(state) }
+        let mut state = self.state();
+        if state.failing.contains(&call) {
+            *state.failed.entry(call).or_default() += 1;
+            return Err(format!("{call:?} fails in this test"));
+        }
+        Ok(state)
+    }
+
+    /// How often `call` was tried while it failed.
+    #[must_use]
+    pub fn failed(&self, call: Call) -> usize {
+        self.state().failed.get(&call).copied().unwrap_or_default()
     }
 
     /// Makes `call` fail from now on.

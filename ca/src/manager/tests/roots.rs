@@ -247,6 +247,27 @@ async fn a_theft_that_is_on_record_is_answered_by_itself_once_the_store_can_be_r
 }
 
 #[tokio::test]
+async fn a_step_that_fails_is_tried_again_after_its_pause_and_no_sooner() {
+    let world = World::new().await;
+    world.life(async |handle| until(&handle, |status| status.active.is_some()).await).await;
+    world.store.fail(Call::Insert);
+    world.after(183 * DAY);
+    world
+        .life(async |_| {
+            for _ in 0..30 {
+                for _ in 0..50 {
+                    tokio::task::yield_now().await;
+                }
+                world.after(2);
+            }
+        })
+        .await;
+    // Of the root and of the issuing authority.
+    let tried = world.store.failed(Call::Insert);
+    assert!((2..8).contains(&tried), "{tried} times in a minute");
+}
+
+#[tokio::test]
 async fn a_theft_in_the_middle_of_a_rotation_leaves_somebody_who_signs() {
     // The root that signs: the one before takes over at once, and the stolen one goes.
     let world = World::new().await;
