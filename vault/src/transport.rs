@@ -98,7 +98,7 @@ pub(crate) struct Transport {
     connector: Connector,
     clock: Arc<dyn Clock>,
     idle: Vec<Mutex<Vec<Connection>>>,
-    /// The address that answered last.
+    /// The address that is asked first: that which answered last, or the one after that which kept an answer to itself.
     preferred: AtomicUsize,
     in_flight: Semaphore,
 }
@@ -133,7 +133,8 @@ impl Transport {
         self.settings.timeout
     }
 
-    /// Asks the addresses in turn, beginning with the one that answered last, until one can say something about it.
+    /// Asks the addresses in turn, beginning with the one that answered last, until one can say something about it. What
+    /// may not be sent twice ends where its answer is lost; the next request then begins with the next address.
     /// A standby that names the active node is followed once, if that is one of the addresses.
     pub(crate) async fn send(&self, request: &Request, token: Option<&Secret>) -> Result<Answer, Trouble> {
         // The session does not wait behind those that wait for it.
@@ -152,9 +153,13 @@ impl Transport {
                 }
                 Err(trouble) => trouble,
             };
-            if trouble.remedy() != Remedy::AnotherNode
-                || (trouble.is_outcome_unknown() && !request.is_repeatable)
-            {
+            if trouble.remedy() != Remedy::AnotherNode {
+                return Err(trouble);
+            }
+            if trouble.is_outcome_unknown() && !request.is_repeatable {
+                // The next call begins elsewhere, unless another one has found out meanwhile where it is better.
+                let next = (place + 1) % count;
+                let _ = self.preferred.compare_exchange(first, next, Ordering::Relaxed, Ordering::Relaxed);
                 return Err(trouble);
             }
             worst = Some(match worst {
@@ -416,30 +421,4 @@ fn certificate_error(error: &io::Error) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use certs::ManualClock;
-
-    use super::*;
-    use crate::{Name, pki};
-
-    #[tokio::test(start_paused = true)]
-    async fn who_waits_behind_too_many_is_told_so_in_time_and_the_session_does_not_wait() {
-        // Port 9 of an address that is nobody's: nothing is listening there.
-        let address = Address::parse_insecure_loopback("http://127.0.0.1:9").unwrap();
-        let settings = Settings::new(Addresses::try_new(vec![address]).unwrap(), PathBuf::from("unused"));
-        let limit = settings.timeout;
-        let transport = Transport::new(settings, Arc::new(ManualClock::new(Timestamp::EPOCH)));
-        let mount = Mount::parse("pki").unwrap();
-        let request = pki::read_role(&mount, &Name::parse("svid").unwrap());
-        let all = transport.in_flight.acquire_many(u32::try_from(MAX_IN_FLIGHT).unwrap()).await.unwrap();
-        let begun = tokio::time::Instant::now();
-        let trouble = transport.send(&request, None).await.unwrap_err();
-        assert!(matches!(&trouble, Trouble::Busy { retry_after: None, .. }), "{trouble}");
-        assert_eq!((begun.elapsed().as_secs(), trouble.remedy()), (limit.as_secs(), Remedy::Later));
-        let own = transport.send(&pki::list(&mount), None).await.unwrap_err();
-        assert!(matches!(own, Trouble::Unreachable { .. }), "{own}");
-        drop(all);
-        let trouble = transport.send(&request, None).await.unwrap_err();
-        assert!(matches!(trouble, Trouble::Unreachable { .. }), "{trouble}");
-    }
-}
+mod tests;
