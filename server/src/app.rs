@@ -511,6 +511,7 @@ async fn serve(
             version: env!("CARGO_PKG_VERSION").to_owned(),
             enrolment_address: advertised(&config, config.enrolment),
             began: clock.now(),
+            operator_lifetime: config.lifetimes.operator,
         }),
         clock: clock.clone(),
         time,

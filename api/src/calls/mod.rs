@@ -3,7 +3,7 @@
 //! Start at [`Calls`]. Whatever changes what nodes get or may do goes through [`configs::Manager`], the one owner
 //! of documents, bindings and blocks.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use audit::{Action, Actor, AuditLog, Event};
 use ca::Anchor;
@@ -94,6 +94,8 @@ pub struct Facts {
     pub enrolment_address: String,
     /// When this process began.
     pub began: Timestamp,
+    /// How long certificates of operators live.
+    pub operator_lifetime: Duration,
 }
 
 /// Everything that operations need. Cheap to clone.

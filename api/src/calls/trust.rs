@@ -245,7 +245,8 @@ impl Calls {
         Ok(wire::Probed { bundle: certificates_to_pem(roots), ..probed })
     }
 
-    /// Issues the caller's own operator certificate again, for a new key and as long a life as the one it has.
+    /// Issues the caller's own operator certificate again, for a new key and as long a life as is configured. What the
+    /// one before had is no measure: it was cut where the authority that signed it ended, and lives would only get shorter.
     ///
     /// # Errors
     /// When the caller is no operator, the journal does not know its certificate, or the issuer cannot sign.
@@ -267,10 +268,10 @@ impl Calls {
         };
         let rows =
             self.journal.certificates(&filter).await.map_err(|error| unavailable("journal", &error))?;
-        let missing = || CallError::NotFound { what: "certificate", name: id.to_string() };
-        let current = rows.first().ok_or_else(missing)?;
-        let lifetime = current.intent.not_after.since(current.intent.at);
-        self.issue(caller, wanted, id.clone(), Profile::Operator, lifetime).await
+        if rows.is_empty() {
+            return Err(CallError::NotFound { what: "certificate", name: id.to_string() });
+        }
+        self.issue(caller, wanted, id, Profile::Operator, self.facts.operator_lifetime).await
     }
 
     async fn issue(

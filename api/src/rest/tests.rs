@@ -40,6 +40,7 @@ mod sealing;
 mod secrets;
 
 const JSON: &str = "application/json";
+const OPERATOR_LIFETIME: Duration = Duration::from_secs(30 * 86_400);
 const ENDPOINTS: &str = "apiVersion: v1\nkind: Endpoints\nmetadata: {name: api}\nspec:\n  endpoints:\n    - {address: 127.0.0.1, port: 3001}\n";
 
 /// A listener whose route names a cluster that is not there.
@@ -125,7 +126,12 @@ async fn world_with(recoveries: impl FnOnce(MemoryStore) -> Arc<dyn RecoveryStor
     let ca = Arc::new(ca::testing::MemoryStore::new());
     // A second later than what a test does at once, which is as in the process before.
     let began = clock.now() + Duration::from_secs(1);
-    let facts = Facts { version: "0.1.0".into(), enrolment_address: "localhost:18001".into(), began };
+    let facts = Facts {
+        version: "0.1.0".into(),
+        enrolment_address: "localhost:18001".into(),
+        began,
+        operator_lifetime: OPERATOR_LIFETIME,
+    };
     let sealing = Arc::new(crate::sealing::MemorySealing::default());
     let leaves: Arc<dyn LeafFacts> = Arc::new(still.clone());
     let endings = LeafEndings {
@@ -787,7 +793,7 @@ async fn shows_trust_audit_and_status() {
 }
 
 #[tokio::test]
-async fn renews_the_callers_own_certificate_for_as_long_as_the_one_it_has() {
+async fn renews_the_callers_own_certificate_for_as_long_as_is_configured_whatever_the_one_before_had() {
     let mut world = world().await;
     let key = certs::SecretKey::generate(certs::KeyKind::P256);
     let csr = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, certs::Csr::build(&key));
@@ -796,11 +802,14 @@ async fn renews_the_callers_own_certificate_for_as_long_as_the_one_it_has() {
     world.refuses(renew(), 404, "not-found").await;
     let now = world.clock.now();
     let id = world.peer.as_ref().unwrap().id().clone();
-    world.issued(id, certs::Profile::Operator, None, Duration::from_secs(7200)).await;
-    let renewed = world.send(renew()).await;
-    assert_eq!(renewed.status, StatusCode::CREATED, "{}", renewed.body);
-    assert_eq!(renewed.body["id"], "spiffe://td.example/credence/operator/ann");
-    assert_eq!(renewed.body["expires"], (now + Duration::from_secs(7200)).to_string());
+    // One that was cut where its authority ended, and one from before a shorter life was configured.
+    for before in [Duration::from_secs(7200), 2 * OPERATOR_LIFETIME] {
+        world.issued(id.clone(), certs::Profile::Operator, None, before).await;
+        let renewed = world.send(renew()).await;
+        assert_eq!(renewed.status, StatusCode::CREATED, "{}", renewed.body);
+        assert_eq!(renewed.body["id"], "spiffe://td.example/credence/operator/ann");
+        assert_eq!(renewed.body["expires"], (now + OPERATOR_LIFETIME).to_string());
+    }
     world.peer = Some(peer("/credence/node/a"));
     world.refuses(renew(), 403, "forbidden").await;
 }
