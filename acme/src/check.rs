@@ -44,6 +44,22 @@ pub enum Refusal {
         /// Now.
         now: Timestamp,
     },
+    /// A certificate above it is not valid yet, or not any more.
+    #[error(
+        "certificate {index} ({subject}) of the chain is valid from {not_before} to {not_after}, and it is {now}"
+    )]
+    LifeAbove {
+        /// Its place, counted from 0, the leaf.
+        index: usize,
+        /// Its subject.
+        subject: String,
+        /// From.
+        not_before: Timestamp,
+        /// To.
+        not_after: Timestamp,
+        /// Now.
+        now: Timestamp,
+    },
     /// It is not for TLS servers.
     #[error("it is not for TLS servers (serverAuth)")]
     Purpose,
@@ -74,7 +90,7 @@ impl Refusal {
                 "the authority issues something else than was asked for: is the profile the right one? It does not \
                  belong to anybody else either; tell who runs the server"
             }
-            Self::Pem(_) | Self::Chain(_) | Self::Order { .. } => {
+            Self::Pem(_) | Self::Chain(_) | Self::Order { .. } | Self::LifeAbove { .. } => {
                 "the server sends a chain that clients would not follow: tell who runs it"
             }
         }
@@ -83,7 +99,9 @@ impl Refusal {
     /// Whether another chain of the same certificate may do.
     pub(crate) fn is_about_chain(&self) -> bool {
         match self {
-            Self::Anchor(_) | Self::Order { .. } | Self::Chain(_) | Self::Pem(_) => true,
+            Self::Anchor(_) | Self::Order { .. } | Self::LifeAbove { .. } | Self::Chain(_) | Self::Pem(_) => {
+                true
+            }
             Self::Key | Self::Names { .. } | Self::Life { .. } | Self::Purpose | Self::Authority => false,
         }
     }
@@ -123,7 +141,15 @@ pub fn issued(pem: &[u8], asked: &Asked<'_>, now: Timestamp) -> Result<Chain, Re
         if !is_issuer {
             return Err(Refusal::Order { index: index + 1, subject: above.subject().to_owned() });
         }
-        alive(above, now)?;
+        if !is_alive(above, now) {
+            return Err(Refusal::LifeAbove {
+                index: index + 1,
+                subject: above.subject().to_owned(),
+                not_before: above.not_before(),
+                not_after: above.not_after(),
+                now,
+            });
+        }
     }
     if !asked.anchors.is_empty() {
         verify_chain(
@@ -160,14 +186,14 @@ fn leaf(leaf: &Certificate, asked: &Asked<'_>, now: Timestamp) -> Result<(), Ref
     if !is_server {
         return Err(Refusal::Purpose);
     }
-    alive(leaf, now)
+    if !is_alive(leaf, now) {
+        return Err(Refusal::Life { not_before: leaf.not_before(), not_after: leaf.not_after(), now });
+    }
+    Ok(())
 }
 
-fn alive(one: &Certificate, now: Timestamp) -> Result<(), Refusal> {
-    if one.not_before() <= now + CLOCKS && now < one.not_after() {
-        return Ok(());
-    }
-    Err(Refusal::Life { not_before: one.not_before(), not_after: one.not_after(), now })
+fn is_alive(one: &Certificate, now: Timestamp) -> bool {
+    one.not_before() <= now + CLOCKS && now < one.not_after()
 }
 
 #[cfg(test)]

@@ -111,3 +111,16 @@ fn a_chain_is_in_order_and_leads_to_the_anchors_if_there_are_any() {
     assert!(matches!(issued(garbage, &asked, NOW), Err(Refusal::Chain(_))));
     assert!(Identifier::of(&SubjectAltName::Other("x400Address")).is_none());
 }
+
+#[test]
+fn a_certificate_above_that_has_ended_is_the_fault_of_the_chain_and_not_of_the_leaf() {
+    let mut world = World::new();
+    let key = TestKey::generate(TestKeyKind::P256);
+    let subject = fixtures::der::name("Test", "ended");
+    let ended = Blueprint::authority(&subject, &key, &subject, None, None, NOW);
+    let ended = Blueprint { not_after: NOW, ..ended };
+    world.issuing = TestAuthority::from_blueprint(ended, key, None);
+    let leaf = world.leaf().sign(world.issuing.key());
+    let refused = world.check(&[&leaf, world.issuing.der(), world.root.der()], &[]).unwrap_err();
+    assert!(matches!(refused, Refusal::LifeAbove { index: 1, .. }) && refused.is_about_chain(), "{refused}");
+}
