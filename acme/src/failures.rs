@@ -39,6 +39,7 @@ impl Pace {
     pub fn pauses(self) -> (Duration, Duration) {
         let (first, longest) = match self {
             Self::Soon => (1, 15 * 60),
+            Self::Publication => (30, 5 * 60),
             // An authority lets five validations of a name fail in an hour: these are the first, and 5, 15 and 35
             // minutes later.
             Self::Validation => (5 * 60, 12 * 3600),
@@ -67,6 +68,7 @@ pub struct LastFailure {
 /// | pace | first pause | longest |
 /// |---|---|---|
 /// | soon | 1 s | 15 min |
+/// | publication | 30 s | 5 min |
 /// | validation | 5 min | 12 h |
 /// | limit | 15 min | 24 h |
 /// | operator | 1 h | 24 h |
@@ -163,7 +165,7 @@ impl Failures {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Problem, ProblemKind, RetryAfter};
+    use crate::{ChallengeKind, Problem, ProblemKind, RetryAfter};
 
     const START: Timestamp = Timestamp::from_unix_secs(1_800_000_000);
 
@@ -186,6 +188,12 @@ mod tests {
         check(ProblemKind::Caa, &[300, 600]);
         check(ProblemKind::RateLimited, &[900, 1800, 3600, 7200, 14400, 28800, 57600, 86400, 86400]);
         check(ProblemKind::Malformed, &[3600, 7200]);
+        let unpublished =
+            Trouble::NotPublished { challenge: ChallengeKind::Http01, why: "by nobody".to_owned() };
+        for pause in [30, 60, 120, 240, 300, 300] {
+            let next = all.note(&unpublished, Jitter::NONE, START);
+            assert_eq!(next.since(START).as_secs(), pause, "no authority was told of it");
+        }
         let stored = serde_json::to_string(&all).unwrap();
         assert_eq!(serde_json::from_str::<Failures>(&stored).unwrap(), all);
         all.went_on();

@@ -20,6 +20,9 @@ const PREFIX: &str = "urn:ietf:params:acme:error:";
 pub enum Pace {
     /// In seconds: the way or the server has a fault that may be over.
     Soon,
+    /// In half a minute, and then within minutes: the server was told nothing, and counts nothing; who is to publish may be
+    /// on the way.
+    Publication,
     /// In minutes, because servers count validations that failed: somebody repairs DNS, a firewall, a route.
     Validation,
     /// In a quarter of an hour and later: a limit of the server.

@@ -197,7 +197,7 @@ impl Trouble {
                 Pace::Soon
             }
             Self::Problem { problem, .. } | Self::Failed { problem, .. } => problem.kind.pace(),
-            Self::NotPublished { .. } => Pace::Validation,
+            Self::NotPublished { .. } => Pace::Publication,
             Self::NotBelieved { .. }
             | Self::File { .. }
             | Self::Redirected { .. }

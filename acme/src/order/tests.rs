@@ -278,18 +278,19 @@ fn what_is_not_published_by_all_within_a_minute_is_withdrawn() {
     let mut late = Table::new(None);
     late.go_to_publishing();
     late.check(59, Event::Tick, &[], Some(60));
-    let done = ["keep order/1 +2", "withdraw 2", "report not-published 360"];
-    late.check(60, Event::Tick, &done, Some(120));
-    late.check(61, Event::Published, &[], Some(120));
-    late.check(62, Event::NotWithdrawn, &[], Some(122));
+    let done = ["keep order/1 +2", "withdraw 2", "report not-published 90"];
+    late.check(60, Event::Tick, &done, Some(90));
+    late.check(61, Event::Published, &[], Some(90));
+    late.check(62, Event::NotWithdrawn, &[], Some(90));
+    late.check(90, Event::Tick, &["order order/1"], Some(122));
     late.check(122, Event::Tick, &["withdraw 2"], Some(182));
-    late.check(123, Event::Withdrawn, &["keep order/1"], Some(360));
+    late.check(123, Event::Withdrawn, &["keep order/1"], None);
 
     let mut refused = Table::new(None);
     refused.go_to_publishing();
-    let done = ["keep order/1 +2", "withdraw 2", "report not-published 305"];
-    refused.check(5, Event::NotPublished("edge-1 refuses it".to_owned()), &done, Some(65));
-    refused.check(5, Event::Withdrawn, &["keep order/1"], Some(305));
+    let done = ["keep order/1 +2", "withdraw 2", "report not-published 35"];
+    refused.check(5, Event::NotPublished("edge-1 refuses it".to_owned()), &done, Some(35));
+    refused.check(5, Event::Withdrawn, &["keep order/1"], Some(35));
     // Somebody repaired it: it is tried at once.
     refused.check(9, Event::Hurry, &["order order/1"], None);
 }
@@ -305,14 +306,15 @@ fn a_withdrawal_that_ends_well_says_nothing_of_the_one_after_it() {
     let event = is_authorization("b", AuthorizationStatus::Pending);
     it.check(5, event, &["withdraw 1", "keep order/1 +2", "publish 1"], Some(65));
     it.check(5, Event::NotWithdrawn, &[], Some(65));
-    let done = ["withdraw 1", "keep order/1 +2", "withdraw 2", "report not-published 365"];
-    it.check(65, Event::Tick, &done, Some(125));
+    let done = ["withdraw 1", "keep order/1 +2", "withdraw 2", "report not-published 95"];
+    it.check(65, Event::Tick, &done, Some(95));
     // The first worked, the second did not.
-    it.check(65, Event::Withdrawn, &[], Some(125));
+    it.check(65, Event::Withdrawn, &[], Some(95));
     assert_eq!(it.order.presented().len(), 2);
-    it.check(70, Event::NotWithdrawn, &[], Some(130));
+    it.check(70, Event::NotWithdrawn, &[], Some(95));
+    it.check(95, Event::Tick, &["order order/1"], Some(130));
     it.check(130, Event::Tick, &["withdraw 2"], Some(190));
-    it.check(130, Event::Withdrawn, &["keep order/1"], Some(365));
+    it.check(130, Event::Withdrawn, &["keep order/1"], None);
     assert!(it.order.presented().is_empty());
 }
 

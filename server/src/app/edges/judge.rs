@@ -259,7 +259,7 @@ fn check_proxies(inputs: &Inputs, tenant: &Tenant, settings: &EdgeSettings, chec
     match inputs.proxies(tenant, &settings.namespace, listener, &[]).len() {
         0 => {
             let why = format!("no connected proxy serves listener {listener} now");
-            checks.warning("proxies", why, "nothing is ordered before one does: credence proxy list");
+            checks.warning("proxies", why, "no certificate comes before one does: credence proxy list");
         }
         proxies => checks.passed("proxies", format!("{proxies} connected")),
     }
