@@ -7,7 +7,10 @@ use std::time::Duration;
 use time::{PrimitiveDateTime, macros::format_description};
 use zeroize::Zeroizing;
 
-use crate::{RetryAfter, Trouble, trouble::Said};
+use crate::{
+    RetryAfter, Trouble,
+    trouble::{FORWARDING, Said},
+};
 
 /// The most warnings of an answer that are kept.
 const MAX_WARNINGS: usize = 16;
@@ -160,7 +163,7 @@ fn is_election(said: &Said) -> bool {
         "node is not the leader",
         "leadership lost",
         "not the active node",
-        "error while forwarding",
+        FORWARDING,
     ];
     SIGNS.iter().any(|sign| said.has(sign))
 }

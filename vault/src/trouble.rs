@@ -68,6 +68,9 @@ impl RetryAfter {
     }
 }
 
+/// What a standby says that passed a request on to the active node, and got no answer.
+pub(crate) const FORWARDING: &str = "error while forwarding";
+
 /// Why there is no answer that could be used.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Trouble {
@@ -136,7 +139,7 @@ pub enum Trouble {
         /// What it said.
         said: Said,
     },
-    /// 502, 503 without a seal, 504: somebody between us and Vault, or maintenance.
+    /// 502, 503 without a seal, 504, a page with 500: somebody between us and Vault, or maintenance.
     #[error("Vault is not available, status {status}: {said}")]
     Unavailable {
         /// The status.
@@ -274,10 +277,17 @@ impl Trouble {
         }
     }
 
-    /// Whether it is not known what came of a request that went out.
+    /// Whether it is not known what came of a request that went out: no answer came, or one of somebody who had passed
+    /// it on and got none.
     #[must_use]
     pub fn is_outcome_unknown(&self) -> bool {
-        matches!(self, Self::Lost { .. })
+        match self {
+            Self::Lost { .. } => true,
+            // 503 is said by who passes nothing on.
+            Self::Unavailable { status, .. } => matches!(status, 500 | 502 | 504),
+            Self::Election { said } => said.has(FORWARDING),
+            _ => false,
+        }
     }
 
     /// When to come again at the earliest, if Vault said so.
@@ -330,6 +340,10 @@ impl Trouble {
                  if it does, somebody else answers there"
             }
             Self::Lost { .. } => "it may have been carried out: Vault's audit log knows",
+            Self::Election { .. } | Self::Unavailable { .. } if self.is_outcome_unknown() => {
+                "it may have been carried out: Vault's audit log knows. If it lasts, look at what stands before Vault, and \
+                 at Vault's own log"
+            }
             Self::File { .. } => "give a file in PEM that this process may read",
             Self::Elsewhere { to } => {
                 return format!(

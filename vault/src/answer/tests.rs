@@ -61,6 +61,30 @@ fn each_status_means_what_it_means() {
 }
 
 #[test]
+fn what_was_passed_on_and_not_answered_may_have_been_carried_out() {
+    let check = |status: u16, body: &str, is_unknown: bool| {
+        let trouble = judge(reply(status, body)).unwrap_err();
+        assert_eq!(trouble.is_outcome_unknown(), is_unknown, "{status} {body}: {trouble}");
+        assert_eq!(trouble.hint().contains("may have been carried out"), is_unknown, "{status} {body}");
+    };
+    for page in ["", "<html>", &errors(&["upstream timed out"])] {
+        check(502, page, true);
+        check(504, page, true);
+        check(503, page, false);
+    }
+    check(500, "<html>", true);
+    check(500, &errors(&["error while forwarding request"]), true);
+    check(500, &errors(&[ELECTION]), false);
+    check(500, &errors(&["unable to find PKI issuer for reference"]), false);
+    check(503, &errors(&["Vault is sealed"]), false);
+    check(400, &errors(&["no"]), false);
+    check(403, &errors(&[INVALID]), false);
+    check(429, "", false);
+    check(307, "", false);
+    check(474, HEALTH, false);
+}
+
+#[test]
 fn a_success_is_read_by_the_shape_that_is_asked_for() {
     let empty = judge(reply(204, "")).unwrap();
     assert!(matches!(empty.data::<String>(), Err(Trouble::NotVault { status: 204, .. })));

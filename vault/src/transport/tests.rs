@@ -115,3 +115,24 @@ async fn who_waits_behind_too_many_is_told_so_in_time_and_the_session_does_not_w
     let trouble = transport.send(&request, None).await.unwrap_err();
     assert!(matches!(trouble, Trouble::Unreachable { .. }), "{trouble}");
 }
+
+#[tokio::test]
+async fn a_signature_that_a_gateway_passed_on_in_vain_is_not_asked_of_another_address_by_itself() {
+    let forwarding = r#"{"errors":["error while forwarding request"]}"#;
+    for (status, body) in [(502, "<html>"), (504, "<html>"), (500, forwarding)] {
+        let (gateway, good) = (Node::start(Some((status, body))).await, Node::start(Some((200, "{}"))).await);
+        let transport = transport(vec![gateway.address.clone(), good.address.clone()]);
+        let trouble = transport.send(&signature(), None).await.unwrap_err();
+        assert!(trouble.is_outcome_unknown(), "{trouble}");
+        assert_eq!((gateway.asked(), good.asked()), (1, 0), "{status}");
+        transport.send(&signature(), None).await.unwrap();
+        assert_eq!((gateway.asked(), good.asked()), (0, 1), "{status}");
+    }
+    // Who passes nothing on keeps nobody from the next one, and what may be sent twice is.
+    let (gateway, good) = (Node::start(Some((503, ""))).await, Node::start(Some((200, "{}"))).await);
+    transport(vec![gateway.address.clone(), good.address.clone()]).send(&signature(), None).await.unwrap();
+    let gateway = Node::start(Some((504, ""))).await;
+    let read = pki::list(&Mount::parse("pki").unwrap());
+    transport(vec![gateway.address.clone(), good.address.clone()]).send(&read, None).await.unwrap();
+    assert_eq!((gateway.asked(), good.asked()), (1, 2));
+}

@@ -228,12 +228,16 @@ async fn unwrap(
     let secret = Secret::of(wrapped).map_err(|error| (format!("it {error}"), settings.to_owned()))?;
     match client.unwrap(&mount, &secret).await {
         Ok(opened) => Ok(opened),
-        Err(trouble) => {
-            let advice =
-                "if it was not you who opened it, destroy that secret id in Vault; then give a new one";
-            Err((trouble.to_string(), advice.to_owned()))
-        }
+        Err(trouble) => Err((trouble.to_string(), advice_of_unwrap(&trouble).to_owned())),
     }
+}
+
+fn advice_of_unwrap(trouble: &Trouble) -> &'static str {
+    // It was opened then by this very try, or by nobody.
+    if trouble.is_outcome_unknown() {
+        return SPENT;
+    }
+    "if it was not you who opened it, destroy that secret id in Vault; then give a new one"
 }
 
 /// What Vault says with a secret id that was wrapped, and with no other: when logins by it end.
@@ -532,5 +536,13 @@ mod tests {
             format!("the secret id ends at {}: logins fail after that", now + Duration::from_secs(60)),
         ];
         assert_eq!(found(Some(5), Some(Duration::from_secs(60))), words);
+    }
+
+    #[test]
+    fn a_secret_id_whose_opening_was_not_answered_may_be_spent_and_nobody_is_suspected() {
+        let gateway = Trouble::Unavailable { status: 504, retry_after: None, said: Default::default() };
+        assert_eq!(advice_of_unwrap(&gateway), SPENT);
+        let refused = Trouble::Refused { said: Default::default() };
+        assert!(advice_of_unwrap(&refused).starts_with("if it was not you who opened it"));
     }
 }
