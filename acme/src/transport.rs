@@ -3,6 +3,7 @@
 //! Connections are TLS 1.3 against the certificates of one file, which is read at each handshake, so that it may be
 //! replaced at any time. A few are kept for a while, and driven by whoever calls: nothing is spawned here.
 
+mod dial;
 mod tls;
 
 use std::{
@@ -22,11 +23,10 @@ use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
     time::timeout,
 };
 
-use self::tls::Connector;
+use self::{dial::dial, tls::Connector};
 use crate::{MAX_ANSWER, Reply, Trouble, Url, answer::judge};
 
 /// How long a connection is used, at most: then the file that vouches is read again.
@@ -143,10 +143,9 @@ impl Transport {
 
     async fn open(&self, url: &Url) -> Result<Connection, Trouble> {
         let config = if url.is_tls() { Some(self.connector.config().await?) } else { None };
-        let tcp = TcpStream::connect((url.host(), url.port()))
+        let tcp = dial(url.host(), url.port(), self.timeout)
             .await
             .map_err(|error| unreachable(url, error.to_string()))?;
-        tcp.set_nodelay(true).map_err(|error| unreachable(url, error.to_string()))?;
         let stream: Box<dyn Stream> = match config {
             Some(config) => Box::new(self.connector.connect(url, config, tcp).await?),
             None => Box::new(tcp),

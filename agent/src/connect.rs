@@ -31,13 +31,13 @@ use spiffe::{Class, NodeId, SpiffeId, SvidError, Trust, TrustBundle, attestation
 use thiserror::Error;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
     time::timeout,
 };
 use tonic::{Status, body::Body};
 
 use crate::{
     Pin, ServerAddress,
+    dial::dial,
     ending::{Ending, Watched},
 };
 
@@ -266,11 +266,10 @@ impl Connection {
     ) -> Result<Self, ConnectError> {
         let server = || address.clone();
         let unreachable = |source| ConnectError::Unreachable { server: server(), source };
-        let tcp = timeout(DIAL_TIMEOUT, TcpStream::connect((address.host(), address.port())))
+        let tcp = timeout(DIAL_TIMEOUT, dial(address.host(), address.port(), DIAL_TIMEOUT))
             .await
-            .map_err(|_| unreachable(io::ErrorKind::TimedOut.into()))?
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
             .map_err(unreachable)?;
-        tcp.set_nodelay(true).map_err(unreachable)?;
         let verifier = Arc::new(ServerVerifier { expected, clock: clock.clone(), found: OnceLock::new() });
         let connector = tokio_rustls::TlsConnector::from(Arc::new(config(verifier.clone(), client)));
         let name = ServerName::try_from(address.host().to_owned()).expect("a ServerAddress has a valid host");

@@ -10,6 +10,7 @@ pub mod clock;
 pub mod commands;
 pub mod config;
 pub mod demo;
+mod dial;
 pub mod doctor;
 mod door;
 pub mod envoys;

@@ -3,6 +3,7 @@
 //! Connections are TLS 1.3 against the certificates of one file, which is read at each handshake, so that it may be
 //! replaced at any time. They are kept for a while, and driven by whoever calls: nothing is spawned here.
 
+mod dial;
 mod tls;
 
 use std::{
@@ -26,13 +27,12 @@ use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
     sync::{Semaphore, SemaphorePermit},
     time::timeout,
 };
 use zeroize::Zeroizing;
 
-use self::tls::Connector;
+use self::{dial::dial, tls::Connector};
 use crate::{
     Address, Addresses, Answer, IdentityFiles, Mount, Remedy, Reply, Request, Trouble,
     answer::judge,
@@ -279,10 +279,9 @@ impl Transport {
     /// With a configuration over TLS, without in the clear.
     async fn open(&self, address: &Address, config: Option<ClientConfig>) -> Result<Connection, Trouble> {
         let unreachable = |reason: String| Trouble::Unreachable { address: address.clone(), reason };
-        let tcp = TcpStream::connect((address.host(), address.port()))
+        let tcp = dial(address.host(), address.port(), self.settings.timeout)
             .await
             .map_err(|error| unreachable(error.to_string()))?;
-        tcp.set_nodelay(true).map_err(|error| unreachable(error.to_string()))?;
         let stream: Box<dyn Stream> = match config {
             Some(config) => Box::new(self.connector.connect(address, config, tcp).await?),
             None => Box::new(tcp),

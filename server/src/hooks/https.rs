@@ -1,7 +1,7 @@
 //! An address that is told, by one POST over TLS 1.3 on a connection of its own. Only the certificates that the
 //! configuration names vouch for it; a redirect is not followed.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, ensure};
 use bytes::Bytes;
@@ -12,10 +12,10 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, RootCertStore, client::Resumption};
 use rustls_pki_types::{CertificateDer, ServerName};
-use tokio::{fs::File, io::AsyncReadExt, net::TcpStream};
+use tokio::{fs::File, io::AsyncReadExt};
 use tokio_rustls::TlsConnector;
 
-use crate::tls;
+use crate::{dial::dial, tls};
 
 /// The largest file of certificates.
 const MAX_CA_FILE: u64 = 4 << 20;
@@ -23,17 +23,18 @@ const MAX_CA_FILE: u64 = 4 << 20;
 const MAX_ANSWER: usize = 16 << 10;
 
 /// Sends `json` to `url`, which a certificate in `ca_file` must vouch for. It was taken if the answer is a success.
+/// Whoever calls gives up after `limit`: of several addresses each gets its share of it.
 ///
 /// # Errors
 /// In words: no certificates, no connection, nobody we believe, or another answer. Path and query of `url` may hold
 /// what is nobody's business, and stand in none of them.
-pub(super) async fn post(url: &Uri, ca_file: &Path, json: Vec<u8>) -> Result<(), String> {
+pub(super) async fn post(url: &Uri, ca_file: &Path, json: Vec<u8>, limit: Duration) -> Result<(), String> {
     // Read each time: it may have been replaced since.
     let connector = connector(ca_file).await.map_err(|error| format!("{error:#}"))?;
     let (host, port) = (url.host().unwrap_or_default(), url.port_u16().unwrap_or(443));
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     let name = ServerName::try_from(bare.to_owned()).map_err(|_| format!("{host} is no name"))?;
-    let tcp = TcpStream::connect((bare, port)).await.map_err(|error| format!("connect: {error}"))?;
+    let tcp = dial(bare, port, limit).await.map_err(|error| format!("connect: {error}"))?;
     let tls = Box::pin(connector.connect(name, tcp)).await.map_err(|error| format!("TLS: {error}"))?;
     let http = |error: hyper::Error| format!("HTTP: {error}");
     let (mut sender, connection) = http1::handshake(TokioIo::new(tls)).await.map_err(http)?;

@@ -60,14 +60,13 @@ impl Teller {
     }
 
     async fn tell_now(&self, notice: &Notice, now: Timestamp) -> Result<(), String> {
-        let json = self.json(notice, now);
+        let (json, limit) = (self.json(notice, now), self.config.timeout);
         let told = async {
             match &self.config.target {
                 HookTarget::Command(words) => command::run(words, &json).await,
-                HookTarget::Url { url, ca_file } => https::post(url, ca_file, json).await,
+                HookTarget::Url { url, ca_file } => https::post(url, ca_file, json, limit).await,
             }
         };
-        let limit = self.config.timeout;
         let late = || Err(format!("not done within {}", format_duration(limit)));
         timeout(limit, Box::pin(told)).await.unwrap_or_else(|_| late())
     }

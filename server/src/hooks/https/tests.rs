@@ -72,7 +72,7 @@ async fn serve(issuer: &FakeIssuer, answer: &'static str) -> (u16, oneshot::Rece
 
 async fn tell(port: u16, ca_file: &Path) -> Result<(), String> {
     let url: Uri = format!("https://127.0.0.1:{port}/told?key=hidden").parse().unwrap();
-    post(&url, ca_file, b"{\"event\":\"test\"}".to_vec()).await
+    post(&url, ca_file, b"{\"event\":\"test\"}".to_vec(), Duration::from_secs(10)).await
 }
 
 const DONE: &str = "HTTP/1.1 204 No Content\r\n\r\n";
