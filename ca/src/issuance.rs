@@ -173,6 +173,7 @@ pub(crate) fn refusal_of(error: JournalError) -> IssueError {
         error @ (JournalError::SerialTaken(_)
         | JournalError::NoIntent(_)
         | JournalError::NoRequest(_)
+        | JournalError::NoIssuer(_)
         | JournalError::NotReserved { .. }
         | JournalError::Unavailable(_)) => IssueError::Unavailable(error.to_string()),
     }

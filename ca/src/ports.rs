@@ -9,7 +9,8 @@ use audit::Event;
 use certs::{Certificate, Profile, SecretKey, Serial, SerialStart, SpkiHash, Timestamp};
 use serde::{Deserialize, Serialize};
 use spiffe::{
-    AuthorityId, NodeId, Purpose, RecoveryRefusal, RequestId, Spend, SpiffeId, Tenant, TokenRefusal,
+    AuthorityId, IssuerName, NodeId, Purpose, RecoveryRefusal, RequestId, Spend, SpiffeId, Tenant,
+    TokenRefusal,
 };
 use thiserror::Error;
 
@@ -102,6 +103,9 @@ pub enum JournalError {
     /// No open request for a leaf of this key: never recorded, or it has its answer already.
     #[error("no open request for a leaf has key {0}")]
     NoRequest(SpkiHash),
+    /// Nobody of that name can be asked for leaves: it was removed meanwhile.
+    #[error("issuer {0} does not exist")]
+    NoIssuer(IssuerName),
     /// No list of that number was to come: never reserved, or it is kept already.
     #[error("number {number} is not reserved for a revocation list of authority {authority}")]
     NotReserved {

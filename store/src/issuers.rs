@@ -102,11 +102,16 @@ impl Change for Put {
 
 /// An issuer that was removed meanwhile is named by nobody.
 pub(crate) async fn must_exist(tx: &mut Tx<'_>, named: Option<&IssuerName>) -> Result<(), Fault<StoreError>> {
-    let Some(name) = named.filter(|name| !name.is_builtin()) else { return Ok(()) };
-    if VAULTS.version(tx, &tenant(), name.as_str()).await?.is_none() {
+    let Some(name) = named else { return Ok(()) };
+    if !exists(tx, name).await? {
         return Err(Fault::Refused(StoreError::NotFound { what: VAULTS.what, name: name.to_string() }));
     }
     Ok(())
+}
+
+/// Whether there is an issuer of that name that may be asked to sign for workloads or authorities of ours.
+pub(crate) async fn exists(tx: &mut Tx<'_>, name: &IssuerName) -> Result<bool, sqlx::Error> {
+    Ok(name.is_builtin() || VAULTS.version(tx, &tenant(), name.as_str()).await?.is_some())
 }
 
 /// In whose place it signs while that one rests, if in somebody's.

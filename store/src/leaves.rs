@@ -15,6 +15,7 @@ use sqlx::{Executor, Row, sqlite::SqliteRow};
 
 use crate::{
     Store,
+    issuers::exists,
     many::Many,
     rollback::refuse_while_found,
     row::{
@@ -60,6 +61,14 @@ impl Change for SetDefault {
     async fn carry_out(self, tx: &mut Tx<'_>) -> Result<(), Fault<JournalError>> {
         let Self(next, events) = self;
         refuse_while_found(tx, JournalError::Unavailable)?;
+        let before = sqlx::query(DEFAULT).fetch_optional(tx.sql()).await?;
+        let before = before.as_ref().map(read_default).transpose()?.unwrap_or_default();
+        // Whoever is named already could not be removed since; who is named anew may be gone.
+        for name in named_by(&next).filter(|name| !named_by(&before).any(|one| one == *name)) {
+            if !exists(tx, name).await? {
+                return Err(Fault::Refused(JournalError::NoIssuer(name.clone())));
+            }
+        }
         sqlx::query(
             "INSERT INTO default_issuer (only, value) VALUES (1, ?)
                  ON CONFLICT (only) DO UPDATE SET value = excluded.value",
@@ -80,11 +89,10 @@ pub(crate) async fn use_of(tx: &mut Tx<'_>, name: &str) -> Result<Option<String>
         return Ok(Some("its root stands in the bundle of workloads".to_owned()));
     }
     let default = sqlx::query(DEFAULT).fetch_optional(tx.sql()).await?;
-    if let Some(default) = default.as_ref().map(read_default).transpose()? {
-        let to = default.migration.as_ref().map(|migration| migration.to.as_str());
-        if default.current.as_str() == name || to == Some(name) {
-            return Ok(Some("it signs the leaves of workloads, or is about to".to_owned()));
-        }
+    if let Some(default) = default.as_ref().map(read_default).transpose()?
+        && named_by(&default).any(|one| one.as_str() == name)
+    {
+        return Ok(Some("it signs the leaves of workloads, or is about to".to_owned()));
     }
     let named = sqlx::query("SELECT node FROM bindings WHERE issuer = ? ORDER BY node LIMIT 1")
         .bind(name)
@@ -92,6 +100,12 @@ pub(crate) async fn use_of(tx: &mut Tx<'_>, name: &str) -> Result<Option<String>
         .await?;
     let Some(row) = named else { return Ok(None) };
     Ok(Some(format!("the binding of node {} names it", row.try_get::<String, _>("node")?)))
+}
+
+/// Who signs leaves, and who is about to.
+fn named_by(default: &DefaultIssuer) -> impl Iterator<Item = &IssuerName> {
+    let to = default.migration.as_ref().map(|migration| &migration.to);
+    [&default.current].into_iter().chain(to)
 }
 
 const DEFAULT: &str = "SELECT value FROM default_issuer";

@@ -327,7 +327,11 @@ impl Keeper {
                     Err(error) => {
                         tracing::warn!(%error, "who signs the leaves of workloads was not changed, it is tried again");
                         if self.begun.as_ref().is_some_and(|begun| !begun.is_kept) {
-                            self.answer(Err(MigrateError::Failed(error.to_string())));
+                            let why = match error {
+                                JournalError::NoIssuer(name) => MigrateError::NotFound(name),
+                                other => MigrateError::Failed(other.to_string()),
+                            };
+                            self.answer(Err(why));
                         }
                         migration::Event::KeepFailed
                     }

@@ -3,7 +3,7 @@
 use api::ports::{
     Earlier, Issuer, IssuerStore, KeptIssuer, MAX_ISSUERS, NodeStore, StoreError, VaultLogin, VaultSettings,
 };
-use ca::ports::{AuthorityState, DefaultIssuer, LeafIssuer, LeafStore, Source};
+use ca::ports::{AuthorityState, DefaultIssuer, JournalError, LeafIssuer, LeafStore, Migration, Source};
 use certs::{Certificate, SecretBytes};
 use fixtures::TestAuthority;
 use spiffe::IssuerName;
@@ -239,4 +239,33 @@ async fn whoever_signed_leaves_before_there_was_a_default_is_the_default() {
             .unwrap();
         assert_eq!(usize::try_from(count).unwrap(), rows.len());
     }
+}
+
+#[tokio::test]
+async fn leaves_do_not_move_to_an_issuer_that_was_removed_meanwhile() {
+    let world = World::new().await;
+    put(&world.store, kept("corp", "first"), 0).await.unwrap();
+    let name = IssuerName::parse("corp").unwrap();
+    let set = async |next: DefaultIssuer| {
+        world.store.set_default_issuer(next, vec![event(Action::IssuerSet, "corp")]).await
+    };
+    let migration = || Migration {
+        to: name.clone(),
+        stages: vec![100],
+        stage: 0,
+        since: now(),
+        hold: std::time::Duration::ZERO,
+        stopped: None,
+        is_hurried: false,
+    };
+    let moving = || DefaultIssuer { migration: Some(migration()), ..DefaultIssuer::default() };
+    let moved = || DefaultIssuer { current: name.clone(), ..DefaultIssuer::default() };
+    for next in [moving(), moved(), DefaultIssuer::default()] {
+        set(next).await.unwrap();
+    }
+    world.store.remove_issuer(&name, event(Action::IssuerRemove, "corp")).await.unwrap();
+    for next in [moving(), moved()] {
+        assert_eq!(set(next).await, Err(JournalError::NoIssuer(name.clone())));
+    }
+    assert_eq!(world.store.default_issuer().await.unwrap(), DefaultIssuer::default());
 }
