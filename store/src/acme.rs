@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use spiffe::{IssuerName, Tenant};
 
 use crate::{
-    Store, Topic,
+    Store, Topic, edges,
     issuers::VAULTS,
     kept::{Found, Shelf},
     keyring::Class,
@@ -78,6 +78,11 @@ impl Change for Remove {
     async fn carry_out(self, tx: &mut Tx<'_>) -> Result<(), Fault<StoreError>> {
         let (tenant, id) = (tenant(), self.0.to_string());
         ACME.expect(tx, &tenant, &id, self.1).await?;
+        // One may have been added since somebody looked.
+        if let Some(edge) = edges::first_of(tx, &self.0).await? {
+            let why = format!("it is asked for the certificate of edge {edge}");
+            return Err(Fault::Refused(StoreError::InUse { what: ACME.what, name: id, why }));
+        }
         ACME.remove(tx, &tenant, &id, self.2).await
     }
 }

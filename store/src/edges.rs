@@ -9,10 +9,11 @@ use async_trait::async_trait;
 use audit::Event;
 use certs::{Certificate, Chain, SecretBytes, Timestamp, certificates_from_pem};
 use serde::{Deserialize, Serialize};
-use spiffe::{EdgeName, Tenant};
+use spiffe::{EdgeName, IssuerName, Tenant};
 
 use crate::{
     Store, Topic,
+    acme::ACME,
     kept::{Found, Shelf},
     keyring::Class,
     writer::{Change, Fault, Tx},
@@ -104,11 +105,32 @@ impl Change for Put {
         let Self { kept, expected, event } = self;
         let (tenant, id) = (kept.edge.tenant.to_string(), kept.edge.name.to_string());
         SHELF.expect(tx, &tenant, &id, Some(expected)).await?;
+        let issuer = &kept.edge.settings.issuer;
+        // It may have been removed while the edge was judged. Of one that is there already it cannot be.
+        if expected == 0 && ACME.version(tx, Tenant::default().as_str(), issuer.as_str()).await?.is_none() {
+            let missing = StoreError::NotFound { what: ACME.what, name: issuer.to_string() };
+            return Err(Fault::Refused(missing));
+        }
         let header = Header::of(&kept.edge, &kept.work);
         measure(&kept, &header).map_err(Fault::Refused)?;
         let keys = SecretBytes::join([kept.key.as_ref(), kept.next_key.as_ref(), kept.dns_key.as_ref()]);
         Ok(SHELF.put(tx, &tenant, &id, &header, &keys, event).await?)
     }
+}
+
+/// The first edge of any tenant whose certificate this issuer is asked for, of those that open.
+pub(crate) async fn first_of(tx: &mut Tx<'_>, issuer: &IssuerName) -> Result<Option<String>, sqlx::Error> {
+    for tenant in SHELF.tenants(tx).await? {
+        let names_it = |header: &[u8]| {
+            let header: Option<Header> = serde_json::from_slice(header).ok();
+            header.is_some_and(|header| header.settings.issuer == *issuer)
+        };
+        let headers = SHELF.headers(tx, &tenant).await?;
+        if let Some((name, _)) = headers.into_iter().find(|(_, header)| names_it(header)) {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
 }
 
 struct Remove(Tenant, EdgeName, Event);

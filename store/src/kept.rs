@@ -59,6 +59,17 @@ impl Shelf {
         found.map(|row| unsigned(&row, "version")).transpose()
     }
 
+    /// Whoever has any.
+    pub(crate) async fn tenants(&self, tx: &mut Tx<'_>) -> Result<Vec<String>, sqlx::Error> {
+        let rows =
+            sqlx::query("SELECT DISTINCT tenant FROM sealed WHERE class = ? AND kind = ? ORDER BY tenant")
+                .bind(self.class.word())
+                .bind(self.kind)
+                .fetch_all(tx.sql())
+                .await?;
+        rows.iter().map(|row| row.try_get("tenant")).collect()
+    }
+
     /// What stands in each of a tenant's before its secret, by name. One that does not open is left out.
     pub(crate) async fn headers(
         &self,

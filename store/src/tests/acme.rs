@@ -13,7 +13,7 @@ fn bytes(text: &str) -> SecretBytes {
     SecretBytes::new(Zeroizing::new(text.as_bytes().to_vec()))
 }
 
-fn kept(name: &str, key: &str, next: Option<&str>, external: Option<&str>) -> KeptAcme {
+pub(super) fn kept(name: &str, key: &str, next: Option<&str>, external: Option<&str>) -> KeptAcme {
     let acme = AcmeSettings {
         directory: "https://acme.example/directory".into(),
         ca_file: "/etc/ssl/roots.pem".into(),

@@ -1,15 +1,15 @@
 //! Edges in the store.
 
 use api::ports::{
-    DnsPublisher, Edge, EdgeCertificate, EdgeChallenge, EdgeSettings, EdgeStore, EdgeWork, KeptEdge,
-    MAX_EDGE_TEXT, MAX_EDGES, StoreError,
+    AcmeStore, DnsPublisher, Edge, EdgeCertificate, EdgeChallenge, EdgeSettings, EdgeStore, EdgeWork,
+    KeptEdge, MAX_EDGE_TEXT, MAX_EDGES, StoreError,
 };
 use certs::{Certificate, Chain, SecretBytes};
 use fixtures::TestAuthority;
 use spiffe::{EdgeName, IssuerName, Namespace, Tenant};
 use sqlx::Connection;
 
-use super::{promises::meddle, *};
+use super::{acme, promises::meddle, *};
 
 fn secret(text: &str) -> Option<SecretBytes> {
     Some(SecretBytes::new(Zeroizing::new(text.as_bytes().to_vec())))
@@ -39,6 +39,14 @@ fn kept(tenant: &str, name: &str) -> KeptEdge {
     KeptEdge { edge, key: None, next_key: None, dns_key: None, work: EdgeWork::default() }
 }
 
+/// A store with the issuer that edges name.
+async fn with_issuer() -> World {
+    let world = World::new().await;
+    let issuer = acme::kept("public", "key", None, None);
+    world.store.put_acme_issuer(issuer, 0, event(Action::IssuerSet, "public")).await.unwrap();
+    world
+}
+
 async fn put(store: &Store, edge: KeptEdge, expected: u64) -> Result<u64, StoreError> {
     store.put_edge(edge, expected, event(Action::EdgeSet, "edge")).await
 }
@@ -49,7 +57,7 @@ fn text(secret: Option<&SecretBytes>) -> Option<&str> {
 
 #[tokio::test]
 async fn edge_outlives_the_process_with_its_keys_and_work_and_versions_are_insisted_on() {
-    let world = World::new().await;
+    let world = with_issuer().await;
     let mut changes = world.store.changes(Topic::Edges);
     assert_eq!(put(&world.store, kept("default", "api.example.com"), 0).await.unwrap(), 1);
     assert!(changes.has_changed().unwrap(), "whoever obtains certificates hears of it");
@@ -107,7 +115,7 @@ async fn edge_outlives_the_process_with_its_keys_and_work_and_versions_are_insis
 
 #[tokio::test]
 async fn one_damaged_edge_is_left_out_and_no_key_is_shown_under_another_name() {
-    let world = World::new().await;
+    let world = with_issuer().await;
     for name in ["a", "b", "c"] {
         put(&world.store, kept("default", name), 0).await.unwrap();
     }
@@ -136,7 +144,7 @@ async fn one_damaged_edge_is_left_out_and_no_key_is_shown_under_another_name() {
 
 #[tokio::test]
 async fn what_servers_write_and_how_many_edges_there_are_is_bounded() {
-    let world = World::new().await;
+    let world = with_issuer().await;
     let mut long = kept("default", "long");
     long.work.order = Some("x".repeat(MAX_EDGE_TEXT));
     put(&world.store, long, 0).await.unwrap();
@@ -160,7 +168,7 @@ async fn what_servers_write_and_how_many_edges_there_are_is_bounded() {
 
 #[tokio::test]
 async fn keys_of_edges_follow_the_data_key_and_stand_nowhere_in_clear() {
-    let world = World::new().await;
+    let world = with_issuer().await;
     let planted = "planted-private-key-of-an-edge";
     for number in 0..3 {
         let mut one = kept("default", &format!("e{number}"));
@@ -184,4 +192,24 @@ async fn keys_of_edges_follow_the_data_key_and_stand_nowhere_in_clear() {
     let all = world.store.edges().await.unwrap();
     assert_eq!(all.len(), 3);
     assert!(all.iter().all(|one| text(one.key.as_ref()) == Some(planted) && one.next_key.is_none()));
+}
+
+#[tokio::test]
+async fn an_edge_and_its_issuer_come_and_go_in_order() {
+    let world = with_issuer().await;
+    let name = IssuerName::parse("public").unwrap();
+    let remove = async |expected: Option<u64>| {
+        world.store.remove_acme_issuer(&name, expected, event(Action::IssuerRemove, "public")).await
+    };
+    put(&world.store, kept("other", "api.example.com"), 0).await.unwrap();
+    for expected in [Some(1), None] {
+        let used = remove(expected).await.unwrap_err().to_string();
+        let why = "issuer public is in use: it is asked for the certificate of edge api.example.com";
+        assert_eq!(used, why, "whoever's it is");
+    }
+    let (tenant, edge) = (Tenant::parse("other").unwrap(), EdgeName::parse("api.example.com").unwrap());
+    world.store.remove_edge(&tenant, &edge, event(Action::EdgeRemove, "api.example.com")).await.unwrap();
+    remove(Some(1)).await.unwrap();
+    let missing = put(&world.store, kept("default", "api.example.com"), 0).await.unwrap_err();
+    assert_eq!(missing.to_string(), "issuer public does not exist");
 }
