@@ -5,9 +5,11 @@ use std::time::Duration;
 /// The numbers that bound a stream. The defaults are the documented ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Names that one stream may want, over all types (xds.md 80, 148).
+    /// Names that one stream may want, over all types (xds.md 80, 148). So many may stand in one list of a request,
+    /// and so many that were left may wait for their answer; known versions may be as many more as there are
+    /// resources.
     pub names_per_stream: usize,
-    /// Bytes of one name.
+    /// Bytes of one name, type URL or known version.
     pub name_bytes: usize,
     /// Where a delta response is cut (xds.md 127).
     pub delta_bytes: usize,

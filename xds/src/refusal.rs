@@ -79,7 +79,7 @@ pub enum Refusal {
     /// What this node may have is not known yet.
     #[error("no snapshot of this node exists yet")]
     NotReady,
-    /// More names than a stream may have.
+    /// More names than a stream, or one list of a request, may have.
     #[error("{count} names on one stream, at most {limit} are allowed")]
     TooManyNames {
         /// How many.
@@ -87,7 +87,7 @@ pub enum Refusal {
         /// How many are allowed.
         limit: usize,
     },
-    /// A name or type URL that is too long.
+    /// A name, type URL or known version that is too long.
     #[error("a name of {bytes} bytes, at most {limit} are allowed")]
     LongName {
         /// How long.

@@ -10,7 +10,11 @@
 mod drain_time;
 mod order;
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use proto::envoy::{
     config::core::v3::{Node, node::UserAgentVersionType},
@@ -305,7 +309,7 @@ impl Session {
         actions: &mut Vec<Action>,
     ) -> Result<(), Refusal> {
         self.check_node(request.node.as_ref())?;
-        self.check_names(&request.resource_names)?;
+        self.check_list(request.resource_names.iter(), self.limits.names_per_stream)?;
         let Some(type_url) = self.check_type(&request.type_url)? else {
             actions.push(Action::Note(Note::UnknownType));
             return Ok(());
@@ -323,8 +327,11 @@ impl Session {
         actions: &mut Vec<Action>,
     ) -> Result<(), Refusal> {
         self.check_node(request.node.as_ref())?;
-        self.check_names(&request.resource_names_subscribe)?;
-        let Some(type_url) = self.check_type(&request.type_url)? else {
+        self.check_list(request.resource_names_subscribe.iter(), self.limits.names_per_stream)?;
+        self.check_list(request.resource_names_unsubscribe.iter(), self.limits.names_per_stream)?;
+        let type_url = self.check_type(&request.type_url)?;
+        self.check_known(type_url, &request.initial_resource_versions)?;
+        let Some(type_url) = type_url else {
             actions.push(Action::Note(Note::UnknownType));
             self.stray(request.type_url, request.resource_names_subscribe);
             return Ok(());
@@ -372,9 +379,11 @@ impl Session {
         change: NamesChange,
         actions: &mut Vec<Action>,
     ) -> Result<(), Refusal> {
-        let count: usize = self.subscriptions.iter().map(Subscription::name_count).sum();
-        if count > self.limits.names_per_stream {
-            return Err(Refusal::TooManyNames { count, limit: self.limits.names_per_stream });
+        let limit = self.limits.names_per_stream;
+        let wanted: usize = self.subscriptions.iter().map(Subscription::name_count).sum();
+        let leaving: usize = self.subscriptions.iter().map(Subscription::leaving_count).sum();
+        if let Some(count) = [wanted, leaving].into_iter().find(|count| *count > limit) {
+            return Err(Refusal::TooManyNames { count, limit });
         }
         if change.drops() {
             actions.push(Action::Dropped(type_url));
@@ -389,18 +398,34 @@ impl Session {
 
     /// A type that is not served: delta is told that the names do not exist, and nothing is kept (xds.md 7, R3).
     fn stray(&mut self, type_url: String, names: Vec<String>) {
-        if !names.is_empty() && self.strays.len() < MAX_STRAYS {
+        let waiting: usize = self.strays.iter().map(|(_, names)| names.len()).sum();
+        let has_room =
+            self.strays.len() < MAX_STRAYS && waiting + names.len() <= self.limits.names_per_stream;
+        if !names.is_empty() && has_room {
             self.strays.push_back((type_url.into(), names.into_iter().map(Into::into).collect()));
         }
     }
 
-    fn check_names(&self, names: &[String]) -> Result<(), Refusal> {
-        let limit = self.limits.name_bytes;
-        match names.iter().find(|name| name.len() > limit) {
-            Some(name) => Err(Refusal::LongName { bytes: name.len(), limit }),
-            None if names.len() > self.limits.names_per_stream => {
-                Err(Refusal::TooManyNames { count: names.len(), limit: self.limits.names_per_stream })
-            }
+    /// What a client holds from before may be all that there is, and as much that is gone as it could want by name.
+    fn check_known(&self, type_url: Option<TypeUrl>, known: &HashMap<String, String>) -> Result<(), Refusal> {
+        let offered = type_url.map_or(0, |type_url| self.subscriptions[type_url as usize].offer_count());
+        let limit = self.limits.names_per_stream + offered;
+        self.check_list(known.keys(), limit)?;
+        self.check_list(known.values(), limit)
+    }
+
+    /// Each list of a request is bounded by itself: a client may leave all that it wants for as much else at once.
+    fn check_list<'a>(
+        &self,
+        mut names: impl ExactSizeIterator<Item = &'a String>,
+        limit: usize,
+    ) -> Result<(), Refusal> {
+        let (count, longest) = (names.len(), self.limits.name_bytes);
+        if count > limit {
+            return Err(Refusal::TooManyNames { count, limit });
+        }
+        match names.find(|name| name.len() > longest) {
+            Some(name) => Err(Refusal::LongName { bytes: name.len(), limit: longest }),
             None => Ok(()),
         }
     }

@@ -166,6 +166,9 @@ pub(crate) struct Subscription {
     /// As sent, acknowledged or not; without what was refused.
     held: OrdMap<Arc<str>, Arc<Resource>>,
     due: BTreeMap<Arc<str>, Why>,
+    /// Those of them that the client named, and wants by its wildcard only now, and that the view does not have: what
+    /// bounds `due` beside the names that are wanted and the view.
+    leaving: BTreeSet<Arc<str>>,
     /// An answer is due even if it is empty (xds.md 30, 61).
     answer_due: bool,
     queue: VecDeque<Arc<Resource>>,
@@ -195,6 +198,7 @@ impl Subscription {
             seen,
             held: OrdMap::new(),
             due: BTreeMap::new(),
+            leaving: BTreeSet::new(),
             answer_due: false,
             queue: VecDeque::new(),
             removals: Vec::new(),
@@ -296,7 +300,14 @@ impl Subscription {
             }
         }
         for name in &change.asked {
+            self.leaving.remove(name);
             self.due.insert(name.clone(), Why::Asked);
+        }
+        // What the client never wanted by name and cannot have is ignored (xds.md 53), or its names would pile up here.
+        for name in &change.strange {
+            if self.held.contains_key(name) || matches!(self.seen.offer(name), Offer::Held(_)) {
+                self.due.insert(name.clone(), Why::Asked);
+            }
         }
     }
 
@@ -308,6 +319,7 @@ impl Subscription {
             self.parked = only(&self.parked, names);
             self.unacked = only(&self.unacked, names);
             self.due.retain(|name, _| explicit(name));
+            self.leaving.clear();
             self.unanswered.retain(explicit);
             self.recalled.retain(explicit);
             self.withdrawn.retain(|name, _| explicit(name));
@@ -318,7 +330,21 @@ impl Subscription {
                 self.forget_name(name);
                 self.due.remove(name);
                 self.unanswered.remove(name);
+            } else {
+                self.leave(name);
             }
+        }
+    }
+
+    /// The client cannot know whether the wildcard covers the name that it leaves, so it is told (xds.md 54); state of
+    /// the world has no words for that.
+    fn leave(&mut self, name: &Arc<str>) {
+        if self.delta {
+            self.due.insert(name.clone(), Why::Asked);
+        }
+        let has = matches!(self.seen.offer(name), Offer::Held(_));
+        if !has && self.due.contains_key(name) {
+            self.leaving.insert(name.clone());
         }
     }
 
@@ -467,9 +493,19 @@ impl Subscription {
         self.names.started()
     }
 
-    /// How many names it remembers.
+    /// How many names are wanted by name.
     pub(crate) fn name_count(&self) -> usize {
         self.names.explicit().len()
+    }
+
+    /// How many names that were wanted by name it still remembers, to answer that they are wanted no longer.
+    pub(crate) fn leaving_count(&self) -> usize {
+        self.leaving.len()
+    }
+
+    /// How many resources there are that the client may know.
+    pub(crate) fn offer_count(&self) -> usize {
+        self.seen.len()
     }
 
     /// Whether something waits to be sent.
@@ -522,6 +558,16 @@ impl Subscription {
             refused: self.parked.clone(),
             missing: self.names.explicit().iter().take(256).filter(is_missing).cloned().collect(),
         }
+    }
+}
+
+#[cfg(test)]
+impl Subscription {
+    /// Every name that waits for something.
+    pub(crate) fn waiting(&self) -> BTreeSet<Arc<str>> {
+        assert!(self.leaving.iter().all(|name| self.due.contains_key(name) && !self.names.is_explicit(name)));
+        let sets = [&self.unanswered, &self.recalled, &self.leaving].into_iter().flatten();
+        sets.chain(self.due.keys()).chain(self.withdrawn.keys()).chain(&self.removals).cloned().collect()
     }
 }
 

@@ -122,6 +122,7 @@ impl Subscription {
     }
 
     fn decide(&mut self, name: Arc<str>, why: Why) {
+        self.leaving.remove(&name);
         if !self.names.covers(&name) {
             return;
         }
@@ -208,6 +209,7 @@ impl Subscription {
             return None;
         }
         self.due.clear();
+        self.leaving.clear();
         self.answer_due = false;
         let mut set = self.target_set();
         self.keep_withdrawn(&mut set);

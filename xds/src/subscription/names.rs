@@ -1,7 +1,10 @@
 //! Which names a stream wants of one type: the rules of the xDS protocol page, "How the client specifies what
 //! resources to return".
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+};
 
 use crate::TypeUrl;
 
@@ -28,6 +31,8 @@ pub(crate) struct NamesChange {
     pub(crate) added: Vec<Arc<str>>,
     /// Names that were explicit and are no longer.
     pub(crate) dropped: Vec<Arc<str>>,
+    /// Names that were to be dropped beside a wildcard and never were explicit.
+    pub(super) strange: Vec<Arc<str>>,
     /// All must be answered.
     pub(super) wildcard_asked: bool,
     /// The wildcard ended.
@@ -136,18 +141,17 @@ impl Names {
             change.wildcard_dropped = std::mem::take(&mut self.wildcard);
             change.wildcard_asked = false;
         }
+        // Once, not for each name: a stranger says how many there are on both sides.
+        let left: HashSet<&str> = unsubscribe.iter().map(String::as_str).collect();
+        change.asked.retain(|asked| !left.contains(&**asked));
         for name in unsubscribe {
             if self.is_all(&name) {
                 continue;
             }
-            let known = self.explicit.take(name.as_str());
-            change.asked.retain(|asked| **asked != *name);
-            if let Some(known) = &known {
-                change.dropped.push(known.clone());
-            }
-            if self.wildcard {
-                // The client cannot know whether the wildcard covers it: say so (xds.md 54).
-                change.asked.push(name.into());
+            match self.explicit.take(name.as_str()) {
+                Some(known) => change.dropped.push(known),
+                None if self.wildcard => change.strange.push(name.into()),
+                None => {}
             }
         }
         change
@@ -218,16 +222,19 @@ mod tests {
         assert!(!names.covers("default") && names.is_explicit("*"));
     }
 
-    /// xds.md 53, 54.
+    /// xds.md 53.
     #[test]
-    fn leaving_a_name_is_answered_only_beside_a_wildcard() {
+    fn a_name_that_is_left_is_told_from_one_that_never_was_wanted() {
         let mut names = Names::new(TypeUrl::Cluster);
         names.adjust(owned(&["*", "A"]), vec![]);
-        assert_eq!(names.adjust(vec![], owned(&["A"])).asked, vec![Arc::from("A")]);
+        let change = names.adjust(owned(&["B", "C"]), owned(&["A", "B", "unknown"]));
+        assert_eq!(change.asked, vec![Arc::from("C")]);
+        assert_eq!(change.dropped, vec![Arc::from("A"), Arc::from("B")]);
+        assert_eq!(change.strange, vec![Arc::from("unknown")]);
         let mut names = Names::new(TypeUrl::Endpoints);
         names.adjust(owned(&["A"]), vec![]);
         let change = names.adjust(vec![], owned(&["A", "unknown"]));
-        assert_eq!(change.asked, Vec::<Arc<str>>::new());
+        assert_eq!((change.asked, change.strange), (vec![], vec![]));
         assert_eq!(change.dropped, vec![Arc::from("A")]);
     }
 }

@@ -43,6 +43,14 @@ impl Source {
         }
     }
 
+    /// How many names something is known of.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Public(map) => map.len(),
+            Self::Secrets(view) => view.len(),
+        }
+    }
+
     /// All there is, shared, where that can be had at no cost.
     pub(super) fn all(&self) -> Option<&OrdMap<Arc<str>, Arc<Resource>>> {
         match self {

@@ -119,6 +119,132 @@ fn names_are_bounded_in_length_and_number() {
     world.change(E, &names, &[]);
     let refused = world.change(R, &names, &[]);
     assert_eq!(refused, ["refused: 12000 names on one stream, at most 10000 are allowed"]);
+    let mut world = World::open(false, Snapshot::default());
+    let refused = world.want(E, &numbers(0..10_001).each());
+    assert_eq!(refused, ["refused: 10001 names on one stream, at most 10000 are allowed"]);
+}
+
+/// Owned names, and the same borrowed.
+struct Numbers(Vec<String>);
+
+fn numbers(range: std::ops::Range<usize>) -> Numbers {
+    Numbers(range.map(|n| n.to_string()).collect())
+}
+
+impl Numbers {
+    fn each(&self) -> Vec<&str> {
+        self.0.iter().map(String::as_str).collect()
+    }
+}
+
+#[test]
+fn every_list_of_a_request_is_bounded_in_length_and_number() {
+    let (many, most, long) = (numbers(0..400_000), numbers(0..10_000), "n".repeat(2049));
+    let (many, most, version) = (many.each(), most.each(), Version::of(b"1"));
+    let check = |subscribe: &[&str], unsubscribe: &[&str], known: &[(&str, &Version)], expected: &[&str]| {
+        for type_url in [C, E] {
+            let mut world =
+                World::open(true, view(&[resource(C, "a", "1", &[]), resource(E, "a", "1", &[])]));
+            world.change(type_url, &["*"], &[]);
+            world.session.is_writable = false;
+            assert_eq!(world.change_with(type_url, subscribe, unsubscribe, known, "", None), expected);
+        }
+    };
+    check(&most, &most, &[], &NOTHING);
+    check(&most, &many, &[], &["refused: 400000 names on one stream, at most 10000 are allowed"]);
+    check(&[], &many[..10_001], &[], &["refused: 10001 names on one stream, at most 10000 are allowed"]);
+    check(&[], &[&long], &[], &["refused: a name of 2049 bytes, at most 2048 are allowed"]);
+    let known: Vec<_> = many[..10_002].iter().map(|name| (*name, &version)).collect();
+    check(&[], &[], &known[1..], &NOTHING);
+    check(&[], &[], &known, &["refused: 10002 names on one stream, at most 10001 are allowed"]);
+    check(&[], &[], &[(&long, &version)], &["refused: a name of 2049 bytes, at most 2048 are allowed"]);
+    let request = DeltaDiscoveryRequest {
+        node: node(),
+        type_url: C.as_str().to_owned(),
+        initial_resource_versions: [("a".to_owned(), long)].into(),
+        ..Default::default()
+    };
+    let mut world = World::open(true, Snapshot::default());
+    let refused = world.step(Event::Delta(Box::new(request)));
+    assert_eq!(refused, ["refused: a name of 2049 bytes, at most 2048 are allowed"]);
+}
+
+/// A client may leave all that it wants for as much else, in one message.
+#[test]
+fn all_names_may_change_at_once() {
+    let (old, new) = (numbers(0..10_000), numbers(10_000..20_000));
+    let mut world = World::open(true, view(&[resource(E, "15000", "1", &[])]));
+    world.change(E, &old.each(), &[]);
+    world.ack(E, &[]);
+    let written = world.change(E, &new.each(), &old.each());
+    assert!(written.len() == 1 && written[0].starts_with("EDS 15000=1 -10000 -10001 "));
+}
+
+/// xds.md 53, 54.
+#[test]
+fn names_that_are_left_beside_a_wildcard_do_not_pile_up() {
+    let waiting = |world: &World| {
+        let subscriptions = world.session.subscriptions.iter();
+        subscriptions.map(|subscription| subscription.waiting().len()).sum::<usize>()
+    };
+    let mut world = World::open(true, view(&[resource(C, "a", "1", &[])]));
+    world.change(C, &["*"], &[]);
+    world.session.is_writable = false;
+    for round in 0..5 {
+        assert_eq!(world.change(C, &[], &numbers(round * 6000..(round + 1) * 6000).each()), NOTHING);
+        assert_eq!(waiting(&world), 0, "they never were wanted, and there are none");
+    }
+    for round in 0..100 {
+        let names = numbers(round * 100..(round + 1) * 100);
+        assert_eq!(world.change(C, &names.each(), &[]), NOTHING);
+        assert_eq!(world.change(C, &[], &names.each()), NOTHING);
+    }
+    assert_eq!(waiting(&world), 10_000);
+    assert_eq!(world.change(C, &["0"], &[]), NOTHING);
+    assert_eq!(world.change(C, &["10000"], &["10000"]), NOTHING, "0 is wanted again, and does not count");
+    let refused = world.change(C, &[], &["0"]);
+    assert_eq!(refused, ["refused: 10001 names on one stream, at most 10000 are allowed"]);
+
+    let mut world = World::open(false, Snapshot::default());
+    world.session.is_writable = false;
+    for round in 0..3 {
+        let names = numbers(round * 6000..(round + 1) * 6000);
+        let written = world.want(E, &[&["*"][..], &names.each()].concat());
+        match round {
+            0 | 1 => assert_eq!(written, NOTHING),
+            _ => assert_eq!(written, ["refused: 12000 names on one stream, at most 10000 are allowed"]),
+        }
+    }
+}
+
+/// What is answered is forgotten, so that a client which reads may leave names for ever.
+#[test]
+fn names_that_are_left_count_until_they_are_answered() {
+    let mut world = World::open(true, view(&[resource(C, "a", "1", &[])]));
+    world.change(C, &["*"], &[]);
+    for round in 0..5 {
+        world.ack(C, &[]);
+        let names = numbers(round * 6000..(round + 1) * 6000);
+        assert_eq!(world.change(C, &names.each(), &names.each())[0].split(' ').count(), 6001);
+    }
+}
+
+/// xds.md 7.
+#[test]
+fn names_of_unknown_types_are_bounded_together() {
+    let mut world = World::open(true, Snapshot::default());
+    world.session.is_writable = false;
+    let names = numbers(0..4000);
+    for _ in 0..5 {
+        let request = DeltaDiscoveryRequest {
+            node: node(),
+            type_url: "type.googleapis.com/of.Nobody".to_owned(),
+            resource_names_subscribe: names.0.clone(),
+            ..Default::default()
+        };
+        world.step(Event::Delta(Box::new(request)));
+    }
+    assert_eq!(world.session.strays.len(), 2);
 }
 
 /// xds.md 149.

@@ -63,13 +63,19 @@ fn a_missing_name_is_answered_and_remembered() {
     assert_eq!(world.publish(&[resource(E, "a", "1", &[])], &[]), ["EDS a=1"]);
 }
 
-/// xds.md 54.
+/// xds.md 53, 54.
 #[test]
 fn leaving_a_name_beside_the_wildcard_is_answered() {
     let mut world = clusters();
     world.change(C, &["*", "a", "none"], &[]);
     world.ack(C, &[]);
     assert_eq!(world.change(C, &[], &["a", "none"]), ["CDS a=1 -none"]);
+    world.ack(C, &[]);
+    assert_eq!(
+        world.change(C, &[], &["b", "none"]),
+        ["CDS b=1"],
+        "53: of what it never named, what there is"
+    );
 }
 
 /// xds.md 76, 77.

@@ -1,8 +1,9 @@
 //! A seeded random walk of a client and its stream: xds.md 164, 34, 69, 150.
 //!
 //! Whatever the interleaving of publications, requests, replies, refusals, stale nonces, reconnects, slow reading and
-//! time: at most one response of a type is un-acknowledged within the gate, a response has no name twice, and once
-//! all is quiet the client holds exactly what its view says.
+//! time: at most one response of a type is un-acknowledged within the gate, a response has no name twice, no name waits
+//! that the client did not want and the view does not have, and once all is quiet the client holds exactly what its
+//! view says.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -11,6 +12,8 @@ use super::*;
 const FULL: [TypeUrl; 2] = [C, L];
 const NAMED: [TypeUrl; 2] = [E, R];
 const NAMES: u64 = 5;
+/// Names that never exist, wanted beside a wildcard and left again.
+const STRANGERS: [&str; 3] = ["s0", "s1", "s2"];
 
 struct Dice(u64);
 
@@ -81,6 +84,11 @@ impl Walk {
                     | Action::Dropped(_)
                     | Action::Note(_) => {}
                 }
+            }
+            for waiting in self.session.subscriptions.iter().map(Subscription::waiting) {
+                let is_known = |name: &str| name.parse::<u64>().is_ok_and(|n| n < NAMES);
+                let strange = waiting.iter().find(|name| !is_known(name) && !STRANGERS.contains(&&***name));
+                assert_eq!(strange, None, "a name that nobody wanted waits");
             }
             if !sent || !self.is_reading {
                 return;
@@ -158,6 +166,10 @@ impl Walk {
             return self.ask(type_url, nonce, false);
         }
         let (subscribe, unsubscribe) = if leaves { (vec![], vec![name]) } else { (vec![name], vec![]) };
+        self.change(type_url, subscribe, unsubscribe);
+    }
+
+    fn change(&mut self, type_url: TypeUrl, subscribe: Vec<String>, unsubscribe: Vec<String>) {
         let request = DeltaDiscoveryRequest {
             node: self.node(),
             type_url: type_url.as_str().to_owned(),
@@ -166,6 +178,32 @@ impl Walk {
             ..Default::default()
         };
         self.step(Event::Delta(Box::new(request)));
+    }
+
+    /// Leaves many names at once that it does not want by name: of nothing, and of what the wildcard may cover. Beside
+    /// a wildcard it may want names that do not exist, before or in the same message.
+    fn leave_many(&mut self) {
+        let type_url = [C, E, L, R][self.dice.roll(4) as usize];
+        if !self.delta || !self.asked.contains(&type_url) {
+            return;
+        }
+        let is_wanted = |name: &String| self.wanted.get(&type_url).is_some_and(|names| names.contains(name));
+        let from = self.dice.roll(1 << 20) + NAMES;
+        let known = (0..NAMES).map(|n| n.to_string()).filter(|name| !is_wanted(name));
+        let mut left: Vec<String> = known.chain((from..from + 50).map(|n| n.to_string())).collect();
+        let mut wanted = Vec::new();
+        if FULL.contains(&type_url) {
+            let strangers = STRANGERS.map(str::to_owned);
+            match self.dice.roll(3) {
+                0 => left.extend(strangers),
+                1 => wanted.extend(strangers),
+                _ => {
+                    wanted.extend(strangers.clone());
+                    left.extend(strangers);
+                }
+            }
+        }
+        self.change(type_url, wanted, left);
     }
 
     /// Reads one response, applies it or refuses it, and says which.
@@ -266,7 +304,7 @@ impl Walk {
     }
 
     fn random_step(&mut self) {
-        match self.dice.roll(14) {
+        match self.dice.roll(15) {
             0..3 => self.publish(),
             3 => {
                 let type_url = FULL[self.dice.roll(2) as usize];
@@ -289,6 +327,7 @@ impl Walk {
                 self.is_reading = true;
                 self.step(Event::Writable);
             }
+            13 => self.leave_many(),
             _ if self.dice.roll(4) == 0 => self.reconnect(),
             _ => {}
         }
