@@ -232,6 +232,9 @@ pub trait NodeStore: Send + Sync {
     /// All tokens that are not older than a day past their end.
     async fn tokens(&self) -> Result<Vec<StoredToken>, StoreError>;
 
+    /// Those that can still be used at `now`: neither spent nor revoked, and not past their end.
+    async fn unused_tokens(&self, now: Timestamp) -> Result<Vec<StoredToken>, StoreError>;
+
     /// One token by its public half.
     async fn token(&self, id: &str) -> Result<Option<StoredToken>, StoreError>;
 

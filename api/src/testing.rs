@@ -26,9 +26,13 @@ pub use self::{
     still::{Still, StillRevoking, StillRotation},
 };
 
-use crate::ports::{
-    BlockStore, DocumentChange, DocumentFilter, DocumentStore, Expired, HookStore, NodeStore, PauseStore,
-    Recovered, RecoveryStore, RecoveryWindow, RevisionState, StoreError, StoredDocument, StoredToken, Told,
+use crate::{
+    calls::token_state,
+    ports::{
+        BlockStore, DocumentChange, DocumentFilter, DocumentStore, Expired, HookStore, NodeStore, PauseStore,
+        Recovered, RecoveryStore, RecoveryWindow, RevisionState, StoreError, StoredDocument, StoredToken,
+        Told,
+    },
 };
 
 pub use self::acme::{MemoryAcme, Mood, StillAcme};
@@ -325,6 +329,11 @@ impl NodeStore for MemoryStore {
 
     async fn tokens(&self) -> Result<Vec<StoredToken>, StoreError> {
         Ok(self.lock().tokens.values().cloned().collect())
+    }
+
+    async fn unused_tokens(&self, now: Timestamp) -> Result<Vec<StoredToken>, StoreError> {
+        let is_unused = |token: &&StoredToken| token_state(token, now) == "unused";
+        Ok(self.lock().tokens.values().filter(is_unused).cloned().collect())
     }
 
     async fn token(&self, id: &str) -> Result<Option<StoredToken>, StoreError> {

@@ -273,6 +273,16 @@ impl Store {
         rows.iter().map(read_token).collect()
     }
 
+    async fn load_unused_tokens(&self, now: Timestamp) -> Result<Vec<StoredToken>, sqlx::Error> {
+        let rows = sqlx::query(
+            "SELECT * FROM tokens WHERE spent IS NULL AND revoked IS NULL AND expires > ? ORDER BY created, id",
+        )
+        .bind(now.unix_millis())
+        .fetch_all(&mut *self.read().await?)
+        .await?;
+        rows.iter().map(read_token).collect()
+    }
+
     async fn load_token(&self, id: &str) -> Result<Option<StoredToken>, sqlx::Error> {
         let row = sqlx::query("SELECT * FROM tokens WHERE id = ?")
             .bind(id)
@@ -317,6 +327,10 @@ impl NodeStore for Store {
 
     async fn tokens(&self) -> Result<Vec<StoredToken>, StoreError> {
         self.load_tokens().await.map_err(unavailable)
+    }
+
+    async fn unused_tokens(&self, now: Timestamp) -> Result<Vec<StoredToken>, StoreError> {
+        self.load_unused_tokens(now).await.map_err(unavailable)
     }
 
     async fn token(&self, id: &str) -> Result<Option<StoredToken>, StoreError> {

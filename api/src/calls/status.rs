@@ -75,8 +75,8 @@ impl Calls {
     ) -> Result<wire::Stats, CallError> {
         let filter = DocumentFilter { tenant: Some(caller.tenant.clone()), ..DocumentFilter::default() };
         let newest = self.documents.newest(&filter).await?;
-        let unused = self.nodes.tokens().await?;
-        let unused = unused.iter().filter(|token| tokens::state(token, now) == "unused").count();
+        let unused = self.nodes.unused_tokens(now).await?;
+        let unused = unused.iter().filter(|token| token.tenant == caller.tenant).count();
         let mut stats = wire::Stats {
             configs: newest.len(),
             drafts: newest.iter().filter(|document| document.state == RevisionState::Draft).count(),

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::{Ending, ExpiryKind, ExpirySource, LeafFacts, LeafView};
 use crate::{
-    calls::{BRING_INTERMEDIATE, BRING_ROOT, CallError, token_state, unavailable, upstream_of_now, word},
+    calls::{BRING_INTERMEDIATE, BRING_ROOT, CallError, unavailable, upstream_of_now, word},
     ports::{IssuerStore, NodeStore},
     sources::{Edges, Revoking, Upstreams},
 };
@@ -160,9 +160,9 @@ pub struct TokenEndings(pub Arc<dyn NodeStore>);
 #[async_trait]
 impl ExpirySource for TokenEndings {
     async fn endings(&self, now: Timestamp) -> Result<Vec<Ending>, CallError> {
-        let tokens = self.0.tokens().await?;
-        let unused = tokens.into_iter().filter(|token| token_state(token, now) == "unused");
+        let unused = self.0.unused_tokens(now).await?;
         Ok(unused
+            .into_iter()
             .map(|token| Ending {
                 kind: ExpiryKind::Token,
                 name: token.id,

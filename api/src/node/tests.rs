@@ -62,6 +62,10 @@ impl NodeStore for Tokens {
         Ok(self.kept.lock().unwrap().values().cloned().collect())
     }
 
+    async fn unused_tokens(&self, _: Timestamp) -> Result<Vec<StoredToken>, StoreError> {
+        Err(StoreError::Unavailable("not asked for".to_owned()))
+    }
+
     async fn token(&self, id: &str) -> Result<Option<StoredToken>, StoreError> {
         Ok(self.kept.lock().unwrap().get(id).cloned())
     }

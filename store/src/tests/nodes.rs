@@ -2,8 +2,9 @@ use api::ports::{BlockStore, NodeStore, StoreError, StoredToken};
 use audit::{AuditFilter, AuditLog, AuditRow};
 use certs::SpkiHash;
 use spiffe::{Binding, BindingState, NodeId, SpiffeId};
+use sqlx::Executor;
 
-use super::*;
+use super::{promises::meddle, *};
 
 fn node(name: &str) -> NodeId {
     NodeId::parse(name).unwrap()
@@ -112,6 +113,22 @@ async fn tokens_are_listed_until_a_day_past_their_end() {
     let unknown = store.revoke_token("z", event(Action::TokenRevoke, "z")).await;
     assert!(matches!(unknown, Err(StoreError::NotFound { what: "token", .. })));
     assert_ne!(SpkiHash([1; 32]), SpkiHash([2; 32]));
+}
+
+#[tokio::test]
+async fn tokens_that_can_be_used_are_neither_spent_nor_revoked_nor_past_their_end() {
+    let world = World::new().await;
+    let store = &world.store;
+    let at = |secs: i64| Timestamp::from_unix_secs(now().unix_secs() + secs);
+    for (name, ends) in [("a", at(60)), ("b", at(0)), ("c", at(1)), ("d", at(60)), ("e", at(60))] {
+        let made = event(Action::ProxyEnroll, name);
+        store.enroll(&binding(name), &token(name, name, ends), false, made).await.unwrap();
+    }
+    store.revoke_token("d", event(Action::TokenRevoke, "d")).await.unwrap();
+    let spend = "UPDATE tokens SET spent = 1, spent_spki = zeroblob(32) WHERE id = 'e'";
+    meddle(&world.place).await.execute(spend).await.unwrap();
+    let unused = store.unused_tokens(now()).await.unwrap();
+    assert_eq!(unused.iter().map(|token| token.id.as_str()).collect::<Vec<_>>(), ["a", "c"]);
 }
 
 #[tokio::test]
