@@ -3,10 +3,11 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
 use audit::{Action as Done, Actor, Event as Row};
-use certs::{Clock, Timestamp};
+use certs::{Clock, Profile, Timestamp};
 use spiffe::{ActiveAuthority, AuthorityId, IssuerName, OutsideSigner, Signers, Trust};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -23,6 +24,9 @@ use crate::{
         AuthorityState, DefaultIssuer, Journal, JournalError, LeafIssuer, Leaves as Count, Migration, Source,
     },
 };
+
+/// How soon what could not be put on record is tried again.
+const RECORD_AGAIN: Duration = Duration::from_secs(2);
 
 pub(super) struct Published {
     pub(super) trust: watch::Sender<Arc<Trust>>,
@@ -86,6 +90,8 @@ pub(super) struct Keeper {
     unopened: BTreeSet<Source>,
     /// Who signs in the place of whom, as far as it is on record.
     standing_in: BTreeMap<IssuerName, IssuerName>,
+    /// When that is recorded again, after it failed.
+    record_again: Option<Timestamp>,
     published: Published,
 }
 
@@ -118,6 +124,7 @@ impl Keeper {
             beginning: None,
             unopened: BTreeSet::new(),
             standing_in: BTreeMap::new(),
+            record_again: None,
             published,
         }
     }
@@ -164,6 +171,11 @@ impl Keeper {
                 }
                 Ok(()) = self.active.changed() => {
                     self.publish();
+                    continue;
+                }
+                () = clock.sleep_until(self.record_again.unwrap_or(Timestamp::MAX)) => {
+                    let all = health.borrow().clone();
+                    self.record_stand_ins(&all).await;
                     continue;
                 }
                 Ok(()) = health.changed() => {
@@ -391,6 +403,9 @@ impl Keeper {
             Action::Count { source, .. } if self.ca.time().borrow().is_stopped() => {
                 Event::CountFailed(source)
             }
+            Action::Count { source, at } if !self.known.contains_key(&source) => {
+                self.count_unopened(source, at)
+            }
             Action::Count { source, at } => match self.count(&source, at).await {
                 Ok(leaves) => {
                     self.counted.insert(source.clone(), leaves);
@@ -439,6 +454,17 @@ impl Keeper {
     /// One that has not opened since the start has nobody to ask about, and nothing of it is in a bundle.
     fn authorities(&self, source: &Source) -> BTreeSet<AuthorityId> {
         self.known.get(source).into_iter().flat_map(Outsider::authorities).collect()
+    }
+
+    /// Nobody can say which leaves are of one whose record has not opened since the start; but none outlives the longest
+    /// life of a leaf. Until then its root comes back into the bundle as soon as the record opens.
+    fn count_unopened(&self, source: Source, at: Timestamp) -> delegation::Event {
+        let members = self.delegation.members();
+        let retired = members.iter().find(|one| one.source == source).map_or(at, |one| one.since);
+        if at <= retired + Profile::Workload.max_lifetime() {
+            return delegation::Event::CountFailed(source);
+        }
+        delegation::Event::Counted(source, Count::default())
     }
 
     async fn count(&self, source: &Source, at: Timestamp) -> Result<Count, JournalError> {
@@ -514,6 +540,7 @@ impl Keeper {
     async fn record_stand_ins(&mut self, health: &BTreeMap<IssuerName, Health>) {
         let stand_ins = health.iter().filter_map(|(name, one)| Some((name.clone(), one.stands_in.clone()?)));
         let stand_ins: BTreeMap<_, _> = stand_ins.collect();
+        self.record_again = None;
         if stand_ins == self.standing_in {
             return;
         }
@@ -536,7 +563,10 @@ impl Keeper {
         }
         match self.deps.audit.append(rows).await {
             Ok(()) => self.standing_in = stand_ins,
-            Err(error) => tracing::warn!(%error, "that an issuer signs for another was not recorded"),
+            Err(error) => {
+                tracing::warn!(%error, "that an issuer signs for another was not recorded, it is tried again");
+                self.record_again = Some(now + RECORD_AGAIN);
+            }
         }
     }
 

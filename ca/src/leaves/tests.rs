@@ -91,10 +91,15 @@ impl World {
 
     /// One life of the process: runs it while `body` goes on, and kills it after.
     async fn life<T>(&self, body: impl AsyncFnOnce(Process) -> T) -> T {
+        self.life_with(vec![self.vault.outsider().clone()], body).await
+    }
+
+    /// One in which the records of these issuers open at the start.
+    async fn life_with<T>(&self, opened: Vec<Outsider>, body: impl AsyncFnOnce(Process) -> T) -> T {
         let deps = self.deps();
         let manager = Manager::open(deps.clone()).await.unwrap();
         let ca = manager.handle();
-        let (opened, outsiders) = watch::channel(Arc::new(vec![self.vault.outsider().clone()]));
+        let (opened, outsiders) = watch::channel(Arc::new(opened));
         let (_pause, pause) = watch::channel(None);
         let (named, named_read) = watch::channel(Arc::default());
         let leaves = LeavesDeps {
@@ -245,6 +250,39 @@ async fn an_issuer_whose_record_no_longer_opens_is_believed_as_before_and_nobody
             process.migrate(None).await.unwrap();
             process.asks(false).await;
             process.leaf().await.unwrap();
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn an_issuer_that_was_left_is_not_forgotten_while_its_record_does_not_open_and_a_leaf_of_it_may_live() {
+    let world = signing().await;
+    let root = world.vault.outsider().root();
+    world
+        .life(async |process| {
+            process.leaf().await.unwrap();
+            process.migrate(None).await.unwrap();
+            process.until(|status| stands(status) == [AuthorityState::Retired]).await;
+        })
+        .await;
+    let longest = Profile::Workload.max_lifetime().as_secs();
+    world
+        .life_with(Vec::new(), async |process| {
+            assert!(!process.roots().contains(&root));
+            for _ in 0..4 {
+                world.after(600);
+                tokio::task::yield_now().await;
+            }
+            process.outsiders.send_replace(Arc::new(vec![world.vault.outsider().clone()]));
+            let mut trust = process.desk.trust();
+            trust.wait_for(|trust| trust.own().authorities().len() == 2).await.unwrap();
+            assert!(process.roots().contains(&root), "its leaves are believed again");
+        })
+        .await;
+    world
+        .life_with(Vec::new(), async |process| {
+            world.after(longest);
+            process.until(|status| status.issuers.is_empty()).await;
         })
         .await;
 }
@@ -702,6 +740,8 @@ async fn another_signs_in_the_place_of_one_that_rests_only_where_an_operator_sai
     let world = signing().await;
     let outsider = Outsider { fallback: Some(IssuerName::builtin()), ..world.vault.outsider().clone() };
     world.vault.behave(Manner::Sealed);
+    // What cannot be put on record at once is so later.
+    world.store.fail(Call::Append);
     world
         .life(async |process| {
             let own = process.ca.active().borrow().unwrap().id;
@@ -718,6 +758,13 @@ async fn another_signs_in_the_place_of_one_that_rests_only_where_an_operator_sai
             let web = request("/web", Purpose::Renewal).id;
             assert!(process.desk.signers().borrow().of(&web, None).fallback == Some(own));
             process.until(|status| health(status).stands_in == Some(IssuerName::builtin())).await;
+            assert!(world.store.failed(Call::Append) > 0);
+            world.store.heal(Call::Append);
+            world.after(2);
+            let is_told = || world.store.events().iter().any(|row| row.action == Done::IssuerFallback);
+            while !is_told() {
+                tokio::task::yield_now().await;
+            }
             world.vault.behave(Manner::Good);
             world.after(2);
             assert_eq!(process.leaf().await.unwrap().authority, outsider.authority());

@@ -29,6 +29,8 @@ pub enum Call {
     Result,
     /// [`Journal::unexpired_leaves`].
     Leaves,
+    /// [`Authorities::load`].
+    Load,
     /// [`Authorities::insert`].
     Insert,
     /// [`Authorities::transition`].
@@ -41,6 +43,8 @@ pub enum Call {
     LeafIssuers,
     /// [`LeafStore::set_default_issuer`], before anything is written.
     DefaultIssuer,
+    /// [`AuditLog::append`], before anything is written.
+    Append,
 }
 
 struct Token {
@@ -80,6 +84,7 @@ struct State {
     requests: Vec<(LeafRequest, Answered)>,
     events: Vec<Event>,
     failing: HashSet<Call>,
+    failing_once: HashSet<Call>,
     failed: HashMap<Call, usize>,
 }
 
@@ -101,7 +106,7 @@ impl MemoryStore {
 
     fn reachable(&self, call: Call) -> Result<MutexGuard<'_, State>, String> {
         let mut state = self.state();
-        if state.failing.contains(&call) {
+        if state.failing.contains(&call) || state.failing_once.remove(&call) {
             *state.failed.entry(call).or_default() += 1;
             return Err(format!("{call:?} fails in this test"));
         }
@@ -117,6 +122,11 @@ impl MemoryStore {
     /// Makes `call` fail from now on.
     pub fn fail(&self, call: Call) {
         self.state().failing.insert(call);
+    }
+
+    /// Makes `call` fail the next time, and work again after that.
+    pub fn fail_once(&self, call: Call) {
+        self.state().failing_once.insert(call);
     }
 
     /// Makes `call` work again.
@@ -424,7 +434,8 @@ impl Journal for MemoryStore {
 #[async_trait]
 impl AuditLog for MemoryStore {
     async fn append(&self, events: Vec<Event>) -> Result<(), AuditError> {
-        self.state().events.extend(events);
+        let mut state = self.reachable(Call::Append).map_err(AuditError::Unavailable)?;
+        state.events.extend(events);
         Ok(())
     }
 
@@ -563,7 +574,7 @@ fn matches(filter: &CertificateFilter, intent: &Intent) -> bool {
 #[async_trait]
 impl Authorities for MemoryStore {
     async fn load(&self) -> Result<Vec<AuthorityRecord>, AuthorityError> {
-        Ok(self.state().authorities.clone())
+        Ok(self.reachable(Call::Load).map_err(AuthorityError::Unavailable)?.authorities.clone())
     }
 
     async fn insert(
