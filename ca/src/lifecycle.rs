@@ -229,6 +229,23 @@ impl Lifecycle {
         Self { paused_until: until, ..self }
     }
 
+    /// The same, in the pause after the failed try of `before` that it follows, where the authorities are the same.
+    #[must_use]
+    pub fn after(self, before: &Self) -> Self {
+        let standing = |machine: &Self| -> Vec<_> {
+            machine.members.iter().map(|(id, member)| (*id, member.state)).collect()
+        };
+        match before.rotation {
+            Rotation::Waiting { until } if standing(&self) == standing(before) => Self {
+                rotation: Rotation::Waiting { until },
+                failures: before.failures,
+                requested: before.requested,
+                ..self
+            },
+            _ => self,
+        }
+    }
+
     /// The authority that signs.
     #[must_use]
     pub fn active(&self) -> Option<AuthorityId> {

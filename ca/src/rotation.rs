@@ -198,6 +198,10 @@ impl Rotation {
         self.look = now + self.pace(now);
         match event {
             Event::Tick => self.watch(observed, now),
+            // What was read again after a failed try, and stands as it stood: neither its pause nor what waits ends.
+            Event::Kept(roots) if matches!(self.doing, Doing::Waiting { .. }) && roots == self.roots => {
+                return Vec::new();
+            }
             Event::Kept(roots) => {
                 self.roots = roots;
                 self.doing = Doing::Nothing;
@@ -212,8 +216,11 @@ impl Rotation {
             }
             Event::Failed => {
                 // While nobody signs, each moment counts.
-                let first = if self.emergency().is_some() { LOOK } else { self.settings.retry };
-                let wait = first.saturating_mul(1 << self.failures.min(10)).min(MAX_RETRY);
+                let (first, most) = match self.emergency() {
+                    Some(_) => (LOOK, MAX_LOOK),
+                    None => (self.settings.retry, MAX_RETRY),
+                };
+                let wait = first.saturating_mul(1 << self.failures.min(10)).min(most);
                 self.failures += 1;
                 self.doing = Doing::Waiting { until: now + wait };
                 return Vec::new();

@@ -110,6 +110,22 @@ fn prepares_by_itself_at_half_of_a_roots_life_and_not_before() {
     assert_eq!(machine.deadline(), None, "one action at a time");
     assert_eq!(machine.step(Event::Failed, seen(&[], &old), at(180 * DAY)), []);
     assert_eq!(machine.deadline(), Some(at(180 * DAY + 60)));
+    // Each failure is followed by a longer pause, though the roots are read again before each try.
+    let again = vec![root(1, AuthorityState::Active, 0)];
+    for (failed, next) in [(60, 180), (180, 420), (420, 900)] {
+        let (failed, next) = (at(180 * DAY + failed), at(180 * DAY + next));
+        machine.step(Event::Kept(again.clone()), seen(&[], &old), failed);
+        assert_eq!(machine.step(Event::Tick, seen(&[], &old), failed).len(), 1);
+        machine.step(Event::Failed, seen(&[], &old), failed);
+        assert_eq!(machine.deadline(), Some(next));
+        // Nor does reading them in between bring the next try forward.
+        machine.step(Event::Kept(again.clone()), seen(&[], &old), failed);
+        assert_eq!(machine.deadline(), Some(next));
+    }
+    // A step that is done begins anew.
+    machine.step(Event::Kept(prepared(true).roots), seen(&[], &old), at(180 * DAY + 901));
+    machine.step(Event::Failed, seen(&[], &old), at(180 * DAY + 902));
+    assert_eq!(machine.deadline(), Some(at(180 * DAY + 962)));
     // Without the root's key, or while it is paused, nothing is begun; an operator hears why, and may bring one.
     let mut machine = Rotation::resume(settings(), vec![root(1, AuthorityState::Active, 0)]);
     let offline = Observed { has_root_key: false, ..seen(&[], &old) };
@@ -402,6 +418,10 @@ fn a_stolen_key_is_replaced_within_a_minute_whoever_lags() {
     assert_eq!(machine.step(Event::Tick, paused, at(1000)).len(), 1);
     machine.step(Event::Failed, paused, at(1000));
     assert_eq!(machine.deadline(), Some(at(1001)));
+    for _ in 0..20 {
+        machine.step(Event::Failed, paused, at(2000));
+    }
+    assert_eq!(machine.deadline(), Some(at(2030)), "and never waits for long");
     // A prepared one that cannot sign any more is no way out: it goes by itself, or by hand without the old key.
     let next = root(2, AuthorityState::Prepared, 0);
     let too_old = Observed { can_sign: false, ..paused };
