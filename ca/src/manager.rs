@@ -124,6 +124,14 @@ pub enum RotateError {
         /// For whom; nobody where that could not be found out.
         laggards: Vec<Laggard>,
     },
+    /// What was brought is kept, and could not begin to sign yet: that is tried again by itself.
+    #[error("authority {authority} is installed, and it is tried again by itself to have it sign: {why}")]
+    Kept {
+        /// Which.
+        authority: AuthorityId,
+        /// Why it does not sign yet.
+        why: String,
+    },
     /// Too many ask, or the process is shutting down.
     #[error("rotation cannot be asked for now")]
     Unavailable,

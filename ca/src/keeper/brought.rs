@@ -101,6 +101,10 @@ impl Keeper {
         dependents: &dyn Dependents,
     ) -> Result<Installed, RotateError> {
         let key = self.requested_key()?;
+        // What could not sign before the clock is put right would be kept, and the request for it gone.
+        if !wanted.dry_run {
+            self.in_time().map_err(|error| RotateError::Failed(error.to_string()))?;
+        }
         let now = self.deps.clock.now();
         let (ladder, brought) = self.examine(&wanted.ders, key, now);
         let Some(brought) = brought else { return Err(RotateError::Chain(Box::new(ladder))) };
@@ -108,7 +112,7 @@ impl Keeper {
         let is_new_root = self.roots.active().is_none_or(|active| active.id != root);
         let not_after = brought.issuing.not_after();
         let between = brought.intermediates.len();
-        let before = self.observe(dependents).await?;
+        let before = self.look(dependents).await?;
         if is_new_root {
             self.bring_root(brought, &wanted, &asked, dependents).await?;
         } else if !wanted.dry_run {
@@ -175,7 +179,7 @@ impl Keeper {
             self.simulate_root(&wish, dependents).await?;
             return Ok(());
         }
-        let seen = self.observe(dependents).await?;
+        let seen = self.look(dependents).await?;
         self.arriving = Some(brought);
         let done = self.drive_roots(Event::Wanted(wish), &seen, asked).await;
         self.arriving = None;
@@ -213,10 +217,7 @@ impl Keeper {
                 self.begun = asked.map(|asked| Begun { asked, reply: None, until });
                 Err(self.is_behind())
             }
-            _ => {
-                let why = self.last_failure.clone().unwrap_or_default();
-                Err(failed(&format_args!("it is kept, and its activation is tried again: {why}")))
-            }
+            _ => Err(RotateError::Kept { authority: id, why: self.last_failure.clone().unwrap_or_default() }),
         }
     }
 }

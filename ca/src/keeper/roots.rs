@@ -50,10 +50,10 @@ impl Seen {
 impl Keeper {
     /// Steps the machine as time passes.
     pub(super) async fn look_after_roots(&mut self, dependents: &dyn Dependents) {
-        let seen = match self.observe(dependents).await {
+        let seen = match self.look(dependents).await {
             Ok(seen) => seen,
             Err(error) => {
-                tracing::warn!(%error, "who depends on authorities is not known now, no rotation goes on");
+                tracing::warn!(%error, "no rotation goes on");
                 self.roots.step(Event::Blind, Seen::default().observed(), self.deps.clock.now());
                 return;
             }
@@ -70,7 +70,7 @@ impl Keeper {
         asked: Asked,
         dependents: &dyn Dependents,
     ) -> Result<RotationStatus, RotateError> {
-        let seen = self.observe(dependents).await?;
+        let seen = self.look(dependents).await?;
         let needless = self.roots.needless(&wish, seen.observed(), self.deps.clock.now());
         let done = self.drive_roots(Event::Wanted(wish), &seen, &asked).await;
         // What is done is done, also when it cannot be seen now who depends on what.
@@ -92,7 +92,7 @@ impl Keeper {
         if wish.step.needs_time() {
             self.in_time().map_err(failed)?;
         }
-        let seen = self.observe(dependents).await?;
+        let seen = self.look(dependents).await?;
         let now = self.deps.clock.now();
         let action = self.roots.judge(wish, seen.observed(), now)?;
         if let Action::Return { old, .. } = action {
@@ -109,10 +109,15 @@ impl Keeper {
         asked: Asked,
         dependents: &dyn Dependents,
     ) -> Result<RotationStatus, RotateError> {
+        let settled = self.settle().await;
+        // One on record is not recorded again; a new one is, whatever can be read.
+        if self.is_theft_unread {
+            settled?;
+        }
         let root = self.endangered(authority).await?;
         if root.stolen.is_none() {
             self.taint_all_under(root.id, authority, &asked).await?;
-            let seen = self.observe(dependents).await?;
+            let seen = self.look(dependents).await?;
             self.drive_roots(Event::Tick, &seen, &asked).await?;
         }
         let seen = self.observe(dependents).await?;
@@ -122,10 +127,11 @@ impl Keeper {
 
     /// Whether [`Keeper::emergency`] would begin, and how far the root is.
     pub(super) async fn simulate_emergency(
-        &self,
+        &mut self,
         authority: AuthorityId,
         dependents: &dyn Dependents,
     ) -> Result<RotationStatus, RotateError> {
+        self.settle().await?;
         self.endangered(authority).await?;
         Ok(self.rotation_status(&self.observe(dependents).await?))
     }
@@ -187,12 +193,32 @@ impl Keeper {
             rows.push(row.with("named", named));
         }
         let kept = self.deps.authorities.taint(below, Taint::Stolen, now, rows).await;
+        self.is_unsettled = true;
         kept.map_err(|error| RotateError::Failed(error.to_string()))?;
         self.is_theft_unread = true;
-        self.settle_records(None).await.map_err(|error| RotateError::Failed(error.to_string()))?;
-        self.tell_the_machine(now);
+        self.settle().await?;
         tracing::warn!(authority_id = %named, root = %root, "authority is tainted, its root is being replaced");
         Ok(())
+    }
+
+    /// Reads back what a change may have left unread. Whoever judges does this first: what is observed, is so of the
+    /// phase that the machine stands in.
+    async fn settle(&mut self) -> Result<(), RotateError> {
+        if !self.is_unsettled {
+            return Ok(());
+        }
+        if let Err(error) = self.settle_records(None).await {
+            tracing::warn!(%error, "authorities are not read now");
+            return Err(RotateError::Failed(error.to_string()));
+        }
+        self.tell_the_machine(self.deps.clock.now());
+        Ok(())
+    }
+
+    /// What is observed before a step, by the newest records.
+    pub(super) async fn look(&mut self, dependents: &dyn Dependents) -> Result<Seen, RotateError> {
+        self.settle().await?;
+        self.observe(dependents).await
     }
 
     /// Who depends on the root that is being replaced. While none is, nobody has to be asked.
@@ -241,10 +267,13 @@ impl Keeper {
         record.certificate.not_after().since(now) >= 2 * self.deps.policy.least_remaining()
     }
 
-    /// The issuing authority by which a retired root can sign again.
+    /// The issuing authority by which a retired root can sign again: one that was made for that and did not come to
+    /// sign, or the one that it had.
     fn usable_below(&self, root: AuthorityId, now: Timestamp) -> Option<AuthorityId> {
-        let id = self.newest_below(root, AuthorityState::Retired).ok()?;
-        self.can_sign(self.record(id).ok()?, now).then_some(id)
+        let states = [AuthorityState::Prepared, AuthorityState::Retired];
+        let newest = states.into_iter().filter_map(|state| self.newest_below(root, state).ok());
+        let usable = |id: &AuthorityId| self.record(*id).is_ok_and(|record| self.can_sign(record, now));
+        newest.filter(usable).next()
     }
 
     /// The same, or nothing where one is to be made for it.
@@ -275,14 +304,6 @@ impl Keeper {
         asked: &Asked,
     ) -> Result<(), RotateError> {
         let now = self.deps.clock.now();
-        if self.is_unsettled {
-            if let Err(error) = self.settle_records(None).await {
-                tracing::warn!(%error, "authorities are not read now, no rotation goes on");
-                self.roots.step(Event::Blind, Seen::default().observed(), now);
-                return Err(RotateError::Failed(error.to_string()));
-            }
-            self.tell_the_machine(now);
-        }
         let mut wanted = None;
         for action in self.roots.step(event, seen.observed(), now) {
             match action {
@@ -295,23 +316,23 @@ impl Keeper {
             }
         }
         let Some(action) = wanted else { return Ok(()) };
-        match self.carry_out_root(&action, asked).await {
-            Ok(()) => {
-                self.last_failure = None;
-                self.tell_the_machine(now);
-                // Another root means other issuing authorities.
-                self.drive(crate::lifecycle::Event::Tick).await;
-                Ok(())
+        let before = Root::all(&self.records);
+        if let Err(error) = self.carry_out_root(&action, asked).await {
+            tracing::warn!(%error, "step of the root's rotation failed");
+            self.last_failure = Some(error.to_string());
+            self.is_unsettled = true;
+            self.roots.step(Event::Failed, seen.observed(), now);
+            // The step may stand although its answer, or what was read after it, is lost: the store says.
+            if self.settle().await.is_err() || Root::all(&self.records) == before {
+                return Err(RotateError::Failed(error.to_string()));
             }
-            Err(error) => {
-                tracing::warn!(%error, "step of the root's rotation failed");
-                self.last_failure = Some(error.to_string());
-                // The step may stand although its answer, or what was read after it, is lost: the store says.
-                self.is_unsettled = true;
-                self.roots.step(Event::Failed, seen.observed(), now);
-                Err(RotateError::Failed(error.to_string()))
-            }
+        } else {
+            self.tell_the_machine(now);
         }
+        self.last_failure = None;
+        // Another root means other issuing authorities.
+        self.drive(crate::lifecycle::Event::Tick).await;
+        Ok(())
     }
 
     /// Feeds the machine the roots as they are kept now.
@@ -516,11 +537,26 @@ impl Keeper {
         };
         let known = vouched(&self.deps, &self.records).await;
         self.vouched = known.map_err(|error| AuthorityError::Unavailable(error.to_string()))?;
-        self.machine = self.issuing_machine();
+        self.machine = self.issuing_machine().after(&self.machine);
+        self.end_what_is_overtaken();
         self.settle_lists().await;
         self.publish(authority);
         (self.is_unsettled, self.is_theft_unread) = (false, false);
         Ok(())
+    }
+
+    /// Whoever asked for another issuing authority did so under a root that signs no more: what follows by itself under
+    /// the next one is not on his account.
+    fn end_what_is_overtaken(&mut self) {
+        let mut roots = self.records.iter().filter(|one| one.place == Place::Root);
+        let root = roots.find(|one| one.state == AuthorityState::Active).map(|one| one.id);
+        let mut prepared = self.records.iter().filter(|one| {
+            one.place == Place::Issuing && one.state == AuthorityState::Prepared && one.parent == root
+        });
+        if self.begun.is_some() && prepared.next().is_none() {
+            self.answer(Err(RotateError::Failed("another root took over meanwhile".to_owned())));
+            self.begun = None;
+        }
     }
 
     pub(super) fn publish_rotation(&mut self, seen: &Seen) {

@@ -226,6 +226,11 @@ pub(super) fn refused(error: RotateError) -> CallError {
             let why = format!("is under way: {error}{waits}");
             CallError::Conflict { what: "replacement of", name: "the issuing authority".to_owned(), why }
         }
+        RotateError::Kept { authority, why } => CallError::Conflict {
+            what: "authority",
+            name: authority.to_string(),
+            why: format!("is installed and kept; it is tried again by itself to have it sign: {why}"),
+        },
         RotateError::Failed(why) => CallError::Unavailable { part: "authority", why },
         RotateError::Unavailable => CallError::stopped("authority"),
     }

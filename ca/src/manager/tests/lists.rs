@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use certs::{Chain, RevocationReason, Usage};
 use spiffe::{RevocationLists, SvidError, verify_svid};
 
-use super::*;
+use super::{roots::asked, *};
 use crate::{
     Revoke,
     dependents::{Acknowledged, BundleFile, Dependent, Holding, Presence, Reason},
@@ -265,6 +265,46 @@ async fn the_next_issuing_authority_signs_when_proxies_have_its_list() {
             until(&handle, |status| issuing(status).len() == 1).await;
             assert_eq!(numbers(&handle, world.clock.now()).len(), 1);
             check(&after.chain, &handle, world.clock.now() - Duration::from_secs(DAY)).unwrap();
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn what_follows_by_itself_under_another_root_is_on_nobodys_account_who_asked_under_the_one_before() {
+    let world = World::with_lists().await;
+    world
+        .life(async |handle| {
+            let before = issue(&handle, "/web").await;
+            let had = shown(&handle, world.clock.now()).unwrap().numbers();
+            world.dependents.set(vec![node(Some(had), &before)]);
+            let asked_for = async { handle.rotate_issuing(Actor::Host, "drill").await };
+            let look = async {
+                for _ in 0..10 {
+                    tokio::task::yield_now().await;
+                    world.after(1);
+                }
+            };
+            let (refused, ()) = tokio::join!(asked_for, look);
+            assert!(matches!(refused, Err(RotateError::Behind { .. })), "{refused:?}");
+            // Meanwhile the key is stolen.
+            handle.emergency(before.authority, asked()).await.unwrap();
+            for _ in 0..30 {
+                world.after(5);
+                for _ in 0..50 {
+                    tokio::task::yield_now().await;
+                }
+            }
+            let taken_over = issue(&handle, "/web").await.authority;
+            assert_ne!(taken_over, before.authority);
+            world.dependents.set(Vec::new());
+            let rows = world.store.events().len();
+            world.after(16 * DAY);
+            until(&handle, |status| status.active.is_some_and(|active| active != taken_over)).await;
+            let of_authorities =
+                [Action::AuthorityPrepare, Action::AuthorityActivate, Action::AuthorityRetire];
+            let rows = world.store.events().split_off(rows);
+            let rows: Vec<_> = rows.iter().filter(|row| of_authorities.contains(&row.action)).collect();
+            assert!(rows.len() > 1 && rows.iter().all(|row| row.actor == Actor::System), "{rows:?}");
         })
         .await;
 }

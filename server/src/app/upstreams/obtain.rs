@@ -121,6 +121,8 @@ impl Obtaining {
                 "its root {root} is another than the one that signs: credence issuer migrate --to {name}"
             )));
         }
+        // What is signed meanwhile would not be taken.
+        self.ca.in_time().map_err(Failed::Install)?;
         let request = self.ca.request(false, self.asked()).await.map_err(Failed::Install)?;
         if request.by != ours() {
             return Err(Failed::Pending { by: request.by });
