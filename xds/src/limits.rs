@@ -7,7 +7,7 @@ use std::time::Duration;
 pub struct Limits {
     /// Names that one stream may want, over all types (xds.md 80, 148). So many may stand in one list of a request,
     /// and so many that were left may wait for their answer; known versions may be as many more as there are
-    /// resources.
+    /// resources. Nothing is read while more changes of what is wanted of secrets wait for their source.
     pub names_per_stream: usize,
     /// Bytes of one name, type URL or known version.
     pub name_bytes: usize,

@@ -32,7 +32,8 @@ pub(super) struct Stream {
     bindings: watch::Receiver<Arc<Bindings>>,
     blocks: watch::Receiver<Arc<BlockList>>,
     feed: Option<SecretFeed>,
-    /// Interests that the source has not taken yet; bounded by the names of a stream.
+    /// Interests that the source has not taken yet. No request is taken up while more wait than a stream may want
+    /// names, so that they are bounded by that and by what one request changes; the peer waits meanwhile.
     interests: VecDeque<(Arc<str>, bool)>,
     view: Option<Arc<Snapshot>>,
     binding: Option<Binding>,
@@ -152,7 +153,7 @@ impl Stream {
         B: Body<Data = Bytes> + Send + Unpin,
         B::Error: Display,
     {
-        let deadline = self.deadline();
+        let (deadline, may_read) = (self.deadline(), self.may_read());
         let clock = self.shared.deps.clock.clone();
         let (sender, secrets) = match &mut self.feed {
             Some(feed) => (Some(&feed.interest), Some(&mut feed.view)),
@@ -160,7 +161,7 @@ impl Stream {
         };
         let (out, interests) = (&mut self.out, &mut self.interests);
         tokio::select! {
-            frame = inbound.frame() => Wake::Inbound(frame.map(|frame| match frame {
+            frame = inbound.frame(), if may_read => Wake::Inbound(frame.map(|frame| match frame {
                 Ok(frame) => Ok(frame.into_data().unwrap_or_default()),
                 Err(error) => Err(error.to_string()),
             })),
@@ -190,7 +191,10 @@ impl Stream {
 
     fn woken(&mut self, wake: Wake) {
         match wake {
-            Wake::Inbound(Some(Ok(bytes))) => self.read(&bytes),
+            Wake::Inbound(Some(Ok(bytes))) => {
+                self.deframer.push(&bytes);
+                self.read();
+            }
             // Half-closed by the client, or reset: there is nobody to serve.
             Wake::Inbound(None) => self.end = Some(End::Status(Code::Ok)),
             Wake::Inbound(Some(Err(error))) => {
@@ -205,7 +209,8 @@ impl Stream {
                     self.step(Event::Secrets(view));
                 }
             }
-            Wake::Interest => {}
+            // What was left unread when too many waited.
+            Wake::Interest => self.read(),
             Wake::Written => {
                 self.waits_since = self.clock().now();
                 if self.out.is_empty() {
@@ -232,9 +237,12 @@ impl Stream {
         self.step(Event::Tick);
     }
 
-    fn read(&mut self, bytes: &Bytes) {
-        self.deframer.push(bytes);
-        while self.end.is_none() {
+    fn may_read(&self) -> bool {
+        self.interests.len() <= self.shared.deps.limits.names_per_stream
+    }
+
+    fn read(&mut self) {
+        while self.end.is_none() && self.may_read() {
             let event = match self.deframer.next() {
                 Ok(None) => return,
                 Ok(Some(message)) if self.session.method().delta => {

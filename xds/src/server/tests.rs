@@ -495,6 +495,45 @@ async fn secrets_come_from_their_source_and_answers_go_back() {
     assert!(text.contains(version.as_str()) && !text.contains("bytes)"), "versions only: {text}");
 }
 
+/// The peer changes its mind faster than the source listens.
+#[tokio::test]
+async fn nothing_is_read_while_too_many_interests_wait() {
+    const FRAMES: usize = 5;
+    let world = World::new(1);
+    let limit = Limits::default().names_per_stream;
+    let names: Vec<String> = (0..limit).map(|n| format!("s{n}")).collect();
+    let mut client = Client::open(&world, "n0", ADS_DELTA);
+    for _ in 0..FRAMES {
+        let message = |node, wanted: &[String], left: &[String]| DeltaDiscoveryRequest {
+            node,
+            type_url: TypeUrl::Secret.as_str().to_owned(),
+            resource_names_subscribe: wanted.to_vec(),
+            resource_names_unsubscribe: left.to_vec(),
+            ..Default::default()
+        };
+        // Two in one frame: what is received already waits, too.
+        let (first, second) = (message(client.node(), &names, &[]), message(None, &[], &names));
+        client.requests.try_send(Ok(Frame::data([framed(&first), framed(&second)].concat().into()))).unwrap();
+    }
+    assert_eq!(client.delta(), None);
+    let mut interests = world.offers.interests.lock().unwrap().pop().unwrap();
+    let mut taken = Vec::new();
+    loop {
+        let read = usize::try_from(world.hub.traffic().read().requests).unwrap();
+        assert!(read <= taken.len() / limit + 3, "{read} requests are read, {} interests taken", taken.len());
+        let before = taken.len();
+        taken.extend(std::iter::from_fn(|| interests.try_recv().ok()));
+        if taken.len() == before {
+            break;
+        }
+        assert_eq!(client.delta(), None);
+    }
+    let expected = (0..FRAMES).flat_map(|_| [true, false]);
+    let expected =
+        expected.flat_map(|wanted| names.iter().map(move |name| (Arc::from(name.as_str()), wanted)));
+    assert!(taken.into_iter().eq(expected), "each in its turn, and none lost");
+}
+
 /// xds.md 143, R8.
 #[tokio::test]
 async fn a_block_or_a_lost_binding_ends_streams_at_once() {
