@@ -271,9 +271,9 @@ impl Keeper {
     /// sign, or the one that it had.
     fn usable_below(&self, root: AuthorityId, now: Timestamp) -> Option<AuthorityId> {
         let states = [AuthorityState::Prepared, AuthorityState::Retired];
-        let newest = states.into_iter().filter_map(|state| self.newest_below(root, state).ok());
+        let mut newest = states.into_iter().filter_map(|state| self.newest_below(root, state).ok());
         let usable = |id: &AuthorityId| self.record(*id).is_ok_and(|record| self.can_sign(record, now));
-        newest.filter(usable).next()
+        newest.find(usable)
     }
 
     /// The same, or nothing where one is to be made for it.
