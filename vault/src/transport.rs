@@ -20,6 +20,7 @@ use std::{
 
 use bytes::Bytes;
 use certs::{Clock, Timestamp};
+use futures::{StreamExt, stream::FuturesUnordered};
 use http::{HeaderMap, HeaderValue, Method, header};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, client::conn::http1};
@@ -48,6 +49,9 @@ pub const MAX_ANSWER: usize = 1 << 20;
 pub const MAX_IN_FLIGHT: usize = 64;
 /// How long a connection is used, at most: then the files that it was made with are read again.
 const CONNECTION_LIFE: Duration = Duration::from_secs(60);
+/// How long one address may keep us waiting for a connection before the next one is dialled beside it. What comes after
+/// the connection is asked of one address at a time.
+const STAGGER: Duration = Duration::from_millis(500);
 /// How long an unused one is kept: Vault closes it after five minutes, a balancer before it sooner.
 const IDLE: Duration = Duration::from_secs(20);
 
@@ -90,6 +94,13 @@ impl Connection {
         let mut context = Context::from_waker(Waker::noop());
         self.driver.as_mut().poll(&mut context).is_pending() && !self.sender.is_closed()
     }
+}
+
+/// A connection to ask over.
+struct Reached {
+    connection: Connection,
+    /// Whether it was opened for an earlier request, and may have been closed since.
+    was_kept: bool,
 }
 
 /// Carries requests. Knows no session: it is told the token.
@@ -143,10 +154,10 @@ impl Transport {
             false => Some(self.permit().await?),
         };
         let (count, first) = (self.idle.len(), self.preferred.load(Ordering::Relaxed));
+        let mut left: Vec<usize> = (0..count).map(|step| (first + step) % count).collect();
         let mut worst = None;
-        for step in 0..count {
-            let place = (first + step) % count;
-            let trouble = match self.ask(place, request, token).await {
+        while let Some((place, reached)) = self.reach(&mut left, request.is_fresh, &mut worst).await? {
+            let trouble = match self.ask(place, reached, request, token).await {
                 Ok((answered, answer)) => {
                     self.preferred.store(answered, Ordering::Relaxed);
                     return Ok(answer);
@@ -162,12 +173,38 @@ impl Transport {
                 let _ = self.preferred.compare_exchange(first, next, Ordering::Relaxed, Ordering::Relaxed);
                 return Err(trouble);
             }
-            worst = Some(match worst {
-                Some(before) if weight(&before) >= weight(&trouble) => before,
-                _ => trouble,
-            });
+            worst = Some(worse(worst, trouble));
         }
         Err(worst.expect("there is at least one address"))
+    }
+
+    /// The first address of `left` that a connection is open to. Nothing is sent, so the next one is begun beside it as
+    /// soon as one is silent for [`STAGGER`]. Takes it out of `left`, and those that failed, whose trouble is told in
+    /// `worst`; none if all did.
+    async fn reach(
+        &self,
+        left: &mut Vec<usize>,
+        is_fresh: bool,
+        worst: &mut Option<Trouble>,
+    ) -> Result<Option<(usize, Reached)>, Trouble> {
+        let (mut waiting, mut opening) = (left.clone().into_iter(), FuturesUnordered::new());
+        loop {
+            if let Some(place) = waiting.next() {
+                opening.push(async move { (place, self.reached(place, is_fresh).await) });
+            }
+            match timeout(STAGGER, opening.next()).await {
+                Err(_) => {}
+                Ok(None) => return Ok(None),
+                Ok(Some((place, reached))) => {
+                    left.retain(|one| *one != place);
+                    match reached {
+                        Ok(reached) => return Ok(Some((place, reached))),
+                        Err(trouble) if trouble.remedy() != Remedy::AnotherNode => return Err(trouble),
+                        Err(trouble) => *worst = Some(worse(worst.take(), trouble)),
+                    }
+                }
+            }
+        }
     }
 
     async fn permit(&self) -> Result<SemaphorePermit<'_>, Trouble> {
@@ -183,14 +220,16 @@ impl Transport {
     async fn ask(
         &self,
         place: usize,
+        reached: Reached,
         request: &Request,
         token: Option<&Secret>,
     ) -> Result<(usize, Answer), Trouble> {
-        match self.exchange(place, request, token).await {
+        match self.exchange(place, reached, request, token).await {
             Err(Trouble::Elsewhere { to }) => {
                 let active = self.settings.addresses.place_of(&to).filter(|active| *active != place);
                 let active = active.ok_or(Trouble::Elsewhere { to })?;
-                self.exchange(active, request, token).await.map(|answer| (active, answer))
+                let reached = self.reached(active, request.is_fresh).await?;
+                self.exchange(active, reached, request, token).await.map(|answer| (active, answer))
             }
             other => other.map(|answer| (place, answer)),
         }
@@ -199,43 +238,52 @@ impl Transport {
     async fn exchange(
         &self,
         place: usize,
+        reached: Reached,
         request: &Request,
         token: Option<&Secret>,
     ) -> Result<Answer, Trouble> {
         let address = &self.settings.addresses.as_slice()[place];
         let limit = self.settings.timeout;
-        let mut kept = if request.is_fresh { None } else { self.take(place) };
+        let Reached { mut connection, mut was_kept } = reached;
         loop {
-            let was_kept = kept.is_some();
-            let mut connection = match kept.take() {
-                Some(connection) => connection,
-                None => {
-                    // Apart from the handshake: each file has its own time, and is named when it takes longer.
-                    let config = if address.is_tls() { Some(self.connector.config().await?) } else { None };
-                    timeout(limit, self.open(address, config)).await.unwrap_or_else(|_| {
-                        let reason = format!("no connection within {limit:?}");
-                        Err(Trouble::Unreachable { address: address.clone(), reason })
-                    })?
-                }
-            };
             let asked = self.build(address, request, token);
             let lost = |reason: String| Trouble::Lost { address: address.clone(), reason };
-            let result = match timeout(limit, round(&mut connection, asked)).await {
-                Err(_) => Err(lost(format!("nothing within {limit:?}"))),
+            match timeout(limit, round(&mut connection, asked)).await {
+                Err(_) => return Err(lost(format!("nothing within {limit:?}"))),
                 // It was closed while nobody used it: the request never left. One that is new has no such excuse.
-                Ok(Err(Broken::Unsent(_))) if was_kept => continue,
-                Ok(Err(Broken::Lost(_))) if was_kept && request.is_repeatable => continue,
+                Ok(Err(Broken::Unsent(_))) if was_kept => {}
+                Ok(Err(Broken::Lost(_))) if was_kept && request.is_repeatable => {}
                 Ok(Err(Broken::Unsent(reason))) => {
-                    Err(Trouble::Unreachable { address: address.clone(), reason })
+                    return Err(Trouble::Unreachable { address: address.clone(), reason });
                 }
-                Ok(Err(Broken::Lost(reason))) => Err(lost(reason)),
+                Ok(Err(Broken::Lost(reason))) => return Err(lost(reason)),
                 Ok(Ok(raw)) => {
                     self.keep(place, connection);
-                    raw.judge()
+                    return raw.judge();
                 }
-            };
-            return result;
+            }
+            (connection, was_kept) = (self.connect(place).await?, false);
         }
+    }
+
+    /// A connection that was kept, or a new one.
+    async fn reached(&self, place: usize, is_fresh: bool) -> Result<Reached, Trouble> {
+        let kept = if is_fresh { None } else { self.take(place) };
+        Ok(match kept {
+            Some(connection) => Reached { connection, was_kept: true },
+            None => Reached { connection: self.connect(place).await?, was_kept: false },
+        })
+    }
+
+    async fn connect(&self, place: usize) -> Result<Connection, Trouble> {
+        let address = &self.settings.addresses.as_slice()[place];
+        let limit = self.settings.timeout;
+        // Apart from the handshake: each file has its own time, and is named when it takes longer.
+        let config = if address.is_tls() { Some(self.connector.config().await?) } else { None };
+        timeout(limit, self.open(address, config)).await.unwrap_or_else(|_| {
+            let reason = format!("no connection within {limit:?}");
+            Err(Trouble::Unreachable { address: address.clone(), reason })
+        })
     }
 
     fn build(
@@ -318,6 +366,13 @@ impl Transport {
 }
 
 /// Of several nodes that could not help, the one that says most about why is quoted.
+fn worse(before: Option<Trouble>, trouble: Trouble) -> Trouble {
+    match before {
+        Some(before) if weight(&before) >= weight(&trouble) => before,
+        _ => trouble,
+    }
+}
+
 fn weight(trouble: &Trouble) -> u8 {
     match trouble {
         Trouble::Unreachable { .. } => 0,

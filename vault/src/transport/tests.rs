@@ -136,3 +136,26 @@ async fn a_signature_that_a_gateway_passed_on_in_vain_is_not_asked_of_another_ad
     transport(vec![gateway.address.clone(), good.address.clone()]).send(&read, None).await.unwrap();
     assert_eq!((gateway.asked(), good.asked()), (1, 2));
 }
+
+#[tokio::test]
+async fn addresses_without_a_connection_cost_a_moment_each_and_not_their_time() {
+    let (off, good) = (fixtures::Silent::start().unwrap(), Node::start(Some((200, "{}"))).await);
+    let off_too = fixtures::Silent::start().unwrap();
+    let at = |silent: &fixtures::Silent| {
+        Address::parse_insecure_loopback(&format!("http://{}", silent.address().unwrap())).unwrap()
+    };
+    let addresses = Addresses::try_new(vec![at(&off), at(&off_too), good.address.clone()]).unwrap();
+    let settings = Settings { timeout: Duration::from_secs(60), ..Settings::new(addresses, PathBuf::new()) };
+    let transport = Transport::new(settings, Arc::new(ManualClock::new(Timestamp::EPOCH)));
+    let patience = Duration::from_secs(5);
+    for _ in 0..2 {
+        timeout(patience, transport.send(&signature(), None)).await.unwrap().unwrap();
+        assert_eq!(good.asked(), 1);
+    }
+    // Where none can be reached, their time bounds it, and not the sum of their times.
+    let addresses = Addresses::try_new(vec![at(&off), at(&off_too)]).unwrap();
+    let settings = Settings { timeout: Duration::from_secs(3), ..Settings::new(addresses, PathBuf::new()) };
+    let transport = Transport::new(settings, Arc::new(ManualClock::new(Timestamp::EPOCH)));
+    let trouble = timeout(patience, transport.send(&signature(), None)).await.unwrap().unwrap_err();
+    assert!(matches!(trouble, Trouble::Unreachable { .. }), "{trouble}");
+}
