@@ -9,7 +9,7 @@ use ca::{
 use certs::Timestamp;
 use spiffe::IssuerName;
 
-use super::{CallError, Caller, Calls, ProxyFilter, still_revoked, tokens};
+use super::{CallError, Caller, Calls, ProxyFilter, still_revoked};
 use crate::{
     expiry::Ending,
     ports::{DocumentFilter, RevisionState},
