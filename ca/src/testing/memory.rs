@@ -20,6 +20,9 @@ use crate::ports::{
     Unexpired,
 };
 
+/// Certificates that are answered at once, as by the store.
+const PAGE: usize = 10_000;
+
 /// The calls that can be made to fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Call {
@@ -249,6 +252,23 @@ impl State {
         if self.is_stolen(newest.intent.authority) { Err(RecoveryRefusal::Stolen.into()) } else { Ok(()) }
     }
 
+    /// What a filter asks for, newest first, without regard to its limit.
+    fn filtered(&self, filter: &CertificateFilter) -> Vec<CertificateRow> {
+        let mut seen = HashSet::new();
+        self.rows
+            .iter()
+            .rev()
+            .filter(|row| {
+                !filter.newest_only
+                    || row.state == CertificateState::Issued
+                        && seen.insert((row.intent.id.clone(), row.intent.node.clone()))
+            })
+            .filter(|row| matches(filter, &row.intent) && (!filter.revoked_only || row.revoked.is_some()))
+            .skip(filter.offset)
+            .cloned()
+            .collect()
+    }
+
     /// Whether the key of an authority, or of the one above it, is believed to be stolen.
     fn is_stolen(&self, authority: AuthorityId) -> bool {
         let record = |id: AuthorityId| self.authorities.iter().find(|record| record.id == id);
@@ -385,31 +405,18 @@ impl Journal for MemoryStore {
     }
 
     async fn certificates(&self, filter: &CertificateFilter) -> Result<Vec<CertificateRow>, JournalError> {
-        let state = self.state();
-        let mut seen = HashSet::new();
-        let limit = if filter.limit == 0 { usize::MAX } else { filter.limit };
-        Ok(state
-            .rows
-            .iter()
-            .rev()
-            .filter(|row| {
-                !filter.newest_only
-                    || row.state == CertificateState::Issued
-                        && seen.insert((row.intent.id.clone(), row.intent.node.clone()))
-            })
-            .filter(|row| matches(filter, &row.intent) && (!filter.revoked_only || row.revoked.is_some()))
-            .skip(filter.offset)
-            .take(limit)
-            .cloned()
-            .collect())
+        let mut rows = self.state().filtered(filter);
+        rows.truncate(if filter.limit == 0 { PAGE } else { filter.limit.min(PAGE) });
+        Ok(rows)
     }
 
     async fn remaining(&self, now: Timestamp) -> Result<Vec<Remaining>, JournalError> {
         let mut filter = CertificateFilter { newest_only: true, valid_at: Some(now), ..Default::default() };
-        let mut rows = self.certificates(&filter).await?;
+        let state = self.state();
+        let mut rows = state.filtered(&filter);
         rows.retain(|row| row.revoked.is_none());
         filter = CertificateFilter { newest_only: false, profile: Some(Profile::Operator), ..filter };
-        for row in self.certificates(&filter).await? {
+        for row in state.filtered(&filter) {
             if row.state == CertificateState::Issued
                 && row.revoked.is_none()
                 && rows.iter().all(|known| known.intent.id != row.intent.id)

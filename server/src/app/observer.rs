@@ -12,7 +12,7 @@ use api::node::NodeDoor;
 use async_trait::async_trait;
 use ca::{
     dependents::{Acknowledged, Awaiting, BundleFile, Dependent, Dependents, Holding, Presence, Sighting},
-    ports::{CertificateFilter, CertificateState, Journal, JournalError, Unexpired},
+    ports::{Journal, JournalError, Unexpired},
 };
 use certs::{Profile, Timestamp};
 use sds::{LeafStatus, SdsStatus};
@@ -84,7 +84,7 @@ impl Dependents for Observer {
             known: None,
             holds: of_nodes.get(node).unwrap_or(&none).iter().map(|leaf| holding(leaf)).collect(),
         }));
-        all.extend(self.operators(now).await?);
+        all.extend(operators(&*self.journal, now).await?);
         Ok(all)
     }
 }
@@ -121,34 +121,26 @@ impl Observer {
             Some(_) => BundleFile::Stale,
         }
     }
+}
 
-    /// Operators, each by the newest certificate that is not revoked: the command line replaces the one before, and one
-    /// that was revoked may have been a thief's.
-    async fn operators(&self, now: Timestamp) -> Result<Vec<Dependent>, JournalError> {
-        let filter = CertificateFilter {
-            profile: Some(Profile::Operator),
-            valid_at: Some(now),
-            ..CertificateFilter::default()
-        };
-        let rows = self.journal.certificates(&filter).await?;
-        let mut known = BTreeSet::new();
-        Ok(rows
-            .into_iter()
-            .filter(|row| row.state == CertificateState::Issued && row.revoked.is_none())
-            .filter(|row| known.insert(row.intent.id.clone()))
-            .map(|row| Dependent {
-                name: row.intent.id.path().trim_start_matches("/credence/").to_owned(),
-                presence: Presence::Away,
-                known: None,
-                holds: vec![Holding {
-                    id: row.intent.id,
-                    authority: row.intent.authority,
-                    serial: Some(row.intent.serial),
-                    until: row.intent.not_after,
-                }],
-            })
-            .collect())
-    }
+/// Operators, each by the newest certificate that is not revoked: the command line replaces the one before, and one that
+/// was revoked may have been a thief's.
+async fn operators(journal: &dyn Journal, now: Timestamp) -> Result<Vec<Dependent>, JournalError> {
+    let remaining = journal.remaining(now).await?;
+    let operators = remaining.into_iter().filter(|one| one.profile == Profile::Operator);
+    Ok(operators
+        .map(|one| Dependent {
+            name: one.id.path().trim_start_matches("/credence/").to_owned(),
+            presence: Presence::Away,
+            known: None,
+            holds: vec![Holding {
+                id: one.id,
+                authority: one.authority,
+                serial: Some(one.serial),
+                until: one.not_after,
+            }],
+        })
+        .collect())
 }
 
 fn holding(leaf: &Unexpired) -> Holding {
@@ -259,5 +251,67 @@ fn is_context(name: &str) -> bool {
     match base.strip_prefix("spiffe://") {
         Some(rest) => !rest.contains('/'),
         None => matches!(base, "ROOTCA" | "ALL"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use audit::{Action, Actor, Event};
+    use ca::{
+        ports::{Intent, IssueOutcome, ResultRecord},
+        testing::MemoryStore,
+    };
+    use certs::{Serial, SpkiHash};
+    use spiffe::{Purpose, RequestId, Tenant};
+
+    use super::*;
+
+    fn now() -> Timestamp {
+        Timestamp::from_unix_secs(1_800_000_000)
+    }
+
+    async fn issued(journal: &MemoryStore, operator: &str, number: u32) -> Serial {
+        let mut serial = [1; 20];
+        serial[16..].copy_from_slice(&number.to_be_bytes());
+        let (serial, authority) = (Serial::from_random(serial), AuthorityId::of(SpkiHash([1; 32])));
+        let intent = Intent {
+            serial: serial.clone(),
+            authority,
+            epoch: 1,
+            tbs_sha256: [0; 32],
+            id: SpiffeId::parse(&format!("spiffe://td/credence/operator/{operator}")).unwrap(),
+            profile: Profile::Operator,
+            tenant: Tenant::default(),
+            node: None,
+            purpose: Purpose::Operator,
+            spki: SpkiHash([2; 32]),
+            not_before: now(),
+            not_after: now() + Duration::from_secs(3600),
+            at: now(),
+            request_id: RequestId::random(),
+        };
+        let event = || Event::done(now(), Actor::System, Action::CertificateIssue, "planted");
+        let outcome = IssueOutcome::Issued(Vec::new());
+        let result = ResultRecord { serial: serial.clone(), authority, outcome, at: now() };
+        journal.record_intent(intent, None, event()).await.unwrap();
+        journal.record_result(result, event()).await.unwrap();
+        serial
+    }
+
+    #[tokio::test]
+    async fn an_operator_counts_by_the_newest_certificate_however_often_another_one_renewed() {
+        let journal = MemoryStore::new();
+        let of_ann = issued(&journal, "ann", 0).await;
+        let mut of_eve = None;
+        for number in 1..=10_000 {
+            of_eve = Some(issued(&journal, "eve", number).await);
+        }
+        let mut operators = operators(&journal, now()).await.unwrap();
+        operators.sort_by(|one, other| one.name.cmp(&other.name));
+        let counted: Vec<_> = operators
+            .iter()
+            .map(|operator| (operator.name.as_str(), operator.holds[0].serial.clone()))
+            .collect();
+        assert_eq!(counted, [("operator/ann", Some(of_ann)), ("operator/eve", of_eve)]);
     }
 }
