@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use super::*;
 use crate::{
-    journal::FINISH,
+    journal::{FINISH, listing},
     leaves::{ANSWER, FORGET, INSERT_SIGNED, REQUEST_KEPT},
     many::AT_ONCE,
 };
@@ -391,6 +391,30 @@ async fn an_answer_of_which_one_half_cannot_be_written_fails_alone_and_whole() {
     let (world, refused) = group(place, &answers[1..2]).await;
     assert_eq!(refused, []);
     assert_eq!(world.store.certificates(&CertificateFilter::default()).await.unwrap().len(), 4);
+}
+
+#[tokio::test]
+async fn a_serial_number_or_its_beginning_is_looked_up_by_the_index_of_each_authority() {
+    let place = Place::made().await;
+    let mut database = promises::meddle(&place).await;
+    let serial = Serial::from_random([7; 20]);
+    let start = serial.to_string()[..12].parse().unwrap();
+    let all = CertificateFilter::default;
+    for filter in [
+        CertificateFilter { serial: Some(serial), ..all() },
+        CertificateFilter { serial_start: Some(start), ..all() },
+    ] {
+        let listed = listing(&filter).unwrap();
+        let explain = format!("EXPLAIN QUERY PLAN {}", listed.sql().as_str());
+        let plan = database.fetch_all(AssertSqlSafe(explain)).await.unwrap();
+        let steps: Vec<String> = plan.iter().map(|step| step.get("detail")).collect();
+        let is_looked_up = |step: &String| {
+            step.starts_with("SEARCH c USING INDEX sqlite_autoindex_certificates")
+                && step.contains("(authority=? AND serial")
+        };
+        assert!(steps.iter().any(is_looked_up), "{steps:?}");
+        assert!(!steps.iter().any(|step| step.starts_with("SCAN c")), "{steps:?}");
+    }
 }
 
 #[tokio::test]
