@@ -15,7 +15,7 @@ mod names;
 mod source;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     fmt,
     sync::Arc,
 };
@@ -136,6 +136,13 @@ enum Why {
     Parent,
     /// The client asked for it.
     Asked,
+}
+
+/// Refused resources that are no longer what they were, and the responses that they were refused in.
+#[derive(Debug, Default)]
+struct Reopened {
+    names: HashSet<Arc<str>>,
+    responses: HashSet<Nonce>,
 }
 
 #[derive(Debug)]
@@ -324,9 +331,10 @@ impl Subscription {
             self.recalled.retain(explicit);
             self.withdrawn.retain(|name, _| explicit(name));
         }
+        let mut reopened = Reopened::default();
         for name in &change.dropped {
             if !self.names.covers(name) {
-                self.reopen(name);
+                self.reopen(name, &mut reopened);
                 self.forget_name(name);
                 self.due.remove(name);
                 self.unanswered.remove(name);
@@ -334,6 +342,7 @@ impl Subscription {
                 self.leave(name);
             }
         }
+        self.retry(&reopened);
     }
 
     /// The client cannot know whether the wildcard covers the name that it leaves, so it is told (xds.md 54); state of
@@ -348,13 +357,23 @@ impl Subscription {
         }
     }
 
-    /// Something of a refused response is no longer what it was: what was refused along with it, and may be right,
-    /// gets another chance.
-    fn reopen(&mut self, name: &str) {
-        let Some(nack) = self.parked.get(name).cloned() else { return };
-        for (other, along) in &self.parked {
-            if along.response == nack.response && **other != *name {
-                self.due.insert(other.clone(), Why::Asked);
+    /// Something of a refused response is no longer what it was.
+    fn reopen(&self, name: &Arc<str>, reopened: &mut Reopened) {
+        if let Some(nack) = self.parked.get(name) {
+            reopened.names.insert(name.clone());
+            reopened.responses.insert(nack.response.clone());
+        }
+    }
+
+    /// What was refused along with it, and may be right, gets another chance. Looked for once for all names: many may
+    /// have been refused together, and all of them change at once.
+    fn retry(&mut self, reopened: &Reopened) {
+        if reopened.names.is_empty() {
+            return;
+        }
+        for (name, nack) in &self.parked {
+            if reopened.responses.contains(&nack.response) && !reopened.names.contains(name) {
+                self.due.insert(name.clone(), Why::Asked);
             }
         }
     }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use imbl::{OrdMap, ordmap::DiffItem};
 use spiffe::Timestamp;
 
-use super::{Hold, Nonces, Offer, Outgoing, Part, Response, Subscription, Why};
+use super::{Hold, Nonces, Offer, Outgoing, Part, Reopened, Response, Subscription, Why};
 use crate::{Resource, TypeUrl, Version, limits::Limits};
 
 /// Responses that a client never acknowledged are remembered up to this many.
@@ -106,6 +106,7 @@ impl Subscription {
 
     /// Decides about every name that is due and need not wait.
     fn fill(&mut self, hold: Hold<'_>) {
+        let mut reopened = Reopened::default();
         for (name, why) in std::mem::take(&mut self.due) {
             let waits = why == Why::Changed
                 && match hold {
@@ -116,12 +117,13 @@ impl Subscription {
             if waits {
                 self.due.insert(name, why);
             } else {
-                self.decide(name, why);
+                self.decide(name, why, &mut reopened);
             }
         }
+        self.retry(&reopened);
     }
 
-    fn decide(&mut self, name: Arc<str>, why: Why) {
+    fn decide(&mut self, name: Arc<str>, why: Why, reopened: &mut Reopened) {
         self.leaving.remove(&name);
         if !self.names.covers(&name) {
             return;
@@ -136,7 +138,7 @@ impl Subscription {
                 }
                 return;
             }
-            Offer::Absent => return self.decide_absent(name, why),
+            Offer::Absent => return self.decide_absent(name, why, reopened),
         };
         self.withdrawn.remove(&name);
         let same = self.held.get(&name).is_some_and(|held| held.version() == offered.version());
@@ -147,17 +149,17 @@ impl Subscription {
             Why::Changed => !same && !refused,
         };
         if send {
-            self.reopen(&name);
+            self.reopen(&name, reopened);
             self.queue.push_back(offered);
         }
     }
 
-    fn decide_absent(&mut self, name: Arc<str>, why: Why) {
+    fn decide_absent(&mut self, name: Arc<str>, why: Why, reopened: &mut Reopened) {
         let in_hand = self.held.contains_key(&name)
             || self.parked.contains_key(&name)
             || self.recalled.contains(&name)
             || self.withdrawn.contains_key(&name);
-        self.reopen(&name);
+        self.reopen(&name, reopened);
         if !self.delta {
             // The parent's going says it (xds.md 41); a name that does not exist is remembered (xds.md 42).
             self.forget_name(&name);

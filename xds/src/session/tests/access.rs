@@ -298,3 +298,20 @@ fn a_draining_stream_finishes_its_flush() {
     stalled.step(Event::Drain);
     assert_eq!(stalled.wait(secs(5)), ["closed: Unavailable"]);
 }
+
+/// xds.md 18, 66: once for all of them, or one request would keep everybody waiting.
+#[test]
+fn what_was_refused_together_is_asked_for_again_and_left_together() {
+    let names = numbers(0..9000);
+    let resources: Vec<_> = names.0.iter().map(|name| resource(E, name, "1", &[])).collect();
+    let mut world = World::open(true, view(&resources));
+    for _ in 0..2 {
+        let written = world.change(E, &names.each(), &[]);
+        assert_eq!(written.iter().map(|text| text.split(' ').count()).collect::<Vec<_>>(), [9001]);
+        assert!(world.nack(E, &[], "no").is_empty(), "nothing is sent twice");
+    }
+    let last = names.0[8999].as_str();
+    assert_eq!(world.change(E, &[], &names.each()[..8999]), [format!("EDS {last}=1")], "it may be right");
+    world.nack(E, &[], "no");
+    assert_eq!(world.change(E, &[], &[last]), NOTHING);
+}
