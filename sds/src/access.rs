@@ -70,18 +70,22 @@ pub struct Facts<'a> {
     pub imported: &'a ImportedSecrets,
     /// Certificates for public names.
     pub edges: &'a EdgeSecrets,
-    /// What listeners nodes have.
+    /// What listeners nodes have, and in which drain generation.
     pub views: &'a Views,
 }
 
-/// Says what `name` means for `node`. A drain generation `?g=N` changes the name and not the meaning.
+/// Says what `name` means for `node`. A drain generation `?g=N` changes the name and not the meaning; one that has not
+/// begun does not exist, so that nobody can ask for more names than there are.
 ///
 /// # Errors
 /// See [`Absence`]; towards the node all of them look the same.
 pub fn decide(node: &NodeId, name: &str, facts: Facts<'_>) -> Result<Grant, Absence> {
     let binding = admit(node, facts)?;
     let own = facts.trust.own().trust_domain();
-    let base = without_generation(name).ok_or(Absence::UnknownName)?;
+    let (base, generation) = with_generation(name).ok_or(Absence::UnknownName)?;
+    if generation > facts.views.drained {
+        return Err(Absence::UnknownName);
+    }
     match base {
         "default" => may_have(binding, binding.default_identity().clone(), facts.blocks),
         "ROOTCA" => Ok(Grant::Context(own.clone())),
@@ -152,12 +156,13 @@ fn may_have(binding: &Binding, id: SpiffeId, blocks: &BlockList) -> Result<Grant
     }
 }
 
-/// Cuts a well-formed `?g=N` off; `None` when there is a question mark and something else behind it. One number
-/// has one spelling, so that two names never mean one generation.
-fn without_generation(name: &str) -> Option<&str> {
-    let Some((base, query)) = name.split_once('?') else { return Some(name) };
+/// Cuts a well-formed `?g=N` off and reads it; `None` when there is a question mark and something else behind it. One
+/// number has one spelling, so that two names never mean one generation; the first one has no number.
+fn with_generation(name: &str) -> Option<(&str, u64)> {
+    let Some((base, query)) = name.split_once('?') else { return Some((name, 0)) };
     let number = query.strip_prefix("g=")?;
-    (number.parse::<u64>().ok()?.to_string() == number).then_some(base)
+    let generation: u64 = number.parse().ok()?;
+    (generation.to_string() == number).then_some((base, generation))
 }
 
 #[cfg(test)]

@@ -71,6 +71,11 @@ impl Stream {
     fn asks(&self, scheme: &str) -> bool {
         self.names.keys().any(|name| name.starts_with(scheme))
     }
+
+    /// Whether it asks for a name in a drain generation.
+    fn asks_generation(&self) -> bool {
+        self.names.keys().any(|name| name.contains('?'))
+    }
 }
 
 pub(crate) struct Deliveries {
@@ -233,6 +238,7 @@ impl Deliveries {
                     || !self.world.is_same_for(&stream.node, &before)
                     || imported_changed && stream.asks(SecretName::SCHEME)
                     || edges_changed && stream.asks(EdgeName::SCHEME)
+                    || self.is_drained(stream, &before.edge.views)
             })
             .map(|(key, _)| *key)
             .collect();
@@ -241,16 +247,22 @@ impl Deliveries {
         }
     }
 
-    /// Takes what listeners nodes have now: edges are for those that show them. Costs nothing where there are none.
+    /// Takes what listeners nodes have now: edges are for those that show them, and a drain generation begins with them.
+    /// Costs nothing where there are no edges and none begins.
     pub(crate) fn set_views(&mut self, views: Arc<Views>, now: Timestamp) {
-        self.world.edge.views = views;
-        if self.world.edge.edges.is_empty() {
-            return;
-        }
-        let asking = self.streams.iter().filter(|(_, stream)| stream.asks(EdgeName::SCHEME));
-        for stream in asking.map(|(key, _)| *key).collect::<Vec<_>>() {
+        let before = std::mem::replace(&mut self.world.edge.views, views);
+        let has_edges = !self.world.edge.edges.is_empty();
+        let touched = self.streams.iter().filter(|(_, stream)| {
+            has_edges && stream.asks(EdgeName::SCHEME) || self.is_drained(stream, &before)
+        });
+        for stream in touched.map(|(key, _)| *key).collect::<Vec<_>>() {
             self.look_again(stream, now);
         }
+    }
+
+    /// Whether a name of the stream may be of a drain generation that has begun since.
+    fn is_drained(&self, stream: &Stream, before: &Views) -> bool {
+        self.world.edge.views.drained != before.drained && stream.asks_generation()
     }
 
     /// Leaves that an operator has revoked are replaced at once.

@@ -48,6 +48,8 @@ pub struct ViewId(pub u32);
 pub struct Views {
     /// Grows with every publication.
     pub revision: u64,
+    /// The drain generation of every connection between proxies. No name of a secret has a later one.
+    pub drained: u64,
     /// The class of each node.
     pub view_of: HashMap<NodeId, ViewId>,
     /// The snapshot of each class.

@@ -83,17 +83,20 @@ fn world(blocked: &[&str]) -> World {
             edge("default", "elsewhere", "far"),
             edge("other", "default", "theirs"),
         ]),
-        views: views(
-            "web-1",
-            &[
-                "edge://shop",
-                "edge://shop/shop.example",
-                "edge://shop/other.example",
-                "edge://far",
-                "edge://theirs",
-                "edge://nowhere",
-            ],
-        ),
+        views: Views {
+            drained: 7,
+            ..views(
+                "web-1",
+                &[
+                    "edge://shop",
+                    "edge://shop/shop.example",
+                    "edge://shop/other.example",
+                    "edge://far",
+                    "edge://theirs",
+                    "edge://nowhere",
+                ],
+            )
+        },
     }
 }
 
@@ -121,7 +124,7 @@ fn grants_each_name_of_the_grammar_to_its_owner() {
     check("spiffe://td/web", Grant::Svid(id("spiffe://td/web")));
     check("spiffe://td/web/admin?g=0", Grant::Svid(id("spiffe://td/web/admin")));
     check("spiffe://td", Grant::Context(td.clone()));
-    check("spiffe://td?g=18446744073709551615", Grant::Context(td.clone()));
+    check("spiffe://td?g=7", Grant::Context(td.clone()));
     check("ROOTCA", Grant::Context(td));
     check("ALL?g=2", Grant::All);
 }
@@ -158,6 +161,10 @@ fn everything_else_does_not_exist() {
         check(secret);
     }
     for secret in ["default?", "default?g=", "default?g=01", "default?g=+1", "default?g=-1", "default?h=1"] {
+        check(secret);
+    }
+    // Generations that have not begun.
+    for secret in ["default?g=8", "ROOTCA?g=8", "ALL?g=8", "spiffe://td?g=18446744073709551615"] {
         check(secret);
     }
     for secret in ["default?g=1?g=2", "default?g=18446744073709551616", "default?g=1&x=2", "spiffe://"] {

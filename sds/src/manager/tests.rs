@@ -141,6 +141,11 @@ impl World {
         Arc::clone(&*within(self.sds.status().wait_for(wanted)).await.unwrap())
     }
 
+    /// A drain generation begins, and nobody has a listener.
+    fn drained(&self, generation: u64) {
+        self.views.send_replace(Arc::new(Views { drained: generation, ..Views::default() }));
+    }
+
     async fn counters(&self, wanted: impl Fn(SdsCounters) -> bool) -> SdsCounters {
         self.status(|status| wanted(status.counters())).await.counters()
     }
@@ -223,6 +228,7 @@ fn key_pem(resource: &Resource) -> Vec<u8> {
 async fn gives_each_node_its_own_leaf_and_the_bundle() {
     let world = World::new();
     let mut web = world.open("web-1");
+    world.drained(2);
     for name in ["default", "spiffe://td/web", "spiffe://td/web?g=2", "ROOTCA", "spiffe://td", "ALL"] {
         web.want(name).await;
         assert_eq!(web.held(name).await.name().as_ref(), name);
@@ -253,6 +259,7 @@ async fn two_streams_of_a_node_share_a_leaf_and_two_nodes_do_not() {
 #[tokio::test]
 async fn refuses_secret_of_another_node_and_says_so_in_audit_only() {
     let world = World::new();
+    world.drained(1);
     let mut web = world.open("web-1");
     for name in ["spiffe://td/payments", "no-such-name", "spiffe://td/payments?g=1"] {
         web.want(name).await;
@@ -580,12 +587,44 @@ async fn a_thousand_nodes_get_their_leaves_with_a_bounded_number_of_requests() {
 async fn a_stream_that_asks_for_too_much_is_bounded() {
     let world = World::new();
     let mut web = world.open("web-1");
+    world.drained(u64::MAX);
     for number in 0..crate::deliveries::MAX_NAMES + 50 {
         web.want(&format!("ROOTCA?g={number}")).await;
     }
     web.held(&format!("ROOTCA?g={}", crate::deliveries::MAX_NAMES - 1)).await;
     settle().await;
     assert_eq!(web.0.view.borrow().len(), crate::deliveries::MAX_NAMES);
+}
+
+#[tokio::test]
+async fn no_node_keeps_what_others_acknowledge_from_being_known() {
+    let world = World::new();
+    let limit = crate::deliveries::MAX_NAMES;
+    let mut streams: Vec<_> = (0..16).map(|_| world.open("pay-1")).collect();
+    for (number, stream) in streams.iter_mut().enumerate() {
+        let names: Vec<_> = (1..=limit).map(|name| format!("ROOTCA?g={}", number * limit + name)).collect();
+        for name in &names {
+            stream.want(name).await;
+        }
+        stream.offered(&names[limit - 1], |_| true).await;
+    }
+    let mut web = world.open("web-1");
+    web.want("spiffe://td").await;
+    web.held("spiffe://td").await;
+    let status = world.status(|status| status.context("spiffe://td").is_some()).await;
+    assert!(!status.context("spiffe://td").unwrap().roots.is_empty());
+    // The generation that begins is known too, though everybody asks for it first.
+    web.want("spiffe://td?g=1").await;
+    web.absent("spiffe://td?g=1").await;
+    world.drained(1);
+    web.held("spiffe://td?g=1").await;
+    world.status(|status| status.context("spiffe://td?g=1").is_some()).await;
+    // It begins together with other news.
+    web.want("spiffe://td?g=2").await;
+    web.absent("spiffe://td?g=2").await;
+    world.blocks.send_replace(blocked(&["spiffe://td/payments"]));
+    world.drained(2);
+    web.held("spiffe://td?g=2").await;
 }
 
 #[tokio::test]

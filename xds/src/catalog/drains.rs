@@ -24,6 +24,7 @@ impl Catalog {
         let touched = staging.translate_again(|document| is_drained(document, &before, &after));
         staging.put_into_views(&touched);
         self.state = staging.state;
+        self.state.views.drained = self.context.defaults.drains.all();
         self.state.views.revision += 1;
         self.views()
     }

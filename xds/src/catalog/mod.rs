@@ -156,6 +156,7 @@ impl Catalog {
     #[must_use]
     pub fn new(context: Context) -> Self {
         let mut catalog = Self { context, counters: Arc::default(), state: State::default() };
+        catalog.state.views.drained = catalog.context.defaults.drains.all();
         catalog.deny(Denied::default());
         catalog
     }

@@ -418,7 +418,9 @@ fn a_drain_replaces_what_has_a_generation_and_a_plan_of_it_nothing() {
     let expected = ["pay: LDS out", "web-1: CDS e, LDS in"];
     assert_eq!(changed(&catalog.plan_drain(drains.clone())), expected);
     assert!(plan::diff(&before, &catalog.views()).is_empty());
+    assert_eq!((before.drained, catalog.views().drained), (0, 0), "a plan begins nothing");
     let after = catalog.drain(drains.clone());
+    assert_eq!(after.drained, 1);
     assert_eq!(changed(&plan::diff(&before, &after)), expected);
     let filter = |views: &Views| {
         views.get(&node("pay")).unwrap().get(TypeUrl::Extension, crate::translate::TCP_BLOCK).unwrap().clone()

@@ -43,6 +43,7 @@ async fn imported_secret_is_served_replaced_and_withdrawn_to_whom_it_is_granted(
     assert_eq!(generic_value(&first), b"first");
     web.want("secret://default/theirs").await;
     web.absent("secret://default/theirs").await;
+    world.drained(1);
     web.want("secret://default/db?g=1").await;
     let drained = web.held("secret://default/db?g=1").await;
     assert_eq!(generic_value(&drained), b"first");
