@@ -21,6 +21,7 @@ use spiffe::{
     verify_svid,
 };
 use thiserror::Error;
+use tokio::time::timeout;
 use tonic::{Code, Status};
 
 use crate::{
@@ -242,7 +243,8 @@ pub async fn join(
             return Err(error);
         }
         progress.say(Step::Waiting { reason: with_causes(&error), pause });
-        clock.sleep_until(clock.now() + pause).await;
+        // By the other clock too: this one may be put back.
+        let _ = timeout(pause, clock.sleep_until(clock.now() + pause)).await;
     };
     let credentials = Credentials { chain, key, bundle };
     let expires = credentials.chain.leaf().not_after();

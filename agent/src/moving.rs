@@ -7,6 +7,7 @@ use proto::credence::v1::BeginRequest;
 use sds::schedule::{Jitter, retry_in};
 use spiffe::{Tenant, Trust, attestation::METHOD_JOIN_TOKEN};
 use thiserror::Error;
+use tokio::time::timeout;
 
 use crate::{
     AnswerError, ServerAddress,
@@ -83,7 +84,8 @@ impl Question {
                 return Err(MoveError::Asked(error));
             }
             progress.say(Step::Waiting { reason: with_causes(&error), pause });
-            clock.sleep_until(clock.now() + pause).await;
+            // By the other clock too: this one may be put back.
+            let _ = timeout(pause, clock.sleep_until(clock.now() + pause)).await;
         }
     }
 

@@ -56,6 +56,8 @@ enum State {
 pub struct Renewal {
     life: Life,
     failures: u32,
+    /// When the last of them failed.
+    failed_at: Option<Timestamp>,
     /// The server wants it replaced: something is the matter with its authority, and less time than its life says.
     is_asked: bool,
     state: State,
@@ -65,7 +67,13 @@ impl Renewal {
     /// Begins with the certificate that is on disk.
     #[must_use]
     pub fn new(life: Life, jitter: Jitter) -> Self {
-        Self { life, failures: 0, is_asked: false, state: State::Held { next: life.renew_at(jitter) } }
+        Self {
+            life,
+            failures: 0,
+            failed_at: None,
+            is_asked: false,
+            state: State::Held { next: life.renew_at(jitter) },
+        }
     }
 
     /// The life of the certificate in hand.
@@ -93,7 +101,10 @@ impl Renewal {
     pub fn step(&mut self, event: Event, now: Timestamp) -> Vec<Action> {
         match (self.state, event) {
             (State::Held { .. }, Event::Tick) if self.life.is_over(now) => self.expire(),
-            (State::Held { next }, Event::Tick) if next <= now => {
+            // A failure later than now: the clock was put back meanwhile, and nobody waits for it to catch up.
+            (State::Held { next }, Event::Tick)
+                if next <= now || self.failed_at.is_some_and(|failed| now < failed) =>
+            {
                 self.state = State::InFlight;
                 vec![Action::Renew]
             }
@@ -117,6 +128,7 @@ impl Renewal {
             // A certificate that is over when it comes is no certificate.
             (State::InFlight, Event::Renewed { jitter, .. } | Event::Failed { jitter }) => {
                 self.failures = self.failures.saturating_add(1);
+                self.failed_at = Some(now);
                 if self.life.is_over(now) {
                     return self.expire();
                 }
@@ -212,6 +224,18 @@ mod tests {
         assert_eq!(machine.deadline(), Some(at(15)));
         assert_eq!(machine.step(Event::Tick, at(15)), [Action::Renew]);
         assert_eq!(machine.step(Event::Failed { jitter: Jitter::NONE }, at(20)), [Action::GiveUp]);
+    }
+
+    #[test]
+    fn is_tried_again_at_once_when_the_clock_was_put_back_since_it_failed() {
+        let mut machine = Renewal::new(life(0, 100_000), Jitter::NONE);
+        assert_eq!(machine.step(Event::Tick, at(10_000)), [], "its time is told by its life alone");
+        assert_eq!(machine.step(Event::Tick, at(50_000)), [Action::Renew]);
+        assert_eq!(machine.step(Event::Failed { jitter: Jitter::NONE }, at(50_000)), []);
+        assert_eq!(machine.step(Event::Tick, at(50_059)), []);
+        assert_eq!(machine.step(Event::Tick, at(40_000)), [Action::Renew]);
+        assert_eq!(machine.step(Event::Failed { jitter: Jitter::NONE }, at(40_000)), []);
+        assert_eq!(machine.deadline(), Some(at(40_120)), "and the pauses go on to grow");
     }
 
     /// Under any order of events: one renewal at a time; what is held is never given up while it lives; a deadline

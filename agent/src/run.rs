@@ -172,8 +172,10 @@ impl Agent {
             event = Event::Tick;
             if sync.is_empty() {
                 let due = self.syncing.deadline().map_or(renewal_due, |due| due.min(renewal_due));
+                // By the other clock too: this one may be put back.
+                let pause = due.since(clock.now());
                 tokio::select! {
-                    () = clock.sleep_until(due) => {}
+                    _ = timeout(pause, clock.sleep_until(due)) => {}
                     () = shutdown.cancelled() => return Ok(()),
                 }
                 continue;

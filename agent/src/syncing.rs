@@ -7,6 +7,8 @@
 //!   |              '--Unsupported--> Idle, due in an hour: the server may be a newer one by then
 //!   '--Renewed: due at once, over a connection of the new certificate
 //! ```
+//!
+//! A clock that is put back makes no pause longer: what began later than now is over.
 
 use std::time::Duration;
 
@@ -54,7 +56,7 @@ pub enum Action {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    Idle { next: Timestamp },
+    Idle { since: Timestamp, next: Timestamp },
     InFlight { since: Timestamp },
 }
 
@@ -69,14 +71,14 @@ impl Syncing {
     /// Begins with a call that is due at once.
     #[must_use]
     pub fn new(now: Timestamp) -> Self {
-        Self { state: State::Idle { next: now }, failures: 0 }
+        Self { state: State::Idle { since: now, next: now }, failures: 0 }
     }
 
     /// When [`Event::Tick`] is due. `None` while a call is held.
     #[must_use]
     pub fn deadline(&self) -> Option<Timestamp> {
         match self.state {
-            State::Idle { next } => Some(next),
+            State::Idle { next, .. } => Some(next),
             State::InFlight { .. } => None,
         }
     }
@@ -90,34 +92,35 @@ impl Syncing {
     /// Takes one event.
     pub fn step(&mut self, event: Event, now: Timestamp) -> Vec<Action> {
         match (self.state, event) {
-            (State::Idle { next }, Event::Tick) if next <= now => {
+            // A pause that began later than now: the clock was put back meanwhile, and nobody waits for it to catch up.
+            (State::Idle { since, next }, Event::Tick) if next <= now || now < since => {
                 self.state = State::InFlight { since: now };
                 vec![Action::Sync]
             }
             (State::InFlight { since }, Event::Answered { renew }) => {
                 self.failures = 0;
                 let pause = if renew { now + AFTER_RENEW } else { now };
-                self.idle_until(pause.max(since + MIN_SPACING));
+                self.idle(now, pause.max(since.min(now) + MIN_SPACING));
                 if renew { vec![Action::Renew] } else { Vec::new() }
             }
             (State::InFlight { .. }, Event::Failed { jitter }) => {
                 self.failures = self.failures.saturating_add(1);
-                self.idle_until(now + retry_in(self.failures, None, jitter));
+                self.idle(now, now + retry_in(self.failures, None, jitter));
                 Vec::new()
             }
             (State::InFlight { .. }, Event::Unsupported) => {
                 self.failures = 0;
-                self.idle_until(now + UNSUPPORTED);
+                self.idle(now, now + UNSUPPORTED);
                 Vec::new()
             }
             (State::InFlight { since }, Event::Interrupted) => {
-                self.idle_until(now.max(since + MIN_SPACING));
+                self.idle(now, now.max(since.min(now) + MIN_SPACING));
                 Vec::new()
             }
             // A held call speaks for the certificate of before; the shell gives it up.
             (State::Idle { .. } | State::InFlight { .. }, Event::Renewed) => {
                 self.failures = 0;
-                self.idle_until(now);
+                self.idle(now, now);
                 Vec::new()
             }
             (State::Idle { .. } | State::InFlight { .. }, Event::Tick)
@@ -128,8 +131,8 @@ impl Syncing {
         }
     }
 
-    fn idle_until(&mut self, next: Timestamp) {
-        self.state = State::Idle { next };
+    fn idle(&mut self, since: Timestamp, next: Timestamp) {
+        self.state = State::Idle { since, next };
     }
 }
 
@@ -180,8 +183,36 @@ mod tests {
         check(70_001, failed, &[], Some(71_001));
     }
 
-    /// Under any order of events: one call at a time; a deadline stands unless a call is held, and is never further
-    /// away than an hour; without renewals, calls keep their distance; it renews only when an answer says so.
+    #[test]
+    fn no_pause_is_longer_because_the_clock_was_put_back() {
+        let later = START + Duration::from_secs(7200);
+        let held = || {
+            let mut machine = Syncing::new(later);
+            assert_eq!(machine.step(Event::Tick, later), [Action::Sync]);
+            machine
+        };
+        // While the call was held.
+        for event in [Event::Answered { renew: false }, Event::Interrupted] {
+            let mut machine = held();
+            machine.step(event, START);
+            assert_eq!(machine.deadline(), Some(START + MIN_SPACING), "{event:?}");
+        }
+        // During a pause, however short the step.
+        for event in [Event::Failed { jitter: Jitter::NONE }, Event::Unsupported] {
+            let mut machine = held();
+            machine.step(event, later);
+            assert_eq!(machine.step(Event::Tick, later), [], "{event:?}");
+            assert_eq!(
+                machine.step(Event::Tick, later - Duration::from_secs(1)),
+                [Action::Sync],
+                "{event:?}"
+            );
+        }
+    }
+
+    /// Under any order of events, on a clock that is put back now and then: one call at a time; a deadline stands unless
+    /// a call is held, and whoever looks at the time waits for an hour at most; without renewals, calls keep their
+    /// distance on a clock that only goes on; it renews only when an answer says so.
     #[test]
     fn holds_its_invariants_on_random_walks() {
         for seed in 0..500 {
@@ -189,8 +220,12 @@ mod tests {
             let (mut machine, mut now) = (Syncing::new(START), START);
             let (mut held, mut last_call, mut was_renewed) = (false, None::<Timestamp>, false);
             for _ in 0..80 {
-                now = match (machine.deadline(), random.random_bool(0.6)) {
-                    (Some(deadline), true) => deadline.max(now),
+                now = match (machine.deadline(), random.random_range(0..10)) {
+                    (Some(deadline), 0..6) => deadline.max(now),
+                    (_, 6) if seed % 2 == 1 => {
+                        last_call = None;
+                        now - Duration::from_secs(random.random_range(0..20_000))
+                    }
                     _ => now + Duration::from_millis(random.random_range(0..5_000)),
                 };
                 let jitter = Jitter::new(random.random());
@@ -222,7 +257,9 @@ mod tests {
                     held = false;
                 }
                 assert_eq!(machine.deadline().is_none(), held, "seed {seed}: {event:?}");
-                assert!(machine.deadline().is_none_or(|at| at.since(now) <= UNSUPPORTED), "seed {seed}");
+                if event == Event::Tick {
+                    assert!(machine.deadline().is_none_or(|at| at.since(now) <= UNSUPPORTED), "seed {seed}");
+                }
             }
         }
     }

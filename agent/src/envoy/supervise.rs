@@ -187,7 +187,8 @@ impl Supervisor {
             };
             let now = self.clock.now();
             short_runs = if now.since(since) >= RAN_WELL { 1 } else { short_runs + 1 };
-            let until = now + pause(short_runs);
+            let pause = pause(short_runs);
+            let until = now + pause;
             let (program, log) = (self.program.display(), self.log.display());
             match self.last_words(begin) {
                 Some(said) => {
@@ -198,8 +199,9 @@ impl Supervisor {
                 }
             }
             self.phase.send_replace(Phase::Waiting { until, ended });
+            // By the other clock too: this one may be put back.
             tokio::select! {
-                () = self.clock.sleep_until(until) => {}
+                _ = timeout(pause, self.clock.sleep_until(until)) => {}
                 () = shutdown.cancelled() => {}
             }
         }

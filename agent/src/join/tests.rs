@@ -80,6 +80,17 @@ async fn a_lost_answer_is_asked_for_again_with_the_same_key() {
 }
 
 #[tokio::test]
+async fn a_pause_ends_also_on_a_clock_that_does_not_get_there() {
+    let mut server = FakeServer::start(NOW).await;
+    server.clock = Arc::new(certs::ManualClock::new(NOW));
+    let server = Arc::new(server);
+    server.script([Turn::LoseAnswer]);
+    let attempt = Attempt::new();
+    let joined = timeout(Duration::from_secs(20), attempt.join(&server, |_| {})).await;
+    joined.expect("it does not wait for the clock").unwrap();
+}
+
+#[tokio::test]
 async fn a_later_run_goes_on_with_the_key_of_the_first() {
     let server = Arc::new(FakeServer::start(NOW).await);
     server.script([Turn::LoseAnswer]);

@@ -225,16 +225,23 @@ async fn nothing_is_lost_while_nobody_answers_an_expired_node() {
     assert!(reopen(folder.path()).load().is_ok());
 }
 
-/// A clock that is two days ahead until it is put right.
+/// A clock that is ahead until it is put right.
 #[derive(Debug)]
 struct Wrong {
     right: ManualClock,
+    ahead: Duration,
     is_ahead: AtomicBool,
+}
+
+impl Wrong {
+    fn start(ahead: Duration) -> Arc<Self> {
+        Arc::new(Self { right: ManualClock::new(NOW), ahead, is_ahead: AtomicBool::new(true) })
+    }
 }
 
 impl Clock for Wrong {
     fn now(&self) -> Timestamp {
-        let ahead = if self.is_ahead.load(Ordering::SeqCst) { DAY * 2 } else { Duration::ZERO };
+        let ahead = if self.is_ahead.load(Ordering::SeqCst) { self.ahead } else { Duration::ZERO };
         self.right.now() + ahead
     }
 
@@ -254,7 +261,7 @@ async fn renewal_goes_on_when_the_clock_by_which_the_certificate_had_ended_is_pu
     let folder = tempfile::tempdir().unwrap();
     drop(joined(&server, &folder));
     drop(server);
-    let clock = Arc::new(Wrong { right: ManualClock::new(NOW), is_ahead: AtomicBool::new(true) });
+    let clock = Wrong::start(DAY * 2);
     let agent = Agent::open(reopen(folder.path()), clock.clone()).unwrap();
     let mut status = agent.status();
     let watcher = async {
@@ -267,6 +274,34 @@ async fn renewal_goes_on_when_the_clock_by_which_the_certificate_had_ended_is_pu
     tokio::select! {
         ended = agent.run(CancellationToken::new()) => panic!("{ended:?}"),
         () = watcher => {}
+    }
+}
+
+#[tokio::test]
+async fn news_are_asked_for_within_seconds_when_the_clock_is_put_back_in_a_pause() {
+    let clock = Wrong::start(SECOND * 7200);
+    let mut server = FakeServer::start(NOW).await;
+    server.clock = clock.clone();
+    server.news.send_replace(Some((server.authority.bundle(), false)));
+    let server = Arc::new(server);
+    let folder = tempfile::tempdir().unwrap();
+    let agent = joined(&server, &folder);
+    let work = async {
+        server.refuse_one().await;
+        // The agent hears of it, and its pause begins.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        clock.is_ahead.store(false, Ordering::SeqCst);
+        let asked = async {
+            while server.seen.lock().unwrap().reports.is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        server.during(asked).await;
+    };
+    tokio::select! {
+        ended = agent.run(CancellationToken::new()) => panic!("{ended:?}"),
+        () = work => {}
+        () = tokio::time::sleep(Duration::from_secs(20)) => panic!("it waits for the clock to catch up"),
     }
 }
 

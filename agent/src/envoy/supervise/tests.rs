@@ -80,6 +80,27 @@ async fn starts_again_what_ends_and_stops_when_told() {
     assert!(said.len() == 2 && said.iter().all(names_log), "{said:?}");
 }
 
+/// As when the clock is put back while it waits.
+#[tokio::test]
+async fn starts_again_also_on_a_clock_that_does_not_get_there() {
+    let script = Script::new("exit 7");
+    let clock = ManualClock::new(NOW);
+    let count = Arc::new(AtomicU32::new(0));
+    let starts = count.clone();
+    let supervisor = script.supervisor(Arc::new(clock)).with_preparation(move || {
+        starts.fetch_add(1, Ordering::Relaxed);
+    });
+    let again = async {
+        while count.load(Ordering::Relaxed) < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::select! {
+        ended = supervisor.run(CancellationToken::new()) => panic!("{ended:?}"),
+        ended = timeout(Duration::from_secs(20), again) => ended.expect("it does not wait for the clock"),
+    }
+}
+
 #[test]
 fn the_reason_of_an_envoy_is_its_last_critical_line() {
     let line = "[2026-11-27 13:04:45.155][2126][critical][assert] [source/common/filesystem/inotify/watcher_impl.cc:25] \
