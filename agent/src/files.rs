@@ -62,6 +62,9 @@ pub enum StateError {
     /// Another agent works on the same directory.
     #[error("{} is used by another agent", .0.display())]
     InUse(PathBuf),
+    /// The directory is open to others, and neither empty nor a node's.
+    #[error("{} is there for others too", .0.display())]
+    Shared(PathBuf),
     /// Nothing was joined from here yet, or not to the end.
     #[error("{} holds no node: it has not joined yet", .0.display())]
     NotJoined(PathBuf),
@@ -87,6 +90,12 @@ impl StateError {
             Self::Io { .. } => None,
             Self::InUse(path) => Some(format!(
                 "stop the other agent, or give this one its own directory instead of {}",
+                path.display()
+            )),
+            Self::Shared(path) => Some(format!(
+                "name a directory of the node's own, which is made, such as {}; a directory that only the agent uses is \
+                 closed by chmod go= {}",
+                path.join("credence-agent").display(),
                 path.display()
             )),
             Self::NotJoined(_) => Some("run the line that `credence proxy enroll NODE` prints".to_owned()),
@@ -185,13 +194,25 @@ impl SecretPaths {
 }
 
 impl StateDir {
-    /// Makes the directory if it is not there, closes it to others, and locks it.
+    /// The same of a node that has joined: where none has, nothing is made and nothing changed.
     ///
     /// # Errors
-    /// When it cannot be made or written, or another agent has it.
+    /// Those of [`StateDir::open`], and when no node has joined.
+    pub fn open_joined(root: &Path) -> Result<Self, StateError> {
+        let node = root.join(NODE);
+        if !node.try_exists().map_err(failed("look at", &node))? {
+            return Err(StateError::NotJoined(root.to_owned()));
+        }
+        Self::open(root)
+    }
+
+    /// Makes the directory if it is not there, closes it to others if it is empty or a node's, and locks it.
+    ///
+    /// # Errors
+    /// When it cannot be made or written, others use it, or another agent has it.
     pub fn open(root: &Path) -> Result<Self, StateError> {
         let root = std::path::absolute(root).map_err(failed("find", root))?;
-        make_directory(&root)?;
+        close_directory(&root)?;
         make_directory(&root.join(CERTS))?;
         make_directory(&root.join(JOINING))?;
         let path = root.join("lock");
@@ -557,6 +578,25 @@ fn write_version(directory: &Path, credentials: &Credentials) -> Result<(), Stat
     let roots = credentials.bundle.authorities().iter().map(Certificate::der);
     write_new(&directory.join("bundle.pem"), certificates_to_pem(roots).as_bytes())?;
     sync_directory(directory)
+}
+
+/// Makes the directory of a node, or closes one that nobody else can miss. Whoever names `/etc` by mistake keeps it as
+/// it is.
+fn close_directory(root: &Path) -> Result<(), StateError> {
+    let mode = match fs::metadata(root) {
+        Ok(found) => found.permissions().mode(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return make_directory(root),
+        Err(error) => return Err(failed("look at", root)(error)),
+    };
+    if mode & 0o077 == 0 {
+        return Ok(());
+    }
+    let mut entries = fs::read_dir(root).map_err(failed("read", root))?;
+    // A sticky one, such as /tmp, is there for everybody, also while it is empty.
+    let is_unused = entries.next().is_none() && mode & 0o1000 == 0;
+    let is_ours =
+        || read(&root.join(NODE)).is_ok_and(|node| serde_json::from_slice::<Membership>(&node).is_ok());
+    if is_unused || is_ours() { make_directory(root) } else { Err(StateError::Shared(root.to_owned())) }
 }
 
 fn make_directory(path: &Path) -> Result<(), StateError> {

@@ -89,7 +89,7 @@ async fn run(command: Command) -> Result<Exit, Failure> {
         Command::Agent(AgentCommand::Join(args)) => Box::pin(join(args)).await,
         Command::Agent(AgentCommand::Run(args)) => {
             logging::start("info", None).map_err(|error| failed(&error))?;
-            let state = open_state(&args.run.state_dir)?;
+            let state = StateDir::open_joined(&args.run.state_dir).map_err(unusable)?;
             let open = match &args.server {
                 Some(server) => Box::pin(follow(server, &state, &args.run)).await?,
                 None => None,
@@ -401,10 +401,6 @@ impl Progress for Told {
     }
 }
 
-fn open_state(directory: &Path) -> Result<StateDir, Failure> {
-    StateDir::open(directory).map_err(unusable)
-}
-
 fn unusable(error: StateError) -> Failure {
     Failure::new(Exit::Failed, agent::with_causes(&error), error.hint().unwrap_or_default())
 }
@@ -421,7 +417,7 @@ async fn join(args: JoinArgs) -> Result<Exit, Failure> {
         patience: JOIN_PATIENCE,
     };
     logging::start("info", None).map_err(|error| failed(&error))?;
-    let state = open_state(&args.run.state_dir)?;
+    let state = StateDir::open(&args.run.state_dir).map_err(unusable)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     agent::join(&request, &state, &clock, &Told).await.map_err(|error| {
         let directory = args.run.state_dir.display();
@@ -545,7 +541,7 @@ async fn stay(mut state: StateDir, args: &RunArgs, mut open: Option<Question>) -
         };
         life.cancel();
         parts.finish_named(&["renewal", "envoy"]).await;
-        state = open_state(&args.state_dir)?;
+        state = StateDir::open_joined(&args.state_dir).map_err(unusable)?;
         followed(&next, &state, args);
     };
     shutdown.cancel();

@@ -38,6 +38,52 @@ fn nothing_is_open_to_others() {
 }
 
 #[test]
+fn closes_only_a_directory_that_nobody_else_can_miss() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = |name: &str, mode: u32| {
+        let root = folder.path().join(name);
+        fs::create_dir(&root).unwrap();
+        fs::set_permissions(&root, Permissions::from_mode(mode)).unwrap();
+        root
+    };
+    let count = |root: &Path| fs::read_dir(root).unwrap().count();
+    let (shared, sticky) = (made("shared", 0o755), made("sticky", 0o1777));
+    fs::write(shared.join("hosts"), "").unwrap();
+    // What is called like ours is not ours yet.
+    fs::write(shared.join(NODE), "{}").unwrap();
+    for root in [&shared, &sticky] {
+        let before = (mode(root), count(root));
+        let error = StateDir::open(root).unwrap_err();
+        assert!(matches!(&error, StateError::Shared(path) if path == root), "{error}");
+        assert!(error.hint().unwrap().contains(&format!("chmod go= {}", root.display())));
+        assert_eq!((mode(root), count(root)), before);
+    }
+    let empty = made("empty", 0o755);
+    let state = StateDir::open(&empty).unwrap();
+    assert_eq!(mode(&empty), 0o700);
+    let authority = TestAuthority::new("td", NOW);
+    let credentials = authority.credentials("/credence/node/web-1", NOW, DAY);
+    let membership = authority.membership("web-1", "localhost:18000");
+    state.join(&membership, &credentials, EnvoyOptions::default()).unwrap();
+    drop(state);
+    // As a volume that is opened to its group by each mount.
+    fs::set_permissions(&empty, Permissions::from_mode(0o770)).unwrap();
+    drop(StateDir::open_joined(&empty).unwrap());
+    assert_eq!(mode(&empty), 0o700);
+}
+
+#[test]
+fn looks_for_a_node_and_makes_nothing_where_none_has_joined() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+    for root in [folder.path(), &folder.path().join("new")] {
+        let error = StateDir::open_joined(root).unwrap_err();
+        assert!(matches!(&error, StateError::NotJoined(path) if path == root), "{error}");
+    }
+    assert_eq!((mode(folder.path()), fs::read_dir(folder.path()).unwrap().count()), (0o755, 0));
+}
+
+#[test]
 fn a_reader_never_sees_a_key_beside_another_certificate() {
     let folder = tempfile::tempdir().unwrap();
     let state = StateDir::open(folder.path()).unwrap();
