@@ -582,6 +582,11 @@ impl Subscription {
 
 #[cfg(test)]
 impl Subscription {
+    /// How many names that were taken away wait for an acknowledgement.
+    pub(crate) fn taken_away(&self) -> usize {
+        self.flight.iter().map(|part| part.removed.len()).sum()
+    }
+
     /// Every name that waits for something.
     pub(crate) fn waiting(&self) -> BTreeSet<Arc<str>> {
         assert!(self.leaving.iter().all(|name| self.due.contains_key(name) && !self.names.is_explicit(name)));

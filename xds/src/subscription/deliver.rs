@@ -10,6 +10,8 @@ use crate::{Resource, TypeUrl, Version, limits::Limits};
 
 /// Responses that a client never acknowledged are remembered up to this many.
 const MAX_FORGOTTEN: usize = 64;
+/// So many names that they took away are remembered, of the newest.
+const MAX_FORGOTTEN_NAMES: usize = 10_000;
 
 /// One version for a set: equal content, equal version (xds.md 25, 26).
 pub(super) fn set_version(set: &OrdMap<Arc<str>, Arc<Resource>>) -> Version {
@@ -306,6 +308,13 @@ impl Subscription {
         let nonce = nonces.next();
         if self.flight.len() >= MAX_FORGOTTEN && self.queue.is_empty() {
             self.flight.pop_front();
+        }
+        let mut names = removed.len();
+        for part in self.flight.iter_mut().rev() {
+            names += part.removed.len();
+            if names > MAX_FORGOTTEN_NAMES {
+                part.removed = Vec::new();
+            }
         }
         self.flight.push_back(Part { nonce: nonce.clone(), items, removed: removed.clone(), set });
         self.last_nonce = Some(nonce.clone());

@@ -229,6 +229,23 @@ fn names_that_are_left_count_until_they_are_answered() {
     }
 }
 
+/// A client that reads and never acknowledges, and wants what does not exist.
+#[test]
+fn names_that_were_taken_away_do_not_pile_up_where_nobody_acknowledges() {
+    let mut world = World::open(true, Snapshot::default());
+    world.change(E, &["0"], &[]);
+    for round in 0..5 {
+        let names = numbers(round * 6000..(round + 1) * 6000);
+        assert_eq!(world.change(E, &names.each(), &[]), NOTHING, "the last is not acknowledged");
+        assert_eq!(world.wait(secs(5)).len(), 1);
+        assert_eq!(world.change(E, &[], &names.each()), NOTHING);
+        assert_eq!(
+            world.session.subscriptions[E as usize].taken_away(),
+            if round == 0 { 6001 } else { 6000 }
+        );
+    }
+}
+
 /// xds.md 7.
 #[test]
 fn names_of_unknown_types_are_bounded_together() {
