@@ -9,8 +9,6 @@ use std::{fmt, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use certs::{Clock, SecretBytes, format_duration};
 use store::{Outlook, RemoteError, RemoteKey, RemoteState, Unwrapped, Wrapped};
-use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 use vault::{
     Breadth, Client, Credentials, IdentityFiles, Keeper, NotLoggedIn, Policy, Secret, SecretId, Settings,
     Trouble,
@@ -27,8 +25,6 @@ pub(crate) const BRISK: Duration = Duration::from_secs(4);
 const TIMEOUT: Duration = Duration::from_secs(3);
 /// How long it may take to say what the key is, once it has decrypted.
 const BESIDE: Duration = Duration::from_secs(2);
-/// How long a token that has done its work is waited for.
-const GIVE_BACK: Duration = Duration::from_secs(1);
 /// The word for a token that may do more than its work takes.
 const OVER_GRANTED: &str = "over-granted";
 
@@ -97,29 +93,6 @@ impl TransitKey {
         let policy = Policy::slot(&self.slot.mount, &self.slot.key);
         let narrow = narrow.then(|| (policy, vec![self.slot.mount.clone()]));
         Ok(Client::new(settings, self.credentials().await?, narrow, Arc::clone(&self.clock)))
-    }
-
-    /// Does `work` while the session is kept, and gives the token back after it.
-    async fn during<T>(
-        &self,
-        client: &Client,
-        keeper: Keeper,
-        work: impl Future<Output = Result<T, RemoteError>>,
-    ) -> Result<T, RemoteError> {
-        let is_ours = !matches!(self.config.login, TransitLogin::Token { .. });
-        let work = async {
-            let done = work.await;
-            if is_ours && client.status().borrow().is_logged_in() {
-                // Where it cannot be given back, it ends by itself.
-                let _ = timeout(GIVE_BACK, client.call(&vault::give_back())).await;
-            }
-            done
-        };
-        tokio::select! {
-            done = work => done,
-            // It ends only when it is told to.
-            () = keeper.run(CancellationToken::new()) => Err(self.late(self.patience)),
-        }
     }
 
     /// Does `work`, but for no longer than `limit`.
@@ -313,7 +286,7 @@ impl RemoteKey for TransitKey {
     async fn wrap(&self, root: &SecretBytes, place: &[u8]) -> Result<Wrapped, RemoteError> {
         let (client, keeper) = self.open(true).await?;
         let work = self.within(self.patience, self.wrap_by(&client, root, place));
-        self.during(&client, keeper, Box::pin(work)).await
+        keeper.during(Box::pin(work)).await
     }
 
     /// A token that may do too much opens all the same, with a warning: whoever widens a policy in Vault must not keep
@@ -324,16 +297,14 @@ impl RemoteKey for TransitKey {
             return Ok(Unwrapped { root: None, key: None, warnings: Vec::new() });
         };
         let (client, keeper) = self.open(true).await?;
-        let narrow =
-            self.during(&client, keeper, Box::pin(self.unwrap_by(&client, &ciphertext, place))).await;
+        let narrow = keeper.during(Box::pin(self.unwrap_by(&client, &ciphertext, place))).await;
         let too_wide = match narrow {
             Err(error) if error.code == OVER_GRANTED => format!("{}; {}", error.reason, error.hint),
             other => return other,
         };
         tracing::warn!(key = %self, reason = too_wide, "a token that opens the store may do more than it should");
         let (client, keeper) = self.open(false).await?;
-        let mut opened =
-            self.during(&client, keeper, Box::pin(self.unwrap_by(&client, &ciphertext, place))).await?;
+        let mut opened = keeper.during(Box::pin(self.unwrap_by(&client, &ciphertext, place))).await?;
         opened.warnings.push(too_wide);
         Ok(opened)
     }

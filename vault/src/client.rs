@@ -23,6 +23,8 @@ use crate::{
 
 /// How many commands wait for the keeper, at most.
 const COMMANDS: usize = 16;
+/// How long it is waited until a token is given back: one that cannot be ends by itself.
+const GIVE_BACK: Duration = Duration::from_secs(1);
 /// How long a login that took all of its time has to say so.
 const TO_SAY: Duration = Duration::from_millis(300);
 
@@ -207,6 +209,15 @@ impl Client {
         login::read_unwrapped(&transport.send(&login::unwrap(wrapped), None).await?)
     }
 
+    /// Gives the token back, if there is one: it is good for nothing afterwards.
+    async fn give_back(&self) {
+        if self.0.status.borrow().is_logged_in()
+            && !matches!(timeout(GIVE_BACK, self.call(&login::give_back())).await, Ok(Ok(_)))
+        {
+            tracing::debug!("a token was not given back, and ends by itself");
+        }
+    }
+
     /// A token that is newer than `refused`; or why there is none, as soon as that is known.
     async fn token(&self, refused: u64, is_own: bool) -> Result<(u64, Arc<Secret>), Trouble> {
         let mut status = self.0.status.subscribe();
@@ -238,6 +249,42 @@ impl Keeper {
             () = shutdown.cancelled() => {}
             () = self.work() => {}
         }
+    }
+
+    /// As [`Keeper::run`], and gives the token back `grace` later, when the calls have ended that are under way with it.
+    /// One that somebody gave is left as it is.
+    pub async fn run_and_give_back(mut self, shutdown: CancellationToken, grace: Duration) {
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = self.work() => {}
+        }
+        if self.is_ours() {
+            self.clock.sleep_until(self.clock.now() + grace).await;
+            self.client.give_back().await;
+        }
+    }
+
+    /// Keeps the token while `work` is done, and gives it back then. One that somebody gave is left as it is.
+    pub async fn during<T>(mut self, work: impl Future<Output = T>) -> T {
+        let (client, is_ours) = (self.client.clone(), self.is_ours());
+        let work = async {
+            let done = work.await;
+            if is_ours {
+                client.give_back().await;
+            }
+            done
+        };
+        tokio::pin!(work);
+        tokio::select! {
+            done = &mut work => return done,
+            () = self.work() => {}
+        }
+        work.await
+    }
+
+    /// Whether the token came by a login.
+    fn is_ours(&self) -> bool {
+        !matches!(self.credentials, Credentials::Token(_))
     }
 
     async fn work(&mut self) {
@@ -562,3 +609,6 @@ pub async fn read_secret(path: &Path, limit: Duration) -> Result<Secret, Trouble
     let bytes = file::read(path, MAX_SECRET + 1, limit).await?;
     Secret::parse(bytes).map_err(|error| Trouble::File { file: path.to_owned(), reason: error.to_string() })
 }
+
+#[cfg(test)]
+mod tests;

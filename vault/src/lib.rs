@@ -33,7 +33,7 @@ pub use self::address::{Address, AddressError, Addresses, MAX_ADDRESSES};
 pub use self::answer::{Answer, Reply, judge};
 pub use self::breadth::{Breadth, MAX_NAMED, Surplus, judge_acl, judge_probes, probes};
 pub use self::client::{Client, Keeper, Status, read_secret};
-pub use self::login::{Credentials, IdentityFiles, SERVICE_ACCOUNT_TOKEN, SecretId, Unwrapped, give_back};
+pub use self::login::{Credentials, IdentityFiles, SERVICE_ACCOUNT_TOKEN, SecretId, Unwrapped};
 pub use self::policy::{Policy, Rule};
 pub use self::request::{MAX_NAME, Mount, Name, NameError, Request};
 pub use self::secret::{MAX_SECRET, Secret, SecretError};

@@ -210,8 +210,7 @@ pub(crate) fn renew() -> Request {
 }
 
 /// Gives the token of the session back: it is good for nothing afterwards. Not for a token that somebody else gave.
-#[must_use]
-pub fn give_back() -> Request {
+pub(crate) fn give_back() -> Request {
     Request::post("auth/token/revoke-self".to_owned(), Body::default()).repeatable().own()
 }
 

@@ -40,7 +40,7 @@ const MAX_COMMANDS: usize = 16;
 const LOOK_EVERY: Duration = Duration::from_secs(3600);
 /// When a store that could not be read is asked again.
 const RETRY: Duration = Duration::from_secs(5);
-/// After how long nobody waits for a leaf that was asked for any more.
+/// After how long nobody waits for a leaf that was asked for any more, nor calls by a session that has ended.
 const ANSWERED: Duration = Duration::from_secs(30);
 
 struct Command {
@@ -251,7 +251,7 @@ struct Working {
     machine: Upstream,
     problem: Option<String>,
     warnings: Vec<String>,
-    /// Ends its session.
+    /// Ends its session, whose token is given back a little later.
     _session: DropGuard,
 }
 
@@ -399,7 +399,7 @@ impl Upstreams {
     fn open(&mut self, kept: KeptIssuer) -> Result<Working, String> {
         let (client, keeper) = settings::open(&self.inputs, &kept.issuer.vault, &kept.credential)?;
         let end = CancellationToken::new();
-        self.sessions.push(Box::pin(keeper.run(end.clone())));
+        self.sessions.push(Box::pin(keeper.run_and_give_back(end.clone(), ANSWERED)));
         Ok(Working {
             kept,
             client,

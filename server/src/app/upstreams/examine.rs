@@ -12,7 +12,6 @@ use certs::{
     Certificate, Profile, SecretBytes, SecretKey, Timestamp, Usage, Wanted, explain_brought, format_duration,
 };
 use spiffe::{Trust, TrustBundle};
-use tokio_util::sync::CancellationToken;
 use vault::{
     Breadth, Client, Mount, NotLoggedIn, Secret, Trouble, Unwrapped, Warning,
     pki::{self, Role},
@@ -260,7 +259,6 @@ async fn session(inputs: &UpstreamInputs, issuer: &Issuer, credential: &SecretBy
             return checks.skip(&["breadth", "throwaway"]);
         }
     };
-    let end = CancellationToken::new();
     let work = async {
         if !login(inputs, &client, checks).await {
             return checks.skip(&["breadth", "throwaway"]);
@@ -276,10 +274,8 @@ async fn session(inputs: &UpstreamInputs, issuer: &Issuer, credential: &SecretBy
             Some(_) => checks.skip(&["throwaway"]),
         }
     };
-    tokio::select! {
-        () = work => {}
-        () = keeper.run(end) => {}
-    }
+    // Nobody uses this token again.
+    keeper.during(work).await;
 }
 
 async fn login(inputs: &UpstreamInputs, client: &Client, checks: &mut Checks) -> bool {
