@@ -94,7 +94,8 @@ pub enum Action {
         /// Whether it is.
         wanted: bool,
     },
-    /// The node applied these versions, or refused them.
+    /// The node applied these versions, or refused them. Words without items: it refused several together, and each
+    /// comes once more alone.
     Settled {
         /// Of what type.
         type_url: TypeUrl,

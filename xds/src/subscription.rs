@@ -7,6 +7,10 @@
 //! view ----diff----^                                      --NACK-> parked until content, names or stream change
 //! ```
 //!
+//! A refusal of several resources of a named type says nothing about most of them: Envoy gives each to who waits for
+//! it, in no order, and stops at the first that fails. So each of them comes once more in a response of its own, and
+//! only what is refused alone is parked.
+//!
 //! `held` is a persistent map: a stream in step with its view shares the view's own map, so that it costs nothing
 //! and the next difference costs the change.
 
@@ -123,7 +127,7 @@ pub(crate) enum Reply {
     Nothing,
     /// Something about a response that is not the newest, or not of this stream.
     Stale,
-    /// These were applied, or refused with these words.
+    /// These were applied, or refused with these words. None, with words: it is not known yet which were refused.
     Settled { items: Vec<(Arc<str>, Version)>, refusal: Option<Arc<str>> },
 }
 
@@ -188,6 +192,8 @@ pub(crate) struct Subscription {
     withdrawn: BTreeMap<Arc<str>, Option<Timestamp>>,
     /// What was refused, by name, with the version that is not sent again.
     parked: OrdMap<Arc<str>, Arc<Nack>>,
+    /// What goes in a response of its own, until that is answered: it was refused before, with others or alone.
+    apart: BTreeSet<Arc<str>>,
     /// The refused set; state of the world, full-state types.
     refused_set: Option<Version>,
     unacked: OrdMap<Arc<str>, Option<Version>>,
@@ -213,6 +219,7 @@ impl Subscription {
             recalled: BTreeSet::new(),
             withdrawn: BTreeMap::new(),
             parked: OrdMap::new(),
+            apart: BTreeSet::new(),
             refused_set: None,
             unacked: OrdMap::new(),
             flight: VecDeque::new(),
@@ -325,6 +332,7 @@ impl Subscription {
             self.held = only(&self.held, names);
             self.parked = only(&self.parked, names);
             self.unacked = only(&self.unacked, names);
+            self.apart.retain(explicit);
             self.due.retain(|name, _| explicit(name));
             self.leaving.clear();
             self.unanswered.retain(explicit);
@@ -382,6 +390,7 @@ impl Subscription {
         self.held.remove(name);
         self.recalled.remove(name);
         self.parked.remove(name);
+        self.apart.remove(name);
         self.unacked.remove(name);
         self.withdrawn.remove(name);
     }
@@ -425,6 +434,7 @@ impl Subscription {
         }
         match refusal {
             None => self.acknowledge(&part),
+            Some(words) if self.is_company(&part) => self.divide(&part, words),
             Some(words) => self.park(&part, words, now),
         }
     }
@@ -448,6 +458,7 @@ impl Subscription {
             match self.held.get(name) {
                 Some(held) if held.version() == version => {
                     self.unacked.remove(name);
+                    self.apart.remove(name);
                 }
                 Some(_) => {
                     self.unacked.insert(name.clone(), Some(version.clone()));
@@ -456,6 +467,35 @@ impl Subscription {
             }
         }
         Reply::Settled { items: part.items.clone(), refusal: None }
+    }
+
+    /// Whether a refusal of the response leaves open what of it was wrong. Clusters and listeners are applied one by
+    /// one, whatever becomes of the others.
+    fn is_company(&self, part: &Part) -> bool {
+        !self.type_url.is_full_state() && !part.items.is_empty() && part.items.len() + part.removed.len() > 1
+    }
+
+    /// One of them was wrong, and the client may have passed over others for it: each comes once more, alone. Until
+    /// that is answered, nothing is said of any.
+    fn divide(&mut self, part: &Part, words: Arc<str>) -> Reply {
+        for (name, version) in &part.items {
+            if self.held.get(name).is_some_and(|held| held.version() == version) {
+                self.apart.insert(name.clone());
+                self.due.insert(name.clone(), Why::Asked);
+            }
+        }
+        self.remove_again(part);
+        Reply::Settled { items: Vec::new(), refusal: Some(words) }
+    }
+
+    /// Removals that were refused for their company are said again, alone; a refusal of nothing but removals has no
+    /// cure.
+    fn remove_again(&mut self, part: &Part) {
+        if !part.items.is_empty() {
+            for name in part.removed.iter().filter(|name| self.names.covers(name)) {
+                self.due.insert(name.clone(), Why::Asked);
+            }
+        }
     }
 
     /// Nothing of a refused response counts as held, since the client may have applied some of it; the refused
@@ -473,6 +513,7 @@ impl Subscription {
             let (version, response) = (version.clone(), part.nonce.clone());
             let nack = Nack { version, response, words: words.clone(), at: now };
             self.parked.insert(name.clone(), Arc::new(nack));
+            self.apart.remove(name);
             if part.set.is_none() {
                 self.held.remove(name);
             }
@@ -485,13 +526,7 @@ impl Subscription {
                 }
             }
         }
-        // Removals that were refused for their company are said again, alone; a refusal of nothing but removals
-        // has no cure.
-        if !part.items.is_empty() {
-            for name in part.removed.iter().filter(|name| self.names.covers(name)) {
-                self.due.insert(name.clone(), Why::Asked);
-            }
-        }
+        self.remove_again(part);
         Reply::Settled { items: part.items.clone(), refusal: Some(words) }
     }
 
@@ -590,7 +625,7 @@ impl Subscription {
     /// Every name that waits for something.
     pub(crate) fn waiting(&self) -> BTreeSet<Arc<str>> {
         assert!(self.leaving.iter().all(|name| self.due.contains_key(name) && !self.names.is_explicit(name)));
-        let sets = [&self.unanswered, &self.recalled, &self.leaving].into_iter().flatten();
+        let sets = [&self.unanswered, &self.recalled, &self.leaving, &self.apart].into_iter().flatten();
         sets.chain(self.due.keys()).chain(self.withdrawn.keys()).chain(&self.removals).cloned().collect()
     }
 }

@@ -8,7 +8,7 @@ use spiffe::Timestamp;
 use super::{Hold, Nonces, Offer, Outgoing, Part, Reopened, Response, Subscription, Why};
 use crate::{Resource, TypeUrl, Version, limits::Limits};
 
-/// Responses that a client never acknowledged are remembered up to this many.
+/// Responses that a client never acknowledged are remembered up to this many, and one for each resource that goes alone.
 const MAX_FORGOTTEN: usize = 64;
 /// So many names that they took away are remembered, of the newest.
 const MAX_FORGOTTEN_NAMES: usize = 10_000;
@@ -54,6 +54,7 @@ impl Subscription {
             if !self.gate_open(now, limits) {
                 return None;
             }
+            self.forget_oldest();
             if !self.delta && self.type_url.is_full_state() {
                 return self.whole_set(now, hold, nonces);
             }
@@ -84,6 +85,7 @@ impl Subscription {
         if !self.withdrawn.values().any(is_due) || !self.gate_open(now, limits) {
             return None;
         }
+        self.forget_oldest();
         let (withdrawn, later) =
             std::mem::take(&mut self.withdrawn).into_iter().partition(|(_, s)| is_due(s));
         self.withdrawn = later;
@@ -106,9 +108,10 @@ impl Subscription {
         (!removed.is_empty()).then(|| self.send(now, nonces, None, Vec::new(), removed, None))
     }
 
-    /// Decides about every name that is due and need not wait.
+    /// Decides about every name that is due and need not wait. What goes alone comes last: it delays nothing.
     fn fill(&mut self, hold: Hold<'_>) {
         let mut reopened = Reopened::default();
+        let mut apart = Vec::new();
         for (name, why) in std::mem::take(&mut self.due) {
             let waits = why == Why::Changed
                 && match hold {
@@ -118,11 +121,26 @@ impl Subscription {
                 };
             if waits {
                 self.due.insert(name, why);
+            } else if self.goes_apart(&name) {
+                apart.push((name, why));
             } else {
                 self.decide(name, why, &mut reopened);
             }
         }
+        for (name, why) in apart {
+            // In state of the world only the newest response can be answered, so each of them waits for the one before.
+            if self.delta || self.queue.is_empty() {
+                self.decide(name, why, &mut reopened);
+            } else {
+                self.due.insert(name, why);
+            }
+        }
         self.retry(&reopened);
+    }
+
+    /// What was refused once is tried where it can harm nothing else.
+    fn goes_apart(&self, name: &Arc<str>) -> bool {
+        self.apart.contains(name) || (!self.type_url.is_full_state() && self.parked.contains_key(name))
     }
 
     fn decide(&mut self, name: Arc<str>, why: Why, reopened: &mut Reopened) {
@@ -143,7 +161,8 @@ impl Subscription {
             Offer::Absent => return self.decide_absent(name, why, reopened),
         };
         self.withdrawn.remove(&name);
-        let same = self.held.get(&name).is_some_and(|held| held.version() == offered.version());
+        let same = !self.apart.contains(&name)
+            && self.held.get(&name).is_some_and(|held| held.version() == offered.version());
         let refused = self.parked.get(&name).is_some_and(|nack| nack.version == *offered.version());
         let send = match why {
             Why::Asked => true,
@@ -152,6 +171,9 @@ impl Subscription {
         };
         if send {
             self.reopen(&name, reopened);
+            if self.goes_apart(&name) {
+                self.apart.insert(name);
+            }
             self.queue.push_back(offered);
         }
     }
@@ -186,8 +208,8 @@ impl Subscription {
         }
     }
 
-    /// Takes from the queue what fits into one message; removals ride in the last (xds.md 64, 127). Only delta
-    /// responses may be cut.
+    /// Takes from the queue what fits into one message, or goes alone; removals ride in the last (xds.md 64, 127). Only
+    /// delta responses may be cut.
     fn cut(&mut self, limits: &Limits) -> (Vec<Arc<Resource>>, Vec<Arc<str>>) {
         let mut size = 0;
         let mut resources = Vec::new();
@@ -196,11 +218,16 @@ impl Subscription {
                 continue;
             }
             size += next.delta_field().len();
-            if self.delta && !resources.is_empty() && size > limits.delta_bytes {
+            let is_apart = self.apart.contains(next.name());
+            let is_full = !resources.is_empty() && (is_apart || size > limits.delta_bytes);
+            if self.delta && is_full {
                 self.queue.push_front(next);
                 return (resources, Vec::new());
             }
             resources.push(next);
+            if is_apart {
+                return (resources, Vec::new());
+            }
         }
         (resources, std::mem::take(&mut self.removals))
     }
@@ -306,21 +333,32 @@ impl Subscription {
         let items = news.iter().map(|sent| (sent.name().clone(), sent.version().clone())).collect();
         let dependants = news.iter().flat_map(|sent| dependants(sent)).collect();
         let nonce = nonces.next();
-        if self.flight.len() >= MAX_FORGOTTEN && self.queue.is_empty() {
-            self.flight.pop_front();
-        }
-        let mut names = removed.len();
-        for part in self.flight.iter_mut().rev() {
-            names += part.removed.len();
-            if names > MAX_FORGOTTEN_NAMES {
-                part.removed = Vec::new();
-            }
+        if !removed.is_empty() {
+            self.forget_names(removed.len());
         }
         self.flight.push_back(Part { nonce: nonce.clone(), items, removed: removed.clone(), set });
         self.last_nonce = Some(nonce.clone());
         self.sent_at = now;
         let type_url = self.type_url.shared();
         Outgoing { response: Response { type_url, nonce, version, resources, removed }, dependants }
+    }
+
+    /// Between responses only: the parts of one that is cut are all remembered, however many they are.
+    fn forget_oldest(&mut self) {
+        while self.flight.len() >= MAX_FORGOTTEN + self.apart.len() {
+            self.flight.pop_front();
+        }
+    }
+
+    /// Before `more` are remembered.
+    fn forget_names(&mut self, more: usize) {
+        let mut names = more;
+        for part in self.flight.iter_mut().rev() {
+            names += part.removed.len();
+            if names > MAX_FORGOTTEN_NAMES {
+                part.removed = Vec::new();
+            }
+        }
     }
 
     fn note_sent(&mut self, resource: &Arc<Resource>) {

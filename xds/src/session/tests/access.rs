@@ -320,15 +320,34 @@ fn a_draining_stream_finishes_its_flush() {
 #[test]
 fn what_was_refused_together_is_asked_for_again_and_left_together() {
     let names = numbers(0..9000);
-    let resources: Vec<_> = names.0.iter().map(|name| resource(E, name, "1", &[])).collect();
+    let resources: Vec<_> = names.0.iter().map(|name| resource(C, name, "1", &[])).collect();
     let mut world = World::open(true, view(&resources));
     for _ in 0..2 {
-        let written = world.change(E, &names.each(), &[]);
+        let written = world.change(C, &names.each(), &[]);
         assert_eq!(written.iter().map(|text| text.split(' ').count()).collect::<Vec<_>>(), [9001]);
-        assert!(world.nack(E, &[], "no").is_empty(), "nothing is sent twice");
+        assert!(world.nack(C, &[], "no").is_empty(), "nothing is sent twice");
     }
     let last = names.0[8999].as_str();
-    assert_eq!(world.change(E, &[], &names.each()[..8999]), [format!("EDS {last}=1")], "it may be right");
-    world.nack(E, &[], "no");
-    assert_eq!(world.change(E, &[], &[last]), NOTHING);
+    assert_eq!(world.change(C, &[], &names.each()[..8999]), [format!("CDS {last}=1")], "it may be right");
+    world.nack(C, &[], "no");
+    assert_eq!(world.change(C, &[], &[last]), NOTHING);
+}
+
+/// xds.md 18, 66: however many there are, each is sent once more and its answer is known.
+#[test]
+fn as_many_as_were_refused_together_come_alone() {
+    let names = numbers(0..3000);
+    let resources: Vec<_> = names.0.iter().map(|name| resource(E, name, "1", &[])).collect();
+    let mut world = World::open(true, view(&resources));
+    assert_eq!(world.change(E, &names.each(), &[]).len(), 1);
+    assert_eq!(world.nack(E, &[], "no").len(), 3000);
+    for n in 2..=3001 {
+        let words = (n % 100 == 0).then_some("no");
+        assert_eq!(world.change_with(E, &[], &[], &[], &format!("7.{n:x}"), words), NOTHING);
+    }
+    let progress = world.session.progress(E).unwrap();
+    assert_eq!((progress.refused.len(), progress.unacked.len()), (30, 30));
+    let written = world.change(E, &names.each(), &[]);
+    assert_eq!(written.iter().map(|text| text.split(' ').count() - 1).sum::<usize>(), 3000);
+    assert_eq!(written.len(), 31, "what was refused alone goes alone");
 }

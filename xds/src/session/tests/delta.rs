@@ -174,6 +174,55 @@ fn a_refused_resource_waits_for_other_content() {
     assert_eq!(world.change(C, &["a"], &[]), ["CDS a=bad"], "18: until the names change");
 }
 
+/// xds.md 18, 66: one watch of Envoy throws, and what is good in the same response goes without.
+#[test]
+fn what_was_refused_with_others_comes_once_more_alone() {
+    let resources = ["a", "b", "c"].map(|name| resource(R, name, "1", &[]));
+    let mut world = World::open(true, view(&resources));
+    assert_eq!(world.change(R, &["a", "b", "c", "none"], &[]), ["RDS a=1 b=1 c=1 -none"]);
+    let together = world.nonce(R);
+    assert_eq!(world.nack(R, &[], "no"), ["RDS a=1", "RDS b=1", "RDS c=1", "RDS -none"]);
+    assert_eq!(world.others(), ["RDS  nacked \"no\""], "nobody knows yet which");
+    assert!(world.session.progress(R).unwrap().refused.is_empty());
+    let replies = [("7.2", None), ("7.3", Some("no")), ("7.4", None), ("7.5", None)];
+    assert_eq!(together, "7.1");
+    for (nonce, words) in replies {
+        assert_eq!(world.change_with(R, &[], &[], &[], nonce, words), NOTHING);
+    }
+    assert_eq!(world.others(), ["RDS a acked", "RDS b nacked \"no\"", "RDS c acked", "RDS  acked"]);
+    let progress = world.session.progress(R).unwrap();
+    assert_eq!(progress.refused.keys().map(|name| &**name).collect::<Vec<_>>(), ["b"]);
+    assert!(progress.unacked.keys().all(|name| &**name == "b"));
+    assert_eq!(world.wait(secs(60)), NOTHING);
+
+    let changed = [resource(R, "a", "2", &[]), resource(R, "b", "2", &[]), resource(R, "c", "2", &[])];
+    assert_eq!(world.publish(&changed, &[]), ["RDS a=2 c=2", "RDS b=2"], "what was refused is tried alone");
+    world.change_with(R, &[], &[], &[], "7.6", None);
+    assert_eq!(world.nack(R, &[], "no"), NOTHING);
+    assert_eq!(world.change(R, &["a", "b", "c"], &[]), ["RDS a=2 c=2", "RDS b=2"], "asked for again");
+    world.change_with(R, &[], &[], &[], "7.8", None);
+    world.ack(R, &[]);
+    let changed = [resource(R, "a", "3", &[]), resource(R, "b", "3", &[])];
+    assert_eq!(world.publish(&changed, &[]), ["RDS a=3 b=3"], "what was accepted is as the others");
+}
+
+/// xds.md 18, 66: what changes before it came alone is sent as it is then.
+#[test]
+fn what_is_left_or_gone_before_it_came_alone_is_not_sent() {
+    let resources = ["a", "b", "c"].map(|name| resource(R, name, "1", &[]));
+    let mut world = World::open(true, view(&resources));
+    world.change(R, &["a", "b", "c"], &[]);
+    world.session.is_writable = false;
+    assert_eq!(world.nack(R, &[], "no"), NOTHING);
+    assert_eq!(world.change(R, &[], &["a"]), NOTHING);
+    world.publish(&[resource(R, "b", "2", &[])], &[]);
+    assert_eq!(world.step(Event::Writable), ["RDS b=1", "RDS c=1"]);
+    world.change_with(R, &[], &[], &[], "7.2", Some("no"));
+    assert_eq!(world.ack(R, &[]), ["RDS b=2"]);
+    world.ack(R, &[]);
+    assert_eq!(world.change(R, &["a"], &[]), ["RDS a=1"]);
+}
+
 /// xds.md 64, 65, 127.
 #[test]
 fn a_long_response_is_cut_and_acknowledged_by_parts() {

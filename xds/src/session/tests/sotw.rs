@@ -54,6 +54,26 @@ fn a_refused_resource_waits_and_others_do_not() {
     assert_eq!(world.publish(&[resource(E, "a", "2", &[])], &[]), ["EDS a=2"]);
 }
 
+/// xds.md 18, 38: each alone, and only the newest response can be answered.
+#[test]
+fn what_was_refused_with_others_comes_once_more_alone_one_after_another() {
+    let names = ["a", "b", "c"];
+    let mut world = World::open(false, view(&names.map(|name| resource(R, name, "1", &[]))));
+    assert_eq!(world.want(R, &names), ["RDS a=1 b=1 c=1"]);
+    assert_eq!(world.nack(R, &names, "no"), ["RDS a=1"]);
+    assert_eq!(world.publish(&[resource(R, "d", "1", &[])], &[]), NOTHING);
+    assert_eq!(world.want(R, &["a", "b", "c", "d"]), ["RDS d=1"], "what is good waits for nobody");
+    let names = ["a", "b", "c", "d"];
+    assert_eq!(world.ack(R, &names), ["RDS b=1"]);
+    assert_eq!(world.nack(R, &names, "no"), ["RDS c=1"]);
+    assert_eq!(world.ack(R, &names), NOTHING);
+    assert_eq!(
+        world.others(),
+        ["RDS  nacked \"no\"", "RDS a acked", "RDS d acked", "RDS b nacked \"no\"", "RDS c acked"]
+    );
+    assert_eq!(world.wait(secs(60)), NOTHING);
+}
+
 /// xds.md 20, 21, 22, 23.
 #[test]
 fn a_stale_nonce_says_nothing_but_names() {
