@@ -13,7 +13,7 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use crate::{
-    row::{decode, number, unsigned, uuid},
+    row::{decode, number, one_row, unsigned, uuid},
     seal::{self, Place, SealError, SealingKey, random},
 };
 
@@ -349,14 +349,14 @@ impl DataKeyRow {
         Ok(())
     }
 
-    /// Writes the wrapping, which another root key made.
+    /// Writes the wrapping, which another root key made. A key that is gone is an error.
     pub(crate) async fn update(&self, connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
-        sqlx::query("UPDATE data_keys SET wrapped = ? WHERE id = ?")
+        let written = sqlx::query("UPDATE data_keys SET wrapped = ? WHERE id = ?")
             .bind(&self.wrapped)
             .bind(self.id.as_bytes().as_slice())
             .execute(connection)
             .await?;
-        Ok(())
+        one_row(&written)
     }
 
     /// Rows of a database that has not seen the step which brought states count as active.

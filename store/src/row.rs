@@ -4,12 +4,20 @@ use std::{error::Error, str::FromStr};
 
 use certs::{Serial, Timestamp};
 use serde::{Serialize, de::DeserializeOwned};
-use sqlx::{Row, sqlite::SqliteRow};
+use sqlx::{
+    Row,
+    sqlite::{SqliteQueryResult, SqliteRow},
+};
 use uuid::Uuid;
 
 /// A column does not hold what it should.
 pub(crate) fn decode(column: &str, problem: impl Into<Box<dyn Error + Send + Sync>>) -> sqlx::Error {
     sqlx::Error::ColumnDecode { index: column.into(), source: problem.into() }
+}
+
+/// What was to change one row has changed it.
+pub(crate) fn one_row(written: &SqliteQueryResult) -> Result<(), sqlx::Error> {
+    if written.rows_affected() == 1 { Ok(()) } else { Err(sqlx::Error::RowNotFound) }
 }
 
 /// SQLite's integers are signed; ours stay far below the difference.

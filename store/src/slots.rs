@@ -23,7 +23,7 @@ use crate::{
         create_key_file, read_key_file, stretch,
     },
     keyring::new_id,
-    row::{decode, time, uuid},
+    row::{decode, one_row, time, uuid},
     seal::{self, Place, SealError, SealingKey, random},
 };
 
@@ -158,10 +158,14 @@ impl UnlockError {
     }
 }
 
+/// Why a slot that unwraps does not open the store.
+const ANOTHER_ROOT: &str =
+    "it holds another root key than the store's: replace it by another slot, or leave it behind";
+
 /// How a slot stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SlotHealth {
-    /// Its source was asked and opened it.
+    /// Its source was asked and opened it, and it holds the root key of the store.
     Opens,
     /// Its source was asked and did not open it.
     Fails(String),
@@ -442,9 +446,14 @@ impl Asked {
         &mut self,
         slots: &[Slot],
         sources: &[SlotSource],
+        in_memory: Option<&SealingKey>,
         (place, answer): (usize, Result<(usize, Answered), UnlockError>),
     ) {
         match answer {
+            // Something of 32 bytes came out of it: a slot that was written beside a new root key, or put back.
+            Ok((index, answered)) if in_memory.is_some_and(|root| !root.is(answered.root.expose())) => {
+                self.slots[index] = slots[index].status(SlotHealth::Fails(ANOTHER_ROOT.into()));
+            }
             Ok((index, answered)) => {
                 self.slots[index] = slots[index].status(SlotHealth::Opens).asked(&answered);
                 self.root.get_or_insert(answered.root);
@@ -461,9 +470,9 @@ impl Asked {
     }
 }
 
+/// With the root key `in_memory`, where there is one, a slot opens only if it holds that.
 async fn ask(
-    store: Uuid,
-    root_id: Uuid,
+    (store, root_id, in_memory): (Uuid, Uuid, Option<&SealingKey>),
     slots: &[Slot],
     sources: &[SlotSource],
     apart_from: Option<&Path>,
@@ -480,19 +489,19 @@ async fn ask(
         (place, ask_one(store, root_id, slots, &sources[place], apart_from).await)
     };
     for place in near {
-        asked.take(slots, sources, one(place).await);
+        asked.take(slots, sources, in_memory, one(place).await);
     }
     match extent {
         // One that says nothing must not cost the others their time.
         Extent::All => {
             for answer in join_all(far.into_iter().map(one)).await {
-                asked.take(slots, sources, answer);
+                asked.take(slots, sources, in_memory, answer);
             }
         }
         Extent::Enough => {
             for place in far {
                 if asked.root.is_none() {
-                    asked.take(slots, sources, one(place).await);
+                    asked.take(slots, sources, in_memory, one(place).await);
                 }
             }
         }
@@ -516,7 +525,7 @@ pub(crate) async fn open(
     sources: &[SlotSource],
     apart_from: Option<&Path>,
 ) -> Result<SealingKey, UnlockError> {
-    let asked = ask(store, root_id, slots, sources, apart_from, Extent::Enough).await;
+    let asked = ask((store, root_id, None), slots, sources, apart_from, Extent::Enough).await;
     let mut problems: Vec<UnlockError> = asked.problems.into_iter().map(|(_, problem)| problem).collect();
     match asked.root {
         Some(root) => {
@@ -530,15 +539,15 @@ pub(crate) async fn open(
     }
 }
 
-/// How every slot stands, each source asked anew.
+/// How every slot stands, each source asked anew, and what it holds held against the root key in memory.
 pub(crate) async fn status(
     store: Uuid,
-    root_id: Uuid,
+    root: &SealingKey,
     slots: &[Slot],
     sources: &[SlotSource],
     apart_from: Option<&Path>,
 ) -> Vec<SlotStatus> {
-    let mut asked = ask(store, root_id, slots, sources, apart_from, Extent::All).await;
+    let mut asked = ask((store, root.id, Some(root)), slots, sources, apart_from, Extent::All).await;
     if asked.root.is_some() {
         return asked.slots;
     }
@@ -624,15 +633,15 @@ impl Slot {
         Ok(())
     }
 
-    /// Writes what [`Slot::wrap`] made.
+    /// Writes what [`Slot::wrap`] made. A slot that is gone is an error.
     pub(crate) async fn update(&self, connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
-        sqlx::query("UPDATE key_slots SET wrapped = ?, key_id = ? WHERE id = ?")
+        let written = sqlx::query("UPDATE key_slots SET wrapped = ?, key_id = ? WHERE id = ?")
             .bind(&self.wrapped)
             .bind(&self.key_id)
             .bind(self.id.as_bytes().as_slice())
             .execute(connection)
             .await?;
-        Ok(())
+        one_row(&written)
     }
 
     pub(crate) async fn load(connection: &mut SqliteConnection) -> Result<Vec<Self>, sqlx::Error> {

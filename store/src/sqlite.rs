@@ -252,6 +252,9 @@ struct Inner {
     anchor_state: Mutex<AnchorStatus>,
     /// How far the audit chain was followed.
     followed: Mutex<Head>,
+    /// Held by whoever changes key slots or the root key that they hold, from looking at them until the change stands:
+    /// wrapping takes seconds.
+    changing_slots: tokio::sync::Mutex<()>,
     /// Never held across an await.
     newest: Mutex<Newest>,
     topics: Arc<Topics>,
@@ -318,6 +321,11 @@ impl Store {
 
     pub(crate) fn live(&self) -> &Live {
         &self.0.live
+    }
+
+    /// Waits until nobody else changes key slots.
+    pub(crate) async fn changing_slots(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.0.changing_slots.lock().await
     }
 
     pub(crate) fn apart(&self) -> Option<&Path> {
@@ -572,6 +580,7 @@ async fn open_alone(
         anchor: options.anchor,
         anchor_state: Mutex::default(),
         followed: Mutex::new(Head::GENESIS),
+        changing_slots: tokio::sync::Mutex::default(),
         newest: Mutex::default(),
         topics,
         broken: is_broken,

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use audit::Event;
-use sqlx::{Row, SqliteConnection};
+use sqlx::SqliteConnection;
 use thiserror::Error;
 use uuid::Uuid;
 
@@ -11,6 +11,7 @@ use crate::{
     Store,
     kek::{Cost, KekError, KekSource, SlotKind},
     keyring::new_root,
+    row::uuid,
     seal::{SealError, SealingKey},
     writer::{Change, Fault, Refusal, Tx},
 };
@@ -226,8 +227,9 @@ async fn delete_slot(connection: &mut SqliteConnection, id: Uuid) -> Result<(), 
     Ok(())
 }
 
-/// Replaces the root key: every slot that stays holds the new one, every data key is wrapped by it, all at once.
-struct ReplaceRoot {
+/// Replaces the root key: every slot that stays holds the new one, every data key is wrapped by it, all at once. A slot
+/// that is not among those would hold the old key, and open nothing any more.
+pub(crate) struct ReplaceRoot {
     root: SealingKey,
     slots: Vec<Slot>,
     left_behind: Vec<Uuid>,
@@ -241,6 +243,17 @@ impl Change for ReplaceRoot {
 
     async fn carry_out(self, tx: &mut Tx<'_>) -> Result<(), Fault<RotationError>> {
         let id = self.root.id;
+        let mut known: Vec<Uuid> = self.slots.iter().map(|slot| slot.id).collect();
+        known.extend(&self.left_behind);
+        known.sort();
+        let kept = sqlx::query("SELECT id FROM key_slots").fetch_all(tx.sql()).await?;
+        let mut kept = kept.iter().map(|row| uuid(row, "id")).collect::<Result<Vec<_>, _>>()?;
+        kept.sort();
+        // Not by their number: one that was added while another was removed leaves as many.
+        if kept != known {
+            let reason = "slots were added or removed meanwhile, ask again";
+            return Err(Fault::Refused(RotationError::Unavailable(reason.into())));
+        }
         let (keyring, rows) = tx.keyring().wrap_anew(self.root);
         sqlx::query("UPDATE store SET root_key = ?").bind(id.as_bytes().as_slice()).execute(tx.sql()).await?;
         for slot in &self.slots {
@@ -248,12 +261,6 @@ impl Change for ReplaceRoot {
         }
         for slot in self.left_behind {
             delete_slot(tx.sql(), slot).await?;
-        }
-        // A slot that was added since would hold the old key.
-        let kept: i64 =
-            sqlx::query("SELECT count(*) FROM key_slots").fetch_one(tx.sql()).await?.try_get(0)?;
-        if kept != i64::try_from(self.slots.len()).unwrap_or(i64::MAX) {
-            return Err(Fault::Refused(RotationError::Unavailable("a slot was added meanwhile".into())));
         }
         for row in &rows {
             row.update(tx.sql()).await?;
@@ -272,6 +279,7 @@ impl Store {
     /// # Errors
     /// See [`RotationError`]; whichever it is, no slot was added.
     pub async fn add_slot(&self, name: &str, source: KekSource, event: Event) -> Result<(), RotationError> {
+        let _alone = self.changing_slots().await;
         if self.slots().await?.iter().any(|slot| slot.name == name) {
             return Err(RotationError::SlotExists(name.into()));
         }
@@ -343,6 +351,7 @@ impl Store {
         only_transit: OnlyTransit,
         event: Event,
     ) -> Result<(), RotationError> {
+        let _alone = self.changing_slots().await;
         self.may_remove_slot(name, sources, only_transit).await?;
         self.write(DeleteSlot { name: name.into(), only_transit, event }).await
     }
@@ -400,6 +409,7 @@ impl Store {
         source: &KekSource,
         event: Event,
     ) -> Result<(), RotationError> {
+        let _alone = self.changing_slots().await;
         let mut slot = self.versioned(name).await?;
         if source.kind() != slot.kind {
             return Err(RotationError::NotProven(slot.name));
@@ -470,15 +480,31 @@ impl Store {
         only_transit: OnlyTransit,
         event: Event,
     ) -> Result<(), RotationError> {
+        let _alone = self.changing_slots().await;
+        let change = self.wrapped_for_slots(sources, left_behind, only_transit, event).await?;
+        self.write(change).await
+    }
+
+    /// A new root key, wrapped for every slot that stays.
+    pub(crate) async fn wrapped_for_slots(
+        &self,
+        sources: &[SlotSource],
+        left_behind: &[String],
+        only_transit: OnlyTransit,
+        event: Event,
+    ) -> Result<ReplaceRoot, RotationError> {
         let (mut stay, left) = self.split_slots(sources, left_behind, only_transit).await?;
         let (root, apart) = (new_root(), self.apart());
-        let (store, old) = (self.id(), self.keyring().root().id);
+        let (store, keyring) = (self.id(), self.keyring());
         for slot in &mut stay {
             let mut proven = false;
             for one in sources {
                 let named = one.name.as_ref().is_none_or(|name| *name == slot.name);
-                let fits = named && one.source.kind() == slot.kind;
-                if !fits || slot.open(store, old, &one.source, apart).await?.is_none() {
+                if !named || one.source.kind() != slot.kind {
+                    continue;
+                }
+                let held = slot.open(store, keyring.root().id, &one.source, apart).await?;
+                if !held.is_some_and(|held| keyring.root().is(held.expose())) {
                     continue;
                 }
                 slot.wrap(&root, store, &one.source, apart).await?;
@@ -491,7 +517,7 @@ impl Store {
             }
         }
         let left_behind = left.iter().map(|slot| slot.id).collect();
-        self.write(ReplaceRoot { root, slots: stay, left_behind, event }).await
+        Ok(ReplaceRoot { root, slots: stay, left_behind, event })
     }
 
     async fn slots(&self) -> Result<Vec<Slot>, RotationError> {
@@ -499,14 +525,20 @@ impl Store {
         read.await.map_err(unavailable)
     }
 
-    /// The slots, each asked anew.
+    /// The slots, each asked anew: one opens only if it holds the root key that is in memory.
     ///
     /// # Errors
     /// When the store cannot be read.
     pub async fn slot_status(&self, sources: &[SlotSource]) -> Result<Vec<SlotStatus>, RotationError> {
-        let slots = self.slots().await?;
-        let keyring = self.keyring();
-        Ok(super::status(self.id(), keyring.root().id, &slots, sources, self.apart()).await)
+        loop {
+            let keyring = self.keyring();
+            let slots = self.slots().await?;
+            let status = super::status(self.id(), keyring.root(), &slots, sources, self.apart()).await;
+            // Else the slots may be those of the one root key, and this the other.
+            if self.keyring().root().id == keyring.root().id {
+                return Ok(status);
+            }
+        }
     }
 }
 

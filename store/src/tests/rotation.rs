@@ -136,6 +136,73 @@ async fn root_key_is_replaced_for_every_slot_at_hand_or_not_at_all() {
 }
 
 #[tokio::test]
+async fn root_key_that_was_wrapped_beside_a_change_of_slots_is_not_kept() {
+    let world = World::new().await;
+    let ids = world.keys(1).await;
+    world.add("old").await;
+    let old = [world.primary(), named("old", world.kek_named("old"))];
+    let rotate = event(Action::RootKeyRotate, "root");
+    let wrapped = world.store.wrapped_for_slots(&old, &[], REFUSED, rotate.clone()).await.unwrap();
+    // As many slots as before, and one of them is another.
+    world.add("new").await;
+    world.store.remove_slot("old", &old, REFUSED, slot_event()).await.unwrap();
+    let error = world.store.write(wrapped).await.unwrap_err();
+    assert!(error.to_string().contains("slots were added or removed meanwhile"), "{error}");
+
+    // Asked for at the same time they come one after the other, and each slot holds the root key that there is then.
+    let sources = ["new", "next"].map(|name| named(name, world.kek_named(name)));
+    let sources: Vec<_> = sources.into_iter().chain([world.primary()]).collect();
+    let slots = async {
+        world.add("next").await;
+        world.store.remove_slot("new", &sources, REFUSED, slot_event()).await.unwrap();
+    };
+    let (rotated, ()) = tokio::join!(world.store.rotate_root(&sources, &[], REFUSED, rotate), slots);
+    rotated.unwrap();
+    let status = world.store.slot_status(&sources).await.unwrap();
+    let healths: Vec<_> = status.iter().map(|slot| (slot.name.as_str(), &slot.health)).collect();
+    assert_eq!(healths, [("next", &SlotHealth::Opens), ("primary", &SlotHealth::Opens)]);
+    let place = world.close().await;
+    let next = vec![named("next", place.folder.path().join("next.kek"))];
+    let opened = open(OpenOptions { keys: next, ..place.open_options() }).await.unwrap();
+    World::run(place, opened).all_readable(&ids).await;
+}
+
+#[tokio::test]
+async fn slot_that_holds_another_root_key_does_not_count_as_one_that_opens() {
+    let world = World::new().await;
+    let ids = world.keys(1).await;
+    world.add("other").await;
+    let both = || vec![world.primary(), named("other", world.kek_named("other"))];
+    let mut connection = meddle(&world.place).await;
+    let held = sqlx::query_scalar("SELECT wrapped FROM key_slots WHERE name = 'other'");
+    let before: Vec<u8> = held.fetch_one(&mut connection).await.unwrap();
+    let rotate = || event(Action::RootKeyRotate, "root");
+    world.store.rotate_root(&both(), &[], REFUSED, rotate()).await.unwrap();
+    let put_back = "UPDATE key_slots SET wrapped = ? WHERE name = 'other'";
+    sqlx::query(put_back).bind(before).execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+
+    let status = world.store.slot_status(&both()).await.unwrap();
+    let other = status.iter().find(|slot| slot.name == "other").unwrap();
+    let SlotHealth::Fails(why) = &other.health else { panic!("{other:?}") };
+    assert!(why.contains("another root key than the store's"), "{why}");
+    let error = world.store.remove_slot("primary", &both(), REFUSED, slot_event()).await.unwrap_err();
+    assert!(error.to_string().contains("other fails: it holds another root key"), "{error}");
+    let error = world.store.rotate_root(&both(), &[], REFUSED, rotate()).await.unwrap_err();
+    assert!(error.to_string().contains("other"), "{error}");
+
+    // Another one in its place holds the right one.
+    world.add("mended").await;
+    world.store.remove_slot("other", &both(), REFUSED, slot_event()).await.unwrap();
+    let both = [world.primary(), named("mended", world.kek_named("mended"))];
+    world.store.remove_slot("primary", &both, REFUSED, slot_event()).await.unwrap();
+    let place = world.close().await;
+    let mended = vec![named("mended", place.folder.path().join("mended.kek"))];
+    let opened = open(OpenOptions { keys: mended, ..place.open_options() }).await.unwrap();
+    World::run(place, opened).all_readable(&ids).await;
+}
+
+#[tokio::test]
 async fn data_key_is_followed_and_destroyed_and_nothing_of_it_stays() {
     let world = World::new().await;
     let ids = world.keys(450).await;
