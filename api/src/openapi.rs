@@ -169,7 +169,7 @@ const ROUTES: &[Route] = &[
     ("post", "/configs/{id}/apply", "Make the newest draft effective; safe to repeat; takes If-Match", DRY, Nothing, One("Plan")),
     ("get", "/configs/{id}/history", "Every revision of a document, newest first", &[], Nothing, Page("Config")),
     ("post", "/validate", "Whether a text could be applied now, and what that would do; changes nothing", &["namespace", "file"], Documents, One("Validation")),
-    ("post", "/apply", "Store and apply every document of a text, all or none; safe to repeat", &["namespace", "file", "prune", "dry_run", "reason"], Documents, One("Plan")),
+    ("post", "/apply", "Store and apply every document of a text, all or none; safe to repeat", &["namespace", "file", "prune", "prune_up_to", "dry_run", "reason"], Documents, One("Plan")),
     ("get", "/history", "Every revision of the documents that ever had a name", &["namespace", "kind", "name", "text"], Nothing, Page("Config")),
     ("post", "/rollback", "Make the text of an older revision effective again, as a new revision", &[], One("Rollback"), One("Plan")),
     ("get", "/services", "EDS clusters with their addresses and the nodes that have them", IN_NAMESPACE, Nothing, Page("Service")),
@@ -322,7 +322,7 @@ fn operation(route: &Route) -> Value {
 
 fn kind_of(parameter: &str) -> &'static str {
     match parameter {
-        "limit" => "integer",
+        "limit" | "prune_up_to" => "integer",
         "dry_run" | "prune" | "all" | "insecure_single_slot" => "boolean",
         _ => "string",
     }

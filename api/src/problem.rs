@@ -315,6 +315,10 @@ fn conflict_hint(what: &str, name: &str) -> String {
     match what {
         "certificate" => format!("nothing is left to be done about it: credence cert show {name}"),
         "token" => "nothing is left to be done about it: it admits nobody any more".to_owned(),
+        "document" => {
+            "nothing was changed: credence diff --prune -f FILE shows what would end now, and so does the same command, again"
+                .to_owned()
+        }
         "rotation of" => {
             "credence ca status says at which step it is, and what comes next; a step that is past is not taken again"
                 .to_owned()

@@ -190,7 +190,7 @@ impl From<Problem> for Failure {
 }
 
 /// Fields of the API that commands have other words for.
-const OPTIONS: [(&str, &str); 34] = [
+const OPTIONS: [(&str, &str); 35] = [
     ("addresses", "--addr"),
     ("agree_terms", "--agree-terms"),
     ("all", "--all"),
@@ -222,6 +222,7 @@ const OPTIONS: [(&str, &str); 34] = [
     ("login", "what --login takes"),
     ("mount", "--mount"),
     ("namespace", "--namespace"),
+    ("prune", "--prune"),
     ("reason", "--reason"),
     ("stages", "--stage"),
     ("ttl_secs", "--ttl"),

@@ -82,13 +82,24 @@ pub enum Step {
     },
 }
 
+/// Ends every document of a namespace that no step puts.
+#[derive(Debug, Clone)]
+pub struct Prune {
+    /// Whose.
+    pub tenant: Tenant,
+    /// Which namespace.
+    pub namespace: Namespace,
+    /// The newest revision that a document which ends may have: whoever said yes has seen no newer one.
+    pub up_to: Option<u64>,
+}
+
 /// A change of documents: all of it happens, or nothing.
 #[derive(Debug, Clone)]
 pub struct Request {
     /// What to do.
     pub steps: Vec<Step>,
-    /// End every document of this namespace that no step puts.
-    pub prune: Option<(Tenant, Namespace)>,
+    /// What to end beside.
+    pub prune: Option<Prune>,
     /// Only say what would happen.
     pub dry_run: bool,
     /// Who asks.
@@ -494,8 +505,9 @@ impl Manager {
         for step in &request.steps {
             self.plan_step(step, &mut draft).await?;
         }
-        if let Some((tenant, namespace)) = &request.prune {
-            self.plan_prune(tenant, namespace, &mut draft);
+        let mut prune_up_to = None;
+        if let Some(prune) = &request.prune {
+            prune_up_to = Some(self.plan_prune(prune, &mut draft).await?);
         }
         let mut warnings = self.unserved(&draft.puts, request.event.at).await?;
         let (next, applied) = self.staged(draft.puts, draft.removes)?;
@@ -506,6 +518,7 @@ impl Manager {
             nodes: if draft.touched.is_empty() { Vec::new() } else { reached(&applied) },
             warnings: warnings.iter().map(ToString::to_string).collect(),
             revisions: Vec::new(),
+            prune_up_to,
         };
         Ok(Planned { changes: draft.changes, touched: draft.touched, next, plan })
     }
@@ -570,13 +583,33 @@ impl Manager {
         Ok(())
     }
 
-    fn plan_prune(&self, tenant: &Tenant, namespace: &Namespace, draft: &mut Draft) {
+    /// Answers the newest revision among what ends.
+    async fn plan_prune(&self, prune: &Prune, draft: &mut Draft) -> Result<u64, CallError> {
+        let Prune { tenant, namespace, up_to } = prune;
+        let filter = DocumentFilter {
+            tenant: Some(tenant.clone()),
+            namespace: Some(namespace.clone()),
+            ..DocumentFilter::default()
+        };
+        let stored = self.stores.documents.newest(&filter).await?;
+        let revisions: BTreeMap<Uuid, u64> = stored.iter().map(|one| (one.id, one.revision)).collect();
         let kept = |key: &DocumentKey, draft: &Draft| draft.items.iter().any(|item| is_of(item, key));
+        let mut newest = 0;
         for (key, one) in &self.effective {
-            if key.tenant == *tenant && key.namespace == *namespace && !kept(key, draft) {
-                draft.delete(key.clone(), one.id, None, one.text.clone());
+            if key.tenant != *tenant || key.namespace != *namespace || kept(key, draft) {
+                continue;
             }
+            let revision = revisions.get(&one.id).copied().unwrap_or_default();
+            if up_to.is_some_and(|up_to| revision > up_to) {
+                let why = format!(
+                    "would end, and is at revision {revision} by now, which is newer than the plan that was looked at"
+                );
+                return Err(CallError::Conflict { what: "document", name: key.to_string(), why });
+            }
+            newest = newest.max(revision);
+            draft.delete(key.clone(), one.id, None, one.text.clone());
         }
+        Ok(newest)
     }
 
     async fn stored(&self, id: Uuid) -> Result<StoredDocument, CallError> {

@@ -7,7 +7,7 @@ use xds::model::{self, Document, Kind, Problem, Problems, Scope};
 
 use super::{
     CallError, Caller, Calls,
-    configs::{Request, Step, Written},
+    configs::{Prune, Request, Step, Written},
     moved,
 };
 use crate::{
@@ -47,6 +47,8 @@ pub struct TextChange {
     pub namespace: Namespace,
     /// End every document of that namespace which the text does not have.
     pub prune: bool,
+    /// End none of them that has a newer revision than this: what the plan answered that the caller has seen.
+    pub prune_up_to: Option<u64>,
     /// Only say what would happen.
     pub dry_run: bool,
     /// Why.
@@ -179,6 +181,7 @@ impl Calls {
             file: file.to_owned(),
             namespace: namespace.clone(),
             prune: false,
+            prune_up_to: None,
             dry_run: true,
             reason: String::new(),
         };
@@ -207,12 +210,22 @@ impl Calls {
     /// Stores and applies every document of a text, all or none, in one transaction.
     ///
     /// # Errors
-    /// With every problem, when what would be effective is not valid.
+    /// With every problem, when what would be effective is not valid; when all of a namespace would end because the text
+    /// has no document of it, or one that is pruned was changed since the caller saw the plan.
     pub async fn apply_text(&self, caller: &Caller, change: &TextChange) -> Result<wire::Plan, CallError> {
         let written = read(caller, &change.namespace, &change.file, &change.text)?;
         if written.is_empty() && !change.prune {
             let why = format!("{} has no documents", change.file);
             return Err(CallError::Parameter { what: "text", why });
+        }
+        if change.prune && !written.iter().any(|one| one.document.key.namespace == change.namespace) {
+            // A pipe whose left side failed, or a namespace that was forgotten: nobody means to end all of it by that.
+            let why = format!(
+                "{} has no document of namespace {}, and every document of that namespace would end: name the namespace of \
+                 the documents",
+                change.file, change.namespace
+            );
+            return Err(CallError::Parameter { what: "prune", why });
         }
         let names: Vec<String> = written.iter().take(20).map(|one| one.document.key.to_string()).collect();
         let mut event = caller.event(self.clock.now(), Action::DocumentApply, names.join(", "));
@@ -224,8 +237,13 @@ impl Calls {
             .into_iter()
             .map(|one| Step::Put { written: Box::new(one), expected: None, apply: true })
             .collect();
+        let prune = Prune {
+            tenant: caller.tenant.clone(),
+            namespace: change.namespace.clone(),
+            up_to: change.prune_up_to,
+        };
         let request = Request {
-            prune: change.prune.then(|| (caller.tenant.clone(), change.namespace.clone())),
+            prune: change.prune.then_some(prune),
             reason: change.reason.clone(),
             ..Request::new(caller, steps, event).dry(change.dry_run)
         };

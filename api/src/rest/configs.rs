@@ -173,6 +173,7 @@ pub(super) struct ApplyParams {
     file: Option<String>,
     #[serde(default)]
     prune: bool,
+    prune_up_to: Option<u64>,
     #[serde(default)]
     dry_run: bool,
     #[serde(default)]
@@ -190,6 +191,7 @@ pub(super) async fn apply_text(
         file: file(params.file),
         namespace: namespace(params.namespace.as_deref())?.unwrap_or_default(),
         prune: params.prune,
+        prune_up_to: params.prune_up_to,
         dry_run: params.dry_run,
         reason: params.reason,
     };

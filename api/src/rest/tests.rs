@@ -434,6 +434,56 @@ async fn applies_all_documents_of_a_text_or_none() {
 }
 
 #[tokio::test]
+async fn prunes_no_namespace_that_the_text_has_nothing_of() {
+    let world = world().await;
+    world.applied(ENDPOINTS).await;
+    let elsewhere = ENDPOINTS.replace("{name: api}", "{name: api, namespace: team-a}");
+    for text in ["", "# nothing\n", &elsewhere] {
+        for path in ["/api/v1/apply?prune=true", "/api/v1/apply?prune=true&dry_run=true"] {
+            let request = request("POST", path, "application/yaml", text.to_owned());
+            let refused = world.refuses(request, 400, "parameter").await.body["detail"].to_string();
+            assert!(refused.contains("no document of namespace default"), "{refused}");
+        }
+    }
+    let there = world.yaml("POST", "/api/v1/apply?prune=true&namespace=team-a", &elsewhere).await;
+    assert_eq!(there.status, 200, "{}", there.body);
+    assert_eq!(there.body["items"].as_array().unwrap().len(), 1, "{}", there.body);
+}
+
+#[tokio::test]
+async fn a_prune_that_was_looked_at_ends_nothing_that_came_or_changed_since() {
+    let world = world().await;
+    let other = ENDPOINTS.replace("name: api", "name: other");
+    world.applied(ENDPOINTS).await;
+    let up_to = async || {
+        let plan = world.yaml("POST", "/api/v1/apply?prune=true&dry_run=true", ENDPOINTS).await;
+        plan.body["prune_up_to"].as_u64().unwrap()
+    };
+    let prune = |up_to: u64| {
+        request(
+            "POST",
+            &format!("/api/v1/apply?prune=true&prune_up_to={up_to}"),
+            "application/yaml",
+            ENDPOINTS,
+        )
+    };
+    let nothing = up_to().await;
+    assert_eq!(nothing, 0);
+    let id = world.applied(&other).await;
+    let came = world.refuses(prune(nothing), 409, "conflict").await;
+    assert!(came.body["detail"].to_string().contains("default/other"), "{}", came.body);
+
+    // A draft that waits would end with its document.
+    let seen = up_to().await;
+    let draft = world.yaml("PUT", &format!("/api/v1/configs/{id}"), &other.replace("3001", "3002")).await;
+    assert_eq!(draft.status, 200, "{}", draft.body);
+    world.refuses(prune(seen), 409, "conflict").await;
+    let pruned = world.send(prune(up_to().await)).await;
+    assert_eq!(pruned.status, 200, "{}", pruned.body);
+    assert_eq!(world.get("/api/v1/configs").await.body["items"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
 async fn rolls_back_to_an_older_text_as_a_new_revision() {
     let world = world().await;
     world.applied(ENDPOINTS).await;

@@ -79,6 +79,10 @@ pub struct Plan {
     /// The revisions that were made; empty for a dry run.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub revisions: Vec<Config>,
+    /// Of a plan that prunes: the newest revision among the documents that it ends, 0 if it ends none. Given back with
+    /// the change, none ends that was changed since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prune_up_to: Option<u64>,
 }
 
 /// The verdict on a text.

@@ -30,7 +30,7 @@ pub struct FileArgs {
     /// A file, a folder of *.yaml, *.yml and *.json files, or - for standard input
     #[arg(short = 'f', long = "file", value_name = "PATH")]
     pub path: PathBuf,
-    /// The namespace of documents that name none
+    /// The namespace of documents that name none, and the one that --prune is about
     #[arg(short, long, default_value = "default")]
     pub namespace: String,
 }
@@ -41,7 +41,7 @@ pub struct ApplyArgs {
     /// Which documents.
     #[command(flatten)]
     pub files: FileArgs,
-    /// End every other document of the namespace
+    /// End every other document of the namespace; refused where the files have none of it
     #[arg(long)]
     pub prune: bool,
     /// Why, for the history

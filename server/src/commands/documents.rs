@@ -31,9 +31,13 @@ pub(super) fn read(path: &Path) -> Result<Vec<Source>, Failure> {
     }
     let mut paths = vec![path.to_owned()];
     if path.is_dir() {
-        let entries = fs::read_dir(path).map_err(|error| failed(path, error))?;
-        paths =
-            entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| is_document(path)).collect();
+        paths = Vec::new();
+        for entry in fs::read_dir(path).map_err(|error| failed(path, error))? {
+            let entry = entry.map_err(|error| failed(path, error))?.path();
+            if is_document(&entry).map_err(|error| failed(&entry, error))? {
+                paths.push(entry);
+            }
+        }
         paths.sort();
         if paths.is_empty() {
             let message = format!("{} has no *.yaml, *.yml or *.json files", path.display());
@@ -45,8 +49,18 @@ pub(super) fn read(path: &Path) -> Result<Vec<Source>, Failure> {
     paths.iter().map(one).collect()
 }
 
-fn is_document(path: &Path) -> bool {
-    path.is_file() && path.extension().is_some_and(|end| end == "yaml" || end == "yml" || end == "json")
+/// Whether an entry of a folder is a document by its name. What cannot be looked at is an error: to be passed over in
+/// silence would end its documents where everything else is pruned.
+fn is_document(path: &Path) -> std::io::Result<bool> {
+    let named = path.extension().is_some_and(|end| end == "yaml" || end == "yml" || end == "json");
+    if !named {
+        return Ok(false);
+    }
+    let found = fs::metadata(path)?;
+    match found.is_file() || found.is_dir() {
+        true => Ok(found.is_file()),
+        false => Err(std::io::Error::other("it is no file")),
+    }
 }
 
 /// All texts as one, so that all are applied or none; and what maps a place in it back to its file.
@@ -106,6 +120,8 @@ pub(super) async fn apply(args: &ApplyArgs) -> Result<Exit, Failure> {
             note(&plan_table(&planned));
             may_go_on(&args.change, "apply this plan, which ends documents?")?;
         }
+        // What is done is what was shown, also where somebody else changes documents while the question stands.
+        how.push_str(&format!("&prune_up_to={}", planned.prune_up_to.unwrap_or_default()));
     }
     print_plan(&args.change, &joined.send(&client, &args.files, &how).await?)
 }
@@ -334,6 +350,23 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_is_read_whole_or_not_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("b.yml"), "b: 1").unwrap();
+        fs::write(path("a.yaml"), "a: 1").unwrap();
+        fs::write(path("README.md"), "text").unwrap();
+        fs::create_dir(path("old.yaml")).unwrap();
+        std::os::unix::fs::symlink("nowhere", path("editor.lock")).unwrap();
+        let texts: Vec<String> =
+            read(folder.path()).ok().unwrap().into_iter().map(|source| source.text).collect();
+        assert_eq!(texts, ["a: 1", "b: 1"]);
+        std::os::unix::fs::symlink("nowhere", path("c.yaml")).unwrap();
+        let failure = read(folder.path()).err().expect("a link that leads nowhere is not passed over");
+        assert!(failure.message.contains("c.yaml"), "{}", failure.message);
+    }
+
+    #[test]
     fn places_in_joined_texts_go_back_to_their_files() {
         let joined = join(vec![source("a.yaml", "a: 1\nb: 2"), source("b.yaml", "c: 3\nd: 4\n")]);
         assert_eq!(joined.text, "a: 1\nb: 2\n---\nc: 3\nd: 4\n");
@@ -374,6 +407,7 @@ mod tests {
             nodes: vec!["web-1".into()],
             warnings: vec!["plaintext to 10.0.0.1".into()],
             revisions: Vec::new(),
+            prune_up_to: None,
         };
         let text = plan_table(&plan);
         for words in ["create", "would change 1 proxy: web-1", "WARNING: plaintext", "nothing was changed"] {
