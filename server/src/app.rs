@@ -512,6 +512,7 @@ async fn serve(
             enrolment_address: advertised(&config, config.enrolment),
             began: clock.now(),
             operator_lifetime: config.lifetimes.operator,
+            token_ttl: config.token_ttl,
         }),
         clock: clock.clone(),
         time,

@@ -52,7 +52,7 @@ pub use self::documents::{ConfigFilter, TextChange};
 pub use self::edges::MAX_EDGE_NAMES;
 pub use self::error::CallError;
 pub(crate) use self::issuers::upstream_of_now;
-pub use self::proxies::{DEFAULT_TTL, MAX_TTL, ProxyFilter, Standing};
+pub use self::proxies::{MAX_TTL, ProxyFilter, Standing};
 pub use self::reason::check_reason;
 pub use self::recovery::{DEFAULT_REACH, MAX_REACH, MAX_WINDOW, Recoveries};
 pub use self::revocation::still_revoked;
@@ -96,6 +96,8 @@ pub struct Facts {
     pub began: Timestamp,
     /// How long certificates of operators live.
     pub operator_lifetime: Duration,
+    /// How long a join token is good unless asked otherwise.
+    pub token_ttl: Duration,
 }
 
 /// Everything that operations need. Cheap to clone.

@@ -11,9 +11,7 @@ use xds::{Resource, TypeUrl};
 use super::{CallError, Caller, Calls, error};
 use crate::{redact, token::JoinToken, wire};
 
-/// How long a join token is good unless asked otherwise.
-pub const DEFAULT_TTL: Duration = Duration::from_secs(600);
-/// The longest that may be asked for.
+/// The longest that a join token may be asked to be good.
 pub const MAX_TTL: Duration = Duration::from_secs(24 * 3600);
 
 /// Which nodes to list. Absent fields do not restrict.
@@ -100,7 +98,7 @@ impl Calls {
         // What somebody else's node has is neither kept nor told.
         let kept = known.as_ref().filter(|known| wanted.replace && known.tenant == caller.tenant);
         let binding = self.binding(caller, &wanted, node, kept).await?;
-        let ttl = wanted.ttl_secs.map_or(DEFAULT_TTL, Duration::from_secs);
+        let ttl = wanted.ttl_secs.map_or(self.facts.token_ttl, Duration::from_secs);
         if ttl.is_zero() || ttl > MAX_TTL {
             let why = format!("{} is not between 1s and {}", format_duration(ttl), format_duration(MAX_TTL));
             return Err(CallError::Parameter { what: "ttl_secs", why });

@@ -40,6 +40,7 @@ mod sealing;
 mod secrets;
 
 const JSON: &str = "application/json";
+const TOKEN_TTL: Duration = Duration::from_secs(1200);
 const OPERATOR_LIFETIME: Duration = Duration::from_secs(30 * 86_400);
 const ENDPOINTS: &str = "apiVersion: v1\nkind: Endpoints\nmetadata: {name: api}\nspec:\n  endpoints:\n    - {address: 127.0.0.1, port: 3001}\n";
 
@@ -131,6 +132,7 @@ async fn world_with(recoveries: impl FnOnce(MemoryStore) -> Arc<dyn RecoveryStor
         enrolment_address: "localhost:18001".into(),
         began,
         operator_lifetime: OPERATOR_LIFETIME,
+        token_ttl: TOKEN_TTL,
     };
     let sealing = Arc::new(crate::sealing::MemorySealing::default());
     let leaves: Arc<dyn LeafFacts> = Arc::new(still.clone());
@@ -538,6 +540,20 @@ async fn rollback_says_which_endpoints_go_back_and_which_stay() {
     let said = warnings().await;
     assert!(said.contains(goes_back), "{said}");
     assert!(said.contains("api has no endpoints: Endpoints default/api was deleted"), "{said}");
+}
+
+#[tokio::test]
+async fn a_join_token_lives_as_configured_unless_asked_otherwise() {
+    let world = world().await;
+    let expires = async |body: Value| {
+        let enrolled = world.json("POST", "/api/v1/proxies", body).await;
+        assert_eq!(enrolled.status, StatusCode::CREATED, "{}", enrolled.body);
+        enrolled.body["expires"].clone()
+    };
+    let now = world.clock.now();
+    assert_eq!(expires(json!({"node": "web-1"})).await, json!((now + TOKEN_TTL).to_string()));
+    let asked = expires(json!({"node": "web-2", "ttl_secs": 60})).await;
+    assert_eq!(asked, json!((now + Duration::from_secs(60)).to_string()));
 }
 
 #[tokio::test]

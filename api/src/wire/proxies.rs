@@ -26,7 +26,8 @@ pub struct Enroll {
     /// `replace` the one that the binding of now names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub issuer: Option<String>,
-    /// How long the join token is good, in seconds; 600 if absent, at most 86400.
+    /// How long the join token is good, in seconds; as the server is configured if absent (`enrolment.token_ttl`), at
+    /// most 86400.
     #[serde(default)]
     pub ttl_secs: Option<u64>,
     /// Overwrite the binding of a node that is enrolled already, and revoke its older tokens.

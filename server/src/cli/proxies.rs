@@ -64,7 +64,7 @@ pub struct EnrollArgs {
     /// The issuer that signs their leaves [default: whoever does by default; with --replace the one that is named now]
     #[arg(long, value_name = "NAME")]
     pub issuer: Option<String>,
-    /// How long the join token is good, such as 10m, at most 24h
+    /// How long the join token is good, such as 10m, at most 24h [default: enrolment.token_ttl of the server]
     #[arg(long, value_name = "D")]
     pub ttl: Option<String>,
     /// Write the binding of a node that is enrolled already anew; what is not given stays as it is
