@@ -139,7 +139,7 @@ type Reply<T> = oneshot::Sender<Result<T, CallError>>;
 enum Command {
     Change(Box<Request>, Reply<wire::Plan>),
     Explain(NodeId, Reply<Vec<wire::ExplainedResource>>),
-    Showing(Tenant, SecretName, Reply<Vec<String>>),
+    Showing(Tenant, SecretName, Option<BTreeSet<NodeId>>, Reply<Vec<String>>),
     Enroll {
         binding: Box<Binding>,
         token: Box<StoredToken>,
@@ -227,12 +227,17 @@ impl Handle {
         self.ask(|reply| Command::Explain(node, reply)).await
     }
 
-    /// The listeners that show an imported certificate, each with its document.
+    /// The listeners that show an imported certificate, each with its document; of these nodes only, if some are given.
     ///
     /// # Errors
     /// When the manager has stopped.
-    pub async fn showing(&self, tenant: Tenant, secret: SecretName) -> Result<Vec<String>, CallError> {
-        self.ask(|reply| Command::Showing(tenant, secret, reply)).await
+    pub async fn showing(
+        &self,
+        tenant: Tenant,
+        secret: SecretName,
+        nodes: Option<BTreeSet<NodeId>>,
+    ) -> Result<Vec<String>, CallError> {
+        self.ask(|reply| Command::Showing(tenant, secret, nodes, reply)).await
     }
 
     /// Writes a binding and its join token, in the place of the one that it `replaces`, if it does.
@@ -426,8 +431,17 @@ impl Manager {
                 let explained = self.catalog.explain(&node).unwrap_or_default();
                 drop(reply.send(Ok(explained.into_iter().map(explained_line).collect())));
             }
-            Command::Showing(tenant, secret, reply) => {
-                let documents = self.catalog.documents().filter(|document| document.key.tenant == tenant);
+            Command::Showing(tenant, secret, nodes, reply) => {
+                let bindings = self.bindings.borrow().clone();
+                let reaches = |document: &Document| match &nodes {
+                    Some(nodes) => {
+                        nodes.iter().filter_map(|node| bindings.get(node)).any(|one| document.reaches(one))
+                    }
+                    None => true,
+                };
+                let documents = self.catalog.documents();
+                let documents =
+                    documents.filter(|document| document.key.tenant == tenant && reaches(document));
                 drop(reply.send(Ok(shown::listeners_with(documents, &secret))));
             }
             Command::Enroll { binding, token, replaces, event, reply } => {

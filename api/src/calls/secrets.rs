@@ -6,7 +6,7 @@ use audit::Action;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use certs::{ImportError, Imported, Timestamp};
 use sds::{ImportedSecret, SecretFacts};
-use spiffe::{Class, SecretName, SpiffeId};
+use spiffe::{Binding, Class, NodeId, SecretName, SpiffeId};
 use zeroize::Zeroizing;
 
 use super::{
@@ -15,8 +15,8 @@ use super::{
 };
 use crate::{ports::NewSecret, wire};
 
-/// The most listeners that an answer names.
-const MAX_SHOWING: usize = 5;
+/// The most listeners, or nodes, that an answer names.
+const MAX_NAMED: usize = 5;
 /// The most identities that one secret is granted to.
 const MAX_GRANTS: usize = 256;
 
@@ -63,12 +63,11 @@ impl Calls {
         }
         let value = value(wanted, self.clock.now())?;
         let before = match self.find_secret(caller, &name).await {
-            Ok(found) => Some(found.facts),
+            Ok(found) => Some(found),
             Err(CallError::NotFound { .. }) => None,
             Err(other) => return Err(other),
         };
-        let expected = before.as_ref().map_or(0, |facts| facts.version);
-        self.write_secret(caller, wanted, name, grants, value, before, expected).await
+        self.write_secret(caller, wanted, name, grants, value, before).await
     }
 
     /// Replaces the value of an imported secret; its grants stay.
@@ -91,12 +90,10 @@ impl Calls {
             let why = format!("is {}, what came is {}", found.value.word(), value.word());
             return Err(CallError::Conflict { what: "secret", name: name.to_string(), why });
         }
-        let facts = found.facts;
-        let (grants, expected) = (facts.grants.clone(), facts.version);
-        self.write_secret(caller, wanted, name, grants, value, Some(facts), expected).await
+        let grants = found.facts.grants.clone();
+        self.write_secret(caller, wanted, name, grants, value, Some(found)).await
     }
 
-    #[expect(clippy::too_many_arguments, reason = "what both ways to write have found out by now")]
     async fn write_secret(
         &self,
         caller: &Caller,
@@ -104,19 +101,23 @@ impl Calls {
         name: SecretName,
         grants: BTreeSet<SpiffeId>,
         value: Imported,
-        before: Option<SecretFacts>,
-        expected: u64,
+        before: Option<ImportedSecret>,
     ) -> Result<wire::SecretChange, CallError> {
         let now = self.clock.now();
+        let expected = before.as_ref().map_or(0, |before| before.facts.version);
         let facts = SecretFacts {
             tenant: caller.tenant.clone(),
             name: name.clone(),
             version: expected + 1,
             grants: grants.clone(),
-            created: before.as_ref().map_or(now, |facts| facts.created),
+            created: before.as_ref().map_or(now, |before| before.facts.created),
             updated: now,
         };
         let mut shown = self.shown(&facts, &value);
+        let losses = match &before {
+            Some(before) => self.losses(before, &facts, &value).await?,
+            None => String::new(),
+        };
         if !wanted.dry_run {
             let mut event = caller.event(now, Action::SecretSet, name.to_string());
             event.reason.clone_from(&wanted.reason);
@@ -133,12 +134,43 @@ impl Calls {
         let nodes = count(shown.nodes.len(), "node is", "nodes are");
         let mut summary =
             format!("{word} {}: {nodes} bound to an identity that it is granted to", shown.sds_name);
+        summary += &losses;
         if let Some(begins) = &shown.begins {
             summary += &format!(
                 "; ITS CERTIFICATE BEGINS AT {begins} ONLY: until then whoever verifies it refuses it"
             );
         }
         Ok(wire::SecretChange { dry_run: wanted.dry_run, summary, secret: shown })
+    }
+
+    /// What nodes lose by another value or other grants of a secret: the end of a sentence about it, empty if nothing.
+    async fn losses(
+        &self,
+        before: &ImportedSecret,
+        after: &SecretFacts,
+        value: &Imported,
+    ) -> Result<String, CallError> {
+        let (tenant, name) = (&after.tenant, &after.name);
+        let mut said = String::new();
+        let bindings = self.configs.bindings();
+        let lost = bindings.iter().filter(|one| gets(one, &before.facts) && !gets(one, after));
+        let lost: BTreeSet<NodeId> = lost.map(|one| one.node.clone()).collect();
+        if !lost.is_empty() {
+            let names: Vec<String> = lost.iter().map(ToString::to_string).collect();
+            let showing = self.configs.showing(tenant.clone(), name.clone(), Some(lost)).await?;
+            let names = named(&names, "more node", "more nodes");
+            said += &format!("; IT GOES NO MORE TO {names}: {KEPT}{}", closing(&showing));
+        }
+        let (was, is) = (before.value.word(), value.word());
+        if was != is {
+            said += &format!("; IT WAS {was}, AND IS {is} NOW");
+            let showing = self.configs.showing(tenant.clone(), name.clone(), None).await?;
+            if matches!(value, Imported::Generic(_)) && !showing.is_empty() {
+                said +=
+                    &format!(": proxies refuse it where a certificate is shown, {KEPT}{}", closing(&showing));
+            }
+        }
+        Ok(said)
     }
 
     /// Removes an imported secret: proxies that hold it keep it until they restart, and get it no more.
@@ -154,26 +186,14 @@ impl Calls {
     ) -> Result<wire::Done, CallError> {
         let name = secret_name(namespace, name)?;
         self.find_secret(caller, &name).await?;
-        let showing = self.configs.showing(caller.tenant.clone(), name.clone()).await?;
+        let showing = self.configs.showing(caller.tenant.clone(), name.clone(), None).await?;
         if !dry_run {
             let event = caller.event(self.clock.now(), Action::SecretRemove, name.to_string());
             self.secrets.remove_secret(&caller.tenant, &name, event).await?;
         }
         let word = if dry_run { "would remove" } else { "removed" };
         let uri = name.to_uri();
-        let kept = format!("{word} {uri}: what proxies hold of it they keep until they restart");
-        let summary = match showing.as_slice() {
-            [] => kept,
-            showing => {
-                let named =
-                    showing.iter().take(MAX_SHOWING).map(String::as_str).collect::<Vec<_>>().join(", ");
-                let more = match showing.len().saturating_sub(MAX_SHOWING) {
-                    0 => String::new(),
-                    more => format!(" and {}", count(more, "more listener", "more listeners")),
-                };
-                format!("{kept}, and then they close every connection to {named}{more}")
-            }
-        };
+        let summary = format!("{word} {uri}: {KEPT}{}", closing(&showing));
         Ok(wire::Done { dry_run, summary })
     }
 
@@ -206,9 +226,7 @@ impl Calls {
 
     fn shown(&self, facts: &SecretFacts, value: &Imported) -> wire::Secret {
         let bindings = self.configs.bindings();
-        let nodes = bindings.iter().filter(|binding| {
-            binding.tenant == facts.tenant && binding.identities.iter().any(|id| facts.grants.contains(id))
-        });
+        let nodes = bindings.iter().filter(|binding| gets(binding, facts));
         let subject = match value {
             Imported::Tls { chain, .. } => Some(chain.leaf().subject().to_owned()),
             Imported::Generic(_) => None,
@@ -228,6 +246,34 @@ impl Calls {
             expires: value.not_after().map(|at| at.to_string()),
             expires_in_secs: value.not_after().map(|at| at.millis_since(self.clock.now()).div_euclid(1000)),
         }
+    }
+}
+
+/// What becomes of a secret on proxies that get it no more: a removal takes nothing away from them.
+const KEPT: &str = "what proxies hold of it they keep until they restart";
+
+/// Whether a node is bound to an identity that a secret is granted to.
+fn gets(binding: &Binding, facts: &SecretFacts) -> bool {
+    binding.tenant == facts.tenant && binding.identities.iter().any(|id| facts.grants.contains(id))
+}
+
+/// What happens then at the listeners that show it.
+fn closing(showing: &[String]) -> String {
+    match showing {
+        [] => String::new(),
+        showing => {
+            let listeners = named(showing, "more listener", "more listeners");
+            format!(", and then they close every connection to {listeners}")
+        }
+    }
+}
+
+/// The first of some names, and how many more there are.
+fn named(names: &[String], one: &str, many: &str) -> String {
+    let shown = names.iter().take(MAX_NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(MAX_NAMED) {
+        0 => shown,
+        more => format!("{shown} and {}", count(more, one, many)),
     }
 }
 

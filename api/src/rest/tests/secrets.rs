@@ -101,6 +101,44 @@ spec:
 }
 
 #[tokio::test]
+async fn whoever_takes_a_grant_away_or_changes_the_kind_hears_what_breaks() {
+    let world = world().await;
+    let (shop, web) = ("spiffe://td.example/shop", "spiffe://td.example/web");
+    for (node, id, app) in [("edge-1", web, "edge"), ("shop-1", shop, "shop")] {
+        let body = json!({"node": node, "identities": [id], "labels": {"app": app}});
+        let enrolled = world.json("POST", "/api/v1/proxies", body).await;
+        assert!(enrolled.status.is_success(), "{}", enrolled.body);
+    }
+    world.applied(&edge("default/front")).await;
+    let summary = async |mut body: Value, dry_run: bool| {
+        body["dry_run"] = json!(dry_run);
+        let answer = world.json("POST", "/api/v1/secrets", body).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        answer.body["summary"].as_str().unwrap().to_owned()
+    };
+    let kept = "what proxies hold of it they keep until they restart";
+    let closes = "and then they close every connection to listener edge of ProxyConfig default/edge";
+
+    world.plant_certificate("front", web).await;
+    for dry_run in [true, false] {
+        let said = summary(set("front", &[web]), dry_run).await;
+        let wanted = format!(
+            "IT WAS tls, AND IS generic NOW: proxies refuse it where a certificate is shown, {kept}, {closes}"
+        );
+        assert!(said.ends_with(&wanted) && !said.contains("NO MORE"), "{said}");
+    }
+    for dry_run in [true, false] {
+        let said = summary(set("front", &[shop]), dry_run).await;
+        assert!(said.ends_with(&format!("; IT GOES NO MORE TO edge-1: {kept}, {closes}")), "{said}");
+    }
+    // Whom it goes to beside is no loss, nor is one whose listeners show another.
+    let said = summary(set("front", &[shop, web]), false).await;
+    assert!(said.ends_with("2 nodes are bound to an identity that it is granted to"), "{said}");
+    let said = summary(set("front", &[web]), false).await;
+    assert!(said.ends_with(&format!("; IT GOES NO MORE TO shop-1: {kept}")), "{said}");
+}
+
+#[tokio::test]
 async fn a_plan_warns_of_a_certificate_that_a_node_would_not_get() {
     let world = world().await;
     let web = "spiffe://td.example/web";
