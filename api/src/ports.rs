@@ -191,13 +191,15 @@ pub trait DocumentStore: Send + Sync {
     /// The newest revision of one document, deleted or not.
     async fn get(&self, id: Uuid) -> Result<Option<StoredDocument>, StoreError>;
 
-    /// Every revision of the documents that ever had this name, newest first, at most `limit`.
+    /// The revisions of the documents that ever had this name, newest first: those before `before`, if it is given, and at
+    /// most `limit`.
     async fn history(
         &self,
         tenant: &Tenant,
         namespace: &Namespace,
         kind: &str,
         name: &str,
+        before: Option<u64>,
         limit: usize,
     ) -> Result<Vec<StoredDocument>, StoreError>;
 }

@@ -265,6 +265,7 @@ impl DocumentStore for MemoryStore {
         namespace: &Namespace,
         kind: &str,
         name: &str,
+        before: Option<u64>,
         limit: usize,
     ) -> Result<Vec<StoredDocument>, StoreError> {
         let filter = DocumentFilter {
@@ -275,7 +276,9 @@ impl DocumentStore for MemoryStore {
             ..DocumentFilter::default()
         };
         let state = self.lock();
-        Ok(limited(state.revisions.iter().rev().filter(|one| matches(one, &filter)).cloned(), limit))
+        let older = |one: &&StoredDocument| before.is_none_or(|before| one.revision < before);
+        let found = state.revisions.iter().rev().filter(older).filter(|one| matches(one, &filter));
+        Ok(limited(found.cloned(), limit))
     }
 }
 

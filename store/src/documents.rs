@@ -316,12 +316,20 @@ impl Store {
         query.build().fetch_optional(&mut *self.read().await?).await?.as_ref().map(read).transpose()
     }
 
-    async fn revisions(&self, named: &Named, limit: usize) -> Result<Vec<StoredDocument>, sqlx::Error> {
+    async fn revisions(
+        &self,
+        named: &Named,
+        before: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<StoredDocument>, sqlx::Error> {
         let mut query = QueryBuilder::<Sqlite>::new(SELECT);
         query.push("r.document = d.id WHERE d.tenant = ").push_bind(named.tenant.as_str());
         query.push(" AND d.namespace = ").push_bind(named.namespace.as_str());
         query.push(" AND d.kind = ").push_bind(named.kind.as_str());
         query.push(" AND d.name = ").push_bind(named.name.as_str());
+        if let Some(before) = before {
+            query.push(" AND r.revision < ").push_bind(number(before));
+        }
         query.push(" ORDER BY r.revision DESC LIMIT ").push_bind(number(limit as u64));
         let rows = query.build().fetch_all(&mut *self.read().await?).await?;
         rows.iter().map(read).collect()
@@ -363,6 +371,7 @@ impl DocumentStore for Store {
         namespace: &Namespace,
         kind: &str,
         name: &str,
+        before: Option<u64>,
         limit: usize,
     ) -> Result<Vec<StoredDocument>, StoreError> {
         let named = Named {
@@ -371,6 +380,6 @@ impl DocumentStore for Store {
             kind: kind.to_owned(),
             name: name.to_owned(),
         };
-        self.revisions(&named, limit).await.map_err(unavailable)
+        self.revisions(&named, before, limit).await.map_err(unavailable)
     }
 }

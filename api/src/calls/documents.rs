@@ -16,7 +16,7 @@ use crate::{
     wire,
 };
 
-/// The most revisions that one call lists.
+/// The most revisions that are looked at for what was effective.
 const MAX_HISTORY: usize = 500;
 
 /// Which documents to list. Absent fields do not restrict.
@@ -34,6 +34,17 @@ pub struct ConfigFilter {
     pub limit: usize,
     /// After this document.
     pub after: Option<Uuid>,
+}
+
+/// Which part of a history to list.
+#[derive(Debug, Clone, Copy)]
+pub struct HistoryPage {
+    /// With the texts.
+    pub text: bool,
+    /// At most this many.
+    pub limit: usize,
+    /// Those before this revision.
+    pub after: Option<u64>,
 }
 
 /// A text of documents to be applied as a whole.
@@ -250,7 +261,7 @@ impl Calls {
         self.configs.change(request).await
     }
 
-    /// Every revision of the documents that ever had a name, newest first.
+    /// The revisions of the documents that ever had a name, newest first, page by page.
     ///
     /// # Errors
     /// When there never was one.
@@ -260,23 +271,32 @@ impl Calls {
         namespace: &Namespace,
         kind: &str,
         name: &str,
-        text: bool,
+        page: HistoryPage,
     ) -> Result<wire::Page<wire::Config>, CallError> {
-        let found = self.documents.history(&caller.tenant, namespace, kind, name, MAX_HISTORY).await?;
-        if found.is_empty() {
+        let HistoryPage { text, limit, after } = page;
+        let found = self.documents.history(&caller.tenant, namespace, kind, name, after, limit + 1).await?;
+        if found.is_empty() && after.is_none() {
             return Err(CallError::NotFound { what: "document", name: format!("{kind} {namespace}/{name}") });
         }
-        Ok(wire::Page::whole(found.iter().map(|one| shown(one, text)).collect()))
+        let more = found.len() > limit;
+        let items: Vec<_> = found.iter().take(limit).map(|one| shown(one, text)).collect();
+        let next = items.last().filter(|_| more).map(|last| last.revision.to_string());
+        Ok(wire::Page { items, next })
     }
 
     /// The same by the id of a document.
     ///
     /// # Errors
     /// When there is none of this id.
-    pub async fn history_of(&self, caller: &Caller, id: Uuid) -> Result<wire::Page<wire::Config>, CallError> {
+    pub async fn history_of(
+        &self,
+        caller: &Caller,
+        id: Uuid,
+        page: HistoryPage,
+    ) -> Result<wire::Page<wire::Config>, CallError> {
         let found = self.documents.get(id).await?.filter(|one| one.tenant == caller.tenant);
         let one = found.ok_or_else(|| CallError::NotFound { what: "document", name: id.to_string() })?;
-        self.config_history(caller, &one.namespace, &one.kind, &one.name, false).await
+        self.config_history(caller, &one.namespace, &one.kind, &one.name, page).await
     }
 
     /// Makes the text of an older revision effective again, as a new revision.
@@ -289,8 +309,9 @@ impl Calls {
             None => Namespace::default(),
         };
         let (kind, name) = (&wanted.kind, &wanted.name);
-        let found = self.documents.history(&caller.tenant, &namespace, kind, name, MAX_HISTORY).await?;
-        let old = found.iter().find(|one| one.revision == wanted.to);
+        let before = Some(wanted.to.saturating_add(1));
+        let found = self.documents.history(&caller.tenant, &namespace, kind, name, before, 1).await?;
+        let old = found.first().filter(|one| one.revision == wanted.to);
         let missing = || format!("{} of {kind} {namespace}/{name}", wanted.to);
         let old = old.ok_or_else(|| CallError::NotFound { what: "revision", name: missing() })?;
         if old.state == RevisionState::Deleted {
@@ -298,8 +319,15 @@ impl Calls {
             return Err(CallError::Conflict { what: "revision", name: missing(), why });
         }
         let written = one(read(caller, &namespace, &label(old), &old.text)?)?;
-        let effective = found.iter().find(|one| one.state != RevisionState::Draft);
-        let moved = self.moved_since(caller, old, effective, &written.document).await?;
+        let filter = DocumentFilter {
+            tenant: Some(caller.tenant.clone()),
+            namespace: Some(namespace.clone()),
+            kind: Some(kind.clone()),
+            name: Some(name.clone()),
+            ..DocumentFilter::default()
+        };
+        let effective = self.documents.effective(&filter).await?;
+        let moved = self.moved_since(caller, old, effective.first(), &written.document).await?;
         let mut event = caller.event(self.clock.now(), Action::DocumentRollback, label(old));
         event = event.with("to", wanted.to);
         let step = Step::Put { written: Box::new(written), expected: None, apply: true };
@@ -317,19 +345,17 @@ impl Calls {
         &self,
         caller: &Caller,
         old: &StoredDocument,
-        newest: Option<&StoredDocument>,
+        effective: Option<&StoredDocument>,
         document: &Document,
     ) -> Result<Vec<String>, CallError> {
-        let newest = newest.filter(|newest| newest.state != RevisionState::Deleted);
-        let newest = newest.map(|newest| read(caller, &old.namespace, &label(newest), &newest.text));
+        let effective = effective.map(|now| read(caller, &old.namespace, &label(now), &now.text));
         // Of one that cannot be read any more nothing is known.
-        let newest = newest.and_then(|read| one(read.ok()?).ok());
-        let mut warnings =
-            newest.map_or_else(Vec::new, |newest| moved::going_back(document, &newest.document));
+        let effective = effective.and_then(|read| one(read.ok()?).ok());
+        let mut warnings = effective.map_or_else(Vec::new, |now| moved::going_back(document, &now.document));
         for (cluster, name) in moved::elsewhere(document) {
             let kind = Kind::Endpoints.word();
             let given =
-                self.documents.history(&caller.tenant, &old.namespace, kind, name, MAX_HISTORY).await?;
+                self.documents.history(&caller.tenant, &old.namespace, kind, name, None, MAX_HISTORY).await?;
             let given = given.iter().find(|one| one.state != RevisionState::Draft);
             let Some(given) = given.filter(|given| given.at > old.at) else { continue };
             if given.state == RevisionState::Deleted {

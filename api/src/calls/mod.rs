@@ -48,7 +48,7 @@ mod trail;
 mod trust;
 
 pub(crate) use self::brought::{BRING_INTERMEDIATE, BRING_ROOT};
-pub use self::documents::{ConfigFilter, TextChange};
+pub use self::documents::{ConfigFilter, HistoryPage, TextChange};
 pub use self::edges::MAX_EDGE_NAMES;
 pub use self::error::CallError;
 pub(crate) use self::issuers::upstream_of_now;

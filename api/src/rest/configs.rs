@@ -10,11 +10,11 @@ use serde::Deserialize;
 
 use super::{
     App,
-    extract::{Body, DryRun, IfMatch, Limit, Nothing, Params, Text, namespace, page, uuid},
+    extract::{Body, DryRun, IfMatch, Limit, MAX_PAGE, Nothing, Params, Text, namespace, page, uuid},
     insert_etag,
 };
 use crate::{
-    calls::{CallError, Caller, ConfigFilter, TextChange},
+    calls::{CallError, Caller, ConfigFilter, HistoryPage, TextChange},
     wire,
 };
 
@@ -139,13 +139,31 @@ pub(super) async fn apply(
     Ok(response)
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct HistoryOfParams {
+    limit: Option<Limit>,
+    after: Option<String>,
+}
+
 pub(super) async fn history_of(
     State(shared): App,
     caller: Caller,
     Path(id): Path<String>,
-    Params(Nothing {}): Params<Nothing>,
+    Params(params): Params<HistoryOfParams>,
 ) -> Answer<wire::Page<wire::Config>> {
-    shared.calls.history_of(&caller, uuid(&id)?).await.map(Json)
+    let part = history_page(false, params.limit, params.after.as_deref())?;
+    shared.calls.history_of(&caller, uuid(&id)?, part).await.map(Json)
+}
+
+/// The page of a history; unless another size is asked for, the longest.
+fn history_page(text: bool, limit: Option<Limit>, after: Option<&str>) -> Result<HistoryPage, CallError> {
+    let revision = |text: &str| {
+        let why = format!("{text:?} is not the number of a revision");
+        text.parse().map_err(|_| CallError::Parameter { what: "after", why })
+    };
+    let limit = limit.map_or(Ok(MAX_PAGE), |limit| page(Some(limit)))?;
+    Ok(HistoryPage { text, limit, after: after.map(revision).transpose()? })
 }
 
 #[derive(Deserialize)]
@@ -211,6 +229,8 @@ pub(super) struct HistoryParams {
     name: String,
     #[serde(default)]
     text: bool,
+    limit: Option<Limit>,
+    after: Option<String>,
 }
 
 pub(super) async fn history(
@@ -219,7 +239,8 @@ pub(super) async fn history(
     Params(params): Params<HistoryParams>,
 ) -> Answer<wire::Page<wire::Config>> {
     let namespace = namespace(params.namespace.as_deref())?.unwrap_or_default();
-    let found = shared.calls.config_history(&caller, &namespace, &params.kind, &params.name, params.text);
+    let part = history_page(params.text, params.limit, params.after.as_deref())?;
+    let found = shared.calls.config_history(&caller, &namespace, &params.kind, &params.name, part);
     found.await.map(Json)
 }
 

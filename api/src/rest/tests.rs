@@ -499,6 +499,50 @@ async fn rolls_back_to_an_older_text_as_a_new_revision() {
 }
 
 #[tokio::test]
+async fn a_long_history_is_listed_to_its_end_and_its_first_revision_is_still_there() {
+    let world = world().await;
+    let id = world.applied(ENDPOINTS).await;
+    world.applied(&ENDPOINTS.replace("3001", "3002")).await;
+    let change = |port: usize| crate::ports::DocumentChange::Put {
+        tenant: Tenant::default(),
+        namespace: spiffe::Namespace::default(),
+        kind: "Endpoints".into(),
+        name: "api".into(),
+        text: ENDPOINTS.replace("3001", &port.to_string()),
+        expected: None,
+        apply: true,
+    };
+    let event = Event::done(world.clock.now(), Actor::System, Action::DocumentApply, "planted");
+    let many = (4001..4600).map(change).collect();
+    crate::ports::DocumentStore::commit(&world.store, many, "ann", "", event).await.unwrap();
+    let of_it = format!("/api/v1/configs/{id}/history?");
+    for path in ["/api/v1/history?kind=Endpoints&name=api&", &of_it] {
+        let page = async |query: &str| {
+            let answer = world.get(&format!("{path}{query}")).await;
+            assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
+            let revisions: Vec<u64> = answer.body["items"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|one| one["revision"].as_u64().unwrap())
+                .collect();
+            (revisions, answer.body.get("next").and_then(Value::as_str).map(str::to_owned))
+        };
+        let (mut all, next) = page("").await;
+        assert_eq!((all.len(), next.as_deref()), (500, Some("102")));
+        let (rest, next) = page("after=102").await;
+        all.extend(rest);
+        assert_eq!((all, next), ((1..=601).rev().collect(), None));
+        assert_eq!(page("limit=2&after=4").await, (vec![3, 2], Some("2".to_owned())));
+        assert_eq!(world.get(&format!("{path}after=x")).await.status, StatusCode::BAD_REQUEST);
+    }
+    let back = json!({"kind": "Endpoints", "name": "api", "to": 1});
+    let plan = world.json("POST", "/api/v1/rollback", back).await;
+    assert_eq!(plan.status, StatusCode::OK, "{}", plan.body);
+    assert_eq!(world.get(&format!("/api/v1/configs/{id}")).await.body["text"], ENDPOINTS);
+}
+
+#[tokio::test]
 async fn rollback_says_which_endpoints_go_back_and_which_stay() {
     let world = world().await;
     let config = |port: u16| {

@@ -314,8 +314,8 @@ pub(super) async fn history(args: &HistoryArgs) -> Result<Exit, Failure> {
     let NameArgs { kind: of_kind, name, namespace } = &args.document;
     let (of_kind, namespace, name) = (encode(&kind(of_kind)?), encode(namespace), encode(name));
     let path = format!("/history?kind={of_kind}&namespace={namespace}&name={name}");
-    let page: wire::Page<wire::Config> = client.get(&path).await?;
-    output::show(args.list.output, &page.items, |items| configs_table(items))?;
+    let revisions: Vec<wire::Config> = client.get_all(&path).await?;
+    output::show(args.list.output, &revisions, |items| configs_table(items))?;
     Ok(Exit::Ok)
 }
 

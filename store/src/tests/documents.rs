@@ -110,13 +110,18 @@ async fn deleted_name_is_free_and_its_history_stays() {
 
     let second = put(store, "web", "new", Some(0), true).await;
     assert_ne!(second.id, first.id);
-    let history =
-        store.history(&Default::default(), &Default::default(), "ProxyConfig", "web", 10).await.unwrap();
-    let seen: Vec<_> = history.iter().map(|one| (one.revision, one.text.as_str())).collect();
-    assert_eq!(seen, [(3, "new"), (2, ""), (1, "one")]);
-    let newest =
-        store.history(&Default::default(), &Default::default(), "ProxyConfig", "web", 1).await.unwrap();
-    assert_eq!(newest.len(), 1);
+    let history = async |before, limit| {
+        let (tenant, namespace) = (Default::default(), Default::default());
+        let found = store.history(&tenant, &namespace, "ProxyConfig", "web", before, limit).await.unwrap();
+        found.into_iter().map(|one| (one.revision, one.text)).collect::<Vec<_>>()
+    };
+    let all = [(3, "new".to_owned()), (2, String::new()), (1, "one".to_owned())];
+    assert_eq!(history(None, 10).await, all);
+    assert_eq!(history(None, 1).await, all[..1]);
+    assert_eq!(history(Some(3), 1).await, all[1..2]);
+    assert_eq!(history(Some(2), 10).await, all[2..]);
+    assert_eq!(history(Some(u64::MAX), 10).await, all);
+    assert_eq!(history(Some(1), 10).await, []);
 }
 
 #[tokio::test]
