@@ -530,7 +530,7 @@ impl Manager {
             dry_run: request.dry_run,
             items: draft.items,
             nodes: if draft.touched.is_empty() { Vec::new() } else { reached(&applied) },
-            warnings: warnings.iter().map(ToString::to_string).collect(),
+            warnings: warnings.iter().map(ToString::to_string).chain(draft.warnings).collect(),
             revisions: Vec::new(),
             prune_up_to,
         };
@@ -567,11 +567,19 @@ impl Manager {
                 let before = self.effective.get(key).map(|one| one.text.clone());
                 let same = before.as_ref() == Some(&written.text);
                 draft.item(key, before, Some(written.text.clone()));
-                if same && *apply && !self.has_draft(key).await? {
+                let waiting = if *apply { self.waiting(key).await? } else { None };
+                if same && *apply && waiting.is_none() {
+                    return Ok(());
+                }
+                draft.changes.push(put(written, *expected, *apply));
+                if let Some(waiting) = waiting.filter(|waiting| waiting.text != written.text) {
+                    draft.warnings.push(superseded(&waiting));
+                }
+                if same && *apply {
+                    // What ends is the draft that waited beside it: no node hears anything else.
                     return Ok(());
                 }
                 draft.puts.push(written.document.clone());
-                draft.changes.push(put(written, *expected, *apply));
                 if *apply {
                     draft.touched.push((key.clone(), Some(written.text.clone())));
                 }
@@ -580,17 +588,24 @@ impl Manager {
                 let stored = self.stored(*id).await?;
                 let document = reread(&stored)?;
                 let before = self.effective.get(&document.key).map(|one| one.text.clone());
+                let same = before.as_ref() == Some(&stored.text);
                 draft.item(&document.key, before, Some(stored.text.clone()));
                 if stored.state == RevisionState::Draft {
-                    draft.touched.push((document.key.clone(), Some(stored.text)));
                     draft.changes.push(DocumentChange::Apply { id: *id, expected: *expected });
-                    draft.puts.push(document);
+                    if !same {
+                        draft.touched.push((document.key.clone(), Some(stored.text)));
+                        draft.puts.push(document);
+                    }
                 }
             }
             Step::Delete { id, expected } => {
                 let stored = self.stored(*id).await?;
                 let key = reread(&stored)?.key;
-                let before = self.effective.get(&key).map_or(stored.text, |one| one.text.clone());
+                let effective = self.effective.get(&key).map(|one| one.text.clone());
+                if effective.is_some() && stored.state == RevisionState::Draft {
+                    draft.warnings.push(superseded(&stored));
+                }
+                let before = effective.unwrap_or(stored.text);
                 draft.delete(key, *id, *expected, before);
             }
         }
@@ -606,14 +621,15 @@ impl Manager {
             ..DocumentFilter::default()
         };
         let stored = self.stores.documents.newest(&filter).await?;
-        let revisions: BTreeMap<Uuid, u64> = stored.iter().map(|one| (one.id, one.revision)).collect();
+        let stored: BTreeMap<Uuid, &StoredDocument> = stored.iter().map(|one| (one.id, one)).collect();
         let kept = |key: &DocumentKey, draft: &Draft| draft.items.iter().any(|item| is_of(item, key));
         let mut newest = 0;
         for (key, one) in &self.effective {
             if key.tenant != *tenant || key.namespace != *namespace || kept(key, draft) {
                 continue;
             }
-            let revision = revisions.get(&one.id).copied().unwrap_or_default();
+            let stored = stored.get(&one.id);
+            let revision = stored.map_or(0, |stored| stored.revision);
             if up_to.is_some_and(|up_to| revision > up_to) {
                 let why = format!(
                     "would end, and is at revision {revision} by now, which is newer than the plan that was looked at"
@@ -621,6 +637,9 @@ impl Manager {
                 return Err(CallError::Conflict { what: "document", name: key.to_string(), why });
             }
             newest = newest.max(revision);
+            if let Some(waiting) = stored.filter(|stored| stored.state == RevisionState::Draft) {
+                draft.warnings.push(superseded(waiting));
+            }
             draft.delete(key.clone(), one.id, None, one.text.clone());
         }
         Ok(newest)
@@ -650,8 +669,9 @@ impl Manager {
         }
     }
 
-    async fn has_draft(&self, key: &DocumentKey) -> Result<bool, CallError> {
-        Ok(self.newest(key).await?.is_some_and(|stored| stored.state == RevisionState::Draft))
+    /// The draft of a document that is newer than what is effective of it.
+    async fn waiting(&self, key: &DocumentKey) -> Result<Option<StoredDocument>, CallError> {
+        Ok(self.newest(key).await?.filter(|stored| stored.state == RevisionState::Draft))
     }
 
     async fn enroll(
@@ -770,6 +790,8 @@ struct Draft {
     changes: Vec<DocumentChange>,
     touched: Vec<(DocumentKey, Option<String>)>,
     items: Vec<wire::PlanItem>,
+    /// What somebody loses by it, beside what the documents themselves are warned of.
+    warnings: Vec<String>,
 }
 
 impl Draft {
@@ -796,6 +818,15 @@ impl Draft {
         self.removes.push(key.clone());
         self.touched.push((key, None));
     }
+}
+
+/// What whoever makes another text effective, or none, should know of the draft that waited.
+fn superseded(draft: &StoredDocument) -> String {
+    let StoredDocument { kind, namespace, name, revision, author, .. } = draft;
+    format!(
+        "the draft of {kind} {namespace}/{name} by {author} (revision {revision}) waits no more; credence rollback {kind} \
+         {name} -n {namespace} --to {revision} makes its text effective"
+    )
 }
 
 fn is_of(item: &wire::PlanItem, key: &DocumentKey) -> bool {

@@ -486,6 +486,59 @@ async fn a_prune_that_was_looked_at_ends_nothing_that_came_or_changed_since() {
 }
 
 #[tokio::test]
+async fn a_plan_names_the_draft_that_it_supersedes() {
+    let world = world().await;
+    let enrolled = world.json("POST", "/api/v1/proxies", json!({"node": "web-1"})).await;
+    assert_eq!(enrolled.status, StatusCode::CREATED, "{}", enrolled.body);
+    let config = DANGLING.replace("nowhere", "api") + "  clusters:\n    - {name: api, type: EDS}\n";
+    world.applied(&config).await;
+    let id = world.applied(ENDPOINTS).await;
+    let path = format!("/api/v1/configs/{id}");
+    let text = |port: &str| ENDPOINTS.replace("3001", port);
+    let draft = async |port: &str| {
+        let draft = world.yaml("PUT", &path, &text(port)).await;
+        assert_eq!(draft.body["state"], "draft", "{}", draft.body);
+        format!(
+            "the draft of Endpoints default/api by spiffe://td.example/credence/operator/ann (revision {}) waits no more; \
+             credence rollback Endpoints api -n default --to",
+            draft.body["revision"]
+        )
+    };
+    let said = |plan: &Answer| -> (String, usize, usize) {
+        assert_eq!(plan.status, StatusCode::OK, "{}", plan.body);
+        let drafts = plan.body["warnings"].as_array().into_iter().flatten().map(|one| one.as_str().unwrap());
+        let drafts: Vec<_> = drafts.filter(|one| one.starts_with("the draft of")).collect();
+        let nodes = plan.body["nodes"].as_array().unwrap().len();
+        (drafts.join("\n"), nodes, plan.body["revisions"].as_array().map_or(0, Vec::len))
+    };
+    let apply = async |port: &str, query: &str| {
+        said(&world.yaml("POST", &format!("/api/v1/apply{query}"), &text(port)).await)
+    };
+
+    let waits = draft("3002").await;
+    for (query, revisions) in [("?dry_run=true", 0), ("", 1)] {
+        let (warned, nodes, made) = apply("3001", query).await;
+        assert!(warned.starts_with(&waits), "{warned}");
+        assert_eq!((nodes, made), (0, revisions), "what is effective stays as it is");
+    }
+    assert_eq!(apply("3001", "").await, (String::new(), 0, 0), "nothing waits any more");
+
+    let waits = draft("3003").await;
+    let (warned, nodes, _) = apply("3004", "").await;
+    assert!(warned.starts_with(&waits) && nodes == 1, "{nodes} {warned}");
+    // One's own draft, applied from the file that it came from.
+    draft("3005").await;
+    assert_eq!(apply("3005", "").await, (String::new(), 1, 1));
+    draft("3005").await;
+    assert_eq!(said(&world.yaml("POST", &format!("{path}/apply"), "").await), (String::new(), 0, 1));
+
+    let waits = draft("3006").await;
+    let pruned = said(&world.yaml("POST", "/api/v1/apply?prune=true&dry_run=true", &config).await).0;
+    let deleted = said(&world.call("DELETE", &path, "", "").await).0;
+    assert!(pruned.starts_with(&waits) && deleted.starts_with(&waits), "{pruned} {deleted}");
+}
+
+#[tokio::test]
 async fn rolls_back_to_an_older_text_as_a_new_revision() {
     let world = world().await;
     world.applied(ENDPOINTS).await;

@@ -73,7 +73,8 @@ pub struct Plan {
     pub items: Vec<PlanItem>,
     /// The nodes whose configuration changes.
     pub nodes: Vec<String>,
-    /// What an operator should know before saying yes, such as plaintext to an address that is not loopback.
+    /// What an operator should know before saying yes, such as plaintext to an address that is not loopback, or
+    /// a draft of somebody else that is superseded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
     /// The revisions that were made; empty for a dry run.
