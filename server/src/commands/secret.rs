@@ -60,13 +60,19 @@ async fn write(
     let made: wire::SecretChange = client.post(path, &wanted).await?;
     output::show(change.output, &made, |made| made.summary.clone())?;
     if made.secret.nodes.is_empty() {
-        let known: wire::Page<wire::Identity> = client.get("/identities").await?;
-        let known: Vec<String> = known.items.into_iter().map(|one| one.id).collect();
-        for (grant, near) in meant(&made.secret.grants, &known) {
-            output::note(&format!("credence: nobody speaks for {grant}; did you mean {near}?"));
-        }
+        let known = client.get("/identities").await;
+        remarks(&made.secret.grants, known).iter().for_each(|remark| output::note(remark));
     }
     Ok(Exit::Ok)
+}
+
+/// What is said of grants that nobody speaks for. The secret is written by now: that its reader cannot be told whom else
+/// there is, is no failure of the command.
+fn remarks(grants: &[String], known: Result<wire::Page<wire::Identity>, Failure>) -> Vec<String> {
+    let Ok(known) = known else { return Vec::new() };
+    let known: Vec<String> = known.items.into_iter().map(|one| one.id).collect();
+    let meant = meant(grants, &known).into_iter();
+    meant.map(|(grant, near)| format!("credence: nobody speaks for {grant}; did you mean {near}?")).collect()
 }
 
 /// Grants that nobody speaks for, each with the identity that it may have been meant to be.
@@ -202,5 +208,11 @@ mod tests {
             [("spiffe://prod.example/paymnets", "spiffe://prod.example/payments")]
         );
         assert_eq!(meant(&["spiffe://other.example/paymnets".to_owned()], &known), []);
+    }
+
+    #[test]
+    fn a_secret_that_is_written_is_written_although_nobody_can_be_asked_for_its_grants() {
+        let unreachable = Failure::new(Exit::Unavailable, "cannot reach cp.example:8080", "");
+        assert_eq!(remarks(&["spiffe://prod.example/shop".to_owned()], Err(unreachable)), [""; 0]);
     }
 }
