@@ -10,9 +10,9 @@ use std::{
 };
 
 use async_trait::async_trait;
-use audit::{Action, Actor, Event, Head};
+use audit::{Action, Actor, AuditRow, Event, Head};
 use certs::Timestamp;
-use sqlx::SqliteConnection;
+use sqlx::{SqliteConnection, sqlite::SqliteRow};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +21,7 @@ use crate::{
     anchor::Anchor,
     audit_log,
     ledger::{Entry, Ledger, RowFault, RowKey, prints},
-    row::{bytes32, from_json, number},
+    row::{bytes32, number},
     writer::{Change, Fault, Refusal, Tx},
 };
 use api::ports::StoreError;
@@ -335,17 +335,23 @@ impl Store {
         Ok(())
     }
 
-    /// Rows at which an operator has accepted that the chain does not hold.
+    /// Rows at which an operator has accepted that the chain does not hold. That counts only where the row which says so
+    /// holds itself, and only for rows before it: else whoever edits one row could write over another that this was
+    /// accepted, and no hash would be another.
     pub(crate) async fn accepted_breaks(&self) -> Result<BTreeSet<u64>, sqlx::Error> {
-        let rows = sqlx::query("SELECT event FROM audit WHERE action = ?")
-            .bind(Action::StoreAccept.word())
-            .fetch_all(&mut *self.read().await?)
-            .await?;
+        let rows = sqlx::query(
+            "SELECT accept.*, previous.hash AS previous_hash
+               FROM audit AS accept JOIN audit AS previous ON previous.sequence = accept.sequence - 1
+              WHERE accept.action = ?",
+        )
+        .bind(Action::StoreAccept.word())
+        .fetch_all(&mut *self.read().await?)
+        .await?;
         let mut accepted = BTreeSet::new();
-        for row in &rows {
-            let event: Event = from_json(row, "event")?;
-            let numbers = event.details.get("broken_rows").map(String::as_str).unwrap_or_default();
-            accepted.extend(numbers.split(' ').filter_map(|text| text.parse::<u64>().ok()));
+        for row in rows.iter().filter_map(that_holds) {
+            let numbers = row.event.details.get("broken_rows").map(String::as_str).unwrap_or_default();
+            let numbers = numbers.split(' ').filter_map(|text| text.parse::<u64>().ok());
+            accepted.extend(numbers.filter(|number| *number < row.sequence));
         }
         Ok(accepted)
     }
@@ -389,6 +395,15 @@ impl Store {
             }
         }
     }
+}
+
+/// The row, if it follows the one before it as that stands there.
+fn that_holds(row: &SqliteRow) -> Option<AuditRow> {
+    let read = audit_log::read(row).ok()?;
+    let previous =
+        Head { sequence: read.sequence.checked_sub(1)?, hash: bytes32(row, "previous_hash").ok()? };
+    audit::verify_chain(previous, [&read]).ok()?;
+    Some(read)
 }
 
 /// Whether signing may go on.

@@ -104,15 +104,19 @@ impl Case {
 
     /// A copy to meddle with.
     fn copy(&self) -> Place {
-        let copy = Place::empty();
-        fs::create_dir(copy.data()).unwrap();
-        fs::set_permissions(copy.data(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
-        for path in self.place.bytes().keys() {
-            fs::copy(path, copy.data().join(path.file_name().unwrap())).unwrap();
-        }
-        fs::copy(self.place.kek(), copy.kek()).unwrap();
-        copy
+        copy_of_place(&self.place)
     }
+}
+
+fn copy_of_place(place: &Place) -> Place {
+    let copy = Place::empty();
+    fs::create_dir(copy.data()).unwrap();
+    fs::set_permissions(copy.data(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    for path in place.bytes().keys() {
+        fs::copy(path, copy.data().join(path.file_name().unwrap())).unwrap();
+    }
+    fs::copy(place.kek(), copy.kek()).unwrap();
+    copy
 }
 
 /// One way to meddle: a name, and SQL. `old` is an attached copy of the store as it was a version earlier, `two`
@@ -354,6 +358,45 @@ async fn broken_chain_and_cut_log_are_found_and_accepted_by_name() {
     assert_eq!(world.store.check_rollback().await.unwrap().to_vec(), []);
     assert_eq!(world.store.integrity().await.unwrap().problems(), Vec::<String>::new());
     world.store.load_key(ids[0]).await.unwrap();
+}
+
+/// Whoever can edit one row can edit two; what the second says of the first counts for nothing.
+#[tokio::test]
+async fn acceptance_that_was_written_over_another_row_accepts_nothing() {
+    let world = World::new().await;
+    fill(&world).await;
+    let place = world.close().await;
+    let check = async |edited: u64, (over, says): (u64, &str), is_chained: bool, expected: u64| {
+        let copy = copy_of_place(&place);
+        let mut connection = meddle(&copy).await;
+        let edit = format!("UPDATE audit SET event = replace(event, '1', '2') WHERE sequence = {edited}");
+        run(&mut connection, &edit).await;
+        let forged = event(Action::StoreAccept, "store").with("broken_rows", says);
+        let stands = async |connection: &mut SqliteConnection, sequence: u64| -> [u8; 32] {
+            let hash = sqlx::query_scalar("SELECT hash FROM audit WHERE sequence = ?");
+            let hash: Vec<u8> =
+                hash.bind(i64::try_from(sequence).unwrap()).fetch_one(connection).await.unwrap();
+            hash.try_into().unwrap()
+        };
+        let before = stands(&mut connection, over - 1).await;
+        let mut row = audit::Head { sequence: over - 1, hash: before }.next(forged);
+        if !is_chained {
+            row.hash = stands(&mut connection, over).await;
+        }
+        run(&mut connection, &format!("DELETE FROM audit WHERE sequence = {over}")).await;
+        audit_log::insert(&mut connection, &[row]).await.unwrap();
+        connection.close().await.unwrap();
+        let world = World::open(copy).await;
+        let found = world.store.check_rollback().await.unwrap();
+        assert!(found.contains(&Finding::AuditBroken { sequence: expected }), "{over} {says}: {found:?}");
+        assert!(!world.store.integrity().await.unwrap().is_sound());
+    };
+    // All hashes as they were: the end of the log is the one that an anchor holds.
+    check(9, (5, "5 9"), false, 5).await;
+    check(5, (9, "5 9"), false, 5).await;
+    // With a hash of its own it is the next row that does not follow, and it cannot speak for that.
+    check(9, (5, "5 6 9"), true, 6).await;
+    check(5, (9, "5 9 10"), true, 10).await;
 }
 
 /// Whoever else writes to the log is in the way of the next row of ours: that is found at once, and not at the next
