@@ -507,9 +507,27 @@ async fn ports(config: &Config) -> Vec<Check> {
 }
 
 /// With nobody else at it, the store is opened and read through: pages, audit chain, sealed rows. Answers too whether
-/// it could be opened.
+/// it could be opened. One of an earlier version is not: whoever opens it migrates it, and who looks has not decided yet
+/// that the version before will not be needed.
 async fn integrity(config: &Config) -> (Vec<Check>, bool) {
     let subject = "store";
+    let bad = |error: anyhow::Error| {
+        let failure = crate::host::failed(&error);
+        (vec![problem(subject, failure.message, failure.hint)], false)
+    };
+    match store::schema_of(&config.data_dir).await {
+        Err(error) => return bad(error.into()),
+        Ok(schema) if schema.is_older() => {
+            let detail = format!(
+                "of an earlier version, and not read through: it has schema {}, this version has {}",
+                schema.found, schema.known
+            );
+            let hint =
+                "credence serve copies it and migrates it; the version before reads it through as it is";
+            return (vec![warning(subject, detail, hint)], false);
+        }
+        Ok(_) => {}
+    }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let looked = with_store(config, &clock, async |store: store::Store| {
         let records = ca::ports::Authorities::load(&store).await?;
@@ -521,10 +539,7 @@ async fn integrity(config: &Config) -> (Vec<Check>, bool) {
     })
     .await;
     let (found, held, signs, revoked) = match looked {
-        Err(error) => {
-            let failure = crate::host::failed(&error);
-            return (vec![problem(subject, failure.message, failure.hint)], false);
-        }
+        Err(error) => return bad(error),
         Ok(looked) => looked,
     };
     let found = match found {
@@ -628,6 +643,28 @@ mod tests {
         let found = &found[0];
         assert_eq!(found.finding, Finding::Warning, "{found:?}");
         assert!(found.detail.contains("unbroken") && found.detail.contains("one key slot only"), "{found:?}");
+    }
+
+    #[tokio::test]
+    async fn a_store_of_an_earlier_version_is_looked_at_and_left_as_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = installed(directory.path()).await;
+        let database = config.data_dir.join("credence.db");
+        // Where SQLite keeps `user_version`.
+        let mut bytes = fs::read(&database).unwrap();
+        let schema = u32::from_be_bytes(bytes[60..64].try_into().unwrap());
+        bytes[60..64].copy_from_slice(&(schema - 1).to_be_bytes());
+        fs::write(&database, &bytes).unwrap();
+        let files = || fs::read_dir(&config.data_dir).unwrap().map(|file| file.unwrap().file_name());
+        let before: std::collections::BTreeSet<_> = files().collect();
+        let (found, is_open) = timeout(Duration::from_secs(30), integrity(&config)).await.expect("it ends");
+        assert!(!is_open && found.len() == 1 && found[0].finding == Finding::Warning, "{found:?}");
+        let words = format!("has schema {}, this version has {schema}", schema - 1);
+        assert!(found[0].detail.contains(&words), "{found:?}");
+        assert!(
+            fs::read(&database).unwrap() == bytes
+                && files().collect::<std::collections::BTreeSet<_>>() == before
+        );
     }
 
     #[tokio::test]

@@ -66,7 +66,9 @@ pub use self::secrets::MAX_SECRETS;
 pub use self::slots::{
     MAX_SLOTS, NewSlot, OnlyTransit, RotationError, SlotHealth, SlotSource, SlotStatus, UnlockError,
 };
-pub use self::sqlite::{InitError, InitOptions, OpenError, OpenOptions, Store, in_use, initialise, open};
+pub use self::sqlite::{
+    InitError, InitOptions, OpenError, OpenOptions, SchemaFound, Store, in_use, initialise, open, schema_of,
+};
 pub use self::writer::{Topic, Writer, WriterError};
 
 #[cfg(any(test, feature = "testing"))]

@@ -234,6 +234,38 @@ pub fn in_use(directory: &Path) -> Option<OpenError> {
     directory::in_use(directory).map(OpenError::Directory)
 }
 
+/// The schema of a database, beside that of this version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SchemaFound {
+    /// What the database has.
+    pub found: u32,
+    /// What this version has; [`open`] migrates an older database to it, and older versions refuse it from then on.
+    pub known: u32,
+}
+
+impl SchemaFound {
+    /// Whether [`open`] would migrate it.
+    #[must_use]
+    pub fn is_older(self) -> bool {
+        self.found < self.known
+    }
+}
+
+/// Looks at a database that nobody has open, and leaves it as it is. The directory is held for that moment.
+///
+/// # Errors
+/// As [`open`], as far as keys have no part in it.
+pub async fn schema_of(directory: &Path) -> Result<SchemaFound, OpenError> {
+    schema_of_as(directory, SCHEMA).await
+}
+
+pub(crate) async fn schema_of_as(directory: &Path, schema: Schema) -> Result<SchemaFound, OpenError> {
+    directory::check(directory)?;
+    let _lock = DirectoryLock::acquire(directory)?;
+    let facts = Facts::read(&directory.join(DATABASE), schema).await?;
+    Ok(SchemaFound { found: facts.version, known: schema.version() })
+}
+
 /// An open store: implements the ports. Cheap to clone; changes go to its one [`Writer`].
 #[derive(Debug, Clone)]
 pub struct Store(Arc<Inner>);

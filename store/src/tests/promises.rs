@@ -228,11 +228,15 @@ async fn older_schema_migrates_after_a_copy() {
     fs::set_permissions(&wrong, fs::Permissions::from_mode(0o400)).unwrap();
     open_as(place.open_options_with(KekSource::File(wrong)), next_schema()).await.unwrap_err();
     assert!(place.bytes() == before, "a key that does not fit migrates nothing");
+    let known = schema::SCHEMA.version();
+    let schema = schema_of_as(&place.data(), next_schema()).await.unwrap();
+    assert_eq!(schema, SchemaFound { found: known, known: known + 1 });
+    assert!(schema.is_older() && !schema_of(&place.data()).await.unwrap().is_older());
+    assert!(place.bytes() == before, "who only looks migrates nothing");
 
     let opened = open_as(place.open_options(), next_schema()).await.unwrap();
     let world = World::run(place, opened);
     let integrity = world.store.integrity().await.unwrap();
-    let known = schema::SCHEMA.version();
     assert_eq!((integrity.schema, integrity.problems()), (known + 1, vec![]));
     assert_eq!(world.store.blocks().await.unwrap().iter().count(), 2);
     let place = world.close().await;
