@@ -10,7 +10,7 @@ use std::{
 };
 
 use api::{calls::still_revoked, wire};
-use certs::{Certificate, Clock, certificates_from_pem, format_duration};
+use certs::{Certificate, Clock, Timestamp, certificates_from_pem, format_duration};
 use serde::Serialize;
 use tokio::{net::TcpStream, time::timeout};
 
@@ -36,6 +36,9 @@ const NO_ROOM: u64 = 4 << 20;
 /// Where less is free, in octets, somebody should make room: the write-ahead log alone takes 16 MiB and more, and a copy
 /// before an upgrade as much as the store.
 const LITTLE_ROOM: u64 = 512 << 20;
+
+/// How to come by an operator's certificate where none is believed any more.
+const REISSUE: &str = "on this host, with the server stopped: credence init --reissue-admin";
 
 /// How one check ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -316,10 +319,9 @@ fn operator(config: &Config) -> Vec<Check> {
             let first = ders.first().ok_or("it is empty")?;
             Certificate::from_der(first).map_err(|error| error.to_string())
         });
-    let reissue = "on this host, with the server stopped: credence init --reissue-admin";
     let leaf = match leaf {
         Ok(leaf) => leaf,
-        Err(error) => return vec![problem(subject, format!("{}: {error}", path.display()), reissue)],
+        Err(error) => return vec![problem(subject, format!("{}: {error}", path.display()), REISSUE)],
     };
     let now = SystemClock.now();
     let mut checks = Vec::new();
@@ -335,20 +337,31 @@ fn operator(config: &Config) -> Vec<Check> {
     } else {
         checks.push(ok("clock", now.to_string()));
     }
-    let (life, left) = (leaf.not_after().since(leaf.not_before()), leaf.not_after().since(now));
-    checks.push(if left.is_zero() {
-        problem(subject, format!("ended {}", leaf.not_after()), reissue)
-    } else if left < life / 5 {
-        warning(subject, format!("ends in {}", format_duration(left)), reissue)
-    } else {
-        ok(subject, format!("ends in {}", format_duration(left)))
-    });
+    checks.push(judge_operator(&leaf, now));
     let key = config.admin_dir.join(OPERATOR_KEY);
     if fs::metadata(&key).is_ok_and(|found| found.permissions().mode() & 0o077 != 0) {
         let hint = format!("chmod 600 {}", key.display());
         checks.push(problem("operator key", format!("{} is open to others", key.display()), hint));
     }
     checks
+}
+
+/// By how much of its life is left. Commands renew it past half of its life; these here ask the server nothing.
+fn judge_operator(leaf: &Certificate, now: Timestamp) -> Check {
+    let subject = "operator certificate";
+    let (life, left) = (leaf.not_after().since(leaf.not_before()), leaf.not_after().since(now));
+    let ends = || format!("ends in {}", format_duration(left));
+    if left.is_zero() {
+        problem(subject, format!("ended {}", leaf.not_after()), REISSUE)
+    } else if left < life / 5 {
+        warning(
+            subject,
+            ends(),
+            "any command of its owner that reaches the server renews it: credence status",
+        )
+    } else {
+        ok(subject, ends())
+    }
 }
 
 async fn reaches(listen: Listen) -> bool {
@@ -632,6 +645,32 @@ mod tests {
             );
         }
         assert_eq!(check("/other/anchor").finding, Finding::Ok);
+    }
+
+    #[test]
+    fn nobody_is_sent_to_stop_the_server_for_a_certificate_that_a_command_renews() {
+        use certs::{KeyKind, Profile, SecretKey, Serial, SoftwareSigner, Template, Validity, sign};
+        let (now, life) = (Timestamp::from_unix_secs(1_800_000_000), Duration::from_secs(100_000));
+        let key = SecretKey::generate(KeyKind::P256);
+        let template = Template {
+            profile: Profile::Operator,
+            serial: Serial::random(),
+            validity: Validity::starting(now, life, None),
+            public_key: key.public().clone(),
+            subject: None,
+            uri: "spiffe://td/credence/operator/admin".to_owned(),
+            dns_names: Vec::new(),
+            ip_addresses: Vec::new(),
+        };
+        let leaf = sign(&template, None, &SoftwareSigner::try_new(&key).unwrap()).unwrap();
+        let check = |after: u64, finding, hint: &str| {
+            let found = judge_operator(&leaf, now + Duration::from_secs(after));
+            assert!(found.finding == finding && found.hint.contains(hint), "{after}: {found:?}");
+            assert_eq!(found.hint.contains("stopped"), finding == Finding::Problem, "{after}: {found:?}");
+        };
+        check(1000, Finding::Ok, "");
+        check(90_000, Finding::Warning, "credence status");
+        check(100_001, Finding::Problem, "credence init --reissue-admin");
     }
 
     #[tokio::test]
