@@ -1,6 +1,12 @@
 //! `ca emergency`: the answer to a stolen key, from the first step to the report.
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use api::wire;
 use serde::Serialize;
@@ -181,10 +187,7 @@ fn try_out(file: &Path) -> Result<(), Failure> {
     if file.is_dir() {
         return Err(failed("it is a directory".to_owned()));
     }
-    let mut trial = file.as_os_str().to_owned();
-    trial.push(".trial");
-    agent::files::write_private(Path::new(&trial), b"")
-        .map_err(|error| failed(agent::with_causes(&error)))?;
+    let (trial, _) = beside(file).map_err(|error| failed(error.to_string()))?;
     fs::remove_file(&trial).map_err(|error| failed(error.to_string()))
 }
 
@@ -195,11 +198,27 @@ fn write(file: &Path, report: &Report) -> Result<(), Failure> {
         Failure::new(Exit::Failed, message, "give the command again with another --report")
     };
     let json = serde_json::to_vec_pretty(report).map_err(|error| failed(error.to_string()))?;
-    agent::files::write_private(file, &json).map_err(|error| failed(error.to_string()))
+    let (next, mut written) = beside(file).map_err(|error| failed(error.to_string()))?;
+    let put =
+        written.write_all(&json).and_then(|()| written.sync_all()).and_then(|()| fs::rename(&next, file));
+    put.map_err(|error| {
+        let _ = fs::remove_file(&next);
+        failed(error.to_string())
+    })
+}
+
+/// A new private file beside `file`, by a name that nobody's file has.
+fn beside(file: &Path) -> io::Result<(PathBuf, File)> {
+    let mut path = file.as_os_str().to_owned();
+    path.push(format!(".{:016x}", rand::random::<u64>()));
+    let made = File::options().write(true).create_new(true).mode(0o600).open(&path)?;
+    Ok((path.into(), made))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     fn certificate(serial: &str, replaced: bool, expired: bool) -> wire::SignedCertificate {
@@ -281,12 +300,21 @@ mod tests {
             Report { status: Default::default(), certificates: vec![certificate("01", true, false)] };
         write(&file, &report).unwrap();
         let read: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(read["certificates"][0]["serial"], "01");
         assert!(write(Path::new("/nonexistent/x"), &report).is_err());
         // That it can be is known before, and leaves one that is there as it is.
         let held = fs::read(&file).unwrap();
+        // What others have beside it is theirs.
+        let theirs = ["stolen.json.trial", "stolen.json.next"].map(|name| folder.path().join(name));
+        for path in &theirs {
+            fs::write(path, "theirs").unwrap();
+        }
         try_out(&file).unwrap();
-        assert!(fs::read(&file).unwrap() == held && fs::read_dir(folder.path()).unwrap().count() == 1);
+        assert!(fs::read(&file).unwrap() == held);
+        write(&file, &report).unwrap();
+        assert!(theirs.iter().all(|path| fs::read(path).unwrap() == b"theirs"));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
         for refused in [Path::new("/nonexistent/x"), folder.path()] {
             assert!(try_out(refused).unwrap_err().hint.contains("nothing was begun"), "{refused:?}");
         }
