@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use api::wire;
 use serde_json::{Value, json};
-use spiffe::NODE_LABEL;
+use spiffe::{NODE_LABEL, Namespace};
 
 use super::documents::print_plan;
 use crate::{
@@ -22,12 +22,16 @@ pub(super) async fn run(args: &ExposeArgs) -> Result<Exit, Failure> {
     let plan: wire::Plan = client.post_text(&path, text).await?;
     let exit = print_plan(&args.change, &plan)?;
     if !args.change.dry_run {
-        note(&format!(
-            "next: credence proxy watch {} --until-synced; credence verify {}",
-            args.on, args.name
-        ));
+        note(&next(args, &proxy.namespace));
     }
     Ok(exit)
+}
+
+/// What to do then. The documents went to the namespace of the node, where nobody else looks by default.
+fn next(args: &ExposeArgs, namespace: &str) -> String {
+    let is_default = namespace == Namespace::default().as_str();
+    let there = if is_default { String::new() } else { format!(" -n {namespace}") };
+    format!("next: credence proxy watch {} --until-synced; credence verify {}{there}", args.on, args.name)
 }
 
 /// What the URL names.
@@ -172,6 +176,20 @@ mod tests {
             let documents = model::parse("expose", &text).unwrap_or_else(|error| panic!("{error}\n{text}"));
             catalog::check(documents, Context::strict(domain.clone()))
                 .unwrap_or_else(|error| panic!("{error}\n{text}"));
+        }
+    }
+
+    #[test]
+    fn the_next_command_looks_where_the_documents_are() {
+        let args = args("credence expose http://127.0.0.1:3001 --as web --on web-1 --listen 8443");
+        assert!(next(&args, "default").ends_with("credence verify web"));
+        let line = next(&args, "team-a");
+        let verify = line.split("; ").last().unwrap();
+        match Cli::try_parse_from(verify.split(' ')).unwrap().command {
+            Command::Operate(Operate::Verify(verify)) => {
+                assert_eq!((verify.name.as_str(), verify.namespace.as_str()), ("web", "team-a"));
+            }
+            other => panic!("{other:?}"),
         }
     }
 
