@@ -513,6 +513,7 @@ async fn serve(
             began: clock.now(),
             operator_lifetime: config.lifetimes.operator,
             token_ttl: config.token_ttl,
+            default_mtls: adapters::default_mtls(&config),
         }),
         clock: clock.clone(),
         time,

@@ -10,6 +10,7 @@ use ca::Anchor;
 use certs::{Clock, Serial, Timestamp};
 use spiffe::{RequestId, SvidIssuer, Tenant, Trust, TrustDomain};
 use tokio::sync::watch;
+use xds::model::MtlsMode;
 
 use crate::{
     expiry::{Expiries, LeafFacts},
@@ -98,6 +99,8 @@ pub struct Facts {
     pub operator_lifetime: Duration,
     /// How long a join token is good unless asked otherwise.
     pub token_ttl: Duration,
+    /// What a listener is that says nothing of it.
+    pub default_mtls: MtlsMode,
 }
 
 /// Everything that operations need. Cheap to clone.

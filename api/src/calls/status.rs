@@ -45,6 +45,7 @@ impl Calls {
         Ok(wire::Status {
             version: self.facts.version.clone(),
             trust_domain: self.domain.to_string(),
+            default_mtls: self.facts.default_mtls.word().to_owned(),
             at: now.to_string(),
             not_ready: self.readiness.not_ready(),
             paused: self.paused(),

@@ -133,6 +133,7 @@ async fn world_with(recoveries: impl FnOnce(MemoryStore) -> Arc<dyn RecoveryStor
         began,
         operator_lifetime: OPERATOR_LIFETIME,
         token_ttl: TOKEN_TTL,
+        default_mtls: xds::model::MtlsMode::Permissive,
     };
     let sealing = Arc::new(crate::sealing::MemorySealing::default());
     let leaves: Arc<dyn LeafFacts> = Arc::new(still.clone());
@@ -1163,6 +1164,11 @@ async fn probes_answer_without_identity_and_say_what_is_missing() {
     world.still.not_ready.lock().unwrap().push("store".into());
     let answer = world.get("/readyz").await;
     assert_eq!((answer.status, answer.body), (StatusCode::SERVICE_UNAVAILABLE, json!("not ready: store\n")));
+}
+
+#[tokio::test]
+async fn status_tells_what_a_listener_is_that_says_nothing_of_mtls() {
+    assert_eq!(world().await.get("/api/v1/status").await.body["default_mtls"], "permissive");
 }
 
 #[tokio::test]

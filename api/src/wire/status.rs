@@ -77,6 +77,9 @@ pub struct Status {
     pub version: String,
     /// The trust domain.
     pub trust_domain: String,
+    /// What a listener is that says nothing of mtls: `strict`, `permissive` or `off`.
+    #[serde(default)]
+    pub default_mtls: String,
     /// When this was seen.
     pub at: String,
     /// Why the process is not ready; empty when it is.

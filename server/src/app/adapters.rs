@@ -51,11 +51,7 @@ pub(super) fn context(config: &Config, drained: u64) -> Context {
     Context {
         defaults: Defaults {
             trust_domain: config.trust_domain.clone(),
-            mtls: match config.default_mtls {
-                DefaultMtls::Strict => MtlsMode::Strict,
-                DefaultMtls::Permissive => MtlsMode::Permissive,
-                DefaultMtls::Off => MtlsMode::Off,
-            },
+            mtls: default_mtls(config),
             max_connection: config.max_connection,
             drains: Drains::new(drained, BTreeMap::new()),
             revocation_lists: config.revocation_lists.is_some(),
@@ -63,6 +59,15 @@ pub(super) fn context(config: &Config, drained: u64) -> Context {
         },
         own_addresses: config.own_addresses(),
         local_nodes: BTreeSet::new(),
+    }
+}
+
+/// What a listener is that says nothing of it.
+pub(super) fn default_mtls(config: &Config) -> MtlsMode {
+    match config.default_mtls {
+        DefaultMtls::Strict => MtlsMode::Strict,
+        DefaultMtls::Permissive => MtlsMode::Permissive,
+        DefaultMtls::Off => MtlsMode::Off,
     }
 }
 

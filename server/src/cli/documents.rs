@@ -175,12 +175,12 @@ pub struct ExposeArgs {
 /// `verify`.
 #[derive(Debug, Clone, Args)]
 pub struct VerifyArgs {
-    /// The listener's name, or the ProxyConfig that has it
+    /// A listener, or a ProxyConfig: each listener that it has
     pub name: String,
     /// Its namespace
     #[arg(short, long, default_value = "default")]
     pub namespace: String,
-    /// Where to reach it; default: as the document says, on this host for a wildcard address
+    /// Where to reach it, if it is one listener; default: as the document says, on this host for a wildcard address
     #[arg(long, value_name = "HOST:PORT")]
     pub address: Option<String>,
     /// How to list.

@@ -102,6 +102,7 @@ mod tests {
         let status = wire::Status {
             version: "0.1.0".into(),
             trust_domain: "td".into(),
+            default_mtls: "strict".into(),
             at: "T".into(),
             not_ready: vec!["xds".into()],
             paused: None,

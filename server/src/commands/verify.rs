@@ -1,5 +1,6 @@
-//! `verify NAME`: real handshakes against a listener of a proxy. What must be refused is tried, and must be
-//! refused; then a good certificate is tried, if the listener would let one in that we may have.
+//! `verify NAME`: real handshakes against listeners of a proxy. What must be refused is tried, and must be
+//! refused; then a good certificate is tried, if the listener would let one in that we may have. A listener with TLS for
+//! everybody must let in who shows none.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -20,17 +21,19 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
-use xds::model::{self, Filter, Listener, MtlsMode, Spec};
+use xds::model::{self, Filter, FilterChain, Listener, MtlsMode, Spec};
 
 use crate::{
     cli::VerifyArgs,
     client::{Client, encode},
     clock::SystemClock,
-    output::{self, Exit, Failure},
+    output::{self, Exit, Failure, note},
     tls::{self, Believing, Noting},
 };
 
 const PATIENCE: Duration = Duration::from_secs(3);
+const DRAFT: &str = "draft";
+const SERVER_NAME: &str = "credence-verify";
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: credence-verify\r\nConnection: close\r\n\r\n";
 
 /// What one attempt should give, and gave.
@@ -43,26 +46,54 @@ struct Verdict {
     verdict: &'static str,
 }
 
-/// The listener as its document declares it.
-struct Target {
+/// What was tried at one listener.
+#[derive(Debug, Serialize)]
+struct Tried {
+    listener: String,
     address: String,
-    mode: MtlsMode,
+    #[serde(flatten)]
+    verdict: Verdict,
+}
+
+/// What a listener asks of those who connect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Demand {
+    /// A certificate of this trust domain, as far as this mode goes.
+    Mtls(MtlsMode),
+    /// TLS, and no certificate.
+    Tls,
+}
+
+/// A listener as the effective document declares it.
+#[derive(Debug, Clone)]
+struct Target {
+    listener: String,
+    address: String,
+    demand: Demand,
     identity: Option<SpiffeId>,
     allow: Vec<SpiffeId>,
     is_http: bool,
+    /// One that a chain takes.
+    server_name: String,
 }
 
 pub(super) async fn run(args: &VerifyArgs) -> Result<Exit, Failure> {
     let client = Client::open(&args.list.server)?;
-    let target = target(&client, args).await?;
-    reachable(&target.address).await?;
-    let mut verdicts = vec![plaintext(&target).await];
-    if target.mode != MtlsMode::Off {
-        verdicts.extend(strangers(&target, client.domain()).await?);
-        verdicts.push(good(&client, &target).await?);
+    let targets = targets(&client, args).await?;
+    for target in &targets {
+        reachable(&target.address).await?;
     }
-    output::show(args.list.output, &verdicts, |verdicts| table(&target.address, verdicts))?;
-    let has = |word: &str| verdicts.iter().any(|verdict| verdict.verdict == word);
+    let mut tried = Vec::new();
+    for target in &targets {
+        let (listener, address) = (&target.listener, &target.address);
+        tried.extend(attempts(&client, target).await?.into_iter().map(|verdict| Tried {
+            listener: listener.clone(),
+            address: address.clone(),
+            verdict,
+        }));
+    }
+    output::show(args.list.output, &tried, |tried| table(tried))?;
+    let has = |word: &str| tried.iter().any(|one| one.verdict.verdict == word);
     Ok(if has("WRONG") {
         Exit::Failed
     } else if has("not probed") {
@@ -72,33 +103,123 @@ pub(super) async fn run(args: &VerifyArgs) -> Result<Exit, Failure> {
     })
 }
 
-fn table(address: &str, verdicts: &[Verdict]) -> String {
-    let rows = verdicts.iter().map(|one| {
-        vec![one.verdict.to_owned(), one.attempt.to_owned(), one.expected.to_owned(), one.found.clone()]
-    });
-    format!("{address}\n{}", output::table(&["verdict", "attempt", "expected", "found"], rows))
-}
-
-async fn target(client: &Client, args: &VerifyArgs) -> Result<Target, Failure> {
-    let path = format!("/configs?kind=ProxyConfig&text=true&namespace={}", encode(&args.namespace));
-    let configs: Vec<wire::Config> = client.get_all(&path).await?;
-    let mut named = None;
-    for config in configs {
-        let text = config.text.unwrap_or_default();
-        let document = model::parse(&config.name, &text).unwrap_or_default().into_iter().next();
-        let Some(Spec::ProxyConfig(spec)) = document.map(|document| document.spec) else { continue };
-        let own = config.name == args.name;
-        let found = spec.listeners.into_iter().find(|listener| own || listener.name == args.name);
-        named = named.or(found);
+async fn attempts(client: &Client, target: &Target) -> Result<Vec<Verdict>, Failure> {
+    let mut verdicts = vec![plaintext(target).await];
+    match target.demand {
+        Demand::Tls => verdicts.push(anybody(target).await),
+        Demand::Mtls(MtlsMode::Off) => {}
+        Demand::Mtls(MtlsMode::Strict | MtlsMode::Permissive) => {
+            verdicts.extend(strangers(target, client.domain()).await?);
+            verdicts.push(good(client, target).await?);
+        }
     }
-    let listener = named.ok_or_else(|| {
-        let message = format!("no ProxyConfig or listener {} in namespace {}", args.name, args.namespace);
-        Failure::new(Exit::NotFound, message, "\"credence get ProxyConfig\" shows what there is")
-    })?;
-    Ok(to_target(listener, args.address.as_deref()))
+    Ok(verdicts)
 }
 
-fn to_target(listener: Listener, address: Option<&str>) -> Target {
+fn table(tried: &[Tried]) -> String {
+    let listeners = tried.chunk_by(|one, other| one.listener == other.listener);
+    let tables = listeners.map(|of_one| {
+        let rows = of_one.iter().map(|Tried { verdict: one, .. }| {
+            vec![one.verdict.to_owned(), one.attempt.to_owned(), one.expected.to_owned(), one.found.clone()]
+        });
+        let table = output::table(&["verdict", "attempt", "expected", "found"], rows);
+        format!("listener {} at {}\n{table}", of_one[0].listener, of_one[0].address)
+    });
+    tables.collect::<Vec<_>>().join("\n")
+}
+
+/// Every listener that is meant.
+async fn targets(client: &Client, args: &VerifyArgs) -> Result<Vec<Target>, Failure> {
+    let path = format!("/configs?kind=ProxyConfig&text=true&namespace={}", encode(&args.namespace));
+    let mut documents = Vec::new();
+    for newest in client.get_all::<wire::Config>(&path).await? {
+        documents.extend(effective(client, args, newest).await?);
+    }
+    let found = choose(documents.iter().map(|one| (one.name.as_str(), listeners(one))), &args.name);
+    if found.is_empty() {
+        let message = format!("no ProxyConfig or listener {} in namespace {}", args.name, args.namespace);
+        let hint =
+            "\"credence get ProxyConfig\" shows what there is; a draft that was not applied is at no proxy";
+        return Err(Failure::new(Exit::NotFound, message, hint));
+    }
+    if args.address.is_some() && found.len() > 1 {
+        let names: Vec<_> = found.iter().map(|listener| listener.name.as_str()).collect();
+        let message = format!("--address names one listener, and {} has {}", args.name, names.join(", "));
+        return Err(Failure::usage(message, "name one of them instead"));
+    }
+    let default = default_mode(client, &found).await?;
+    Ok(found.into_iter().map(|listener| to_target(listener, args.address.as_deref(), default)).collect())
+}
+
+/// The revision that proxies have: an earlier one where the newest is a draft.
+async fn effective(
+    client: &Client,
+    args: &VerifyArgs,
+    newest: wire::Config,
+) -> Result<Option<wire::Config>, Failure> {
+    if newest.state != DRAFT {
+        return Ok(Some(newest));
+    }
+    let (namespace, name) = (encode(&args.namespace), encode(&newest.name));
+    let path = format!("/history?kind=ProxyConfig&text=true&namespace={namespace}&name={name}");
+    let all: wire::Page<wire::Config> = client.get(&path).await?;
+    let effective = in_effect(all.items);
+    let is_meant = |one: &wire::Config| {
+        one.name == args.name || listeners(one).iter().any(|listener| listener.name == args.name)
+    };
+    if is_meant(&newest) || effective.as_ref().is_some_and(is_meant) {
+        let (draft, name) = (newest.revision, &newest.name);
+        let instead = effective.as_ref().map_or_else(
+            || "no proxy has anything of it".to_owned(),
+            |one| format!("proxies have revision {}, which is tried", one.revision),
+        );
+        note(&format!("credence: revision {draft} of ProxyConfig {name} is a draft: {instead}"));
+    }
+    Ok(effective)
+}
+
+/// Of all revisions of one name, newest first.
+fn in_effect(revisions: Vec<wire::Config>) -> Option<wire::Config> {
+    let newest = revisions.into_iter().find(|one| one.state != DRAFT)?;
+    (newest.state == "applied").then_some(newest)
+}
+
+fn listeners(config: &wire::Config) -> Vec<Listener> {
+    let text = config.text.as_deref().unwrap_or_default();
+    let document = model::parse(&config.name, text).unwrap_or_default().into_iter().next();
+    match document.map(|document| document.spec) {
+        Some(Spec::ProxyConfig(spec)) => spec.listeners,
+        _ => Vec::new(),
+    }
+}
+
+/// All listeners of the document of that name; where there is none, those of that name.
+fn choose<'a>(documents: impl Iterator<Item = (&'a str, Vec<Listener>)>, name: &str) -> Vec<Listener> {
+    let (mut of_document, mut of_name) = (Vec::new(), Vec::new());
+    for (document, listeners) in documents {
+        if document == name {
+            of_document = listeners;
+        } else {
+            of_name.extend(listeners.into_iter().filter(|listener| listener.name == name));
+        }
+    }
+    if of_document.is_empty() { of_name } else { of_document }
+}
+
+/// What a listener is that says nothing of it: asked for where one does.
+async fn default_mode(client: &Client, listeners: &[Listener]) -> Result<MtlsMode, Failure> {
+    let is_silent =
+        |one: &Listener| one.tls.is_none() && one.mtls.as_ref().is_none_or(|mtls| mtls.mode.is_none());
+    if !listeners.iter().any(is_silent) {
+        return Ok(MtlsMode::Strict);
+    }
+    let status: wire::Status = client.get("/status").await?;
+    // A server that does not say it yet is one of before there was a choice to ask for.
+    let known = [MtlsMode::Strict, MtlsMode::Permissive, MtlsMode::Off];
+    Ok(known.into_iter().find(|mode| mode.word() == status.default_mtls).unwrap_or(MtlsMode::Strict))
+}
+
+fn to_target(listener: Listener, address: Option<&str>, default: MtlsMode) -> Target {
     let host = match listener.address {
         IpAddr::V4(all) if all.is_unspecified() => "127.0.0.1".to_owned(),
         IpAddr::V6(all) if all.is_unspecified() => "[::1]".to_owned(),
@@ -111,10 +232,24 @@ fn to_target(listener: Listener, address: Option<&str>) -> Target {
         .iter()
         .flat_map(|chain| &chain.filters)
         .any(|filter| matches!(filter, Filter::Http(_)));
+    let server_name = server_name(&listener);
     let mtls = listener.mtls;
-    let mode = mtls.as_ref().and_then(|mtls| mtls.mode).unwrap_or(MtlsMode::Strict);
+    let demand = match listener.tls {
+        Some(_) => Demand::Tls,
+        None => Demand::Mtls(mtls.as_ref().and_then(|mtls| mtls.mode).unwrap_or(default)),
+    };
     let (identity, allow) = mtls.map(|mtls| (mtls.identity, mtls.allow)).unwrap_or_default();
-    Target { address, mode, identity, allow, is_http }
+    Target { listener: listener.name, address, demand, identity, allow, is_http, server_name }
+}
+
+/// Our own, unless each chain wants to be asked for by another.
+fn server_name(listener: &Listener) -> String {
+    let wanted = |chain: &FilterChain| {
+        let names = chain.matching.as_ref().map(|matching| &matching.server_names)?;
+        Some(names.first()?.replacen('*', SERVER_NAME, 1))
+    };
+    let wanted: Option<Vec<_>> = listener.filter_chains.iter().map(wanted).collect();
+    wanted.and_then(|names| names.into_iter().next()).unwrap_or_else(|| SERVER_NAME.to_owned())
 }
 
 async fn reachable(address: &str) -> Result<(), Failure> {
@@ -190,7 +325,8 @@ async fn plaintext(target: &Target) -> Verdict {
         Ok(stream) => ask(stream).await,
         Err(error) => Found::Refused(error.to_string()),
     };
-    judge("plaintext", target.mode != MtlsMode::Strict, &found)
+    let must_pass = matches!(target.demand, Demand::Mtls(MtlsMode::Permissive | MtlsMode::Off));
+    judge("plaintext", must_pass, &found)
 }
 
 async fn handshake(target: &Target, certificate: Option<CertifiedKey>, seen: &Arc<Noting>) -> Found {
@@ -204,7 +340,7 @@ async fn handshake(target: &Target, certificate: Option<CertifiedKey>, seen: &Ar
     };
     let connect = async {
         let tcp = TcpStream::connect(&target.address).await?;
-        let name = ServerName::try_from("credence-verify").map_err(std::io::Error::other)?;
+        let name = ServerName::try_from(target.server_name.clone()).map_err(std::io::Error::other)?;
         tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, tcp).await
     };
     match tokio::time::timeout(PATIENCE, connect).await {
@@ -219,6 +355,28 @@ async fn handshake(target: &Target, certificate: Option<CertifiedKey>, seen: &Ar
 fn speaks_no_tls(error: &std::io::Error) -> bool {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     matches!(inner, Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)))
+}
+
+/// An attempt that a listener with TLS for everybody must let in. Whose certificate it shows proves nothing here: clients
+/// hold it against the roots that they have.
+async fn anybody(target: &Target) -> Verdict {
+    let seen = Arc::new(Noting::default());
+    let found = handshake(target, None, &seen).await;
+    admitted(target, "TLS without a certificate", &found, &seen)
+}
+
+/// The verdict on an attempt that must be let in.
+fn admitted(target: &Target, attempt: &'static str, found: &Found, seen: &Noting) -> Verdict {
+    if !target.is_http && matches!(found, Found::Silent) && !seen.ders().is_empty() {
+        // Bytes went in and nothing ended the connection: all that a TCP service lets us see.
+        return Verdict {
+            attempt,
+            expected: "accepted",
+            found: "connection stayed open".into(),
+            verdict: "ok",
+        };
+    }
+    judge(attempt, true, found)
 }
 
 /// Attempts that any listener with mTLS must refuse.
@@ -290,17 +448,7 @@ async fn good(client: &Client, target: &Target) -> Result<Verdict, Failure> {
     if !is_allowed {
         return Ok(judge("good certificate of an identity that is not allowed", false, &found));
     }
-    let attempt = "good certificate";
-    if !target.is_http && matches!(found, Found::Silent) {
-        // Bytes went in and nothing ended the connection: all that a TCP service lets us see.
-        return Ok(Verdict {
-            attempt,
-            expected: "accepted",
-            found: "connection stayed open".into(),
-            verdict: "ok",
-        });
-    }
-    let verdict = judge(attempt, true, &found);
+    let verdict = admitted(target, "good certificate", &found, &seen);
     Ok(match server(&seen, &probed.bundle, client.domain(), target) {
         Ok(id) => Verdict { found: format!("{}, as {id}", verdict.found), ..verdict },
         Err(why) => Verdict { found: format!("{}, but {why}", verdict.found), verdict: "WRONG", ..verdict },
@@ -345,12 +493,146 @@ mod tests {
         assert_eq!(answered("HTTP/1.1 200 OK"), "answered HTTP/1.1 200 OK");
     }
 
+    fn config(name: &str, revision: u64, state: &str, listeners: &str) -> wire::Config {
+        let text = format!(
+            "apiVersion: v1\nkind: ProxyConfig\nmetadata: {{name: {name}}}\nspec:\n  selector: {{matchLabels: {{app: x}}}}\n  \
+             listeners: [{listeners}]\n"
+        );
+        let config = serde_json::json!({
+            "id": "01234567-89ab-7def-8123-456789abcdef",
+            "namespace": "default",
+            "kind": "ProxyConfig",
+            "name": name,
+            "revision": revision,
+            "state": state,
+            "author": "ann",
+            "at": "",
+            "text": text,
+        });
+        serde_json::from_value(config).unwrap()
+    }
+
+    const CHAIN: &str =
+        "filterChains: [{filters: [{name: envoy.filters.network.tcp_proxy, config: {cluster: c}}]}]";
+
+    fn listener(name: &str, port: u16, more: &str) -> String {
+        format!("{{name: {name}, address: 0.0.0.0, port: {port}, {more}{CHAIN}}}")
+    }
+
+    fn declared(listener: &str, default: MtlsMode) -> Target {
+        let listeners = listeners(&config("x", 1, "applied", listener));
+        to_target(listeners.into_iter().next().expect("one listener"), None, default)
+    }
+
+    #[test]
+    fn a_listener_is_held_against_what_its_proxy_makes_of_it() {
+        let check = |more: &str, default, expected| {
+            assert_eq!(declared(&listener("in", 8443, more), default).demand, expected, "{more}");
+        };
+        check("", MtlsMode::Strict, Demand::Mtls(MtlsMode::Strict));
+        check("", MtlsMode::Permissive, Demand::Mtls(MtlsMode::Permissive));
+        check("", MtlsMode::Off, Demand::Mtls(MtlsMode::Off));
+        let allow = "mtls: {allow: [spiffe://td.example/a]}, ";
+        check(allow, MtlsMode::Permissive, Demand::Mtls(MtlsMode::Permissive));
+        check("mtls: strict, ", MtlsMode::Off, Demand::Mtls(MtlsMode::Strict));
+        check("tls: {edge: shop}, ", MtlsMode::Strict, Demand::Tls);
+        check("tls: {certificate: default/shop}, ", MtlsMode::Permissive, Demand::Tls);
+    }
+
+    #[test]
+    fn every_listener_of_a_document_is_tried_or_the_one_that_was_named() {
+        let both = format!("{}, {}", listener("plain", 80, "mtls: off, "), listener("secure", 8443, ""));
+        let documents =
+            [config("shop", 1, "applied", &both), config("other", 1, "applied", &listener("shop", 81, ""))];
+        let chosen = |name: &str| {
+            let found = choose(documents.iter().map(|one| (one.name.as_str(), listeners(one))), name);
+            found.iter().map(|listener| listener.port.get()).collect::<Vec<_>>()
+        };
+        assert_eq!(chosen("shop"), [80, 8443]);
+        assert_eq!(chosen("secure"), [8443]);
+        assert_eq!(chosen("other"), [81]);
+        assert_eq!(chosen("nobody"), [0; 0]);
+    }
+
+    #[test]
+    fn a_draft_is_at_no_proxy() {
+        let one = |revision, state| config("shop", revision, state, "");
+        let effective = |revisions: Vec<wire::Config>| in_effect(revisions).map(|one| one.revision);
+        assert_eq!(
+            effective(vec![one(4, "draft"), one(3, "draft"), one(2, "applied"), one(1, "applied")]),
+            Some(2)
+        );
+        assert_eq!(effective(vec![one(1, "draft")]), None);
+        assert_eq!(effective(vec![one(3, "draft"), one(2, "deleted"), one(1, "applied")]), None);
+    }
+
+    #[test]
+    fn a_name_is_asked_for_only_where_each_chain_wants_one() {
+        let chain = |matching: &str| {
+            format!(
+                "{{{matching}filters: [{{name: envoy.filters.network.tcp_proxy, config: {{cluster: c}}}}]}}"
+            )
+        };
+        let check = |chains: &[&str], expected: &str| {
+            let chains: Vec<_> = chains.iter().map(|one| chain(one)).collect();
+            let listener =
+                format!("{{name: in, address: 0.0.0.0, port: 1, filterChains: [{}]}}", chains.join(", "));
+            assert_eq!(declared(&listener, MtlsMode::Strict).server_name, expected);
+        };
+        let (shop, wild) = (
+            "match: {serverNames: [shop.example, www.shop.example]}, ",
+            "match: {serverNames: ['*.shop.example']}, ",
+        );
+        check(&[""], "credence-verify");
+        check(&[shop], "shop.example");
+        check(&[wild, shop], "credence-verify.shop.example");
+        check(&[shop, ""], "credence-verify");
+    }
+
+    #[tokio::test]
+    async fn a_listener_with_tls_for_everybody_lets_in_who_shows_nothing_and_refuses_plaintext() {
+        let port = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = port.local_addr().unwrap().to_string();
+        let shown = self_signed("spiffe://td.example/shop", SystemClock.now()).unwrap();
+        let config = rustls::ServerConfig::builder_with_provider(tls::provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from(shown)));
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let serve = async {
+            loop {
+                let (tcp, _) = port.accept().await.unwrap();
+                let mut first = [0];
+                let _ = tcp.peek(&mut first).await;
+                // No record of TLS: a proxy closes without a word.
+                if first != [22] {
+                    continue;
+                }
+                let Ok(mut stream) = acceptor.accept(tcp).await else { continue };
+                let mut bytes = [0; 512];
+                let _ = stream.read(&mut bytes).await;
+                stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+                stream.shutdown().await.unwrap();
+            }
+        };
+        let target = declared(&listener("https", 443, "tls: {edge: shop}, "), MtlsMode::Strict);
+        let target = Target { address, ..target };
+        let attempts = async { [plaintext(&target).await, anybody(&target).await] };
+        let verdicts = tokio::select! {
+            verdicts = attempts => verdicts,
+            () = serve => unreachable!("it serves for ever"),
+        };
+        let said = verdicts.map(|one| (one.attempt, one.expected, one.verdict));
+        assert_eq!(said, [("plaintext", "refused", "ok"), ("TLS without a certificate", "accepted", "ok"),]);
+    }
+
     #[tokio::test]
     async fn server_that_speaks_no_tls_refuses_nobody() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let target =
-            Target { address, mode: MtlsMode::Strict, identity: None, allow: Vec::new(), is_http: true };
+        let strict = "{name: in, address: 127.0.0.1, port: 1, mtls: strict, filterChains: []}";
+        let target = Target { address, is_http: true, ..declared(strict, MtlsMode::Strict) };
         let serve = async {
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut bytes = [0; 512];
