@@ -302,7 +302,7 @@ async fn serve(args: ServeArgs) -> Result<Exit, Failure> {
     // Nothing is configured: an authority and a store that end with the process.
     let directory = tempfile::Builder::new().prefix("credence-dev-").tempdir();
     let directory = directory.map_err(|error| failed(&anyhow::anyhow!(error)))?;
-    let overlay = config::environment(std::env::vars());
+    let overlay = config::environment(std::env::vars_os());
     let lasting = ["CREDENCE_STORAGE", "CREDENCE_SECRETS"];
     if let Some((name, _)) =
         overlay.iter().find(|(name, _)| lasting.iter().any(|section| name.starts_with(section)))

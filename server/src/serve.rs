@@ -39,7 +39,7 @@ pub struct BadConfig {
 /// When there is no such file, or [`BadConfig`].
 pub fn load_config(path: &Path, dev: bool) -> anyhow::Result<Config> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let overlay = config::environment(std::env::vars());
+    let overlay = config::environment(std::env::vars_os());
     let base = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     config::parse(&path.display().to_string(), &text, &overlay, base, dev).map_err(|problems| {
         let advice = "mend what is said above".to_owned();

@@ -139,7 +139,7 @@ fn is_config(text: &str) -> bool {
 fn read_config(source: &Source, path: &Path, report: &mut Report) -> Option<Config> {
     let base = path.parent().unwrap_or(Path::new("."));
     // What `serve` would read here.
-    let overlay = config::environment(std::env::vars());
+    let overlay = config::environment(std::env::vars_os());
     match config::parse(&source.file, &source.text, &overlay, base, false) {
         Ok(config) => Some(config),
         Err(problems) => {

@@ -4,6 +4,7 @@ mod names;
 
 use std::{
     collections::BTreeMap,
+    ffi::OsString,
     net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
     time::Duration,
@@ -50,10 +51,12 @@ const NOT_YET: &[&str] = &[
     "server.grpc.tls.key_path",
 ];
 
-/// The variables that overlay the file: `CREDENCE_SERVER__GRPC__PORT=18000` sets `server.grpc.port`.
+/// The variables that overlay the file: `CREDENCE_SERVER__GRPC__PORT=18000` sets `server.grpc.port`. Whatever octets the
+/// others hold is nobody's business here; the values of ours are judged by [`parse`].
 #[must_use]
-pub fn environment(variables: impl Iterator<Item = (String, String)>) -> Vec<(String, String)> {
+pub fn environment(variables: impl Iterator<Item = (OsString, OsString)>) -> Vec<(String, OsString)> {
     variables
+        .map(|(name, value)| (name.to_string_lossy().into_owned(), value))
         .filter(|(name, _)| {
             let path = name.strip_prefix(PREFIX).unwrap_or_default().to_lowercase();
             SECTIONS.contains(&path.split("__").next().unwrap_or_default())
@@ -68,7 +71,7 @@ pub fn environment(variables: impl Iterator<Item = (String, String)>) -> Vec<(St
 pub fn parse(
     source_name: &str,
     text: &str,
-    overlay: &[(String, String)],
+    overlay: &[(String, OsString)],
     base: &Path,
     dev: bool,
 ) -> Result<Config, Vec<ConfigProblem>> {
@@ -90,13 +93,23 @@ pub fn parse(
     let mut tree = read(text).map_err(|error| {
         problem(error.reason.to_string(), error.position.map(|position| (position.line, position.column)))
     })?;
-    let mut from_environment = BTreeMap::new();
+    let (mut from_environment, mut problems) = (BTreeMap::new(), Vec::new());
     for (name, value) in overlay {
         let path = name.strip_prefix(PREFIX).unwrap_or(name).to_lowercase().replace("__", ".");
+        let Some(value) = value.to_str() else {
+            problems.push(ConfigProblem {
+                source_name: name.clone(),
+                place: None,
+                path,
+                message: "the value is not UTF-8".to_owned(),
+                hint: Some(format!("write {name} in UTF-8, or unset it")),
+            });
+            continue;
+        };
         set(&mut tree, &path.split('.').collect::<Vec<_>>(), value);
         from_environment.insert(path, name.clone());
     }
-    let mut reader = Reader { source_name, from_environment, base, dev, problems: Vec::new() };
+    let mut reader = Reader { source_name, from_environment, base, dev, problems };
     let config = reader.config(&tree);
     match config {
         Some(config) if reader.problems.is_empty() => Ok(config),

@@ -1,3 +1,5 @@
+use std::os::unix::ffi::OsStringExt;
+
 use super::*;
 
 fn problems(text: &str) -> Vec<String> {
@@ -141,17 +143,36 @@ fn the_environment_overlays_the_file() {
     let overlay = environment(
         [("CREDENCE_SERVER__GRPC__PORT", "19000"), ("CREDENCE_LIMBO_JSON", "x"), ("HOME", "/")]
             .into_iter()
-            .map(|(name, value)| (name.to_owned(), value.to_owned())),
+            .map(|(name, value)| (name.into(), value.into())),
     );
     let config =
         parse("f", "trust_domain: td\nserver: {grpc: {port: 1}}", &overlay, Path::new("/"), false).unwrap();
     assert_eq!(config.grpc.port, 19000);
-    let overlay = vec![("CREDENCE_SERVER__GRPC__PORT".to_owned(), "many".to_owned())];
+    let overlay = vec![("CREDENCE_SERVER__GRPC__PORT".to_owned(), "many".into())];
     let problems = parse("f", "trust_domain: td", &overlay, Path::new("/"), false).unwrap_err();
     assert_eq!(
         problems[0].to_string(),
         "a port is a number from 0 to 65535 (CREDENCE_SERVER__GRPC__PORT, server.grpc.port)"
     );
+}
+
+#[test]
+fn a_variable_that_is_not_utf_8_is_refused_by_name_if_it_is_ours_and_nothing_to_us_else() {
+    let odd = || OsString::from_vec(vec![b'x', 0xff]);
+    let overlay = environment(
+        [
+            ("LESS_TERMCAP".into(), odd()),
+            (odd(), "x".into()),
+            ("CREDENCE_SERVER__GRPC__PORT".into(), odd()),
+            (OsString::from_vec(b"CREDENCE_SERVER__\xff".to_vec()), "1".into()),
+        ]
+        .into_iter(),
+    );
+    let problems = parse("f", "trust_domain: td", &overlay, Path::new("/"), false).unwrap_err();
+    let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    let [value, name] = &problems[..] else { panic!("{problems:?}") };
+    assert_eq!(value, "the value is not UTF-8 (CREDENCE_SERVER__GRPC__PORT, server.grpc.port)");
+    assert!(name.contains("CREDENCE_SERVER__\u{fffd}"), "{name}");
 }
 
 #[test]
