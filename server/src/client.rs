@@ -22,20 +22,25 @@ use bytes::Bytes;
 use certs::{
     Certificate, Chain, Clock, Csr, KeyKind, SecretKey, Timestamp, certificates_from_pem, format_duration,
 };
-use http::{HeaderMap, Method, Request, StatusCode, header};
+use http::{HeaderMap, Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use hyper_util::{
+    client::legacy::connect::{HttpConnector, dns::GaiResolver},
+    rt::TokioIo,
+};
 use rustls::{AlertDescription, ClientConfig, sign::SingleCertAndKey};
 use rustls_pki_types::{PrivatePkcs8KeyDer, ServerName, pem::PemObject};
 use serde::de::DeserializeOwned;
 use spiffe::{Class, SpiffeId, Trust, TrustBundle, TrustDomain};
 use tokio::net::TcpStream;
+use tower::Service;
 use zeroize::Zeroizing;
 
 use crate::{
     cli::ServerArgs,
     clock::SystemClock,
+    dial,
     output::{Exit, Failure, note},
     tls::{self, Believing},
 };
@@ -379,17 +384,31 @@ impl Client {
     }
 
     async fn connect(&self) -> Result<tokio_rustls::client::TlsStream<TcpStream>, Failure> {
+        self.connect_by(GaiResolver::new()).await
+    }
+
+    /// The same, where `resolver` knows the addresses of the server.
+    async fn connect_by<R>(&self, resolver: R) -> Result<tokio_rustls::client::TlsStream<TcpStream>, Failure>
+    where
+        HttpConnector<R>: Service<Uri, Response = TokioIo<TcpStream>, Error: Error + 'static>,
+    {
+        let mistyped = || Failure::usage(format!("{:?} is not HOST:PORT", self.endpoint), "check --server");
         let unreachable = |why: String| {
             let message = format!("cannot reach {}: {why}", self.endpoint);
             let hint = "is \"credence serve\" running there? --server HOST:PORT names another address";
             Failure::new(Exit::Unavailable, message, hint)
         };
-        let connecting = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(&self.endpoint));
-        let tcp = connecting.await.map_err(|_| unreachable("no answer".into()))?;
-        let tcp = tcp.map_err(|error| unreachable(error.to_string()))?;
-        let host = self.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-        let name = ServerName::try_from(host)
-            .map_err(|_| Failure::usage(format!("{:?} is not HOST:PORT", self.endpoint), "check --server"))?;
+        let host = self.host().trim_start_matches('[').trim_end_matches(']');
+        let name = ServerName::try_from(host.to_owned()).map_err(|_| mistyped())?;
+        let port = self.endpoint.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+        let dialed = dial::dial_by(resolver, host, port.ok_or_else(mistyped)?, CONNECT_TIMEOUT);
+        // With the time that finding the addresses takes.
+        let dialed = tokio::time::timeout(CONNECT_TIMEOUT, dialed).await;
+        let tcp = dialed.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
+        let tcp = tcp.map_err(|error| match error.kind() {
+            std::io::ErrorKind::TimedOut => unreachable("no answer".into()),
+            _ => unreachable(error.to_string()),
+        })?;
         let config = self.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let connector = tokio_rustls::TlsConnector::from(config);
         let handshake = tokio::time::timeout(CONNECT_TIMEOUT, connector.connect(name, tcp));

@@ -1,3 +1,4 @@
+use hyper_util::client::legacy::connect::dns::Name;
 use spiffe::fake::FakeIssuer;
 
 use super::*;
@@ -153,6 +154,37 @@ async fn talks_to_the_server_by_its_identity_and_to_nobody_else() {
     let failure = failure.get::<api::wire::Stats>("/stats").await.unwrap_err();
     assert_eq!(failure.exit, Exit::Refused);
     assert!(failure.message.contains("not who it must be"), "{}", failure.message);
+}
+
+#[tokio::test]
+async fn a_server_behind_a_silent_address_of_its_name_is_reached_at_the_next() {
+    let silent = fixtures::Silent::start().unwrap();
+    let first = silent.address().unwrap();
+    let second = std::net::SocketAddr::from(([127, 0, 0, 2], first.port()));
+    let listener = tokio::net::TcpListener::bind(second).await.unwrap();
+    let both =
+        tower::service_fn(move |_: Name| async move { Ok::<_, std::io::Error>([first, second].into_iter()) });
+    let endpoint = format!("cp.example:{}", first.port());
+    let client = open(&admin_dir(&issuer(), OPERATOR, &endpoint, 36_000).await);
+    // It comes, and whoever is there says nothing of TLS.
+    let comes = tokio::time::timeout(CONNECT_TIMEOUT, async { drop(listener.accept().await) });
+    let (connected, _) = tokio::join!(client.connect_by(both), comes);
+    let failure = connected.unwrap_err();
+    assert!(failure.message.starts_with(&format!("connection to {endpoint} broke")), "{}", failure.message);
+    let alone = tower::service_fn(move |_: Name| async move { Ok::<_, std::io::Error>([first].into_iter()) });
+    let failure = client.connect_by(alone).await.unwrap_err();
+    assert_eq!(failure.message, format!("cannot reach {endpoint}: no answer"));
+    assert_eq!(failure.exit, Exit::Unavailable);
+}
+
+#[tokio::test]
+async fn an_endpoint_without_a_port_is_a_slip_of_whoever_wrote_it() {
+    for endpoint in ["cp.example", "cp.example:", "cp.example:70000"] {
+        let client = open(&admin_dir(&issuer(), OPERATOR, endpoint, 36_000).await);
+        let failure = client.connect().await.unwrap_err();
+        assert_eq!(failure.message, format!("{endpoint:?} is not HOST:PORT"));
+        assert_eq!(failure.exit, Exit::Usage);
+    }
 }
 
 #[tokio::test]
