@@ -177,6 +177,14 @@ pub fn with_server(bootstrap: &Value, server: &ServerAddress) -> Option<Value> {
     Some(next)
 }
 
+/// The same bootstrap with another port of the admin page. `None` if that is not at a port.
+#[must_use]
+pub fn with_admin_port(bootstrap: &Value, port: u16) -> Option<Value> {
+    let mut next = bootstrap.clone();
+    *next.pointer_mut("/admin/address/socket_address/port_value")? = port.into();
+    Some(next)
+}
+
 fn discovery_type(server: &ServerAddress) -> &'static str {
     if server.is_literal() { "STATIC" } else { "STRICT_DNS" }
 }

@@ -32,7 +32,9 @@ use zeroize::Zeroizing;
 
 use crate::{
     Pin, ServerAddress,
-    bootstrap::{Bootstrap, Discovery, SecretPaths, bundle_secret, node_secret, with_server},
+    bootstrap::{
+        Bootstrap, Discovery, SecretPaths, bundle_secret, node_secret, with_admin_port, with_server,
+    },
     join::with_causes,
 };
 
@@ -411,6 +413,24 @@ impl EnvoyFiles {
         Ok(restored)
     }
 
+    /// Keeps the port of the admin page that was chosen, if one was, in the bootstrap for Envoy; says whether that changed
+    /// anything. All else stays.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written, or is not ours: then it is left as it is.
+    pub fn move_admin_page(&self) -> Result<bool, StateError> {
+        let Some(port) = self.options.admin_port else { return Ok(false) };
+        let config = self.root.join(ENVOY);
+        let held = serde_json::from_slice(&read(&config)?).map_err(damaged(&config))?;
+        let next = with_admin_port(&held, port)
+            .ok_or_else(|| damaged(&config)("it has no admin page as this program would write it"))?;
+        if held == next {
+            return Ok(false);
+        }
+        write_json(&config, &next)?;
+        Ok(true)
+    }
+
     /// Keeps where the server is now, in the bootstrap for Envoy and in what the node knows; says whether that changed
     /// anything. All else in the bootstrap stays.
     ///
@@ -456,7 +476,7 @@ impl EnvoyFiles {
             namespace: node.namespace.clone(),
             xds_server: node.xds_server.clone(),
             server_id: node.server_id.clone(),
-            admin_port: self.options.admin_port,
+            admin_port: self.options.admin_port.unwrap_or(0),
             discovery: self.options.discovery,
             paths,
         };
@@ -524,8 +544,9 @@ pub enum KeyOrigin {
 /// What an operator may choose about the node's Envoy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct EnvoyOptions {
-    /// The port of its admin page on 127.0.0.1; 0 lets the system choose.
-    pub admin_port: u16,
+    /// The port of its admin page on 127.0.0.1; 0 lets the system choose. `None` leaves it as it is, at first to the
+    /// system.
+    pub admin_port: Option<u16>,
     /// Which discovery protocol it speaks.
     pub discovery: Discovery,
 }

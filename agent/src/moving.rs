@@ -144,7 +144,7 @@ mod tests {
     fn joined(of: &FakeServer, folder: &Path) -> StateDir {
         let state = StateDir::open(folder).unwrap();
         let credentials = of.authority.credentials("/credence/node/web-1", NOW, DAY);
-        let options = EnvoyOptions { admin_port: ADMIN_PORT, ..EnvoyOptions::default() };
+        let options = EnvoyOptions { admin_port: Some(ADMIN_PORT), ..EnvoyOptions::default() };
         state.join(&of.authority.membership("web-1", "old.example:1"), &credentials, options).unwrap();
         state
     }

@@ -438,9 +438,9 @@ pub struct RunArgs {
     /// Start an Envoy and keep it running; without PATH the one on PATH, or an installed one
     #[arg(long, value_name = "PATH")]
     pub envoy: Option<Option<PathBuf>>,
-    /// The port of Envoy's admin page on 127.0.0.1; 0 lets the system choose
-    #[arg(long, default_value_t = 0, value_name = "PORT")]
-    pub envoy_admin_port: u16,
+    /// The port of Envoy's admin page on 127.0.0.1; 0 lets the system choose, as it does until one is given
+    #[arg(long, value_name = "PORT")]
+    pub envoy_admin_port: Option<u16>,
 }
 
 /// `completion`.

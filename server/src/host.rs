@@ -566,6 +566,7 @@ fn live(
     let state = agent.state();
     let files = state.envoy_files(&agent.status().borrow().membership, envoy_options(args));
     restore(&files).map_err(unusable)?;
+    move_admin_page(&files, &state.envoy_config());
     let supervisor = envoy.map(|program| {
         let files = files.clone();
         Supervisor::envoy(program, &state.envoy_config(), state.path(), clock).with_preparation(move || {
@@ -588,6 +589,21 @@ fn restore(files: &EnvoyFiles) -> Result<(), StateError> {
         tracing::warn!(file = %file.display(), "file was gone: written again from node.json");
     }
     Ok(())
+}
+
+/// An Envoy that is started beside the agent has the port from its start on; any other reads it when it starts again.
+fn move_admin_page(files: &EnvoyFiles, config: &Path) {
+    let config = config.display();
+    match files.move_admin_page() {
+        Ok(false) => {}
+        Ok(true) => {
+            tracing::info!(file = %config, "Envoy has the port of --envoy-admin-port from its next start on")
+        }
+        Err(error) => {
+            let error = agent::with_causes(&error);
+            tracing::warn!(file = %config, error, "--envoy-admin-port has no effect: write the port there by hand");
+        }
+    }
 }
 
 async fn envoy(given: Option<&Path>) -> Result<PathBuf, Failure> {

@@ -35,7 +35,7 @@ fn envoys() -> Vec<PathBuf> {
 fn joined(folder: &Path, authority: &TestAuthority, server: &str, discovery: Discovery) -> StateDir {
     let state = StateDir::open(folder).unwrap();
     let credentials = authority.credentials("/credence/node/web-1", RealClock.now(), DAY);
-    let options = EnvoyOptions { admin_port: 0, discovery };
+    let options = EnvoyOptions { admin_port: None, discovery };
     state.join(&authority.membership("web-1", server), &credentials, options).unwrap();
     state
 }

@@ -228,7 +228,7 @@ fn joined(folder: &Path) -> (StateDir, Membership, EnvoyOptions) {
     let state = StateDir::open(folder).unwrap();
     let authority = TestAuthority::new("td", NOW);
     let membership = authority.membership("web-1", "localhost:18000");
-    let options = EnvoyOptions { admin_port: 9901, ..EnvoyOptions::default() };
+    let options = EnvoyOptions { admin_port: Some(9901), ..EnvoyOptions::default() };
     state.join(&membership, &authority.credentials("/credence/node/web-1", NOW, DAY), options).unwrap();
     (state, membership, options)
 }
@@ -277,6 +277,31 @@ fn a_server_that_moved_changes_its_address_alone_and_nothing_that_is_not_ours() 
     let text = read(&envoy);
     assert!(text.contains("new.example") && text.contains("9901") && !text.contains("localhost"), "{text}");
     assert!(read(&node).contains("new.example"));
+}
+
+#[test]
+fn a_port_of_the_admin_page_that_is_chosen_later_changes_that_alone_and_nothing_that_is_not_ours() {
+    let folder = tempfile::tempdir().unwrap();
+    let (state, membership, _) = joined(folder.path());
+    let envoy = state.envoy_config();
+    let read = || fs::read_to_string(&envoy).unwrap();
+    let moved = |admin_port| {
+        state
+            .envoy_files(&membership, EnvoyOptions { admin_port, ..EnvoyOptions::default() })
+            .move_admin_page()
+    };
+    let before = read();
+    assert!(!moved(None).unwrap() && !moved(Some(9901)).unwrap());
+    assert_eq!(read(), before, "nobody chose another");
+    assert!(moved(Some(19_000)).unwrap());
+    assert_eq!(read(), before.replace("9901", "19000"));
+    for foreign in ["{ \"admin\": { \"address\": { \"pipe\": { \"path\": \"/x\" } } } }", "{", "[]"] {
+        fs::write(&envoy, foreign).unwrap();
+        let refused = moved(Some(9901));
+        assert!(matches!(&refused, Err(StateError::Damaged { path, .. }) if *path == envoy), "{refused:?}");
+        assert_eq!(read(), foreign);
+        assert!(!moved(None).unwrap());
+    }
 }
 
 #[test]
