@@ -23,6 +23,7 @@ use tower::ServiceExt;
 use xds::ConnectionDrain;
 
 use super::{Door, Security, Service, comeback};
+use crate::metrics::DoorMetrics;
 
 /// The longest life of a node's connection, before jitter.
 const MAX_AGE: Duration = Duration::from_secs(3600);
@@ -32,6 +33,23 @@ const MAX_STRANGER_AGE: Duration = Duration::from_secs(60);
 const GRACE: Duration = Duration::from_secs(10);
 /// Between the GOAWAY and the end of the streams: the peer must read them in this order.
 const GOAWAY_LEAD: Duration = Duration::from_millis(20);
+
+/// Counts a connection as open for as long as this lives: also one whose future is dropped, as when a newer connection of
+/// the same node takes its place.
+struct Open<'a>(&'a DoorMetrics);
+
+impl<'a> Open<'a> {
+    fn count(metrics: &'a DoorMetrics) -> Self {
+        metrics.open.inc();
+        Self(metrics)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.open.dec();
+    }
+}
 
 impl Door {
     pub(super) async fn serve_plain(&self, tcp: TcpStream, shutdown: CancellationToken) {
@@ -110,7 +128,7 @@ impl Door {
             std::future::pending::<()>().await;
         };
         tokio::pin!(streams);
-        self.metrics.open.inc();
+        let _open = Open::count(&self.metrics);
         let mut leaving = false;
         let mut cut = ends.cut;
         let mut refused = Box::pin(self.no_longer_welcome(peer.as_deref()));
@@ -148,7 +166,6 @@ impl Door {
             }
             going_away.cancel();
         }
-        self.metrics.open.dec();
     }
 
     /// Completes when the peer's certificate is revoked or may be a thief's, its identity is blocked, or its binding is
@@ -287,4 +304,57 @@ fn with_extensions(
         let answer: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(service.clone().oneshot(request));
         answer
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use axum::body::Body;
+    use certs::ManualClock;
+    use http::{Request, Response};
+    use hyper::body::Incoming;
+    use tokio::{net::TcpListener, sync::watch};
+
+    use super::*;
+    use crate::metrics::Metrics;
+
+    #[derive(Debug)]
+    struct Deaf;
+
+    impl audit::Refusals for Deaf {
+        fn refuse(&self, _: audit::Event) {}
+    }
+
+    async fn door(metrics: &Metrics) -> Door {
+        let answer = |_: Request<Incoming>| async { Ok::<_, Infallible>(Response::new(Body::empty())) };
+        Door {
+            name: "probes",
+            listener: TcpListener::bind("127.0.0.1:0").await.unwrap(),
+            security: Security::Plain,
+            service: Service::new(tower::service_fn(answer)),
+            clock: Arc::new(ManualClock::new(Timestamp::EPOCH)),
+            refusals: Arc::new(Deaf),
+            bindings: watch::channel(Arc::default()).1,
+            blocks: watch::channel(Arc::default()).1,
+            registry: Arc::default(),
+            delivery: Arc::default(),
+            authority_spread: Duration::ZERO,
+            fallbacks: std::sync::Mutex::default(),
+            metrics: metrics.door("probes"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_given_up_is_counted_as_open_no_longer() {
+        let metrics = Metrics::default();
+        let door = door(&metrics).await;
+        let client = TcpStream::connect(door.listener.local_addr().unwrap()).await.unwrap();
+        let (tcp, _) = door.listener.accept().await.unwrap();
+        let served = Box::pin(door.serve_plain(tcp, CancellationToken::new()));
+        // As when a newer one takes its place: the future is dropped where it waits.
+        assert!(timeout(Duration::from_millis(10), served).await.is_err(), "it waits for a request");
+        assert_eq!(door.metrics.open.get(), 0);
+        drop(client);
+    }
 }
