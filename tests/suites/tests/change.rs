@@ -2,11 +2,18 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
-use std::{net::TcpListener, time::Duration};
+use std::{
+    net::{SocketAddr, TcpListener},
+    time::Duration,
+};
 
 use http::Method;
 use kit::{Admin, Pair, TestWorld, Upstream, WorldOptions, back, endpoints, envoy, eventually, get, within};
 use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 async fn boot(name: &'static str) -> Option<(TestWorld, Pair)> {
     let envoy = envoy("1.40.0")?;
@@ -142,6 +149,106 @@ async fn a_listener_that_envoy_refuses_is_told_in_its_words_while_other_types_go
     world.command(&["delete", "ProxyConfig", "refused", "--yes"]).await;
     world.synced("pay").await;
     world.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_route_table_that_envoy_refuses_takes_no_other_with_it_on_1_40() {
+    refused_among_good("nack-one-1.40.0", "1.40.0").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_route_table_that_envoy_refuses_takes_no_other_with_it_on_1_36() {
+    refused_among_good("nack-one-1.36.4", "1.36.4").await;
+}
+
+/// The node wants all tables in one request. Envoy gives them to their listeners in no order, and stops at the bad one.
+async fn refused_among_good(name: &'static str, version: &'static str) {
+    let Some(envoy) = envoy(version) else { return };
+    let mut world =
+        TestWorld::boot(name, WorldOptions { envoy: Some(envoy), ..WorldOptions::default() }).await;
+    world.start_proxy("edge", "edge", &["edge"]).await;
+    // We cannot know that an operator has lowered a limit of this Envoy; it finds out.
+    let admin = world.admin("edge").await;
+    post(admin, "/runtime_modify?re2.max_program_size.error_level=20").await;
+
+    let ports = TestWorld::free_ports(13);
+    let (bad, good) = ports.split_last().unwrap();
+    let documents: Vec<String> = good.iter().map(|at| answering(*at, "prefix: /")).collect();
+    let refused = answering(*bad, "regex: \"/[a-z]{40}\"");
+    world.rest().apply(&[documents.join("---\n"), refused].join("---\n")).await;
+    for at in good {
+        eventually(&format!("{at} answers"), async || match get(*at, "/").await {
+            Ok((status, _)) if status == 204 => Ok(()),
+            other => Err(other),
+        })
+        .await;
+    }
+    let told = within(Duration::from_secs(2), "one table is refused, and one only", async || {
+        let shown = world.proxy("edge").await["status"]["types"].clone();
+        let tables = shown.as_array().into_iter().flatten().find(|one| one["word"] == "RDS").cloned();
+        let tables = tables.ok_or("no table was asked for")?;
+        let of = tables["resources"].as_array().unwrap().iter();
+        let (refused, taken): (Vec<_>, Vec<_>) = of.partition(|one| one["refusal"].is_string());
+        match refused[..] {
+            [one] if taken.iter().all(|one| one["acked"].is_string() && one["acked"] == one["sent"]) => {
+                Ok((one["name"].clone(), tables["refusal"]["message"].to_string()))
+            }
+            _ => Err("more, or fewer"),
+        }
+    })
+    .await;
+    assert_eq!(told.0, format!("of-{}", bad.port()));
+    assert!(told.1.contains("max program size"), "{}", told.1);
+
+    // Once it is mended, the node agrees, and the listener answers.
+    world.rest().apply(&answering(*bad, "prefix: /")).await;
+    eventually("the mended one answers", async || match get(*bad, "/").await {
+        Ok((status, _)) if status == 204 => Ok(()),
+        other => Err(other),
+    })
+    .await;
+    world.synced("edge").await;
+    world.finish().await;
+}
+
+/// A listener with a route table of its own, that answers what matches by itself.
+fn answering(at: SocketAddr, matching: &str) -> String {
+    let (ip, port) = (at.ip(), at.port());
+    format!(
+        r#"apiVersion: v1
+kind: ProxyConfig
+metadata: {{name: of-{port}}}
+spec:
+  selector: {{matchLabels: {{app: edge}}}}
+  listeners:
+    - name: of-{port}
+      address: {ip}
+      port: {port}
+      mtls: off
+      filterChains:
+        - filters:
+            - name: envoy.filters.network.http_connection_manager
+              config: {{routeConfig: of-{port}}}
+  routes:
+    - name: of-{port}
+      virtualHosts:
+        - name: all
+          domains: ["*"]
+          routes:
+            - match: {{{matching}}}
+              directResponse: {{status: 204}}
+"#
+    )
+}
+
+async fn post(admin: Admin, path: &str) {
+    let mut tcp = TcpStream::connect(admin.address()).await.unwrap();
+    let request =
+        format!("POST {path} HTTP/1.1\r\nhost: admin\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+    tcp.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    tcp.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
 }
 
 async fn config(world: &TestWorld, kind: &str, name: &str) -> Value {
