@@ -12,7 +12,7 @@ use std::{
 use async_trait::async_trait;
 use audit::{Action, Actor, AuditRow, Event, Head};
 use certs::Timestamp;
-use sqlx::{SqliteConnection, sqlite::SqliteRow};
+use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +21,7 @@ use crate::{
     anchor::Anchor,
     audit_log,
     ledger::{Entry, Ledger, RowFault, RowKey, prints},
-    row::{bytes32, number},
+    row::{bytes32, from_json, number, uuid},
     writer::{Change, Fault, Refusal, Tx},
 };
 use api::ports::StoreError;
@@ -38,6 +38,18 @@ pub enum Finding {
         row: String,
         /// How it differs.
         fault: RowFault,
+    },
+    /// The root key is not the one that was made last.
+    RootKey {
+        /// The root key of the store.
+        found: String,
+        /// The one that was made last.
+        known: String,
+    },
+    /// A key slot is there again that was removed.
+    Slot {
+        /// Its name.
+        name: String,
     },
     /// The audit chain does not hold at this row.
     AuditBroken {
@@ -76,7 +88,7 @@ impl Finding {
                 "if an older copy was put back on purpose, credence audit accept takes it as it is; else restore the \
                  database"
             }
-            Self::Row { .. } | Self::AuditBroken { .. } => {
+            Self::Row { .. } | Self::RootKey { .. } | Self::Slot { .. } | Self::AuditBroken { .. } => {
                 "somebody has changed the database: find out who, and restore it; credence audit accept takes it as it is"
             }
             Self::ForeignAnchor => {
@@ -110,6 +122,10 @@ impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Row { row, fault } => write!(f, "sealed {row} {fault}"),
+            Self::RootKey { found, known } => {
+                write!(f, "store is back under root key {found}, the audit log knows {known}")
+            }
+            Self::Slot { name } => write!(f, "key slot {name} is there again, which was removed"),
             Self::AuditBroken { sequence } => write!(f, "audit chain is broken at row {sequence}"),
             Self::AuditEnd { found, known } => {
                 write!(
@@ -147,6 +163,9 @@ pub(crate) async fn at_opening(
     anchor: Option<&Path>,
 ) -> Result<Vec<Finding>, sqlx::Error> {
     let mut findings = rows(ledger.compare(&prints(connection).await?));
+    let keys = Keys::read(connection).await?;
+    findings.extend(keys.root_finding(&keys.known_root));
+    findings.extend(keys.slot_findings());
     if let Some(path) = anchor {
         findings.extend(against_anchor(connection, store, path).await?);
     }
@@ -155,6 +174,65 @@ pub(crate) async fn at_opening(
 
 fn rows(faults: Vec<(RowKey, RowFault)>) -> Vec<Finding> {
     faults.into_iter().map(|(key, fault)| Finding::Row { row: key.to_string(), fault }).collect()
+}
+
+/// What opens the store, as it is and as the audit log says it was. It is in no ledger: who once had the root key, or the
+/// key of a slot, could put back what he can open.
+struct Keys {
+    root: String,
+    /// The root key that was made last, or accepted after that; `None` for one that the store was made with.
+    known_root: Option<String>,
+    /// By id, with their names.
+    slots: BTreeMap<String, String>,
+    removed_slots: BTreeSet<String>,
+}
+
+/// Details of the events that tell of keys.
+pub(crate) const ROOT_KEY: &str = "root_key_id";
+pub(crate) const SLOT: &str = "slot_id";
+const SLOTS: &str = "slot_ids";
+
+impl Keys {
+    async fn read(connection: &mut SqliteConnection) -> Result<Self, sqlx::Error> {
+        let root = sqlx::query("SELECT root_key FROM store").fetch_one(&mut *connection).await?;
+        let slots = sqlx::query("SELECT id, name FROM key_slots").fetch_all(&mut *connection).await?;
+        let slot =
+            |row: &SqliteRow| Ok::<_, sqlx::Error>((uuid(row, "id")?.to_string(), row.try_get("name")?));
+        let mut keys = Self {
+            root: uuid(&root, "root_key")?.to_string(),
+            known_root: None,
+            slots: slots.iter().map(slot).collect::<Result<_, _>>()?,
+            removed_slots: BTreeSet::new(),
+        };
+        let events = sqlx::query("SELECT event FROM audit WHERE action IN (?, ?, ?) ORDER BY sequence")
+            .bind(Action::RootKeyRotate.word())
+            .bind(Action::KekSlotRemove.word())
+            .bind(Action::StoreAccept.word())
+            .fetch_all(connection)
+            .await?;
+        for row in &events {
+            // What does not read was edited: the check of the chain names it.
+            let Ok(mut event) = from_json::<Event>(row, "event") else { continue };
+            if let Some(root) = event.details.remove(ROOT_KEY) {
+                keys.known_root = Some(root);
+            }
+            keys.removed_slots.extend(event.details.remove(SLOT));
+            for accepted in event.details.get(SLOTS).into_iter().flat_map(|ids| ids.split(' ')) {
+                keys.removed_slots.remove(accepted);
+            }
+        }
+        Ok(keys)
+    }
+
+    fn root_finding(&self, known: &Option<String>) -> Option<Finding> {
+        let known = known.as_ref().filter(|known| **known != self.root)?;
+        Some(Finding::RootKey { found: self.root.clone(), known: known.clone() })
+    }
+
+    fn slot_findings(&self) -> impl Iterator<Item = Finding> {
+        let back = self.slots.iter().filter(|(id, _)| self.removed_slots.contains(*id));
+        back.map(|(_, name)| Finding::Slot { name: name.clone() })
+    }
 }
 
 async fn against_anchor(
@@ -196,6 +274,10 @@ impl Change for Compare {
     async fn carry_out(self, tx: &mut Tx<'_>) -> Result<Vec<Finding>, Fault<StoreError>> {
         let found = prints(tx.sql()).await?;
         let mut findings = rows(tx.compare(&found));
+        let keys = Keys::read(tx.sql()).await?;
+        // That of memory: who has replaced it within this group has no row in the log yet.
+        findings.extend(keys.root_finding(&Some(tx.keyring().root().id.to_string())));
+        findings.extend(keys.slot_findings());
         let (written, end) = (tx.head(), audit_log::head(tx.sql()).await?);
         if written != end {
             findings.push(Finding::AuditEnd { found: end.sequence, known: written.sequence });
@@ -240,7 +322,10 @@ impl Change for Accept {
             written.compare(&found).into_iter().chain(tx.compare(&found)).collect();
         let cause = (self.0.at, self.0.actor.clone());
         let broken: Vec<String> = self.1.iter().map(ToString::to_string).collect();
-        tx.record(self.0.with("broken_rows", broken.join(" ")).with("records", faults.len()));
+        let keys = Keys::read(tx.sql()).await?;
+        let slots: Vec<&str> = keys.slots.keys().map(String::as_str).collect();
+        let event = self.0.with("broken_rows", broken.join(" ")).with("records", faults.len());
+        tx.record(event.with(SLOTS, slots.join(" ")).with(ROOT_KEY, keys.root));
         for (key, _) in faults {
             let entry = match found.get(&key) {
                 Some(print) => Entry::Sealed(key, *print),

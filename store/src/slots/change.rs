@@ -11,6 +11,7 @@ use crate::{
     Store,
     kek::{Cost, KekError, KekSource, SlotKind},
     keyring::new_root,
+    rollback::{ROOT_KEY, SLOT},
     row::uuid,
     seal::{SealError, SealingKey},
     writer::{Change, Fault, Refusal, Tx},
@@ -185,7 +186,7 @@ impl Change for DeleteSlot {
         }
         delete_slot(tx.sql(), slot.id).await?;
         tx.key_destroyed();
-        tx.record(self.event.with("slot_kind", slot.kind));
+        tx.record(self.event.with("slot_kind", slot.kind).with(SLOT, slot.id));
         Ok(())
     }
 }
@@ -267,7 +268,7 @@ impl Change for ReplaceRoot {
         }
         tx.set_keyring(keyring);
         tx.key_destroyed();
-        tx.record(self.event.with("root_key_id", id).with("data_keys", rows.len()));
+        tx.record(self.event.with(ROOT_KEY, id).with("data_keys", rows.len()));
         Ok(())
     }
 }

@@ -399,6 +399,52 @@ async fn acceptance_that_was_written_over_another_row_accepts_nothing() {
     check(5, (9, "5 9 10"), true, 10).await;
 }
 
+/// Who had the old key would wait under it for what is sealed next.
+#[tokio::test]
+async fn root_key_and_slots_that_are_put_back_are_found_and_accepted_by_name() {
+    let world = World::new().await;
+    fill(&world).await;
+    let other = || KekSource::File(world.place.folder.path().join("other.kek"));
+    let both = || [KekSource::File(world.place.kek()).into(), other().into()];
+    let done = |action| event(action, "x");
+    world.store.add_slot("other", other(), done(Action::KekSlotAdd)).await.unwrap();
+    let with_slot = copy_of(&world).await;
+    let refused = OnlyTransit::Refused;
+    world.store.remove_slot("other", &both(), refused, done(Action::KekSlotRemove)).await.unwrap();
+    let put_back = async |columns: &str, tables: &[&str], old: &Path| {
+        let mut connection = meddle(&world.place).await;
+        let mut sql = format!("ATTACH '{}' AS old; {columns}", old.display());
+        for table in tables {
+            sql += &format!("DELETE FROM {table}; INSERT INTO {table} SELECT * FROM old.{table};");
+        }
+        run(&mut connection, &sql).await;
+        connection.close().await.unwrap();
+    };
+    let accept = async || world.store.accept(event(Action::StoreAccept, "store")).await.unwrap();
+    assert_eq!(world.store.check_rollback().await.unwrap().to_vec(), []);
+    put_back("", &["key_slots"], &with_slot).await;
+    let back = Finding::Slot { name: "other".into() };
+    assert_eq!(world.store.check_rollback().await.unwrap().to_vec(), [back]);
+    accept().await;
+    assert_eq!(world.store.check_rollback().await.unwrap().to_vec(), []);
+    fs::remove_file(&with_slot).unwrap();
+
+    let old = copy_of(&world).await;
+    world.store.rotate_root(&both(), &[], refused, done(Action::RootKeyRotate)).await.unwrap();
+    assert_eq!(world.store.check_rollback().await.unwrap().to_vec(), []);
+    let root = "UPDATE store SET root_key = (SELECT root_key FROM old.store);";
+    put_back(root, &["key_slots", "data_keys"], &old).await;
+    let found = world.store.check_rollback().await.unwrap();
+    assert!(matches!(found[..], [Finding::RootKey { .. }]), "{found:?}");
+    // Found at the next start as well, and there it can be taken as it is.
+    let world = World::open(world.close().await).await;
+    let found = world.store.findings().borrow().clone();
+    assert!(matches!(found[..], [Finding::RootKey { .. }]), "{found:?}");
+    world.store.accept(event(Action::StoreAccept, "store")).await.unwrap();
+    let world = World::open(world.close().await).await;
+    assert_eq!(world.store.check_rollback().await.unwrap().to_vec(), []);
+}
+
 /// Whoever else writes to the log is in the way of the next row of ours: that is found at once, and not at the next
 /// look.
 #[tokio::test]
