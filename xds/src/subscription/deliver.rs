@@ -50,7 +50,8 @@ impl Subscription {
         limits: &Limits,
         nonces: &mut Nonces,
     ) -> Option<Outgoing> {
-        if self.queue.is_empty() && self.removals.is_empty() {
+        let is_begun = !self.queue.is_empty() || !self.removals.is_empty();
+        if !is_begun {
             if !self.gate_open(now, limits) {
                 return None;
             }
@@ -63,6 +64,10 @@ impl Subscription {
         }
         let (resources, removed) = self.cut(limits);
         let empty = resources.is_empty() && removed.is_empty();
+        if empty && is_begun {
+            // Nothing of what was left may go any more.
+            return self.next(now, hold, limits, nonces);
+        }
         if empty && !(self.delta && self.answer_due && self.queue.is_empty()) {
             return None;
         }
@@ -209,7 +214,8 @@ impl Subscription {
     }
 
     /// Takes from the queue what fits into one message, or goes alone; removals ride in the last (xds.md 64, 127). Only
-    /// delta responses may be cut.
+    /// delta responses may be cut. What waited goes as it is now, if it still may: the client may read so slowly that
+    /// access to a secret has ended since.
     fn cut(&mut self, limits: &Limits) -> (Vec<Arc<Resource>>, Vec<Arc<str>>) {
         let mut size = 0;
         let mut resources = Vec::new();
@@ -217,6 +223,13 @@ impl Subscription {
             if !self.names.covers(next.name()) {
                 continue;
             }
+            let next = match self.seen.offer(next.name()) {
+                Offer::Held(current) => current.clone(),
+                Offer::Silent | Offer::Absent => {
+                    self.due.insert(next.name().clone(), Why::Asked);
+                    continue;
+                }
+            };
             size += next.delta_field().len();
             let is_apart = self.apart.contains(next.name());
             let is_full = !resources.is_empty() && (is_apart || size > limits.delta_bytes);

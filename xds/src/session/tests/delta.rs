@@ -295,6 +295,46 @@ fn a_secret_that_does_not_exist_yet_is_silence() {
     assert_eq!(world.others(), ["-other"]);
 }
 
+/// xds.md 32: between the parts of a long response a grant may end, and a secret may be replaced.
+#[test]
+fn a_secret_that_waits_for_a_slow_reader_goes_as_it_is_then() {
+    let long = "x".repeat(600_000);
+    let names = ["a", "b", "c", "d", "e"];
+    let mut world = World::open(true, Snapshot::default());
+    for name in names {
+        world.secrets.insert(name.into(), SecretOffer::Held(resource(S, name, &long, &[])));
+    }
+    let view = world.secrets.clone();
+    world.step(Event::Secrets(view));
+    world.session.is_writable = false;
+    world.change(S, &names, &[]);
+    let first = world.session.step(Event::Writable, world.now);
+    assert!(matches!(&first[..], [Action::Send(part)] if part.resources.len() == 1));
+    world.secrets.insert("b".into(), SecretOffer::Absent);
+    world.secrets.insert("c".into(), SecretOffer::Pending);
+    world.secrets.insert("d".into(), SecretOffer::Held(resource(S, "d", "2", &[])));
+    let view = world.secrets.clone();
+    assert!(world.session.step(Event::Secrets(view), world.now).is_empty());
+    assert_eq!(world.step(Event::Writable), ["SDS d=2 e=600000 bytes"]);
+    world.change_with(S, &[], &[], &[], "7.1", None);
+    assert_eq!(world.change_with(S, &[], &[], &[], "7.2", None), ["SDS -b"]);
+    world.ack(S, &[]);
+    assert_eq!(world.offer("c", SecretOffer::Held(resource(S, "c", "2", &[]))), ["SDS c=2"]);
+}
+
+/// xds.md 32: what was left is not sent, and what was asked for instead is, at once.
+#[test]
+fn what_is_asked_for_instead_of_the_rest_of_a_long_response_waits_for_nothing() {
+    let long = "x".repeat(600_000);
+    let mut world = World::open(true, view(&["a", "b", "c"].map(|name| resource(E, name, &long, &[]))));
+    world.session.is_writable = false;
+    world.change(E, &["a", "b"], &[]);
+    assert_eq!(world.session.step(Event::Writable, world.now).len(), 1);
+    world.change_with(E, &[], &[], &[], "7.1", None);
+    assert_eq!(world.change(E, &["c"], &["b"]), NOTHING);
+    assert_eq!(world.step(Event::Writable), ["EDS c=600000 bytes"]);
+}
+
 /// R5: a wildcard never means everybody's secrets.
 #[test]
 fn there_is_no_wildcard_over_secrets() {
