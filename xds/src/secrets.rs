@@ -22,7 +22,8 @@ pub enum SecretOffer {
 /// Every name that a stream asked for, with what is known. A name not in it yet was not looked at: as pending.
 pub type SecretView = OrdMap<Arc<str>, SecretOffer>;
 
-/// One stream's door to the secrets of its peer. Dropping it ends the interest.
+/// One stream's door to the secrets of its peer. Dropping it ends the interest; where the source drops its ends, because
+/// too much waits for it, the stream ends and the node comes again.
 #[derive(Debug)]
 pub struct SecretFeed {
     /// Names wanted (true) or no longer wanted (false). Bounded; the source drains it at once.

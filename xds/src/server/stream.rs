@@ -66,6 +66,8 @@ enum Wake {
     Time,
     Drain,
     Superseded,
+    /// The source of secrets has let go of the stream, or never took it.
+    Forsaken,
 }
 
 /// Counts a stream as open for as long as it lives.
@@ -173,15 +175,18 @@ impl Stream {
                 _ => Wake::Gone,
             },
             permit = reserve(sender), if !interests.is_empty() => {
-                if let (Some(permit), Some(interest)) = (permit, interests.pop_front()) {
-                    permit.send(interest);
+                match (permit, interests.pop_front()) {
+                    (Some(permit), Some(interest)) => {
+                        permit.send(interest);
+                        Wake::Interest
+                    }
+                    _ => Wake::Forsaken,
                 }
-                Wake::Interest
             }
             () = changed(&mut self.views) => Wake::Views,
             () = changed(&mut self.bindings) => Wake::Bindings,
             () = changed(&mut self.blocks) => Wake::Blocks,
-            () = changed_if(secrets) => Wake::Secrets,
+            is_there = changed_if(secrets) => if is_there { Wake::Secrets } else { Wake::Forsaken },
             () = frames.closed() => Wake::Gone,
             () = going_away(self.connection.as_ref()), if !self.is_draining => Wake::Drain,
             () = self.seat.superseded.cancelled() => Wake::Superseded,
@@ -222,6 +227,8 @@ impl Stream {
                 self.is_draining = true;
                 self.step(Event::Drain);
             }
+            // A new stream gets another place with the source; without one this would wait for secrets until it ends.
+            Wake::Forsaken => self.end = Some(End::Status(Code::Unavailable)),
             Wake::Superseded => self.end = Some(End::Refused(Refusal::Superseded)),
             Wake::Time => self.time_passed(),
         }
@@ -373,9 +380,10 @@ async fn changed<T>(receiver: &mut watch::Receiver<T>) {
     }
 }
 
-async fn changed_if<T>(receiver: Option<&mut watch::Receiver<T>>) {
+/// Waits for news; false if there will be none.
+async fn changed_if<T>(receiver: Option<&mut watch::Receiver<T>>) -> bool {
     match receiver {
-        Some(receiver) => changed(receiver).await,
+        Some(receiver) => receiver.changed().await.is_ok(),
         None => pending().await,
     }
 }

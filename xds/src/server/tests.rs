@@ -1,6 +1,12 @@
 //! Whole streams: by calling the service, and once over a real HTTP/2 connection.
 
-use std::{sync::Mutex, time::Duration};
+use std::{
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use certs::ManualClock;
 use futures::{FutureExt, SinkExt, channel::mpsc as frames};
@@ -45,11 +51,16 @@ struct Offers {
     view: watch::Sender<SecretView>,
     interests: Mutex<Vec<Interests>>,
     settled: Mutex<Vec<String>>,
+    /// Takes no stream any more.
+    is_full: AtomicBool,
 }
 
 impl SecretSource for Offers {
     fn open(&self, _: &Arc<Peer>, _: u64) -> SecretFeed {
         let (interest, wanted) = mpsc::channel(4);
+        if self.is_full.load(Ordering::Relaxed) {
+            return SecretFeed { interest, view: watch::channel(SecretView::new()).1 };
+        }
         self.interests.lock().unwrap().push(wanted);
         SecretFeed { interest, view: self.view.subscribe() }
     }
@@ -110,6 +121,7 @@ impl World {
             view: watch::Sender::new(SecretView::new()),
             interests: Mutex::default(),
             settled: Mutex::default(),
+            is_full: AtomicBool::default(),
         });
         let (ears, board, clock) = (Arc::<Ears>::default(), Arc::<Board>::default(), ManualClock::new(T0));
         let server = XdsServer::new(XdsDeps {
@@ -493,6 +505,22 @@ async fn secrets_come_from_their_source_and_answers_go_back() {
     let status = world.board.node(&NodeId::parse("n0").unwrap()).unwrap();
     let text = format!("{:?}{status:?}", world.board);
     assert!(text.contains(version.as_str()) && !text.contains("bytes)"), "versions only: {text}");
+}
+
+/// It would wait for its secrets as long as its connection lives.
+#[tokio::test]
+async fn a_stream_that_the_source_of_secrets_does_not_follow_ends_so_that_the_node_comes_again() {
+    let world = World::new(1);
+    let mut client = Client::open(&world, "n0", ADS_DELTA);
+    client.subscribe(TypeUrl::Secret, &["default"]);
+    assert_eq!(client.status(), None);
+    drop(world.offers.interests.lock().unwrap().pop().unwrap());
+    client.subscribe(TypeUrl::Secret, &["other"]);
+    assert_eq!(client.status().unwrap().0, 14);
+    world.offers.is_full.store(true, Ordering::Relaxed);
+    let mut client = Client::open(&world, "n0", ADS_DELTA);
+    client.subscribe(TypeUrl::Secret, &["default"]);
+    assert_eq!(client.status().unwrap().0, 14);
 }
 
 /// The peer changes its mind faster than the source listens.
