@@ -423,6 +423,14 @@ impl Reader<'_> {
             );
             return default();
         };
+        if items.is_empty() {
+            self.refuse(
+                node,
+                "server.names",
+                "the list is empty: whoever calls by a name could not tell whom it reaches".to_owned(),
+                Some("name what agents and operators call this server by, or leave the line out".to_owned()),
+            );
+        }
         let mut names = Vec::new();
         for (index, item) in items.iter().enumerate() {
             let path = format!("server.names[{index}]");

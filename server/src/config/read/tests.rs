@@ -139,6 +139,18 @@ fn two_doors_are_not_at_one_place() {
 }
 
 #[test]
+fn a_server_has_a_name() {
+    let read = parse("f", "trust_domain: td\nserver:\n  names: []\n", &[], Path::new("/"), false);
+    let problems = read.unwrap_err();
+    assert_eq!(
+        problems[0].to_string(),
+        "the list is empty: whoever calls by a name could not tell whom it reaches (f:3:10, server.names)"
+    );
+    let read = parse("f", "trust_domain: td\nserver:\n  names: [a.example]\n", &[], Path::new("/"), false);
+    assert_eq!(read.unwrap().names, ["a.example"]);
+}
+
+#[test]
 fn the_environment_overlays_the_file() {
     let overlay = environment(
         [("CREDENCE_SERVER__GRPC__PORT", "19000"), ("CREDENCE_LIMBO_JSON", "x"), ("HOME", "/")]
