@@ -68,7 +68,8 @@ impl OwnRenewal {
         let mut held: Option<(IssuedSvid, SecretKey)> = None;
         let mut failures = 0;
         let mut due = self.clock.now();
-        let mut was_behind = false;
+        // What a clock that was behind said at the last try.
+        let mut tried_by = None;
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
@@ -88,19 +89,19 @@ impl OwnRenewal {
                     continue
                 }
                 Ok(()) = self.time.changed() => {
-                    // A clock that was ahead was set right, perhaps: whoever goes by it does not believe what we hold yet.
-                    let behind = self.time.borrow_and_update().behind();
-                    let is_behind = behind.is_some_and(|behind| is_bridged(behind, self.lifetime));
-                    if is_behind && !was_behind {
+                    // A clock that was ahead was set right, perhaps, in one step or several: whoever goes by it does not
+                    // believe what we hold yet. A try that brought nothing better is not made each time that it is read.
+                    let by = self.clock_behind();
+                    if by.is_some_and(|by| begins_after(held.as_ref(), by)) && (tried_by.is_none() || by < tried_by) {
                         due = self.clock.now();
                     }
-                    was_behind = is_behind;
                     continue
                 }
                 Ok(()) = self.anchor.changed() => { self.show(held.as_ref()); continue }
             }
             let now = self.clock.now();
             let life = held.as_ref().map(|(issued, _)| life_of(issued));
+            tried_by = self.clock_behind();
             match self.renew(life).await {
                 Ok(next) => {
                     failures = 0;
@@ -159,6 +160,12 @@ impl OwnRenewal {
         Ok((issued, key))
     }
 
+    /// What the system's clock says while it is behind, where what we hold can be good by it as well.
+    fn clock_behind(&self) -> Option<Timestamp> {
+        let behind = self.time.borrow().behind()?;
+        is_bridged(behind, self.lifetime).then(|| self.clock.now() - behind)
+    }
+
     fn is_revoked(&self, held: Option<&(IssuedSvid, SecretKey)>) -> bool {
         let trust = self.trust.borrow().clone();
         held.is_some_and(|(issued, _)| trust.is_revoked(issued.authority, issued.chain.leaf().serial()))
@@ -178,9 +185,128 @@ fn life_of(issued: &IssuedSvid) -> Life {
     Life { issued: issued.issued, expires: issued.chain.leaf().not_after() }
 }
 
+fn begins_after(held: Option<&(IssuedSvid, SecretKey)>, by: Timestamp) -> bool {
+    held.is_some_and(|(issued, _)| issued.chain.leaf().not_before() > by)
+}
+
 /// Addresses and DNS names apart.
 pub(crate) fn split_names(names: &[String]) -> (Vec<IpAddr>, Vec<String>) {
     let addresses = names.iter().filter_map(|name| name.parse().ok()).collect();
     let dns = names.iter().filter(|name| name.parse::<IpAddr>().is_err()).cloned().collect();
     (addresses, dns)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        pin::Pin,
+        sync::atomic::{AtomicU64, Ordering},
+    };
+
+    use ca::clock::{State, Why};
+    use certs::ManualClock;
+    use spiffe::{IssueError, TrustDomain, fake::FakeIssuer};
+
+    use super::*;
+
+    const HOUR: u64 = 3600;
+
+    /// A system's clock that somebody sets: so many seconds behind.
+    #[derive(Debug)]
+    struct Set(ManualClock, AtomicU64);
+
+    impl Clock for Set {
+        fn now(&self) -> Timestamp {
+            self.0.now() - Duration::from_secs(self.1.load(Ordering::Relaxed))
+        }
+
+        fn sleep_until(&self, at: Timestamp) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+            self.0.sleep_until(at)
+        }
+    }
+
+    struct World {
+        clock: ManualClock,
+        wall: Arc<Set>,
+        issuer: Arc<FakeIssuer>,
+        time: watch::Sender<Reading>,
+        shutdown: CancellationToken,
+    }
+
+    impl World {
+        /// The clock is read when it is so many seconds behind; answers how often a certificate was asked for so far.
+        async fn reads(&self, behind: u64) -> usize {
+            self.wall.1.store(behind, Ordering::Relaxed);
+            let state = State::Stopped { why: Why::Stepped, since: self.clock.now() };
+            let skew_millis = -1000 * i64::try_from(behind).unwrap();
+            self.time.send_replace(Reading { state, skew_millis });
+            for _ in 0..8 {
+                tokio::task::yield_now().await;
+            }
+            self.issuer.seen().len()
+        }
+    }
+
+    /// Where our own certificate is renewed by an authority of yesterday, while `body` goes on.
+    async fn renewing(body: impl AsyncFnOnce(&World)) {
+        let clock = ManualClock::new(Timestamp::from_unix_secs(1_800_000_000));
+        let wall = Arc::new(Set(clock.clone(), AtomicU64::new(24 * HOUR)));
+        let issuer = Arc::new(FakeIssuer::new("td", wall.clone()));
+        wall.1.store(0, Ordering::Relaxed);
+        let (_trust, trust) = watch::channel(Arc::new(issuer.trust()));
+        let (_anchor, anchor) = watch::channel(Arc::default());
+        let (_authority, authority) = watch::channel(None);
+        let (time, reading) = watch::channel(Reading::default());
+        let world = World { clock, wall, issuer, time, shutdown: CancellationToken::new() };
+        let renewal = OwnRenewal {
+            issuer: world.issuer.clone(),
+            own: Arc::default(),
+            id: TrustDomain::parse("td").unwrap().server_id(),
+            names: vec!["localhost".into()],
+            lifetime: Duration::from_secs(12 * HOUR),
+            trust,
+            anchor,
+            authority,
+            status: watch::Sender::default(),
+            clock: Arc::new(world.clock.clone()),
+            time: reading,
+            unready: None,
+        };
+        let steered = async {
+            body(&world).await;
+            world.shutdown.cancel();
+        };
+        tokio::join!(renewal.run(world.shutdown.clone()), steered).0.unwrap();
+    }
+
+    #[tokio::test]
+    async fn follows_a_clock_that_goes_back_in_several_steps() {
+        renewing(async |world| {
+            assert_eq!(world.reads(0).await, 1);
+            assert_eq!(world.reads(HOUR).await, 2);
+            assert_eq!(world.reads(HOUR).await, 2, "what is held is good by it");
+            assert_eq!(world.reads(3 * HOUR).await, 3, "and by an earlier one it is not");
+            assert_eq!(world.reads(2 * HOUR).await, 3);
+            assert_eq!(world.reads(19 * HOUR).await, 3, "by one so early none can be good too");
+            assert_eq!(world.reads(3 * HOUR).await, 3);
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_goes_back_has_a_try_that_failed_made_again_after_its_pause() {
+        renewing(async |world| {
+            assert_eq!(world.reads(0).await, 1);
+            world.issuer.fail_with(Some(IssueError::Unavailable("down".into())));
+            assert_eq!(world.reads(HOUR).await, 2);
+            for _ in 0..5 {
+                assert_eq!(world.reads(HOUR).await, 2, "not each time that the clock is read");
+            }
+            world.issuer.fail_with(None);
+            world.clock.advance(Duration::from_secs(HOUR));
+            assert_eq!(world.reads(2 * HOUR).await, 3);
+            assert_eq!(world.reads(2 * HOUR).await, 3);
+        })
+        .await;
+    }
 }
