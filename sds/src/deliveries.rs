@@ -187,6 +187,7 @@ impl Deliveries {
         if accepted && let Some(held) = leaf.rotation.held() {
             leaf.acknowledged = Some(held.leaf.serial.clone());
             leaf.acknowledged_leaf = Some((held.leaf.authority, held.leaf.life.expires));
+            leaf.acknowledged_versions = leaf.versions();
         }
         leaf.refusal = refusal.as_deref().map(shorten);
         let signer = leaf.signer.as_ref().filter(|_| !accepted);

@@ -60,6 +60,10 @@ pub struct LeafStatus {
     pub acknowledged_authority: Option<AuthorityId>,
     /// When that one ends.
     pub acknowledged_until: Option<Timestamp>,
+    /// The names by which streams want it, each with the version that the newest acknowledged one has by it: whoever has
+    /// another one has not taken that.
+    #[serde(skip)]
+    pub names: BTreeMap<Arc<str>, Option<Version>>,
     /// What the node said when it refused the leaf on offer.
     pub refusal: Option<String>,
 }

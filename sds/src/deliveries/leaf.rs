@@ -8,7 +8,7 @@ use std::{
 
 use certs::{Serial, Timestamp};
 use spiffe::{AuthorityId, Purpose, Signer};
-use xds::{Resource, SecretOffer};
+use xds::{Resource, SecretOffer, Version};
 
 use crate::{
     LeafKey,
@@ -33,6 +33,8 @@ pub(super) struct LeafState {
     pub(super) acknowledged: Option<Serial>,
     /// Who signed that one, and when it ends.
     pub(super) acknowledged_leaf: Option<(AuthorityId, Timestamp)>,
+    /// The versions that it had by the names of then.
+    pub(super) acknowledged_versions: HashMap<Arc<str>, Version>,
     pub(super) refusal: Option<String>,
     /// Who signs it, as it was last told.
     pub(super) signer: Option<Signer>,
@@ -50,6 +52,7 @@ impl LeafState {
             last_error: None,
             acknowledged: None,
             acknowledged_leaf: None,
+            acknowledged_versions: HashMap::new(),
             refusal: None,
             signer: None,
         }
@@ -86,7 +89,25 @@ impl LeafState {
             acknowledged: self.acknowledged.clone(),
             acknowledged_authority: self.acknowledged_leaf.map(|(authority, _)| authority),
             acknowledged_until: self.acknowledged_leaf.map(|(_, until)| until),
+            names: self.holders.iter().map(|(_, name)| (Arc::clone(name), self.version(name))).collect(),
             refusal: self.refusal.clone(),
+        }
+    }
+
+    /// The versions on offer, which are those of the leaf that is acknowledged now.
+    pub(super) fn versions(&self) -> HashMap<Arc<str>, Version> {
+        let version =
+            |(name, resource): (&Arc<str>, &Arc<Resource>)| (Arc::clone(name), resource.version().clone());
+        self.resources.iter().map(version).collect()
+    }
+
+    /// The version that the newest acknowledged leaf has by this name.
+    fn version(&self, name: &Arc<str>) -> Option<Version> {
+        let held = self.rotation.held().map(|held| &held.leaf.serial);
+        match self.resources.get(name) {
+            // Also by a name that was asked for only afterwards.
+            Some(resource) if held == self.acknowledged.as_ref() => Some(resource.version().clone()),
+            Some(_) | None => self.acknowledged_versions.get(name).cloned(),
         }
     }
 }

@@ -104,14 +104,16 @@ impl Deliveries {
         if leaf.signer.is_none() {
             leaf.signer = Some(signer).filter(|signer| signer.authority.is_some());
         }
-        leaf.holders.insert((stream, Arc::clone(name)));
+        let is_new = leaf.holders.insert((stream, Arc::clone(name)));
         if !leaf.rotation.is_wanted() {
             self.step(&key, Event::Wanted, now);
         }
-        match self.leaves.get_mut(&key) {
-            Some(leaf) => leaf.offer(name, &self.settings.version_key),
-            None => SecretOffer::Pending,
+        let Some(leaf) = self.leaves.get_mut(&key) else { return SecretOffer::Pending };
+        let offer = leaf.offer(name, &self.settings.version_key);
+        if is_new {
+            self.keep_books(&key);
         }
+        offer
     }
 
     pub(super) fn let_go(&mut self, stream: u64, name: &Arc<str>, now: Timestamp) {
@@ -130,6 +132,8 @@ impl Deliveries {
         }
         if leaf.holders.is_empty() {
             self.step(key, Event::Unwanted, now);
+        } else {
+            self.keep_books(key);
         }
     }
 

@@ -1,6 +1,6 @@
 //! The whole of `sds` with a clock moved by hand and a fake issuer.
 
-use std::sync::Mutex;
+use std::{collections::BTreeMap, sync::Mutex};
 
 use audit::{Action, Event};
 use certs::ManualClock;
@@ -557,6 +557,37 @@ async fn what_the_node_answers_is_in_the_status() {
     world.sds.settled(&node("web-1"), &name, leaf.version(), Some("key does not match"));
     let status = world.status(|status| status.counters().refused_by_node == 1).await;
     assert_eq!(status.leaves().next().unwrap().refusal.as_deref(), Some("key does not match"));
+}
+
+#[tokio::test]
+async fn the_status_tells_by_which_names_the_newest_acknowledged_leaf_has_which_version() {
+    let world = World::new();
+    let (mut one, mut two) = (world.open("web-1"), world.open("web-1"));
+    one.want("default").await;
+    let old = one.held("default").await;
+    let version = |leaf: &Arc<Resource>| Some(leaf.version().clone());
+    let check = async |expected: &[(&str, Option<Version>)]| {
+        let expected: BTreeMap<Arc<str>, _> =
+            expected.iter().map(|(name, version)| ((*name).into(), version.clone())).collect();
+        world.status(|status| status.leaves().all(|leaf| leaf.names == expected)).await;
+    };
+    check(&[("default", None)]).await;
+    world.sds.settled(&node("web-1"), &"default".into(), old.version(), None);
+    check(&[("default", version(&old))]).await;
+    // It is the same leaf by another name, whoever has answered to that.
+    two.want("spiffe://td/web").await;
+    let other = two.held("spiffe://td/web").await;
+    check(&[("default", version(&old)), ("spiffe://td/web", version(&other))]).await;
+    world.sds.settled(&node("web-1"), &"spiffe://td/web".into(), other.version(), None);
+    settle().await;
+    world.clock.advance(Duration::from_secs(240));
+    let new = one.held_other_than("default", &old).await;
+    check(&[("default", version(&old)), ("spiffe://td/web", version(&other))]).await;
+    world.sds.settled(&node("web-1"), &"default".into(), new.version(), None);
+    let other = two.held_other_than("spiffe://td/web", &other).await;
+    check(&[("default", version(&new)), ("spiffe://td/web", version(&other))]).await;
+    drop(two);
+    check(&[("default", version(&new))]).await;
 }
 
 #[tokio::test]

@@ -156,7 +156,8 @@ struct Seen<'a> {
     file: BundleFile,
 }
 
-/// A node that is served: what it acknowledged counts; where it acknowledged nothing, what the journal knows.
+/// A node that is served: what it acknowledged counts; where a stream acknowledged nothing, or not what another one did,
+/// what the journal knows.
 fn served_one(node: &NodeStatus, presence: Presence, sds: &SdsStatus, seen: &Seen<'_>) -> Dependent {
     let mut holds = Vec::new();
     if presence != Presence::Here {
@@ -167,10 +168,13 @@ fn served_one(node: &NodeStatus, presence: Presence, sds: &SdsStatus, seen: &See
     let streams = streams.unwrap_or(&node.streams);
     let mut known: BTreeSet<&SpiffeId> = BTreeSet::new();
     for leaf in seen.leaves {
-        if let (Some(authority), Some(until)) = (leaf.acknowledged_authority, leaf.acknowledged_until) {
+        let acknowledged = leaf.acknowledged_authority.zip(leaf.acknowledged_until);
+        if let Some((authority, until)) = acknowledged {
             let serial = leaf.acknowledged.clone();
             holds.push(Holding { id: leaf.identity.clone(), authority, serial, until });
-        } else {
+        }
+        // The streams of a node may be those of several proxies.
+        if acknowledged.is_none() || streams.iter().any(|stream| lacks(stream, leaf)) {
             let same = seen.unexpired.iter().filter(|known| known.id == leaf.identity);
             holds.extend(same.map(|leaf| holding(leaf)));
         }
@@ -208,11 +212,25 @@ fn served_one(node: &NodeStatus, presence: Presence, sds: &SdsStatus, seen: &See
     }
 }
 
+/// Whether a stream wants a leaf by a name by which it has not taken the newest that its node acknowledged.
+fn lacks(stream: &StreamStatus, leaf: &LeafStatus) -> bool {
+    secrets(slice::from_ref(stream)).any(|resource| {
+        let newest = leaf.names.get(resource.name.as_str());
+        newest.is_some_and(|newest| match newest {
+            Some(version) => resource.acked.as_deref() != Some(version.as_str()),
+            None => true,
+        })
+    })
+}
+
 /// The validation contexts that streams hold.
 fn contexts(streams: &[StreamStatus]) -> impl Iterator<Item = &ResourceStatus> {
+    secrets(streams).filter(|resource| is_context(&resource.name))
+}
+
+fn secrets(streams: &[StreamStatus]) -> impl Iterator<Item = &ResourceStatus> {
     let types = streams.iter().flat_map(|stream| &stream.types);
-    let secrets = types.filter(|one| one.type_url == TypeUrl::Secret.as_str());
-    secrets.flat_map(|one| &one.resources).filter(|resource| is_context(&resource.name))
+    types.filter(|one| one.type_url == TypeUrl::Secret.as_str()).flat_map(|one| &one.resources)
 }
 
 /// What a node acknowledged of one context.
@@ -262,7 +280,9 @@ mod tests {
         testing::MemoryStore,
     };
     use certs::{Serial, SpkiHash};
+    use sds::LeafPhase;
     use spiffe::{Purpose, RequestId, Tenant};
+    use xds::{Sync, TypeStatus, Version};
 
     use super::*;
 
@@ -313,5 +333,101 @@ mod tests {
             .map(|operator| (operator.name.as_str(), operator.holds[0].serial.clone()))
             .collect();
         assert_eq!(counted, [("operator/ann", Some(of_ann)), ("operator/eve", of_eve)]);
+    }
+
+    /// A stream with one secret on it.
+    fn stream(name: &str, acked: Option<&Version>) -> StreamStatus {
+        let (name, acked) = (name.to_owned(), acked.map(ToString::to_string));
+        let secret = ResourceStatus { name, sync: Sync::Synced, sent: None, acked, nack: None };
+        StreamStatus {
+            id: 1,
+            since: now(),
+            remote: "127.0.0.1:1".parse().unwrap(),
+            certificate_expires: Timestamp::MAX,
+            certificate_id: SpiffeId::parse("spiffe://td/credence/node/web-1").unwrap(),
+            certificate_authority: authority(9),
+            server_root: None,
+            service: "ADS".into(),
+            variant: "delta".into(),
+            agent: String::new(),
+            agent_version: String::new(),
+            drain_secs: None,
+            responses: 1,
+            types: vec![TypeStatus {
+                word: TypeUrl::Secret.word().to_owned(),
+                type_url: TypeUrl::Secret.as_str().to_owned(),
+                sync: Sync::Synced,
+                at: now(),
+                resources: vec![secret],
+            }],
+        }
+    }
+
+    fn authority(number: u8) -> AuthorityId {
+        AuthorityId::of(SpkiHash([number; 32]))
+    }
+
+    #[test]
+    fn a_leaf_is_replaced_when_every_stream_that_wants_it_has_taken_the_new_one() {
+        let (old, new, other) = (Version::of(b"old"), Version::of(b"new"), Version::of(b"by another name"));
+        let (node, identity) = (NodeId::parse("web-1").unwrap(), SpiffeId::parse("spiffe://td/web").unwrap());
+        let known = |number| Unexpired {
+            id: identity.clone(),
+            node: Some(node.clone()),
+            profile: Profile::Workload,
+            authority: authority(number),
+            not_after: now(),
+        };
+        let (before, after) = (known(1), known(2));
+        let check = |streams: Vec<StreamStatus>, expected: &[u8]| {
+            let names = [("default", Some(&new)), ("spiffe://td/web", Some(&other)), ("default?g=1", None)];
+            let leaf = LeafStatus {
+                node: node.clone(),
+                identity: identity.clone(),
+                phase: LeafPhase::Held,
+                wanted: true,
+                serial: None,
+                authority: None,
+                issued: None,
+                not_after: None,
+                at_risk: false,
+                next_request: None,
+                failures: 0,
+                last_error: None,
+                acknowledged: None,
+                acknowledged_authority: Some(authority(2)),
+                acknowledged_until: Some(now()),
+                names: names.map(|(name, version)| (name.into(), version.cloned())).into(),
+                refusal: None,
+            };
+            let seen = Seen { leaves: &[&leaf], unexpired: &[&before, &after], file: BundleFile::Current };
+            let status = NodeStatus {
+                node: node.clone(),
+                is_connected: true,
+                last_seen: now(),
+                revision: 1,
+                sync: Sync::Synced,
+                streams,
+                before: None,
+                proven_roots: BTreeMap::new(),
+            };
+            let dependent = served_one(&status, Presence::Here, &SdsStatus::default(), &seen);
+            let held = dependent.holds.iter().filter(|one| one.id == identity).map(|one| one.authority);
+            let expected = expected.iter().map(|number| authority(*number)).collect::<BTreeSet<_>>();
+            assert_eq!(held.collect::<BTreeSet<_>>(), expected, "{status:?}");
+        };
+        let taken = || stream("default", Some(&new));
+        check(vec![taken()], &[2]);
+        check(vec![taken(), stream("default", Some(&new)), stream("spiffe://td/web", Some(&other))], &[2]);
+        check(vec![taken(), stream("ROOTCA", None)], &[2]);
+        for (name, acked) in [
+            ("default", Some(&old)),
+            ("default", None),
+            ("spiffe://td/web", Some(&old)),
+            ("default?g=1", None),
+        ] {
+            check(vec![taken(), stream(name, acked)], &[1, 2]);
+            check(vec![stream(name, acked), taken()], &[1, 2]);
+        }
     }
 }
