@@ -210,8 +210,8 @@ pub trait NodeStore: Send + Sync {
     /// All bindings.
     async fn bindings(&self) -> Result<Vec<Binding>, StoreError>;
 
-    /// Writes a binding and its join token together. With `replace` an existing binding is overwritten and its
-    /// older unspent tokens are revoked, else it is refused.
+    /// Writes a binding and its join token together. With `replace` an existing binding of the same tenant is overwritten
+    /// and its older unspent tokens are revoked; any other is refused.
     async fn enroll(
         &self,
         binding: &Binding,

@@ -297,7 +297,8 @@ impl NodeStore for MemoryStore {
     ) -> Result<(), StoreError> {
         let at = event.at;
         self.write(event, |state| {
-            if !replace && state.bindings.contains_key(&binding.node) {
+            let known = state.bindings.get(&binding.node);
+            if known.is_some_and(|known| !replace || known.tenant != binding.tenant) {
                 return Err(StoreError::Exists { what: "node", name: binding.node.to_string() });
             }
             state.revoke_unspent(&binding.node, at);

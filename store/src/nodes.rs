@@ -6,7 +6,7 @@ use api::ports::{NodeStore, StoreError, StoredToken};
 use async_trait::async_trait;
 use audit::Event;
 use certs::{SpkiHash, Timestamp};
-use spiffe::{Binding, IssuerName, NodeId};
+use spiffe::{Binding, IssuerName, NodeId, Tenant};
 use sqlx::{Row, sqlite::SqliteRow};
 
 use crate::{
@@ -51,7 +51,7 @@ impl Change for Enroll {
         }
         must_exist(tx, binding.issuer.as_ref()).await?;
         if replace {
-            drop_binding(tx, &binding.node, event.at).await?;
+            drop_binding(tx, &binding.node, Some(&binding.tenant), event.at).await?;
         }
         let made = sqlx::query(
             "INSERT INTO bindings (node, tenant, namespace, labels, identities, issuer, state, created)
@@ -81,15 +81,28 @@ impl Change for Enroll {
     }
 }
 
-/// Answers whether there was one.
-async fn drop_binding(tx: &mut Tx<'_>, node: &NodeId, at: Timestamp) -> Result<bool, sqlx::Error> {
-    let gone =
-        sqlx::query("DELETE FROM bindings WHERE node = ?").bind(node.as_str()).execute(tx.sql()).await?;
-    sqlx::query("UPDATE tokens SET revoked = ? WHERE node = ? AND spent IS NULL AND revoked IS NULL")
-        .bind(at.unix_millis())
+/// Answers whether there was one; that of another tenant than `only` stays.
+async fn drop_binding(
+    tx: &mut Tx<'_>,
+    node: &NodeId,
+    only: Option<&Tenant>,
+    at: Timestamp,
+) -> Result<bool, sqlx::Error> {
+    let only = only.map(Tenant::as_str);
+    let gone = sqlx::query("DELETE FROM bindings WHERE node = ?1 AND tenant = coalesce(?2, tenant)")
         .bind(node.as_str())
+        .bind(only)
         .execute(tx.sql())
         .await?;
+    sqlx::query(
+        "UPDATE tokens SET revoked = ?1
+          WHERE node = ?2 AND tenant = coalesce(?3, tenant) AND spent IS NULL AND revoked IS NULL",
+    )
+    .bind(at.unix_millis())
+    .bind(node.as_str())
+    .bind(only)
+    .execute(tx.sql())
+    .await?;
     Ok(gone.rows_affected() > 0)
 }
 
@@ -128,7 +141,7 @@ impl Change for Remove {
     type Refusal = StoreError;
 
     async fn carry_out(self, tx: &mut Tx<'_>) -> Result<(), Fault<StoreError>> {
-        if !drop_binding(tx, &self.node, self.event.at).await? {
+        if !drop_binding(tx, &self.node, None, self.event.at).await? {
             return Err(Fault::Refused(StoreError::NotFound { what: "node", name: self.node.to_string() }));
         }
         tx.record(self.event);

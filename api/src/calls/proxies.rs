@@ -90,7 +90,8 @@ impl Calls {
     /// it is there.
     ///
     /// # Errors
-    /// When a name is not valid, an identity is foreign or reserved, or the node is enrolled already.
+    /// When a name is not valid, an identity is foreign or reserved, or the node is enrolled already: by somebody else, also
+    /// where it should be replaced.
     pub async fn enroll(&self, caller: &Caller, wanted: wire::Enroll) -> Result<wire::Enrolled, CallError> {
         let now = self.clock.now();
         let node = error::name("node", NodeId::parse(&wanted.node))?;
@@ -103,7 +104,7 @@ impl Calls {
             let why = format!("{} is not between 1s and {}", format_duration(ttl), format_duration(MAX_TTL));
             return Err(CallError::Parameter { what: "ttl_secs", why });
         }
-        if let Some(known) = known.as_ref().filter(|_| !wanted.replace) {
+        if let Some(known) = known.as_ref().filter(|_| kept.is_none()) {
             let namespace = (known.tenant == caller.tenant).then(|| known.namespace.clone());
             return Err(CallError::NodeExists { node: binding.node, namespace });
         }
@@ -124,8 +125,7 @@ impl Calls {
                 changed if changed.is_empty() => event,
                 changed => event.with("changed", changed.join(", ")),
             };
-            let replaces = known.filter(|_| wanted.replace);
-            self.configs.enroll(binding.clone(), stored, replaces, event).await?;
+            self.configs.enroll(binding.clone(), stored, kept.cloned(), event).await?;
             token = Some(join.to_clear_text());
         }
         Ok(wire::Enrolled {

@@ -791,6 +791,36 @@ async fn a_binding_that_is_replaced_keeps_what_is_not_given_and_says_what_change
 }
 
 #[tokio::test]
+async fn a_node_of_another_tenant_is_replaced_by_nobody_else() {
+    let world = world().await;
+    let (node, now) = (spiffe::NodeId::parse("web-1").unwrap(), world.clock.now());
+    let tenant = Tenant::parse("acme").unwrap();
+    let token = crate::token::JoinToken::generate(tenant.clone());
+    let token = token.to_stored(&[7; 32], node.clone(), "eve".into(), now, now + Duration::from_secs(60));
+    let theirs = spiffe::Binding {
+        node: node.clone(),
+        tenant,
+        namespace: spiffe::Namespace::parse("theirs").unwrap(),
+        labels: [("app".to_owned(), "secret".to_owned())].into(),
+        identities: vec![SpiffeId::parse("spiffe://td.example/theirs/web-1").unwrap()],
+        issuer: None,
+        state: spiffe::BindingState::Enabled,
+        created: now,
+    };
+    let event = Event::done(now, Actor::System, Action::ProxyEnroll, "web-1");
+    world.configs.enroll(theirs.clone(), token, None, event).await.unwrap();
+    for replace in [false, true] {
+        for dry_run in [true, false] {
+            let body = json!({"node": "web-1", "replace": replace, "dry_run": dry_run}).to_string();
+            let wanted = request("POST", "/api/v1/proxies", "application/json", body);
+            let refused = world.refuses(wanted, 409, "exists").await.body.to_string();
+            assert!(!refused.contains("theirs") && !refused.contains("secret"), "{refused}");
+        }
+    }
+    assert_eq!(world.configs.bindings().get(&node), Some(&theirs));
+}
+
+#[tokio::test]
 async fn a_binding_that_was_changed_or_removed_meanwhile_is_not_written_back() {
     let world = world().await;
     let node = spiffe::NodeId::parse("web-1").unwrap();

@@ -1,7 +1,7 @@
 use api::ports::{BlockStore, NodeStore, StoreError, StoredToken};
 use audit::{AuditFilter, AuditLog, AuditRow};
 use certs::SpkiHash;
-use spiffe::{Binding, BindingState, NodeId, SpiffeId};
+use spiffe::{Binding, BindingState, NodeId, SpiffeId, Tenant};
 use sqlx::Executor;
 
 use super::{promises::meddle, *};
@@ -71,6 +71,16 @@ async fn binding_and_token_are_written_together() {
         Err(StoreError::Exists { what: "token", .. })
     ));
     assert_eq!(store.bindings().await.unwrap().len(), 1);
+    let tenant = Tenant::parse("acme").unwrap();
+    let theirs = Binding { tenant: tenant.clone(), ..binding("web-1") };
+    let (_, join) = enrolment("web-1");
+    let join = StoredToken { id: "T4".into(), tenant, ..join };
+    assert!(matches!(
+        store.enroll(&theirs, &join, true, event(Action::ProxyEnroll, "web-1")).await,
+        Err(StoreError::Exists { what: "node", .. })
+    ));
+    assert_eq!(store.bindings().await.unwrap(), [binding("web-1")], "another tenant replaces nothing");
+    assert_eq!(store.token("T1").await.unwrap().unwrap().revoked, None);
     enroll(store, "web-1", "T3", true).await.unwrap();
     assert_eq!(store.token("T1").await.unwrap().unwrap().revoked, Some(now()));
     assert_eq!(store.token("T3").await.unwrap().unwrap().revoked, None);
