@@ -89,11 +89,12 @@ pub trait Desk: Send + Sync {
     /// When somebody cannot.
     async fn publish(&self, presented: &[Presented]) -> Result<(), String>;
 
-    /// Publishes these no more, and comes back when nobody does. They may not be published at all.
+    /// Publishes these no more, and comes back when nobody does. They may not be published at all. Each is taken out of
+    /// `presented` when that is known of it, so that it is known also where this is stopped half-way.
     ///
     /// # Errors
-    /// When somebody may still; it is asked again.
-    async fn withdraw(&self, presented: &[Presented]) -> Result<(), String>;
+    /// When somebody may still; it is asked again for those that are left.
+    async fn withdraw(&self, presented: &mut Vec<Presented>) -> Result<(), String>;
 
     /// Is told that it failed, and when it is tried again.
     fn report(&self, trouble: &Trouble, again: Timestamp);
@@ -104,6 +105,14 @@ pub trait Desk: Send + Sync {
     /// Comes back when somebody has changed something, and it should be tried now.
     async fn hurried(&self) {
         std::future::pending().await
+    }
+}
+
+/// Somebody must know of each: nobody but an operator takes it away any more.
+pub fn given_up(all: &[Presented]) {
+    for one in all {
+        let (kind, name, value) = (one.kind, one.record_name(), one.record_value());
+        tracing::warn!(%kind, name, value, "what could not be withdrawn is not tried again: too much is left over");
     }
 }
 
@@ -299,10 +308,14 @@ impl Client {
                         done = desk.publish(&all) => done.map_or_else(Event::NotPublished, |()| Event::Published),
                         () = self.until(Some(self.clock.now() + PUBLISH_WITHIN)) => Event::Tick,
                     }),
-                    Action::Withdraw(all) => events.push_back(tokio::select! {
-                        done = desk.withdraw(&all) => done.map_or(Event::NotWithdrawn, |()| Event::Withdrawn),
-                        () = self.until(Some(self.clock.now() + PUBLISH_WITHIN)) => Event::NotWithdrawn,
-                    }),
+                    Action::Withdraw(mut all) => {
+                        let is_done = tokio::select! {
+                            done = desk.withdraw(&mut all) => done.is_ok(),
+                            () = self.until(Some(self.clock.now() + PUBLISH_WITHIN)) => false,
+                        };
+                        events.push_back(if is_done { Event::Withdrawn } else { Event::NotWithdrawn(all) });
+                    }
+                    Action::GiveUp(all) => given_up(&all),
                     Action::Report { trouble, again } => {
                         tracing::warn!(code = trouble.code(), %trouble, %again, "an ACME order failed");
                         desk.report(&trouble, again);

@@ -39,13 +39,13 @@ pub use self::answer::{
     MAX_ALTERNATES, MAX_ANSWER, OrderBody, OrderStatus, Reply, Window, judge, read_orders,
 };
 pub use self::challenge::{ACME_TLS, ChallengeKind, Presented};
-pub use self::client::{Account, Client, Desk, MAX_NONCE_TRIES, NotKept, Opens, Registration};
+pub use self::client::{Account, Client, Desk, MAX_NONCE_TRIES, NotKept, Opens, Registration, given_up};
 pub use self::failures::{Failures, Jitter, LastFailure};
 pub use self::jws::{ExternalAccount, ExternalAccountError, MAX_KEY_ID, thumbprint};
 pub use self::name::{Identifier, IdentifierError, MAX_NAMES, Names};
 pub use self::order::{
-    Action, Answered, Ask, Event, MAX_LOOK, MAX_POLL, MAX_PRESENTED, Order, PUBLISH_WITHIN, Saved, Wanted,
-    WantedError,
+    Action, Answered, Ask, Event, MAX_LEAVING, MAX_LOOK, MAX_POLL, MAX_PRESENTED, Order, PUBLISH_WITHIN,
+    Saved, Wanted, WantedError, keep_newest,
 };
 pub use self::problem::{Pace, Problem, ProblemKind, Subproblem, hint_about};
 pub use self::renewal::{

@@ -41,6 +41,9 @@ pub const MAX_LOOK: Duration = Duration::from_secs(3600);
 const MAX_POLLS: u32 = 60;
 /// How often in a row a server may break down over an order before it is made without what it replaces.
 const MAX_BREAKDOWNS: u32 = 5;
+/// How much of what could not be withdrawn is kept beside what is presented, in octets as it is stored: whoever stores
+/// an order has a bound, and what is left of orders before must not be why it is refused.
+pub const MAX_LEAVING: usize = 16 * 1024;
 /// How soon it is withdrawn again, when that did not work.
 const WITHDRAW_AGAIN: Duration = Duration::from_secs(60);
 
@@ -234,7 +237,7 @@ impl Order {
                 }
             }
             // Only the last was of everything.
-            Event::Withdrawn | Event::NotWithdrawn if self.withdrawing > 1 => self.withdrawing -= 1,
+            Event::Withdrawn | Event::NotWithdrawn(_) if self.withdrawing > 1 => self.withdrawing -= 1,
             Event::Withdrawn => {
                 self.withdrawing = 0;
                 if self.withdraw_at.take().is_some() {
@@ -242,9 +245,14 @@ impl Order {
                     self.keep(&mut turn);
                 }
             }
-            Event::NotWithdrawn => {
+            Event::NotWithdrawn(left) => {
                 self.withdrawing = 0;
                 self.withdraw_at = self.withdraw_at.map(|_| now + WITHDRAW_AGAIN);
+                let before = self.leaving.len();
+                self.leaving.retain(|one| left.contains(one));
+                if self.leaving.len() < before {
+                    self.keep(&mut turn);
+                }
             }
             Event::Published => {
                 if let Work::Publishing { .. } = self.work {
@@ -597,6 +605,10 @@ impl Order {
             self.withdraw(turn);
         }
         self.leaving.retain(|one| !presented.contains(one));
+        let given_up = keep_newest(&mut self.leaving, MAX_LEAVING);
+        if !given_up.is_empty() {
+            turn.actions.push(Action::GiveUp(given_up));
+        }
         self.saved.presented = presented.clone();
         self.saved.presented_at = Some(since.unwrap_or(turn.now));
         self.is_published = false;
@@ -709,6 +721,19 @@ impl Order {
             },
         }
     }
+}
+
+/// Takes out the first of these until the rest has at most so many octets as it is stored, and answers what was taken.
+pub fn keep_newest(all: &mut Vec<Presented>, most: usize) -> Vec<Presented> {
+    let octets = |one: &Presented| serde_json::to_string(one).map_or(0, |text| text.len() + 1);
+    let mut total: usize = all.iter().map(octets).sum();
+    let is_too_much = |one: &&Presented| {
+        let is_too_much = total > most;
+        total -= octets(one);
+        is_too_much
+    };
+    let count = all.iter().take_while(is_too_much).count();
+    all.drain(..count).collect()
 }
 
 /// What one step has to do, and with what.

@@ -157,6 +157,10 @@ impl Table {
         answered(Answered::Certificate { pem: self.certified.pem.clone(), alternates: Vec::new() })
     }
 
+    fn none_withdrawn(&self) -> Event {
+        Event::NotWithdrawn(self.order.presented())
+    }
+
     /// To the point where both authorizations are known to be pending.
     fn go_to_publishing(&mut self) {
         self.check(0, Event::Tick, &["keep asking", "new-order replacing"], None);
@@ -220,6 +224,7 @@ fn word(action: &Action) -> String {
         },
         Action::Publish(all) => format!("publish {}", all.len()),
         Action::Withdraw(all) => format!("withdraw {}", all.len()),
+        Action::GiveUp(all) => format!("give-up {}", all.len()),
         Action::Report { trouble, again } => {
             format!("report {} {}", trouble.code(), again.since(START).as_secs())
         }
@@ -281,7 +286,7 @@ fn what_is_not_published_by_all_within_a_minute_is_withdrawn() {
     let done = ["keep order/1 +2", "withdraw 2", "report not-published 90"];
     late.check(60, Event::Tick, &done, Some(90));
     late.check(61, Event::Published, &[], Some(90));
-    late.check(62, Event::NotWithdrawn, &[], Some(90));
+    late.check(62, late.none_withdrawn(), &[], Some(90));
     late.check(90, Event::Tick, &["order order/1"], Some(122));
     late.check(122, Event::Tick, &["withdraw 2"], Some(182));
     late.check(123, Event::Withdrawn, &["keep order/1"], None);
@@ -305,17 +310,55 @@ fn a_withdrawal_that_ends_well_says_nothing_of_the_one_after_it() {
     it.check(5, is_authorization("a", AuthorizationStatus::Valid), &["authorization authz/b"], None);
     let event = is_authorization("b", AuthorizationStatus::Pending);
     it.check(5, event, &["withdraw 1", "keep order/1 +2", "publish 1"], Some(65));
-    it.check(5, Event::NotWithdrawn, &[], Some(65));
+    it.check(5, it.none_withdrawn(), &[], Some(65));
     let done = ["withdraw 1", "keep order/1 +2", "withdraw 2", "report not-published 95"];
     it.check(65, Event::Tick, &done, Some(95));
     // The first worked, the second did not.
     it.check(65, Event::Withdrawn, &[], Some(95));
     assert_eq!(it.order.presented().len(), 2);
-    it.check(70, Event::NotWithdrawn, &[], Some(95));
+    it.check(70, it.none_withdrawn(), &[], Some(95));
     it.check(95, Event::Tick, &["order order/1"], Some(130));
     it.check(130, Event::Tick, &["withdraw 2"], Some(190));
     it.check(130, Event::Withdrawn, &["keep order/1"], None);
     assert!(it.order.presented().is_empty());
+}
+
+#[test]
+fn what_is_withdrawn_is_not_withdrawn_again_with_what_is_not() {
+    let mut it = Table::new(None);
+    it.go_to_publishing();
+    let done = ["keep order/1 +2", "withdraw 2", "report not-published 35"];
+    it.check(5, Event::NotPublished("edge-1 refuses it".to_owned()), &done, Some(35));
+    let mut left = it.order.presented();
+    left.truncate(1);
+    it.check(5, Event::NotWithdrawn(left.clone()), &["keep order/1 +1"], Some(35));
+    it.check(35, Event::Tick, &["order order/1"], Some(65));
+    it.check(65, Event::Tick, &["withdraw 1"], Some(125));
+    it.check(66, Event::NotWithdrawn(left), &[], Some(126));
+}
+
+#[test]
+fn what_cannot_be_withdrawn_does_not_grow_without_bound() {
+    let mut before = Table::new(None);
+    before.go_to_publishing();
+    let mut saved = before.order.saved();
+    let old = |number: usize| {
+        let token = format!("{number:043}");
+        Presented::new(name("a.example"), ChallengeKind::Http01, &token, THUMBPRINT)
+    };
+    saved.presented = (0..300).map(old).chain(saved.presented).collect();
+    let mut it = Table::new(Some(saved));
+    it.check(5, Event::Tick, &["order order/1"], None);
+    it.check(5, is_order(OrderStatus::Pending), &["authorization authz/a"], None);
+    it.check(5, is_authorization("a", AuthorizationStatus::Pending), &["authorization authz/b"], None);
+    let event = is_authorization("b", AuthorizationStatus::Pending);
+    // All of it is tried once more before the oldest is given up.
+    let done = ["withdraw 300", "give-up 201", "keep order/1 +101", "publish 2"];
+    it.check(5, event, &done, Some(65));
+    let presented = it.order.presented();
+    assert!(presented.contains(&old(299)) && !presented.contains(&old(200)), "the oldest go");
+    assert!(serde_json::to_string(&presented).unwrap().len() <= MAX_LEAVING + 512);
+    it.check(6, it.none_withdrawn(), &[], Some(65));
 }
 
 #[test]

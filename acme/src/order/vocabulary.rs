@@ -182,8 +182,8 @@ pub enum Event {
     NotPublished(String),
     /// Nobody publishes it any more.
     Withdrawn,
-    /// Somebody may still.
-    NotWithdrawn,
+    /// Somebody may still publish these.
+    NotWithdrawn(Vec<Presented>),
 }
 
 /// What the shell must do, in this order.
@@ -197,6 +197,8 @@ pub enum Action {
     Publish(Vec<Presented>),
     /// Publish these no more, and say when that is done. They may not be published at all.
     Withdraw(Vec<Presented>),
+    /// Too much could not be withdrawn to keep account of all of it: nobody is asked again to withdraw these. Say so.
+    GiveUp(Vec<Presented>),
     /// It failed, and is tried again then.
     Report {
         /// What is the matter.

@@ -14,7 +14,7 @@ use super::StoreError;
 /// The most edges of a tenant.
 pub const MAX_EDGES: usize = 1000;
 /// The most bytes of the chain of an edge as PEM, and of each text of its [`EdgeWork`].
-pub const MAX_EDGE_TEXT: usize = 64 * 1024;
+pub const MAX_EDGE_TEXT: usize = 128 * 1024;
 /// The most bytes of each of its keys.
 pub const MAX_EDGE_SECRET: usize = 16 * 1024;
 

@@ -29,7 +29,7 @@ use api::{
     wire,
 };
 use async_trait::async_trait;
-use certs::{Clock, SecretBytes};
+use certs::{Clock, SecretBytes, Timestamp};
 use sds::EdgeSecrets;
 use spiffe::{EdgeName, IssuerName, Namespace, Tenant};
 use tokio::{
@@ -208,7 +208,7 @@ pub(super) struct Edges {
 struct Working {
     /// Removed and added again, it is another.
     settings: EdgeSettings,
-    created: certs::Timestamp,
+    created: Timestamp,
     stop: CancellationToken,
 }
 
@@ -353,6 +353,7 @@ impl EdgeKeeper {
             inputs: Arc::clone(&self.edges.inputs),
             hurry: self.edges.hurry_of(&key),
             is_hurried: AtomicBool::new(false),
+            clear_after: Mutex::new(Timestamp::EPOCH),
         };
         let record = Record::new(kept);
         self.edges.inputs.bulletin.open(&duty.key, record.edge()).await;

@@ -151,7 +151,7 @@ async fn what_servers_write_and_how_many_edges_there_are_is_bounded() {
     let mut longer = kept("default", "long");
     longer.work.renewal = Some("x".repeat(MAX_EDGE_TEXT + 1));
     let full = put(&world.store, longer, 1).await.unwrap_err();
-    assert_eq!(full.to_string(), "the renewal of edge long has 65537 bytes, 65536 are taken");
+    assert_eq!(full.to_string(), "the renewal of edge long has 131073 bytes, 131072 are taken");
     let mut large = kept("default", "long");
     large.next_key = secret(&"x".repeat(20_000));
     let full = put(&world.store, large, 1).await.unwrap_err();

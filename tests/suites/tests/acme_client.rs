@@ -149,8 +149,8 @@ impl Desk for Counter<'_> {
         Ok(())
     }
 
-    async fn withdraw(&self, presented: &[Presented]) -> Result<(), String> {
-        for one in presented {
+    async fn withdraw(&self, presented: &mut Vec<Presented>) -> Result<(), String> {
+        for one in presented.iter() {
             match one.kind {
                 ChallengeKind::Http01 => self.challenges.clear_text(&one.path()),
                 ChallengeKind::TlsAlpn01 => self.challenges.clear_certificate(&one.server_name()),
@@ -843,8 +843,9 @@ async fn drive(
                     desk.publish(&all).await.unwrap();
                     events.push_back(Event::Published);
                 }
-                Action::Withdraw(all) => {
-                    desk.withdraw(&all).await.unwrap();
+                Action::GiveUp(all) => panic!("all of it is withdrawn: {all:?}"),
+                Action::Withdraw(mut all) => {
+                    desk.withdraw(&mut all).await.unwrap();
                     events.push_back(Event::Withdrawn);
                 }
                 Action::Report { trouble, again } => desk.report(&trouble, again),

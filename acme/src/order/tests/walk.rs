@@ -199,7 +199,10 @@ impl Sim {
 
     fn withdraw(&mut self, all: &[Presented]) -> Event {
         if self.fault(10) {
-            return Event::NotWithdrawn;
+            // Some of it may be done all the same.
+            let (done, left) = all.split_at(self.random.random_range(0..all.len()));
+            self.published.retain(|one, _| !done.contains(one));
+            return Event::NotWithdrawn(left.to_vec());
         }
         self.published.retain(|one, _| !all.contains(one));
         Event::Withdrawn
@@ -256,6 +259,7 @@ fn walk(seed: u64, certified: &Certified) -> u32 {
                 Action::Ask(ask) => events.push(sim.ask(&ask, &certified.pem)),
                 Action::Publish(all) => events.extend(sim.publish(all)),
                 Action::Withdraw(all) => events.push(sim.withdraw(&all)),
+                Action::GiveUp(all) => panic!("seed {seed}: so much cannot be left over: {all:?}"),
                 Action::Report { again, .. } => {
                     assert!(again >= sim.closed_until, "seed {seed}: sooner than the server said");
                 }

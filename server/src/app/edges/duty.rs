@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     sync::{
-        Arc,
+        Arc, Mutex as StdMutex,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -15,13 +15,14 @@ use acme::{
 };
 use api::{
     calls::configs::Which,
-    ports::{DnsPublisher, EdgeChallenge, EdgeWork, KeptEdge, StoreError},
+    ports::{DnsPublisher, EdgeChallenge, EdgeWork, KeptEdge, MAX_EDGE_TEXT, StoreError},
     sources::EdgeStanding,
 };
 use async_trait::async_trait;
 use audit::{Action, Actor, Event};
 use certs::{Chain, KeyKind, SecretKey, SoftwareSigner, Timestamp, request_for_names};
 use futures::FutureExt;
+use rand::seq::SliceRandom;
 use spiffe::IssuerName;
 use tokio::sync::{Mutex, Notify};
 use tokio_util::sync::CancellationToken;
@@ -53,6 +54,12 @@ const ORDERING: &str = "ordering";
 /// When what an order that is over left published is withdrawn again, after that failed.
 const CLEAR_AGAIN: Duration = Duration::from_secs(3600);
 
+/// How long that may take: whoever waits for a certificate waits for this as well.
+const CLEAR_WITHIN: Duration = Duration::from_secs(60);
+
+/// How much of that is kept account of, in octets: half of what the store takes.
+const MAX_LEFT_OVER: usize = MAX_EDGE_TEXT / 2;
+
 /// One edge at work.
 pub(super) struct Duty {
     pub(super) key: EdgeKey,
@@ -61,6 +68,8 @@ pub(super) struct Duty {
     pub(super) hurry: Arc<Notify>,
     /// It is wanted now, and there is no order yet that would say so.
     pub(super) is_hurried: AtomicBool,
+    /// What is left over is not withdrawn before.
+    pub(super) clear_after: StdMutex<Timestamp>,
 }
 
 /// Why a turn ended early.
@@ -97,7 +106,7 @@ impl Duty {
         if left.is_empty() {
             return;
         }
-        if let Err(why) = self.withdraw(&record, &left).await {
+        if let Err(why) = self.withdraw(&record, &mut left).await {
             tracing::warn!(edge = %self.key.1, why, "what a removed edge published was not withdrawn");
         }
     }
@@ -172,18 +181,37 @@ impl Duty {
         self.obtain(record).await
     }
 
-    /// Withdraws what an order that is over may have left behind; what cannot be withdrawn holds nothing up, and is
-    /// tried again after [`CLEAR_AGAIN`].
+    /// When what orders that are over left behind is withdrawn again, if there is any.
+    fn clear_at(&self, record: &Record) -> Option<Timestamp> {
+        let after = *super::lock(&self.clear_after);
+        (!record.leftover().is_empty()).then_some(after)
+    }
+
+    /// Withdraws what orders that are over may have left behind; what cannot be withdrawn holds nothing up, and is tried
+    /// again after [`CLEAR_AGAIN`].
     async fn clear_away(&self, record: &mut Record) -> Result<(), Halt> {
+        let clock = &self.inputs.clock;
+        if self.clear_at(record).is_none_or(|at| clock.now() < at) {
+            return Ok(());
+        }
+        *super::lock(&self.clear_after) = clock.now() + CLEAR_AGAIN;
         let leftover = record.leftover();
-        if leftover.is_empty() {
+        let mut left = leftover.clone();
+        // Not always in the same order: where some take all the time that there is, others come next time.
+        left.shuffle(&mut rand::rng());
+        let withdrawn = tokio::time::timeout(CLEAR_WITHIN, self.withdraw(record, &mut left)).await;
+        let late = || Err(format!("not all of it within {} s", CLEAR_WITHIN.as_secs()));
+        if let Err(why) = withdrawn.unwrap_or_else(|_| late()) {
+            let count = left.len();
+            tracing::warn!(edge = %self.key.1, why, count, "what an order published is still there");
+        }
+        if left.is_empty() {
+            *super::lock(&self.clear_after) = Timestamp::EPOCH;
+        } else if left.len() == leftover.len() {
             return Ok(());
         }
-        if let Err(why) = self.withdraw(record, &leftover).await {
-            tracing::warn!(edge = %self.key.1, why, "what an order published is still there");
-            return Ok(());
-        }
-        let work = EdgeWork { leftover: None, ..record.work().clone() };
+        let still: Vec<Presented> = leftover.into_iter().filter(|one| left.contains(one)).collect();
+        let work = EdgeWork { leftover: written(&still), ..record.work().clone() };
         self.put(record, Next { work, ..self.same_key(record) }, "withdrawn").await
     }
 
@@ -195,11 +223,16 @@ impl Duty {
         if saved.presented.is_empty() || self.inputs.clock.now() < until {
             return;
         }
-        if let Err(why) = self.withdraw(record, &saved.presented).await {
+        let before = saved.presented.len();
+        if let Err(why) = self.withdraw(record, &mut saved.presented).await {
             tracing::warn!(edge = %self.key.1, why, "what an order published is still there");
+        }
+        if saved.presented.len() == before {
             return;
         }
-        (saved.presented, saved.presented_at) = (Vec::new(), None);
+        if saved.presented.is_empty() {
+            saved.presented_at = None;
+        }
         let work = EdgeWork { order: write(&saved), ..record.work().clone() };
         if self.put(record, Next { work, ..self.same_key(record) }, "withdrawn").await.is_err() {
             tracing::warn!(edge = %self.key.1, "that an order publishes nothing any more is not kept");
@@ -235,7 +268,7 @@ impl Duty {
                 standing.problem = None;
                 standing.next = Some(renewal.at());
             });
-            let clear_at = (!record.leftover().is_empty()).then(|| clock.now() + CLEAR_AGAIN);
+            let clear_at = self.clear_at(record);
             event = match answer {
                 Some(answer) => answer,
                 None => tokio::select! {
@@ -338,9 +371,9 @@ impl Duty {
         let now = self.inputs.clock.now();
         let leaf = chain.leaf().clone();
         let renewal = Renewal::new(&leaf, Jitter::new(rand::random()), now);
-        let left: Vec<Presented> = record.leftover().into_iter().chain(presented.iter().cloned()).collect();
-        let leftover = if left.is_empty() { None } else { write(&left) };
-        let work = EdgeWork { order: None, renewal: write(&renewal), leftover };
+        let (leftover, given_up) = left_over(record.leftover(), presented);
+        acme::given_up(&given_up);
+        let work = EdgeWork { order: None, renewal: write(&renewal), leftover: written(&leftover) };
         let (serial, until) = (leaf.serial().clone(), leaf.not_after());
         debug_assert_eq!(leaf.spki_der(), key.public().spki_der());
         let event = self.event("obtained").with("serial", &serial).with("not_after", until);
@@ -382,7 +415,7 @@ impl Duty {
         let (settings, created) = (&record.edge().settings, record.edge().created);
         match &settings.challenge {
             EdgeChallenge::Dns01 { publisher } => {
-                self.records(publisher, record, Deed::Publish, presented).await
+                self.records(publisher, record, Deed::Publish, &mut presented.to_vec()).await
             }
             EdgeChallenge::Http01 { listener } => {
                 let tables = self.tables(record, listener).await?;
@@ -433,32 +466,35 @@ impl Duty {
         how: &DnsPublisher,
         record: &Record,
         deed: Deed,
-        presented: &[Presented],
+        presented: &mut Vec<Presented>,
     ) -> Result<(), String> {
         let inputs = &self.inputs;
         let (allowed, key) = (inputs.dns_commands.as_slice(), record.dns_key());
         Publisher { how, allowed, key, clock: &*inputs.clock }.carry_out(deed, presented).await
     }
 
-    async fn withdraw(&self, record: &Record, presented: &[Presented]) -> Result<(), String> {
+    /// Takes out of `presented` what is not published any more.
+    async fn withdraw(&self, record: &Record, presented: &mut Vec<Presented>) -> Result<(), String> {
         let (settings, created) = (&record.edge().settings, record.edge().created);
         match &settings.challenge {
             EdgeChallenge::Dns01 { publisher } => {
-                self.records(publisher, record, Deed::Withdraw, presented).await
+                return self.records(publisher, record, Deed::Withdraw, presented).await;
             }
             EdgeChallenge::Http01 { .. } => {
                 let gone: BTreeSet<ChallengeText> = presented.iter().map(text).collect();
                 let change = |shown: &mut Shown| shown.texts.retain(|(_, text)| !gone.contains(text));
-                self.inputs.bulletin.update(&self.key, created, change).await
+                self.inputs.bulletin.update(&self.key, created, change).await?;
             }
             EdgeChallenge::TlsAlpn01 => {
                 let gone: Vec<String> = presented.iter().map(Presented::server_name).collect();
                 let change = |shown: &mut Shown| {
                     shown.challenges.retain(|server_name, _| !gone.contains(server_name));
                 };
-                self.inputs.bulletin.update(&self.key, created, change).await
+                self.inputs.bulletin.update(&self.key, created, change).await?;
             }
         }
+        presented.clear();
+        Ok(())
     }
 
     /// The route tables of the listener that answers.
@@ -531,6 +567,18 @@ fn waits_for(proxies: &[Proxy], late: &[spiffe::NodeId]) -> String {
         proxies.len(),
         named.join(", ")
     )
+}
+
+/// What may still be published of orders that are over, of one more: what has been left over for longest is given up
+/// where that is too much, so that it never decides whether a certificate is stored.
+fn left_over(mut before: Vec<Presented>, more: &[Presented]) -> (Vec<Presented>, Vec<Presented>) {
+    before.extend(more.iter().filter(|one| !before.contains(one)).cloned().collect::<Vec<_>>());
+    let given_up = acme::keep_newest(&mut before, MAX_LEFT_OVER);
+    (before, given_up)
+}
+
+fn written(leftover: &[Presented]) -> Option<String> {
+    if leftover.is_empty() { None } else { write(&leftover) }
 }
 
 /// The names of an edge, as a client orders them.
@@ -629,7 +677,7 @@ impl Desk for EdgeDesk<'_> {
         published
     }
 
-    async fn withdraw(&self, presented: &[Presented]) -> Result<(), String> {
+    async fn withdraw(&self, presented: &mut Vec<Presented>) -> Result<(), String> {
         let record = self.record.lock().await;
         self.duty.withdraw(&record, presented).await
     }
@@ -649,5 +697,37 @@ impl Desk for EdgeDesk<'_> {
 
     async fn hurried(&self) {
         self.duty.hurry.notified().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn presented(number: usize) -> Presented {
+        Presented {
+            name: Identifier::parse(&format!("{}.example", "a".repeat(60))).unwrap(),
+            kind: ChallengeKind::Dns01,
+            token: format!("{number:043}"),
+            key_authorization: format!("{number:043}.{}", "t".repeat(43)),
+        }
+    }
+
+    #[test]
+    fn what_could_never_be_withdrawn_keeps_no_certificate_from_being_stored() {
+        let (mut leftover, mut given_up) = (Vec::new(), Vec::new());
+        // An edge of a hundred names, twenty times renewed by a publisher that withdraws nothing.
+        for order in 0..20 {
+            let more: Vec<Presented> = (0..100).map(|number| presented(100 * order + number)).collect();
+            let (left, gone) = left_over(leftover, &more);
+            assert!(left.ends_with(&more), "what came last is withdrawn again");
+            assert!(written(&left).unwrap().len() < MAX_EDGE_TEXT);
+            given_up.extend(gone);
+            leftover = left;
+        }
+        let all: Vec<Presented> = given_up.into_iter().chain(leftover.clone()).collect();
+        assert_eq!(all, (0..2000).map(presented).collect::<Vec<_>>(), "each is kept or said to be given up");
+        assert_eq!(left_over(leftover.clone(), &leftover[..3]), (leftover, Vec::new()), "none is kept twice");
+        assert_eq!(written(&[]), None);
     }
 }

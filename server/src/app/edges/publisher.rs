@@ -45,13 +45,15 @@ pub(super) struct Publisher<'a> {
 }
 
 impl Publisher<'_> {
-    /// Does it with each of these, also after one of them failed.
+    /// Does it with each of these, also after one of them failed. Each is taken out of `presented` when it is done, so
+    /// that it is known also where this is stopped half-way.
     ///
     /// # Errors
     /// In words, of the first that is not done.
-    pub(super) async fn carry_out(&self, deed: Deed, presented: &[Presented]) -> Result<(), String> {
-        let mut waiting: Vec<BoxFuture<'_, Result<(), String>>> =
-            presented.iter().map(|one| Box::pin(self.one(deed, one)) as _).collect();
+    pub(super) async fn carry_out(&self, deed: Deed, presented: &mut Vec<Presented>) -> Result<(), String> {
+        let all = presented.clone();
+        let mut waiting: Vec<BoxFuture<'_, (&Presented, Result<(), String>)>> =
+            all.iter().map(|one| Box::pin(async move { (one, self.one(deed, one).await) }) as _).collect();
         let (mut running, mut outcome) = (FuturesUnordered::new(), Ok(()));
         loop {
             while running.len() < AT_A_TIME
@@ -60,7 +62,12 @@ impl Publisher<'_> {
                 running.push(next);
             }
             match running.next().await {
-                Some(done) => outcome = outcome.and(done),
+                Some((one, done)) => {
+                    if done.is_ok() {
+                        presented.retain(|other| other != one);
+                    }
+                    outcome = outcome.and(done);
+                }
                 None => return outcome,
             }
         }
@@ -90,4 +97,41 @@ impl Publisher<'_> {
 async fn in_time(who: &str, done: impl Future<Output = Result<(), String>>) -> Result<(), String> {
     let done = tokio::time::timeout(TIMEOUT, done).await;
     done.map_err(|_| format!("{who} did not end within {} s", TIMEOUT.as_secs()))?
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use acme::{ChallengeKind, Identifier};
+
+    use super::*;
+    use crate::clock::SystemClock;
+
+    fn presented(name: &str) -> Presented {
+        Presented {
+            name: Identifier::parse(name).unwrap(),
+            kind: ChallengeKind::Dns01,
+            token: "token".to_owned(),
+            key_authorization: "token.thumb".to_owned(),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_done_is_known_though_something_else_fails() {
+        let place = tempfile::tempdir().unwrap();
+        let program = place.path().join("dns");
+        let text = "#!/bin/sh\ncase $2 in *bad*) echo not found >&2; exit 1;; esac\n";
+        std::fs::write(&program, text).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).unwrap();
+        let allowed = [program.clone()];
+        let how = DnsPublisher::Command { program };
+        let publisher = Publisher { how: &how, allowed: &allowed, key: None, clock: &SystemClock };
+        let names: Vec<String> = (0..20).map(|number| format!("{number}.example")).collect();
+        let mut all: Vec<Presented> = names.iter().map(|name| presented(name)).collect();
+        all.insert(7, presented("bad.example"));
+        let why = publisher.carry_out(Deed::Withdraw, &mut all).await.unwrap_err();
+        assert!(why.contains("not found"), "{why}");
+        assert_eq!(all, [presented("bad.example")]);
+    }
 }
