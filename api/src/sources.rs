@@ -218,6 +218,8 @@ pub struct IssuerStanding {
     pub is_at_risk: bool,
     /// What somebody should look at before it becomes a problem.
     pub warnings: Vec<String>,
+    /// Whether it is being asked for our next authority.
+    pub is_asked: bool,
     /// Where it stands with the leaves of workloads, if its root is in their bundle.
     pub leaves: Option<LeafIssuerStatus>,
 }

@@ -338,6 +338,11 @@ impl Calls {
             self.refuse_while_named(&issuer.name).await?;
             self.refuse_while_leaves(&issuer).await?;
         }
+        // Looked at first: what is signed after this is installed only while there is the issuer.
+        if self.upstreams.standing(&issuer.name).is_asked {
+            let why = "is being asked for our next authority: wait for its answer".to_owned();
+            return Err(CallError::Conflict { what: "issuer", name: name.to_owned(), why });
+        }
         let records = self.records().await?;
         let is_upstream = issuer.vault.role.is_none();
         let of_it = |record: &&AuthorityRecord| is_upstream && is_of(record, &records, &issuer);

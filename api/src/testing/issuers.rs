@@ -84,6 +84,8 @@ pub struct StillVault {
     pub next: Arc<Mutex<Option<certs::Timestamp>>>,
     /// Whether the authority of now is without a successor for long.
     pub is_at_risk: Arc<Mutex<bool>>,
+    /// Whether it is being asked for our next authority.
+    pub is_asked: Arc<Mutex<bool>>,
     /// What it was asked for in vain.
     pub unknown: Arc<Mutex<Vec<LeafRequest>>>,
 }
@@ -98,7 +100,8 @@ impl Upstreams for StillVault {
         let leaves = self.leaves.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let next = *self.next.lock().unwrap_or_else(PoisonError::into_inner);
         let is_at_risk = *self.is_at_risk.lock().unwrap_or_else(PoisonError::into_inner);
-        IssuerStanding { leaves, next, is_at_risk, ..IssuerStanding::default() }
+        let is_asked = *self.is_asked.lock().unwrap_or_else(PoisonError::into_inner);
+        IssuerStanding { leaves, next, is_at_risk, is_asked, ..IssuerStanding::default() }
     }
 
     fn leaves(&self) -> Arc<LeavesStatus> {

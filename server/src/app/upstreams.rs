@@ -273,6 +273,8 @@ pub(super) struct Upstreams {
     sessions: FuturesUnordered<BoxFuture<'static, ()>>,
     /// One at a time: there is one request for an authority.
     asking: Option<BoxFuture<'static, Answered>>,
+    /// Who was asked last.
+    asked: Option<IssuerName>,
     looking: FuturesUnordered<BoxFuture<'static, (IssuerName, Option<Vec<String>>)>>,
     look_at: Timestamp,
     read_at: Option<Timestamp>,
@@ -296,6 +298,7 @@ impl Upstreams {
             working: BTreeMap::new(),
             sessions: FuturesUnordered::new(),
             asking: None,
+            asked: None,
             looking: FuturesUnordered::new(),
             look_at,
             read_at: None,
@@ -472,6 +475,7 @@ impl Upstreams {
     ) -> Option<Obtaining> {
         let working = self.working.get(name)?;
         Some(Obtaining {
+            store: Arc::new(self.inputs.store.clone()),
             ca: self.inputs.ca.clone(),
             client: working.client.clone(),
             clock: Arc::clone(&self.inputs.clock),
@@ -492,6 +496,7 @@ impl Upstreams {
     ) {
         let Some(obtaining) = obtaining else { return };
         let (store, clock) = (self.inputs.store.clone(), Arc::clone(&self.inputs.clock));
+        self.asked = Some(name.clone());
         self.asking = Some(Box::pin(async move {
             let outcome = match store.append(vec![event.clone()]).await {
                 Ok(()) => obtaining.run().await,
@@ -589,9 +594,15 @@ impl Upstreams {
         }
     }
 
+    fn seen(&self, name: &IssuerName, one: &Working) -> Seen {
+        let mut seen = one.seen();
+        seen.standing.is_asked = self.asking.is_some() && self.asked.as_ref() == Some(name);
+        seen
+    }
+
     fn show(&self) {
         let shown: BTreeMap<_, _> =
-            self.working.iter().map(|(name, one)| (name.clone(), one.seen())).collect();
+            self.working.iter().map(|(name, one)| (name.clone(), self.seen(name, one))).collect();
         self.shown.send_replace(Arc::new(shown));
     }
 }
@@ -629,6 +640,7 @@ impl Working {
             problem: self.problem.clone(),
             is_at_risk: self.machine.is_at_risk(),
             warnings: self.warnings.clone(),
+            is_asked: false,
             leaves: None,
         };
         Seen { client: self.client.clone(), issuer: self.kept.issuer.clone(), standing }

@@ -136,6 +136,18 @@ async fn what_cannot_work_is_refused_with_what_to_do_and_nothing_is_kept() {
     assert_eq!(world.get("/api/v1/issuers/corp").await.status, StatusCode::NOT_FOUND);
 }
 
+#[tokio::test]
+async fn issuer_that_is_being_asked_for_our_next_authority_stays() {
+    let world = world().await;
+    world.json("POST", "/api/v1/issuers", wanted("corp", |_| {})).await;
+    *world.vault.is_asked.lock().unwrap() = true;
+    let refused = world.call("DELETE", "/api/v1/issuers/corp", "", "").await;
+    assert_eq!(refused.status, StatusCode::CONFLICT, "{}", refused.body);
+    *world.vault.is_asked.lock().unwrap() = false;
+    let removed = world.call("DELETE", "/api/v1/issuers/corp", "", "").await;
+    assert_eq!(removed.status, StatusCode::OK, "{}", removed.body);
+}
+
 /// Where an issuer stands with the leaves of workloads.
 fn standing(state: AuthorityState) -> Option<ca::LeafIssuerStatus> {
     let laggard = Laggard {

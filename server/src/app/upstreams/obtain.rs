@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use api::{
     calls::CallError,
-    ports::{Earlier, Issuer},
+    ports::{Earlier, Issuer, IssuerStore, KeptIssuer},
 };
 use audit::Actor;
 use ca::{Asked, Install, Installed, LeafAsked, RotateError};
@@ -78,6 +78,7 @@ impl Failed {
 
 /// What one asking needs.
 pub(super) struct Obtaining {
+    pub(super) store: Arc<dyn IssuerStore>,
     pub(super) ca: ca::Handle,
     pub(super) client: Client,
     pub(super) clock: Arc<dyn Clock>,
@@ -130,6 +131,7 @@ impl Obtaining {
         let life = self.issuer.vault.lifetime;
         let asking = sign(&self.client, self.clock.as_ref(), &self.issuer, &self.domain, &request.csr, life);
         let signed = asking.await?;
+        still_there(self.store.as_ref(), &self.issuer).await?;
         let wanted = Install {
             ders: signed.iter().map(|certificate| certificate.der().to_vec()).collect(),
             automatic: self.automatic,
@@ -141,6 +143,16 @@ impl Obtaining {
             Err(error) => Err(Failed::Install(error)),
         }
     }
+}
+
+/// An authority of an issuer that was removed while it signed would have nobody to ask for its successor.
+async fn still_there(store: &dyn IssuerStore, issuer: &Issuer) -> Result<(), Failed> {
+    let kept = store.issuers().await.map_err(|error| Failed::Call(error.into()))?;
+    let is_it = |one: &KeptIssuer| (&one.issuer.name, one.issuer.created) == (&issuer.name, issuer.created);
+    if kept.iter().any(is_it) {
+        return Ok(());
+    }
+    Err(Failed::Unusable(format!("issuer {} was removed while it was asked", issuer.name)))
 }
 
 /// Who makes requests of issuers.
@@ -198,4 +210,60 @@ pub(super) async fn leaf(
         pki::check::Asked { uri: &asked.uri, key: &asked.key, at: asked.at, lifetime: asked.lifetime };
     pki::check::leaf(&signed, &wanted, &under.signer, &under.anchor)
         .map_err(|refusal| Failed::Refused { refusal })
+}
+
+#[cfg(test)]
+mod tests {
+    use api::{
+        ports::{VaultLogin, VaultSettings},
+        testing::MemoryIssuers,
+    };
+    use audit::{Action, Event};
+    use certs::{SecretBytes, Timestamp};
+    use fixtures::TestAuthority;
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_unix_secs(1_800_000_000);
+
+    fn issuer(created: Timestamp) -> Issuer {
+        let root = TestAuthority::root("td", NOW).certificate().clone();
+        let vault = VaultSettings {
+            addresses: vec!["https://127.0.0.1:8200".into()],
+            ca_file: "/etc/credence/vault-ca.pem".into(),
+            namespace: None,
+            mount: "pki".into(),
+            issuer: "0bd4d8ba".into(),
+            role: None,
+            lifetime: Duration::from_secs(86_400),
+            login: VaultLogin::AppRole { mount: "approle".into(), role_id: "credence".into() },
+        };
+        Issuer {
+            name: IssuerName::parse("corp").unwrap(),
+            vault,
+            anchor: root.clone(),
+            signer: root,
+            generation: 0,
+            earlier: Vec::new(),
+            fallback: None,
+            created,
+            updated: NOW,
+            version: 0,
+        }
+    }
+
+    #[tokio::test]
+    async fn what_an_issuer_signed_that_was_removed_meanwhile_is_not_installed() {
+        let (store, asked) = (MemoryIssuers::default(), issuer(NOW));
+        let event = || Event::done(NOW, Actor::System, Action::IssuerSet, "corp");
+        let gone = still_there(&store, &asked).await.unwrap_err();
+        assert_eq!(gone.to_string(), "issuer corp was removed while it was asked");
+        let put = |issuer| KeptIssuer { issuer, credential: SecretBytes::new(Vec::new().into()) };
+        store.put_issuer(put(asked.clone()), 0, event()).await.unwrap();
+        still_there(&store, &asked).await.unwrap();
+        // Another one of its name did not sign.
+        store.remove_issuer(&asked.name, event()).await.unwrap();
+        store.put_issuer(put(issuer(NOW + Duration::from_secs(1))), 0, event()).await.unwrap();
+        assert!(still_there(&store, &asked).await.is_err());
+    }
 }
