@@ -45,7 +45,7 @@ const RETRY: Duration = Duration::from_secs(60);
 /// How often proxies are looked at while they take a challenge.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// How long proxies have to take a challenge: a little less than an order waits, so that it is known who is late.
+/// How long proxies and name servers have to take a challenge: a little less than an order waits, so that it is known who is late.
 const PATIENCE: Duration = Duration::from_secs(55);
 
 /// What is being done while an order waits for nobody but us.
@@ -415,7 +415,11 @@ impl Duty {
         let (settings, created) = (&record.edge().settings, record.edge().created);
         match &settings.challenge {
             EdgeChallenge::Dns01 { publisher } => {
-                self.records(publisher, record, Deed::Publish, &mut presented.to_vec()).await
+                let until = tokio::time::Instant::now() + PATIENCE;
+                self.records(publisher, record, Deed::Publish, &mut presented.to_vec()).await?;
+                let doing = "waits until every name server of the zone has the records";
+                self.inputs.standing(&self.key, |standing| doing.clone_into(&mut standing.doing));
+                self.publisher(publisher, record).await_everywhere(presented, until).await
             }
             EdgeChallenge::Http01 { listener } => {
                 let tables = self.tables(record, listener).await?;
@@ -468,9 +472,13 @@ impl Duty {
         deed: Deed,
         presented: &mut Vec<Presented>,
     ) -> Result<(), String> {
+        self.publisher(how, record).carry_out(deed, presented).await
+    }
+
+    fn publisher<'a>(&'a self, how: &'a DnsPublisher, record: &'a Record) -> Publisher<'a> {
         let inputs = &self.inputs;
         let (allowed, key) = (inputs.dns_commands.as_slice(), record.dns_key());
-        Publisher { how, allowed, key, clock: &*inputs.clock }.carry_out(deed, presented).await
+        Publisher { how, allowed, key, clock: &*inputs.clock }
     }
 
     /// Takes out of `presented` what is not published any more.

@@ -1,5 +1,6 @@
 //! Who publishes TXT records for DNS-01: a program of this host, or a name server that takes updates.
 
+mod everywhere;
 mod update;
 
 use std::{future::Future, path::PathBuf, time::Duration};
@@ -8,6 +9,7 @@ use acme::Presented;
 use api::ports::DnsPublisher;
 use certs::{Clock, SecretBytes};
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use tokio::time::Instant;
 
 pub(super) use self::update::Zone;
 use crate::hooks::run_command;
@@ -71,6 +73,23 @@ impl Publisher<'_> {
                 None => return outcome,
             }
         }
+    }
+
+    /// Comes back when these can be found, whichever name server somebody asks. What a program publishes it may wait for
+    /// itself.
+    ///
+    /// # Errors
+    /// In words, of a name server that does not have them by `until`.
+    pub(super) async fn await_everywhere(
+        &self,
+        presented: &[Presented],
+        until: Instant,
+    ) -> Result<(), String> {
+        let DnsPublisher::Update { server, zone, key, algorithm } = self.how else { return Ok(()) };
+        let zone = Zone::parse(server, zone, key, algorithm)?;
+        let records: Vec<(String, String)> =
+            presented.iter().map(|one| (one.record_name(), one.record_value())).collect();
+        zone.await_everywhere(&records, everywhere::PORT, until).await
     }
 
     async fn one(&self, deed: Deed, presented: &Presented) -> Result<(), String> {

@@ -69,6 +69,11 @@ impl Zone {
         self.server
     }
 
+    /// What it is called.
+    pub(super) fn name(&self) -> &Name {
+        &self.name
+    }
+
     /// Whether a record stands in it.
     pub(in super::super) fn holds(&self, record: &str) -> bool {
         absolute(record).is_ok_and(|record| self.name.zone_of(&record))
@@ -121,8 +126,9 @@ impl Zone {
         let verifier = message.finalize(&signer, seconds).map_err(|error| error.to_string())?;
         let sent = message.to_bytes().map_err(|error| error.to_string())?;
         let stream = TcpStream::connect(server).await;
-        let stream = stream.map_err(|error| format!("name server {server} cannot be reached: {error}"))?;
-        let answer = exchange(stream, &sent).await;
+        let mut stream =
+            stream.map_err(|error| format!("name server {server} cannot be reached: {error}"))?;
+        let answer = exchange(&mut stream, &sent).await;
         let answer = answer.map_err(|error| format!("name server {server} gave no answer: {error}"))?;
         // A server that refuses the key does not sign, and says so (RFC 8945 5.2).
         let unsigned =
@@ -192,14 +198,14 @@ impl Zone {
     }
 }
 
-fn absolute(text: &str) -> Result<Name, String> {
+pub(super) fn absolute(text: &str) -> Result<Name, String> {
     let mut name = Name::from_ascii(text).map_err(|error| format!("{text:?} is no DNS name: {error}"))?;
     name.set_fqdn(true);
     Ok(name)
 }
 
 /// One message and its answer, each with its length before it (RFC 1035 4.2.2).
-async fn exchange(mut stream: TcpStream, message: &[u8]) -> std::io::Result<Vec<u8>> {
+pub(super) async fn exchange(stream: &mut TcpStream, message: &[u8]) -> std::io::Result<Vec<u8>> {
     let length = u16::try_from(message.len()).map_err(std::io::Error::other)?;
     stream.write_all(&[&length.to_be_bytes()[..], message].concat()).await?;
     let mut answer = vec![0; usize::from(stream.read_u16().await?)];
