@@ -87,8 +87,8 @@ impl Refusal {
             Self::Anchor(_) => "give the root of the authority's chain as the anchor, or none",
             Self::Life { .. } => "is the clock of this machine right, and that of the authority?",
             Self::Key | Self::Names { .. } | Self::Purpose | Self::Authority => {
-                "the authority issues something else than was asked for: is the profile the right one? It does not \
-                 belong to anybody else either; tell who runs the server"
+                "the authority issues something else than was asked for: is the profile the right one, and does anybody else \
+                 order the same names with this account? If neither is the matter, tell who runs the server"
             }
             Self::Pem(_) | Self::Chain(_) | Self::Order { .. } | Self::LifeAbove { .. } => {
                 "the server sends a chain that clients would not follow: tell who runs it"

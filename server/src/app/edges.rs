@@ -13,6 +13,7 @@ mod gate;
 mod judge;
 mod publisher;
 mod record;
+mod turns;
 
 use std::{
     collections::BTreeMap,
@@ -44,6 +45,7 @@ use self::{
     duty::Duty,
     gate::{Piece, Proxy},
     record::Record,
+    turns::Turns,
 };
 use super::accounts::{Accounts, Opened};
 
@@ -86,6 +88,8 @@ struct Inputs {
     standings: Mutex<BTreeMap<EdgeKey, EdgeStanding>>,
     /// Where each of them is shown: namespace and listener.
     places: Mutex<BTreeMap<EdgeKey, (Namespace, String)>>,
+    /// Who orders which names.
+    turns: Turns,
 }
 
 impl Inputs {
@@ -253,6 +257,7 @@ impl Edges {
             endings,
             standings: Mutex::default(),
             places: Mutex::default(),
+            turns: Turns::default(),
         };
         let edges = Self { inputs: Arc::new(inputs), hurries: Arc::default() };
         let mut keeper =

@@ -10,8 +10,8 @@ use std::{
 };
 
 use acme::{
-    CertificateId, ChallengeKind, Desk, Identifier, Jitter, MAX_PRESENTED, Names, NotKept, Order, Presented,
-    Renewal, RenewalAction, RenewalEvent, Saved, Trouble, Wanted, hint_about,
+    CertificateId, ChallengeKind, Desk, Identifier, Jitter, MAX_PRESENTED, Names, NotKept, Order, Pace,
+    Presented, Renewal, RenewalAction, RenewalEvent, Saved, Trouble, Wanted, hint_about,
 };
 use api::{
     calls::configs::Which,
@@ -24,7 +24,7 @@ use certs::{Chain, KeyKind, SecretKey, SoftwareSigner, Timestamp, request_for_na
 use futures::FutureExt;
 use rand::seq::SliceRandom;
 use spiffe::IssuerName;
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, Notify, watch};
 use tokio_util::sync::CancellationToken;
 use xds::{
     TypeUrl,
@@ -32,12 +32,14 @@ use xds::{
 };
 
 use super::{
+    super::accounts::Opened,
     EdgeKey, Inputs,
     bulletin::{Pair, Shown},
     changed,
     gate::{self, Proxy, Verdict},
     publisher::{Deed, Publisher},
     record::{Next, Record, write},
+    turns::{Held, Turn},
 };
 
 /// When an edge is tried again that could not even begin: its issuer is not there, or the store does not commit.
@@ -305,6 +307,41 @@ impl Duty {
         }
     }
 
+    /// Its turn to order these names, which comes after the pause of an order that failed, if somebody else has it: who
+    /// has nothing to do now keeps nobody waiting. `None` when the account is another now.
+    async fn await_turn(
+        &self,
+        turn: &Turn,
+        record: &mut Record,
+        opened: &Opened,
+        changes: &mut watch::Receiver<u64>,
+    ) -> Option<Held> {
+        if let Some(held) = turn.try_take() {
+            return Some(held);
+        }
+        self.withdraw_overdue(record).await;
+        let doing = "waits for its turn: another edge orders the same names from this issuer";
+        self.inputs.standing(&self.key, |standing| doing.clone_into(&mut standing.doing));
+        let rests = record.saved().and_then(|saved| saved.failures.next());
+        let take = async {
+            let is_hurried = tokio::select! {
+                () = self.until(rests), if rests.is_some() => false,
+                () = self.hurry.notified(), if rests.is_some() => true,
+                else => false,
+            };
+            let held = turn.take().await;
+            if is_hurried {
+                // For the order, which knows whether the server lets us.
+                self.hurry.notify_one();
+            }
+            held
+        };
+        tokio::select! {
+            held = take => Some(held),
+            () = self.inputs.issuer_changed(&record.edge().settings.issuer, opened, changes) => None,
+        }
+    }
+
     async fn obtain(&self, record: &mut Record) -> Result<(), Halt> {
         let clock = Arc::clone(&self.inputs.clock);
         let settings = record.edge().settings.clone();
@@ -314,6 +351,8 @@ impl Duty {
         let kind = kind(&settings.challenge);
         let mut wanted = Wanted::try_new(opened.account.url.clone(), names, kind)
             .map_err(|error| Halt::Problem(error.to_string()))?;
+        let turn = self.inputs.turns.of(&wanted.account, &wanted.names);
+        let Some(_held) = self.await_turn(&turn, record, &opened, &mut changes).await else { return Ok(()) };
         wanted.profile = settings.profile.clone().or_else(|| opened.settings.profile.clone());
         let held = record.edge().certificate.as_ref().and_then(|held| CertificateId::of(held.chain.leaf()));
         wanted.replaces = held.map(|id| id.as_str().to_owned());
@@ -326,7 +365,7 @@ impl Duty {
         let server_names: Vec<_> = wanted.names.as_slice().iter().map(Identifier::to_server_name).collect();
         let csr =
             request_for_names(&server_names, &signer).map_err(|error| Halt::Problem(error.to_string()))?;
-        let saved = record.saved();
+        let saved = record.saved().map(|saved| turn.unspent(saved));
         let thumbprint = acme::thumbprint(opened.account.signer.public());
         let mut order =
             Order::new(wanted.clone(), saved, key.public().clone(), thumbprint, Vec::new(), clock.now());
@@ -343,17 +382,21 @@ impl Duty {
             record: Mutex::new(record),
             key: &key,
             halt: Mutex::default(),
+            rests: watch::Sender::new(order.failures().next()),
         };
         let obtained = tokio::select! {
             obtained = opened.client.obtain(&opened.account, &mut order, &csr, &desk) => Some(obtained),
             // Its account may have another key now: gone on with from what is stored.
             () = self.inputs.issuer_changed(&settings.issuer, &opened, &mut changes) => None,
+            // It failed, and others need not wait for its next try; gone on with in the same way.
+            () = turn.is_better_given(&desk.rests, &*clock) => None,
         };
         let halt = desk.halt.into_inner();
         match obtained {
             None => Ok(()),
             Some(Ok(chain)) => {
                 self.inputs.accounts.proven(&settings.issuer);
+                order.saved().order.into_iter().for_each(|order| turn.spend(order));
                 self.take(record, &key, chain, &order.presented()).await
             }
             Some(Err(NotKept(why))) => Err(halt.unwrap_or(Halt::Problem(why))),
@@ -648,6 +691,8 @@ struct EdgeDesk<'a> {
     key: &'a SecretKey,
     /// Why something was not kept, where that is more than words.
     halt: Mutex<Option<Halt>>,
+    /// Until when it rests after a failure that is not the server's: that would stop others as well.
+    rests: watch::Sender<Option<Timestamp>>,
 }
 
 #[async_trait]
@@ -691,6 +736,7 @@ impl Desk for EdgeDesk<'_> {
     }
 
     fn report(&self, trouble: &Trouble, again: Timestamp) {
+        self.rests.send_replace((trouble.pace() != Pace::Soon).then_some(again));
         self.duty.inputs.standing(&self.duty.key, |standing| {
             standing.failures = standing.failures.saturating_add(1);
             standing.problem = Some(told(&trouble.to_string(), &trouble.hint(), self.issuer));
@@ -705,6 +751,7 @@ impl Desk for EdgeDesk<'_> {
 
     async fn hurried(&self) {
         self.duty.hurry.notified().await;
+        self.rests.send_replace(None);
     }
 }
 
