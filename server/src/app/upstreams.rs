@@ -561,7 +561,7 @@ impl Upstreams {
                 }
                 Err(failed) => {
                     tracing::warn!(issuer = %name, error = %failed, "next authority was not signed");
-                    if reply.is_none() {
+                    if !is_heard(reply.as_ref()) {
                         working.problem = Some(failed.to_string());
                     }
                     upstream::Event::Failed
@@ -607,6 +607,11 @@ impl Upstreams {
     }
 }
 
+/// Whether somebody still waits for the answer. A call that took too long was told to read the state.
+fn is_heard<T>(reply: Option<&oneshot::Sender<T>>) -> bool {
+    reply.is_some_and(|reply| !reply.is_closed())
+}
+
 /// Those that sign leaves by a role, each with its roots, the newest first.
 fn outsiders(kept: &[KeptIssuer]) -> Vec<Outsider> {
     let of = |issuer: &Issuer| {
@@ -644,5 +649,18 @@ impl Working {
             leaves: None,
         };
         Seen { client: self.client.clone(), issuer: self.kept.issuer.clone(), standing }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_hears_an_answer_whose_call_took_too_long() {
+        let (reply, answer) = oneshot::channel::<()>();
+        assert!(is_heard(Some(&reply)));
+        drop(answer);
+        assert!(!is_heard(Some(&reply)) && !is_heard::<()>(None));
     }
 }
