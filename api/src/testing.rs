@@ -26,13 +26,9 @@ pub use self::{
     still::{Still, StillRevoking, StillRotation},
 };
 
-use crate::{
-    calls::token_state,
-    ports::{
-        BlockStore, DocumentChange, DocumentFilter, DocumentStore, Expired, HookStore, NodeStore, PauseStore,
-        Recovered, RecoveryStore, RecoveryWindow, RevisionState, StoreError, StoredDocument, StoredToken,
-        Told,
-    },
+use crate::ports::{
+    BlockStore, DocumentChange, DocumentFilter, DocumentStore, Expired, HookStore, NodeStore, PauseStore,
+    Recovered, RecoveryStore, RecoveryWindow, RevisionState, StoreError, StoredDocument, StoredToken, Told,
 };
 
 pub use self::acme::{MemoryAcme, Mood, StillAcme};
@@ -336,7 +332,8 @@ impl NodeStore for MemoryStore {
     }
 
     async fn unused_tokens(&self, now: Timestamp) -> Result<Vec<StoredToken>, StoreError> {
-        let is_unused = |token: &&StoredToken| token_state(token, now) == "unused";
+        let is_unused =
+            |token: &&StoredToken| token.spent.is_none() && token.revoked.is_none() && token.expires > now;
         Ok(self.lock().tokens.values().filter(is_unused).cloned().collect())
     }
 

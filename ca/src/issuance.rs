@@ -14,7 +14,7 @@ mod judge;
 use std::time::Duration;
 
 use audit::{Action, Actor, Event, Outcome};
-use certs::{Chain, Rehearsal, Serial, Severity, SpkiHash, Template, Timestamp, Validity};
+use certs::{Chain, Rehearsal, Serial, Severity, Template, Timestamp, Validity};
 use spiffe::{AuthorityId, IssueError, IssuedSvid, Purpose, Spend};
 
 pub(crate) use self::authorize::{Authorized, Refusal};
@@ -140,7 +140,7 @@ impl Prepared {
             serial: self.template.serial.clone(),
             authority: self.authority,
             epoch: self.epoch,
-            tbs_sha256: SpkiHash::of(self.rehearsal.certificate().to_be_signed()).0,
+            tbs_sha256: self.rehearsal.certificate().signed_sha256(),
             id: request.id.clone(),
             profile: request.profile,
             tenant: request.tenant.clone(),

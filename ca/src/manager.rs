@@ -315,8 +315,8 @@ pub(crate) struct Revoked {
     pub(crate) lists: Lists,
 }
 
-/// The leaves by known serial numbers and keys that stolen authorities signed while they were ours.
-pub(crate) type Vouched = Arc<HashSet<(Serial, SpkiHash)>>;
+/// The leaves that stolen authorities signed while they were ours, by the SHA-256 of what was signed.
+pub(crate) type Vouched = Arc<HashSet<[u8; 32]>>;
 
 /// What the journal holds of authorities whose keys are believed to be stolen, or the keys of their roots.
 pub(crate) async fn vouched(deps: &Deps, records: &[AuthorityRecord]) -> Result<Vouched, JournalError> {
@@ -330,7 +330,7 @@ pub(crate) async fn vouched(deps: &Deps, records: &[AuthorityRecord]) -> Result<
         return Ok(Arc::default());
     }
     let issued = deps.journal.issued(&stolen, deps.clock.now()).await?;
-    Ok(Arc::new(issued.into_iter().map(|leaf| (leaf.serial, leaf.spki)).collect()))
+    Ok(Arc::new(issued.into_iter().map(|leaf| leaf.tbs_sha256).collect()))
 }
 
 /// The authority that signs, and whether what others signed is replaced at once.

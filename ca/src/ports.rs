@@ -220,14 +220,13 @@ pub struct Unexpired {
     pub not_after: Timestamp,
 }
 
-/// Names one certificate: its serial number and the key that it certifies. A forger who has an authority's key
-/// can repeat the first, and cannot use the second.
+/// Names one certificate, and tells it from all that a forger can make who has its authority's key.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Issued {
     /// Its number under its authority.
     pub serial: Serial,
-    /// Its key.
-    pub spki: SpkiHash,
+    /// [`Intent::tbs_sha256`].
+    pub tbs_sha256: [u8; 32],
 }
 
 /// Append-only record of intents and results.

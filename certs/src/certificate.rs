@@ -315,6 +315,12 @@ impl Certificate {
         self.parts().map_or(self.der(), |parts| parts.signed)
     }
 
+    /// The SHA-256 of [`Certificate::to_be_signed`].
+    #[must_use]
+    pub fn signed_sha256(&self) -> [u8; 32] {
+        SpkiHash::of(self.to_be_signed()).0
+    }
+
     /// Whether the two are the same, octet for octet, but for their signatures.
     #[must_use]
     pub fn differs_in_signature_only(&self, other: &Self) -> bool {

@@ -94,7 +94,7 @@ pub struct Trust {
     own: Arc<TrustBundle>,
     federated: BTreeMap<TrustDomain, Arc<TrustBundle>>,
     tainted: Vec<SpkiHash>,
-    vouched: Arc<HashSet<(Serial, SpkiHash)>>,
+    vouched: Arc<HashSet<[u8; 32]>>,
     revoked: Arc<HashSet<(AuthorityId, Serial)>>,
     issuers: Option<Arc<HashSet<SpkiHash>>>,
     lists: Lists,
@@ -155,11 +155,11 @@ impl Trust {
         self
     }
 
-    /// Takes leaves by these serial numbers and keys for good although a tainted authority signed them: whoever has
-    /// a stolen authority's key can sign any name and number, and not for a key that its owner keeps. So they may
-    /// still come and get a certificate of the next authority.
+    /// Takes these leaves for good although a tainted authority signed them, each by the SHA-256 of all that its
+    /// signature covers: whoever has a stolen authority's key can sign any name, number and key, and no leaf but the same
+    /// with any of these hashes. So they may still come and get a certificate of the next authority.
     #[must_use]
-    pub fn with_vouched(mut self, leaves: Arc<HashSet<(Serial, SpkiHash)>>) -> Self {
+    pub fn with_vouched(mut self, leaves: Arc<HashSet<[u8; 32]>>) -> Self {
         self.vouched = leaves;
         self
     }
@@ -205,7 +205,7 @@ impl Trust {
 
     /// Whether `leaf` is taken for good whoever signed it. See [`Trust::with_vouched`].
     pub(crate) fn vouches_for(&self, leaf: &Certificate) -> bool {
-        !self.vouched.is_empty() && self.vouched.contains(&(leaf.serial().clone(), leaf.spki_hash()))
+        !self.vouched.is_empty() && self.vouched.contains(&leaf.signed_sha256())
     }
 
     /// How a certificate that was found good when its connection was opened stands now.
@@ -214,7 +214,7 @@ impl Trust {
         let is_tainted = |key: &SpkiHash| self.tainted.contains(key);
         if !is_tainted(&svid.authority()) && !is_tainted(&svid.root()) {
             Standing::Good
-        } else if self.vouched.contains(&(svid.serial().clone(), svid.spki())) {
+        } else if self.vouched.contains(&svid.signed_sha256) {
             Standing::Vouched
         } else {
             Standing::Refused

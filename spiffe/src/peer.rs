@@ -43,6 +43,8 @@ pub struct VerifiedSvid {
     pub(crate) root: SpkiHash,
     pub(crate) not_before: Timestamp,
     pub(crate) not_after: Timestamp,
+    /// Of all that the leaf's signature covers.
+    pub(crate) signed_sha256: [u8; 32],
 }
 
 impl VerifiedSvid {
@@ -108,7 +110,8 @@ impl VerifiedSvid {
         let spki = SpkiHash::of(id.as_str().as_bytes());
         let authority = SpkiHash([0; 32]);
         let serial = Serial::random();
-        Self { id, class, serial, spki, authority, root: authority, not_before: not_after, not_after }
+        let (root, not_before, signed_sha256) = (authority, not_after, spki.0);
+        Self { id, class, serial, spki, authority, root, not_before, not_after, signed_sha256 }
     }
 
     /// The same, signed by an authority under a root, both named by their keys.

@@ -96,6 +96,7 @@ pub fn verify_svid(
         root: verified.anchor().spki_hash(),
         not_before: leaf.not_before(),
         not_after: leaf.not_after(),
+        signed_sha256: leaf.signed_sha256(),
         id,
     })
 }

@@ -475,12 +475,12 @@ impl Store {
         authorities: &[AuthorityId],
         now: Timestamp,
     ) -> Result<Vec<Issued>, sqlx::Error> {
-        let mut query = QueryBuilder::<Sqlite>::new("SELECT serial, spki FROM certificates");
+        let mut query = QueryBuilder::<Sqlite>::new("SELECT serial, tbs_sha256 FROM certificates");
         by_authorities(&mut query, authorities, now);
         query.push(" AND state = 'issued'");
         let rows = query.build().fetch_all(&mut *self.read().await?).await?;
         rows.iter()
-            .map(|row| Ok(Issued { serial: serial(row)?, spki: SpkiHash(bytes32(row, "spki")?) }))
+            .map(|row| Ok(Issued { serial: serial(row)?, tbs_sha256: bytes32(row, "tbs_sha256")? }))
             .collect()
     }
 

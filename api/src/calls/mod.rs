@@ -59,7 +59,6 @@ pub use self::recovery::{DEFAULT_REACH, MAX_REACH, MAX_WINDOW, Recoveries};
 pub use self::revocation::still_revoked;
 pub use self::rollouts::{MAX_PAUSE, Pauses};
 pub use self::rotation::reason_text;
-pub(crate) use self::tokens::state as token_state;
 pub use self::trust::{CertificateQuery, PROBE_LIFETIME, class_word};
 pub(crate) use self::trust::{unavailable, word};
 

@@ -6,7 +6,7 @@ use std::{
     },
 };
 
-use certs::{KeyKind, Profile, PublicKey, SecretKey, SignError, Signer, SoftwareSigner};
+use certs::{KeyKind, Profile, PublicKey, SecretKey, SignError, Signer, SoftwareSigner, SpkiHash};
 use spiffe::{
     NodeId, RecoverySpend, Spend, SpiffeId, SvidRequest, TokenSpend, Trust, TrustBundle, TrustDomain,
 };
@@ -142,7 +142,7 @@ async fn every_class_is_issued_as_asked_for() {
         let rows = bench.store.certificates(&CertificateFilter::default()).await.unwrap();
         assert_eq!(rows.len(), 1);
         let intent = &rows[0].intent;
-        assert_eq!(intent.tbs_sha256, SpkiHash::of(leaf.to_be_signed()).0);
+        assert_eq!(intent.tbs_sha256, leaf.signed_sha256());
         assert_eq!((&intent.serial, intent.epoch, intent.not_after), (leaf.serial(), 7, leaf.not_after()));
         assert_eq!(rows[0].chain.len(), 2);
         let actions: Vec<_> = bench.store.events().iter().map(|event| event.action).collect();

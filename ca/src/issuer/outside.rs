@@ -357,7 +357,7 @@ impl OutsidePipeline {
         let leaf = chain.leaf();
         let signed = SignedLeaf {
             serial: leaf.serial().clone(),
-            tbs_sha256: SpkiHash::of(leaf.to_be_signed()).0,
+            tbs_sha256: leaf.signed_sha256(),
             not_before: leaf.not_before(),
             not_after: leaf.not_after(),
             chain: chain.certificates().map(|certificate| certificate.der().to_vec()).collect(),

@@ -401,7 +401,9 @@ impl Journal for MemoryStore {
         let state = self.reachable(Call::Leaves).map_err(JournalError::Unavailable)?;
         let rows = state.rows.iter().filter(|row| is_unexpired(row, authorities, now));
         let issued = rows.filter(|row| row.state == CertificateState::Issued);
-        Ok(issued.map(|row| Issued { serial: row.intent.serial.clone(), spki: row.intent.spki }).collect())
+        Ok(issued
+            .map(|row| Issued { serial: row.intent.serial.clone(), tbs_sha256: row.intent.tbs_sha256 })
+            .collect())
     }
 
     async fn certificates(&self, filter: &CertificateFilter) -> Result<Vec<CertificateRow>, JournalError> {

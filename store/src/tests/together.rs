@@ -272,8 +272,8 @@ async fn a_serial_number_whose_top_bit_is_set_is_written_once_and_read_back() {
     let (world, refused) = group(world.close().await, &two(|number| Record::Result(number, OURS))).await;
     assert_eq!(refused, []);
     let issued = world.store.issued(&[authority(OURS)], now()).await.unwrap();
-    let issued: Vec<Serial> = issued.into_iter().map(|one| one.serial).collect();
-    assert_eq!(issued, [serial(0xff), serial(0x80), serial(0xf0)]);
+    let issued: Vec<_> = issued.into_iter().map(|one| (one.serial, one.tbs_sha256)).collect();
+    assert_eq!(issued, [0xff, 0x80, 0xf0].map(|number| (serial(number), [number; 32])));
     assert_eq!(world.store.remaining(now()).await.unwrap().len(), 3);
     assert_eq!(audited(&world).await, (3, 3));
     let revoked = Revoked {

@@ -132,7 +132,7 @@ async fn a_rotation_outlives_the_process_and_can_be_rolled_back() {
 #[tokio::test]
 async fn a_stolen_key_opens_nothing_and_what_it_signed_for_us_may_still_come_for_more() {
     let world = World::new().await;
-    let (stolen, known, forged) = world
+    let (stolen, known, forged, borrowed) = world
         .life(async |handle| {
             let known = issue(&handle, "/web").await;
             // What a thief makes with the key of the issuing authority: right in every respect but the journal.
@@ -149,10 +149,21 @@ async fn a_stolen_key_opens_nothing_and_what_it_signed_for_us_may_still_come_for
                 dns_names: Vec::new(),
                 ip_addresses: Vec::new(),
             };
-            let leaf = certs::sign(&template, Some(&issuing), &signer).unwrap();
-            let forged = Chain::new(leaf, vec![issuing]);
-            check(&forged, &handle.trust().borrow().clone(), world.clock.now()).unwrap();
-            (known.authority, known, forged)
+            let make = |template: &certs::Template| {
+                let leaf = certs::sign(template, Some(&issuing), &signer).unwrap();
+                let made = Chain::new(leaf, vec![issuing.clone()]);
+                check(&made, &handle.trust().borrow().clone(), world.clock.now()).unwrap();
+                made
+            };
+            // He may have a key of ours as well, and write another name to it under the number that we gave it.
+            let leaf = known.chain.leaf();
+            let borrowed = make(&certs::Template {
+                serial: leaf.serial().clone(),
+                public_key: certs::PublicKey::from_spki_der(leaf.spki_der()).unwrap(),
+                uri: "spiffe://td/payments".to_owned(),
+                ..template.clone()
+            });
+            (known.authority, known, make(&template), borrowed)
         })
         .await;
     // Somebody lags, so that the first moments can be looked at.
@@ -163,8 +174,10 @@ async fn a_stolen_key_opens_nothing_and_what_it_signed_for_us_may_still_come_for
             assert!(status.emergency.is_some());
             let trust = handle.trust().borrow().clone();
             check(&known.chain, &trust, world.clock.now()).unwrap();
-            let refused = check(&forged, &trust, world.clock.now()).unwrap_err();
-            assert_eq!(refused.rule(), "tainted-key");
+            for made in [&forged, &borrowed] {
+                let refused = check(made, &trust, world.clock.now()).unwrap_err();
+                assert_eq!(refused.rule(), "tainted-key");
+            }
             assert_eq!(handle.drain().borrow().generation, 0, "the thief could come back");
             world.after(15);
             until(&handle, |status| status.active.is_some_and(|active| active != stolen)).await;

@@ -18,9 +18,12 @@ const MAX_TURNS: usize = 4096;
 /// How many orders are remembered of which somebody has the certificate.
 const MAX_SPENT: usize = 16;
 
+/// An account, and names in their order.
+type Key = (String, Vec<String>);
+
 /// By account and names.
 #[derive(Default)]
-pub(super) struct Turns(Mutex<BTreeMap<(String, Vec<String>), Arc<Turn>>>);
+pub(super) struct Turns(Mutex<BTreeMap<Key, Arc<Turn>>>);
 
 /// Of one account and its names.
 #[derive(Default)]

@@ -210,6 +210,7 @@ mod tests {
     const RECORD: &str = "_acme-challenge.www.shop.example";
 
     /// A name server that says what `says` says, asked for the how manyeth TXT record.
+    #[expect(clippy::disallowed_methods, reason = "the name server runs beside the test")]
     fn serve(listener: TcpListener, says: impl Fn(&Query, usize, &mut Message) + Send + Sync + 'static) {
         let (says, count) = (Arc::new(says), Arc::new(AtomicUsize::new(0)));
         tokio::spawn(async move {
