@@ -382,7 +382,17 @@ impl Manager {
         // get theirs.
         catalog.deny(Denied::new(blocks.enforced()));
         catalog.drain(Drains::new(catalog.drains().all(), blocks.evicted()));
-        catalog.apply(changes).map_err(invalid)?;
+        let restored = catalog.restore(changes).map_err(|problems| {
+            for problem in &problems.0 {
+                tracing::error!(%problem, hint = problem.hint, "effective document is not valid any more");
+            }
+            invalid(problems)
+        })?;
+        for warning in &restored.warnings {
+            if warning.0.is_of_envoy() {
+                tracing::warn!(%warning, hint = warning.0.hint, "Envoy refuses what this effective document says");
+            }
+        }
         warn_refused(&catalog.bind(&bindings).refused);
         let (sender, commands) = mpsc::channel(QUEUE);
         let views = watch::channel(catalog.views()).0;

@@ -201,6 +201,20 @@ impl Catalog {
         Ok(Applied { views: self.views(), warnings, reaches })
     }
 
+    /// Takes over what was effective before this process began, of an empty catalog. A rule on what Envoy takes that is
+    /// younger than a document is a warning: the document stays as it is, until somebody changes it.
+    ///
+    /// # Errors
+    /// As [`Catalog::apply`].
+    pub fn restore(&mut self, changes: Vec<Change>) -> Result<Applied, Problems> {
+        let mut staging = Staging::new(&self.context, &self.counters, self.state.clone()).restoring();
+        staging.change(changes);
+        let Staged { mut state, warnings, reaches } = staging.finish(&self.state)?;
+        state.views.revision += 1;
+        self.state = state;
+        Ok(Applied { views: self.views(), warnings, reaches })
+    }
+
     /// What [`Catalog::apply`] would do.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use super::{Change, ClassKey, Held, MAX_EFFECTIVE_DOCUMENTS, Reaches, Staged, St
 use crate::{
     Resource, Snapshot, TypeUrl, ViewId,
     counters::Counters,
-    model::{Document, DocumentKey, FieldPath, Kind, Problem, Problems, node::At},
+    model::{Document, DocumentKey, FieldPath, Kind, Problem, Problems, Warning, node::At},
     translate::{self, Made, translate},
     validate::{Context, Findings, Member, NodeSet, check_document, check_envoy, identities_of},
 };
@@ -22,11 +22,19 @@ pub(super) struct Staging<'a> {
     pub(super) state: State,
     pub(super) findings: Findings,
     pub(super) changed: BTreeSet<DocumentKey>,
+    /// Whether what is put was effective before this process began.
+    is_restored: bool,
 }
 
 impl<'a> Staging<'a> {
     pub(super) fn new(context: &'a Context, counters: &'a Counters, state: State) -> Self {
-        Self { context, counters, state, findings: Findings::default(), changed: BTreeSet::new() }
+        let (findings, changed) = (Findings::default(), BTreeSet::new());
+        Self { context, counters, state, findings, changed, is_restored: false }
+    }
+
+    /// The same, for what was effective before this process began: by the rules of the version that took it.
+    pub(super) fn restoring(self) -> Self {
+        Self { is_restored: true, ..self }
     }
 
     pub(super) fn change(&mut self, changes: Vec<Change>) {
@@ -73,6 +81,10 @@ impl<'a> Staging<'a> {
             for made in &all {
                 check_envoy(&document, made, &self.context.defaults, &mut findings);
             }
+        }
+        if self.is_restored {
+            let of_envoy = findings.problems.extract_if(.., |problem| problem.is_of_envoy());
+            findings.warnings.extend(of_envoy.map(Warning));
         }
         let mut identities = Vec::new();
         if let Some(member) = Member::of(&document) {

@@ -79,6 +79,30 @@ fn rules(problems: &Problems) -> Vec<&str> {
 }
 
 #[test]
+fn a_document_that_is_older_than_a_rule_on_what_envoy_takes_stays_effective_and_is_not_taken_anew() {
+    let table = |value: &str, more: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: ProxyConfig\nmetadata: {{name: r}}\nspec:\n  routes:\n    - name: r\n      virtualHosts:\n        \
+             - {{name: h, domains: [\"*\"], requestHeadersToAdd: [{{name: a, value: \"{value}\"}}]}}\n{more}"
+        )
+    };
+    let (old, no_cluster) = (table("%REQUEST_ID%", ""), "  clusters: [{name: c, type: STATIC}]\n");
+    let mut catalog = Catalog::new(context());
+    assert_eq!(rules(&catalog.apply(puts(&old)).unwrap_err()), ["header-value"]);
+    assert_eq!(
+        rules(&catalog.restore(puts(&table("%REQUEST_ID%", no_cluster))).unwrap_err()),
+        ["endpoints"],
+        "what cannot be served at all is said"
+    );
+    let restored = catalog.restore(puts(&old)).unwrap();
+    assert_eq!(restored.warnings.iter().map(|one| one.0.rule.as_str()).collect::<Vec<_>>(), ["header-value"]);
+    catalog.bind(&bindings());
+    assert_eq!(names(&catalog.views(), "web-1"), ["RDS r"]);
+    assert_eq!(rules(&catalog.apply(puts(&old)).unwrap_err()), ["header-value"]);
+    catalog.apply(puts(&table("%REQ(x-request-id)%", ""))).unwrap();
+}
+
+#[test]
 fn documents_reach_the_nodes_that_their_selector_matches() {
     let mut catalog = catalog();
     let applied = catalog.apply(puts(&(config("in", "{app: web}", 1, "c") + &endpoints("c", 9)))).unwrap();

@@ -84,6 +84,18 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
+/// Rules that only say what Envoy takes.
+const OF_ENVOY: [&str; 4] = ["header-value", "overlapping-chains", "regex", "weights"];
+
+impl Problem {
+    /// Whether it is only that Envoy would refuse what was made of it, and keep what it has: nobody else is the worse for
+    /// it.
+    #[must_use]
+    pub fn is_of_envoy(&self) -> bool {
+        OF_ENVOY.contains(&self.rule.as_str())
+    }
+}
+
 /// Something that is accepted and should be read by a person first: plans and `check` say it loudly.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]

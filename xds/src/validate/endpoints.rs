@@ -31,13 +31,13 @@ pub(super) fn check(endpoints: &[Endpoint], at: &At<'_>, numeric: bool, findings
         }
     }
     check_priorities(endpoints, at, findings);
+    // Envoy's balancers by hash add up all of a priority, the others each locality of it.
     let mut sums: BTreeMap<_, u64> = BTreeMap::new();
     for endpoint in endpoints {
-        let key = (endpoint.priority.unwrap_or(0), endpoint.locality.as_ref());
-        *sums.entry(key).or_default() += u64::from(endpoint.weight.unwrap_or(1));
+        *sums.entry(endpoint.priority.unwrap_or(0)).or_default() += u64::from(endpoint.weight.unwrap_or(1));
     }
     if let Some(sum) = sums.into_values().find(|sum| *sum > u64::from(u32::MAX)) {
-        let message = format!("weights of one locality add up to {sum}, at most {} is allowed", u32::MAX);
+        let message = format!("weights of one priority add up to {sum}, at most {} is allowed", u32::MAX);
         findings.refuse(at, "weights", message, "make them smaller");
     }
 }

@@ -21,7 +21,7 @@ pub(super) fn check(listener: &Listener, at: &At<'_>, defaults: &Defaults, findi
             "add one with an http_connection_manager or tcp_proxy",
         );
     }
-    let mut taken: BTreeMap<(String, String, String), usize> = BTreeMap::new();
+    let mut taken: BTreeMap<Connections, usize> = BTreeMap::new();
     for (index, chain) in listener.filter_chains.iter().enumerate() {
         let at = chains.index(index);
         if chain.filters.len() != 1 {
@@ -42,29 +42,45 @@ pub(super) fn check(listener: &Listener, at: &At<'_>, defaults: &Defaults, findi
             }
         }
         for connection in connections(chain.matching.as_ref()) {
-            if let Some(earlier) = taken.insert(connection, index).filter(|earlier| *earlier != index) {
-                let earlier = chains.index(earlier).cite();
-                let message = format!("takes connections that the chain at {earlier} takes already");
-                findings.refuse(&at, "overlapping-chains", message, "make the matches differ");
-                break;
-            }
+            let (message, hint) = match taken.insert(connection, index) {
+                None => continue,
+                Some(earlier) if earlier == index => {
+                    ("names the same connections twice".to_owned(), "name each value of its match once")
+                }
+                Some(earlier) => {
+                    let earlier = chains.index(earlier).cite();
+                    let message = format!("takes connections that the chain at {earlier} takes already");
+                    (message, "make the matches differ")
+                }
+            };
+            findings.refuse(&at, "overlapping-chains", message, hint);
+            break;
         }
     }
 }
 
+/// Server name, protocol and source range. A range is told by its address and length, however it is spelled.
+type Connections = (String, String, Option<(IpAddr, u8)>);
+
 /// Every combination that a match names; Envoy refuses to have one twice.
-fn connections(matching: Option<&ChainMatch>) -> Vec<(String, String, String)> {
+fn connections(matching: Option<&ChainMatch>) -> Vec<Connections> {
     let or_any = |values: &[String]| if values.is_empty() { vec![String::new()] } else { values.to_vec() };
     let Some(matching) = matching else { return vec![Default::default()] };
     let mut all = Vec::new();
     for server in or_any(&matching.server_names) {
         for protocol in or_any(&matching.application_protocols) {
             for range in or_any(&matching.source_prefix_ranges) {
-                all.push((server.clone(), protocol.clone(), range));
+                all.push((server.clone(), protocol.clone(), range_of(&range)));
             }
         }
     }
     all
+}
+
+/// `None` for any; a range that cannot be read is refused by its own rule.
+fn range_of(text: &str) -> Option<(IpAddr, u8)> {
+    let (address, length) = text.split_once('/')?;
+    Some((address.parse().ok()?, length.parse().ok()?))
 }
 
 fn check_tls(listener: &Listener, at: &At<'_>, findings: &mut Findings) {

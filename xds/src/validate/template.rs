@@ -13,7 +13,6 @@ const COMMANDS: &[&str] = &[
     "RESPONSE_FLAGS",
     "ROUTE_NAME",
     "START_TIME",
-    "REQUEST_ID",
     "STREAM_ID",
     "UPSTREAM_CLUSTER",
     "UPSTREAM_HOST",
@@ -79,6 +78,12 @@ fn check_value(value: &str, at: &At<'_>, findings: &mut Findings) {
             let message = format!("{value:?} has a % that begins no %COMMAND%");
             return findings.refuse(at, "header-value", message, "write %% for a percent sign");
         };
+        if name == "REQUEST_ID" {
+            let message = "Envoy has no command %REQUEST_ID% here";
+            findings.refuse(at, "header-value", message, "write %REQ(x-request-id)%");
+            rest = after;
+            continue;
+        }
         if !COMMANDS.contains(&name) {
             let hint = match nearest(name, COMMANDS) {
                 Some(near) => format!("did you mean %{near}%?"),
@@ -101,6 +106,26 @@ fn check_value(value: &str, at: &At<'_>, findings: &mut Findings) {
             };
             findings.refuse(at, "header-value", format!("command %{name}% {message}"), hint);
         }
+        let argument = &arguments[..arguments.len() - after.len() - 1];
+        if fits && WITH_ARGUMENT.contains(&name) && !names_headers(argument) {
+            let message = format!("command %{name}% takes the name of a header, and no {argument}");
+            let hint = format!(
+                "write %{name}(HEADER)%, or %{name}(HEADER?OTHER)% for another one where that is not there"
+            );
+            findings.refuse(at, "header-value", message, hint);
+        }
         rest = after;
     }
+}
+
+/// Whether `argument`, with its parentheses, names one header, or one and another in its place.
+fn names_headers(argument: &str) -> bool {
+    let inside = argument.trim_start_matches('(').trim_end_matches(')');
+    let is_token = |name: &str| {
+        let name = name.strip_prefix(':').unwrap_or(name);
+        !name.is_empty()
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$&'*+-.^_`|~".contains(&byte))
+    };
+    let parts: Vec<&str> = inside.split('?').collect();
+    parts.len() <= 2 && parts.iter().all(|name| is_token(name))
 }

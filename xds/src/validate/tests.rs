@@ -229,6 +229,25 @@ fn listeners_and_chains_do_not_collide() {
     check(&config(&two), &["7:43 conflicting-address spec.listeners[1].port"]);
     let twice = format!("  listeners:\n{}{clusters}", listener("a", &format!("{one}, {one}")));
     check(&config(&twice), &["6:138 overlapping-chains spec.listeners[0].filterChains[1]"]);
+    let matching = |what: &str| {
+        let chain = format!("{{match: {{{what}}}, filters: [{filter}]}}");
+        format!("  listeners:\n{}{clusters}", listener("a", &chain))
+    };
+    for what in [
+        "serverNames: [a.example, a.example]",
+        "sourcePrefixRanges: [10.0.0.0/8, 10.0.0.0/8]",
+        "sourcePrefixRanges: [10.0.0.0/8, 10.0.0.0/08]",
+        "sourcePrefixRanges: [\"2001:db8::/32\", \"2001:0db8::/32\"]",
+        "applicationProtocols: [h2, h2]",
+    ] {
+        check(&config(&matching(what)), &["6:62 overlapping-chains spec.listeners[0].filterChains[0]"]);
+    }
+    check(
+        &config(&matching(
+            "serverNames: [a.example, b.example], sourcePrefixRanges: [10.0.0.0/8, 10.0.0.0/9]",
+        )),
+        &[],
+    );
     let none = format!("  listeners:\n{}{clusters}", listener("a", ""));
     check(&config(&none), &["6:61 filter-chains spec.listeners[0].filterChains"]);
     let both =
@@ -354,6 +373,11 @@ fn routes_are_checked() {
         "%REQ%",
         "%REQ()%",
         "%PROTOCOL(a)%",
+        "%REQUEST_ID%",
+        "%REQ(A?B?C)%",
+        "%REQ(a b)%",
+        "%REQ(:)%",
+        "%RESP(a?)%",
     ] {
         let text = format!(
             "{{match: {{prefix: /}}, route: {{cluster: c}}, requestHeadersToAdd: [{{name: a, value: \"{value}\"}}]}}"
