@@ -177,7 +177,7 @@ impl JoinError {
             Self::Connect(error) => error.hint(),
             Self::State(error) => error.hint(),
             Self::Refused(_) => Some(
-                "a token works once, for one node, and 10 minutes unless `--ttl` said otherwise; `credence audit \
+                "a token works once, for one node, and 10 minutes unless told otherwise; `credence audit \
                  list` on the server tells the reason under this id; `credence proxy enroll NODE` makes a new token"
                     .to_owned(),
             ),
