@@ -19,6 +19,7 @@ use crate::{
 mod cluster;
 mod endpoints;
 mod envoy;
+mod expression;
 mod listener;
 mod names;
 mod node_set;
@@ -153,32 +154,8 @@ fn check_identity(id: &SpiffeId, defaults: &Defaults, at: &At<'_>, findings: &mu
     }
 }
 
-/// What is wrong with an RE2 expression, which must also cost little.
-fn regex_fault(expression: &str) -> Option<String> {
-    const LONGEST: usize = 1024;
-    const PROGRAM_BYTES: usize = 256 * 1024;
-    if expression.len() > LONGEST {
-        return Some(format!("has {} bytes, at most {LONGEST} are allowed", expression.len()));
-    }
-    // What our own engine knows and RE2 does not.
-    for foreign in ["&&", "~~", "\\u", "\\U", "(?x", "(?R", "\\b{"] {
-        if expression.contains(foreign) {
-            return Some(format!("has {foreign}, which RE2 does not know"));
-        }
-    }
-    match regex::RegexBuilder::new(expression).size_limit(PROGRAM_BYTES).build() {
-        Ok(_) => None,
-        Err(regex::Error::CompiledTooBig(_)) => Some("is too large when compiled".to_owned()),
-        Err(error) => {
-            let text = error.to_string();
-            let last = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or(&text);
-            Some(format!("is no regular expression: {}", last.trim_start_matches("error: ")))
-        }
-    }
-}
-
 fn check_regex(expression: &str, at: &At<'_>, findings: &mut Findings) {
-    if let Some(fault) = regex_fault(expression) {
+    if let Some(fault) = expression::fault(expression) {
         let hint = "expressions are RE2: no look-around, no back references";
         findings.refuse(at, "regex", format!("{expression:?} {fault}"), hint);
     }
