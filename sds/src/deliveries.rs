@@ -214,6 +214,9 @@ impl Deliveries {
         if edges_changed {
             self.edges.clear();
         }
+        // What listeners nodes have may have changed in the same moment: nobody tells that again.
+        let views_changed = !Arc::ptr_eq(&before.edge.views, &self.world.edge.views);
+        let edges_touched = edges_changed || views_changed && !self.world.edge.edges.is_empty();
         let barred: Vec<LeafKey> = self
             .leaves
             .keys()
@@ -238,7 +241,7 @@ impl Deliveries {
                 trust_changed
                     || !self.world.is_same_for(&stream.node, &before)
                     || imported_changed && stream.asks(SecretName::SCHEME)
-                    || edges_changed && stream.asks(EdgeName::SCHEME)
+                    || edges_touched && stream.asks(EdgeName::SCHEME)
                     || self.is_drained(stream, &before.edge.views)
             })
             .map(|(key, _)| *key)

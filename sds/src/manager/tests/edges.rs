@@ -60,5 +60,9 @@ async fn an_edge_comes_with_the_listener_that_shows_it_and_is_replaced_when_it_i
     world.views.send_replace(shows(&[]));
     web.absent("edge://shop").await;
     web.absent("edge://shop/shop.example").await;
+    // The listener comes back in the same moment as other news.
+    world.blocks.send_replace(blocked(&["spiffe://td/payments"]));
+    world.views.send_replace(shows(&["edge://shop"]));
+    web.held("edge://shop").await;
     assert!(world.issuer.seen().is_empty(), "nobody signs for edges");
 }
