@@ -163,53 +163,68 @@ async fn seal_anew(
     old: Uuid,
     at: Timestamp,
 ) -> Result<(u64, Option<RotationError>), Fault<RotationError>> {
-    let rows = sqlx::query("SELECT * FROM sealed WHERE substr(record, 7, 16) = ? LIMIT ?")
-        .bind(old.as_bytes().as_slice())
-        .bind(number(BATCH))
-        .fetch_all(tx.sql())
-        .await?;
-    let (mut count, mut failed) = (0, None);
-    for row in &rows {
-        let key = RowKey::read(row)?;
-        let version = unsigned(row, "version")?;
-        let (record, class): (&[u8], _) = (row.try_get("record")?, Class::parse(&key.class));
-        let before = RowName { tenant: &key.tenant, kind: &key.kind, id: &key.id, version };
-        let after = RowName { version: version + 1, ..before };
-        let judged = tx.judge(&key, Some(Print::of(version, record)));
-        let sealed = match (class, judged) {
-            (Some(class), Ok(())) => keyring
-                .open(class, &before, record)
-                .and_then(|plaintext| keyring.seal(class, &after, &plaintext)),
-            // Sealing anew what was put back would make it right.
-            _ => Err(SealError::Altered),
-        };
-        let sealed = match sealed {
-            Ok(sealed) => sealed,
-            Err(source) => {
-                failed = Some(RotationError::Record { row: key.to_string(), source });
-                continue;
-            }
-        };
-        let swapped = sqlx::query(
-            "UPDATE sealed SET version = ?, record = ?
-              WHERE tenant = ? AND class = ? AND kind = ? AND id = ? AND version = ?",
+    let mut failed = None;
+    // Behind which row the next are: a batch of which none opens is passed over.
+    let mut last = [String::new(), String::new(), String::new(), String::new()];
+    loop {
+        let mut batch = sqlx::query(
+            "SELECT * FROM sealed WHERE substr(record, 7, 16) = ? AND (tenant, class, kind, id) > (?, ?, ?, ?)
+              ORDER BY tenant, class, kind, id LIMIT ?",
         )
-        .bind(number(after.version))
-        .bind(&sealed)
-        .bind(&key.tenant)
-        .bind(&key.class)
-        .bind(&key.kind)
-        .bind(&key.id)
-        .bind(number(version))
-        .execute(tx.sql())
-        .await?;
-        if swapped.rows_affected() == 1 {
-            let print = Print::of(after.version, &sealed);
-            tx.enter(Entry::Sealed(key, print), at, Actor::System);
-            count += 1;
+        .bind(old.as_bytes().as_slice());
+        for part in &last {
+            batch = batch.bind(part);
+        }
+        let rows = batch.bind(number(BATCH)).fetch_all(tx.sql()).await?;
+        let mut count = 0;
+        for row in &rows {
+            let key = RowKey::read(row)?;
+            let version = unsigned(row, "version")?;
+            let (record, class): (&[u8], _) = (row.try_get("record")?, Class::parse(&key.class));
+            let before = RowName { tenant: &key.tenant, kind: &key.kind, id: &key.id, version };
+            let after = RowName { version: version + 1, ..before };
+            let judged = tx.judge(&key, Some(Print::of(version, record)));
+            let sealed = match (class, judged) {
+                (Some(class), Ok(())) => keyring
+                    .open(class, &before, record)
+                    .and_then(|plaintext| keyring.seal(class, &after, &plaintext)),
+                // Sealing anew what was put back would make it right.
+                _ => Err(SealError::Altered),
+            };
+            let sealed = match sealed {
+                Ok(sealed) => sealed,
+                Err(source) => {
+                    failed = failed.or(Some(RotationError::Record { row: key.to_string(), source }));
+                    continue;
+                }
+            };
+            let swapped = sqlx::query(
+                "UPDATE sealed SET version = ?, record = ?
+                  WHERE tenant = ? AND class = ? AND kind = ? AND id = ? AND version = ?",
+            )
+            .bind(number(after.version))
+            .bind(&sealed)
+            .bind(&key.tenant)
+            .bind(&key.class)
+            .bind(&key.kind)
+            .bind(&key.id)
+            .bind(number(version))
+            .execute(tx.sql())
+            .await?;
+            if swapped.rows_affected() == 1 {
+                let print = Print::of(after.version, &sealed);
+                tx.enter(Entry::Sealed(key, print), at, Actor::System);
+                count += 1;
+            }
+        }
+        if count > 0 || (rows.len() as u64) < BATCH {
+            return Ok((count, failed));
+        }
+        if let Some(row) = rows.last() {
+            let RowKey { tenant, class, kind, id } = RowKey::read(row)?;
+            last = [tenant, class, kind, id];
         }
     }
-    Ok((count, failed))
 }
 
 impl Store {

@@ -301,6 +301,31 @@ async fn record_that_does_not_open_keeps_its_key_and_holds_up_no_other() {
     world.store.load_key(ids[4]).await.unwrap();
 }
 
+#[tokio::test]
+async fn however_many_records_do_not_open_hold_up_no_other() {
+    let world = World::new().await;
+    let ids = world.keys(2).await;
+    let mut connection = meddle(&world.place).await;
+    sqlx::query(
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)
+         INSERT INTO sealed SELECT tenant, class, kind, printf('!%04d', i), version, record FROM sealed, n WHERE id = ?",
+    )
+    .bind(i64::try_from(2 * BATCH + 1).unwrap())
+    .bind(ids[0].to_string())
+    .execute(&mut connection)
+    .await
+    .unwrap();
+    connection.close().await.unwrap();
+    world.store.prepare_data_keys(Some(Class::Ca), event(Action::DataKeyPrepare, "ca")).await.unwrap();
+    assert_eq!(world.store.advance().await.unwrap(), Progress::Activated);
+    assert_eq!(world.store.advance().await.unwrap(), Progress::Sealed(2));
+    let error = world.store.advance().await.unwrap_err();
+    assert!(error.to_string().contains("!0001"), "{error}");
+    for id in ids {
+        world.store.load_key(id).await.unwrap();
+    }
+}
+
 /// The steps between which a plug may be pulled: what the operator does, then what the server does by itself.
 async fn step(world: &World, number: usize) {
     let both = [world.primary(), named("next", world.kek_named("next"))];

@@ -5,8 +5,8 @@
 
 use regex_syntax::{
     ast::{
-        self, AssertionKind, Ast, ClassPerlKind, ClassSetItem, ClassUnicode, ClassUnicodeKind, Flag, Flags,
-        FlagsItemKind, GroupKind, HexLiteralKind, Literal, LiteralKind, RepetitionKind, RepetitionRange,
+        self, AssertionKind, Ast, ClassSetItem, ClassUnicode, ClassUnicodeKind, Flag, Flags, FlagsItemKind,
+        GroupKind, HexLiteralKind, Literal, LiteralKind, RepetitionKind, RepetitionRange,
     },
     hir::{Class, Hir, HirKind, translate::TranslatorBuilder},
 };
