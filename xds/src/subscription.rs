@@ -481,7 +481,8 @@ impl Subscription {
         for (name, version) in &part.items {
             if self.held.get(name).is_some_and(|held| held.version() == version) {
                 self.apart.insert(name.clone());
-                self.due.insert(name.clone(), Why::Asked);
+                // What changed meanwhile waits for what it refers to, as before.
+                self.due.entry(name.clone()).or_insert(Why::Asked);
             }
         }
         self.remove_again(part);
@@ -493,7 +494,7 @@ impl Subscription {
     fn remove_again(&mut self, part: &Part) {
         if !part.items.is_empty() {
             for name in part.removed.iter().filter(|name| self.names.covers(name)) {
-                self.due.insert(name.clone(), Why::Asked);
+                self.due.entry(name.clone()).or_insert(Why::Asked);
             }
         }
     }

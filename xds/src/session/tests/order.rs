@@ -145,6 +145,23 @@ fn a_waiting_parent_holds_back_its_own_and_nothing_else() {
     assert_eq!(world.ack(C, &[]), ["CDS c1=3", "EDS e1=3", "RDS r=3"]);
 }
 
+/// One that changed while its company was refused may refer to what the client has not acknowledged yet.
+#[test]
+fn what_changed_while_it_was_refused_in_company_waits_for_what_it_refers_to() {
+    let mut world = settled(true);
+    let cluster = |content| resource(C, "c1", content, &[(E, "e1")]);
+    let route = |name, content| resource(R, name, content, &[]);
+    world.change(R, &["r2"], &[]);
+    world.ack(R, &[]);
+    let first = [cluster("2"), route("r", "2"), route("r2", "2")];
+    assert_eq!(world.publish(&first, &[]), ["CDS c1=2", "EDS e1=1", "RDS r=2 r2=2"]);
+    world.ack(E, &[]);
+    assert_eq!(world.publish(&[cluster("3"), route("r2", "3")], &[]), NOTHING);
+    assert_eq!(world.nack(R, &[], "no"), ["RDS r=2"], "and r2 waits for the cluster");
+    world.ack(R, &[]);
+    assert_eq!(world.ack(C, &[]), ["CDS c1=3", "EDS e1=1", "RDS r2=3"]);
+}
+
 /// A stream of changes must not starve what comes last in the order.
 #[test]
 fn a_flush_is_of_one_view() {
