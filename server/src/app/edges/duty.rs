@@ -396,8 +396,11 @@ impl Duty {
             None => Ok(()),
             Some(Ok(chain)) => {
                 self.inputs.accounts.proven(&settings.issuer);
-                order.saved().order.into_iter().for_each(|order| turn.spend(order));
-                self.take(record, &key, chain, &order.presented()).await
+                let spent = order.saved().order;
+                self.take(record, &key, chain, &order.presented()).await?;
+                // One whose certificate could not be stored is gone on with.
+                spent.into_iter().for_each(|order| turn.spend(order));
+                Ok(())
             }
             Some(Err(NotKept(why))) => Err(halt.unwrap_or(Halt::Problem(why))),
         }
