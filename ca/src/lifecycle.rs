@@ -229,20 +229,24 @@ impl Lifecycle {
         Self { paused_until: until, ..self }
     }
 
-    /// The same, in the pause after the failed try of `before` that it follows, where the authorities are the same.
+    /// The same, in the pause after the failed try of `before` that it follows, or before laggards as that was, where the
+    /// authorities are the same.
     #[must_use]
     pub fn after(self, before: &Self) -> Self {
         let standing = |machine: &Self| -> Vec<_> {
             machine.members.iter().map(|(id, member)| (*id, member.state)).collect()
         };
         match before.rotation {
-            Rotation::Waiting { until } if standing(&self) == standing(before) => Self {
-                rotation: Rotation::Waiting { until },
-                failures: before.failures,
-                requested: before.requested,
-                ..self
-            },
-            _ => self,
+            rotation @ (Rotation::Waiting { .. } | Rotation::Barred { .. })
+                if standing(&self) == standing(before) =>
+            {
+                Self { rotation, failures: before.failures, requested: before.requested, ..self }
+            }
+            Rotation::Waiting { .. }
+            | Rotation::Barred { .. }
+            | Rotation::Idle
+            | Rotation::Running
+            | Rotation::Cleared(_) => self,
         }
     }
 

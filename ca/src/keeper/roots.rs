@@ -525,6 +525,7 @@ impl Keeper {
     async fn settle_records(&mut self, signs: Option<AuthorityId>) -> Result<(), PrepareError> {
         self.is_unsettled = true;
         self.records = self.deps.authorities.load().await?;
+        self.request = self.deps.authorities.request().await?;
         let issuing = self.records.iter().find(|record| {
             record.place == Place::Issuing
                 && record.state == AuthorityState::Active
