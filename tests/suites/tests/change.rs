@@ -183,7 +183,7 @@ async fn refused_among_good(name: &'static str, version: &'static str) {
         })
         .await;
     }
-    let told = within(Duration::from_secs(2), "one table is refused, and one only", async || {
+    let told = within(Duration::from_secs(4), "one table is refused, and one only", async || {
         let shown = world.proxy("edge").await["status"]["types"].clone();
         let tables = shown.as_array().into_iter().flatten().find(|one| one["word"] == "RDS").cloned();
         let tables = tables.ok_or("no table was asked for")?;

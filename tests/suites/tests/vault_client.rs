@@ -904,7 +904,8 @@ async fn a_standby_that_names_another_configured_node_is_followed_once() {
     // The path is ours, not that of the redirect; and once found, the active node is asked first.
     let paths: Vec<String> = active.asked().into_iter().map(|one| one.path).collect();
     assert_eq!(paths, ["/v1/auth/token/lookup-self", "/v1/pki/roles/r"]);
-    assert_eq!(standby.asked().len(), 1);
+    // One that is slow to open has the other dialled beside it.
+    assert!(standby.asked().len() <= 1);
 
     // Two that send us to each other do not send us round and round.
     let other = Arc::new(std::sync::Mutex::new(String::new()));
