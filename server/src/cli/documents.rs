@@ -175,12 +175,12 @@ pub struct ExposeArgs {
 /// `verify`.
 #[derive(Debug, Clone, Args)]
 pub struct VerifyArgs {
-    /// A listener, or a ProxyConfig: each listener that it has
+    /// A ProxyConfig, each listener of which is tried, or a listener; PROXYCONFIG/LISTENER where several have that name
     pub name: String,
     /// Its namespace
     #[arg(short, long, default_value = "default")]
     pub namespace: String,
-    /// Where to reach it, if it is one listener; default: as the document says, on this host for a wildcard address
+    /// Where to reach it, if it is one listener (of a ProxyConfig the one of its name); default: as the document says, on this host for a wildcard address
     #[arg(long, value_name = "HOST:PORT")]
     pub address: Option<String>,
     /// How to list.

@@ -49,6 +49,7 @@ struct Verdict {
 /// What was tried at one listener.
 #[derive(Debug, Serialize)]
 struct Tried {
+    document: String,
     listener: String,
     address: String,
     #[serde(flatten)]
@@ -64,9 +65,24 @@ enum Demand {
     Tls,
 }
 
+/// A listener, and the document that it is in: listeners of several documents may have one name.
+#[derive(Debug, Clone)]
+struct Declared {
+    document: String,
+    listener: Listener,
+}
+
+impl Declared {
+    /// What names this listener and no other.
+    fn full_name(&self) -> String {
+        format!("{}/{}", self.document, self.listener.name)
+    }
+}
+
 /// A listener as the effective document declares it.
 #[derive(Debug, Clone)]
 struct Target {
+    document: String,
     listener: String,
     address: String,
     demand: Demand,
@@ -81,14 +97,14 @@ pub(super) async fn run(args: &VerifyArgs) -> Result<Exit, Failure> {
     let client = Client::open(&args.list.server)?;
     let targets = targets(&client, args).await?;
     for target in &targets {
-        reachable(&target.address).await?;
+        reachable(&target.address).await.map_err(|why| unreachable(target, targets.len() == 1, &why))?;
     }
     let mut tried = Vec::new();
     for target in &targets {
-        let (listener, address) = (&target.listener, &target.address);
         tried.extend(attempts(&client, target).await?.into_iter().map(|verdict| Tried {
-            listener: listener.clone(),
-            address: address.clone(),
+            document: target.document.clone(),
+            listener: target.listener.clone(),
+            address: target.address.clone(),
             verdict,
         }));
     }
@@ -117,13 +133,15 @@ async fn attempts(client: &Client, target: &Target) -> Result<Vec<Verdict>, Fail
 }
 
 fn table(tried: &[Tried]) -> String {
-    let listeners = tried.chunk_by(|one, other| one.listener == other.listener);
+    let listeners =
+        tried.chunk_by(|one, other| (&one.listener, &one.address) == (&other.listener, &other.address));
     let tables = listeners.map(|of_one| {
         let rows = of_one.iter().map(|Tried { verdict: one, .. }| {
             vec![one.verdict.to_owned(), one.attempt.to_owned(), one.expected.to_owned(), one.found.clone()]
         });
         let table = output::table(&["verdict", "attempt", "expected", "found"], rows);
-        format!("listener {} at {}\n{table}", of_one[0].listener, of_one[0].address)
+        let Tried { document, listener, address, .. } = &of_one[0];
+        format!("listener {listener} of ProxyConfig {document} at {address}\n{table}")
     });
     tables.collect::<Vec<_>>().join("\n")
 }
@@ -131,24 +149,62 @@ fn table(tried: &[Tried]) -> String {
 /// Every listener that is meant.
 async fn targets(client: &Client, args: &VerifyArgs) -> Result<Vec<Target>, Failure> {
     let path = format!("/configs?kind=ProxyConfig&text=true&namespace={}", encode(&args.namespace));
-    let mut documents = Vec::new();
-    for newest in client.get_all::<wire::Config>(&path).await? {
-        documents.extend(effective(client, args, newest).await?);
-    }
-    let found = choose(documents.iter().map(|one| (one.name.as_str(), listeners(one))), &args.name);
+    let newest = client.get_all::<wire::Config>(&path).await?;
+    let found = find(newest, &args.name, async |one| effective(client, args, one).await).await?;
     if found.is_empty() {
         let message = format!("no ProxyConfig or listener {} in namespace {}", args.name, args.namespace);
         let hint =
             "\"credence get ProxyConfig\" shows what there is; a draft that was not applied is at no proxy";
         return Err(Failure::new(Exit::NotFound, message, hint));
     }
-    if args.address.is_some() && found.len() > 1 {
-        let names: Vec<_> = found.iter().map(|listener| listener.name.as_str()).collect();
-        let message = format!("--address names one listener, and {} has {}", args.name, names.join(", "));
-        return Err(Failure::usage(message, "name one of them instead"));
-    }
+    let found = narrow(found, &args.name, args.address.is_some())?;
     let default = default_mode(client, &found).await?;
-    Ok(found.into_iter().map(|listener| to_target(listener, args.address.as_deref(), default)).collect())
+    Ok(found.into_iter().map(|one| to_target(one, args.address.as_deref(), default)).collect())
+}
+
+/// The listeners that `name` means. What proxies have of a document is asked for only where it may be meant: of another
+/// document none is where the one of that name has any.
+async fn find(
+    newest: Vec<wire::Config>,
+    name: &str,
+    mut effective: impl AsyncFnMut(wire::Config) -> Result<Option<wire::Config>, Failure>,
+) -> Result<Vec<Declared>, Failure> {
+    let is_named = |one: &wire::Config| {
+        name.strip_prefix(&one.name).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    let (of_that_name, others): (Vec<_>, Vec<_>) = newest.into_iter().partition(is_named);
+    for group in [of_that_name, others] {
+        let mut documents = Vec::new();
+        for one in group {
+            documents.extend(effective(one).await?);
+        }
+        let found = choose(&documents, name);
+        if !found.is_empty() {
+            return Ok(found);
+        }
+    }
+    Ok(Vec::new())
+}
+
+/// Those that can be tried at once: of one document, since others may be meant for other nodes; and one alone where an
+/// address is given.
+fn narrow(found: Vec<Declared>, name: &str, has_address: bool) -> Result<Vec<Declared>, Failure> {
+    let full_names = || found.iter().map(Declared::full_name).collect::<Vec<_>>().join(" or ");
+    if found.iter().any(|one| one.document != found[0].document) {
+        let documents: Vec<_> = found.iter().map(|one| one.document.as_str()).collect();
+        let message =
+            format!("listeners of several ProxyConfigs are named {name}: those of {}", documents.join(", "));
+        return Err(Failure::usage(message, format!("name its ProxyConfig: {}", full_names())));
+    }
+    if !has_address || found.len() <= 1 {
+        return Ok(found);
+    }
+    if let Some(one) = found.iter().find(|one| one.listener.name == name) {
+        return Ok(vec![one.clone()]);
+    }
+    let names: Vec<_> = found.iter().map(|one| one.listener.name.as_str()).collect();
+    let message = format!("--address names one listener, and {name} has {}", names.join(", "));
+    Err(Failure::usage(message, format!("name one of them: {}", full_names())))
 }
 
 /// The revision that proxies have: an earlier one where the newest is a draft.
@@ -161,12 +217,14 @@ async fn effective(
         return Ok(Some(newest));
     }
     let (namespace, name) = (encode(&args.namespace), encode(&newest.name));
-    let path = format!("/history?kind=ProxyConfig&text=true&namespace={namespace}&name={name}");
-    let all: wire::Page<wire::Config> = client.get(&path).await?;
-    let effective = in_effect(all.items);
-    let is_meant = |one: &wire::Config| {
-        one.name == args.name || listeners(one).iter().any(|listener| listener.name == args.name)
-    };
+    // Each comes with its whole text, and few drafts lie over each other.
+    let path = format!("/history?kind=ProxyConfig&text=true&limit=20&namespace={namespace}&name={name}");
+    let effective = in_effect(async |after: Option<String>| {
+        let after = after.map(|after| format!("&after={}", encode(&after))).unwrap_or_default();
+        client.get(&format!("{path}{after}")).await
+    })
+    .await?;
+    let is_meant = |one: &wire::Config| !choose(std::slice::from_ref(one), &args.name).is_empty();
     if is_meant(&newest) || effective.as_ref().is_some_and(is_meant) {
         let (draft, name) = (newest.revision, &newest.name);
         let instead = effective.as_ref().map_or_else(
@@ -178,10 +236,22 @@ async fn effective(
     Ok(effective)
 }
 
-/// Of all revisions of one name, newest first.
-fn in_effect(revisions: Vec<wire::Config>) -> Option<wire::Config> {
-    let newest = revisions.into_iter().find(|one| one.state != DRAFT)?;
-    (newest.state == "applied").then_some(newest)
+/// The newest revision of one name that is no draft, if it was not the end of it. Pages are asked for, newest first, until
+/// it comes.
+async fn in_effect(
+    mut page: impl AsyncFnMut(Option<String>) -> Result<wire::Page<wire::Config>, Failure>,
+) -> Result<Option<wire::Config>, Failure> {
+    let mut after = None;
+    loop {
+        let wire::Page { items, next } = page(after).await?;
+        if let Some(newest) = items.into_iter().find(|one| one.state != DRAFT) {
+            return Ok((newest.state == "applied").then_some(newest));
+        }
+        if next.is_none() {
+            return Ok(None);
+        }
+        after = next;
+    }
 }
 
 fn listeners(config: &wire::Config) -> Vec<Listener> {
@@ -193,24 +263,24 @@ fn listeners(config: &wire::Config) -> Vec<Listener> {
     }
 }
 
-/// All listeners of the document of that name; where there is none, those of that name.
-fn choose<'a>(documents: impl Iterator<Item = (&'a str, Vec<Listener>)>, name: &str) -> Vec<Listener> {
-    let (mut of_document, mut of_name) = (Vec::new(), Vec::new());
-    for (document, listeners) in documents {
-        if document == name {
-            of_document = listeners;
-        } else {
-            of_name.extend(listeners.into_iter().filter(|listener| listener.name == name));
-        }
-    }
-    if of_document.is_empty() { of_name } else { of_document }
+/// All listeners of the document of that name; where there is none, the one of that full name, or those of that name.
+fn choose(documents: &[wire::Config], name: &str) -> Vec<Declared> {
+    let all = documents.iter().flat_map(|one| {
+        listeners(one).into_iter().map(|listener| Declared { document: one.name.clone(), listener })
+    });
+    let all: Vec<_> = all.collect();
+    let rules: [&dyn Fn(&Declared) -> bool; 3] =
+        [&|one| one.document == name, &|one| one.full_name() == name, &|one| one.listener.name == name];
+    let chosen =
+        rules.into_iter().map(|rule| all.iter().filter(|one| rule(one)).cloned().collect::<Vec<_>>());
+    chosen.into_iter().find(|found| !found.is_empty()).unwrap_or_default()
 }
 
 /// What a listener is that says nothing of it: asked for where one does.
-async fn default_mode(client: &Client, listeners: &[Listener]) -> Result<MtlsMode, Failure> {
+async fn default_mode(client: &Client, found: &[Declared]) -> Result<MtlsMode, Failure> {
     let is_silent =
         |one: &Listener| one.tls.is_none() && one.mtls.as_ref().is_none_or(|mtls| mtls.mode.is_none());
-    if !listeners.iter().any(is_silent) {
+    if !found.iter().any(|one| is_silent(&one.listener)) {
         return Ok(MtlsMode::Strict);
     }
     let status: wire::Status = client.get("/status").await?;
@@ -219,7 +289,8 @@ async fn default_mode(client: &Client, listeners: &[Listener]) -> Result<MtlsMod
     Ok(known.into_iter().find(|mode| mode.word() == status.default_mtls).unwrap_or(MtlsMode::Strict))
 }
 
-fn to_target(listener: Listener, address: Option<&str>, default: MtlsMode) -> Target {
+fn to_target(declared: Declared, address: Option<&str>, default: MtlsMode) -> Target {
+    let Declared { document, listener } = declared;
     let host = match listener.address {
         IpAddr::V4(all) if all.is_unspecified() => "127.0.0.1".to_owned(),
         IpAddr::V6(all) if all.is_unspecified() => "[::1]".to_owned(),
@@ -239,7 +310,7 @@ fn to_target(listener: Listener, address: Option<&str>, default: MtlsMode) -> Ta
         None => Demand::Mtls(mtls.as_ref().and_then(|mtls| mtls.mode).unwrap_or(default)),
     };
     let (identity, allow) = mtls.map(|mtls| (mtls.identity, mtls.allow)).unwrap_or_default();
-    Target { listener: listener.name, address, demand, identity, allow, is_http, server_name }
+    Target { document, listener: listener.name, address, demand, identity, allow, is_http, server_name }
 }
 
 /// Our own, unless each chain wants to be asked for by another.
@@ -252,15 +323,22 @@ fn server_name(listener: &Listener) -> String {
     wanted.and_then(|names| names.into_iter().next()).unwrap_or_else(|| SERVER_NAME.to_owned())
 }
 
-async fn reachable(address: &str) -> Result<(), Failure> {
-    let tried = tokio::time::timeout(PATIENCE, TcpStream::connect(address)).await;
-    let why = match tried {
-        Ok(Ok(_)) => return Ok(()),
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => "no answer".to_owned(),
-    };
-    let hint = "is the proxy running, and on this host? --address HOST:PORT names another";
-    Err(Failure::new(Exit::Unavailable, format!("cannot reach {address}: {why}"), hint))
+/// Whether anybody listens there; or why not.
+async fn reachable(address: &str) -> Result<(), String> {
+    match tokio::time::timeout(PATIENCE, TcpStream::connect(address)).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("no answer".to_owned()),
+    }
+}
+
+/// Says where else it may be; where several are tried, by the name that this one is tried alone with.
+fn unreachable(target: &Target, is_alone: bool, why: &str) -> Failure {
+    let Target { document, listener, address, .. } = target;
+    let alone = if is_alone { String::new() } else { format!("{document}/{listener} ") };
+    let hint = format!("is the proxy running, and on this host? {alone}--address HOST:PORT names another");
+    let message = format!("cannot reach {address}, listener {listener} of ProxyConfig {document}: {why}");
+    Failure::new(Exit::Unavailable, message, hint)
 }
 
 /// What came of one attempt.
@@ -520,8 +598,8 @@ mod tests {
     }
 
     fn declared(listener: &str, default: MtlsMode) -> Target {
-        let listeners = listeners(&config("x", 1, "applied", listener));
-        to_target(listeners.into_iter().next().expect("one listener"), None, default)
+        let found = choose(&[config("x", 1, "applied", listener)], "x");
+        to_target(found.into_iter().next().expect("one listener"), None, default)
     }
 
     #[test]
@@ -545,25 +623,124 @@ mod tests {
         let documents =
             [config("shop", 1, "applied", &both), config("other", 1, "applied", &listener("shop", 81, ""))];
         let chosen = |name: &str| {
-            let found = choose(documents.iter().map(|one| (one.name.as_str(), listeners(one))), name);
-            found.iter().map(|listener| listener.port.get()).collect::<Vec<_>>()
+            let found = choose(&documents, name);
+            found.iter().map(|one| one.listener.port.get()).collect::<Vec<_>>()
         };
         assert_eq!(chosen("shop"), [80, 8443]);
         assert_eq!(chosen("secure"), [8443]);
         assert_eq!(chosen("other"), [81]);
+        assert_eq!(chosen("other/shop"), [81]);
+        assert_eq!(chosen("shop/secure"), [8443]);
+        assert_eq!(chosen("shop/nobody"), [0; 0]);
         assert_eq!(chosen("nobody"), [0; 0]);
     }
 
     #[test]
-    fn a_draft_is_at_no_proxy() {
+    fn each_refusal_to_try_several_names_what_can_be_tried() {
+        let of = |name: &str, names: [&str; 2]| {
+            let ports = names.iter().zip(8443..);
+            let all: Vec<_> = ports.map(|(name, port)| listener(name, port, "")).collect();
+            config(name, 1, "applied", &all.join(", "))
+        };
+        let documents = [of("a", ["web", "admin"]), of("b", ["web", "more"]), of("c", ["c", "other"])];
+        let check = |name: &str, has_address: bool, expected: Result<&[&str], &[&str]>| match (
+            narrow(choose(&documents, name), name, has_address),
+            expected,
+        ) {
+            (Ok(found), Ok(expected)) => {
+                let names: Vec<_> = found.iter().map(Declared::full_name).collect();
+                assert_eq!(names, expected, "{name}");
+            }
+            (Err(failure), Err(words)) => {
+                assert_eq!(failure.exit, Exit::Usage);
+                let said = format!("{}: {}", failure.message, failure.hint);
+                assert!(words.iter().all(|word| said.contains(word)), "{name}: {said}");
+            }
+            (found, _) => panic!("{name}: {found:?}"),
+        };
+        // Both are on one port, of different nodes: which one answers here nobody can tell.
+        let both = ["those of a, b", "name its ProxyConfig: a/web or b/web"];
+        for has_address in [false, true] {
+            check("web", has_address, Err(&both));
+            check("b/web", has_address, Ok(&["b/web"]));
+            check("c/c", has_address, Ok(&["c/c"]));
+        }
+        check("a", false, Ok(&["a/web", "a/admin"]));
+        check("a", true, Err(&["a has web, admin", "name one of them: a/web or a/admin"]));
+        check("c", false, Ok(&["c/c", "c/other"]));
+        check("c", true, Ok(&["c/c"]));
+    }
+
+    #[test]
+    fn rows_stand_under_the_document_and_the_address_that_they_are_of() {
+        let one = |address: &str| Tried {
+            document: "shop".into(),
+            listener: "web".into(),
+            address: address.into(),
+            verdict: judge("x", true, &Found::Silent),
+        };
+        let said = table(&[one("127.0.0.1:1"), one("127.0.0.1:1"), one("127.0.0.1:2")]);
+        let headers: Vec<_> = said.lines().filter(|line| line.starts_with("listener")).collect();
+        let expected = [
+            "listener web of ProxyConfig shop at 127.0.0.1:1",
+            "listener web of ProxyConfig shop at 127.0.0.1:2",
+        ];
+        assert_eq!(headers, expected);
+    }
+
+    #[test]
+    fn what_does_not_answer_is_named_as_it_can_be_tried_elsewhere() {
+        let target = declared(&listener("in", 8443, ""), MtlsMode::Strict);
+        let hint = |is_alone| unreachable(&target, is_alone, "refused").hint;
+        assert!(hint(true).ends_with("on this host? --address HOST:PORT names another"), "{}", hint(true));
+        assert!(hint(false).contains("x/in --address HOST:PORT"), "{}", hint(false));
+    }
+
+    #[tokio::test]
+    async fn drafts_of_other_documents_are_asked_after_only_where_they_may_be_meant() {
+        let draft = |name: &str, of: &str| config(name, 2, "draft", &listener(of, 8443, ""));
+        let newest = [draft("shop", "web"), draft("other", "in"), draft("more", "shop")];
+        let check = async |name: &str, asked_of: &[&str], expected: &[&str]| {
+            let mut asked = Vec::new();
+            let effective = async |one: wire::Config| {
+                asked.push(one.name.clone());
+                Ok(Some(one))
+            };
+            let found = find(newest.to_vec(), name, effective).await.unwrap();
+            let names: Vec<_> = found.iter().map(Declared::full_name).collect();
+            assert_eq!((asked, names), (owned(asked_of), owned(expected)), "{name}");
+        };
+        check("shop", &["shop"], &["shop/web"]).await;
+        check("other/in", &["other"], &["other/in"]).await;
+        check("in", &["shop", "other", "more"], &["other/in"]).await;
+        check("nobody", &["shop", "other", "more"], &[]).await;
+    }
+
+    fn owned(texts: &[&str]) -> Vec<String> {
+        texts.iter().map(|&text| text.to_owned()).collect()
+    }
+
+    #[tokio::test]
+    async fn a_draft_is_at_no_proxy() {
         let one = |revision, state| config("shop", revision, state, "");
-        let effective = |revisions: Vec<wire::Config>| in_effect(revisions).map(|one| one.revision);
-        assert_eq!(
-            effective(vec![one(4, "draft"), one(3, "draft"), one(2, "applied"), one(1, "applied")]),
-            Some(2)
-        );
-        assert_eq!(effective(vec![one(1, "draft")]), None);
-        assert_eq!(effective(vec![one(3, "draft"), one(2, "deleted"), one(1, "applied")]), None);
+        // Pages of two revisions, and how many of them were asked for.
+        let effective = async |revisions: Vec<wire::Config>| {
+            let mut asked = 0;
+            let found = in_effect(async |after: Option<String>| {
+                asked += 1;
+                let start: usize = after.map_or(0, |after| after.parse().unwrap());
+                let end = revisions.len().min(start + 2);
+                let next = (end < revisions.len()).then(|| end.to_string());
+                Ok(wire::Page { items: revisions[start..end].to_vec(), next })
+            })
+            .await;
+            (found.unwrap().map(|one| one.revision), asked)
+        };
+        let all = ["draft", "draft", "draft", "applied", "applied", "applied"];
+        let all = all.iter().zip((1..7).rev()).map(|(state, revision)| one(revision, *state)).collect();
+        assert_eq!(effective(all).await, (Some(3), 2));
+        assert_eq!(effective(vec![one(1, "draft")]).await, (None, 1));
+        assert_eq!(effective(vec![one(3, "draft"), one(2, "deleted"), one(1, "applied")]).await, (None, 1));
     }
 
     #[test]
