@@ -68,6 +68,17 @@ pub struct Check {
     is_absent: bool,
 }
 
+/// What is known of whether the keys at hand open the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Opening {
+    /// They opened it.
+    Opened,
+    /// They did not, or it is not known which key did.
+    NotOpened,
+    /// It was left alone.
+    NotTried,
+}
+
 fn ok(subject: &'static str, detail: impl Into<String>) -> Check {
     Check { subject, finding: Finding::Ok, detail: detail.into(), hint: String::new(), is_absent: false }
 }
@@ -97,22 +108,22 @@ pub async fn run(config_path: &Path, dev: bool) -> Vec<Check> {
     let mut checks = vec![ok("configuration", format!("trust domain {}", config.trust_domain))];
     // A bare connection to the management port would be a refusal in the audit: ask the probes where there are any.
     let running = reaches(config.probes.unwrap_or(config.rest)).await;
-    let (store, is_open) = if running {
+    let (store, opening) = if running {
         // It may have been opened by a key that has gone since: nothing proves that another does.
-        (served(&config).await, false)
+        (served(&config).await, Opening::NotOpened)
     } else {
         let start = if dev { "start it: credence serve --dev" } else { "start it: credence serve" };
         let mut store = vec![warning("server", "does not run", start)];
         store.extend(ports(&config).await);
-        let (found, is_open) = integrity(&config).await;
+        let (found, opening) = integrity(&config).await;
         store.extend(found);
-        (store, is_open)
+        (store, opening)
     };
     checks.push(data_directory(&config));
     checks.extend(room(&config));
     let keys = keys(&config);
-    let is_spared = is_open && keys.iter().any(|key| !key.is_absent && key.finding != Finding::Problem);
-    checks.extend(keys.into_iter().map(|key| if is_spared { spared(key) } else { key }));
+    let has_other = keys.iter().any(|key| !key.is_absent && key.finding != Finding::Problem);
+    checks.extend(keys.into_iter().map(|key| if has_other { spared(key, opening) } else { key }));
     checks.push(anchor(&config, |path| fs::metadata(path).ok().map(|found| found.dev())));
     checks.extend(operator(&config));
     checks.extend(store);
@@ -180,12 +191,18 @@ fn programs(config: &Config) -> Vec<Check> {
     }
 }
 
-/// A key that is not there, where another opens the store: nothing is lost yet.
-fn spared(check: Check) -> Check {
+/// A key that is not there, where another one is: nothing is lost yet if that one opens the store, and where it was not
+/// tried nobody can say that anything is.
+fn spared(check: Check, opening: Opening) -> Check {
     if check.finding != Finding::Problem || !check.is_absent {
         return check;
     }
-    let hint = format!("not needed while another key opens the store; {}", check.hint);
+    let why = match opening {
+        Opening::Opened => "not needed while another key opens the store",
+        Opening::NotTried => "nobody has tried whether another key opens the store",
+        Opening::NotOpened => return check,
+    };
+    let hint = format!("{why}; {}", check.hint);
     Check { finding: Finding::Warning, hint, ..check }
 }
 
@@ -520,13 +537,13 @@ async fn ports(config: &Config) -> Vec<Check> {
 }
 
 /// With nobody else at it, the store is opened and read through: pages, audit chain, sealed rows. Answers too whether
-/// it could be opened. One of an earlier version is not: whoever opens it migrates it, and who looks has not decided yet
+/// it could be opened. One of an earlier version is not tried: whoever opens it migrates it, and who looks has not decided yet
 /// that the version before will not be needed.
-async fn integrity(config: &Config) -> (Vec<Check>, bool) {
+async fn integrity(config: &Config) -> (Vec<Check>, Opening) {
     let subject = "store";
     let bad = |error: anyhow::Error| {
         let failure = crate::host::failed(&error);
-        (vec![problem(subject, failure.message, failure.hint)], false)
+        (vec![problem(subject, failure.message, failure.hint)], Opening::NotOpened)
     };
     match store::schema_of(&config.data_dir).await {
         Err(error) => return bad(error.into()),
@@ -537,7 +554,7 @@ async fn integrity(config: &Config) -> (Vec<Check>, bool) {
             );
             let hint =
                 "credence serve copies it and migrates it; the version before reads it through as it is";
-            return (vec![warning(subject, detail, hint)], false);
+            return (vec![warning(subject, detail, hint)], Opening::NotTried);
         }
         Ok(_) => {}
     }
@@ -579,7 +596,7 @@ async fn integrity(config: &Config) -> (Vec<Check>, bool) {
     let mut checks = vec![found];
     checks.extend(slots(config, &held));
     checks.extend(revoked.as_ref().and_then(|revoked| believed(config, revoked)));
-    (checks, true)
+    (checks, Opening::Opened)
 }
 
 fn envoy() -> Check {
@@ -600,6 +617,16 @@ mod tests {
         let path = directory.join("credence.yaml");
         init::initialise(&config, None, &path, Arc::new(SystemClock)).await.unwrap();
         config
+    }
+
+    /// Makes a store one of the schema before, and answers which that is.
+    fn put_back(database: &Path) -> u32 {
+        let mut bytes = fs::read(database).unwrap();
+        // Where SQLite keeps `user_version`.
+        let schema = u32::from_be_bytes(bytes[60..64].try_into().unwrap()) - 1;
+        bytes[60..64].copy_from_slice(&schema.to_be_bytes());
+        fs::write(database, &bytes).unwrap();
+        schema
     }
 
     #[test]
@@ -677,8 +704,8 @@ mod tests {
     async fn reads_through_a_store_that_nobody_serves() {
         let directory = tempfile::tempdir().unwrap();
         let config = installed(directory.path()).await;
-        let (found, is_open) = timeout(Duration::from_secs(30), integrity(&config)).await.expect("it ends");
-        assert!(is_open && found.len() == 1, "{found:?}");
+        let (found, opening) = timeout(Duration::from_secs(30), integrity(&config)).await.expect("it ends");
+        assert!(opening == Opening::Opened && found.len() == 1, "{found:?}");
         let found = &found[0];
         assert_eq!(found.finding, Finding::Warning, "{found:?}");
         assert!(found.detail.contains("unbroken") && found.detail.contains("one key slot only"), "{found:?}");
@@ -689,15 +716,15 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let config = installed(directory.path()).await;
         let database = config.data_dir.join("credence.db");
-        // Where SQLite keeps `user_version`.
-        let mut bytes = fs::read(&database).unwrap();
-        let schema = u32::from_be_bytes(bytes[60..64].try_into().unwrap());
-        bytes[60..64].copy_from_slice(&(schema - 1).to_be_bytes());
-        fs::write(&database, &bytes).unwrap();
+        let schema = put_back(&database) + 1;
+        let bytes = fs::read(&database).unwrap();
         let files = || fs::read_dir(&config.data_dir).unwrap().map(|file| file.unwrap().file_name());
         let before: std::collections::BTreeSet<_> = files().collect();
-        let (found, is_open) = timeout(Duration::from_secs(30), integrity(&config)).await.expect("it ends");
-        assert!(!is_open && found.len() == 1 && found[0].finding == Finding::Warning, "{found:?}");
+        let (found, opening) = timeout(Duration::from_secs(30), integrity(&config)).await.expect("it ends");
+        assert!(
+            opening == Opening::NotTried && found.len() == 1 && found[0].finding == Finding::Warning,
+            "{found:?}"
+        );
         let words = format!("has schema {}, this version has {schema}", schema - 1);
         assert!(found[0].detail.contains(&words), "{found:?}");
         assert!(
@@ -729,6 +756,11 @@ mod tests {
         let found = keys().await;
         assert_eq!(found[0].finding, Finding::Warning, "{found:?}");
         assert!(found[0].hint.contains("not needed while another key opens the store"), "{found:?}");
+        // Before an upgrade the store is left alone: a key that is kept elsewhere is nothing to restore for that.
+        put_back(&config.data_dir.join("credence.db"));
+        let found = keys().await;
+        assert_eq!(found[0].finding, Finding::Warning, "{found:?}");
+        assert!(found[0].hint.contains("nobody has tried whether another key opens the store"), "{found:?}");
         fs::remove_file(&recovery).unwrap();
         let found = keys().await;
         assert!(found.iter().all(|check| check.finding == Finding::Problem), "{found:?}");
