@@ -50,8 +50,12 @@ pub(super) fn read(path: &Path) -> Result<Vec<Source>, Failure> {
 }
 
 /// Whether an entry of a folder is a document by its name. What cannot be looked at is an error: to be passed over in
-/// silence would end its documents where everything else is pruned.
+/// silence would end its documents where everything else is pruned. Passed over is the link that Emacs keeps beside a file
+/// with unsaved edits: it leads nowhere, and was never a document.
 fn is_document(path: &Path) -> std::io::Result<bool> {
+    if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".#")) {
+        return Ok(false);
+    }
     let named = path.extension().is_some_and(|end| end == "yaml" || end == "yml" || end == "json");
     if !named {
         return Ok(false);
@@ -358,6 +362,7 @@ mod tests {
         fs::write(path("README.md"), "text").unwrap();
         fs::create_dir(path("old.yaml")).unwrap();
         std::os::unix::fs::symlink("nowhere", path("editor.lock")).unwrap();
+        std::os::unix::fs::symlink("ann@host.4711:1", path(".#a.yaml")).unwrap();
         let texts: Vec<String> =
             read(folder.path()).ok().unwrap().into_iter().map(|source| source.text).collect();
         assert_eq!(texts, ["a: 1", "b: 1"]);
