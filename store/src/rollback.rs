@@ -313,6 +313,17 @@ impl Change for Accept {
     type Refusal = StoreError;
 
     async fn carry_out(self, tx: &mut Tx<'_>) -> Result<(), Fault<StoreError>> {
+        // What this process sealed from here on, the next one could not open.
+        let keys = Keys::read(tx.sql()).await?;
+        if keys.root != tx.keyring().root().id.to_string() {
+            return Err(Fault::Refused(StoreError::InUse {
+                what: "root key",
+                name: tx.keyring().root().id.to_string(),
+                why: "the store names another one, which this process does not work with: restart the server, and \
+                      accept then"
+                    .to_owned(),
+            }));
+        }
         let end = audit_log::head(tx.sql()).await?;
         tx.continue_from(end);
         let found = prints(tx.sql()).await?;
@@ -322,7 +333,6 @@ impl Change for Accept {
             written.compare(&found).into_iter().chain(tx.compare(&found)).collect();
         let cause = (self.0.at, self.0.actor.clone());
         let broken: Vec<String> = self.1.iter().map(ToString::to_string).collect();
-        let keys = Keys::read(tx.sql()).await?;
         let slots: Vec<&str> = keys.slots.keys().map(String::as_str).collect();
         let event = self.0.with("broken_rows", broken.join(" ")).with("records", faults.len());
         tx.record(event.with(SLOTS, slots.join(" ")).with(ROOT_KEY, keys.root));

@@ -436,6 +436,8 @@ async fn root_key_and_slots_that_are_put_back_are_found_and_accepted_by_name() {
     put_back(root, &["key_slots", "data_keys"], &old).await;
     let found = world.store.check_rollback().await.unwrap();
     assert!(matches!(found[..], [Finding::RootKey { .. }]), "{found:?}");
+    let refused = world.store.accept(event(Action::StoreAccept, "store")).await.unwrap_err();
+    assert!(refused.to_string().contains("restart the server"), "{refused}");
     // Found at the next start as well, and there it can be taken as it is.
     let world = World::open(world.close().await).await;
     let found = world.store.findings().borrow().clone();
