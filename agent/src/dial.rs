@@ -8,16 +8,27 @@ use hyper_util::{
     rt::TokioIo,
 };
 use tokio::net::TcpStream;
-use tower::ServiceExt;
+use tower::{Service, ServiceExt};
 
 /// A connection to `host`, a name or an address without brackets.
 ///
 /// # Errors
 /// What the system says, of the first of its addresses.
-pub(crate) async fn dial(host: &str, port: u16, limit: Duration) -> io::Result<TcpStream> {
+pub async fn dial(host: &str, port: u16, limit: Duration) -> io::Result<TcpStream> {
+    dial_by(GaiResolver::new(), host, port, limit).await
+}
+
+/// The same, where `resolver` knows the addresses.
+///
+/// # Errors
+/// As [`dial`].
+pub async fn dial_by<R>(resolver: R, host: &str, port: u16, limit: Duration) -> io::Result<TcpStream>
+where
+    HttpConnector<R>: Service<Uri, Response = TokioIo<TcpStream>, Error: Error + 'static>,
+{
     let (left, right) = if host.contains(':') { ("[", "]") } else { ("", "") };
     let uri: Uri = format!("http://{left}{host}{right}:{port}/").parse().map_err(io::Error::other)?;
-    let dialed = dialer(GaiResolver::new(), limit).oneshot(uri).await;
+    let dialed = dialer(resolver, limit).oneshot(uri).await;
     dialed.map(TokioIo::into_inner).map_err(|error| cause(&error))
 }
 

@@ -18,7 +18,7 @@
 mod address;
 pub mod bootstrap;
 mod connect;
-mod dial;
+pub mod dial;
 pub mod ending;
 pub mod envoy;
 pub mod files;

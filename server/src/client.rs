@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use agent::dial;
 use api::problem::Problem;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -40,7 +41,6 @@ use zeroize::Zeroizing;
 use crate::{
     cli::ServerArgs,
     clock::SystemClock,
-    dial,
     output::{Exit, Failure, note},
     tls::{self, Believing},
 };

@@ -10,7 +10,6 @@ pub mod clock;
 pub mod commands;
 pub mod config;
 pub mod demo;
-mod dial;
 pub mod doctor;
 mod door;
 pub mod envoys;

@@ -3,6 +3,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
+use agent::dial::dial;
 use anyhow::{Context, ensure};
 use bytes::Bytes;
 use certs::certificates_from_pem;
@@ -15,7 +16,7 @@ use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::{fs::File, io::AsyncReadExt};
 use tokio_rustls::TlsConnector;
 
-use crate::{dial::dial, tls};
+use crate::tls;
 
 /// The largest file of certificates.
 const MAX_CA_FILE: u64 = 4 << 20;
