@@ -304,6 +304,9 @@ impl Change for Note {
     }
 }
 
+/// How many broken rows one row of the log names: their numbers fit into a detail.
+const ROWS_NAMED: usize = 48;
+
 /// Takes the store as it is: what is there now is what was committed.
 struct Accept(Event, Vec<u64>);
 
@@ -333,9 +336,15 @@ impl Change for Accept {
             written.compare(&found).into_iter().chain(tx.compare(&found)).collect();
         let cause = (self.0.at, self.0.actor.clone());
         let broken: Vec<String> = self.1.iter().map(ToString::to_string).collect();
+        let mut broken = broken.chunks(ROWS_NAMED).map(|rows| rows.join(" "));
+        let first = broken.next().unwrap_or_default();
         let slots: Vec<&str> = keys.slots.keys().map(String::as_str).collect();
-        let event = self.0.with("broken_rows", broken.join(" ")).with("records", faults.len());
+        let event = self.0.clone().with("broken_rows", first).with("records", faults.len());
         tx.record(event.with(SLOTS, slots.join(" ")).with(ROOT_KEY, keys.root));
+        // A detail is cut where it is too long, and what is cut off would be broken still.
+        for rows in broken {
+            tx.record(self.0.clone().with("broken_rows", rows));
+        }
         for (key, _) in faults {
             let entry = match found.get(&key) {
                 Some(print) => Entry::Sealed(key, *print),

@@ -360,6 +360,23 @@ async fn broken_chain_and_cut_log_are_found_and_accepted_by_name() {
     world.store.load_key(ids[0]).await.unwrap();
 }
 
+#[tokio::test]
+async fn however_many_rows_do_not_hold_are_accepted_at_once() {
+    let world = World::new().await;
+    let rows = (0..600).map(|number| event(Action::SecretSet, &number.to_string())).collect();
+    world.store.append(rows).await.unwrap();
+    let mut connection = meddle(&world.place).await;
+    run(&mut connection, "UPDATE audit SET object = 'x' WHERE action = 'secret-set' AND sequence % 2 = 0")
+        .await;
+    connection.close().await.unwrap();
+    let found = world.store.check_rollback().await.unwrap();
+    assert!(found.iter().any(|one| matches!(one, Finding::AuditBroken { .. })), "{found:?}");
+    world.store.accept(event(Action::StoreAccept, "store")).await.unwrap();
+    assert_eq!(world.store.check_rollback().await.unwrap().to_vec(), []);
+    let world = World::open(world.close().await).await;
+    assert_eq!(world.store.check_rollback().await.unwrap().to_vec(), []);
+}
+
 /// Whoever can edit one row can edit two; what the second says of the first counts for nothing.
 #[tokio::test]
 async fn acceptance_that_was_written_over_another_row_accepts_nothing() {
